@@ -1,0 +1,132 @@
+"""Layers that the autoencoder and the U-Net share. Tensors are (B, C, H, W) unless a comment says otherwise."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def normalize(channels: int) -> nn.GroupNorm:
+    """GroupNorm with 32 groups, or as many of them as divide `channels` (Wu & He, 2018)."""
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Start a residual branch as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class ResnetBlock(nn.Module):
+    """norm - SiLU - conv, twice, plus a skip; optionally modulated by a time embedding (scale and shift).
+
+    Module names are CompVis', so that autoencoders trained elsewhere load.
+
+    Args:
+        in_channels, out_channels: channels of input and output (None: as the input).
+        emb_channels: width of the time embedding, 0 for none.
+        dropout: dropout probability before the second convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int | None = None, *, emb_channels: int = 0, dropout: float = 0.0):
+        super().__init__()
+        out_channels = out_channels or in_channels
+        self.norm1 = normalize(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.emb_proj = nn.Linear(emb_channels, 2 * out_channels) if emb_channels else None
+        self.norm2 = normalize(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        """(B, in, H, W), emb (B, emb_channels) -> (B, out, H, W)."""
+        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        if self.emb_proj is not None:
+            scale, shift = self.emb_proj(emb)[:, :, None, None].chunk(2, dim=1)  # (B, out, 1, 1) each
+            h = h * (1 + scale) + shift
+        return self.nin_shortcut(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all pixels (CompVis' names: norm, q, k, v, proj_out)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = normalize(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        b, c, h, w = x.shape
+        y = self.norm(x)
+        q, k, v = (m(y).flatten(2).transpose(1, 2).unsqueeze(1) for m in (self.q, self.k, self.v))  # (B, 1, HW, C)
+        y = F.scaled_dot_product_attention(q, k, v)  # (B, 1, HW, C)
+        y = y.squeeze(1).transpose(1, 2).reshape(b, c, h, w)
+        return x + self.proj_out(y)
+
+
+class Downsample(nn.Module):
+    """Halve both sides by a strided 3x3 convolution, padded at the right and bottom as CompVis does."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H/2, W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double both sides: nearest neighbour, then a 3x3 convolution (no checkerboard; Odena et al., 2016)."""
+
+    def __init__(self, in_channels: int, out_channels: int | None = None):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels or in_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+    """Sinusoidal embedding of time (Vaswani et al., 2017), cos first as in DDPM's U-Net.
+
+    Args:
+        t: (B,) times in [0, 1000], not necessarily whole.
+        dim: even width of the embedding.
+
+    Returns:
+        (B, dim) float32.
+    """
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t.float()[:, None] * frequencies[None]  # (B, dim / 2)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features of the pixel coordinates (Tancik et al., 2020).
+
+    Coordinates run over [-1, 1]; frequencies are drawn once from N(0, scale^2) / 2 cycles and kept with the weights.
+    """
+
+    def __init__(self, num_features: int, scale: float = 16.0):
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(num_features // 2, 2) * scale / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W), of which only the shape counts -> (B, num_features, H, W)."""
+        b, _, h, w = x.shape
+        ys = (torch.arange(h, device=x.device, dtype=torch.float32) + 0.5) * (2 / h) - 1
+        xs = (torch.arange(w, device=x.device, dtype=torch.float32) + 0.5) * (2 / w) - 1
+        angles = math.pi * (
+            self.frequencies[:, 0, None, None] * ys[None, :, None] + self.frequencies[:, 1, None, None] * xs[None, None]
+        )  # (F / 2, H, W)
+        return torch.cat([angles.sin(), angles.cos()]).to(x.dtype).expand(b, -1, -1, -1)

@@ -1,0 +1,30 @@
+"""What every command shares: a user's mistake ends in one line and exit code 2, never in a traceback."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+from data.errors import DataError
+
+from .errors import CheckpointError, ConfigError, TrainingError
+
+USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call `main` and exit with its code (None: 0), 2 after a user's mistake, 130 after Ctrl-C."""
+    try:
+        code = main() or 0
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'the results folder'}; free some space or choose another folder",
+              file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = 130
+    sys.exit(code)

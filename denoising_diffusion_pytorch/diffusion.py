@@ -1,0 +1,260 @@
+"""The mathematics of diffusion: forward processes, objectives, and samplers over a callable.
+
+Two processes behind one interface (`draw_t`, `q_sample`, `target`, `predictions`, `time_input`, `loss`):
+
+* `GaussianDiffusion`: T discrete, variance-preserving steps (Ho et al., 2020), objectives `pred_noise`, `pred_x0`,
+  `pred_v` (Salimans & Ho, 2022).
+* `DecoupledDiffusion`: RadioDiff's `const_sde` (Huang et al., "Decoupled Diffusion Models", 2023), objective `pred_KC`.
+
+A sampler is a free function; its `model` is any callable (x_t, t) -> model_output, its `randn` any callable that
+returns fresh standard normal noise of the shape of its argument. N steps are N calls of the model.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Model = Callable[[Tensor, Tensor], Tensor]
+Randn = Callable[[Tensor], Tensor]
+
+OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
+
+
+def beta_schedule(name: str, timesteps: int) -> Tensor:
+    """Variances beta_t of the forward steps, (T,) float64.
+
+    `linear`: DDPM's, `scaled_linear`: LDM's (linear in sqrt(beta)), both rescaled from their 1000 steps to
+    `timesteps`; `cosine`: Nichol & Dhariwal (2021), whose last step leaves practically no signal.
+    """
+    scale = 1000 / timesteps
+    if name == "linear":
+        betas = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
+    elif name == "scaled_linear":
+        betas = torch.linspace((0.00085 * scale) ** 0.5, (0.012 * scale) ** 0.5, timesteps, dtype=torch.float64) ** 2
+    elif name == "cosine":
+        s = 0.008
+        u = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+        alpha_bar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+        betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    else:
+        raise ValueError(f"unknown beta schedule {name!r}")
+    return betas.clamp(max=0.999)
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1), in the other tensor's precision."""
+    return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+def elementwise_loss(prediction: Tensor, target: Tensor, loss_type: str) -> Tensor:
+    """Mean over everything of the squared error (`l2`), absolute error (`l1`), or half of their sum (`l1_l2`)."""
+    error = prediction - target
+    if loss_type == "l2":
+        return error.square().mean()
+    if loss_type == "l1":
+        return error.abs().mean()
+    if loss_type == "l1_l2":
+        return 0.5 * (error.square().mean() + error.abs().mean())
+    raise ValueError(f"unknown loss type {loss_type!r}")
+
+
+class GaussianDiffusion(nn.Module):
+    """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I), t in 0 .. T - 1.
+
+    Args:
+        timesteps: T.
+        schedule: see `beta_schedule`.
+        objective: what the network predicts: the noise, x_start, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_start.
+        clip_x_start: predictions of x_start are clamped to +-this (latents have unit standard deviation); the noise
+            objective divides its error by sqrt(alpha_bar_t), which is small near t = T.
+    """
+
+    heads = 1  # model outputs a latent channel
+
+    def __init__(
+        self,
+        timesteps: int = 1000,
+        schedule: str = "scaled_linear",
+        objective: str = "pred_noise",
+        loss_type: str = "l2",
+        clip_x_start: float = 5.0,
+    ):
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective {objective!r} is none of {', '.join(OBJECTIVES)}")
+        self.timesteps = timesteps
+        self.objective = objective
+        self.loss_type = loss_type
+        self.clip_x_start = clip_x_start
+        alpha_bar = torch.cumprod(1 - beta_schedule(schedule, timesteps), dim=0)
+        self.register_buffer("sqrt_alpha_bar", alpha_bar.sqrt(), persistent=False)  # float64 until cast at use
+        self.register_buffer("sqrt_one_minus_alpha_bar", (1 - alpha_bar).sqrt(), persistent=False)
+
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise amplitudes at t (B,) int64, shaped for `like`; t = -1 stands for the clean x_start."""
+        index = t.clamp(min=0)
+        signal = torch.where(t < 0, 1.0, self.sqrt_alpha_bar[index])
+        noise = torch.where(t < 0, 0.0, self.sqrt_one_minus_alpha_bar[index])
+        return _per_sample(signal, like), _per_sample(noise, like)
+
+    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+        """u (B,) in [0, 1) -> t (B,) int64, uniform over the steps; T - 1 where `final_step` (B,) bool says so."""
+        t = (u * self.timesteps).long().clamp(max=self.timesteps - 1)
+        return torch.where(final_step, self.timesteps - 1, t)
+
+    def time_input(self, t: Tensor) -> Tensor:
+        """t (B,) -> what the network is told, in [0, 1000)."""
+        return t.float() * (1000 / self.timesteps)
+
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar_t) x_start + sqrt(1 - alpha_bar_t) noise."""
+        signal, sigma = self.coefficients(t, x_start)
+        return signal * x_start + sigma * noise
+
+    def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the network should output, of x_start's shape."""
+        if self.objective == "pred_noise":
+            return noise
+        if self.objective == "pred_x0":
+            return x_start
+        signal, sigma = self.coefficients(t, x_start)
+        return signal * noise - sigma * x_start
+
+    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Model output -> (x_start, noise), consistent with x_t = signal x_start + sigma noise."""
+        signal, sigma = self.coefficients(t, x_t)
+        if self.objective == "pred_noise":
+            x_start = (x_t - sigma * model_output) / signal
+        elif self.objective == "pred_x0":
+            x_start = model_output
+        else:
+            x_start = signal * x_t - sigma * model_output
+        x_start = x_start.clamp(-self.clip_x_start, self.clip_x_start)
+        return x_start, (x_t - signal * x_start) / sigma
+
+    def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The training loss, a scalar."""
+        return elementwise_loss(model_output, self.target(x_start, t, noise), self.loss_type)
+
+    def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
+        """Descending times of `steps` sampling steps and the end -1, (steps + 1,) int64.
+
+        Spaced from T - 1 down ("trailing", Lin et al., 2024), so that the first call really sees pure noise.
+        """
+        if not 1 <= steps <= self.timesteps:
+            raise ValueError(f"steps must lie in 1..{self.timesteps}, not {steps}")
+        t = torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64).round().long() - 1
+        return t.to(device)
+
+
+class DecoupledDiffusion(nn.Module):
+    """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: signal and noise decay apart.
+
+    The network's two heads F1, F2 are preconditioned so that each has a unit-variance target at every t when x_start
+    has unit variance (after Karras et al., 2022). With v = (1 - t)^2 + t, the variance of x_t:
+
+        C     = -(1 - t) / v  x_t + sqrt(t / v)    F1
+        noise = sqrt(t)  / v  x_t + (1 - t) / sqrt(v) F2
+
+    so that C tends to -x_t as t -> 0 and noise is x_t itself at t = 1. The loss is taken on C and noise, that is,
+    each head is weighted by how much of the answer x_t does not already give.
+    """
+
+    heads = 2
+    objective = "pred_KC"
+
+    def __init__(self, loss_type: str = "l1_l2", t_min: float = 1e-4):
+        super().__init__()
+        self.loss_type = loss_type
+        self.t_min = t_min
+
+    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+        """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool says so."""
+        t = self.t_min + u * (1 - self.t_min)
+        return torch.where(final_step, torch.ones_like(t), t)
+
+    def time_input(self, t: Tensor) -> Tensor:
+        """t (B,) -> what the network is told, in (0, 1000]."""
+        return t.float() * 1000
+
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = (1 - t) x_start + sqrt(t) noise."""
+        t = _per_sample(t, x_start)
+        return (1 - t) * x_start + t.sqrt() * noise
+
+    def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """(C, noise) along the channels, (B, 2 Z, h, w)."""
+        return torch.cat([-x_start, noise], dim=1)
+
+    def heads_to_prediction(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Network output (B, 2 Z, h, w) -> (C, noise), (B, Z, h, w) each."""
+        f1, f2 = model_output.chunk(2, dim=1)
+        t = _per_sample(t, x_t)
+        variance = (1 - t).square() + t
+        c = -(1 - t) / variance * x_t + (t / variance).sqrt() * f1
+        noise = t.sqrt() / variance * x_t + (1 - t) / variance.sqrt() * f2
+        return c, noise
+
+    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Model output -> (x_start, noise)."""
+        c, noise = self.heads_to_prediction(model_output, x_t, t)
+        return -c, noise
+
+    def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The training loss, summed over the two heads, a scalar."""
+        c, predicted_noise = self.heads_to_prediction(model_output, x_t, t)
+        return elementwise_loss(c, -x_start, self.loss_type) + elementwise_loss(predicted_noise, noise, self.loss_type)
+
+    def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
+        """Descending times 1 .. 0 of `steps` sampling steps, (steps + 1,) float32."""
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        return torch.linspace(1, 0, steps + 1, device=device)
+
+
+def sample_ddpm(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
+    """Ancestral sampling (Ho et al., 2020, algorithm 2) on a subset of the steps: x_T -> x_start, of the same shape."""
+    times = diffusion.schedule(steps, x_t.device)
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
+        x_start, _ = diffusion.predictions(model(x_t, t), x_t, t)
+        (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
+        step = (signal_t / signal_s).square()  # alpha of the combined step s -> t
+        mean = signal_s * (1 - step) / sigma_t**2 * x_start + step.sqrt() * sigma_s**2 / sigma_t**2 * x_t
+        std = (sigma_s**2 / sigma_t**2 * (1 - step)).sqrt()
+        x_t = mean + std * randn(x_t) if then >= 0 else mean
+    return x_t
+
+
+def sample_ddim(
+    diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn, eta: float = 0.0
+) -> Tensor:
+    """DDIM (Song et al., 2021, eq. 12 and 16): x_T -> x_start; eta = 0 is deterministic, 1 is ancestral."""
+    times = diffusion.schedule(steps, x_t.device)
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
+        x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
+        (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
+        std = eta * (sigma_s / sigma_t) * (1 - (signal_t / signal_s).square()).clamp(min=0).sqrt()
+        x_t = signal_s * x_start + (sigma_s.square() - std.square()).clamp(min=0).sqrt() * noise
+        if eta > 0 and then >= 0:
+            x_t = x_t + std * randn(x_t)
+    return x_t
+
+
+def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
+    """The reverse process of the decoupled diffusion: x_1 -> x_start.
+
+    A step from t to t - s has mean x_t - s C - (s / sqrt(t)) noise and variance s (t - s) / t.
+    """
+    times = diffusion.schedule(steps, x_t.device)
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        t = now.expand(x_t.shape[0])
+        c, noise = diffusion.heads_to_prediction(model(x_t, t), x_t, t)
+        s = now - then
+        x_t = x_t - s * c - s / now.sqrt() * noise
+        if then > 0:
+            x_t = x_t + (s * then / now).sqrt() * randn(x_t)
+    return x_t

@@ -1,0 +1,13 @@
+"""Errors that a user can mend: one line that names the key or file and says what to do."""
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, missing, mistyped or disagrees with another."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or of another geometry."""
+
+
+class TrainingError(RuntimeError):
+    """Training stopped by itself, for instance on a non-finite loss."""

@@ -1,0 +1,58 @@
+"""Random numbers that belong to a sample, not to a process.
+
+Every sample of a batch carries an integer key. Time, noise and the posterior's draw of that sample come from a
+generator seeded by its key, so that they are the same whatever the batch size, the number of processes, the device
+and the step at which a run was interrupted.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class KeyedRandom:
+    """One CPU generator a sample.
+
+    Args:
+        keys: B integers (any sign; taken modulo 2^63).
+        device: where results go.
+    """
+
+    def __init__(self, keys: Sequence[int] | Tensor, device: torch.device | str = "cpu"):
+        keys = keys.tolist() if isinstance(keys, Tensor) else keys
+        self.generators = [torch.Generator().manual_seed(int(key) % 2**63) for key in keys]
+        self.device = device
+
+    def rand(self) -> Tensor:
+        """Uniform in [0, 1), (B,)."""
+        return torch.cat([torch.rand(1, generator=g) for g in self.generators]).to(self.device)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal, (B, *shape)."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Standard normal of x's shape (B, ...)."""
+        return self.randn(*x.shape[1:])
+
+
+class GlobalRandom:
+    """The same interface over one generator (None: torch's global one) for callers without keys."""
+
+    def __init__(self, batch_size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None):
+        self.batch_size = batch_size
+        self.device = device
+        self.generator = generator
+
+    def rand(self) -> Tensor:
+        """Uniform in [0, 1), (B,)."""
+        return torch.rand(self.batch_size, generator=self.generator, device=self.device)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal, (B, *shape)."""
+        return torch.randn((self.batch_size, *shape), generator=self.generator, device=self.device)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Standard normal of x's shape (B, ...)."""
+        return self.randn(*x.shape[1:])

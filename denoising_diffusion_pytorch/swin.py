@@ -1,0 +1,244 @@
+"""Shifted-window attention and the condition encoder (Liu et al., "Swin Transformer", 2021)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .blocks import FourierFeatures, zero_init
+
+
+def window_partition(x: Tensor, window_size: int) -> Tensor:
+    """(B, H, W, C), sides multiples of w -> (B * H/w * W/w, w * w, C)."""
+    b, h, w, c = x.shape
+    x = x.view(b, h // window_size, window_size, w // window_size, window_size, c)  # (B, H/w, w, W/w, w, C)
+    return x.transpose(2, 3).reshape(-1, window_size * window_size, c)
+
+
+def window_reverse(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
+    """The inverse of `window_partition`: (B * H/w * W/w, w * w, C) -> (B, H, W, C)."""
+    c = windows.shape[-1]
+    x = windows.view(-1, height // window_size, width // window_size, window_size, window_size, c)
+    return x.transpose(2, 3).reshape(-1, height, width, c)  # from (B, H/w, w, W/w, w, C)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside (optionally shifted) windows, with a relative position bias.
+
+    Maps whose sides the window does not divide are padded; padded tokens and tokens that only the cyclic shift
+    brought together do not see each other.
+
+    Args:
+        dim: channels, a multiple of `num_heads`.
+        window_size: side w of a window in pixels.
+        shift: whether windows are displaced by w // 2.
+    """
+
+    def __init__(self, dim: int, num_heads: int = 4, window_size: int = 8, shift: bool = False):
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift = window_size // 2 if shift else 0
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.relative_position_bias = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
+        yx = torch.cartesian_prod(torch.arange(window_size), torch.arange(window_size))  # (w^2, 2)
+        offset = yx[:, None] - yx[None] + window_size - 1  # (w^2, w^2, 2), in [0, 2 w - 2]
+        index = offset[..., 0] * (2 * window_size - 1) + offset[..., 1]
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def _attention_bias(self, height: int, width: int, padded_h: int, padded_w: int, dtype: torch.dtype) -> Tensor:
+        """(windows or 1, heads, w^2, w^2): position bias, -inf between tokens of different regions."""
+        n = self.window_size**2
+        bias = self.relative_position_bias[self.relative_position_index.flatten()]  # (w^4, heads)
+        bias = bias.view(n, n, -1).permute(2, 0, 1).unsqueeze(0).to(dtype)  # (1, heads, w^2, w^2)
+        if self.shift == 0 and (height, width) == (padded_h, padded_w):
+            return bias
+        device = bias.device
+        regions = []
+        for side, padded in ((height, padded_h), (width, padded_w)):
+            position = torch.arange(padded, device=device).roll(-self.shift)  # where each token comes from
+            wrapped = torch.arange(padded, device=device) >= padded - self.shift  # brought round by the shift
+            regions.append(wrapped.long() + 2 * (position >= side).long())
+        region = regions[0][:, None] * 4 + regions[1][None]  # (padded_h, padded_w)
+        region = window_partition(region[None, :, :, None], self.window_size).squeeze(-1)  # (windows, w^2)
+        apart = region[:, None, :] != region[:, :, None]  # (windows, w^2, w^2)
+        return bias.masked_fill(apart.unsqueeze(1), float("-inf"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> the same."""
+        b, height, width, c = x.shape
+        w = self.window_size
+        pad_h, pad_w = -height % w, -width % w
+        padded_h, padded_w = height + pad_h, width + pad_w
+        if pad_h or pad_w:
+            x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
+        if self.shift:
+            x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
+        windows = window_partition(x, w)  # (B * windows, w^2, C)
+        qkv = self.qkv(windows).view(b, -1, w * w, 3, self.num_heads, c // self.num_heads)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, w^2, C / heads) each
+        bias = self._attention_bias(height, width, padded_h, padded_w, q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        y = self.proj(y.transpose(2, 3).reshape(-1, w * w, c))  # (B * windows, w^2, C)
+        y = window_reverse(y, w, padded_h, padded_w)
+        if self.shift:
+            y = torch.roll(y, (self.shift, self.shift), dims=(1, 2))
+        return y[:, :height, :width]
+
+
+class CrossAttention(nn.Module):
+    """Every pixel attends to the tokens of the condition.
+
+    Args:
+        dim: channels of the pixels.
+        context_dim: channels of the tokens.
+    """
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int = 4):
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_context = nn.LayerNorm(context_dim)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(context_dim, 2 * dim)
+        self.proj = zero_init(nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x (B, H, W, C), context (B, N, context_dim) -> (B, H, W, C)."""
+        b, height, width, c = x.shape
+        q = self.q(x).view(b, height * width, self.num_heads, -1).transpose(1, 2)  # (B, heads, HW, C / heads)
+        kv = self.kv(self.norm_context(context)).view(b, -1, 2, self.num_heads, c // self.num_heads)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, C / heads) each
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).reshape(b, height, width, c))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, on the last dimension."""
+
+    def __init__(self, dim: int, expansion: int = 4):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, expansion * dim)
+        self.fc2 = zero_init(nn.Linear(expansion * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> the same."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block: window self-attention, cross-attention to the condition, MLP; each a residual branch.
+
+    Args:
+        dim: channels.
+        window_size, shift: see `WindowAttention`.
+        context_dim: channels of the condition's tokens, 0 for no cross-attention.
+        self_attention: False leaves only the cross-attention (no window attention, no MLP).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        window_size: int = 8,
+        *,
+        num_heads: int = 4,
+        shift: bool = False,
+        context_dim: int = 0,
+        self_attention: bool = True,
+    ):
+        super().__init__()
+        self.attn = self.mlp = self.cross_attn = None
+        if self_attention:
+            self.norm1 = nn.LayerNorm(dim)
+            self.attn = WindowAttention(dim, num_heads, window_size, shift)
+            self.norm3 = nn.LayerNorm(dim)
+            self.mlp = Mlp(dim)
+        if context_dim:
+            self.norm2 = nn.LayerNorm(dim)
+            self.cross_attn = CrossAttention(dim, context_dim, num_heads)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), context (B, N, context_dim) -> (B, C, H, W); without context only the rest acts."""
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        if self.attn is not None:
+            x = x + self.attn(self.norm1(x))
+        if self.cross_attn is not None and context is not None:
+            x = x + self.cross_attn(self.norm2(x), context)
+        if self.mlp is not None:
+            x = x + self.mlp(self.norm3(x))
+        return x.permute(0, 3, 1, 2)
+
+
+class SwinConditionEncoder(nn.Module):
+    """Condition image -> a pyramid of features, one map for each level of the U-Net.
+
+    Args:
+        in_channels: channels of the condition.
+        dim: channels of level 0.
+        dim_mults: channels of level l are dim * dim_mults[l]; its side is 2^-l of level 0's.
+        depths: Swin blocks a level; every second one has shifted windows.
+        patch_size: side of the condition / side of level 0 (the latent's).
+        fourier_scale: spread of the random Fourier features of the coordinates, 0 for none.
+        use_checkpoint: recompute blocks in the backward pass instead of keeping their activations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        dim: int = 128,
+        dim_mults: Sequence[int] = (1, 2, 4, 4),
+        *,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        patch_size: int = 1,
+        num_heads: int = 4,
+        window_size: int = 8,
+        fourier_scale: float = 16.0,
+        fourier_features: int = 32,
+        use_checkpoint: bool = False,
+    ):
+        super().__init__()
+        self.in_channels = in_channels
+        self.patch_size = patch_size
+        self.channels = [dim * mult for mult in dim_mults]
+        self.use_checkpoint = use_checkpoint
+        self.patch_embed = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.fourier = FourierFeatures(fourier_features, fourier_scale) if fourier_scale else None
+        extra = fourier_features if fourier_scale else 0
+        self.conv_in = nn.Conv2d(dim + extra, dim, 3, padding=1)
+        self.levels = nn.ModuleList()
+        current = dim
+        for level, (channels, depth) in enumerate(zip(self.channels, depths, strict=True)):
+            merge = nn.Identity() if level == 0 else nn.Conv2d(current, channels, 2, stride=2)  # patch merging
+            blocks = nn.ModuleList(
+                TransformerBlock(channels, window_size, num_heads=num_heads, shift=index % 2 == 1) for index in range(depth)
+            )
+            self.levels.append(nn.ModuleDict({"merge": merge, "blocks": blocks}))
+            current = channels
+
+    def forward(self, cond: Tensor) -> list[Tensor]:
+        """(B, in_channels, p h, p w) in [-1, 1] -> [(B, C_0, h, w), (B, C_1, h/2, w/2), ...].
+
+        Raises:
+            ValueError: wrong channels, or sides that the patch size and the levels do not divide.
+        """
+        multiple = self.patch_size * 2 ** (len(self.levels) - 1)
+        if cond.shape[1] != self.in_channels or cond.shape[-1] % multiple or cond.shape[-2] % multiple:
+            raise ValueError(
+                f"condition {tuple(cond.shape)} must be (B, {self.in_channels}, H, W) with sides that are multiples of {multiple}"
+            )
+        x = self.patch_embed(cond)
+        if self.fourier is not None:
+            x = torch.cat([x, self.fourier(x)], dim=1)
+        x = self.conv_in(x)
+        features = []
+        for level in self.levels:
+            x = level["merge"](x)
+            for block in level["blocks"]:
+                if self.use_checkpoint and self.training and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            features.append(x)
+        return features
