@@ -89,8 +89,9 @@ class GaussianDiffusion(nn.Module):
         self.loss_type = loss_type
         self.clip_x_start = clip_x_start
         alpha_bar = torch.cumprod(1 - beta_schedule(schedule, timesteps), dim=0)
-        self.register_buffer("sqrt_alpha_bar", alpha_bar.sqrt(), persistent=False)  # float64 until cast at use
-        self.register_buffer("sqrt_one_minus_alpha_bar", (1 - alpha_bar).sqrt(), persistent=False)
+        # float32: some accelerators have no float64
+        self.register_buffer("sqrt_alpha_bar", alpha_bar.sqrt().float(), persistent=False)
+        self.register_buffer("sqrt_one_minus_alpha_bar", (1 - alpha_bar).sqrt().float(), persistent=False)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise amplitudes at t (B,) int64, shaped for `like`; t = -1 stands for the clean x_start."""
@@ -222,8 +223,9 @@ def sample_ddpm(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: 
         x_start, _ = diffusion.predictions(model(x_t, t), x_t, t)
         (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
         step = (signal_t / signal_s).square()  # alpha of the combined step s -> t
-        mean = signal_s * (1 - step) / sigma_t**2 * x_start + step.sqrt() * sigma_s**2 / sigma_t**2 * x_t
-        std = (sigma_s**2 / sigma_t**2 * (1 - step)).sqrt()
+        beta = sigma_t.square() - step * sigma_s.square()  # 1 - step, without its cancellation
+        mean = signal_s * beta / sigma_t.square() * x_start + step.sqrt() * sigma_s.square() / sigma_t.square() * x_t
+        std = (sigma_s.square() / sigma_t.square() * beta).sqrt()
         x_t = mean + std * randn(x_t) if then >= 0 else mean
     return x_t
 

@@ -57,6 +57,7 @@ class Unet(nn.Module):
         super().__init__()
         self.dim = dim
         self.use_checkpoint = use_checkpoint
+        self.use_cross_attention = use_cross_attention
         self.context_channels = list(context_channels) if context_channels is not None else [3] * len(dim_mults)
         emb_dim = 4 * dim
         self.time_embed = nn.Sequential(nn.Linear(dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim), nn.SiLU())
@@ -138,8 +139,9 @@ class Unet(nn.Module):
             level0 = x.new_zeros(x.shape[0], self.context_channels[0], *x.shape[-2:])
         else:
             level0 = features[0]
-            grid = features[-1].shape[-2:]  # (h / 2^(levels - 1), w / 2^(levels - 1))
-            tokens = [F.adaptive_avg_pool2d(f, grid).flatten(2).transpose(1, 2) for f in features]  # (B, N, C_l)
+            if self.use_cross_attention:
+                grid = features[-1].shape[-2:]  # (h / 2^(levels - 1), w / 2^(levels - 1))
+                tokens = [F.adaptive_avg_pool2d(f, grid).flatten(2).transpose(1, 2) for f in features]  # (B, N, C_l)
         emb = self.time_embed(timestep_embedding(t, self.dim).to(self.time_embed[0].weight.dtype))  # (B, 4 dim)
         inputs = [x, level0] if self.fourier is None else [x, level0, self.fourier(x)]
         h = self.conv_in(torch.cat(inputs, dim=1))  # (B, dim, h, w)

@@ -1,0 +1,89 @@
+"""Settings -> networks: the one place that knows which setting becomes which keyword argument."""
+
+from .autoencoder import AutoencoderKL
+from .config_schema import CondStageConfig, DiffusionConfig, FirstStageConfig, UnetConfig
+from .diffusion import DecoupledDiffusion, GaussianDiffusion
+from .losses import AutoencoderLoss, PatchDiscriminator
+from .swin import SwinConditionEncoder
+from .unet import Unet
+
+
+def build_autoencoder(config: FirstStageConfig, cond_channels: int = 0) -> AutoencoderKL:
+    """The first stage; `cond_channels` is the condition's number of channels, used if its decoder sees it."""
+    dd = config.ddconfig
+    return AutoencoderKL(
+        embed_dim=config.embed_dim,
+        channels=[dd.in_channels, *(dd.ch * mult for mult in dd.ch_mult)],
+        z_channels=dd.z_channels,
+        out_channels=dd.out_ch,
+        num_res_blocks=dd.num_res_blocks,
+        attn_resolutions=dd.attn_resolutions,
+        resolution=dd.resolution,
+        dropout=dd.dropout,
+        patch_size=dd.patch_size,
+        mid_attention=dd.mid_attention,
+        cond_channels=cond_channels if dd.decoder_cond else 0,
+    )
+
+
+def build_loss(config: FirstStageConfig) -> AutoencoderLoss:
+    """The generator's loss of the first stage."""
+    loss = config.lossconfig
+    return AutoencoderLoss(
+        l1_weight=loss.l1_weight,
+        l2_weight=loss.l2_weight,
+        kl_weight=loss.kl_weight,
+        discr_weight=loss.discr_weight,
+        perceptual_weight=loss.perceptual_weight,
+        lpips_weights=loss.lpips_weights,
+        mask_buildings=loss.mask_buildings,
+    )
+
+
+def build_discriminator(config: FirstStageConfig) -> PatchDiscriminator:
+    """The discriminator of the first stage."""
+    loss = config.lossconfig
+    return PatchDiscriminator(config.ddconfig.out_ch, loss.discr_channels, loss.discr_layers)
+
+
+def build_cond_stage(config: CondStageConfig, unet: UnetConfig) -> SwinConditionEncoder:
+    """The condition encoder, with the U-Net's widths; without cross-attention only its level 0 is of use."""
+    levels = len(unet.channel_mult) if unet.use_spatial_transformer else 1
+    return SwinConditionEncoder(
+        in_channels=config.in_channels,
+        dim=unet.context_dim,
+        dim_mults=unet.channel_mult[:levels],
+        depths=config.depths[:levels],
+        patch_size=config.size // unet.image_size,
+        num_heads=config.num_heads,
+        window_size=config.window_size,
+        fourier_scale=config.fourier_scale,
+        use_checkpoint=unet.use_checkpoint,
+    )
+
+
+def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
+    """The denoising network for an objective with `heads` outputs a latent channel."""
+    return Unet(
+        dim=config.model_channels,
+        channels=config.in_channels,
+        dim_mults=config.channel_mult,
+        out_channels=heads * config.out_channels,
+        context_channels=[config.context_dim * mult for mult in config.channel_mult],
+        num_res_blocks=config.num_res_blocks,
+        attention_resolutions=config.attention_resolutions,
+        num_heads=config.num_heads,
+        transformer_depth=config.transformer_depth,
+        use_cross_attention=config.use_spatial_transformer,
+        window_size=config.window_size,
+        fourier_scale=config.fourier_scale,
+        dropout=config.dropout,
+        use_checkpoint=config.use_checkpoint,
+    )
+
+
+def build_diffusion(config: DiffusionConfig) -> GaussianDiffusion | DecoupledDiffusion:
+    """The forward process and its objective."""
+    if config.model_type == "const_sde":
+        return DecoupledDiffusion(config.loss_type)
+    return GaussianDiffusion(config.timesteps, config.beta_schedule, config.objective, config.loss_type)

@@ -1,0 +1,339 @@
+"""The on-disk format of checkpoints, which no other module knows.
+
+`RESULTS/checkpoints/ckpt_STEP/` holds
+
+    model.safetensors   every parameter and buffer of the model
+    ema.safetensors     the averaged parameters (frozen ones are in model.safetensors) and buffers
+    training.pt         optimizers, gradient scaler, discriminator; loadable with weights_only=True
+    meta.json           stage, step, resolved configuration, versions, SHA-256 of the files above
+
+A checkpoint is written under a hidden name, synced and renamed, so that a reader never sees half of one.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from .build import build_autoencoder
+from .config import differences, parse_config, resolve, to_dict
+from .config_schema import Config
+from .errors import CheckpointError
+from .latent_diffusion import LatentDiffusion
+
+FORMAT = 1
+FOLDER = "checkpoints"
+PATTERN = re.compile(r"ckpt_(\d+)$")
+GEOMETRY = ("first_stage_config.embed_dim", "first_stage_config.ddconfig", "cond_stage_config", "unet_config")
+NOT_GEOMETRY = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint on disk: its folder and what meta.json says."""
+
+    path: Path
+    meta: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.meta["step"]
+
+    @property
+    def stage(self) -> str:
+        """`vae` or `ldm`."""
+        return self.meta["stage"]
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration of the run."""
+        return resolve(parse_config(self.meta["config"]), stage=self.stage)
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `model` or `ema`, on the CPU."""
+        return _load_safetensors(self.path / f"{name}.safetensors")
+
+    def training_state(self) -> dict[str, Any]:
+        """What save_checkpoint was given as `training`, on the CPU."""
+        return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result."""
+    names = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def save_checkpoint(
+    results: Path,
+    *,
+    step: int,
+    stage: str,
+    config: Config,
+    model: dict[str, Tensor],
+    ema: dict[str, Tensor],
+    training: dict[str, Any],
+) -> Path:
+    """Write `results/checkpoints/ckpt_STEP` and return it.
+
+    Raises:
+        CheckpointError: too little space on the disk (checked before anything is written).
+    """
+    folder = results / FOLDER
+    target = folder / f"ckpt_{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        if damage(target) is None:
+            return target  # this very step was saved before
+        os.rename(target, folder / f"damaged_ckpt_{step}_{os.getpid()}")
+    size = sum(t.numel() * t.element_size() for t in (*model.values(), *ema.values(), *_tensors(training)))
+    free = shutil.disk_usage(folder).free
+    if free < size * 1.05 + 2**20:
+        raise CheckpointError(f"{folder}: {free / 2**20:.0f} MiB free, a checkpoint needs {size / 2**20:.0f} MiB; free some space")
+    aside = folder / f".ckpt_{step}.{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, aside / "model.safetensors")
+        safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in ema.items()}, aside / "ema.safetensors")
+        torch.save(training, aside / "training.pt")
+        files = {path.name: _digest(path) for path in sorted(aside.iterdir())}
+        meta = {
+            "format": FORMAT,
+            "stage": stage,
+            "step": step,
+            "config": to_dict(config),
+            "versions": versions(),
+            "sha256": files,
+        }
+        (aside / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        for path in (*aside.iterdir(), aside):
+            _sync(path)
+        os.rename(aside, target)
+        _sync(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [t for item in value for t in _tensors(item)] if isinstance(value, list | tuple) else []
+
+
+def prune_checkpoints(results: Path, keep_last: int) -> None:
+    """Delete all but the newest `keep_last` checkpoints of a results folder."""
+    for _, path in sorted(_steps(results / FOLDER).items())[:-keep_last]:
+        shutil.rmtree(path)
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    if not folder.is_dir():
+        return {}
+    matches = ((PATTERN.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder, in a few words; None if every file is as it was written."""
+    try:
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        recorded = dict(meta["sha256"])
+        known = meta["format"] == FORMAT and isinstance(meta["step"], int) and meta["stage"] in ("vae", "ldm")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"meta.json is unreadable ({type(error).__name__})"
+    if not known:
+        return "meta.json is of another format"
+    for name, digest in recorded.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if _digest(path / name) != digest:
+            return f"{name} is truncated or altered"
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    problem = damage(path)
+    if problem:
+        raise CheckpointError(f"{path}: {problem}; use an older checkpoint")
+    return Checkpoint(path, json.loads((path / "meta.json").read_text(encoding="utf-8")))
+
+
+def find_checkpoint(results: Path, milestone: int | str = "latest", warn=print) -> Checkpoint | None:
+    """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all.
+
+    Raises:
+        CheckpointError: the step is not there (the message lists those that are), or all are damaged.
+    """
+    steps = _steps(results / FOLDER)
+    if milestone not in (0, "latest"):
+        if milestone not in steps:
+            listed = ", ".join(map(str, sorted(steps))) or "none"
+            raise CheckpointError(f"{results / FOLDER}: no ckpt_{milestone}; there are: {listed} (trainer.resume_milestone)")
+        return _read(steps[milestone])
+    for step in sorted(steps, reverse=True):
+        problem = damage(steps[step])
+        if problem is None:
+            return _read(steps[step])
+        warn(f"{steps[step]}: {problem}; falling back to an older one")
+    if steps:
+        raise CheckpointError(f"{results / FOLDER}: every checkpoint is damaged; start in another results folder")
+    return None
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """A checkpoint folder, or the newest checkpoint of a results folder.
+
+    Raises:
+        CheckpointError: neither is there.
+    """
+    path = Path(path)
+    if (path / "meta.json").is_file():
+        return _read(path)
+    found = find_checkpoint(path) if path.is_dir() else None
+    if found is None:
+        raise CheckpointError(f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder with checkpoints/ckpt_STEP")
+    return found
+
+
+def check_geometry(checkpoint: Checkpoint, config: Config) -> list[str]:
+    """Refuse a checkpoint whose networks differ from the configuration's; list other settings that changed.
+
+    Raises:
+        CheckpointError: naming the keys of the geometry that differ.
+    """
+    changed = differences(checkpoint.config, config)
+    geometry = [line for line in changed if line.startswith(GEOMETRY) and not line.startswith(NOT_GEOMETRY)]
+    if geometry:
+        raise CheckpointError(f"{checkpoint.path}: made with another geometry: {'; '.join(geometry)}")
+    return changed
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Load every tensor of a module or raise CheckpointError that names what does not fit."""
+    ours = module.state_dict()
+    wrong = [f"{k} is missing" for k in ours.keys() - state.keys()] + [f"{k} is unknown" for k in state.keys() - ours.keys()]
+    wrong += [
+        f"{k} is {tuple(state[k].shape)}, not {tuple(ours[k].shape)}"
+        for k in ours.keys() & state.keys()
+        if state[k].shape != ours[k].shape
+    ]
+    if wrong:
+        wrong = sorted(wrong)
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise CheckpointError(f"{source}: weights of another geometry: {'; '.join(wrong[:4])}{more}")
+    module.load_state_dict(state)
+
+
+def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.device = "cpu"):
+    """Rebuild the trained model from a checkpoint alone, in eval mode.
+
+    Args:
+        path: a checkpoint folder or a results folder.
+        use_ema: the averaged weights instead of the last ones.
+
+    Returns:
+        (AutoencoderKL or LatentDiffusion, Config, Checkpoint).
+    """
+    checkpoint = open_checkpoint(path)
+    config = checkpoint.config
+    state = checkpoint.weights("model")
+    if use_ema:
+        state |= checkpoint.weights("ema")
+    model = build_model(config, checkpoint.stage)
+    load_strictly(model, state, checkpoint.path)
+    return model.to(device).eval(), config, checkpoint
+
+
+def build_model(config: Config, stage: str) -> nn.Module:
+    """The network of a stage from its resolved configuration: AutoencoderKL (`vae`) or LatentDiffusion (`ldm`)."""
+    if stage == "vae":
+        return build_autoencoder(config.first_stage_config, config.cond_stage_config.in_channels)
+    return LatentDiffusion(
+        config.first_stage_config, config.cond_stage_config, config.unet_config, config.diffusion_config
+    )
+
+
+def load_first_stage(autoencoder: nn.Module, path: str | Path) -> str:
+    """Fill an autoencoder from a trained one, averaged weights where there are any.
+
+    Args:
+        path: a checkpoint or results folder of either stage, a .safetensors file of an autoencoder, or a .pt / .ckpt
+            of the original RadioDiff, DDM or latent-diffusion code (`ema`, `model` or `state_dict` inside).
+
+    Returns:
+        a line saying what was loaded.
+
+    Raises:
+        CheckpointError: not there, not readable without running code, or of another geometry.
+    """
+    path = Path(path)
+    if path.is_dir():
+        checkpoint = open_checkpoint(path)
+        state, source = checkpoint.weights("model") | checkpoint.weights("ema"), checkpoint.path
+    elif not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder (first_stage_config.ckpt_path)")
+    elif path.suffix == ".safetensors":
+        state, source = _load_safetensors(path), path
+    else:
+        state, source = _load_foreign(path), path
+    prefix = "first_stage_model."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = {key: value for key, value in state.items() if not key.startswith("loss.")}  # the original's discriminator, LPIPS
+    load_strictly(autoencoder, state, source)
+    return f"first stage from {source} ({len(state)} tensors)"
+
+
+def _load_foreign(path: Path) -> dict[str, Tensor]:
+    """The autoencoder's tensors in a .pt of the original code; nothing in the file is executed."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds here; all mean that the file is not to be trusted
+        reason = str(error).splitlines()[0][:200]
+        raise CheckpointError(f"{path}: cannot be loaded as plain tensors ({type(error).__name__}: {reason})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
+    averaged = content.get("ema")
+    if isinstance(averaged, dict) and any(str(key).startswith("ema_model.") for key in averaged):
+        content = {k.removeprefix("ema_model."): v for k, v in averaged.items() if k.startswith("ema_model.")}
+    else:
+        content = content.get("model", content.get("state_dict", content))
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: no weights under `ema`, `model` or `state_dict`")
+    return content

@@ -1,0 +1,222 @@
+"""The second stage: diffusion in the autoencoder's latent space, conditioned on the city (Rombach et al., 2022).
+
+This module alone knows the latent scale factor: x_start = scale_factor * z has unit standard deviation.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import DiagonalGaussianDistribution
+from .build import build_autoencoder, build_cond_stage, build_diffusion, build_unet
+from .config import resolve, section
+from .config_schema import Config, DataConfig
+from .diffusion import sample_ddim, sample_ddpm, sample_decoupled
+from .losses import apply_mask
+from .randomness import GlobalRandom, KeyedRandom
+
+Random = GlobalRandom | KeyedRandom
+
+
+class LatentDiffusion(nn.Module):
+    """Autoencoder, condition encoder, U-Net and forward process in one module.
+
+    Args:
+        first_stage_config, cond_stage_config, unet_config, diffusion_config: the sections of a configuration, as the
+            dataclasses of config_schema.py or as plain dicts in any spelling that a YAML file may use; None for the
+            document's values.
+        cond_size: side of the condition image in pixels (None: the latent's side).
+
+    Attributes:
+        scale_factor: buffer, NaN until `set_scale` or a checkpoint gives it.
+    """
+
+    def __init__(
+        self, first_stage_config=None, cond_stage_config=None, unet_config=None, diffusion_config=None, *, cond_size=None
+    ):
+        super().__init__()
+        config = Config(
+            first_stage_config=section("first_stage_config", first_stage_config),
+            cond_stage_config=section("cond_stage_config", cond_stage_config),
+            unet_config=section("unet_config", unet_config),
+            diffusion_config=section("diffusion_config", diffusion_config),
+        )
+        cond_channels = config.cond_stage_config.in_channels
+        size = cond_size or config.cond_stage_config.size
+        config.data = DataConfig(cond_size=size)
+        if cond_channels is not None:
+            config.data.cond_channels = [f"channel_{index}" for index in range(cond_channels)]
+        config = resolve(config, stage="ldm")
+        self.diffusion_config = config.diffusion_config
+        self.train_first_stage = config.first_stage_config.trainable
+        self.diffusion = build_diffusion(config.diffusion_config)
+        self.first_stage_model = build_autoencoder(config.first_stage_config, config.cond_stage_config.in_channels)
+        self.cond_stage_model = build_cond_stage(config.cond_stage_config, config.unet_config)
+        self.unet = build_unet(config.unet_config, self.diffusion.heads)
+        self.latent_shape = (config.first_stage_config.embed_dim, config.unet_config.image_size, config.unet_config.image_size)
+        self.register_buffer("scale_factor", torch.tensor(config.diffusion_config.scale_factor or float("nan")))
+        self.first_stage_model.requires_grad_(self.train_first_stage)
+
+    def train(self, mode: bool = True) -> "LatentDiffusion":
+        """As usual, except that a frozen first stage stays in eval mode."""
+        super().train(mode)
+        self.first_stage_model.train(mode and self.train_first_stage)
+        return self
+
+    # ---- the first stage -------------------------------------------------------------------------------------
+
+    def encode_first_stage(self, x: Tensor) -> DiagonalGaussianDistribution:
+        """x (B, 1, H, W) in [-1, 1] -> posterior over z (B, Z, h, w), not scaled."""
+        return self.first_stage_model.encode(x)
+
+    def decode_first_stage(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        """z (B, Z, h, w), not scaled; cond (B, C, H, W) for a decoder that sees it -> (B, 1, H, W), about [-1, 1]."""
+        return self.first_stage_model.decode(z, cond)
+
+    def set_scale(self, batches: Iterable[Tensor], reduce=lambda total: total) -> float:
+        """Measure 1 / std of z over batches of images and keep it; E[z^2] = mean^2 + var needs no draw.
+
+        Args:
+            batches: images (B, 1, H, W) in [-1, 1].
+            reduce: sums a (3,) float64 tensor over all processes.
+
+        Returns:
+            the scale factor.
+        """
+        device = self.scale_factor.device
+        total = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares; on the CPU: not all devices have doubles
+        with torch.no_grad():
+            for images in batches:
+                posterior = self.encode_first_stage(images.to(device))
+                mean, second = posterior.mean.cpu().double(), posterior.std.cpu().double().square()
+                total += torch.stack([torch.tensor(mean.numel()), mean.sum(), (mean.square() + second).sum()])
+        count, first, second = reduce(total)
+        variance = second / count - (first / count) ** 2
+        self.scale_factor.fill_(float(variance.rsqrt()))
+        return float(self.scale_factor)
+
+    def latent(self, posterior: DiagonalGaussianDistribution, noise: Tensor | None = None) -> Tensor:
+        """x_start = scale_factor * a sample of the posterior, (B, Z, h, w), detached from the encoder."""
+        return posterior.sample(noise).detach() * self.scale_factor
+
+    # ---- diffusion -------------------------------------------------------------------------------------------
+
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The forward process: x_start (B, Z, h, w), t (B,) -> x_t."""
+        return self.diffusion.q_sample(x_start, t, torch.randn_like(x_start) if noise is None else noise)
+
+    def encode_condition(self, cond: Tensor) -> list[Tensor]:
+        """cond (B, C, s, s) in [-1, 1] -> features, one map a level; once a scene, not once a denoising step."""
+        return self.cond_stage_model(cond)
+
+    def denoise(self, x_t: Tensor, t: Tensor, cond: Tensor | Sequence[Tensor]) -> Tensor:
+        """The network's output for x_t (B, Z, h, w) at t (B,), given a condition image or its features."""
+        features = self.encode_condition(cond) if isinstance(cond, Tensor) else cond
+        return self.unet(x_t, self.diffusion.time_input(t), features)
+
+    def latent_loss(self, x_start: Tensor, cond: Tensor, random: Random) -> Tensor:
+        """The denoising loss at random times, a scalar.
+
+        Args:
+            x_start: (B, Z, h, w), unit standard deviation.
+            cond: (B, C, s, s) in [-1, 1].
+            random: where time and noise come from.
+        """
+        u, final = random.rand(), random.rand() < self.diffusion_config.final_step_share
+        t = self.diffusion.draw_t(u, final)
+        noise = random.randn_like(x_start)
+        x_t = self.q_sample(x_start, t, noise)
+        output = self.denoise(x_t, t, cond)
+        return self.diffusion.loss(output.float(), x_start, x_t, t, noise)
+
+    def random_for(self, batch_size: int, keys: Tensor | Sequence[int] | None) -> Random:
+        """Keyed randomness where keys are given, else torch's global generator."""
+        device = self.scale_factor.device
+        return GlobalRandom(batch_size, device) if keys is None else KeyedRandom(keys, device)
+
+    def forward(self, images: Tensor, conditions: Tensor, keys: Tensor | Sequence[int] | None = None) -> Tensor:
+        """The second stage's training loss, a scalar; no gradient reaches the autoencoder.
+
+        Args:
+            images: (B, 1, H, W) in [-1, 1].
+            conditions: (B, C, s, s) in [-1, 1].
+            keys: one integer a sample for reproducible randomness.
+        """
+        self.require_scale()
+        random = self.random_for(images.shape[0], keys)
+        with torch.no_grad():
+            posterior = self.encode_first_stage(images)
+            x_start = self.latent(posterior, random.randn_like(posterior.mean))
+        return self.latent_loss(x_start, conditions, random)
+
+    def require_scale(self) -> None:
+        """Raises RuntimeError while the scale factor is unknown."""
+        if not torch.isfinite(self.scale_factor):
+            raise RuntimeError("the latent scale factor is not known yet: call set_scale, or load a checkpoint")
+
+    # ---- sampling --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample_latent(
+        self,
+        conditions: Tensor,
+        *,
+        steps: int | None = None,
+        sampler: str | None = None,
+        keys: Tensor | Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """x_start (B, Z, h, w) from noise; arguments as `sample`."""
+        settings = self.diffusion_config
+        sampler, steps = sampler or settings.sampler, steps or settings.sampling_timesteps
+        decoupled = settings.model_type == "const_sde"
+        allowed = ("decoupled",) if decoupled else ("ddim", "ddpm")
+        if sampler not in allowed:
+            raise ValueError(f"sampler {sampler!r} does not fit {settings.model_type}; choose from {', '.join(allowed)}")
+        batch, device = conditions.shape[0], conditions.device
+        random = GlobalRandom(batch, device, generator) if keys is None else KeyedRandom(keys, device)
+        features = self.encode_condition(conditions)
+
+        def model(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.denoise(x_t, t, features).float()
+
+        noise = random.randn(*self.latent_shape)
+        if decoupled:
+            return sample_decoupled(self.diffusion, model, noise, steps, random.randn_like)
+        if sampler == "ddpm":
+            return sample_ddpm(self.diffusion, model, noise, steps, random.randn_like)
+        return sample_ddim(self.diffusion, model, noise, steps, random.randn_like, settings.ddim_eta)
+
+    @torch.no_grad()
+    def sample(self, conditions: Tensor, ori_mask: Tensor | None = None, **how) -> Tensor:
+        """Draw radio maps.
+
+        Args:
+            conditions: (B, C, s, s) in [-1, 1].
+            ori_mask: (B, 1, H, W) in [0, 1], 1 inside buildings, whose pixels become zero gain; None leaves all.
+            steps: network calls (None: `sampling_timesteps`).
+            sampler: ddim or ddpm, or decoupled for const_sde (None: the configured one).
+            keys: one integer a map: the same map whatever batch it is in.
+            generator: randomness without keys; on the conditions' device.
+
+        Returns:
+            grey levels (B, 1, H, W) in [0, 1], float32.
+        """
+        self.require_scale()
+        x_start = self.sample_latent(conditions, **how)
+        return self.decode_gain(x_start / self.scale_factor, conditions, ori_mask)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, conditions: Tensor, ori_mask: Tensor | None = None) -> Tensor:
+        """The autoencoder's ceiling: images through the posterior's mean and back, grey levels (B, 1, H, W)."""
+        return self.decode_gain(self.encode_first_stage(images).mode(), conditions, ori_mask)
+
+    def decode_gain(self, z: Tensor, conditions: Tensor, ori_mask: Tensor | None) -> Tensor:
+        """z (B, Z, h, w), not scaled -> grey levels (B, 1, H, W) in [0, 1], buildings at zero."""
+        return to_gain(self.decode_first_stage(z, conditions), ori_mask)
+
+
+def to_gain(x: Tensor, ori_mask: Tensor | None) -> Tensor:
+    """Network range -> grey levels: buildings to zero, then one clamp to [0, 1]."""
+    return ((apply_mask(x.float(), ori_mask) + 1) / 2).clamp(0, 1)

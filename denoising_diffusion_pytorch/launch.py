@@ -1,0 +1,114 @@
+"""What both training scripts do around the loop: command line, dry run, data on the device, pictures."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from data import create_dataloader, process_batch
+from data.figures import comparison_figure
+
+from .build import build_discriminator
+from .checkpoint import build_model
+from .config import load_config, placeholders, to_yaml
+from .config_schema import Config
+from .errors import ConfigError
+from .report import count_parameters, model_report
+
+
+def read_arguments(stage: str, description: str) -> tuple[Config, bool]:
+    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> (resolved configuration, dry run?)."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", required=True, help="YAML file, e.g. configs/radio_train_m.yaml")
+    parser.add_argument("--dry_run", action="store_true", help="check the file, print what it means and the networks' sizes, stop")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+    arguments = parser.parse_args()
+    return load_config(arguments.cfg, arguments.overrides, stage=stage), arguments.dry_run
+
+
+def dry_run(config: Config, stage: str) -> None:
+    """Print the resolved configuration and the networks' sizes; allocates and writes nothing, needs no data."""
+    with torch.device("meta"):
+        parts: dict[str, nn.Module] = {"model": build_model(config, stage)}
+        if stage == "vae" or config.first_stage_config.trainable:
+            parts["discriminator"] = build_discriminator(config.first_stage_config)
+    print(to_yaml(config))
+    print(model_report(parts, depth=2))
+    total = sum(count_parameters(part)[0] for part in parts.values())
+    print(f"{stage}: {total:,} parameters in all")
+    used = [key for key in placeholders(config) if not key.startswith("sample.")]
+    if used:
+        print(f"to be replaced before training: {', '.join(used)}")
+
+
+def require_no_placeholders(config: Config) -> None:
+    """Raises ConfigError that names every `path/to/...` of the training sections which is still in place."""
+    used = [key for key in placeholders(config) if not key.startswith("sample.")]
+    if config.data.train.data_root is None:
+        used.append("data.train.data_root")
+    if used:
+        raise ConfigError(f"{', '.join(used)}: still a placeholder; set it in the file or on the command line (key=value)")
+
+
+def set_up_logging(accelerator: Accelerator) -> None:
+    """Progress to the terminal, from the main process only."""
+    level = logging.INFO if accelerator.is_main_process else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+
+
+class TrainingData:
+    """The training stream and a few validation samples.
+
+    Args:
+        config: resolved.
+        accelerator: decides device, rank and number of processes.
+
+    Raises:
+        data.DataError: no data where the configuration points.
+    """
+
+    def __init__(self, config: Config, accelerator: Accelerator):
+        self.config = config
+        self.shown = self._validation_batch(config.trainer.num_samples, accelerator.device)
+
+    def _validation_batch(self, count: int, device: torch.device) -> dict[str, Any] | None:
+        """The first samples of the validation split, without augmentation; None where none are wanted."""
+        if count == 0:
+            return None
+        from data import create_dataset
+
+        data = self.config.data
+        dataset = create_dataset(data.validation, data.image_size, data.cond_size, data.cond_channels)
+        chosen = [dataset[index * len(dataset) // count] for index in range(min(count, len(dataset)))]
+        return process_batch(default_collate(chosen), device)
+
+    def batches(self, accelerator: Accelerator, first: int) -> Iterator[dict[str, Any]]:
+        """Endless micro-batches of this process on its device, from number `first` on."""
+        loader = create_dataloader(
+            self.config,
+            "train",
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            start_batch=first,
+            endless=True,
+            seed=self.config.trainer.seed,
+        )
+        for batch in loader:
+            yield process_batch(batch, accelerator.device)
+
+    def draw(self, path: Path, gain: Tensor, column: str) -> None:
+        """real | `gain` (B, 1, H, W) in [0, 1] | error for the validation samples."""
+        shown = self.shown
+        real = (shown["images"] + 1) / 2
+        rows = [
+            {"name": name, "real": r[0], column: g[0], "buildings": m[0]}
+            for name, r, g, m in zip(shown["names"], *(t.float().cpu().numpy() for t in (real, gain, shown["masks"])), strict=True)
+        ]
+        comparison_figure(path, rows, columns=(column,))

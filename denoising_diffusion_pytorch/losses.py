@@ -1,0 +1,174 @@
+"""Losses of the first stage: reconstruction, KL, hinge GAN with a PatchGAN discriminator, LPIPS.
+
+All terms are means over pixels, and KL is divided by the number of pixels too, so that `kl_weight` weighs nats
+against summed pixel errors as in the latent diffusion code, whatever the image size.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .autoencoder import DiagonalGaussianDistribution
+from .errors import CheckpointError
+
+
+def apply_mask(x: Tensor, ori_mask: Tensor | None) -> Tensor:
+    """Set buildings to zero gain: x (B, 1, H, W) in [-1, 1], ori_mask (B, 1, H, W) in [0, 1], 1 inside buildings.
+
+    Linear in the mask, so that a pixel which is the mean of several gets exactly the share of its open part.
+    """
+    return x if ori_mask is None else (x + 1) * (1 - ori_mask) - 1
+
+
+def hinge_gan_loss(fake_pred: Tensor, real_pred: Tensor) -> tuple[Tensor, Tensor]:
+    """Hinge losses of generator and discriminator (Lim & Ye, 2017), scalars.
+
+    generator: -E[D(fake)]; discriminator: E[relu(1 - D(real))] + E[relu(1 + D(fake))]. Logits of any shape.
+    """
+    generator = -fake_pred.mean()
+    discriminator = F.relu(1 - real_pred).mean() + F.relu(1 + fake_pred).mean()
+    return generator, discriminator
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN (Isola et al., 2017): one logit for each overlapping patch.
+
+    Args:
+        in_channels: image channels.
+        channels: channels of the first layer; doubled by each further one, up to eightfold.
+        num_layers: strided layers.
+    """
+
+    def __init__(self, in_channels: int = 1, channels: int = 64, num_layers: int = 3):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        current = channels
+        for index in range(1, num_layers + 1):
+            width = channels * min(2**index, 8)
+            stride = 2 if index < num_layers else 1
+            # GroupNorm in place of BatchNorm: no statistics that differ between processes or batch sizes
+            layers += [nn.Conv2d(current, width, 4, stride=stride, padding=1), nn.GroupNorm(8, width), nn.LeakyReLU(0.2)]
+            current = width
+        self.layers = nn.Sequential(*layers, nn.Conv2d(current, 1, 4, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> logits (B, 1, about H/8, about W/8)."""
+        return self.layers(x)
+
+
+class LPIPSLoss(nn.Module):
+    """Learned perceptual distance with VGG16 features (Zhang et al., 2018), frozen and always in eval mode.
+
+    The linear layers come with the `lpips` package; VGG16's own weights are read from `weights`, or from torch's
+    cache of torchvision models. Nothing is downloaded.
+
+    Args:
+        weights: a torchvision VGG16 state dict (.pth), None for `TORCH_HOME/hub/checkpoints/vgg16-397923af.pth`.
+
+    Raises:
+        CheckpointError: the VGG16 weights are not there or are not VGG16's.
+    """
+
+    def __init__(self, weights: str | None = None):
+        super().__init__()
+        import lpips  # imports torchvision's model zoo, which only this loss needs
+
+        path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: VGG16 weights for LPIPS not found; download vgg16-397923af.pth from pytorch.org there, name a "
+                "copy in first_stage_config.lossconfig.lpips_weights, or set perceptual_weight to 0"
+            )
+        self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            features = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
+            # lpips cuts VGG16's `features` into five slices and keeps torchvision's layer numbers inside them
+            ours = self.lpips.net.state_dict()
+            self.lpips.net.load_state_dict({key: features[key.split(".", 1)[1]] for key in ours})
+        except (KeyError, AttributeError, RuntimeError, EOFError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a torchvision VGG16 state dict ({type(error).__name__})") from error
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "LPIPSLoss":
+        """Stay in eval mode: its dropout must never be switched on."""
+        return super().train(False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x, y (B, 1 or 3, H, W) in [-1, 1] -> mean distance, a scalar."""
+        return self.lpips(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)).mean()
+
+
+class AutoencoderLoss(nn.Module):
+    """The generator's side: l1 |e| + l2 e^2 + kl KL + discr * adaptive * hinge + perceptual LPIPS.
+
+    Args: see `LossConfig` for the weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        l1_weight: float = 1.0,
+        l2_weight: float = 1.0,
+        kl_weight: float = 1e-6,
+        discr_weight: float = 0.5,
+        perceptual_weight: float = 0.0,
+        lpips_weights: str | None = None,
+        mask_buildings: bool = False,
+    ):
+        super().__init__()
+        self.l1_weight, self.l2_weight, self.kl_weight = l1_weight, l2_weight, kl_weight
+        self.discr_weight, self.perceptual_weight = discr_weight, perceptual_weight
+        self.mask_buildings = mask_buildings
+        self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight > 0 else None
+
+    def masked(self, x: Tensor, ori_mask: Tensor | None) -> Tensor:
+        """What the loss looks at: all of x, or x with buildings at zero gain."""
+        return apply_mask(x, ori_mask) if self.mask_buildings else x
+
+    def forward(
+        self,
+        image: Tensor,
+        reconstruction: Tensor,
+        posterior: DiagonalGaussianDistribution,
+        *,
+        fake_pred: Tensor | None = None,
+        last_layer: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss and its terms.
+
+        Args:
+            image, reconstruction: (B, C, H, W) in about [-1, 1], already `masked`.
+            posterior: of the encoder.
+            fake_pred: the discriminator's logits of `reconstruction`; None before it takes part.
+            last_layer: decoder weight at which the adaptive weight is taken; needed with `fake_pred`.
+
+        Returns:
+            scalar loss, {term: detached scalar}.
+        """
+        error = reconstruction.float() - image.float()
+        l1, l2 = error.abs().mean(), error.square().mean()
+        nll = self.l1_weight * l1 + self.l2_weight * l2
+        logs = {"l1": l1.detach(), "l2": l2.detach()}
+        if self.lpips is not None:
+            perceptual = self.lpips(reconstruction.float(), image.float())
+            nll = nll + self.perceptual_weight * perceptual
+            logs["perceptual"] = perceptual.detach()
+        kl = posterior.kl().mean() / error[0].numel()
+        loss = nll + self.kl_weight * kl
+        logs |= {"reconstruction": nll.detach(), "kl": kl.detach()}
+        if fake_pred is not None:
+            generator = -fake_pred.float().mean()
+            adaptive = adaptive_weight(nll, generator, last_layer)
+            loss = loss + self.discr_weight * adaptive * generator
+            logs |= {"generator": generator.detach(), "adaptive_weight": adaptive}
+        return loss, logs
+
+
+def adaptive_weight(nll: Tensor, generator: Tensor, last_layer: Tensor) -> Tensor:
+    """|grad nll| / (|grad generator| + 1e-4) at the decoder's last layer, in [0, 1e4] (Esser et al., 2021, eq. 7)."""
+    nll_grad = torch.autograd.grad(nll, last_layer, retain_graph=True)[0]
+    generator_grad = torch.autograd.grad(generator, last_layer, retain_graph=True)[0]
+    return (nll_grad.norm() / (generator_grad.norm() + 1e-4)).clamp(0, 1e4).detach()

@@ -1,0 +1,144 @@
+"""What each optimizer minimises. An objective is the module that is wrapped for distributed training, so that every
+gradient passes through the wrapper's forward and is averaged over the processes.
+
+`forward(batch, step, carry)` -> (loss, logs, carry): `batch` as `data.process_batch` gives it, `step` the optimizer
+step, `carry` a dict that an objective leaves for the next one (reconstructions for the discriminator).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import AutoencoderKL
+from .latent_diffusion import LatentDiffusion
+from .losses import AutoencoderLoss, PatchDiscriminator, hinge_gan_loss
+from .randomness import KeyedRandom
+
+Batch = dict[str, object]
+Output = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
+
+class AutoencoderObjective(nn.Module):
+    """The first stage: reconstruction, KL, and from `discr_start` on the adversarial term.
+
+    Args:
+        autoencoder: the network to train.
+        loss: its loss.
+        discriminator: judged by, not trained here; None for none at all.
+        discr_start: optimizer step from which the adversarial term acts.
+    """
+
+    name = "autoencoder"
+    start_step = 0
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL,
+        loss: AutoencoderLoss,
+        discriminator: PatchDiscriminator | None = None,
+        discr_start: int = 0,
+    ):
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.loss = loss
+        self.discr_start = discr_start
+        self.judge = [discriminator]  # in a list: its weights belong to another objective
+
+    def pixel_loss(self, batch: Batch, posterior, noise: Tensor, step: int) -> Output:
+        """The loss of decoding a sample of the posterior."""
+        image = self.loss.masked(batch["images"], batch["masks"])
+        decoded = self.autoencoder.decode(posterior.sample(noise), batch["conditions"])
+        reconstruction = self.loss.masked(decoded, batch["masks"])
+        fake_pred = None
+        discriminator = self.judge[0]
+        if discriminator is not None and step >= self.discr_start:
+            discriminator.requires_grad_(False)  # the graph must reach the image only
+            fake_pred = discriminator(reconstruction)
+            discriminator.requires_grad_(True)
+        loss, logs = self.loss(
+            image,
+            reconstruction,
+            posterior,
+            fake_pred=fake_pred,
+            last_layer=self.autoencoder.decoder.last_layer,
+        )
+        return loss, logs, {"real": image, "fake": reconstruction.detach()}
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
+        """See the module's docstring."""
+        images = batch["images"]
+        posterior = self.autoencoder.encode(images)
+        noise = KeyedRandom(batch["seeds"], images.device).randn_like(posterior.mean)
+        return self.pixel_loss(batch, posterior, noise, step)
+
+
+class DiscriminatorObjective(nn.Module):
+    """The hinge loss of the discriminator, on the reconstructions that the autoencoder's objective left."""
+
+    name = "discriminator"
+
+    def __init__(self, discriminator: PatchDiscriminator, start_step: int):
+        super().__init__()
+        self.discriminator = discriminator
+        self.start_step = start_step
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
+        """See the module's docstring."""
+        real_pred, fake_pred = self.discriminator(carry["real"]), self.discriminator(carry["fake"])
+        _, loss = hinge_gan_loss(fake_pred, real_pred)
+        logs = {"discriminator": loss.detach(), "real": real_pred.detach().mean(), "fake": fake_pred.detach().mean()}
+        return loss, logs, carry
+
+
+class LatentObjective(nn.Module):
+    """The second stage on a frozen autoencoder: the denoising loss."""
+
+    name = "diffusion"
+    start_step = 0
+
+    def __init__(self, model: LatentDiffusion):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
+        """See the module's docstring."""
+        loss = self.model(batch["images"], batch["conditions"], keys=batch["seeds"])
+        return loss, {"latent": loss.detach()}, carry
+
+
+class JointObjective(nn.Module):
+    """Both stages at once: the pixel terms train the autoencoder, the latent term trains the U-Net.
+
+    The latent is detached, so that the autoencoder cannot flatten its latent space to please the denoiser.
+
+    Args:
+        model: its first stage is trained.
+        autoencoder: the objective of that same first stage.
+    """
+
+    name = "joint"
+    start_step = 0
+
+    def __init__(self, model: LatentDiffusion, autoencoder: AutoencoderObjective):
+        super().__init__()
+        self.model = model
+        self.autoencoder = autoencoder
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
+        """See the module's docstring."""
+        images = batch["images"]
+        random = KeyedRandom(batch["seeds"], images.device)
+        posterior = self.model.encode_first_stage(images)
+        noise = random.randn_like(posterior.mean)
+        pixel, logs, carry = self.autoencoder.pixel_loss(batch, posterior, noise, step)
+        latent = self.model.latent_loss(self.model.latent(posterior, noise), batch["conditions"], random)
+        return pixel + latent, logs | {"latent": latent.detach()}, carry
+
+
+def trained_parameters(objective: nn.Module) -> list[nn.Parameter]:
+    """Each trainable parameter of an objective, once."""
+    return list({id(p): p for p in objective.parameters() if p.requires_grad}.values())
+
+
+def has_nonfinite(values: dict[str, Tensor]) -> bool:
+    """Whether any of the scalars is NaN or infinite."""
+    return not bool(torch.stack([value.float() for value in values.values()]).isfinite().all())

@@ -1,0 +1,153 @@
+"""Losses, EMA, learning rate and keyed randomness against closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from denoising_diffusion_pytorch.autoencoder import AutoencoderKL
+from denoising_diffusion_pytorch.ema import EMAModel
+from denoising_diffusion_pytorch.errors import CheckpointError
+from denoising_diffusion_pytorch.losses import (
+    AutoencoderLoss,
+    LPIPSLoss,
+    PatchDiscriminator,
+    adaptive_weight,
+    apply_mask,
+    hinge_gan_loss,
+)
+from denoising_diffusion_pytorch.randomness import GlobalRandom, KeyedRandom
+from denoising_diffusion_pytorch.schedule import learning_rate
+
+
+def test_hinge():
+    generator, discriminator = hinge_gan_loss(torch.tensor([0.5, -2.0]), torch.tensor([2.0, 0.0]))
+    assert generator == 0.75
+    assert discriminator == (0 + 1) / 2 + (1.5 + 0) / 2
+
+
+def test_mask_is_the_area_mean():
+    open_part = torch.tensor(0.6)  # grey level of the open half of a pixel
+    mask = torch.tensor(0.5)
+    assert torch.allclose(apply_mask(2 * open_part - 1, mask), 2 * torch.tensor(0.3) - 1)
+    assert apply_mask(torch.tensor(0.7), torch.tensor(1.0)) == -1
+    assert apply_mask(torch.tensor(0.7), None) == torch.tensor(0.7)
+
+
+def tiny_autoencoder():
+    torch.manual_seed(0)
+    return AutoencoderKL(2, [1, 8, 16], num_res_blocks=1, resolution=16, mid_attention=False)
+
+
+def test_autoencoder_loss_terms():
+    model, x = tiny_autoencoder(), torch.rand(2, 1, 16, 16) * 2 - 1
+    y, posterior = model(x)
+    loss, logs = AutoencoderLoss(l1_weight=2.0, l2_weight=3.0, kl_weight=0.5)(x, y, posterior)
+    e = y - x
+    expected = 2 * e.abs().mean() + 3 * e.square().mean() + 0.5 * posterior.kl().mean() / 256
+    assert torch.allclose(loss, expected)
+    assert torch.allclose(logs["reconstruction"] + 0.5 * logs["kl"], loss)
+
+
+def test_adversarial_term_reaches_the_decoder_and_its_weight_is_finite():
+    model, discriminator, x = tiny_autoencoder(), PatchDiscriminator(1, 8, 2), torch.rand(2, 1, 16, 16) * 2 - 1
+    y, posterior = model(x)
+    criterion = AutoencoderLoss(discr_weight=0.5)
+    plain, _ = criterion(x, y, posterior)
+    loss, logs = criterion(x, y, posterior, fake_pred=discriminator(y), last_layer=model.decoder.last_layer)
+    assert torch.isfinite(logs["adaptive_weight"]) and logs["adaptive_weight"] > 0
+    assert torch.allclose(loss, plain + 0.5 * logs["adaptive_weight"] * logs["generator"])
+
+
+def test_adaptive_weight_is_the_ratio_of_gradients():
+    w = torch.tensor([3.0], requires_grad=True)
+    assert torch.allclose(adaptive_weight(4 * w.sum(), 2 * w.sum(), w), torch.tensor(4 / (2 + 1e-4)))
+    assert adaptive_weight(1e9 * w.sum(), 1e-9 * w.sum(), w) == 1e4
+
+
+def test_discriminator_shape():
+    assert PatchDiscriminator(1, 16, 3)(torch.zeros(2, 1, 64, 64)).shape == (2, 1, 6, 6)
+
+
+def test_lpips_without_weights_says_where_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match="vgg16-397923af.pth"):
+        LPIPSLoss()
+    broken = tmp_path / "vgg.pth"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="vgg.pth"):
+        LPIPSLoss(str(broken))
+
+
+def test_lpips_with_weights(tmp_path):
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    state = {key: value for key, value in vgg16(weights=None).state_dict().items() if key.startswith("features.")}
+    torch.save(state, tmp_path / "vgg16.pth")
+    loss = LPIPSLoss(str(tmp_path / "vgg16.pth")).train()
+    assert not loss.lpips.training and not any(p.requires_grad for p in loss.parameters())
+    assert torch.equal(loss.lpips.net.slice1[0].weight, state["features.0.weight"])
+    assert torch.equal(loss.lpips.net.slice5[-2].weight, state["features.28.weight"])
+    x = torch.rand(1, 1, 64, 64, requires_grad=True)
+    assert loss(x, x.detach()) == 0
+    distance = loss(x, 1 - x.detach())
+    distance.backward()
+    assert distance > 0 and x.grad.abs().sum() > 0
+
+
+def test_ema_closed_form():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    ema = EMAModel(model, beta=0.9, start_step=2, update_interval=2)
+    values = []
+    for step in range(1, 7):
+        nn.init.constant_(model.weight, float(step))
+        ema.update_after_step(step)
+        values.append(ema.ema_model.weight.item())
+    # copies up to step 2, then averages at steps 4 and 6 only
+    at_4 = 0.9 * 2 + 0.1 * 4
+    assert values == pytest.approx([1, 2, 2, at_4, at_4, 0.9 * at_4 + 0.1 * 6])
+
+
+def test_ema_shares_frozen_weights_and_round_trips():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model[0].requires_grad_(False)
+    ema = EMAModel(model, 0.5)
+    assert ema.ema_model[0].weight is model[0].weight and ema.ema_model[1].weight is not model[1].weight
+    nn.init.zeros_(model[1].weight)
+    model[2].running_mean.fill_(7)
+    ema.update()
+    state = {name: value.clone() for name, value in ema.state_dict().items()}
+    assert "0.weight" not in state and (state["2.running_mean"] == 7).all()
+    other = EMAModel(model, 0.5)
+    other.load_state_dict(state)
+    assert torch.equal(other.ema_model[1].weight, ema.ema_model[1].weight)
+    with pytest.raises(KeyError):
+        other.load_state_dict({})
+
+
+def test_learning_rate_is_the_documents_formula():
+    def rate(step, **kw):
+        return learning_rate(step, lr=5e-5, min_lr=5e-6, total_steps=50000, **kw)
+
+    assert rate(0) == 5e-5
+    assert math.isclose(rate(25000), 5e-5 * 0.5**0.96)
+    assert rate(49999) == 5e-6 == rate(50000) == rate(60000)  # an absolute floor; no complex numbers behind T
+    assert math.isclose(rate(0, warmup_steps=9), 5e-6) and rate(9, warmup_steps=9) == rate(9)
+
+
+def test_keyed_randomness_does_not_depend_on_the_batch():
+    together, alone = KeyedRandom([5, -7, 2**63 - 1]), KeyedRandom([-7])
+    assert torch.equal(together.rand()[1:2], alone.rand())
+    assert torch.equal(together.randn(2, 3)[1], alone.randn(2, 3)[0])
+    assert not torch.equal(together.randn(4)[0], together.randn(4)[0])
+
+
+def test_global_randomness_takes_a_generator_and_leaves_the_global_one_alone():
+    before = torch.random.get_rng_state()
+    a = GlobalRandom(3, generator=torch.Generator().manual_seed(1))
+    b = GlobalRandom(3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(a.rand(), b.rand()) and torch.equal(a.randn(2), b.randn(2))
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -1,0 +1,187 @@
+"""Autoencoder, condition encoder and U-Net: shapes, names, and what attention may see."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from denoising_diffusion_pytorch.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
+from denoising_diffusion_pytorch.blocks import AttnBlock, FourierFeatures, timestep_embedding
+from denoising_diffusion_pytorch.report import count_parameters
+from denoising_diffusion_pytorch.swin import SwinConditionEncoder, WindowAttention, window_partition, window_reverse
+from denoising_diffusion_pytorch.unet import Unet
+
+
+def test_document_sizes_on_the_meta_device():
+    with torch.device("meta"):
+        autoencoder = AutoencoderKL(embed_dim=3, channels=[1, 128, 256, 512])
+        posterior = autoencoder.encode(torch.zeros(2, 1, 320, 320))
+        assert posterior.sample().shape == (2, 3, 80, 80)
+        assert autoencoder.decode(posterior.mode()).shape == (2, 1, 320, 320)
+        features = SwinConditionEncoder()(torch.zeros(2, 3, 80, 80))
+        assert [tuple(f.shape) for f in features] == [(2, 128, 80, 80), (2, 256, 40, 40), (2, 512, 20, 20), (2, 512, 10, 10)]
+        full = SwinConditionEncoder(patch_size=4)(torch.zeros(2, 3, 320, 320))
+        assert full[0].shape == (2, 128, 80, 80)
+        unet = Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4], context_channels=[128, 256, 512, 512])
+        middle = []
+        unet.mid_block2.register_forward_hook(lambda m, i, output: middle.append(output.shape))
+        assert unet(torch.zeros(2, 3, 80, 80), torch.zeros(2), features).shape == (2, 3, 80, 80)
+    assert middle == [(2, 512, 10, 10)]
+    # the counts of the original encoder and decoder
+    assert count_parameters(autoencoder.encoder)[0] == 22_348_934
+    assert count_parameters(autoencoder.decoder)[0] == 32_958_465
+
+
+def test_state_dict_names_are_compvis():
+    with torch.device("meta"):
+        keys = set(AutoencoderKL(attn_resolutions=[80]).state_dict())
+    for name in (
+        "encoder.conv_in.weight",
+        "encoder.down.0.block.0.norm1.weight",
+        "encoder.down.1.block.0.nin_shortcut.bias",
+        "encoder.down.1.downsample.conv.weight",
+        "encoder.down.2.attn.1.proj_out.weight",
+        "encoder.mid.attn_1.q.weight",
+        "encoder.mid.block_2.conv2.bias",
+        "decoder.up.0.block.2.conv1.weight",
+        "decoder.up.2.upsample.conv.bias",
+        "decoder.norm_out.weight",
+        "quant_conv.weight",
+        "post_quant_conv.bias",
+    ):
+        assert name in keys
+
+
+@pytest.mark.parametrize("patch_size,cond_channels", [(1, 0), (1, 2), (2, 0), (2, 4)])
+def test_autoencoder_variants(patch_size, cond_channels):
+    model = AutoencoderKL(4, [1, 16, 32], num_res_blocks=1, patch_size=patch_size, cond_channels=cond_channels, resolution=32)
+    x = torch.randn(2, 1, 32, 32)
+    cond = torch.randn(2, cond_channels, 32, 32) if cond_channels else None
+    y, posterior = model(x, cond)
+    side = 32 // (2 * patch_size)
+    assert y.shape == x.shape and posterior.mean.shape == (2, 4, side, side)
+    assert model.downsampling_factor == 2 * patch_size
+    if cond_channels:
+        other = model.decode(posterior.mode(), cond + 1)
+        assert not torch.allclose(other, model.decode(posterior.mode(), cond))
+        with pytest.raises(ValueError, match="takes a condition"):
+            model.decode(posterior.mode())
+
+
+def test_encode_refuses_odd_sides():
+    with pytest.raises(ValueError, match="multiples of 4"):
+        AutoencoderKL(3, [1, 8, 8, 8]).encode(torch.zeros(1, 1, 30, 32))
+
+
+def test_posterior_closed_forms():
+    moments = torch.tensor([[[[1.0]], [[0.5]]]])  # mean 1, logvar 0.5
+    posterior = DiagonalGaussianDistribution(moments)
+    assert torch.allclose(posterior.kl(), 0.5 * (1 + torch.tensor([0.5]).exp() - 1 - 0.5))
+    assert torch.allclose(posterior.sample(torch.ones(1, 1, 1, 1)), 1 + torch.tensor(0.25).exp())
+    assert torch.equal(posterior.mode(), moments[:, :1])
+    a = posterior.sample(generator=torch.Generator().manual_seed(3))
+    assert torch.equal(a, posterior.sample(generator=torch.Generator().manual_seed(3)))
+    clamped = DiagonalGaussianDistribution(torch.tensor([[[[0.0]], [[1e4]]]]))
+    assert torch.isfinite(clamped.kl()).all()
+
+
+def test_attention_block_equals_its_formula():
+    block = AttnBlock(8).double()
+    torch.nn.init.normal_(block.proj_out.weight)
+    x = torch.randn(1, 8, 3, 4, dtype=torch.double)
+    y = block.norm(x)
+    q, k, v = (m(y).flatten(2)[0] for m in (block.q, block.k, block.v))  # (C, HW)
+    weights = (q.T @ k / 8**0.5).softmax(-1)  # (HW, HW)
+    expected = x + block.proj_out((v @ weights.T).view(1, 8, 3, 4))
+    assert torch.allclose(block(x), expected)
+
+
+def test_windows_round_trip():
+    x = torch.arange(2 * 8 * 12 * 3.0).view(2, 8, 12, 3)
+    windows = window_partition(x, 4)
+    assert windows.shape == (12, 16, 3)
+    assert torch.equal(windows[1].view(4, 4, 3), x[0, :4, 4:8])
+    assert torch.equal(window_reverse(windows, 4, 8, 12), x)
+
+
+def seen_by(attention, y, x, height=6, width=10):
+    """Which pixels the output at (y, x) depends on, (H, W) bool."""
+    inputs = torch.randn(1, height, width, 8, dtype=torch.double, requires_grad=True)
+    (grad,) = torch.autograd.grad(attention(inputs)[0, y, x].sum(), inputs)
+    return grad[0].abs().sum(-1) > 0
+
+
+@pytest.mark.parametrize("shift,rows,columns", [(False, (0, 4), (4, 8)), (True, (2, 6), (2, 6))])
+def test_window_attention_sees_its_window_only(shift, rows, columns):
+    attention = WindowAttention(8, 2, 4, shift=shift).double()
+    expected = torch.zeros(6, 10, dtype=torch.bool)
+    expected[rows[0] : rows[1], columns[0] : columns[1]] = True
+    assert torch.equal(seen_by(attention, 3, 4 if not shift else 3), expected)
+    corner = seen_by(attention, 5, 9)  # padded at the bottom and right: no leak from the other side
+    assert not corner[:2].any() and not corner[:, :2].any()
+
+
+def test_relative_position_bias_depends_on_offset_alone():
+    attention = WindowAttention(8, 2, 4)
+    index = attention.relative_position_index.view(4, 4, 4, 4)
+    assert index[0, 0, 1, 1] == index[2, 2, 3, 3] != index[1, 1, 0, 0]
+    assert index.unique().numel() == 49
+
+
+def test_unet_inputs_matter_and_none_condition_works():
+    torch.manual_seed(0)
+    unet = Unet(dim=16, channels=3, dim_mults=[1, 2], num_heads=2, window_size=4)
+    torch.nn.init.normal_(unet.conv_out.weight)
+    for module in unet.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module.weight.abs().sum() == 0:
+            torch.nn.init.normal_(module.weight, std=0.1)
+    x, cond = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+    base = unet(x, torch.tensor([10.0, 20.0]), cond)
+    assert base.shape == (2, 3, 8, 8)
+    assert not torch.allclose(base, unet(x, torch.tensor([500.0, 20.0]), cond))
+    assert not torch.allclose(base, unet(x, torch.tensor([10.0, 20.0]), cond + 1))
+    assert not torch.allclose(base, unet(x, torch.tensor([10.0, 20.0])))
+    pyramid = [cond, F.avg_pool2d(cond, 2)]
+    assert torch.allclose(base, unet(x, torch.tensor([10.0, 20.0]), pyramid), atol=1e-5)
+    with pytest.raises(ValueError, match="multiples of 2"):
+        unet(torch.randn(1, 3, 9, 8), torch.zeros(1))
+
+
+def test_gradient_checkpointing_changes_nothing():
+    grads = []
+    for use_checkpoint in (False, True):
+        torch.manual_seed(0)
+        encoder = SwinConditionEncoder(3, 16, (1, 2), depths=(2, 2), num_heads=2, window_size=4, use_checkpoint=use_checkpoint)
+        unet = Unet(16, 3, (1, 2), context_channels=encoder.channels, num_heads=2, window_size=4, use_checkpoint=use_checkpoint)
+        torch.nn.init.ones_(unet.conv_out.weight)
+        x = torch.randn(2, 3, 8, 8)
+        unet(x, torch.tensor([1.0, 2.0]), encoder(x)).square().mean().backward()
+        grads.append([p.grad for p in (*unet.parameters(), *encoder.parameters()) if p.grad is not None])
+    assert len(grads[0]) == len(grads[1]) > 0
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))
+
+
+def test_every_trainable_weight_gets_a_gradient():
+    """Data-parallel training waits for the gradient of each weight."""
+    for cross in (True, False):
+        encoder = SwinConditionEncoder(3, 16, (1, 2) if cross else (1,), depths=(2, 2)[: 2 if cross else 1], num_heads=2, window_size=4)
+        unet = Unet(16, 3, (1, 2), context_channels=[16, 32], num_heads=2, window_size=4, use_cross_attention=cross)
+        unet(torch.randn(1, 3, 8, 8), torch.ones(1), encoder(torch.randn(1, 3, 8, 8))).sum().backward()
+        assert all(p.grad is not None for p in (*unet.parameters(), *encoder.parameters()))
+
+
+def test_condition_encoder_refuses_wrong_shapes():
+    encoder = SwinConditionEncoder(3, 16, (1, 2), depths=(1, 1), patch_size=2)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        encoder(torch.zeros(1, 3, 10, 8))
+    with pytest.raises(ValueError, match="3"):
+        encoder(torch.zeros(1, 2, 8, 8))
+
+
+def test_embeddings():
+    e = timestep_embedding(torch.tensor([0.0, 1.0]), 8)
+    assert torch.allclose(e[0], torch.tensor([1.0] * 4 + [0.0] * 4))
+    assert torch.allclose(e[1, 0], torch.tensor(1.0).cos()) and torch.allclose(e[1, 4], torch.tensor(1.0).sin())
+    fourier = FourierFeatures(6, 16.0)
+    features = fourier(torch.zeros(2, 1, 4, 5))
+    assert features.shape == (2, 6, 4, 5)
+    assert torch.allclose(features[:, :3].square() + features[:, 3:].square(), torch.ones(2, 3, 4, 5))

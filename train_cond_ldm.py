@@ -1,0 +1,88 @@
+"""Stage 2: train the conditional latent diffusion on a trained autoencoder.
+
+    accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_run] [key=value ...]
+"""
+
+from itertools import islice
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from denoising_diffusion_pytorch.build import build_discriminator, build_loss
+from denoising_diffusion_pytorch.checkpoint import build_model, find_checkpoint, load_first_stage
+from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.config_schema import Config
+from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.launch import TrainingData, dry_run, read_arguments, require_no_placeholders, set_up_logging
+from denoising_diffusion_pytorch.objectives import (
+    AutoencoderObjective,
+    DiscriminatorObjective,
+    JointObjective,
+    LatentObjective,
+)
+from denoising_diffusion_pytorch.trainer import Trainer, make_accelerator
+
+SCALE_BATCHES = 32  # micro-batches over which each process measures the latents' standard deviation
+
+
+def make_objectives(config: Config, model: nn.Module) -> list[nn.Module]:
+    """The latent loss alone, or with `trainable: true` the joint objective and the discriminator's."""
+    first_stage = config.first_stage_config
+    if not first_stage.trainable:
+        return [LatentObjective(model)]
+    start = first_stage.lossconfig.discr_start
+    discriminator = build_discriminator(first_stage)
+    pixel = AutoencoderObjective(model.first_stage_model, build_loss(first_stage), discriminator, start)
+    return [JointObjective(model, pixel), DiscriminatorObjective(discriminator, start)]
+
+
+def main() -> None:
+    config, only_check = read_arguments("ldm", __doc__)
+    if only_check:
+        return dry_run(config, "ldm")
+    require_no_placeholders(config)
+    first_stage = config.first_stage_config
+    continued = find_checkpoint(Path(config.trainer.results_folder)) is not None
+    if not (first_stage.ckpt_path or first_stage.trainable or continued):
+        raise ConfigError(
+            "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "
+            "folder here, or set first_stage_config.trainable: true to train both together"
+        )
+    accelerator = make_accelerator(config.trainer)
+    set_up_logging(accelerator)
+    data = TrainingData(config, accelerator)
+    model = build_model(config, "ldm")
+    if first_stage.ckpt_path and not continued:
+        accelerator.print(load_first_stage(model.first_stage_model, first_stage.ckpt_path))
+
+    def measure_scale(accelerator: Accelerator) -> None:
+        if config.diffusion_config.scale_factor is None:
+            images = (batch["images"] for batch in islice(data.batches(accelerator, 0), SCALE_BATCHES))
+            several = accelerator.num_processes > 1
+
+            def add_up(total: Tensor) -> Tensor:
+                return accelerator.reduce(total.to(accelerator.device), "sum").cpu() if several else total
+
+            scale = model.set_scale(images, add_up)
+            accelerator.print(f"latent scale factor {scale:.5f}")
+
+    def preview(averaged: nn.Module, path: Path) -> None:
+        shown = data.shown
+        keys = range(len(shown["names"]))
+        data.draw(path, averaged.sample(shown["conditions"], shown["masks"], keys=keys), "sampled")
+
+    Trainer(
+        config,
+        "ldm",
+        model,
+        make_objectives(config, model),
+        data.batches,
+        accelerator=accelerator,
+        preview=preview if data.shown else None,
+        prepare=measure_scale,
+    ).train()
+
+
+if __name__ == "__main__":
+    run(main)

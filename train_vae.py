@@ -1,0 +1,55 @@
+"""Stage 1: train the autoencoder.
+
+    accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key=value ...]
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
+from denoising_diffusion_pytorch.checkpoint import load_first_stage
+from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.latent_diffusion import to_gain
+from denoising_diffusion_pytorch.launch import TrainingData, dry_run, read_arguments, require_no_placeholders, set_up_logging
+from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective
+from denoising_diffusion_pytorch.trainer import Trainer, make_accelerator
+
+
+def main() -> None:
+    config, only_check = read_arguments("vae", __doc__)
+    if only_check:
+        return dry_run(config, "vae")
+    require_no_placeholders(config)
+    accelerator = make_accelerator(config.trainer)
+    set_up_logging(accelerator)
+    data = TrainingData(config, accelerator)
+
+    first_stage = config.first_stage_config
+    autoencoder = build_autoencoder(first_stage, config.cond_stage_config.in_channels)
+    if first_stage.ckpt_path:
+        accelerator.print(load_first_stage(autoencoder, first_stage.ckpt_path))
+    start = first_stage.lossconfig.discr_start
+    discriminator = build_discriminator(first_stage)
+
+    def preview(model: nn.Module, path: Path) -> None:
+        shown = data.shown
+        decoded = model.decode(model.encode(shown["images"]).mode(), shown["conditions"])
+        data.draw(path, to_gain(decoded, shown["masks"]), "reconstructed")
+
+    Trainer(
+        config,
+        "vae",
+        autoencoder,
+        [
+            AutoencoderObjective(autoencoder, build_loss(first_stage), discriminator, start),
+            DiscriminatorObjective(discriminator, start),
+        ],
+        data.batches,
+        accelerator=accelerator,
+        preview=preview if data.shown else None,
+    ).train()
+
+
+if __name__ == "__main__":
+    run(main)
