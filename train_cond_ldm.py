@@ -40,7 +40,8 @@ def make_objectives(config: Config, model: nn.Module) -> list[nn.Module]:
 def main() -> None:
     config, only_check = read_arguments("ldm", __doc__)
     if only_check:
-        return dry_run(config, "ldm")
+        dry_run(config, "ldm")
+        return
     require_no_placeholders(config)
     first_stage = config.first_stage_config
     continued = find_checkpoint(Path(config.trainer.results_folder)) is not None

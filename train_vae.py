@@ -19,7 +19,8 @@ from denoising_diffusion_pytorch.trainer import Trainer, make_accelerator
 def main() -> None:
     config, only_check = read_arguments("vae", __doc__)
     if only_check:
-        return dry_run(config, "vae")
+        dry_run(config, "vae")
+        return
     require_no_placeholders(config)
     accelerator = make_accelerator(config.trainer)
     set_up_logging(accelerator)

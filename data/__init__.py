@@ -1,0 +1,26 @@
+"""Radio maps: reading, making, presenting and scoring them. Knows nothing of networks."""
+
+from .augment import Augmentation, RandomAugmentation
+from .errors import DataError
+from .folder import FlatTree
+from .loader import RadioMapDataset, RadioUNet_c, create_dataloader, create_dataset, prepare, process_batch
+from .radiomapseer import RadioMapSeer
+from .scene import Scene
+from .units import db_to_gain, gain_to_db
+
+__all__ = [
+    "Augmentation",
+    "DataError",
+    "FlatTree",
+    "RadioMapDataset",
+    "RadioMapSeer",
+    "RadioUNet_c",
+    "RandomAugmentation",
+    "Scene",
+    "create_dataloader",
+    "create_dataset",
+    "db_to_gain",
+    "gain_to_db",
+    "prepare",
+    "process_batch",
+]

@@ -132,7 +132,7 @@ class DataConfig:
     train: SourceConfig = field(default_factory=SourceConfig)
     validation: SourceConfig = field(default_factory=SourceConfig)
     image_size: int | None = None  # derived: ddconfig.resolution
-    cond_size: int | None = None  # derived: the latent's side (the document's 80)
+    cond_size: int | None = None  # derived: the latent's side (the document's 80), or image_size for decoder_cond
     cond_channels: list[str] = field(default_factory=lambda: ["buildings", "transmitter", "cars"])
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
     cache: bool = False  # keep every prepared sample in memory
@@ -164,7 +164,7 @@ class LRConfig:
 
     type: str = "cosine"
     power: float = 0.96
-    min_lr_ratio: float | None = None  # derived: min_learning_rate / learning_rate
+    min_lr_ratio: float | None = None  # derived: min_learning_rate / learning_rate, or 0.1 where neither is given
     warmup_steps: int = 0
 
 
@@ -175,7 +175,7 @@ class TrainerConfig:
     batch_size: int = 16
     gradient_accumulation: int = 8
     learning_rate: float = 5e-5
-    min_learning_rate: float | None = None  # derived: min_lr_ratio * learning_rate; 5e-6 where neither is given
+    min_learning_rate: float | None = None  # derived: min_lr_ratio * learning_rate
     training_steps: int = 50000
     save_interval: int = 200
     sample_interval: int | None = None  # derived: save_interval

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from data.figures import comparison_figure
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from data import create_dataloader, process_batch
-from data.figures import comparison_figure
 
 from .build import build_discriminator
 from .checkpoint import build_model

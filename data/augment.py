@@ -1,0 +1,103 @@
+"""Augmentation: one draw for image, condition and mask together, decided by a key alone."""
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor
+
+Sample = dict[str, object]
+GEOMETRIC = ("image", "cond", "ori_mask")
+# what lies outside a moved picture: zero gain, nothing of any condition, a building (where the map is zero)
+FILL = {"image": -1.0, "cond": -1.0, "ori_mask": 1.0}
+
+
+def symmetry(x: Tensor, index: int) -> Tensor:
+    """One of the eight symmetries of the square on the last two dimensions; bit 2 flips, bits 0-1 quarter turns."""
+    if index & 4:
+        x = x.flip(-1)
+    return torch.rot90(x, index & 3, (-2, -1))
+
+
+class Augmentation:
+    """Random symmetries, and by choice free rotation, translation and colour jitter.
+
+    Flips and quarter turns are exact symmetries of propagation. The others change what a pixel means: rotation and
+    translation resample and cut the city, colour jitter changes the gain, and none is on unless asked for.
+
+    Args:
+        p: probability that a sample is augmented at all.
+        flip, rot90: mirror images; quarter turns.
+        rotation: largest free rotation in degrees.
+        translation: largest shift as a share of the side.
+        color_jitter: largest relative change of the image's brightness and contrast.
+    """
+
+    def __init__(
+        self,
+        p: float = 1.0,
+        flip: bool = True,
+        rot90: bool = True,
+        rotation: float = 0.0,
+        translation: float = 0.0,
+        color_jitter: float = 0.0,
+    ):
+        self.p, self.flip, self.rot90 = p, flip, rot90
+        self.rotation, self.translation, self.color_jitter = rotation, translation, color_jitter
+
+    def __call__(self, sample: Sample, seed: int) -> Sample:
+        """Augment `image` (1, H, W), `cond` (C, h, w), `ori_mask` (1, H, W), all in their usual ranges."""
+        random = np.random.default_rng(seed)
+        if random.random() >= self.p:
+            return sample
+        index = int(random.integers(8))
+        if not self.rot90:
+            index = (index & 4) | (index & 2 if self.flip else 0)  # both mirror images need the half turn
+        if not self.flip:
+            index &= 3
+        angle = float(random.uniform(-self.rotation, self.rotation))
+        shift = random.uniform(-self.translation, self.translation, 2)
+        brightness, contrast = 1 + random.uniform(-self.color_jitter, self.color_jitter, 2)
+        sample = dict(sample)
+        for key in GEOMETRIC:
+            x = symmetry(sample[key], index)
+            if angle or shift.any():
+                x = self._move(x, angle, shift, FILL[key])
+            sample[key] = x.contiguous()
+        if self.color_jitter:
+            gain = (sample["image"] + 1) / 2 * float(brightness)
+            gain = (gain - gain.mean()) * float(contrast) + gain.mean()
+            sample["image"] = gain.clamp(0, 1) * 2 - 1
+        return sample
+
+    @staticmethod
+    def _move(x: Tensor, angle: float, shift: np.ndarray, fill: float) -> Tensor:
+        side = x.shape[-1]
+        return TF.affine(
+            x,
+            angle=angle,
+            translate=[float(s) * side for s in shift],
+            scale=1.0,
+            shear=[0.0, 0.0],
+            interpolation=TF.InterpolationMode.BILINEAR,
+            fill=[fill] * x.shape[0],
+        )
+
+
+class RandomAugmentation:
+    """A random symmetry with probability p, drawn from torch's global generator.
+
+    Args:
+        p: probability of a change.
+    """
+
+    def __init__(self, p: float = 0.5):
+        self.p = p
+
+    def __call__(self, x: Sample | Tensor) -> Sample | Tensor:
+        """A sample dict (image, cond and ori_mask move together) or one tensor (..., H, W); shapes stay."""
+        if float(torch.rand(())) >= self.p:
+            return x
+        index = int(torch.randint(1, 8, ()))
+        if isinstance(x, Tensor):
+            return symmetry(x, index)
+        return {key: symmetry(value, index) if key in GEOMETRIC else value for key, value in x.items()}

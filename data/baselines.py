@@ -1,0 +1,54 @@
+"""Predictors that need no training, to stand beside every score. Scene -> grey levels (H, W) in [0, 1]."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from .conditions import distance, free_gain
+from .errors import DataError
+from .scene import Scene
+from .units import GAIN_MAX_DB, db_to_gain
+
+Baseline = Callable[[Scene], np.ndarray]
+
+
+def log_distance_law(scene: Scene) -> np.ndarray:
+    """25 log10 d everywhere, buildings at zero."""
+    return np.where(scene.buildings, 0, free_gain(scene)).astype(np.float32)
+
+
+def los_nlos_law(scene: Scene) -> np.ndarray:
+    """25 log10 d in line of sight, 28.6 log10 d + 8 dB in the shadow, buildings at zero."""
+    from .simulator import line_of_sight  # numba is slow to import
+
+    visible = line_of_sight(scene.buildings, scene.tx)
+    shadow = db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(distance(scene)) - 8)
+    return np.where(scene.buildings, 0, np.where(visible, free_gain(scene), shadow)).astype(np.float32)
+
+
+class MeanMap:
+    """The pixel-wise mean of training maps, buildings at zero.
+
+    Args:
+        scenes: of one size, with their gain.
+
+    Raises:
+        DataError: no scenes, or of several sizes.
+    """
+
+    def __init__(self, scenes: Iterable[Scene]):
+        total, count = None, 0
+        for scene in scenes:
+            if total is not None and scene.gain.shape != total.shape:
+                raise DataError(f"scene {scene.name}: is of another size than the scenes before it; no mean map")
+            total = scene.gain.astype(np.float64) if total is None else total + scene.gain
+            count += 1
+        if total is None:
+            raise DataError("no scenes to take a mean of")
+        self.mean = (total / count).astype(np.float32)
+
+    def __call__(self, scene: Scene) -> np.ndarray:
+        """See the module's docstring; raises DataError for a scene of another size."""
+        if scene.buildings.shape != self.mean.shape:
+            raise DataError(f"scene {scene.name}: is {scene.buildings.shape}, the mean map {self.mean.shape}")
+        return np.where(scene.buildings, 0, self.mean)

@@ -1,0 +1,87 @@
+"""Condition channels: what the network is told of a scene.
+
+A channel is a function (scene, size) -> (size, size) float32 in [0, 1], registered under the name that
+`data.cond_channels` uses; adding one is writing that function.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .errors import DataError
+from .resize import resize
+from .scene import Scene
+from .units import GAIN_MAX_DB, db_to_gain
+
+Channel = Callable[[Scene, int], np.ndarray]
+CONDITION_CHANNELS: dict[str, Channel] = {}
+
+
+def channel(function: Channel) -> Channel:
+    """Register a condition channel under its function's name."""
+    CONDITION_CHANNELS[function.__name__] = function
+    return function
+
+
+@channel
+def buildings(scene: Scene, size: int) -> np.ndarray:
+    """Share of each pixel covered by buildings."""
+    return resize(scene.shown_buildings, size)
+
+
+@channel
+def transmitter(scene: Scene, size: int) -> np.ndarray:
+    """The transmitter spread over its four nearest pixels, of total 1, drawn at the target resolution."""
+    side = scene.buildings.shape[0]
+    x, y = ((c + 0.5) * size / side - 0.5 for c in scene.tx)  # pixel centres are whole numbers in both grids
+    image = np.zeros((size, size), np.float32)
+    x0, y0 = int(np.floor(x)), int(np.floor(y))
+    for row, weight_y in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
+        for column, weight_x in ((x0, 1 - (x - x0)), (x0 + 1, x - x0)):
+            # a share that falls outside goes to the border pixel, so that the total stays 1
+            image[np.clip(row, 0, size - 1), np.clip(column, 0, size - 1)] += weight_x * weight_y
+    return image
+
+
+@channel
+def cars(scene: Scene, size: int) -> np.ndarray:
+    """Share covered by cars; buildings again where the data has none, as RadioDiff does."""
+    return buildings(scene, size) if scene.cars is None else resize(scene.cars, size)
+
+
+@channel
+def line_of_sight(scene: Scene, size: int) -> np.ndarray:
+    """Share of each pixel that sees the transmitter past the buildings shown."""
+    from .simulator import line_of_sight as cast_rays  # numba is slow to import, and only this channel needs it
+
+    return resize(cast_rays(scene.shown_buildings, scene.tx), size)
+
+
+@channel
+def log_distance(scene: Scene, size: int) -> np.ndarray:
+    """Grey level of free propagation, loss 25 log10 d with d in metres and at least 1."""
+    return resize(free_gain(scene), size)
+
+
+def distance(scene: Scene) -> np.ndarray:
+    """Distance from the transmitter in metres, at least 1, (H, W) float32."""
+    rows, columns = np.indices(scene.buildings.shape, dtype=np.float32)
+    return np.maximum(np.hypot(columns - scene.tx[0], rows - scene.tx[1]), 1)
+
+
+def free_gain(scene: Scene) -> np.ndarray:
+    """Grey levels (H, W) of the line-of-sight law: 25 log10 d dB below the strongest value."""
+    return db_to_gain(GAIN_MAX_DB - 25 * np.log10(distance(scene)))
+
+
+def check_channels(names: Sequence[str]) -> None:
+    """Raises DataError for a name that is no channel."""
+    for name in names:
+        if name not in CONDITION_CHANNELS:
+            raise DataError(f"data.cond_channels: {name!r} is unknown; choose from {', '.join(CONDITION_CHANNELS)}")
+
+
+def condition(scene: Scene, names: Sequence[str], size: int) -> np.ndarray:
+    """The condition of a scene, (C, size, size) float32 in [-1, 1]."""
+    check_channels(names)
+    return np.stack([2 * CONDITION_CHANNELS[name](scene, size) - 1 for name in names]).astype(np.float32)

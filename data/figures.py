@@ -1,0 +1,73 @@
+"""Pictures of radio maps: dB with a colour bar, buildings grey, the transmitter marked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .metrics import map_scores
+from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
+
+BUILDING_GREY = "0.75"
+ERROR_LIMIT_DB = 20.0
+
+
+def _show(axes: Any, values: np.ndarray, buildings: np.ndarray, tx: Sequence[float] | None, cmap: str, limits: tuple) -> Any:
+    axes.set_facecolor(BUILDING_GREY)
+    shown = np.ma.masked_where(buildings > 0.99, values)
+    image = axes.imshow(shown, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    if tx is not None:
+        axes.plot(*tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return image
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    FigureCanvasAgg(figure)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
+    """real | each of `columns` | error of the last, one row a scene.
+
+    Args:
+        path: PNG to write.
+        rows: dicts with `name`, `real` and every name of `columns` (H, W) grey levels in [0, 1], `buildings` (H, W) share
+            in [0, 1], and optionally `tx` (x, y) in pixels.
+        columns: names of the predictions, which are also their titles.
+    """
+    count = len(columns) + 2
+    figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        buildings, tx = row["buildings"], row.get("tx")
+        gain_limits = (GAIN_MIN_DB, GAIN_MAX_DB)
+        for ax, key in zip(line, ("real", *columns), strict=False):
+            power = _show(ax, gain_to_db(row[key]), buildings, tx, "viridis", gain_limits)
+        line[0].set_ylabel(row["name"], fontsize=8)
+        scores = map_scores(row[columns[-1]], row["real"])
+        error_db = (row[columns[-1]] - row["real"]) * GAIN_SPAN_DB
+        error = _show(line[-1], error_db, buildings, None, "RdBu_r", (-ERROR_LIMIT_DB, ERROR_LIMIT_DB))
+        line[-1].set_xlabel(f"NMSE {scores['nmse']:.4f}", fontsize=8)
+    for ax, title in zip(axes[0], ("real", *columns, "error"), strict=True):
+        ax.set_title(title, fontsize=10)
+    figure.colorbar(power, ax=axes[:, : count - 1], label="path gain (dB)", shrink=0.9, aspect=40, location="left")
+    figure.colorbar(error, ax=axes[:, -1], label="error (dB)", shrink=0.9, aspect=40)
+    _save(figure, path)
+
+
+def radio_map_figure(
+    path: str | Path, gain: np.ndarray, buildings: np.ndarray, tx: Sequence[float] | None = None, title: str = ""
+) -> None:
+    """One map in dB: gain (H, W) in [0, 1], buildings (H, W), tx (x, y) in pixels."""
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    image = _show(axes, gain_to_db(gain), buildings, tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes, label="path gain (dB)")
+    _save(figure, path)

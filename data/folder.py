@@ -1,0 +1,76 @@
+"""The flat tree: `images/NAME.png`, `conditions/NAME.npy`, and optionally `masks/NAME.png`, paired by name."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .errors import DataError
+from .radiomapseer import check_root
+from .scene import read_grey
+
+
+def is_flat_tree(root: Path) -> bool:
+    """Whether a folder looks like this kind of tree."""
+    return (root / "images").is_dir() and (root / "conditions").is_dir()
+
+
+class FlatTree:
+    """Ready-made conditions in place of buildings and transmitters.
+
+    Args:
+        data_root: the folder.
+        max_samples: the first names only.
+
+    Raises:
+        DataError: an image without its condition or the other way round, or no image at all.
+    """
+
+    def __init__(self, data_root: str | Path, max_samples: int | None = None):
+        self.root = check_root(data_root)
+        images, conditions = ({p.stem for p in (self.root / f).glob(g)} for f, g in (("images", "*.png"), ("conditions", "*.npy")))
+        lonely = sorted(images ^ conditions)
+        if lonely:
+            name = lonely[0]
+            missing = f"conditions/{name}.npy" if name in images else f"images/{name}.png"
+            raise DataError(f"{self.root}: {missing} is missing ({len(lonely)} names have no partner)")
+        if not images:
+            raise DataError(f"{self.root / 'images'}: holds no PNG")
+        self.names = sorted(images)[:max_samples]
+        self.report = f"{self.root}: {len(self.names)} images with conditions"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> np.ndarray:
+        """Grey levels (H, W) float32 in [0, 1]."""
+        return (read_grey(self.root / "images" / f"{self.names[index]}.png") / 255).astype(np.float32)
+
+    def mask(self, index: int, shape: tuple[int, int]) -> np.ndarray:
+        """Buildings (H, W) float32 in [0, 1]; zeros where there is no mask."""
+        path = self.root / "masks" / f"{self.names[index]}.png"
+        if not path.exists():
+            return np.zeros(shape, np.float32)
+        mask = read_grey(path)
+        if mask.shape != shape:
+            raise DataError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px, its image {shape[1]}x{shape[0]}")
+        return (mask / 255).astype(np.float32)
+
+    def cond(self, index: int) -> np.ndarray:
+        """The condition (C, h, w) float32 in [-1, 1]; uint8 arrays are mapped from 0..255.
+
+        Raises:
+            DataError: naming a file that is unreadable, of another shape, not finite or out of range.
+        """
+        path = self.root / "conditions" / f"{self.names[index]}.npy"
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
+            raise DataError(f"{path}: not a readable array of numbers ({type(error).__name__})") from error
+        if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "uif":
+            raise DataError(f"{path}: must be a (C, h, w) array of numbers")
+        if array.dtype == np.uint8:
+            return array.astype(np.float32) / 127.5 - 1
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all() or np.abs(array).max(initial=0) > 1:
+            raise DataError(f"{path}: values must be finite and within [-1, 1] (uint8 arrays are scaled)")
+        return array

@@ -1,0 +1,226 @@
+"""Scenes -> samples -> batches on the device."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .augment import Augmentation
+from .conditions import check_channels, condition
+from .errors import DataError
+from .folder import FlatTree, is_flat_tree
+from .radiomapseer import RadioMapSeer, check_root, is_radiomapseer
+from .resize import resize
+from .sampler import SampleStream
+from .scene import Scene
+
+DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
+
+
+def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[str]) -> dict[str, np.ndarray]:
+    """A scene at the networks' sizes.
+
+    Returns:
+        `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S) in [0, 1] and, where the truth is known,
+        `image` (1, S, S) in [-1, 1]; float32.
+    """
+    sample = {
+        "cond": condition(scene, channels, cond_size),
+        "ori_mask": resize(scene.buildings, image_size)[None],
+    }
+    if scene.gain is not None:
+        sample["image"] = 2 * resize(scene.gain, image_size)[None] - 1
+    return sample
+
+
+class RadioMapDataset(Dataset):
+    """Samples of a tree: `image` (1, S, S), `cond` (C, s, s), `ori_mask` (1, S, S), `name`, `seed`.
+
+    `dataset[i]` is sample i as it is; `dataset[i, key]` is augmented by a draw that depends on `key` alone.
+
+    Args:
+        source: scenes, or a flat tree with ready-made conditions.
+        image_size, cond_size: S and s in pixels.
+        cond_channels: names of conditions.py; a flat tree must have as many.
+        augmentation: None for none.
+        cache: prepare every sample once, now, and keep it in memory (half precision).
+    """
+
+    def __init__(
+        self,
+        source: RadioMapSeer | FlatTree,
+        image_size: int = 320,
+        cond_size: int = 80,
+        cond_channels: Sequence[str] = DOCUMENT_CHANNELS,
+        augmentation: Augmentation | None = None,
+        cache: bool = False,
+    ):
+        self.source = source
+        self.image_size, self.cond_size = image_size, cond_size
+        self.cond_channels = tuple(cond_channels)
+        self.augmentation = augmentation
+        if isinstance(source, RadioMapSeer):
+            check_channels(self.cond_channels)
+        self.cached: dict[str, torch.Tensor] | None = self._fill_cache() if cache else None
+
+    @property
+    def report(self) -> str:
+        """What was found, one line."""
+        return self.source.report
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def _read(self, index: int) -> dict[str, np.ndarray]:
+        source = self.source
+        if isinstance(source, RadioMapSeer):
+            return prepare(source.scene(index), self.image_size, self.cond_size, self.cond_channels)
+        image, cond = source.image(index), source.cond(index)
+        expected = (len(self.cond_channels), self.cond_size, self.cond_size)
+        if cond.shape != expected:
+            raise DataError(f"{source.root / 'conditions' / source.names[index]}.npy: has shape {cond.shape}, not {expected}")
+        return {
+            "image": 2 * resize(image, self.image_size)[None] - 1,
+            "cond": cond,
+            "ori_mask": resize(source.mask(index, image.shape), self.image_size)[None],
+        }
+
+    def _fill_cache(self) -> dict[str, torch.Tensor]:
+        shapes = {key: value.shape for key, value in self._read(0).items()}
+        cached = {key: torch.empty((len(self), *shape), dtype=torch.float16) for key, shape in shapes.items()}
+
+        def fill(index: int) -> None:
+            for key, value in self._read(index).items():
+                cached[key][index] = torch.from_numpy(value)
+
+        with ThreadPoolExecutor() as pool:
+            list(tqdm(pool.map(fill, range(len(self))), total=len(self), desc="reading", unit="map", mininterval=1.0))
+        return cached
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        index, key = item if isinstance(item, tuple) else (item, None)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self.cached is not None:
+            sample: dict[str, Any] = {name: tensor[index].float() for name, tensor in self.cached.items()}
+        else:
+            sample = {name: torch.from_numpy(value) for name, value in self._read(index).items()}
+        if self.augmentation is not None and key is not None:
+            sample = self.augmentation(sample, key)
+        return sample | {"name": self.source.names[index], "seed": key or 0}
+
+
+class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
+    """The document's dataset: a RadioMapSeer tree, or a flat images/ conditions/ masks/ tree.
+
+    Args:
+        data_root: the tree.
+        simulation_type, split, missing_buildings, max_samples: see `RadioMapSeer` (a flat tree has only `max_samples`).
+        image_size, cond_size, cond_channels, augmentation, cache: see `RadioMapDataset`.
+
+    Raises:
+        DataError: the tree is neither, or incomplete.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        simulation_type: str = "DPM",
+        *,
+        split: str = "all",
+        missing_buildings: int = 0,
+        max_samples: int | None = None,
+        **presentation,
+    ):
+        root = check_root(data_root)
+        if is_flat_tree(root):
+            source: RadioMapSeer | FlatTree = FlatTree(root, max_samples)
+        elif is_radiomapseer(root):
+            source = RadioMapSeer(root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples)
+        else:
+            raise DataError(
+                f"{root}: is no data set; expected RadioMapSeer's gain/ and png/ folders, or images/ and conditions/"
+            )
+        super().__init__(source, **presentation)
+
+
+def create_dataset(source, data, augmented: bool = False) -> RadioUNet_c:
+    """The dataset of one source.
+
+    Args:
+        source: settings with `data_root` and optionally simulation_type, split, missing_buildings, max_samples.
+        data: settings with optionally image_size, cond_size, cond_channels, augmentation, cache.
+        augmented: whether `data.augmentation` applies.
+    """
+    chosen = {k: getattr(source, k) for k in ("split", "missing_buildings", "max_samples") if hasattr(source, k)}
+    shown = {k: getattr(data, k) for k in ("image_size", "cond_size", "cond_channels", "cache") if hasattr(data, k)}
+    if augmented:
+        settings = getattr(data, "augmentation", None)
+        shown["augmentation"] = Augmentation(**vars(settings)) if settings is not None else Augmentation()
+    return RadioUNet_c(source.data_root, getattr(source, "simulation_type", "DPM"), **chosen, **shown)
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)  # workers share the cores with each other and with training
+
+
+def create_dataloader(
+    config, *, rank: int = 0, world_size: int = 1, start_batch: int = 0, endless: bool = False
+) -> DataLoader:
+    """Shuffled, augmented training batches.
+
+    Args:
+        config: a Config, or anything with `data.params.data_root`, `data.params.simulation_type` and
+            `trainer.batch_size`, as the document writes it.
+        rank, world_size, start_batch: see `SampleStream`.
+        endless: go on for ever; otherwise one epoch of whole batches.
+
+    Raises:
+        DataError: no data, or fewer samples than one batch of a finite epoch.
+    """
+    data = getattr(config.data, "params", config.data)
+    dataset = create_dataset(getattr(data, "train", data), data, augmented=True)
+    batch_size = config.trainer.batch_size
+    batches = None if endless else len(dataset) // (batch_size * world_size)
+    if batches == 0:
+        raise DataError(f"{dataset.report}: fewer than one batch of {batch_size * world_size} (trainer.batch_size)")
+    seed = getattr(config.trainer, "seed", 0)
+    stream = SampleStream(
+        len(dataset), batch_size, seed, rank=rank, world_size=world_size, start_batch=start_batch, batches=batches
+    )
+    workers = getattr(data, "num_workers", 4)
+    return DataLoader(
+        dataset,
+        batch_sampler=stream,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0 and endless,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+
+
+def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """A collated batch on the device.
+
+    Returns:
+        `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) or None; `names`, a list; `seeds`, (B,) on
+        the CPU, where random generators are seeded.
+    """
+
+    def move(key: str) -> torch.Tensor | None:
+        value = batch.get(key)
+        return None if value is None else value.to(device, non_blocking=True)
+
+    return {
+        "images": move("image"),
+        "conditions": move("cond"),
+        "masks": move("ori_mask"),
+        "names": list(batch["name"]),
+        "seeds": batch.get("seed"),
+    }

@@ -1,0 +1,81 @@
+"""Scores of radio maps, under both conventions of the literature.
+
+Raw (RadioDiff): grey levels g as they are; NMSE = MSE / mean(target^2), RMSE, SSIM and PSNR for each map, averaged
+over maps. Thresholded (RadioUNet, RMDM, RadioFlow): g' = max(g - 0.2, 0) / 0.8 first; RadioUNet sums errors over the
+whole set. Figures under different conventions must not be compared.
+"""
+
+import math
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from .units import apply_noise_floor
+
+PERFECT_PSNR = 100.0  # dB; stands for an exact map, so that means stay finite
+
+
+def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
+    """Structural similarity (Wang et al., 2004): Gaussian window 11 px, sigma 1.5, data range 1, mean inside the border.
+
+    Args:
+        prediction, target: (H, W) in [0, 1], sides of at least 11.
+    """
+    x, y = prediction.astype(np.float64), target.astype(np.float64)
+
+    def blur(image: np.ndarray) -> np.ndarray:
+        return gaussian_filter(image, 1.5, truncate=3.5)  # radius 5
+
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    value = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return float(value[5:-5, 5:-5].mean())
+
+
+def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """nmse, rmse, ssim, psnr (dB) of one map, (H, W) grey levels in [0, 1].
+
+    A target that is zero everywhere has no NMSE: NaN.
+    """
+    error = prediction.astype(np.float64) - target
+    mse, power = float((error**2).mean()), float((target.astype(np.float64) ** 2).mean())
+    return {
+        "nmse": mse / power if power else math.nan,
+        "rmse": math.sqrt(mse),
+        "ssim": ssim(prediction, target),
+        "psnr": min(PERFECT_PSNR, -10 * math.log10(mse)) if mse else PERFECT_PSNR,
+    }
+
+
+class Scores:
+    """Collects maps one at a time.
+
+    Attributes:
+        rows: one dict a map: name and the raw scores.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float | str]] = []
+        self._thresholded: list[dict[str, float]] = []
+        self._sums = np.zeros(3)  # squared error, squared target, pixels; after the threshold, whole set
+
+    def add(self, name: str, prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """Score one map, (H, W) grey levels in [0, 1]; returns its raw scores."""
+        raw = map_scores(prediction, target)
+        self.rows.append({"name": name} | raw)
+        p, t = apply_noise_floor(prediction.astype(np.float64)), apply_noise_floor(target.astype(np.float64))
+        self._thresholded.append(map_scores(p, t))
+        self._sums += ((p - t) ** 2).sum(), (t**2).sum(), p.size
+        return raw
+
+    def summary(self) -> dict[str, float | int | dict]:
+        """Means over maps under the raw convention, and under `thresholded` those of the other one."""
+
+        def means(rows: list[dict]) -> dict[str, float]:
+            return {key: float(np.nanmean([row[key] for row in rows])) for key in ("nmse", "rmse", "ssim", "psnr")}
+
+        error, power, pixels = self._sums
+        whole = {"nmse_whole_set": float(error / power) if power else math.nan, "rmse_whole_set": math.sqrt(error / pixels)}
+        return means(self.rows) | {"maps": len(self.rows), "thresholded": means(self._thresholded) | whole}

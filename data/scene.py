@@ -1,0 +1,69 @@
+"""A scene: one city, one transmitter, and the measured or simulated map where it is known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from .errors import DataError
+
+
+@dataclass
+class Scene:
+    """At native resolution, one pixel a metre, (row, column) indexed.
+
+    Attributes:
+        name: e.g. `12_3`, map and transmitter.
+        buildings: (H, W) bool, the real ones; where the map is zero by convention.
+        tx: (x, y) = (column, row) of the transmitter in pixels, possibly fractional.
+        gain: (H, W) float32 grey levels in [0, 1], None where the truth is unknown.
+        cars: (H, W) bool, None where the data has none.
+        known_buildings: (H, W) bool, those that the condition may show; None for all of them.
+    """
+
+    name: str
+    buildings: np.ndarray
+    tx: tuple[float, float]
+    gain: np.ndarray | None = None
+    cars: np.ndarray | None = None
+    known_buildings: np.ndarray | None = None
+
+    @property
+    def shown_buildings(self) -> np.ndarray:
+        """The buildings that the condition shows."""
+        return self.buildings if self.known_buildings is None else self.known_buildings
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """An 8-bit picture as (H, W) uint8 (colour pictures are converted to grey).
+
+    Raises:
+        DataError: naming the file, where it is missing, unreadable or not 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode in ("1", "P", "RGB", "RGBA", "LA"):
+                picture = picture.convert("L")
+            if picture.mode != "L":
+                raise DataError(f"{path}: has mode {picture.mode}; an 8-bit grey PNG is needed")
+            return np.array(picture)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a readable picture ({error}); download or make it again") from error
+
+
+def transmitter_position(antenna: np.ndarray, path: Path) -> tuple[float, float]:
+    """(x, y) of the white pixel of an antenna picture; the centre where several are equally white.
+
+    Raises:
+        DataError: the picture is black.
+    """
+    brightest = antenna.max(initial=0)
+    if brightest == 0:
+        raise DataError(f"{path}: shows no transmitter (all pixels are black)")
+    rows, columns = np.nonzero(antenna == brightest)
+    return float(columns.mean()), float(rows.mean())

@@ -1,0 +1,180 @@
+"""Building masks <-> polygons. A ring is an (N, 2) float64 array of x, y; pixel centres are whole numbers."""
+
+import contourpy
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+TOLERANCE = 0.8  # px; an outline may be this far from the pixels' edge midpoints
+STRAIGHT = 8.0  # degrees; a vertex that bends less is left out
+MIN_AREA = 3  # px
+OVERSAMPLING = 4
+
+
+def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list[np.ndarray]:
+    """Outlines (and courtyards) of the 4-connected buildings of a (H, W) bool mask, as few-cornered rings."""
+    labels, _ = ndimage.label(buildings)
+    rings = []
+    for number, window in enumerate(ndimage.find_objects(labels), 1):
+        component = labels[window] == number
+        if component.sum() < MIN_AREA:
+            continue
+        padded = np.pad(component, 1).astype(np.float64)
+        origin = np.array([window[1].start - 1, window[0].start - 1])
+        for contour in contourpy.contour_generator(z=padded).lines(0.5):
+            points = contour[:-1] + origin
+            if len(points) < 6:
+                continue
+            ring = _simplify(points, tolerance)
+            if len(ring) >= 3:
+                rings.append(_drop_straight(ring))
+    return rings
+
+
+def _simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
+    """Douglas-Peucker on a closed contour, then every edge fitted to its points and neighbours intersected."""
+    centre = points.mean(axis=0)
+    points = np.roll(points, -int(np.argmax(((points - centre) ** 2).sum(1))), axis=0)
+    count = len(points)
+    opposite = int(np.argmax(((points - points[0]) ** 2).sum(1)))
+    closed = np.vstack([points, points[:1]])
+    kept = {0, opposite}
+    pending = [(0, opposite), (opposite, count)]
+    while pending:
+        a, b = pending.pop()
+        if b - a < 2:
+            continue
+        chord = closed[b] - closed[a]
+        inner = closed[a + 1 : b] - closed[a]
+        length = np.hypot(*chord)
+        if length > 1e-9:
+            distance = np.abs(inner[:, 0] * chord[1] - inner[:, 1] * chord[0]) / length
+        else:
+            distance = np.hypot(inner[:, 0], inner[:, 1])
+        worst = int(np.argmax(distance))
+        if distance[worst] > tolerance:
+            kept.add(a + 1 + worst)
+            pending += [(a, a + 1 + worst), (a + 1 + worst, b)]
+    return _fit_edges(points, sorted(kept))
+
+
+def _fit_edges(points: np.ndarray, kept: list[int]) -> np.ndarray:
+    """Move each kept vertex to where the least-squares lines of its two edges meet, if that is within 1.5 px."""
+    count = len(points)
+    lines = []
+    for a, b in zip(kept, [*kept[1:], kept[0] + count], strict=True):
+        edge = points[np.arange(a, b + 1) % count]
+        if len(edge) >= 5:
+            edge = edge[1:-1]  # vertices belong to two edges
+        middle = edge.mean(axis=0)
+        chord = points[b % count] - points[a]
+        if len(edge) < 4 and np.hypot(*chord) > 1e-9:
+            middle, direction = (points[a] + points[b % count]) / 2, chord / np.hypot(*chord)
+        else:
+            direction = np.linalg.svd(edge - middle, full_matrices=False)[2][0]
+        lines.append((middle, direction))
+    ring = []
+    for index, vertex in enumerate(kept):
+        (m1, d1), (m2, d2) = lines[index - 1], lines[index]
+        cross = d1[0] * d2[1] - d1[1] * d2[0]
+        corner = points[vertex]
+        if abs(cross) > 0.2:
+            along = ((m2 - m1)[0] * d2[1] - (m2 - m1)[1] * d2[0]) / cross
+            if np.hypot(*(m1 + along * d1 - corner)) <= 1.5:
+                corner = m1 + along * d1
+        ring.append(corner)
+    return np.array(ring)
+
+
+def turn_angles(ring: np.ndarray) -> np.ndarray:
+    """By how many degrees the outline turns at each vertex, signed, (N,)."""
+    arriving, leaving = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    cross = arriving[:, 0] * leaving[:, 1] - arriving[:, 1] * leaving[:, 0]
+    return np.degrees(np.arctan2(cross, (arriving * leaving).sum(1)))
+
+
+def _drop_straight(ring: np.ndarray) -> np.ndarray:
+    while len(ring) > 3:
+        angles = np.abs(turn_angles(ring))
+        flattest = int(np.argmin(angles))
+        if angles[flattest] >= STRAIGHT:
+            break
+        ring = np.delete(ring, flattest, axis=0)
+    return ring
+
+
+def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarray:
+    """Move every edge of a ring by `distance` px into the building, whichever side of the ring that is."""
+    edge = np.roll(ring, -1, axis=0) - ring
+    length = np.hypot(edge[:, 0], edge[:, 1])
+    tangent = edge / np.maximum(length, 1e-9)[:, None]
+    normal = np.column_stack([-tangent[:, 1], tangent[:, 0]])
+    middle = (ring + np.roll(ring, -1, axis=0)) / 2
+    vote = length * (_is_building(buildings, middle + normal).astype(float) - _is_building(buildings, middle - normal))
+    if vote[length >= 1].sum() < 0:
+        normal = -normal
+    bisector = np.roll(normal, 1, axis=0) + normal
+    square = (bisector**2).sum(1)
+    # a mitre where the corner is not too sharp, else two steps along the bisector
+    scale = np.where(square > 0.3, 2 / np.maximum(square, 1e-12), 2 / np.maximum(np.sqrt(square), 1e-6))
+    return ring + distance * bisector * scale[:, None]
+
+
+def _is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
+    height, width = buildings.shape
+    column = np.clip(np.floor(points[:, 0] + 0.5).astype(int), 0, width - 1)
+    row = np.clip(np.floor(points[:, 1] + 0.5).astype(int), 0, height - 1)
+    return buildings[row, column]
+
+
+def segments_of(rings: list[np.ndarray]) -> np.ndarray:
+    """(S, 4) wall segments of closed rings."""
+    parts = [np.column_stack([ring, np.roll(ring, -1, axis=0)]) for ring in rings]
+    return np.concatenate(parts) if parts else np.zeros((0, 4))
+
+
+def rasterize(rings: list[np.ndarray], size: int) -> np.ndarray:
+    """(size, size) bool: pixels more than half covered by rings (a ring inside another one is a courtyard)."""
+    fine = np.zeros((size * OVERSAMPLING,) * 2, bool)
+    for ring in rings:
+        image = Image.new("1", fine.shape)
+        corners = (ring + 0.5) * OVERSAMPLING - 0.5  # centre of the fine pixel grid
+        ImageDraw.Draw(image).polygon([tuple(c) for c in corners], fill=1)
+        fine ^= np.array(image)
+    return fine.reshape(size, OVERSAMPLING, size, OVERSAMPLING).mean(axis=(1, 3)) > 0.5
+
+
+def corners_of(rings: list[np.ndarray], buildings: np.ndarray, outward: float = 0.02) -> np.ndarray:
+    """Convex building corners inside the image, where a path can bend.
+
+    Returns:
+        (C, 6) float64: x, y moved `outward` px away from the building, and the unit vectors along both walls.
+    """
+    height, width = buildings.shape
+    found = []
+    for ring in rings:
+        before, after = np.roll(ring, 1, axis=0) - ring, np.roll(ring, -1, axis=0) - ring
+        for p, a, b in zip(ring, before, after, strict=True):
+            length_a, length_b = np.hypot(*a), np.hypot(*b)
+            if min(length_a, length_b) < 1e-6 or not (0 <= p[0] <= width - 1 and 0 <= p[1] <= height - 1):
+                continue
+            a, b = a / length_a, b / length_b
+            bisector = a + b
+            length = np.hypot(*bisector)
+            if length < 1e-3:
+                continue
+            bisector = bisector / length
+            probes = bisector * np.array([[0.7], [1.0], [1.5]])
+            inside, outside = p + probes, p - probes
+            vote = _vote(buildings, inside) - _vote(buildings, outside)
+            if vote > 0:  # the building lies between the walls: convex
+                found.append((*(p - bisector * outward), *a, *b))
+    return np.array(found).reshape(-1, 6)
+
+
+def _vote(buildings: np.ndarray, points: np.ndarray) -> int:
+    """Building minus open pixels among the points inside the image."""
+    height, width = buildings.shape
+    column, row = np.floor(points + 0.5).astype(int).T
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return int((2 * buildings[row[inside], column[inside]].astype(int) - 1).sum())

@@ -1,0 +1,145 @@
+"""Who sees whom: rays through a grid of building pixels, and rays against wall segments."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+SAMPLE_STEP = 0.25  # px between the points that tell which cells a wall crosses
+CELL_MARGIN = 0.15  # px by which those points are widened, so that no cell that a wall touches is missed
+
+
+class Walls(NamedTuple):
+    """Wall segments, bucketed by the pixels they cross.
+
+    Attributes:
+        segments: (S, 4) float64, x0 y0 x1 y1.
+        start: (H * W + 1,) int64, where each pixel's list begins in `items`.
+        items: int64, indices of segments.
+        height, width: H and W.
+    """
+
+    segments: np.ndarray
+    start: np.ndarray
+    items: np.ndarray
+    height: int
+    width: int
+
+
+def make_walls(segments: np.ndarray, shape: tuple[int, int]) -> Walls:
+    """Bucket (S, 4) segments into the pixels of an image; pixel (row, column) covers its centre +- 0.5."""
+    height, width = shape
+    segments = np.ascontiguousarray(segments, dtype=np.float64).reshape(-1, 4)
+    start, delta = segments[:, :2], segments[:, 2:] - segments[:, :2]
+    counts = (np.hypot(*delta.T) / SAMPLE_STEP).astype(np.int64) + 2
+    index = np.repeat(np.arange(len(segments)), counts)  # segment of every sample point
+    offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    points = start[index] + delta[index] * (offset / (counts[index] - 1))[:, None]
+    keys = []
+    for dx in (-CELL_MARGIN, CELL_MARGIN):
+        for dy in (-CELL_MARGIN, CELL_MARGIN):
+            column = np.floor(points[:, 0] + dx + 0.5).astype(np.int64)
+            row = np.floor(points[:, 1] + dy + 0.5).astype(np.int64)
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            cell = row[inside] * width + column[inside]
+            keys.append(cell * len(segments) + index[inside])
+    pairs = np.unique(np.concatenate(keys))
+    cells, items = np.divmod(pairs, max(len(segments), 1))
+    return Walls(segments, np.searchsorted(cells, np.arange(height * width + 1)), items, height, width)
+
+
+@njit(cache=True)
+def blocked(walls, x0, y0, x1, y1, margin):
+    """Whether a wall crosses the segment from (x0, y0) to (x1, y1), not counting `margin` px at either end.
+
+    Walks the pixels along the segment (Amanatides & Woo, 1987) and tests the walls listed there exactly.
+    """
+    dx, dy = x1 - x0, y1 - y0
+    length = np.hypot(dx, dy)
+    if length <= 2 * margin:
+        return False
+    column, row = int(np.floor(x0 + 0.5)), int(np.floor(y0 + 0.5))
+    step_x, step_y = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
+    per_x = abs(1.0 / dx) if dx != 0 else 1e18  # share of the segment a pixel takes
+    per_y = abs(1.0 / dy) if dy != 0 else 1e18
+    next_x = ((column + 0.5 * step_x) - x0) / dx if dx != 0 else 1e18
+    next_y = ((row + 0.5 * step_y) - y0) / dy if dy != 0 else 1e18
+    cells = abs(int(np.floor(x1 + 0.5)) - column) + abs(int(np.floor(y1 + 0.5)) - row) + 1
+    first, last = margin / length, 1 - margin / length
+    segments, start, items = walls.segments, walls.start, walls.items
+    for _ in range(cells):
+        if 0 <= column < walls.width and 0 <= row < walls.height:
+            cell = row * walls.width + column
+            for k in range(start[cell], start[cell + 1]):
+                s = items[k]
+                ax, ay = segments[s, 0], segments[s, 1]
+                bx, by = segments[s, 2] - ax, segments[s, 3] - ay
+                cross = dx * by - dy * bx
+                if cross == 0:
+                    continue
+                t = ((ax - x0) * by - (ay - y0) * bx) / cross
+                if first < t < last:
+                    u = ((ax - x0) * dy - (ay - y0) * dx) / cross
+                    if -1e-9 <= u <= 1 + 1e-9:
+                        return True
+        if next_x < next_y:
+            column += step_x
+            next_x += per_x
+        else:
+            row += step_y
+            next_y += per_y
+    return False
+
+
+@njit(cache=True)
+def _ray_is_free(buildings, x0, y0, column_end, row_end):
+    """Whether no building pixel lies strictly between (x0, y0) and the centre of a pixel."""
+    height, width = buildings.shape
+    dx, dy = column_end - x0, row_end - y0
+    column, row = int(np.floor(x0 + 0.5)), int(np.floor(y0 + 0.5))
+    step_x, step_y = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
+    per_x = abs(1.0 / dx) if dx != 0 else 1e18
+    per_y = abs(1.0 / dy) if dy != 0 else 1e18
+    next_x = ((column + 0.5 * step_x) - x0) / dx if dx != 0 else 1e18
+    next_y = ((row + 0.5 * step_y) - y0) / dy if dy != 0 else 1e18
+    while column != column_end or row != row_end:
+        if abs(next_x - next_y) < 1e-9:  # through a pixel's corner: diagonally on
+            column += step_x
+            row += step_y
+            next_x += per_x
+            next_y += per_y
+        elif next_x < next_y:
+            column += step_x
+            next_x += per_x
+        else:
+            row += step_y
+            next_y += per_y
+        if (column == column_end and row == row_end) or not (0 <= column < width and 0 <= row < height):
+            return True
+        if buildings[row, column]:
+            return False
+    return True
+
+
+@njit(cache=True)
+def _line_of_sight(buildings, x, y):
+    height, width = buildings.shape
+    visible = np.zeros((height, width), np.bool_)
+    for row in range(height):
+        for column in range(width):
+            if not buildings[row, column]:
+                visible[row, column] = _ray_is_free(buildings, x, y, column, row)
+    return visible
+
+
+def line_of_sight(buildings: np.ndarray, tx: tuple[float, float]) -> np.ndarray:
+    """Pixels that see the transmitter past the building pixels.
+
+    Args:
+        buildings: (H, W) bool.
+        tx: (x, y) = (column, row) in pixels.
+
+    Returns:
+        (H, W) bool, False inside buildings.
+    """
+    return _line_of_sight(np.ascontiguousarray(buildings, dtype=np.bool_), float(tx[0]), float(tx[1]))

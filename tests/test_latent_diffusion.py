@@ -1,0 +1,138 @@
+"""The second stage as one module: scale, losses, sampling."""
+
+import pytest
+import torch
+
+from denoising_diffusion_pytorch.checkpoint import build_model
+from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
+from denoising_diffusion_pytorch.objectives import AutoencoderObjective, JointObjective
+from tests.tiny import TINY, tiny_batch, tiny_config
+
+VARIANTS = [("ddpm", "pred_noise"), ("ddpm", "pred_x0"), ("ddpm", "pred_v"), ("const_sde", "pred_KC")]
+
+
+def tiny_model(model_type="ddpm", objective="pred_x0", **changes):
+    torch.manual_seed(0)
+    config = tiny_config(diffusion_config={"model_type": model_type, "objective": objective, "sampler": None}, **changes)
+    model = build_model(config, "ldm")
+    model.scale_factor.fill_(1.0)
+    return model
+
+
+@pytest.mark.parametrize("model_type,objective", VARIANTS)
+def test_loss_and_sample(model_type, objective):
+    model, batch = tiny_model(model_type, objective), tiny_batch(0)
+    loss = model(batch["images"], batch["conditions"], keys=batch["seeds"])
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None for p in model.unet.parameters())
+    assert all(p.grad is None for p in model.first_stage_model.parameters())
+    maps = model.eval().sample(batch["conditions"], batch["masks"], keys=[1, 2])
+    assert maps.shape == (2, 1, 16, 16) and maps.min() >= 0 and maps.max() <= 1
+
+
+def test_one_call_a_step_and_one_condition_encoding():
+    model, batch = tiny_model().eval(), tiny_batch(0)
+    calls = {"unet": 0, "cond": 0}
+    model.unet.register_forward_hook(lambda *a: calls.__setitem__("unet", calls["unet"] + 1))
+    model.cond_stage_model.register_forward_hook(lambda *a: calls.__setitem__("cond", calls["cond"] + 1))
+    model.sample(batch["conditions"], steps=5)
+    assert calls == {"unet": 5, "cond": 1}
+
+
+def test_a_map_does_not_depend_on_its_batch():
+    model, batch = tiny_model().eval(), tiny_batch(0)
+    for sampler in ("ddpm", "ddim"):
+        both = model.sample(batch["conditions"], keys=[5, 6], steps=3, sampler=sampler)
+        alone = model.sample(batch["conditions"][1:], keys=[6], steps=3, sampler=sampler)
+        assert torch.allclose(both[1:], alone, atol=1e-5)
+
+
+def test_sampling_leaves_the_global_generator_alone():
+    model, batch = tiny_model().eval(), tiny_batch(0)
+    before = torch.random.get_rng_state()
+    model.sample(batch["conditions"], keys=[1, 2], sampler="ddpm", steps=3)
+    model.sample(batch["conditions"], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_buildings_are_zero():
+    model, batch = tiny_model().eval(), tiny_batch(0)
+    mask = torch.zeros(2, 1, 16, 16)
+    mask[:, :, 4:9, 2:7] = 1
+    maps = model.sample(batch["conditions"], mask)
+    assert (maps[mask == 1] == 0).all() and maps[mask == 0].sum() > 0
+
+
+def test_scale_factor():
+    model = tiny_model()
+    model.scale_factor.fill_(float("nan"))
+    batch = tiny_batch(0)
+    with pytest.raises(RuntimeError, match="scale factor"):
+        model(batch["images"], batch["conditions"])
+    batches = [tiny_batch(number)["images"] for number in range(50)]
+    scale = model.set_scale(batches)
+    torch.manual_seed(0)
+    z = torch.cat([model.encode_first_stage(images).sample() for images in batches])
+    assert abs((z * scale).std() - 1) < 0.02
+    assert "scale_factor" in model.state_dict()
+    assert torch.allclose(model.latent(model.encode_first_stage(batches[0]), torch.zeros(1)), scale * z.new_tensor(1) * model.encode_first_stage(batches[0]).mode().detach())
+
+
+def test_latent_loss_sends_no_gradient_into_the_encoder():
+    model = tiny_model(first_stage_config={"trainable": True})
+    batch = tiny_batch(0)
+    model(batch["images"], batch["conditions"]).backward()
+    assert all(p.grad is None for p in model.first_stage_model.parameters())
+
+
+def test_joint_objective_trains_both():
+    from denoising_diffusion_pytorch.build import build_loss
+
+    config = tiny_config(first_stage_config={"trainable": True})
+    model = tiny_model(first_stage_config={"trainable": True})
+    objective = JointObjective(model, AutoencoderObjective(model.first_stage_model, build_loss(config.first_stage_config)))
+    loss, logs, _ = objective(tiny_batch(0), 0, {})
+    loss.backward()
+    assert {"latent", "reconstruction", "kl"} <= logs.keys()
+    assert all(p.grad is not None for p in model.parameters())
+    # the encoder's gradient is the pixel terms' alone
+    encoder = model.first_stage_model.encoder.conv_in.weight
+    together = encoder.grad.clone()
+    model.zero_grad()
+    pixel = AutoencoderObjective(model.first_stage_model, build_loss(config.first_stage_config))
+    pixel(tiny_batch(0), 0, {})[0].backward()
+    assert torch.allclose(together, encoder.grad)
+
+
+def test_frozen_first_stage_stays_in_eval_mode():
+    model = tiny_model().train()
+    assert not model.first_stage_model.training and model.unet.training
+    assert not any(p.requires_grad for p in model.first_stage_model.parameters())
+
+
+def test_configuration_as_plain_dicts_in_the_documents_spelling():
+    with torch.device("meta"):
+        model = LatentDiffusion(
+            first_stage_config={
+                "target": "ldm.models.autoencoder.AutoencoderKL",
+                "params": {"embed_dim": 3, "ckpt_path": "None", "ddconfig": {"double_z": True, "channels": 1, "resolution": 320}},
+            },
+            unet_config={"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": {"model_channels": 128}},
+        )
+        assert model.latent_shape == (3, 80, 80)
+        assert model.encode_first_stage(torch.zeros(1, 1, 320, 320)).mode().shape == (1, 3, 80, 80)
+        noisy = model.q_sample(torch.zeros(1, 3, 80, 80), torch.zeros(1, dtype=torch.long))
+        assert model.denoise(noisy, torch.zeros(1), torch.zeros(1, 3, 80, 80)).shape == (1, 3, 80, 80)
+        assert LatentDiffusion().latent_shape == (3, 80, 80)
+
+
+def test_sections_may_be_dicts_of_the_tiny_file():
+    sections = {key: TINY[key] for key in ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")}
+    assert LatentDiffusion(**sections).latent_shape == (2, 8, 8)
+
+
+def test_wrong_sampler_is_refused():
+    model, batch = tiny_model("const_sde", "pred_KC").eval(), tiny_batch(0)
+    with pytest.raises(ValueError, match="decoupled"):
+        model.sample(batch["conditions"], sampler="ddim")

@@ -1,0 +1,353 @@
+"""The loop and the checkpoints, on networks of a few thousand weights."""
+
+import json
+import logging
+import os
+import signal
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from denoising_diffusion_pytorch import checkpoint as ck
+from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
+from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError, TrainingError
+from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective, LatentObjective
+from denoising_diffusion_pytorch.trainer import Trainer, choose_precision, make_accelerator
+from tests.tiny import tiny_batch, tiny_batches, tiny_config
+
+
+@pytest.fixture(autouse=True)
+def clean_state():
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGTERM, handlers[0])
+    signal.signal(signal.SIGINT, handlers[1])
+    logging.getLogger("radiodiff").handlers.clear()
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def make_trainer(folder, stage="ldm", batches=tiny_batches, **changes):
+    trainer = {"results_folder": str(folder)} | changes.pop("trainer", {})
+    config = tiny_config(stage, trainer=trainer, **changes)
+    torch.manual_seed(0)
+    accelerator = make_accelerator(config.trainer)
+    first = config.first_stage_config
+    if stage == "ldm":
+        model = ck.build_model(config, "ldm")
+        model.scale_factor.fill_(1.0)
+        objectives = [LatentObjective(model)]
+    else:
+        model, start = build_autoencoder(first), first.lossconfig.discr_start
+        discriminator = build_discriminator(first)
+        objectives = [
+            AutoencoderObjective(model, build_loss(first), discriminator, start),
+            DiscriminatorObjective(discriminator, start),
+        ]
+    return Trainer(config, stage, model, objectives, batches, accelerator=accelerator)
+
+
+def weights(folder, step, name="model"):
+    return ck.find_checkpoint(folder, step).weights(name)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("stage", ["ldm", "vae"])
+def test_two_and_two_steps_equal_four(tmp_path, stage):
+    changes = {"first_stage_config": {"lossconfig": {"discr_start": 1}}, "unet_config": {"dropout": 0.1}}
+    make_trainer(tmp_path / "whole", stage, **changes).train()
+    first = make_trainer(tmp_path / "parts", stage, **changes)
+    first._stop_requested = lambda: first.step == 2
+    first.train()
+    assert ck.find_checkpoint(tmp_path / "parts").step == 2
+    second = make_trainer(tmp_path / "parts", stage, **changes)
+    torch.manual_seed(99)  # what the process drew before must not matter
+    second.train()
+    for name in ("model", "ema"):
+        assert same(weights(tmp_path / "whole", 4, name), weights(tmp_path / "parts", 4, name))
+    whole, parts = (ck.find_checkpoint(tmp_path / f).training_state() for f in ("whole", "parts"))
+    for objective, state in whole["optimizers"].items():
+        for key, value in state["state"].items():
+            assert same(value, parts["optimizers"][objective]["state"][key])
+    for name, state in whole["extra"].items():
+        assert same(state, parts["extra"][name])
+
+
+def test_results_folder(tmp_path):
+    shown = []
+    trainer = make_trainer(tmp_path)
+    trainer.preview = lambda model, path: shown.append((model is trainer.ema.ema_model, path.name))
+    trainer.train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_2", "ckpt_4"]
+    assert shown == [(True, "sample_2.png"), (True, "sample_4.png")]
+    assert list(tmp_path.glob("events.out.tfevents*"))
+    log = (tmp_path / "train.log").read_text()
+    assert "step=4 latent=" in log or "step=4 loss=" in log
+    assert "lr=" in log and "samples_per_second=" in log
+    assert "frozen" in (tmp_path / "model_report.txt").read_text()
+    assert "training_steps: 4" in (tmp_path / "config.yaml").read_text()
+
+
+def test_accumulation_equals_one_large_batch(tmp_path):
+    """4 x 2 accumulated samples give the gradient of 1 x 8, in double precision."""
+    gradients = []
+    for batch_size, accumulation in ((2, 4), (8, 1)):
+
+        def batches(accelerator, first, size=batch_size):
+            parts = [tiny_batch(number) for number in range(4)]
+            whole = {
+                key: sum((p[key] for p in parts), []) if key == "names" else torch.cat([p[key] for p in parts])
+                for key in parts[0]
+            }
+            for key in ("images", "conditions", "masks"):
+                whole[key] = whole[key].double()
+            for start in range(0, 8, size):
+                yield {key: value[start : start + size] for key, value in whole.items()}
+
+        torch.set_default_dtype(torch.double)
+        try:
+            trainer = make_trainer(
+                tmp_path / str(batch_size),
+                batches=batches,
+                trainer={"gradient_accumulation": accumulation, "batch_size": batch_size, "gradient_clip": 1e9},
+            )
+            trainer.model.double()
+            captured = []
+            trainer._update = lambda active, names, logs, t=trainer, c=captured: (
+                c.extend(p.grad.clone() for p in t.parameters[0]) or {}
+            )
+            trainer._train_step(iter(batches(trainer.accelerator, 0)))
+        finally:
+            torch.set_default_dtype(torch.float)
+        gradients.append(captured)
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-9) for a, b in zip(*gradients, strict=True))
+    assert any(g.abs().max() > 1e-4 for g in gradients[0])
+
+
+def test_steps_are_optimizer_steps(tmp_path):
+    taken = []
+
+    def counted(accelerator, first):
+        for batch in tiny_batches(accelerator, first):
+            taken.append(batch["names"][0])
+            yield batch
+
+    trainer = make_trainer(tmp_path, batches=counted)
+    trainer.train()
+    assert taken == [f"{number}_0" for number in range(8)]  # 4 steps x 2 micro-batches
+    steps = [int(state["step"]) for state in trainer.optimizers[0].state.values()]
+    assert set(steps) == {4}
+
+
+def test_clipping_happens_before_the_step(tmp_path):
+    trainer = make_trainer(tmp_path, trainer={"gradient_clip": 1e-12, "optimizer": {"eps": 1.0, "weight_decay": 0.0}})
+    before = [p.detach().clone() for p in trainer.parameters[0]]
+    trainer.train()
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(before, trainer.parameters[0], strict=True))
+
+
+def test_a_nonfinite_loss_stops_before_the_update(tmp_path):
+    def poisoned(accelerator, first):
+        for batch in tiny_batches(accelerator, first):
+            if batch["names"][0] == "6_0":
+                batch["images"][0, 0, 0, 0] = float("nan")
+            yield batch
+
+    trainer = make_trainer(tmp_path, batches=poisoned)
+    with pytest.raises(TrainingError, match=r"step 3.*6_0.*ckpt_2"):
+        trainer.train()
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
+    changes = {"first_stage_config": {"lossconfig": {"discr_start": 2}}}
+    trainer = make_trainer(tmp_path, "vae", **changes)
+    before = [p.detach().clone() for p in trainer.parameters[1]]
+    seen = []
+    original = trainer._train_step
+
+    def watched(batches):
+        logs = original(batches)
+        seen.append((trainer.step, "generator" in logs, any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters[1], strict=True))))
+        return logs
+
+    trainer._train_step = watched
+    trainer.train()
+    assert seen == [(0, False, False), (1, False, False), (2, True, True), (3, True, True)]
+
+
+def test_the_generator_does_not_move_the_discriminator(tmp_path):
+    trainer = make_trainer(tmp_path, "vae", first_stage_config={"lossconfig": {"discr_start": 0}})
+    loss, _, carry = trainer.objectives[0](tiny_batch(0), 0, {})
+    loss.backward()
+    assert all(p.grad is None for p in trainer.objectives[1].parameters())
+    trainer.objectives[1](tiny_batch(0), 0, carry)[0].backward()
+    assert all(p.grad is not None for p in trainer.objectives[1].parameters())
+
+
+def test_milestones(tmp_path):
+    make_trainer(tmp_path, trainer={"training_steps": 6}).train()
+    with pytest.raises(CheckpointError, match="no ckpt_3.*2, 4, 6"):
+        make_trainer(tmp_path, trainer={"resume_milestone": 3}).train()
+    chosen = make_trainer(tmp_path, trainer={"resume_milestone": 4})
+    chosen._resume()
+    assert chosen.step == 4
+
+
+def test_existing_results_are_not_overwritten(tmp_path):
+    make_trainer(tmp_path).train()
+    with pytest.raises(CheckpointError, match="already holds checkpoints"):
+        make_trainer(tmp_path, trainer={"enable_resume": False}).train()
+    with pytest.raises(CheckpointError, match="stage ldm"):
+        make_trainer(tmp_path, "vae").train()
+
+
+def test_another_geometry_is_refused_by_name(tmp_path):
+    make_trainer(tmp_path).train()
+    with pytest.raises(CheckpointError, match="unet_config.model_channels"):
+        make_trainer(tmp_path, unet_config={"model_channels": 16}).train()
+
+
+def test_old_checkpoints_are_pruned(tmp_path):
+    make_trainer(tmp_path, trainer={"training_steps": 8, "save_interval": 1, "keep_last": 3}).train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_6", "ckpt_7", "ckpt_8"]
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", "ema.safetensors", "training.pt", "meta.json"])
+@pytest.mark.parametrize("how", ["truncated", "altered", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, victim, how):
+    make_trainer(tmp_path).train()
+    path = tmp_path / "checkpoints" / "ckpt_4" / victim
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "altered":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    if (victim, how) == ("meta.json", "altered") and ck.damage(path.parent) is None:
+        pytest.skip("the changed letter does not change what is read")
+    warnings = []
+    assert ck.find_checkpoint(tmp_path, warn=warnings.append).step == 2
+    assert "ckpt_4" in warnings[0]
+    with pytest.raises(CheckpointError, match="ckpt_4"):
+        ck.find_checkpoint(tmp_path, 4)
+
+
+def test_no_space_left_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(ck.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(CheckpointError, match="free some space"):
+        trainer.train()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_signal_finishes_the_step_and_saves(tmp_path):
+    def signalling(accelerator, first):
+        for batch in tiny_batches(accelerator, first):
+            if batch["names"][0] == "2_0":
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    make_trainer(tmp_path, batches=signalling).train()
+    assert ck.find_checkpoint(tmp_path).step == 2
+
+
+def test_load_model_rebuilds_from_the_checkpoint_alone(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    model, config, found = ck.load_model(tmp_path)
+    assert found.step == 4 and config.unet_config.model_channels == 8
+    batch = tiny_batch(0)
+    expected = trainer.ema.ema_model.eval().sample(batch["conditions"], keys=[1, 2])
+    assert torch.equal(model.sample(batch["conditions"], keys=[1, 2]), expected)
+    last, _, _ = ck.load_model(tmp_path / "checkpoints" / "ckpt_4", use_ema=False)
+    assert same(last.state_dict(), trainer.model.state_dict())
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        ck.load_model(tmp_path / "nowhere")
+
+
+def test_training_state_is_loadable_without_running_code(tmp_path):
+    make_trainer(tmp_path, "vae").train()
+    path = tmp_path / "checkpoints" / "ckpt_4"
+    torch.load(path / "training.pt", weights_only=True)
+    meta = json.loads((path / "meta.json").read_text())
+    assert meta["step"] == 4 and meta["stage"] == "vae" and "torch" in meta["versions"]
+
+
+def foreign_file(tmp_path, kind, autoencoder):
+    state = autoencoder.state_dict()
+    discriminator = {"loss.discriminator.main.0.weight": torch.zeros(1)}
+    content = {
+        "model": {"step": 7, "model": state | discriminator, "opt_ae": {}},
+        "ema": {"step": 7, "model": {}, "ema": {f"ema_model.{k}": v for k, v in state.items()} | {"initted": torch.tensor(True)}},
+        "state_dict": {"state_dict": {f"first_stage_model.{k}": v for k, v in state.items()} | {"model.x": torch.zeros(1)}},
+    }[kind]
+    torch.save(content, tmp_path / f"{kind}.pt")
+    return tmp_path / f"{kind}.pt"
+
+
+@pytest.mark.parametrize("kind", ["model", "ema", "state_dict"])
+def test_original_checkpoints_load(tmp_path, kind):
+    first = tiny_config("vae").first_stage_config
+    source, target = build_autoencoder(first), build_autoencoder(first)
+    ck.load_first_stage(target, foreign_file(tmp_path, kind, source))
+    assert same(source.state_dict(), target.state_dict())
+
+
+def test_first_stage_from_our_own_runs(tmp_path):
+    trainer = make_trainer(tmp_path / "vae", "vae")
+    trainer.train()
+    target = build_autoencoder(tiny_config("vae").first_stage_config)
+    ck.load_first_stage(target, tmp_path / "vae")
+    assert same(target.state_dict(), trainer.ema.ema_model.state_dict())
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("executed",))
+
+
+def test_foreign_files_run_no_code_and_fail_clearly(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "noise.pt").write_bytes(b"\x80\x04noise")
+    torch.save([1], tmp_path / "list.pt")
+    torch.save({"model": {"a": 1}}, tmp_path / "odd.pt")
+    (tmp_path / "half.safetensors").write_bytes(b"\xff" * 40)
+    target = build_autoencoder(tiny_config("vae").first_stage_config)
+    for name in ("evil.pt", "noise.pt", "list.pt", "odd.pt", "half.safetensors", "absent.pt"):
+        with pytest.raises(CheckpointError, match=name):
+            ck.load_first_stage(target, tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+    other = build_autoencoder(tiny_config("vae", first_stage_config={"ddconfig": {"ch": 16}}).first_stage_config)
+    torch.save({"model": other.state_dict()}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="another geometry.*not"):
+        ck.load_first_stage(target, tmp_path / "other.pt")
+
+
+def test_precision(monkeypatch):
+    assert choose_precision("no") == "no" and choose_precision("fp16") == "fp16"
+    assert choose_precision("auto") in ("no", "bf16")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert make_accelerator(tiny_config().trainer).mixed_precision == "bf16"
+
+
+def test_bf16_trains(tmp_path):
+    trainer = make_trainer(tmp_path, "vae", trainer={"mixed_precision": "bf16"}, first_stage_config={"lossconfig": {"discr_start": 1}})
+    trainer.train()
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_unsupported_ways_to_distribute_are_refused(monkeypatch):
+    from accelerate.utils import DistributedType
+
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.FSDP))
+    with pytest.raises(ConfigError, match="FSDP"):
+        make_accelerator(tiny_config().trainer)
