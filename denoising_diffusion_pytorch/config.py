@@ -15,7 +15,7 @@ from .config_resolve import resolve
 from .config_schema import Config
 from .config_spelling import SECTIONS, Settings, spell
 from .config_values import apply, checked_copy, flatten
-from .config_yaml import plain, read_file, read_text, show, write_text
+from .config_yaml import plain, read_file, read_text, same, show, write_text
 from .errors import ConfigError
 
 __all__ = ["differences", "load_config", "parse_config", "placeholders", "resolve", "section", "to_dict", "to_yaml"]
@@ -33,8 +33,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, stage: str =
     Args:
         path: the file; an empty one means the document's values.
         overrides: `key=value` strings, dotted keys in any spelling, values in YAML. They win over the file, its other
-            spellings of the same setting included. A changed `data.train` changes a `data.validation` that was the same;
-            a changed `trainer.learning_rate` keeps the file's `min_lr_ratio`.
+            spellings of the same setting included. A changed `data.train` changes a `data.validation` that was the
+            same; a changed `trainer.learning_rate` keeps the file's `min_lr_ratio`.
         stage: `vae` or `ldm`.
 
     Returns:
@@ -71,7 +71,7 @@ def section(kind: str | type[Section], value: Any = None) -> Section:
         raise ConfigError(f"{show(kind)} is no section; there are {', '.join(path for path in SECTIONS if path)}")
     cls = SECTIONS[name]
     if isinstance(value, cls):
-        return checked_copy(value)
+        return checked_copy(value, f"{name}." if name else "")
     settings = spell(plain(value), name)
     outside = next((setting.source for path, setting in settings.items() if not path.startswith(name)), None)
     if outside:
@@ -150,9 +150,9 @@ def _superseded(settings: Settings, changes: Settings) -> list[str]:
         dropped.append(_MIN_LR)  # the ratio stays
     for name in _INHERITED:
         train, validation = f"data.train.{name}", f"data.validation.{name}"
-        if train in changes and train in settings and validation in settings:
-            if settings[train].value == settings[validation].value:
-                dropped.append(validation)
+        both = train in settings and validation in settings
+        if train in changes and both and same(settings[train].value, settings[validation].value):
+            dropped.append(validation)
     return dropped
 
 

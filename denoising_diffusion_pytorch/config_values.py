@@ -202,9 +202,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def checked_copy(config: Any) -> Any:
-    """A deep copy of a section or Config whose every field has been checked."""
-    return apply(type(config)(), {path: Setting(value, path) for path, value in flatten(config).items()})
+def checked_copy(config: Any, prefix: str = "") -> Any:
+    """A deep copy of a section or Config whose every field has been checked; `prefix`: its dotted name and a dot."""
+    return apply(type(config)(), {path: Setting(value, prefix + path) for path, value in flatten(config).items()})
 
 
 def _checked(cls: type, name: str, setting: Setting) -> Any:

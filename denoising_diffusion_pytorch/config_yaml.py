@@ -218,7 +218,7 @@ def same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return a == b
+    return a is b or a == b  # a value that is not a number equals itself only by identity
 
 
 def show(value: Any) -> str:

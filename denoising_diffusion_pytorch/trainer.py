@@ -110,7 +110,7 @@ class Trainer:
                 betas=tuple(adam.betas),
                 eps=adam.eps,
                 weight_decay=adam.weight_decay,
-                fused=accelerator.device.type == "cuda",
+                fused=accelerator.device.type in ("cuda", "cpu"),
             )
             for parameters in self.parameters
         ]
@@ -314,6 +314,7 @@ class Trainer:
         handler = logging.FileHandler(self.results / "train.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
         log.addHandler(handler)
+        log.setLevel(logging.INFO)
         self.writer = SummaryWriter(str(self.results), purge_step=self.step + 1 if self.step else None)
         (self.results / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
         report = model_report({"model": self.model} | self.extra)

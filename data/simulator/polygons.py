@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-TOLERANCE = 0.8  # px; an outline may be this far from the pixels' edge midpoints
+TOLERANCE = 1.0  # px; an outline may be this far from the pixels' edge midpoints
 STRAIGHT = 8.0  # degrees; a vertex that bends less is left out
 MIN_AREA = 3  # px
 OVERSAMPLING = 4

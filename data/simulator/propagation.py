@@ -20,7 +20,7 @@ from .polygons import corners_of, rings_from_mask, segments_of, shrink
 from .visibility import blocked, make_walls
 
 MARGIN = 0.6  # px at the ends of a ray where walls do not count
-SHRINK = 0.25  # px by which walls traced from a mask are moved inwards: the traced outline is a little outside
+SHRINK = 0.4  # px by which walls traced from a mask are moved inwards: the traced outline is a little outside
 TAUT = 0.05  # sine of the turn below which its side does not matter
 DEGREES = 180 / np.pi
 
