@@ -67,3 +67,14 @@ def transmitter_position(antenna: np.ndarray, path: Path) -> tuple[float, float]
         raise DataError(f"{path}: shows no transmitter (all pixels are black)")
     rows, columns = np.nonzero(antenna == brightest)
     return float(columns.mean()), float(rows.mean())
+
+
+def parse_position(text: str) -> tuple[float, float]:
+    """`X,Y` of a command line as numbers; raises DataError for anything else."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80") from error
+    if not (np.isfinite(x) and np.isfinite(y)):
+        raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80")
+    return x, y

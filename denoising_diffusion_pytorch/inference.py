@@ -1,21 +1,19 @@
 """A trained model applied to scenes: condition -> network -> radio map at the scene's own resolution."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 
-from data.conditions import condition
-from data.resize import area_mask, to_model_image, to_native
-from data.scene import Scene
+from data import Scene, prepare
+from data.resize import to_native
 
 from .checkpoint import load_model
-from .config_schema import Config
 from .errors import CheckpointError
 from .latent_diffusion import LatentDiffusion
-from .trainer import choose_precision
 
 
 @dataclass
@@ -68,30 +66,26 @@ class Predictor:
         self.sampler = sampler or model.diffusion_config.sampler
         self.steps = steps or model.diffusion_config.sampling_timesteps
 
-    def predict(self, scenes: Sequence[Scene], batch_size: int = 16) -> Iterator[Prediction]:
-        """One prediction a scene, in order."""
-        for start in range(0, len(scenes), batch_size):
-            yield from self._predict_batch([scenes[i] for i in range(start, min(start + batch_size, len(scenes)))])
+    def predict(self, scenes: Iterable[Scene], batch_size: int = 16) -> Iterator[Prediction]:
+        """One prediction a scene, in order; scenes are read as they are needed."""
+        scenes = iter(scenes)
+        while batch := list(islice(scenes, batch_size)):
+            yield from self._predict_batch(batch)
 
     def _predict_batch(self, scenes: list[Scene]) -> list[Prediction]:
         data = self.config.data
-        conditions = np.stack([condition(scene, data.cond_channels, data.cond_size) for scene in scenes])
-        masks = np.stack([area_mask(scene.buildings, data.image_size) for scene in scenes])[:, None]
-        keys = [zlib.crc32(scene.name.encode()) + (self.seed << 32) for scene in scenes]
-        maps = self.model.sample(
-            torch.from_numpy(conditions).to(self.device),
-            torch.from_numpy(masks).to(self.device),
-            steps=self.steps,
-            sampler=self.sampler,
-            keys=keys,
+        samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
+        conditions, masks = (
+            torch.from_numpy(np.stack([sample[key] for sample in samples])).to(self.device) for key in ("cond", "ori_mask")
         )
-        maps = maps[:, 0].cpu().numpy()  # (B, h, w)
+        keys = [zlib.crc32(scene.name.encode()) + (self.seed << 32) for scene in scenes]
+        maps = self.model.sample(conditions, masks, steps=self.steps, sampler=self.sampler, keys=keys)
         return [
             Prediction(
                 scene=scene,
-                gain=to_native(gain, mask[0], scene.buildings),
+                gain=to_native(gain, sample["ori_mask"][0], scene.buildings),
                 model_gain=gain,
-                truth=None if scene.gain is None else to_model_image(scene.gain, data.image_size),
+                truth=(sample["image"][0] + 1) / 2 if "image" in sample else None,
             )
-            for scene, gain, mask in zip(scenes, maps, masks, strict=True)
+            for scene, sample, gain in zip(scenes, samples, maps[:, 0].cpu().numpy(), strict=True)  # gain (h, w)
         ]

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from data.figures import comparison_figure
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from data import create_dataloader, process_batch
+from data import create_dataloader, create_dataset, process_batch
 
 from .build import build_discriminator
 from .checkpoint import build_model
@@ -64,7 +65,7 @@ def set_up_logging(accelerator: Accelerator) -> None:
 
 
 class TrainingData:
-    """The training stream and a few validation samples.
+    """The training stream and a few validation samples; the training tree is opened once.
 
     Args:
         config: resolved.
@@ -82,10 +83,7 @@ class TrainingData:
         """The first samples of the validation split, without augmentation; None where none are wanted."""
         if count == 0:
             return None
-        from data import create_dataset
-
-        data = self.config.data
-        dataset = create_dataset(data.validation, data.image_size, data.cond_size, data.cond_channels)
+        dataset = create_dataset(self.config.data.validation, replace(self.config.data, cache=False))
         chosen = [dataset[index * len(dataset) // count] for index in range(min(count, len(dataset)))]
         return process_batch(default_collate(chosen), device)
 
@@ -93,12 +91,10 @@ class TrainingData:
         """Endless micro-batches of this process on its device, from number `first` on."""
         loader = create_dataloader(
             self.config,
-            "train",
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             start_batch=first,
             endless=True,
-            seed=self.config.trainer.seed,
         )
         for batch in loader:
             yield process_batch(batch, accelerator.device)

@@ -22,7 +22,7 @@ ALLOWED = {
     "losses": {"autoencoder", "errors"},
     "build": {"autoencoder", "config_schema", "diffusion", "losses", "swin", "unet"},
 }
-ENTRY = {"launch", "cli"}  # the modules that may know datasets
+ENTRY = {"launch", "cli", "inference"}  # the modules that may know datasets
 
 
 def imports(path: Path) -> set[str]:

@@ -46,7 +46,7 @@ class Style:
 def random_style(rng: np.random.Generator) -> Style:
     """The character of one map."""
     return Style(
-        built=float(np.clip(rng.normal(0.72, 0.22), 0.15, 0.98)),
+        built=float(np.clip(rng.normal(0.68, 0.22), 0.15, 0.98)),
         lot_area=float(np.exp(rng.normal(6.75, 0.5))),
         lot_spread=float(rng.uniform(0.35, 0.9)),
         street=float(rng.uniform(9, 24)),
@@ -114,7 +114,7 @@ def _building(rng: np.random.Generator, style: Style, width: float, height: floa
     w = width * (1 - rng.uniform(0, style.setback)) / 2
     h = height * (1 - rng.uniform(0, style.setback)) / 2
     small = min(w, h)
-    shape = rng.choice(["box", "L", "U", "T", "court"], p=[0.7, 0.15, 0.05, 0.05, 0.05])
+    shape = rng.choice(["box", "L", "U", "T", "court"], p=[0.66, 0.15, 0.05, 0.05, 0.09])
     if small < 5:
         shape = "box" if shape != "L" else "L"
     depth = float(np.clip(rng.uniform(0.35, 0.65) * 2 * small, 4, 14))  # of a wing, m

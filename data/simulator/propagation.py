@@ -36,7 +36,7 @@ class Laws(NamedTuple):
     per_corner: float = 2.74  # c, dB
     roof_height: float = 23.5  # m of the roofs above the antennas
     max_corners: int = 4
-    labels: int = 3  # best paths kept at a corner, which differ in the direction they arrive from
+    labels: int = 2  # best paths kept at a corner, which differ in the direction they arrive from
 
 
 @njit(cache=True)
@@ -75,7 +75,7 @@ def _best_paths(corners, visible, walls, tx, ty, laws):
 
     Returns:
         (N, 7) rows sorted by a lower bound of the loss behind them: bound, length, corner losses so far, arriving
-        direction x and y, corner index, corners passed including this one.
+        direction x and y, corner index, and 10^(-corner losses / s), the share of the reach that they leave.
     """
     count, kept = corners.shape[0], laws.labels
     labels = np.full((count, kept, 6), 1e9)  # length, corner losses, ux, uy, corners before, key
@@ -144,17 +144,20 @@ def _sorted_paths(labels, filled, laws):
             paths[n, 0] = laws.offset + laws.per_corner + labels[i, k, 5]
             paths[n, 1:5] = labels[i, k, :4]
             paths[n, 5] = i
-            paths[n, 6] = labels[i, k, 4] + 1
+            paths[n, 6] = 10 ** (-labels[i, k, 1] / laws.slope)
             n += 1
     return paths[np.argsort(paths[:, 0])]
 
 
 @njit(cache=True)
-def _roof_loss(buildings, tx, ty, column, row, laws):
-    """Loss of the path over the roofs, infinite where no building stands between."""
+def _roof_loss(buildings, tx, ty, column, row, best, laws):
+    """Loss of the path over the roofs; infinite where no building stands between or it cannot beat `best`."""
     height, width = buildings.shape
     dx, dy = column - tx, row - ty
     d = np.hypot(dx, dy)
+    least = laws.offset + laws.slope * np.log10(max(d, 1.0)) + 2 * _turn_loss(d / np.hypot(d, laws.roof_height), laws)
+    if least >= best:  # up and down are at most d each
+        return np.inf
     steps = int(d * 3) + 1
     first = last = -1.0
     for i in range(steps + 1):
@@ -177,6 +180,7 @@ def _roof_loss(buildings, tx, ty, column, row, laws):
 def _around_corners(paths, corners, walls, column, row, guess, laws):
     """Least loss around corners at a pixel and the path that has it (-1: none); `guess` are paths to try first."""
     best, winner = np.inf, -1
+    reach = np.inf  # a straight path of this length has the best loss so far
     tried = guess.shape[0]
     for n in range(tried + paths.shape[0]):
         index = guess[n] if n < tried else n - tried
@@ -188,16 +192,18 @@ def _around_corners(paths, corners, walls, column, row, guess, laws):
             continue
         corner = corners[int(paths[index, 5])]
         dx, dy = column - corner[0], row - corner[1]
+        left = reach * paths[index, 6] - paths[index, 1]  # how far the pixel may be; spares a logarithm for most
+        if left <= 0 or dx * dx + dy * dy >= left * left:
+            continue
         d = np.hypot(dx, dy) + 1e-6
         loss = laws.offset + paths[index, 2] + laws.slope * np.log10(max(paths[index, 1] + d, 1.0)) + laws.per_corner
-        if loss >= best:
-            continue
         ux, uy, vx, vy = paths[index, 3], paths[index, 4], dx / d, dy / d
         loss += _turn_loss(ux * vx + uy * vy, laws) - laws.per_corner
         if loss >= best or not _is_taut(corner, ux, uy, vx, vy):
             continue
         if not blocked(walls, corner[0], corner[1], column, row, MARGIN):
             best, winner = loss, index
+            reach = 10 ** ((best - laws.offset - laws.per_corner) / laws.slope)
     return best, winner
 
 
@@ -222,7 +228,7 @@ def _solve(buildings, corners, walls, sight_walls, paths, tx, ty, laws):
             guess[2] = winners[row - 1, column + 1] if row > 0 and column + 1 < width else -1
             best, winner = _around_corners(paths, corners, walls, x, y, guess, laws)
             winners[row, column] = winner
-            out[row, column] = min(best, _roof_loss(buildings, tx, ty, x, y, laws))
+            out[row, column] = min(best, _roof_loss(buildings, tx, ty, x, y, best, laws))
     return out
 
 

@@ -1,0 +1,45 @@
+"""Simulate the radio map of one given city.
+
+    python scripts/simulate.py --buildings city.png --tx 120,80 --out map.png
+
+The city is a grey picture, one pixel a metre, non-zero inside buildings; the result is an 8-bit PNG in RadioMapSeer's
+levels (path gain = 99.16 v / 255 - 147 dB, buildings 0).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from PIL import Image
+
+from data.errors import DataError
+from data.scene import parse_position, read_grey
+from data.simulator import simulate
+from data.units import db_to_gain, gain_to_uint8
+from denoising_diffusion_pytorch.cli import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--buildings", type=Path, required=True, help="PNG, non-zero inside buildings")
+    parser.add_argument("--tx", required=True, metavar="X,Y", help="column and row of the transmitter in pixels")
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--force", action="store_true", help="overwrite --out")
+    arguments = parser.parse_args()
+    tx = parse_position(arguments.tx)
+    if arguments.out.exists() and not arguments.force:
+        raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
+    buildings = read_grey(arguments.buildings) > 0
+    try:
+        path_gain = simulate(buildings, tx)
+    except ValueError as error:
+        raise DataError(f"--tx {arguments.tx}: {error}; {arguments.buildings} shows where the open is") from error
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(gain_to_uint8(db_to_gain(path_gain))).save(arguments.out, format="PNG")
+    print(f"{arguments.out}: path gain from {path_gain[~buildings].min():.1f} to {path_gain.max():.1f} dB")
+
+
+if __name__ == "__main__":
+    run(main)
