@@ -1,0 +1,327 @@
+"""Trees, splits, samples, conditions, augmentation, batches."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data.conditions
+from data import (
+    Augmentation,
+    DataError,
+    RadioMapDataset,
+    RadioMapSeer,
+    RadioUNet_c,
+    RandomAugmentation,
+    Scene,
+    create_dataloader,
+    db_to_gain,
+    gain_to_db,
+    process_batch,
+)
+from data.augment import symmetry
+from data.conditions import condition
+from data.resize import resize, to_native
+from data.sampler import SampleStream
+from data.splits import standard_split
+from data.units import apply_noise_floor, gain_to_uint8
+from tests.conftest import make_scene_files, save_grey
+
+
+def test_grey_levels_and_decibels():
+    assert gain_to_db(1.0) == pytest.approx(-47.84) and gain_to_db(0.0) == -147
+    assert db_to_gain(-47.84) == pytest.approx(1) and db_to_gain(-200.0) == 0 and db_to_gain(0.0) == 1
+    levels = np.arange(256) / 255
+    assert np.allclose(db_to_gain(gain_to_db(levels)), levels)
+    assert (gain_to_uint8(levels) == np.arange(256)).all()
+    assert gain_to_db(0.2) == pytest.approx(-127.168)  # RadioUNet's noise floor
+    assert apply_noise_floor(np.array([0.1, 0.2, 0.6, 1.0])) == pytest.approx([0, 0, 0.5, 1])
+
+
+def test_scenes_are_read_by_name(radiomapseer):
+    dataset = RadioMapSeer(radiomapseer)
+    assert len(dataset) == 20 and dataset.names[:3] == ["0_0", "0_1", "1_0"]
+    for index in (0, 7):
+        scene = dataset.scene(index)
+        buildings, gain, tx = make_scene_files(radiomapseer, *map(int, scene.name.split("_")))
+        assert (scene.buildings == buildings).all() and scene.tx == tx
+        assert np.array_equal(scene.gain * 255, gain.astype(np.float32))
+
+
+def test_a_partial_download_works_and_says_what_is_missing(radiomapseer):
+    (radiomapseer / "png" / "antennas" / "3_1.png").unlink()
+    (radiomapseer / "png" / "buildings_complete" / "5.png").unlink()
+    dataset = RadioMapSeer(radiomapseer)
+    assert len(dataset) == 17 and not {"3_1", "5_0", "5_1"} & set(dataset.names)
+    assert "1 lack png/antennas" in dataset.report and "2 lack png/buildings_complete" in dataset.report
+
+
+def test_cars_and_missing_buildings(radiomapseer):
+    make_scene_files(radiomapseer, 0, 0, simulation="carsDPM")
+    save_grey(radiomapseer / "png" / "cars" / "0.png", np.eye(32) * 255)
+    fewer = np.zeros((32, 32))
+    fewer[0, 0] = 255
+    save_grey(radiomapseer / "png" / "buildings_missing2" / "1" / "0.png", fewer)
+    scene = RadioMapSeer(radiomapseer, "carsDPM", missing_buildings=2).scene(0)
+    assert scene.cars.sum() == 32
+    assert scene.shown_buildings.sum() == 1 < scene.buildings.sum()
+    shown, cars = condition(scene, ["buildings", "cars"], 32)
+    assert (shown > 0).sum() == 1 and (cars > 0).sum() == 32
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (("nowhere",), "no such folder"),
+        (("path/to/RadioMapSeer",), "placeholder"),
+        (("ROOT", "DMP"), "did you mean DPM"),
+        (("ROOT", "specific_type"), "choose from DPM"),
+        (("ROOT", "IRT4"), "there are: DPM"),
+        (("ROOT", "DPM", "tset"), "known: all, train"),
+    ],
+)
+def test_wrong_arguments(radiomapseer, arguments, message):
+    arguments = [radiomapseer if a == "ROOT" else a for a in arguments]
+    with pytest.raises(DataError, match=message):
+        RadioMapSeer(*arguments)
+
+
+def test_a_folder_that_is_no_data_set(tmp_path):
+    with pytest.raises(DataError, match="gain/ and png/"):
+        RadioUNet_c(tmp_path)
+
+
+def broken(kind, path):
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "text":
+        path.write_text("no picture")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "size":
+        save_grey(path, np.ones((16, 16)))
+    elif kind == "16 bit":
+        Image.fromarray(np.ones((32, 32), np.uint16)).save(path)
+    elif kind == "black":
+        save_grey(path, np.zeros((32, 32)))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "empty", "size", "16 bit", "black"])
+@pytest.mark.parametrize("which", ["png/antennas/0_0.png", "gain/DPM/0_0.png", "png/buildings_complete/0.png"])
+def test_odd_pictures_are_named(radiomapseer, kind, which):
+    if kind == "black" and "antennas" not in which:
+        pytest.skip("a black map is a map")
+    broken(kind, radiomapseer / which)
+    with pytest.raises(DataError, match=r"0(_0)?\.png"):
+        RadioMapSeer(radiomapseer).scene(0)
+
+
+def test_splits_never_share_a_map(radiomapseer):
+    train, val, test = (RadioMapSeer(radiomapseer, split=s) for s in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (16, 2, 2)
+    assert not {m for m, _ in train.scenes} & {m for m, _ in test.scenes}
+    (radiomapseer / "splits").mkdir()
+    (radiomapseer / "splits" / "mine.txt").write_text("3\n4_1\n")
+    assert RadioMapSeer(radiomapseer, split="mine").names == ["3_0", "3_1", "4_1"]
+    (radiomapseer / "splits" / "odd.txt").write_text("three\n")
+    with pytest.raises(DataError, match="odd.txt"):
+        RadioMapSeer(radiomapseer, split="odd")
+
+
+def test_standard_split():
+    train, val, test = (standard_split(s) for s in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (501, 100, 99)
+    assert train | val | test == set(range(1, 701))
+    ids = np.arange(700)
+    np.random.seed(42)
+    np.random.shuffle(ids)
+    assert test == {int(i) + 1 for i in ids[601:700]}
+    assert len(standard_split("radiodiff_train") & standard_split("radiodiff_test")) == 1  # the known leak
+
+
+def test_samples_of_both_trees_keep_the_contract(radiomapseer, flat_tree):
+    for root in (radiomapseer, flat_tree):
+        dataset = RadioUNet_c(root, "DPM")
+        sample = dataset[3]
+        assert sample["image"].shape == sample["ori_mask"].shape == (1, 320, 320)
+        assert sample["cond"].shape == (3, 80, 80)
+        assert all(sample[key].dtype == torch.float32 for key in ("image", "cond", "ori_mask"))
+        assert sample["image"].abs().max() <= 1 and sample["cond"].abs().max() <= 1
+        assert 0 <= sample["ori_mask"].min() and sample["ori_mask"].max() <= 1
+        assert sample["name"] == dataset.source.names[3] and sample["seed"] == 0
+        with pytest.raises(IndexError):
+            dataset[len(dataset)]
+
+
+def test_cache_gives_the_same_samples(radiomapseer):
+    source = RadioMapSeer(radiomapseer)
+    plain = RadioMapDataset(source, 16, 16)
+    cached = RadioMapDataset(source, 16, 16, cache=True)
+    for key in ("image", "cond", "ori_mask"):
+        assert torch.allclose(plain[5][key], cached[5][key], atol=1e-3)
+
+
+@pytest.mark.parametrize("case", ["no image", "no condition", "shape", "nan", "range", "pickle", "noise", "mask"])
+def test_flat_tree_errors_name_the_file(flat_tree, case):
+    path = flat_tree / "conditions" / "s1.npy"
+    name = "s1.npy"
+    if case == "no image":
+        (flat_tree / "images" / "s1.png").unlink()
+        name = "images/s1.png"
+    elif case == "no condition":
+        path.unlink()
+        name = "conditions/s1.npy"
+    elif case == "mask":
+        save_grey(flat_tree / "masks" / "s1.png", np.zeros((8, 8)))
+        name = "masks/s1.png"
+    elif case == "noise":
+        path.write_bytes(b"\x93NUMPY\x01\x00broken")
+    else:
+        array = {
+            "shape": np.zeros((2, 80, 80)),
+            "nan": np.full((3, 80, 80), np.nan),
+            "range": np.full((3, 80, 80), 2.0),
+            "pickle": np.array([{}], object),
+        }[case]
+        np.save(path, array, allow_pickle=True)
+    with pytest.raises(DataError, match=name):
+        RadioUNet_c(flat_tree)[1]
+
+
+def open_scene(tx=(3.0, 5.0), size=16):
+    return Scene("0_0", np.zeros((size, size), bool), tx)
+
+
+def test_transmitter_channel():
+    exact = data.conditions.transmitter(open_scene(), 16)
+    assert exact[5, 3] == 1 and exact.sum() == 1
+    coarse = data.conditions.transmitter(open_scene(tx=(4.0, 5.0)), 8)  # between two coarse pixels
+    assert coarse.sum() == pytest.approx(1) and (coarse > 0).sum() == 4
+    corner = data.conditions.transmitter(open_scene(tx=(0.0, 0.0)), 4)
+    assert corner.sum() == pytest.approx(1) and corner[0, 0] == 1
+
+
+def test_distance_and_sight_channels():
+    scene = open_scene()
+    free = data.conditions.log_distance(scene, 16)
+    assert free[5, 3] == pytest.approx(1) and free[5, 13] == pytest.approx(1 - 25 / 99.16)
+    assert data.conditions.line_of_sight(scene, 16).min() == 1
+    scene.buildings[:, 8] = True
+    visible = data.conditions.line_of_sight(scene, 16)
+    assert visible[:, :8].min() == 1 and visible[:, 8:].max() == 0
+    assert (data.conditions.cars(scene, 16) == data.conditions.buildings(scene, 16)).all()
+    with pytest.raises(DataError, match="elevation.*line_of_sight"):
+        condition(scene, ["elevation"], 16)
+
+
+def test_resizing():
+    image = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
+    assert np.allclose(resize(image, 4)[0, 0], image[:2, :2].mean())
+    assert resize(image, 8) is image or np.array_equal(resize(image, 8), image)
+    assert resize(np.ones((8, 8)), 10) == pytest.approx(1)
+    with pytest.raises(DataError, match="square"):
+        resize(np.zeros((4, 8)), 4)
+
+
+def test_back_to_native_undoes_the_area_mean():
+    buildings = np.zeros((16, 16), bool)
+    buildings[3:9, 5:7] = True
+    gain = np.where(buildings, 0, 0.6).astype(np.float32)
+    back = to_native(resize(gain, 4), resize(buildings.astype(np.float32), 4), buildings)
+    assert np.allclose(back, gain, atol=1e-6)
+    assert np.array_equal(to_native(gain, buildings.astype(np.float32), buildings), gain)
+
+
+def test_the_eight_symmetries():
+    x = torch.arange(9.0).view(1, 3, 3)
+    images = {tuple(symmetry(x, index).flatten().tolist()) for index in range(8)}
+    assert len(images) == 8
+
+
+def marked_sample(size=8):
+    """A sample whose three parts carry the same mark."""
+    mark = torch.zeros(1, size, size)
+    mark[0, 1, 2] = 1
+    return {"image": mark * 2 - 1, "cond": (mark * 2 - 1).repeat(2, 1, 1), "ori_mask": mark, "name": "a", "seed": 0}
+
+
+@pytest.mark.parametrize("settings", [{}, {"rotation": 30.0, "translation": 0.2}])
+def test_augmentation_moves_everything_together(settings):
+    augment, seen = Augmentation(**settings), set()
+    for seed in range(60):
+        sample = augment(marked_sample(), seed)
+        again = augment(marked_sample(), seed)
+        assert torch.equal(sample["image"], again["image"])
+        assert torch.allclose(sample["image"], sample["cond"][:1]) and sample["name"] == "a"
+        inside = sample["image"] > -0.99
+        assert (sample["ori_mask"][inside] > 0).all()
+        seen.add(tuple(sample["image"].flatten().tolist()))
+    assert len(seen) == 8 if not settings else len(seen) > 40
+
+
+def test_augmentation_settings():
+    fixed = Augmentation(p=0.0)
+    assert torch.equal(fixed(marked_sample(), 1)["image"], marked_sample()["image"])
+
+    def poses(**settings):
+        return {tuple(Augmentation(**settings)(marked_sample(), s)["image"].flatten().tolist()) for s in range(80)}
+
+    assert len(poses(flip=False)) == 4 and len(poses(rot90=False)) == 4 and len(poses(flip=False, rot90=False)) == 1
+    jittered = Augmentation(flip=False, rot90=False, color_jitter=0.3)(marked_sample(), 3)
+    assert not torch.equal(jittered["image"], marked_sample()["image"])
+    assert torch.equal(jittered["cond"], marked_sample()["cond"]) and torch.equal(jittered["ori_mask"], marked_sample()["ori_mask"])
+
+
+def test_the_documents_augmentation():
+    torch.manual_seed(0)
+    augment = RandomAugmentation(p=1.0)
+    x = torch.arange(16.0).view(1, 4, 4)
+    assert augment(x).shape == x.shape and not torch.equal(augment(x), x)
+    assert RandomAugmentation(p=0.0)(x) is x
+    sample = augment(marked_sample())
+    assert torch.equal(sample["image"], sample["cond"][:1])
+
+
+def test_stream_covers_every_epoch_and_is_shared_by_ranks():
+    def take(n, **settings):
+        iterator = iter(SampleStream(7, seed=3, **settings))
+        return [next(iterator) for _ in range(n)]
+
+    whole = [item for batch in take(7, batch_size=2) for item in batch]
+    assert sorted(i for i, _ in whole[:7]) == list(range(7)) == sorted(i for i, _ in whole[7:])
+    assert len({key for _, key in whole}) == 14  # another key in another epoch
+    assert take(3, batch_size=2, start_batch=4) == take(7, batch_size=2)[4:]
+    one = take(3, batch_size=4)
+    two = [take(3, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
+    assert one == [a + b for a, b in zip(*two, strict=True)]
+    assert [i for batch in take(2, batch_size=4, shuffle=False) for i, _ in batch] == [0, 1, 2, 3, 4, 5, 6, 0]
+    assert len(SampleStream(7, 2, batches=3)) == 3 == len(list(SampleStream(7, 2, batches=3)))
+    with pytest.raises(TypeError):
+        len(SampleStream(7, 2))
+
+
+def documents_config(root, batch_size, workers=0):
+    params = SimpleNamespace(data_root=root, simulation_type="DPM", num_workers=workers)
+    return SimpleNamespace(data=SimpleNamespace(params=params), trainer=SimpleNamespace(batch_size=batch_size))
+
+
+def test_create_dataloader_and_process_batch(radiomapseer):
+    loader = create_dataloader(documents_config(radiomapseer, 3))
+    assert len(loader) == 6
+    batch = process_batch(next(iter(loader)), "cpu")
+    assert batch["images"].shape == (3, 1, 320, 320) and batch["conditions"].shape == (3, 3, 80, 80)
+    assert batch["masks"].shape == (3, 1, 320, 320) and len(batch["names"]) == 3
+    assert process_batch({"image": torch.zeros(1), "cond": torch.zeros(1), "name": ["a"]}, "cpu")["masks"] is None
+    with pytest.raises(DataError, match="fewer than one batch"):
+        create_dataloader(documents_config(radiomapseer, 21))
+
+
+def test_workers_change_nothing(radiomapseer):
+    batches = []
+    for workers in (0, 1):
+        loader = iter(create_dataloader(documents_config(radiomapseer, 4, workers), start_batch=3, endless=True))
+        batches.append([next(loader) for _ in range(3)])
+    for a, b in zip(*batches, strict=True):
+        assert a["name"] == b["name"] and torch.equal(a["image"], b["image"]) and torch.equal(a["seed"], b["seed"])

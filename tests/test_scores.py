@@ -1,0 +1,90 @@
+"""Metrics and untrained predictors against direct formulas."""
+
+import math
+
+import numpy as np
+import pytest
+
+from data import DataError, Scene
+from data.baselines import MeanMap, log_distance_law, los_nlos_law
+from data.figures import comparison_figure, radio_map_figure
+from data.metrics import PERFECT_PSNR, Scores, map_scores, ssim
+from data.units import apply_noise_floor
+
+
+def direct_ssim(x, y):
+    """The definition, one window at a time."""
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    values = []
+    for row in range(5, x.shape[0] - 5):
+        for column in range(5, x.shape[1] - 5):
+            a, b = x[row - 5 : row + 6, column - 5 : column + 6], y[row - 5 : row + 6, column - 5 : column + 6]
+            ma, mb = (window * a).sum(), (window * b).sum()
+            va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
+            cov = (window * (a - ma) * (b - mb)).sum()
+            values.append((2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4)))
+    return np.mean(values)
+
+
+def test_ssim_is_its_definition():
+    random = np.random.default_rng(0)
+    x = random.random((20, 24))
+    y = np.clip(x + 0.2 * random.standard_normal(x.shape), 0, 1)
+    assert ssim(x, y) == pytest.approx(direct_ssim(x, y), abs=1e-9)
+    assert ssim(x, x) == pytest.approx(1)
+
+
+def test_map_scores():
+    target, prediction = np.full((16, 16), 0.5), np.full((16, 16), 0.6)
+    scores = map_scores(prediction, target)
+    assert scores["nmse"] == pytest.approx(0.04) and scores["rmse"] == pytest.approx(0.1)
+    assert scores["psnr"] == pytest.approx(20)
+    assert map_scores(target, target)["psnr"] == PERFECT_PSNR
+    assert math.isnan(map_scores(target, np.zeros((16, 16)))["nmse"])
+
+
+def test_both_conventions():
+    random = np.random.default_rng(1)
+    pairs = [(random.random((16, 16)), random.random((16, 16))) for _ in range(3)]
+    scores = Scores()
+    for index, (p, t) in enumerate(pairs):
+        scores.add(str(index), p, t)
+    summary = scores.summary()
+    assert summary["maps"] == 3
+    assert summary["nmse"] == pytest.approx(np.mean([((p - t) ** 2).mean() / (t**2).mean() for p, t in pairs]))
+    assert summary["rmse"] == pytest.approx(np.mean([np.sqrt(((p - t) ** 2).mean()) for p, t in pairs]))
+    cut = [(apply_noise_floor(p), apply_noise_floor(t)) for p, t in pairs]
+    errors, powers = sum(((p - t) ** 2).sum() for p, t in cut), sum((t**2).sum() for _, t in cut)
+    assert summary["thresholded"]["nmse_whole_set"] == pytest.approx(errors / powers)
+    assert summary["thresholded"]["rmse_whole_set"] == pytest.approx(math.sqrt(errors / (3 * 256)))
+
+
+def walled_scene():
+    buildings = np.zeros((16, 16), bool)
+    buildings[:, 8] = True
+    return Scene("0_0", buildings, (2.0, 3.0), gain=np.where(buildings, 0, 0.5).astype(np.float32))
+
+
+def test_baselines():
+    scene = walled_scene()
+    free, law = log_distance_law(scene), los_nlos_law(scene)
+    assert free[3, 2] == pytest.approx(1) and free[3, 12] == pytest.approx(1 - 25 / 99.16)
+    assert law[3, 6] == free[3, 6]
+    assert law[3, 12] == pytest.approx(1 - (28.6 + 8) / 99.16)
+    assert (free[scene.buildings] == 0).all() and (law[scene.buildings] == 0).all()
+    mean = MeanMap([scene, Scene("1_0", scene.buildings, (0.0, 0.0), gain=scene.gain * 2)])
+    assert mean(scene)[0, 0] == pytest.approx(0.75) and mean(scene)[0, 8] == 0
+    with pytest.raises(DataError, match="no scenes"):
+        MeanMap([])
+    with pytest.raises(DataError, match="7_7"):
+        mean(Scene("7_7", np.zeros((8, 8), bool), (0.0, 0.0)))
+
+
+def test_figures_are_written(tmp_path):
+    scene = walled_scene()
+    row = {"name": "0_0", "real": scene.gain, "sampled": scene.gain, "buildings": scene.buildings, "tx": scene.tx}
+    comparison_figure(tmp_path / "a" / "rows.png", [row, row])
+    radio_map_figure(tmp_path / "map.png", scene.gain, scene.buildings, scene.tx, "a title")
+    assert (tmp_path / "a" / "rows.png").stat().st_size > 5000 and (tmp_path / "map.png").stat().st_size > 3000
