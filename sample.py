@@ -31,7 +31,9 @@ from denoising_diffusion_pytorch.inference import Prediction, Predictor
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", required=True, help="YAML file with a `sample` section")
-    parser.add_argument("--buildings", type=Path, help="a city of your own: square PNG, one pixel a metre, non-zero inside buildings")
+    parser.add_argument(
+        "--buildings", type=Path, help="a city of your own: square PNG, one pixel a metre, non-zero inside buildings"
+    )
     parser.add_argument("--tx", metavar="X,Y", help="with --buildings: column and row of the transmitter in pixels")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
@@ -85,7 +87,9 @@ def main() -> None:
     arguments = parse_arguments()
     settings = load_config(arguments.cfg, arguments.overrides).sample
     if settings.ckpt is None:
-        raise ConfigError("sample.ckpt: is not set; name a results folder of train_cond_ldm.py or one of its checkpoints")
+        raise ConfigError(
+            "sample.ckpt: is not set; name a results folder of train_cond_ldm.py or one of its checkpoints"
+        )
     count, scenes = scenes_of(arguments, settings)
     predictor = Predictor(
         settings.ckpt,

@@ -1,6 +1,6 @@
 """Stage 2: train the conditional latent diffusion on a trained autoencoder.
 
-    accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_run] [key=value ...]
+accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_run] [key=value ...]
 """
 
 from itertools import islice
@@ -14,7 +14,13 @@ from denoising_diffusion_pytorch.checkpoint import build_model, find_checkpoint,
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config_schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.launch import TrainingData, dry_run, read_arguments, require_no_placeholders, set_up_logging
+from denoising_diffusion_pytorch.launch import (
+    TrainingData,
+    dry_run,
+    read_arguments,
+    require_no_placeholders,
+    set_up_logging,
+)
 from denoising_diffusion_pytorch.objectives import (
     AutoencoderObjective,
     DiscriminatorObjective,

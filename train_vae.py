@@ -1,6 +1,6 @@
 """Stage 1: train the autoencoder.
 
-    accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key=value ...]
+accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key=value ...]
 """
 
 from pathlib import Path
@@ -11,7 +11,13 @@ from denoising_diffusion_pytorch.build import build_autoencoder, build_discrimin
 from denoising_diffusion_pytorch.checkpoint import load_first_stage
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.latent_diffusion import to_gain
-from denoising_diffusion_pytorch.launch import TrainingData, dry_run, read_arguments, require_no_placeholders, set_up_logging
+from denoising_diffusion_pytorch.launch import (
+    TrainingData,
+    dry_run,
+    read_arguments,
+    require_no_placeholders,
+    set_up_logging,
+)
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective
 from denoising_diffusion_pytorch.trainer import Trainer, make_accelerator
 

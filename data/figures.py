@@ -15,7 +15,9 @@ BUILDING_GREY = "0.75"
 ERROR_LIMIT_DB = 20.0
 
 
-def _show(axes: Any, values: np.ndarray, buildings: np.ndarray, tx: Sequence[float] | None, cmap: str, limits: tuple) -> Any:
+def _show(
+    axes: Any, values: np.ndarray, buildings: np.ndarray, tx: Sequence[float] | None, cmap: str, limits: tuple
+) -> Any:
     axes.set_facecolor(BUILDING_GREY)
     shown = np.ma.masked_where(buildings > 0.99, values)
     image = axes.imshow(shown, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")

@@ -27,7 +27,9 @@ class FlatTree:
 
     def __init__(self, data_root: str | Path, max_samples: int | None = None):
         self.root = check_root(data_root)
-        images, conditions = ({p.stem for p in (self.root / f).glob(g)} for f, g in (("images", "*.png"), ("conditions", "*.npy")))
+        images, conditions = (
+            {p.stem for p in (self.root / f).glob(g)} for f, g in (("images", "*.png"), ("conditions", "*.npy"))
+        )
         lonely = sorted(images ^ conditions)
         if lonely:
             name = lonely[0]

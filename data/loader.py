@@ -83,7 +83,9 @@ class RadioMapDataset(Dataset):
         image, cond = source.image(index), source.cond(index)
         expected = (len(self.cond_channels), self.cond_size, self.cond_size)
         if cond.shape != expected:
-            raise DataError(f"{source.root / 'conditions' / source.names[index]}.npy: has shape {cond.shape}, not {expected}")
+            raise DataError(
+                f"{source.root / 'conditions' / source.names[index]}.npy: has shape {cond.shape}, not {expected}"
+            )
         return {
             "image": 2 * resize(image, self.image_size)[None] - 1,
             "cond": cond,
@@ -141,7 +143,9 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
         if is_flat_tree(root):
             source: RadioMapSeer | FlatTree = FlatTree(root, max_samples)
         elif is_radiomapseer(root):
-            source = RadioMapSeer(root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples)
+            source = RadioMapSeer(
+                root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples
+            )
         else:
             raise DataError(
                 f"{root}: is no data set; expected RadioMapSeer's gain/ and png/ folders, or images/ and conditions/"

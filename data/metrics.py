@@ -77,5 +77,8 @@ class Scores:
             return {key: float(np.nanmean([row[key] for row in rows])) for key in ("nmse", "rmse", "ssim", "psnr")}
 
         error, power, pixels = self._sums
-        whole = {"nmse_whole_set": float(error / power) if power else math.nan, "rmse_whole_set": math.sqrt(error / pixels)}
+        whole = {
+            "nmse_whole_set": float(error / power) if power else math.nan,
+            "rmse_whole_set": math.sqrt(error / pixels),
+        }
         return means(self.rows) | {"maps": len(self.rows), "thresholded": means(self._thresholded) | whole}

@@ -74,7 +74,9 @@ class RadioMapSeer:
         if simulation_type not in SIMULATIONS:
             near = difflib.get_close_matches(simulation_type, SIMULATIONS, 1, 0.5)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise DataError(f"simulation_type {simulation_type!r} is unknown; {hint}choose from {', '.join(SIMULATIONS)}")
+            raise DataError(
+                f"simulation_type {simulation_type!r} is unknown; {hint}choose from {', '.join(SIMULATIONS)}"
+            )
         if not 0 <= missing_buildings <= 4:
             raise DataError(f"missing_buildings is {missing_buildings}; RadioMapSeer has 0 to 4")
         self.simulation_type = simulation_type
@@ -110,10 +112,14 @@ class RadioMapSeer:
             needed[str(folder.relative_to(self.root))] = [s for s in scenes if str(s[0]) not in stems]
         incomplete = {scene for missing in needed.values() for scene in missing}
         lacks = [f"{len(missing)} lack {folder}" for folder, missing in needed.items() if missing]
-        self.report = f"{self.root}: {len(scenes)} {self.simulation_type} maps" + (f", of which {', '.join(lacks)}" if lacks else "")
+        self.report = f"{self.root}: {len(scenes)} {self.simulation_type} maps" + (
+            f", of which {', '.join(lacks)}" if lacks else ""
+        )
         complete = [scene for scene in scenes if scene not in incomplete]
         if not complete:
-            raise DataError(f"{self.report}: no complete scene" if scenes else f"{self.gain_folder}: holds no MAP_TX.png")
+            raise DataError(
+                f"{self.report}: no complete scene" if scenes else f"{self.gain_folder}: holds no MAP_TX.png"
+            )
         return complete
 
     def _stems(self, folder: Path) -> set[str]:
@@ -138,7 +144,9 @@ class RadioMapSeer:
         def picture(path: Path) -> np.ndarray:
             pixels = read_grey(path)
             if pixels.shape != gain.shape:
-                raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px, {gain_path} {gain.shape[1]}x{gain.shape[0]}")
+                raise DataError(
+                    f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px, {gain_path} {gain.shape[1]}x{gain.shape[0]}"
+                )
             return pixels
 
         antenna_path = self.antenna_folder / f"{name}.png"

@@ -57,7 +57,11 @@ class SampleStream:
     def _at(self, position: int) -> tuple[int, int]:
         epoch, offset = divmod(position, self.length)
         if epoch != self._epoch:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.length) if self.shuffle else np.arange(self.length)
+            order = (
+                np.random.default_rng((self.seed, epoch)).permutation(self.length)
+                if self.shuffle
+                else np.arange(self.length)
+            )
             self._epoch, self._order = epoch, order
         index = int(self._order[offset])
         return index, sample_key(self.seed, epoch, index)

@@ -56,7 +56,9 @@ def select(root: Path, name: str, scenes: Iterable[tuple[int, int]]) -> list[tup
         chosen = standard_split(name)
     else:
         files = sorted(path.stem for path in (root / "splits").glob("*.txt"))
-        raise DataError(f"{root}: no split {name!r}; known: {', '.join(['all', *STANDARD, *files])}, or splits/{name}.txt")
+        raise DataError(
+            f"{root}: no split {name!r}; known: {', '.join(['all', *STANDARD, *files])}, or splits/{name}.txt"
+        )
     return [scene for scene in scenes if scene[0] in chosen]
 
 

@@ -30,7 +30,9 @@ class ResnetBlock(nn.Module):
         dropout: dropout probability before the second convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int | None = None, *, emb_channels: int = 0, dropout: float = 0.0):
+    def __init__(
+        self, in_channels: int, out_channels: int | None = None, *, emb_channels: int = 0, dropout: float = 0.0
+    ):
         super().__init__()
         out_channels = out_channels or in_channels
         self.norm1 = normalize(in_channels)

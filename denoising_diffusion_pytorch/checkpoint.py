@@ -124,13 +124,19 @@ def save_checkpoint(
     size = sum(t.numel() * t.element_size() for t in (*model.values(), *ema.values(), *_tensors(training)))
     free = shutil.disk_usage(folder).free
     if free < size * 1.05 + 2**20:
-        raise CheckpointError(f"{folder}: {free / 2**20:.0f} MiB free, a checkpoint needs {size / 2**20:.0f} MiB; free some space")
+        raise CheckpointError(
+            f"{folder}: {free / 2**20:.0f} MiB free, a checkpoint needs {size / 2**20:.0f} MiB; free some space"
+        )
     aside = folder / f".ckpt_{step}.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
-        safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, aside / "model.safetensors")
-        safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in ema.items()}, aside / "ema.safetensors")
+        safetensors.torch.save_file(
+            {k: v.detach().cpu().contiguous() for k, v in model.items()}, aside / "model.safetensors"
+        )
+        safetensors.torch.save_file(
+            {k: v.detach().cpu().contiguous() for k, v in ema.items()}, aside / "ema.safetensors"
+        )
         torch.save(training, aside / "training.pt")
         files = {path.name: _digest(path) for path in sorted(aside.iterdir())}
         meta = {
@@ -207,7 +213,9 @@ def find_checkpoint(results: Path, milestone: int | str = "latest", warn=print) 
     if milestone not in (0, "latest"):
         if milestone not in steps:
             listed = ", ".join(map(str, sorted(steps))) or "none"
-            raise CheckpointError(f"{results / FOLDER}: no ckpt_{milestone}; there are: {listed} (trainer.resume_milestone)")
+            raise CheckpointError(
+                f"{results / FOLDER}: no ckpt_{milestone}; there are: {listed} (trainer.resume_milestone)"
+            )
         return _read(steps[milestone])
     for step in sorted(steps, reverse=True):
         problem = damage(steps[step])
@@ -230,7 +238,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return _read(path)
     found = find_checkpoint(path) if path.is_dir() else None
     if found is None:
-        raise CheckpointError(f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder with checkpoints/ckpt_STEP")
+        raise CheckpointError(
+            f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder with checkpoints/ckpt_STEP"
+        )
     return found
 
 
@@ -250,7 +260,9 @@ def check_geometry(checkpoint: Checkpoint, config: Config) -> list[str]:
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
     """Load every tensor of a module or raise CheckpointError that names what does not fit."""
     ours = module.state_dict()
-    wrong = [f"{k} is missing" for k in ours.keys() - state.keys()] + [f"{k} is unknown" for k in state.keys() - ours.keys()]
+    wrong = [f"{k} is missing" for k in ours.keys() - state.keys()] + [
+        f"{k} is unknown" for k in state.keys() - ours.keys()
+    ]
     wrong += [
         f"{k} is {tuple(state[k].shape)}, not {tuple(ours[k].shape)}"
         for k in ours.keys() & state.keys()
@@ -318,7 +330,9 @@ def load_first_stage(autoencoder: nn.Module, path: str | Path) -> str:
     prefix = "first_stage_model."
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    state = {key: value for key, value in state.items() if not key.startswith("loss.")}  # the original's discriminator, LPIPS
+    state = {
+        key: value for key, value in state.items() if not key.startswith("loss.")
+    }  # the original's discriminator, LPIPS
     load_strictly(autoencoder, state, source)
     return f"first stage from {source} ({len(state)} tensors)"
 
@@ -329,7 +343,9 @@ def _load_foreign(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds here; all mean that the file is not to be trusted
         reason = str(error).splitlines()[0][:200]
-        raise CheckpointError(f"{path}: cannot be loaded as plain tensors ({type(error).__name__}: {reason})") from error
+        raise CheckpointError(
+            f"{path}: cannot be loaded as plain tensors ({type(error).__name__}: {reason})"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
     averaged = content.get("ema")

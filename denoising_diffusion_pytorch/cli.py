@@ -21,8 +21,10 @@ def run(main: Callable[[], int | None]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        print(f"error: {error.strerror}: {error.filename or 'the results folder'}; free some space or choose another folder",
-              file=sys.stderr)
+        print(
+            f"error: {error.strerror}: {error.filename or 'the results folder'}; free some space or choose another folder",
+            file=sys.stderr,
+        )
         code = 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

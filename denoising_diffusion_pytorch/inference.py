@@ -76,7 +76,8 @@ class Predictor:
         data = self.config.data
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
         conditions, masks = (
-            torch.from_numpy(np.stack([sample[key] for sample in samples])).to(self.device) for key in ("cond", "ori_mask")
+            torch.from_numpy(np.stack([sample[key] for sample in samples])).to(self.device)
+            for key in ("cond", "ori_mask")
         )
         keys = [zlib.crc32(scene.name.encode()) + (self.seed << 32) for scene in scenes]
         maps = self.model.sample(conditions, masks, steps=self.steps, sampler=self.sampler, keys=keys)

@@ -33,7 +33,13 @@ class LatentDiffusion(nn.Module):
     """
 
     def __init__(
-        self, first_stage_config=None, cond_stage_config=None, unet_config=None, diffusion_config=None, *, cond_size=None
+        self,
+        first_stage_config=None,
+        cond_stage_config=None,
+        unet_config=None,
+        diffusion_config=None,
+        *,
+        cond_size=None,
     ):
         super().__init__()
         config = Config(
@@ -54,7 +60,11 @@ class LatentDiffusion(nn.Module):
         self.first_stage_model = build_autoencoder(config.first_stage_config, config.cond_stage_config.in_channels)
         self.cond_stage_model = build_cond_stage(config.cond_stage_config, config.unet_config)
         self.unet = build_unet(config.unet_config, self.diffusion.heads)
-        self.latent_shape = (config.first_stage_config.embed_dim, config.unet_config.image_size, config.unet_config.image_size)
+        self.latent_shape = (
+            config.first_stage_config.embed_dim,
+            config.unet_config.image_size,
+            config.unet_config.image_size,
+        )
         self.register_buffer("scale_factor", torch.tensor(config.diffusion_config.scale_factor or float("nan")))
         self.first_stage_model.requires_grad_(self.train_first_stage)
 
@@ -85,7 +95,9 @@ class LatentDiffusion(nn.Module):
             the scale factor.
         """
         device = self.scale_factor.device
-        total = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares; on the CPU: not all devices have doubles
+        total = torch.zeros(
+            3, dtype=torch.float64
+        )  # count, sum, sum of squares; on the CPU: not all devices have doubles
         with torch.no_grad():
             for images in batches:
                 posterior = self.encode_first_stage(images.to(device))
@@ -173,7 +185,9 @@ class LatentDiffusion(nn.Module):
         decoupled = settings.model_type == "const_sde"
         allowed = ("decoupled",) if decoupled else ("ddim", "ddpm")
         if sampler not in allowed:
-            raise ValueError(f"sampler {sampler!r} does not fit {settings.model_type}; choose from {', '.join(allowed)}")
+            raise ValueError(
+                f"sampler {sampler!r} does not fit {settings.model_type}; choose from {', '.join(allowed)}"
+            )
         batch, device = conditions.shape[0], conditions.device
         random = GlobalRandom(batch, device, generator) if keys is None else KeyedRandom(keys, device)
         features = self.encode_condition(conditions)

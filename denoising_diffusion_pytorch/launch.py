@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from data.figures import comparison_figure
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from data import create_dataloader, create_dataset, process_batch
+from data.figures import comparison_figure
 
 from .build import build_discriminator
 from .checkpoint import build_model
@@ -28,7 +28,9 @@ def read_arguments(stage: str, description: str) -> tuple[Config, bool]:
     """Parse `--cfg FILE [--dry_run] [key=value ...]` -> (resolved configuration, dry run?)."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", required=True, help="YAML file, e.g. configs/radio_train_m.yaml")
-    parser.add_argument("--dry_run", action="store_true", help="check the file, print what it means and the networks' sizes, stop")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="check the file, print what it means and the networks' sizes, stop"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
     return load_config(arguments.cfg, arguments.overrides, stage=stage), arguments.dry_run
@@ -55,13 +57,17 @@ def require_no_placeholders(config: Config) -> None:
     if config.data.train.data_root is None:
         used.append("data.train.data_root")
     if used:
-        raise ConfigError(f"{', '.join(used)}: still a placeholder; set it in the file or on the command line (key=value)")
+        raise ConfigError(
+            f"{', '.join(used)}: still a placeholder; set it in the file or on the command line (key=value)"
+        )
 
 
 def set_up_logging(accelerator: Accelerator) -> None:
-    """Progress to the terminal, from the main process only."""
-    level = logging.INFO if accelerator.is_main_process else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    """Warnings to the terminal, from the main process only; progress bars and train.log show the rest."""
+    level = logging.WARNING if accelerator.is_main_process else logging.ERROR
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(level)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
 
 
 class TrainingData:
@@ -105,6 +111,8 @@ class TrainingData:
         real = (shown["images"] + 1) / 2
         rows = [
             {"name": name, "real": r[0], column: g[0], "buildings": m[0]}
-            for name, r, g, m in zip(shown["names"], *(t.float().cpu().numpy() for t in (real, gain, shown["masks"])), strict=True)
+            for name, r, g, m in zip(
+                shown["names"], *(t.float().cpu().numpy() for t in (real, gain, shown["masks"])), strict=True
+            )
         ]
         comparison_figure(path, rows, columns=(column,))

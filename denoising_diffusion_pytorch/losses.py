@@ -49,7 +49,11 @@ class PatchDiscriminator(nn.Module):
             width = channels * min(2**index, 8)
             stride = 2 if index < num_layers else 1
             # GroupNorm in place of BatchNorm: no statistics that differ between processes or batch sizes
-            layers += [nn.Conv2d(current, width, 4, stride=stride, padding=1), nn.GroupNorm(8, width), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(current, width, 4, stride=stride, padding=1),
+                nn.GroupNorm(8, width),
+                nn.LeakyReLU(0.2),
+            ]
             current = width
         self.layers = nn.Sequential(*layers, nn.Conv2d(current, 1, 4, padding=1))
 
@@ -84,7 +88,9 @@ class LPIPSLoss(nn.Module):
         self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            features = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
+            features = {
+                key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")
+            }
             # lpips cuts VGG16's `features` into five slices and keeps torchvision's layer numbers inside them
             ours = self.lpips.net.state_dict()
             self.lpips.net.load_state_dict({key: features[key.split(".", 1)[1]] for key in ours})

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -12,16 +13,13 @@ from .blocks import FourierFeatures, zero_init
 
 def window_partition(x: Tensor, window_size: int) -> Tensor:
     """(B, H, W, C), sides multiples of w -> (B * H/w * W/w, w * w, C)."""
-    b, h, w, c = x.shape
-    x = x.view(b, h // window_size, window_size, w // window_size, window_size, c)  # (B, H/w, w, W/w, w, C)
-    return x.transpose(2, 3).reshape(-1, window_size * window_size, c)
+    return rearrange(x, "b (h i) (w j) c -> (b h w) (i j) c", i=window_size, j=window_size)
 
 
 def window_reverse(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
     """The inverse of `window_partition`: (B * H/w * W/w, w * w, C) -> (B, H, W, C)."""
-    c = windows.shape[-1]
-    x = windows.view(-1, height // window_size, width // window_size, window_size, window_size, c)
-    return x.transpose(2, 3).reshape(-1, height, width, c)  # from (B, H/w, w, W/w, w, C)
+    h, w = height // window_size, width // window_size
+    return rearrange(windows, "(b h w) (i j) c -> b (h i) (w j) c", h=h, w=w, i=window_size, j=window_size)
 
 
 class WindowAttention(nn.Module):
@@ -69,7 +67,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> the same."""
-        b, height, width, c = x.shape
+        b, height, width, _ = x.shape
         w = self.window_size
         pad_h, pad_w = -height % w, -width % w
         padded_h, padded_w = height + pad_h, width + pad_w
@@ -78,11 +76,11 @@ class WindowAttention(nn.Module):
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
         windows = window_partition(x, w)  # (B * windows, w^2, C)
-        qkv = self.qkv(windows).view(b, -1, w * w, 3, self.num_heads, c // self.num_heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, w^2, C / heads) each
+        # three of (B, windows, heads, w^2, C / heads)
+        q, k, v = rearrange(self.qkv(windows), "(b n) p (s h d) -> s b n h p d", b=b, s=3, h=self.num_heads)
         bias = self._attention_bias(height, width, padded_h, padded_w, q.dtype)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        y = self.proj(y.transpose(2, 3).reshape(-1, w * w, c))  # (B * windows, w^2, C)
+        y = self.proj(rearrange(y, "b n h p d -> (b n) p (h d)"))
         y = window_reverse(y, w, padded_h, padded_w)
         if self.shift:
             y = torch.roll(y, (self.shift, self.shift), dims=(1, 2))
@@ -107,12 +105,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x (B, H, W, C), context (B, N, context_dim) -> (B, H, W, C)."""
-        b, height, width, c = x.shape
-        q = self.q(x).view(b, height * width, self.num_heads, -1).transpose(1, 2)  # (B, heads, HW, C / heads)
-        kv = self.kv(self.norm_context(context)).view(b, -1, 2, self.num_heads, c // self.num_heads)
-        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, C / heads) each
-        y = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(y.transpose(1, 2).reshape(b, height, width, c))
+        q = rearrange(self.q(x), "b y x (h d) -> b h (y x) d", h=self.num_heads)
+        k, v = rearrange(self.kv(self.norm_context(context)), "b n (s h d) -> s b h n d", s=2, h=self.num_heads)
+        y = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
+        return self.proj(rearrange(y, "b h (y x) d -> b y x (h d)", y=x.shape[1]))
 
 
 class Mlp(nn.Module):
@@ -212,7 +208,8 @@ class SwinConditionEncoder(nn.Module):
         for level, (channels, depth) in enumerate(zip(self.channels, depths, strict=True)):
             merge = nn.Identity() if level == 0 else nn.Conv2d(current, channels, 2, stride=2)  # patch merging
             blocks = nn.ModuleList(
-                TransformerBlock(channels, window_size, num_heads=num_heads, shift=index % 2 == 1) for index in range(depth)
+                TransformerBlock(channels, window_size, num_heads=num_heads, shift=index % 2 == 1)
+                for index in range(depth)
             )
             self.levels.append(nn.ModuleDict({"merge": merge, "blocks": blocks}))
             current = channels

@@ -153,7 +153,7 @@ class Trainer:
         bar.close()
         self.save()
         if self.stopping:
-            log.info("step=%d stopped by a signal; the same command goes on from here", self.step)
+            self.accelerator.print(f"stopped by a signal at step {self.step}; the same command goes on from here")
         if main:
             self.writer.close()
         self.accelerator.end_training()
@@ -267,9 +267,11 @@ class Trainer:
         if found is None:
             return
         if found.stage != self.stage:
-            raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; choose another trainer.results_folder")
+            raise CheckpointError(
+                f"{found.path}: belongs to stage {found.stage}; choose another trainer.results_folder"
+            )
         for line in check_geometry(found, self.config):
-            log.info("changed since the checkpoint: %s", line)
+            self.accelerator.print(f"changed since the checkpoint: {line}")
         self._restore(found)
 
     def _restore(self, found: Checkpoint) -> None:
@@ -283,7 +285,7 @@ class Trainer:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.last_checkpoint = found.step, found.path
-        log.info("step=%d resumed from %s", self.step, found.path)
+        self.accelerator.print(f"resumed from {found.path}")
 
     def save(self) -> None:
         """Write a checkpoint of the current step (main process), then delete the oldest beyond `keep_last`."""
@@ -297,7 +299,9 @@ class Trainer:
                 model=self.model.state_dict(),
                 ema=self.ema.state_dict(),
                 training={
-                    "optimizers": {o.name: p.state_dict() for o, p in zip(self.objectives, self.optimizers, strict=True)},
+                    "optimizers": {
+                        o.name: p.state_dict() for o, p in zip(self.objectives, self.optimizers, strict=True)
+                    },
                     "extra": {name: objective.state_dict() for name, objective in self.extra.items()},
                     "scaler": scaler.state_dict() if scaler is not None else {},
                 },
@@ -321,7 +325,7 @@ class Trainer:
         (self.results / "model_report.txt").write_text(report, encoding="utf-8")
         command = yaml.safe_dump(sys.argv, default_flow_style=True, width=10**6).strip()
         log.info(
-            "step=%d start stage=%s processes=%d device=%s precision=%s command=%s",
+            "step=%d started stage=%s processes=%d device=%s precision=%s command=%s",
             self.step, self.stage, self.accelerator.num_processes, self.accelerator.device,
             self.accelerator.mixed_precision, command,
         )  # fmt: skip

@@ -111,7 +111,10 @@ class Unet(nn.Module):
         """The condition as one map a level, level 0 at x's size; None stays None."""
         if cond is None or not isinstance(cond, Tensor):
             return cond
-        return [F.adaptive_avg_pool2d(cond, (x.shape[-2] >> level, x.shape[-1] >> level)) for level in range(len(self.downs))]
+        return [
+            F.adaptive_avg_pool2d(cond, (x.shape[-2] >> level, x.shape[-1] >> level))
+            for level in range(len(self.downs))
+        ]
 
     def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         if self.use_checkpoint and self.training and torch.is_grad_enabled():

@@ -61,9 +61,7 @@ def print_table(rows: dict[str, dict]) -> None:
 def main() -> None:
     arguments = parse_arguments()
     dataset = RadioMapSeer(arguments.data, arguments.simulation_type, arguments.split)
-    predictor = Predictor(
-        arguments.ckpt, steps=arguments.steps, sampler=arguments.sampler, seed=arguments.seed
-    )
+    predictor = Predictor(arguments.ckpt, steps=arguments.steps, sampler=arguments.sampler, seed=arguments.seed)
     baselines = {"mean map": mean_map(predictor), "25 log10 d": log_distance_law, "line-of-sight law": los_nlos_law}
     baselines = {name: baseline for name, baseline in baselines.items() if baseline is not None}
     ours, coarse = Scores(), Scores()
@@ -99,7 +97,9 @@ def main() -> None:
     arguments.json.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     print(f"{dataset.report}; raw grey levels, means over maps")
     size = predictor.config.data.image_size
-    print_table({"latent diffusion": summary, f"the same, at {size} px": summary["model_resolution"]} | summary["baselines"])
+    print_table(
+        {"latent diffusion": summary, f"the same, at {size} px": summary["model_resolution"]} | summary["baselines"]
+    )
     if arguments.gallery:
         gallery.sort(key=lambda entry: entry[0])
         count = min(GALLERY_ROWS, len(gallery))

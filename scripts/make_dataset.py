@@ -101,7 +101,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tx", type=int, required=True, help="transmitters a city")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    parser.add_argument(
+        "--workers", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    )
     arguments = parser.parse_args()
     for name in ("maps", "tx", "workers"):
         if getattr(arguments, name) < 1:

@@ -149,7 +149,7 @@ def test_samples_of_both_trees_keep_the_contract(radiomapseer, flat_tree):
         assert sample["cond"].shape == (3, 80, 80)
         assert all(sample[key].dtype == torch.float32 for key in ("image", "cond", "ori_mask"))
         assert sample["image"].abs().max() <= 1 and sample["cond"].abs().max() <= 1
-        assert 0 <= sample["ori_mask"].min() and sample["ori_mask"].max() <= 1
+        assert sample["ori_mask"].min() >= 0 and sample["ori_mask"].max() <= 1
         assert sample["name"] == dataset.source.names[3] and sample["seed"] == 0
         with pytest.raises(IndexError):
             dataset[len(dataset)]
@@ -271,7 +271,9 @@ def test_augmentation_settings():
     assert len(poses(flip=False)) == 4 and len(poses(rot90=False)) == 4 and len(poses(flip=False, rot90=False)) == 1
     jittered = Augmentation(flip=False, rot90=False, color_jitter=0.3)(marked_sample(), 3)
     assert not torch.equal(jittered["image"], marked_sample()["image"])
-    assert torch.equal(jittered["cond"], marked_sample()["cond"]) and torch.equal(jittered["ori_mask"], marked_sample()["ori_mask"])
+    assert torch.equal(jittered["cond"], marked_sample()["cond"]) and torch.equal(
+        jittered["ori_mask"], marked_sample()["ori_mask"]
+    )
 
 
 def test_the_documents_augmentation():

@@ -21,7 +21,9 @@ OBJECTIVES = ["pred_noise", "pred_x0", "pred_v"]
 def draws(seed=0, n=4):
     g = torch.Generator().manual_seed(seed)
     shape = (n, 3, 4, 4)
-    return torch.randn(shape, generator=g, dtype=torch.double).clamp(-3, 3), torch.randn(shape, generator=g, dtype=torch.double)
+    return torch.randn(shape, generator=g, dtype=torch.double).clamp(-3, 3), torch.randn(
+        shape, generator=g, dtype=torch.double
+    )
 
 
 def randn(x):
@@ -37,7 +39,9 @@ def test_schedules(schedule):
 
 
 def test_schedule_end_points():
-    assert math.isclose(beta_schedule("linear", 1000)[0], 1e-4) and math.isclose(beta_schedule("linear", 1000)[-1], 0.02)
+    assert math.isclose(beta_schedule("linear", 1000)[0], 1e-4) and math.isclose(
+        beta_schedule("linear", 1000)[-1], 0.02
+    )
     assert math.isclose(beta_schedule("scaled_linear", 1000)[-1], 0.012)
     with pytest.raises(ValueError, match="beta schedule"):
         beta_schedule("quadratic", 10)

@@ -13,7 +13,9 @@ VARIANTS = [("ddpm", "pred_noise"), ("ddpm", "pred_x0"), ("ddpm", "pred_v"), ("c
 
 def tiny_model(model_type="ddpm", objective="pred_x0", **changes):
     torch.manual_seed(0)
-    config = tiny_config(diffusion_config={"model_type": model_type, "objective": objective, "sampler": None}, **changes)
+    config = tiny_config(
+        diffusion_config={"model_type": model_type, "objective": objective, "sampler": None}, **changes
+    )
     model = build_model(config, "ldm")
     model.scale_factor.fill_(1.0)
     return model
@@ -76,7 +78,10 @@ def test_scale_factor():
     z = torch.cat([model.encode_first_stage(images).sample() for images in batches])
     assert abs((z * scale).std() - 1) < 0.02
     assert "scale_factor" in model.state_dict()
-    assert torch.allclose(model.latent(model.encode_first_stage(batches[0]), torch.zeros(1)), scale * z.new_tensor(1) * model.encode_first_stage(batches[0]).mode().detach())
+    assert torch.allclose(
+        model.latent(model.encode_first_stage(batches[0]), torch.zeros(1)),
+        scale * z.new_tensor(1) * model.encode_first_stage(batches[0]).mode().detach(),
+    )
 
 
 def test_latent_loss_sends_no_gradient_into_the_encoder():
@@ -91,7 +96,9 @@ def test_joint_objective_trains_both():
 
     config = tiny_config(first_stage_config={"trainable": True})
     model = tiny_model(first_stage_config={"trainable": True})
-    objective = JointObjective(model, AutoencoderObjective(model.first_stage_model, build_loss(config.first_stage_config)))
+    objective = JointObjective(
+        model, AutoencoderObjective(model.first_stage_model, build_loss(config.first_stage_config))
+    )
     loss, logs, _ = objective(tiny_batch(0), 0, {})
     loss.backward()
     assert {"latent", "reconstruction", "kl"} <= logs.keys()
@@ -116,9 +123,16 @@ def test_configuration_as_plain_dicts_in_the_documents_spelling():
         model = LatentDiffusion(
             first_stage_config={
                 "target": "ldm.models.autoencoder.AutoencoderKL",
-                "params": {"embed_dim": 3, "ckpt_path": "None", "ddconfig": {"double_z": True, "channels": 1, "resolution": 320}},
+                "params": {
+                    "embed_dim": 3,
+                    "ckpt_path": "None",
+                    "ddconfig": {"double_z": True, "channels": 1, "resolution": 320},
+                },
             },
-            unet_config={"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": {"model_channels": 128}},
+            unet_config={
+                "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+                "params": {"model_channels": 128},
+            },
         )
         assert model.latent_shape == (3, 80, 80)
         assert model.encode_first_stage(torch.zeros(1, 1, 320, 320)).mode().shape == (1, 3, 80, 80)
@@ -128,7 +142,9 @@ def test_configuration_as_plain_dicts_in_the_documents_spelling():
 
 
 def test_sections_may_be_dicts_of_the_tiny_file():
-    sections = {key: TINY[key] for key in ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")}
+    sections = {
+        key: TINY[key] for key in ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")
+    }
     assert LatentDiffusion(**sections).latent_shape == (2, 8, 8)
 
 

@@ -18,7 +18,12 @@ def test_document_sizes_on_the_meta_device():
         assert posterior.sample().shape == (2, 3, 80, 80)
         assert autoencoder.decode(posterior.mode()).shape == (2, 1, 320, 320)
         features = SwinConditionEncoder()(torch.zeros(2, 3, 80, 80))
-        assert [tuple(f.shape) for f in features] == [(2, 128, 80, 80), (2, 256, 40, 40), (2, 512, 20, 20), (2, 512, 10, 10)]
+        assert [tuple(f.shape) for f in features] == [
+            (2, 128, 80, 80),
+            (2, 256, 40, 40),
+            (2, 512, 20, 20),
+            (2, 512, 10, 10),
+        ]
         full = SwinConditionEncoder(patch_size=4)(torch.zeros(2, 3, 320, 320))
         assert full[0].shape == (2, 128, 80, 80)
         unet = Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4], context_channels=[128, 256, 512, 512])
@@ -53,7 +58,9 @@ def test_state_dict_names_are_compvis():
 
 @pytest.mark.parametrize("patch_size,cond_channels", [(1, 0), (1, 2), (2, 0), (2, 4)])
 def test_autoencoder_variants(patch_size, cond_channels):
-    model = AutoencoderKL(4, [1, 16, 32], num_res_blocks=1, patch_size=patch_size, cond_channels=cond_channels, resolution=32)
+    model = AutoencoderKL(
+        4, [1, 16, 32], num_res_blocks=1, patch_size=patch_size, cond_channels=cond_channels, resolution=32
+    )
     x = torch.randn(2, 1, 32, 32)
     cond = torch.randn(2, cond_channels, 32, 32) if cond_channels else None
     y, posterior = model(x, cond)
@@ -150,8 +157,12 @@ def test_gradient_checkpointing_changes_nothing():
     grads = []
     for use_checkpoint in (False, True):
         torch.manual_seed(0)
-        encoder = SwinConditionEncoder(3, 16, (1, 2), depths=(2, 2), num_heads=2, window_size=4, use_checkpoint=use_checkpoint)
-        unet = Unet(16, 3, (1, 2), context_channels=encoder.channels, num_heads=2, window_size=4, use_checkpoint=use_checkpoint)
+        encoder = SwinConditionEncoder(
+            3, 16, (1, 2), depths=(2, 2), num_heads=2, window_size=4, use_checkpoint=use_checkpoint
+        )
+        unet = Unet(
+            16, 3, (1, 2), context_channels=encoder.channels, num_heads=2, window_size=4, use_checkpoint=use_checkpoint
+        )
         torch.nn.init.ones_(unet.conv_out.weight)
         x = torch.randn(2, 3, 8, 8)
         unet(x, torch.tensor([1.0, 2.0]), encoder(x)).square().mean().backward()
@@ -163,7 +174,9 @@ def test_gradient_checkpointing_changes_nothing():
 def test_every_trainable_weight_gets_a_gradient():
     """Data-parallel training waits for the gradient of each weight."""
     for cross in (True, False):
-        encoder = SwinConditionEncoder(3, 16, (1, 2) if cross else (1,), depths=(2, 2)[: 2 if cross else 1], num_heads=2, window_size=4)
+        encoder = SwinConditionEncoder(
+            3, 16, (1, 2) if cross else (1,), depths=(2, 2)[: 2 if cross else 1], num_heads=2, window_size=4
+        )
         unet = Unet(16, 3, (1, 2), context_channels=[16, 32], num_heads=2, window_size=4, use_cross_attention=cross)
         unet(torch.randn(1, 3, 8, 8), torch.ones(1), encoder(torch.randn(1, 3, 8, 8))).sum().backward()
         assert all(p.grad is not None for p in (*unet.parameters(), *encoder.parameters()))

@@ -173,7 +173,13 @@ def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
 
     def watched(batches):
         logs = original(batches)
-        seen.append((trainer.step, "generator" in logs, any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters[1], strict=True))))
+        seen.append(
+            (
+                trainer.step,
+                "generator" in logs,
+                any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters[1], strict=True)),
+            )
+        )
         return logs
 
     trainer._train_step = watched
@@ -286,8 +292,14 @@ def foreign_file(tmp_path, kind, autoencoder):
     discriminator = {"loss.discriminator.main.0.weight": torch.zeros(1)}
     content = {
         "model": {"step": 7, "model": state | discriminator, "opt_ae": {}},
-        "ema": {"step": 7, "model": {}, "ema": {f"ema_model.{k}": v for k, v in state.items()} | {"initted": torch.tensor(True)}},
-        "state_dict": {"state_dict": {f"first_stage_model.{k}": v for k, v in state.items()} | {"model.x": torch.zeros(1)}},
+        "ema": {
+            "step": 7,
+            "model": {},
+            "ema": {f"ema_model.{k}": v for k, v in state.items()} | {"initted": torch.tensor(True)},
+        },
+        "state_dict": {
+            "state_dict": {f"first_stage_model.{k}": v for k, v in state.items()} | {"model.x": torch.zeros(1)}
+        },
     }[kind]
     torch.save(content, tmp_path / f"{kind}.pt")
     return tmp_path / f"{kind}.pt"
@@ -340,7 +352,9 @@ def test_precision(monkeypatch):
 
 
 def test_bf16_trains(tmp_path):
-    trainer = make_trainer(tmp_path, "vae", trainer={"mixed_precision": "bf16"}, first_stage_config={"lossconfig": {"discr_start": 1}})
+    trainer = make_trainer(
+        tmp_path, "vae", trainer={"mixed_precision": "bf16"}, first_stage_config={"lossconfig": {"discr_start": 1}}
+    )
     trainer.train()
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in trainer.model.parameters())
 

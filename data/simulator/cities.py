@@ -12,7 +12,6 @@ from scipy import ndimage
 
 from .polygons import rasterize
 
-
 BORDER_LOSS = 0.45  # share of the lots across the map's border that stay open; real maps have few cut buildings
 
 
@@ -119,11 +118,27 @@ def _building(rng: np.random.Generator, style: Style, width: float, height: floa
         shape = "box" if shape != "L" else "L"
     depth = float(np.clip(rng.uniform(0.35, 0.65) * 2 * small, 4, 14))  # of a wing, m
     if shape == "L":
-        ring = [(-w, -h), (w, -h), (w, h - rng.uniform(0.3, 0.7) * 2 * h), (w - rng.uniform(0.3, 0.7) * 2 * w, 0), (0, h), (-w, h)]
+        ring = [
+            (-w, -h),
+            (w, -h),
+            (w, h - rng.uniform(0.3, 0.7) * 2 * h),
+            (w - rng.uniform(0.3, 0.7) * 2 * w, 0),
+            (0, h),
+            (-w, h),
+        ]
         inner_x, inner_y = ring[3][0], ring[2][1]
         ring[3], ring[4] = (inner_x, inner_y), (inner_x, h)
     elif shape == "U" and 2 * w > 2.4 * depth:
-        ring = [(-w, -h), (w, -h), (w, h), (w - depth, h), (w - depth, -h + depth), (-w + depth, -h + depth), (-w + depth, h), (-w, h)]
+        ring = [
+            (-w, -h),
+            (w, -h),
+            (w, h),
+            (w - depth, h),
+            (w - depth, -h + depth),
+            (-w + depth, -h + depth),
+            (-w + depth, h),
+            (-w, h),
+        ]
     elif shape == "T":
         stem = max(depth / 2, 2.0)
         bar = -h + min(depth, 1.2 * h)
@@ -132,7 +147,11 @@ def _building(rng: np.random.Generator, style: Style, width: float, height: floa
         ring = [(-w, -h), (w, -h), (w, h), (-w, h)]
     rings = [np.array(ring)]
     if shape == "court" and 2 * small > 2.6 * depth:
-        rings.append(np.array([(-w + depth, -h + depth), (w - depth, -h + depth), (w - depth, h - depth), (-w + depth, h - depth)]))
+        rings.append(
+            np.array(
+                [(-w + depth, -h + depth), (w - depth, -h + depth), (w - depth, h - depth), (-w + depth, h - depth)]
+            )
+        )
     flip = np.array([rng.choice([-1, 1]), rng.choice([-1, 1])])
     return [ring * flip for ring in rings]
 

@@ -96,7 +96,13 @@ def _best_paths(corners, visible, walls, tx, ty, laws):
         if bi < 0:
             break
         expanded[bi, bk] = True
-        length, loss, ux, uy, before = labels[bi, bk, 0], labels[bi, bk, 1], labels[bi, bk, 2], labels[bi, bk, 3], labels[bi, bk, 4]
+        length, loss, ux, uy, before = (
+            labels[bi, bk, 0],
+            labels[bi, bk, 1],
+            labels[bi, bk, 2],
+            labels[bi, bk, 3],
+            labels[bi, bk, 4],
+        )
         if before + 1 >= laws.max_corners:
             continue
         for j in range(count):

@@ -80,9 +80,3 @@ def merge(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:
         for key, values in part.items():
             pooled.setdefault(key, []).extend(values)
     return pooled
-
-
-def gain_statistics(gains: Iterable[np.ndarray], visible_shares: Iterable[float]) -> dict[str, list[float]]:
-    """Grey levels of open pixels with any gain, pooled, and the share of open pixels in line of sight, one a map."""
-    levels = np.concatenate([gain[gain > 0].ravel() for gain in gains])
-    return {"gain": np.percentile(levels, GAIN_PERCENTILES).tolist(), "line of sight": list(visible_shares)}

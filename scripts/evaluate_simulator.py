@@ -1,0 +1,56 @@
+"""Score the embedded simulator on the scenes of a RadioMapSeer tree.
+
+    python scripts/evaluate_simulator.py --data path/to/RadioMapSeer [--split all]
+
+Building masks and transmitters are the tree's; raw grey levels, native resolution, means over maps, CPU seconds a map.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from tqdm import tqdm
+
+from data import RadioMapSeer
+from data.metrics import Scores
+from data.simulator import Simulator
+from data.units import db_to_gain, gain_to_uint8
+from denoising_diffusion_pytorch.cli import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="RadioMapSeer tree")
+    parser.add_argument("--split", default="all")
+    parser.add_argument("--simulation_type", default="DPM")
+    arguments = parser.parse_args()
+    dataset = RadioMapSeer(arguments.data, arguments.simulation_type, arguments.split)
+    scene = dataset.scene(0)
+    Simulator(scene.buildings).path_gain(scene.tx)  # compiles, or reads the compiled code
+    scores, seconds, corners = Scores(), [], []
+    for index in tqdm(range(len(dataset)), unit="map"):
+        scene = dataset.scene(index)
+        start = time.process_time()
+        simulator = Simulator(scene.buildings)
+        prepared = time.process_time()
+        path_gain = simulator.path_gain(scene.tx)
+        seconds.append((prepared - start, time.process_time() - prepared))
+        corners.append(len(simulator.corners))
+        scores.add(scene.name, gain_to_uint8(db_to_gain(path_gain)) / 255, scene.gain)
+    summary = scores.summary()
+    print(
+        " ".join(f"{key}={summary[key]:.4f}" for key in ("nmse", "rmse", "ssim", "psnr")) + f" maps={summary['maps']}"
+    )
+    prepare, solve = np.mean(seconds, axis=0)
+    slowest = np.sum(seconds, axis=1).max()
+    print(
+        f"CPU seconds a map: {prepare:.3f} to prepare + {solve:.3f} to solve; slowest {slowest:.2f} (up to {max(corners)} corners)"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,160 @@
+"""The commands of the README, as a user runs them, on a tiny tree."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import make_scene_files, save_grey
+from tests.tiny import TINY, merged
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def command(*arguments, cwd=ROOT, launch=False):
+    """Run a script of the repository; `launch` goes through accelerate."""
+    start = [sys.executable]
+    if launch:
+        start += ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--cpu"]
+        start += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    script, *rest = map(str, arguments)
+    return subprocess.run(
+        [*start, str(ROOT / script), *rest], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def refused(result, *words):
+    """A user's mistake: exit code 2, one line, no traceback."""
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in result.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A tree of 10 maps of 32 px, a configuration for it, both stages trained for a few steps."""
+    root = tmp_path_factory.mktemp("work")
+    for map_id in range(10):
+        for tx in range(2):
+            make_scene_files(root / "tree", map_id, tx)
+    (root / "tree" / "dataset.json").write_text("{}")
+    settings = merged(
+        TINY,
+        {
+            "first_stage_config": {"ddconfig": {"resolution": 32}},
+            "data": {"train": {"data_root": str(root / "tree")}},
+            "trainer": {"num_samples": 2, "results_folder": None},
+            "sample": {"source": {"data_root": str(root / "tree")}, "output_folder": str(root / "maps")},
+        },
+    )
+    (root / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    vae = command("train_vae.py", "--cfg", root / "tiny.yaml", cwd=root, launch=True)
+    assert vae.returncode == 0, vae.stderr
+    ldm = command(
+        "train_cond_ldm.py", "--cfg", root / "tiny.yaml", "first_stage_config.ckpt_path=radiodiff_results_VAE", cwd=root, launch=True
+    )
+    assert ldm.returncode == 0, ldm.stderr
+    return root
+
+
+def test_training_leaves_what_the_document_says(workplace):
+    for name in ("VAE", "LDM"):
+        results = workplace / f"radiodiff_results_{name}"
+        assert (results / "checkpoints" / "ckpt_4" / "model.safetensors").is_file()
+        assert Image.open(results / "samples" / "sample_4.png").size[0] > 300
+        assert "step=4 loss=" in (results / "train.log").read_text()
+        assert list(results.glob("events.out.tfevents*")) and (results / "model_report.txt").is_file()
+    report = (workplace / "radiodiff_results_LDM" / "model_report.txt").read_text()
+    assert [line for line in report.splitlines() if line.startswith("model.first_stage_model ")][0].endswith("frozen")
+
+
+def test_the_same_command_goes_on(workplace):
+    again = command("train_cond_ldm.py", "--cfg", workplace / "tiny.yaml", "trainer.training_steps=6", cwd=workplace)
+    assert again.returncode == 0, again.stderr
+    assert "resumed from radiodiff_results_LDM/checkpoints/ckpt_4" in again.stdout
+    assert (workplace / "radiodiff_results_LDM" / "checkpoints" / "ckpt_6").is_dir()
+
+
+def test_evaluate(workplace, tmp_path):
+    arguments = ("--ckpt", workplace / "radiodiff_results_LDM", "--data", workplace / "tree", "--split", "all")
+    out = command("scripts/evaluate.py", *arguments, "--json", tmp_path / "s.json", "--gallery", tmp_path / "g.png", cwd=workplace)
+    assert out.returncode == 0, out.stderr
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["maps"] == 20 == len(scores["per_map"])
+    assert {"nmse", "rmse", "ssim", "psnr", "thresholded"} <= scores.keys()
+    assert set(scores["baselines"]) == {"mean map", "25 log10 d", "line-of-sight law"}
+    assert scores["nmse"] == pytest.approx(np.mean([row["nmse"] for row in scores["per_map"]]))
+    assert scores["model_resolution"]["nmse"] == pytest.approx(scores["nmse"], rel=0.02)  # 32 px is native here
+    assert (tmp_path / "g.png").is_file()
+    # open space without obstacles is 25 log10 d by construction of these maps
+    assert scores["baselines"]["25 log10 d"]["nmse"] < 1e-5
+
+
+def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
+    base = ("sample.py", "--cfg", workplace / "tiny.yaml", f"sample.ckpt={workplace / 'radiodiff_results_LDM'}")
+    out = command(*base, f"sample.output_folder={tmp_path / 'a'}", "sample.batch_size=1", cwd=workplace)
+    assert out.returncode == 0, out.stderr
+    assert command(*base, f"sample.output_folder={tmp_path / 'b'}", "sample.batch_size=2").returncode == 0
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == ["9_0.npy", "9_0.png", "9_0_figure.png", "9_1.npy", "9_1.png", "9_1_figure.png", "metrics.json"]
+    decibels, grey = np.load(tmp_path / "a" / "9_0.npy"), np.array(Image.open(tmp_path / "a" / "9_0.png"))
+    assert np.allclose(decibels, grey / 255 * 99.16 - 147, atol=0.21) and grey.shape == (32, 32)
+    assert np.allclose(decibels, np.load(tmp_path / "b" / "9_0.npy"), atol=0.01)  # whatever the batch
+    city = np.zeros((64, 64))
+    city[20:30, 20:30] = 255
+    save_grey(tmp_path / "city.png", city)
+    own = ("--buildings", tmp_path / "city.png", "--tx")
+    out = command(*base, f"sample.output_folder={tmp_path / 'c'}", *own, "5,6")
+    assert out.returncode == 0, out.stderr
+    grey = np.array(Image.open(tmp_path / "c" / "city_5_6.png"))
+    assert grey.shape == (64, 64) and (grey[20:30, 20:30] == 0).all()
+    refused(command(*base, *own, "25,25"), "inside a building")
+    refused(command(*base, *own, "64,1"), "outside")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_passes_a_dry_run(path, tmp_path):
+    if "sample" in path.stem:
+        pytest.skip("sampling has no dry run; test_config.py loads the file")
+    script = "train_vae.py" if "first" in path.stem or "vae" in path.stem else "train_cond_ldm.py"
+    out = command(script, "--cfg", path, "--dry_run", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    assert "parameters in all" in out.stdout and "trainer:" in out.stdout
+    assert not list(tmp_path.iterdir())
+    if path.stem == "radio_train_m":
+        assert "data.train.data_root" in out.stdout.splitlines()[-1]
+
+
+def test_mistakes_end_in_one_line(workplace, tmp_path):
+    tiny = workplace / "tiny.yaml"
+    ckpt = f"first_stage_config.ckpt_path={workplace / 'radiodiff_results_VAE'}"
+    train = ("train_cond_ldm.py", "--cfg", tiny)
+    refused(command("train_vae.py", "--cfg", tmp_path / "no.yaml"), "no.yaml")
+    refused(command(*train, "trainer.batchsize=3"), "trainer.batchsize", "trainer.batch_size")
+    refused(command(*train, cwd=tmp_path), "first_stage_config.ckpt_path", "train_vae.py")
+    refused(command(*train, ckpt, "data.train.data_root=/nowhere", cwd=tmp_path), "/nowhere")
+    refused(command(*train, ckpt, "data.train.simulation_type=DMP", cwd=tmp_path), "did you mean DPM")
+    refused(command(*train, ckpt, "data.cond_channels=[buildings,transmiter,cars]", cwd=tmp_path), "transmiter")
+    refused(command(*train, ckpt, "first_stage_config.embed_dim=3", cwd=tmp_path), "another geometry")
+    refused(command(*train, "first_stage_config.ckpt_path=gone.pt", cwd=tmp_path), "gone.pt")
+    refused(command("train_vae.py", "--cfg", ROOT / "configs" / "radio_train_m.yaml", cwd=tmp_path), "data.train.data_root")
+    refused(command("train_vae.py", "--cfg", tiny, "first_stage_config.ddconfig.resolution=31"), "resolution")
+    broken = tmp_path / "tree"
+    shutil.copytree(workplace / "tree", broken)
+    (broken / "gain" / "DPM" / "0_0.png").write_bytes(b"nothing")
+    refused(command("train_vae.py", "--cfg", tiny, f"data.train.data_root={broken}", "data.cache=true", cwd=tmp_path), "0_0.png")
+    score = ("scripts/evaluate.py", "--data", workplace / "tree", "--json", tmp_path / "x.json", "--ckpt")
+    refused(command(*score, tmp_path), "no checkpoint")
+    refused(command(*score, workplace / "radiodiff_results_VAE"), "is an autoencoder")
+    assert not list(tmp_path.glob("radiodiff_results*/checkpoints/*"))
