@@ -63,6 +63,15 @@ def log_distance(scene: Scene, size: int) -> np.ndarray:
     return resize(free_gain(scene), size)
 
 
+@channel
+def detour(scene: Scene, size: int) -> np.ndarray:
+    """Grey level of the shadow law 28.6 log10 d + 1.4 dB, d the shortest way around the buildings shown; 0 where none leads."""
+    from .simulator import detour_distance  # numba is slow to import
+
+    length = detour_distance(scene.shown_buildings, scene.tx)
+    return resize(db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(np.maximum(length, 2)) - 1.4), size)
+
+
 def distance(scene: Scene) -> np.ndarray:
     """Distance from the transmitter in metres, at least 1, (H, W) float32."""
     rows, columns = np.indices(scene.buildings.shape, dtype=np.float32)

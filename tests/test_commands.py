@@ -62,7 +62,12 @@ def workplace(tmp_path_factory):
     vae = command("train_vae.py", "--cfg", root / "tiny.yaml", cwd=root, launch=True)
     assert vae.returncode == 0, vae.stderr
     ldm = command(
-        "train_cond_ldm.py", "--cfg", root / "tiny.yaml", "first_stage_config.ckpt_path=radiodiff_results_VAE", cwd=root, launch=True
+        "train_cond_ldm.py",
+        "--cfg",
+        root / "tiny.yaml",
+        "first_stage_config.ckpt_path=radiodiff_results_VAE",
+        cwd=root,
+        launch=True,
     )
     assert ldm.returncode == 0, ldm.stderr
     return root
@@ -88,7 +93,9 @@ def test_the_same_command_goes_on(workplace):
 
 def test_evaluate(workplace, tmp_path):
     arguments = ("--ckpt", workplace / "radiodiff_results_LDM", "--data", workplace / "tree", "--split", "all")
-    out = command("scripts/evaluate.py", *arguments, "--json", tmp_path / "s.json", "--gallery", tmp_path / "g.png", cwd=workplace)
+    out = command(
+        "scripts/evaluate.py", *arguments, "--json", tmp_path / "s.json", "--gallery", tmp_path / "g.png", cwd=workplace
+    )
     assert out.returncode == 0, out.stderr
     scores = json.loads((tmp_path / "s.json").read_text())
     assert scores["maps"] == 20 == len(scores["per_map"])
@@ -148,12 +155,17 @@ def test_mistakes_end_in_one_line(workplace, tmp_path):
     refused(command(*train, ckpt, "data.cond_channels=[buildings,transmiter,cars]", cwd=tmp_path), "transmiter")
     refused(command(*train, ckpt, "first_stage_config.embed_dim=3", cwd=tmp_path), "another geometry")
     refused(command(*train, "first_stage_config.ckpt_path=gone.pt", cwd=tmp_path), "gone.pt")
-    refused(command("train_vae.py", "--cfg", ROOT / "configs" / "radio_train_m.yaml", cwd=tmp_path), "data.train.data_root")
+    refused(
+        command("train_vae.py", "--cfg", ROOT / "configs" / "radio_train_m.yaml", cwd=tmp_path), "data.train.data_root"
+    )
     refused(command("train_vae.py", "--cfg", tiny, "first_stage_config.ddconfig.resolution=31"), "resolution")
     broken = tmp_path / "tree"
     shutil.copytree(workplace / "tree", broken)
     (broken / "gain" / "DPM" / "0_0.png").write_bytes(b"nothing")
-    refused(command("train_vae.py", "--cfg", tiny, f"data.train.data_root={broken}", "data.cache=true", cwd=tmp_path), "0_0.png")
+    refused(
+        command("train_vae.py", "--cfg", tiny, f"data.train.data_root={broken}", "data.cache=true", cwd=tmp_path),
+        "0_0.png",
+    )
     score = ("scripts/evaluate.py", "--data", workplace / "tree", "--json", tmp_path / "x.json", "--ckpt")
     refused(command(*score, tmp_path), "no checkpoint")
     refused(command(*score, workplace / "radiodiff_results_VAE"), "is an autoencoder")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data import RadioMapSeer
-from data.simulator import Laws, Simulator, line_of_sight, random_city, random_transmitter, simulate
+from data.simulator import Laws, Simulator, detour_distance, line_of_sight, random_city, random_transmitter, simulate
 from data.simulator.polygons import corners_of, rasterize, rings_from_mask, turn_angles
 from data.simulator.statistics import layout_statistics, merge
 from data.simulator.visibility import blocked, make_walls
@@ -105,6 +105,21 @@ def test_line_of_sight_against_brute_force():
             assert visible[row, column]
         elif hits > 0.01:  # more than a grazed corner
             assert not visible[row, column]
+
+
+def test_detour_distance():
+    open_field = detour_distance(np.zeros((64, 64), bool), (10, 20), cell=1)
+    rows, columns = np.indices((64, 64))
+    straight = np.hypot(columns - 10, rows - 20)
+    assert (open_field >= straight - 1e-3).all() and (open_field <= 1.03 * straight + 1e-3).all()
+    wall = np.zeros((64, 64), bool)
+    wall[8:, 30:34] = True
+    around = detour_distance(wall, (20, 40), cell=1)
+    expected = np.hypot(30 - 20, 40 - 7.5) + 4 + np.hypot(44 - 34, 40 - 7.5)
+    assert around[40, 44] == pytest.approx(expected, rel=0.05)
+    assert np.isinf(around[wall]).all()
+    wall[:, 30:34] = True
+    assert np.isinf(detour_distance(wall, (20, 40))[:, 36:]).all()
 
 
 def test_rays_against_segments_brute_force():
