@@ -16,7 +16,8 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        # an error from a data loading worker comes with the worker's traceback in front of its one line
+        print(f"error: {str(error).splitlines()[-1].removeprefix('data.errors.DataError: ')}", file=sys.stderr)
         code = 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -132,31 +132,42 @@ class Trainer:
         if self.step == 0 and self.prepare is not None:
             self.prepare(self.accelerator)
         self._install_signals()
-        batches = iter(self.make_batches(self.accelerator, self.step * self.settings.gradient_accumulation))
-        total = self.settings.training_steps
-        bar = tqdm(total=total, initial=self.step, desc=self.stage, unit="step", disable=not main, mininterval=1.0)
-        started, first, sums = time.monotonic(), self.step, {}
-        while self.step < total and not self._stop_requested():
-            for name, value in self._train_step(batches).items():
-                sums.setdefault(name, []).append(value)
-            self.step += 1
-            self.ema.update_after_step(self.step)
-            bar.update()
-            if self.step % self.settings.log_interval == 0 or self.step == total:
-                figures = self._log(sums, (self.step - first) / (time.monotonic() - started))
-                bar.set_postfix(loss=f"{figures['loss']:.4g}", refresh=False)
-                sums = {}
-            if self.step % self.settings.save_interval == 0:
-                self.save()
-            if self.step % self.settings.sample_interval == 0 or self.step == total:
-                self._draw()
-        bar.close()
+        self._loop(iter(self.make_batches(self.accelerator, self.step * self.settings.gradient_accumulation)))
         self.save()
         if self.stopping:
             self.accelerator.print(f"stopped by a signal at step {self.step}; the same command goes on from here")
         if main:
             self.writer.close()
         self.accelerator.end_training()
+
+    def _loop(self, batches: Iterator[dict[str, Any]]) -> None:
+        """Steps until the last one or a request to stop, with what is due behind each of them."""
+        settings, started, first = self.settings, time.monotonic(), self.step
+        hidden = not self.accelerator.is_main_process
+        sums: dict[str, list[Tensor]] = {}
+        with tqdm(
+            total=settings.training_steps,
+            initial=self.step,
+            desc=self.stage,
+            unit="step",
+            disable=hidden,
+            mininterval=1.0,
+        ) as bar:
+            while self.step < settings.training_steps and not self._stop_requested():
+                for name, value in self._train_step(batches).items():
+                    sums.setdefault(name, []).append(value)
+                self.step += 1
+                self.ema.update_after_step(self.step)
+                bar.update()
+                last = self.step == settings.training_steps
+                if last or self.step % settings.log_interval == 0:
+                    figures = self._log(sums, (self.step - first) / (time.monotonic() - started))
+                    bar.set_postfix(loss=f"{figures['loss']:.4g}", refresh=False)
+                    sums = {}
+                if self.step % settings.save_interval == 0:
+                    self.save()
+                if last or self.step % settings.sample_interval == 0:
+                    self._draw()
 
     def _train_step(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
         """One optimizer step over `gradient_accumulation` micro-batches; returns detached scalars."""
