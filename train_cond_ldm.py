@@ -88,6 +88,7 @@ def main() -> None:
         accelerator=accelerator,
         preview=preview if data.shown else None,
         prepare=measure_scale,
+        prepare_again=first_stage.trainable,
     ).train()
 
 

@@ -90,7 +90,10 @@ class RadioMapSeer:
         found = self._complete_scenes()
         chosen = select(self.root, split, sorted(found))[:max_samples]
         if not chosen:
-            raise DataError(f"{self.root}: split {split!r} holds none of the {len(found)} scenes that are there")
+            raise DataError(
+                f"{self.root}: split {split!r} holds none of the {len(found)} scenes that are there; choose another split "
+                "(data.train.split, data.validation.split), e.g. all, or list your own in splits/NAME.txt"
+            )
         self.scenes = chosen
         self.names = [f"{m}_{t}" for m, t in chosen]
         self.report += f"; split {split}: {len(chosen)} scenes of {len({m for m, _ in chosen})} maps"

@@ -35,7 +35,21 @@ from .latent_diffusion import LatentDiffusion
 FORMAT = 1
 FOLDER = "checkpoints"
 PATTERN = re.compile(r"ckpt_(\d+)$")
-GEOMETRY = ("first_stage_config.embed_dim", "first_stage_config.ddconfig", "cond_stage_config", "unet_config")
+_AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
+GEOMETRY = {  # settings that change what the weights of a stage mean
+    "vae": _AUTOENCODER,
+    "ldm": (
+        *_AUTOENCODER,
+        "cond_stage_config",
+        "unet_config",
+        "data.cond_channels",
+        "data.cond_size",
+        "diffusion_config.model_type",
+        "diffusion_config.objective",
+        "diffusion_config.timesteps",
+        "diffusion_config.beta_schedule",
+    ),
+}
 NOT_GEOMETRY = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 
 
@@ -251,9 +265,13 @@ def check_geometry(checkpoint: Checkpoint, config: Config) -> list[str]:
         CheckpointError: naming the keys of the geometry that differ.
     """
     changed = differences(checkpoint.config, config)
-    geometry = [line for line in changed if line.startswith(GEOMETRY) and not line.startswith(NOT_GEOMETRY)]
+    decisive = GEOMETRY[checkpoint.stage]
+    geometry = [line for line in changed if line.startswith(decisive) and not line.startswith(NOT_GEOMETRY)]
     if geometry:
-        raise CheckpointError(f"{checkpoint.path}: made with another geometry: {'; '.join(geometry)}")
+        raise CheckpointError(
+            f"{checkpoint.path}: made with another geometry: {'; '.join(geometry)}; use those settings, or choose another "
+            "trainer.results_folder"
+        )
     return changed
 
 

@@ -43,8 +43,14 @@ class EMAModel:
             torch._foreach_lerp_(targets, values, 1 - beta)
         else:
             torch._foreach_copy_(targets, values)
-        for ours, theirs in zip(self.shadow.buffers(), model.buffers(), strict=True):
-            ours.copy_(theirs)  # buffers (scale factor, Fourier frequencies) are facts, not averages
+        self.copy_buffers(model)
+
+    @torch.no_grad()
+    def copy_buffers(self, model: nn.Module | None = None) -> None:
+        """Take over the model's buffers (scale factor, Fourier frequencies): facts, not averages."""
+        source = model if model is not None else self.model
+        for ours, theirs in zip(self.shadow.buffers(), source.buffers(), strict=True):
+            ours.copy_(theirs)
 
     def update(self, model: nn.Module | None = None) -> None:
         """One averaging step towards `model` (None: the model given at construction)."""

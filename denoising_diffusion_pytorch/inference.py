@@ -12,7 +12,7 @@ from data import Scene, prepare
 from data.resize import to_native
 
 from .checkpoint import load_model
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .latent_diffusion import LatentDiffusion
 
 
@@ -45,6 +45,7 @@ class Predictor:
 
     Raises:
         CheckpointError: not a stage-2 checkpoint.
+        ConfigError: a sampler or a number of steps that does not fit it.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class Predictor:
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
         self.model: LatentDiffusion = model
         self.seed = seed
-        self.sampler = sampler or model.diffusion_config.sampler
-        self.steps = steps or model.diffusion_config.sampling_timesteps
+        try:
+            self.sampler, self.steps = model.sampling(sampler, steps)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def predict(self, scenes: Iterable[Scene], batch_size: int = 16) -> Iterator[Prediction]:
         """One prediction a scene, in order; scenes are read as they are needed."""

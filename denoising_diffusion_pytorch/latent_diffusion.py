@@ -169,6 +169,23 @@ class LatentDiffusion(nn.Module):
 
     # ---- sampling --------------------------------------------------------------------------------------------
 
+    def sampling(self, sampler: str | None = None, steps: int | None = None) -> tuple[str, int]:
+        """The sampler and the number of steps to use, the configured ones where None is given.
+
+        Raises:
+            ValueError: the sampler does not fit the process, or it has not that many steps.
+        """
+        settings = self.diffusion_config
+        sampler = sampler or settings.sampler
+        steps = settings.sampling_timesteps if steps is None else steps
+        allowed = ("decoupled",) if settings.model_type == "const_sde" else ("ddim", "ddpm")
+        if sampler not in allowed:
+            raise ValueError(
+                f"sampler {sampler!r} does not fit {settings.model_type}; choose from {', '.join(allowed)}"
+            )
+        self.diffusion.schedule(steps)
+        return sampler, steps
+
     @torch.no_grad()
     def sample_latent(
         self,
@@ -196,11 +213,11 @@ class LatentDiffusion(nn.Module):
             return self.denoise(x_t, t, features).float()
 
         noise = random.randn(*self.latent_shape)
-        if decoupled:
+        if sampler == "decoupled":
             return sample_decoupled(self.diffusion, model, noise, steps, random.randn_like)
         if sampler == "ddpm":
             return sample_ddpm(self.diffusion, model, noise, steps, random.randn_like)
-        return sample_ddim(self.diffusion, model, noise, steps, random.randn_like, settings.ddim_eta)
+        return sample_ddim(self.diffusion, model, noise, steps, random.randn_like, self.diffusion_config.ddim_eta)
 
     @torch.no_grad()
     def sample(self, conditions: Tensor, ori_mask: Tensor | None = None, **how) -> Tensor:

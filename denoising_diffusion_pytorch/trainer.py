@@ -72,6 +72,7 @@ class Trainer:
             and `names`.
         preview: function (averaged model, path) that draws a picture, or None.
         prepare: function (accelerator) called once in a run that starts from nothing, e.g. to measure the latent scale.
+        prepare_again: call it again before every checkpoint, for a model whose latents go on changing.
     """
 
     def __init__(
@@ -85,10 +86,12 @@ class Trainer:
         accelerator: Accelerator,
         preview: Callable[[nn.Module, Path], None] | None = None,
         prepare: Callable[[Accelerator], None] | None = None,
+        prepare_again: bool = False,
     ):
         self.config, self.settings, self.stage = config, config.trainer, stage
         self.accelerator = accelerator
-        self.make_batches, self.preview, self.prepare = batches, preview, prepare
+        self.make_batches, self.preview = batches, preview
+        self.prepare, self.prepare_again = prepare, prepare_again
         self.results = Path(self.settings.results_folder)
         self.step = 0
         self.stopping = False
@@ -165,6 +168,9 @@ class Trainer:
                     bar.set_postfix(loss=f"{figures['loss']:.4g}", refresh=False)
                     sums = {}
                 if self.step % settings.save_interval == 0:
+                    if self.prepare_again:
+                        self.prepare(self.accelerator)
+                        self.ema.copy_buffers()
                     self.save()
                 if last or self.step % settings.sample_interval == 0:
                     self._draw()

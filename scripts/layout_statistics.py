@@ -29,7 +29,7 @@ def simulated(maps: int, seed: int) -> Iterator[Triple]:
         rng = np.random.default_rng((seed, index))
         city = random_city(rng)
         tx = random_transmitter(city.buildings, rng)
-        yield city.buildings, db_to_gain(Simulator(city.buildings, city.rings).path_gain(tx)), tx
+        yield city.buildings, db_to_gain(Simulator(city.buildings, city.polygons).path_gain(tx)), tx
 
 
 def measured(root: Path) -> Iterator[Triple]:

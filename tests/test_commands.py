@@ -91,6 +91,16 @@ def test_the_same_command_goes_on(workplace):
     assert (workplace / "radiodiff_results_LDM" / "checkpoints" / "ckpt_6").is_dir()
 
 
+def test_joint_training(workplace, tmp_path):
+    """Both stages at once need no autoencoder, and measure the latent scale again as it changes."""
+    joint = ("first_stage_config.trainable=true", "first_stage_config.lossconfig.discr_start=1")
+    out = command("train_cond_ldm.py", "--cfg", workplace / "tiny.yaml", *joint, cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.count("latent scale factor") == 3  # at the start, at steps 2 and 4
+    log = (tmp_path / "radiodiff_results_LDM" / "train.log").read_text()
+    assert "reconstruction=" in log and "latent=" in log and "discriminator=" in log
+
+
 def test_evaluate(workplace, tmp_path):
     arguments = ("--ckpt", workplace / "radiodiff_results_LDM", "--data", workplace / "tree", "--split", "all")
     out = command(
@@ -155,6 +165,8 @@ def test_mistakes_end_in_one_line(workplace, tmp_path):
     refused(command(*train, ckpt, "data.cond_channels=[buildings,transmiter,cars]", cwd=tmp_path), "transmiter")
     refused(command(*train, ckpt, "first_stage_config.embed_dim=3", cwd=tmp_path), "another geometry")
     refused(command(*train, "first_stage_config.ckpt_path=gone.pt", cwd=tmp_path), "gone.pt")
+    other = "data.cond_channels=[buildings,transmitter,line_of_sight]"
+    refused(command(*train, other, cwd=workplace), "data.cond_channels")
     refused(
         command("train_vae.py", "--cfg", ROOT / "configs" / "radio_train_m.yaml", cwd=tmp_path), "data.train.data_root"
     )
@@ -169,4 +181,6 @@ def test_mistakes_end_in_one_line(workplace, tmp_path):
     score = ("scripts/evaluate.py", "--data", workplace / "tree", "--json", tmp_path / "x.json", "--ckpt")
     refused(command(*score, tmp_path), "no checkpoint")
     refused(command(*score, workplace / "radiodiff_results_VAE"), "is an autoencoder")
+    refused(command(*score, workplace / "radiodiff_results_LDM", "--sampler", "decoupled"), "decoupled", "ddim")
+    refused(command(*score, workplace / "radiodiff_results_LDM", "--steps", "2000"), "steps")
     assert not list(tmp_path.glob("radiodiff_results*/checkpoints/*"))

@@ -1,8 +1,9 @@
-"""Random city layouts: blocks along streets, rows of buildings, courts, large halls, open squares.
+"""Random city layouts: blocks along streets, rows of equal houses, slabs, courts, large halls, open squares, bends.
 
 A map is cut into blocks by streets and blocks into lots by lanes, in one rotated frame a district; a lot carries a
-building or stays open. How large, how dense and how regular differs from map to map, so that the spread over maps, not
-only the mean, is that of real cities (the figures stand in docs/simulator.md).
+building or stays open. A smooth bend of the whole map makes streets and long buildings curve. How large, how dense and how
+regular differs from map to map, so that the spread over maps, not only the mean, is that of real cities (the figures
+stand in docs/simulator.md).
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .polygons import rasterize
+from .polygons import drop_straight, rasterize
 
-BORDER_LOSS = 0.45  # share of the lots across the map's border that stay open; real maps have few cut buildings
+BORDER_LOSS = 0.7  # share of the lots across the map's border that stay open; real maps have few cut buildings
+LOTS_A_BLOCK = 12  # largest block, in median lots
+EDGE_STEP = 14.0  # m, longest straight piece of a wall that the bend is applied to
 
 
 @dataclass
@@ -21,11 +24,11 @@ class City:
 
     Attributes:
         buildings: (size, size) bool.
-        rings: exact outlines, (N, 2) arrays of x, y; a ring inside another one is a courtyard.
+        polygons: exact outlines, (N, 2) arrays of x, y; one inside another one is a courtyard.
     """
 
     buildings: np.ndarray
-    rings: list[np.ndarray]
+    polygons: list[np.ndarray]
 
 
 @dataclass
@@ -33,26 +36,46 @@ class Style:
     """What is drawn once a map."""
 
     built: float  # share of lots that carry a building
+    open_blocks: float  # share of blocks that stay open as a whole
     lot_area: float  # m2, median lot
     lot_spread: float  # of the logarithm
     street: float  # m, width between blocks
     lane: float  # m, width between lots
     setback: float  # largest share by which a building is smaller than its lot
+    regular: float  # share of blocks that are cut into equal lots
+    slabs: float  # share of those whose rows are one long building each
     irregular: float  # degrees, standard deviation of a building's direction
     districts: int
+    bend: float  # m, amplitude of the bend of the whole map
+
+
+@dataclass
+class Lot:
+    """A rectangle in a district's frame, in m from the map's centre."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: tuple[float, float]  # share of width and height that a building takes
+    plain: bool  # a box, as all its neighbours
 
 
 def random_style(rng: np.random.Generator) -> Style:
     """The character of one map."""
     return Style(
-        built=float(np.clip(rng.normal(0.68, 0.22), 0.15, 0.98)),
-        lot_area=float(np.exp(rng.normal(6.75, 0.5))),
+        built=float(np.clip(rng.normal(0.88, 0.22), 0.25, 1.0)),
+        open_blocks=float(np.clip(rng.normal(0.08, 0.13), 0, 0.6)),
+        lot_area=float(np.exp(rng.normal(6.65, 0.5))),
         lot_spread=float(rng.uniform(0.35, 0.9)),
-        street=float(rng.uniform(9, 24)),
+        street=float(rng.uniform(8, 21)),
         lane=float(rng.uniform(2.0, 8.0)),
-        setback=float(rng.uniform(0.03, 0.42)),
-        irregular=float(rng.choice([0.5, 2.0, 6.0, 14.0], p=[0.45, 0.35, 0.15, 0.05])),
-        districts=int(rng.choice([1, 2, 3, 4], p=[0.5, 0.28, 0.15, 0.07])),
+        setback=float(rng.uniform(0.02, 0.4)),
+        regular=float(rng.uniform(0.1, 0.9)),
+        slabs=float(rng.choice([0.05, 0.2, 0.7], p=[0.4, 0.35, 0.25])),
+        irregular=float(rng.choice([0.5, 2.0, 6.0, 14.0], p=[0.55, 0.3, 0.12, 0.03])),
+        districts=int(rng.choice([1, 2, 3, 4], p=[0.5, 0.27, 0.15, 0.08])),
+        bend=float(rng.choice([0.0, 5.0, 16.0], p=[0.5, 0.25, 0.25])),
     )
 
 
@@ -61,99 +84,146 @@ def random_city(rng: np.random.Generator, size: int = 256) -> City:
     style = random_style(rng)
     centres = rng.uniform(0, size, (style.districts, 2))
     base = rng.uniform(0, np.pi / 2)
+    bend = _random_bend(rng, style)
     buildings = np.zeros((size, size), bool)
     kept: list[np.ndarray] = []
     for district in range(style.districts):
-        angle = base if district == 0 else base + rng.normal(0, 0.35)
+        angle = base if district == 0 else base + rng.normal(0, 0.45)
         density = float(np.clip(style.built + rng.normal(0, 0.12), 0.1, 1.0))
         for lot in _lots(rng, style, size):
-            centre = _rotate(lot[:2][None], angle)[0] + size / 2
+            centre = _rotate(np.array([[lot.x, lot.y]]), angle)[0] + size / 2
             mine = int(np.argmin(((centres - centre) ** 2).sum(1))) == district
             if not mine or rng.random() > density:
                 continue
-            crosses = (np.abs(centre - size / 2) + max(lot[2:]) / 2 > size / 2).any()
+            crosses = (np.abs(centre - size / 2) + max(lot.width, lot.height) / 2 > size / 2).any()
             if crosses and rng.random() < BORDER_LOSS:
                 continue
-            rings = _building(rng, style, lot[2], lot[3])
             turn = angle + np.radians(rng.normal(0, style.irregular))
-            placed = [_rotate(ring, turn) + centre for ring in rings]
+            placed = [bend(_rotate(ring, turn) + centre) for ring in _building(rng, lot)]
             _add(buildings, kept, placed, size)
     return City(buildings, kept)
 
 
-def _lots(rng: np.random.Generator, style: Style, size: int) -> list[np.ndarray]:
-    """(x, y, width, height) about the map's centre."""
+def _random_bend(rng: np.random.Generator, style: Style):
+    """A smooth map of outlines (N, 2) -> (M, 2) that shifts points across one direction by a long wave."""
+    direction = rng.uniform(0, 2 * np.pi)
+    along = np.array([np.cos(direction), np.sin(direction)])
+    across = np.array([-along[1], along[0]])
+    wave, phase = 2 * np.pi / rng.uniform(180, 420), rng.uniform(0, 2 * np.pi)
+
+    def bend(ring: np.ndarray) -> np.ndarray:
+        if style.bend == 0:
+            return ring
+        pieces = []
+        for start, end in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+            count = int(np.hypot(*(end - start)) / EDGE_STEP) + 1
+            pieces.append(start + (end - start) * (np.arange(count) / count)[:, None])
+        points = np.concatenate(pieces)
+        shift = style.bend * np.sin(points @ along * wave + phase)
+        return drop_straight(points + shift[:, None] * across)
+
+    return bend
+
+
+def _lots(rng: np.random.Generator, style: Style, size: int) -> list[Lot]:
+    """The lots of a district's endless street grid, as far as the map may reach."""
     reach = size * 0.75  # half the diagonal and a little: the frame may be rotated
-    pending = [(-reach, -reach, reach, reach)]
+    pending = [(-reach, -reach, reach, reach, False)]
     lots = []
     while pending:
-        x0, y0, x1, y1 = pending.pop()
+        x0, y0, x1, y1, inside_block = pending.pop()
         width, height = x1 - x0, y1 - y0
         wanted = style.lot_area * np.exp(rng.normal(0, style.lot_spread))
         if min(width, height) < 5:
             continue
+        streets = width * height > LOTS_A_BLOCK * style.lot_area
+        if not streets and not inside_block:
+            inside_block = True
+            if rng.random() < style.open_blocks:
+                continue
+            if rng.random() < style.regular:
+                lots += _equal_lots(rng, style, x0, y0, width, height)
+                continue
         if width * height < max(wanted, 40):
             if max(width, height) < 6 * min(width, height):
-                lots.append(np.array([(x0 + x1) / 2, (y0 + y1) / 2, width, height]))
+                fill = (1 - rng.uniform(0, style.setback), 1 - rng.uniform(0, style.setback))
+                lots.append(Lot((x0 + x1) / 2, (y0 + y1) / 2, width, height, fill, False))
             continue
-        block = width * height > 12 * style.lot_area
-        gap = style.street * rng.uniform(0.7, 1.3) if block else style.lane * rng.uniform(0.6, 1.4)
+        gap = style.street * rng.uniform(0.7, 1.3) if streets else style.lane * rng.uniform(0.6, 1.4)
         cut = rng.uniform(0.32, 0.68)
         if width > height * rng.uniform(0.8, 1.25):
             middle = x0 + cut * width
-            pending += [(x0, y0, middle - gap / 2, y1), (middle + gap / 2, y0, x1, y1)]
+            pending += [(x0, y0, middle - gap / 2, y1, inside_block), (middle + gap / 2, y0, x1, y1, inside_block)]
         else:
             middle = y0 + cut * height
-            pending += [(x0, y0, x1, middle - gap / 2), (x0, middle + gap / 2, x1, y1)]
+            pending += [(x0, y0, x1, middle - gap / 2, inside_block), (x0, middle + gap / 2, x1, y1, inside_block)]
     return lots
 
 
-def _building(rng: np.random.Generator, style: Style, width: float, height: float) -> list[np.ndarray]:
-    """Outline about the origin, inside a lot of width x height; a second ring is a courtyard."""
-    w = width * (1 - rng.uniform(0, style.setback)) / 2
-    h = height * (1 - rng.uniform(0, style.setback)) / 2
+def _equal_lots(rng: np.random.Generator, style: Style, x0: float, y0: float, width: float, height: float) -> list[Lot]:
+    """A block of rows of equal lots along its longer side; with `slabs`, each row is one lot."""
+    area = style.lot_area * np.exp(rng.normal(-0.1, style.lot_spread / 2))
+    sideways = width < height
+    long, short = max(width, height), min(width, height)
+    rows = max(1, round(short / np.sqrt(area)))
+    columns = 1 if rng.random() < style.slabs else max(1, round(long * short / rows / area))
+    if columns == 1 and long / short * rows < 3:
+        rows += 1
+    gap = style.lane * rng.uniform(0.7, 1.3)
+    long_step, short_step = (long + gap) / columns, (short + gap) / rows
+    if min(long_step, short_step) - gap < 5:
+        return []
+    fill = 1 - rng.uniform(0, style.setback, 2)
+    lots = []
+    for row in range(rows):
+        for column in range(columns):
+            u, v = (column + 0.5) * long_step - gap / 2, (row + 0.5) * short_step - gap / 2
+            own = np.clip(fill * rng.normal(1, 0.04, 2), 0.3, 1)
+            sides = (long_step - gap, short_step - gap)
+            place, sides, own = ((v, u), sides[::-1], own[::-1]) if sideways else ((u, v), sides, own)
+            lots.append(Lot(x0 + place[0], y0 + place[1], *sides, (own[0], own[1]), rng.random() < 0.6))
+    return lots
+
+
+def _building(rng: np.random.Generator, lot: Lot) -> list[np.ndarray]:
+    """Outline about the origin, inside a lot; a second ring is a courtyard."""
+    w, h = lot.width * lot.fill[0] / 2, lot.height * lot.fill[1] / 2
     small = min(w, h)
-    shape = rng.choice(["box", "L", "U", "T", "court"], p=[0.66, 0.15, 0.05, 0.05, 0.09])
-    if small < 5:
-        shape = "box" if shape != "L" else "L"
+    shape = "box" if lot.plain else rng.choice(["box", "L", "U", "T", "court"], p=[0.6, 0.18, 0.06, 0.06, 0.1])
+    if small < 5 and shape != "L":
+        shape = "box"
     depth = float(np.clip(rng.uniform(0.35, 0.65) * 2 * small, 4, 14))  # of a wing, m
-    if shape == "L":
-        ring = [
-            (-w, -h),
-            (w, -h),
-            (w, h - rng.uniform(0.3, 0.7) * 2 * h),
-            (w - rng.uniform(0.3, 0.7) * 2 * w, 0),
-            (0, h),
-            (-w, h),
-        ]
-        inner_x, inner_y = ring[3][0], ring[2][1]
-        ring[3], ring[4] = (inner_x, inner_y), (inner_x, h)
+    rings = []
+    if max(w, h) > 16 and rng.random() < 0.4:
+        ring = _stepped(rng, w, h)
+    elif shape == "L":
+        x, y = w - rng.uniform(0.3, 0.7) * 2 * w, h - rng.uniform(0.3, 0.7) * 2 * h
+        ring = [(-w, -h), (w, -h), (w, y), (x, y), (x, h), (-w, h)]
     elif shape == "U" and 2 * w > 2.4 * depth:
-        ring = [
-            (-w, -h),
-            (w, -h),
-            (w, h),
-            (w - depth, h),
-            (w - depth, -h + depth),
-            (-w + depth, -h + depth),
-            (-w + depth, h),
-            (-w, h),
-        ]
+        inner = [(w - depth, h), (w - depth, -h + depth), (-w + depth, -h + depth), (-w + depth, h)]
+        ring = [(-w, -h), (w, -h), (w, h), *inner, (-w, h)]
     elif shape == "T":
-        stem = max(depth / 2, 2.0)
-        bar = -h + min(depth, 1.2 * h)
+        stem, bar = max(depth / 2, 2.0), -h + min(depth, 1.2 * h)
         ring = [(-w, -h), (w, -h), (w, bar), (stem, bar), (stem, h), (-stem, h), (-stem, bar), (-w, bar)]
     else:
         ring = [(-w, -h), (w, -h), (w, h), (-w, h)]
-    rings = [np.array(ring)]
-    if shape == "court" and 2 * small > 2.6 * depth:
-        rings.append(
-            np.array(
-                [(-w + depth, -h + depth), (w - depth, -h + depth), (w - depth, h - depth), (-w + depth, h - depth)]
-            )
-        )
+        if shape == "court" and 2 * small > 2.6 * depth:
+            x, y = w - depth, h - depth
+            rings = [[(-x, -y), (x, -y), (x, y), (-x, y)]]
     flip = np.array([rng.choice([-1, 1]), rng.choice([-1, 1])])
-    return [ring * flip for ring in rings]
+    return [np.array(each) * flip for each in (ring, *rings)]
+
+
+def _stepped(rng: np.random.Generator, w: float, h: float) -> list[tuple[float, float]]:
+    """A long building of a few houses, each of which stands a little further back or forward."""
+    long, short = max(w, h), min(w, h)
+    houses = int(np.clip(round(2 * long / rng.uniform(9, 18)), 2, 7))
+    ends = np.linspace(-long, long, houses + 1)
+    fronts = short - rng.uniform(0, 0.8, houses) * short
+    ring = [(-long, -short), (long, -short)]
+    for house in reversed(range(houses)):
+        ring += [(ends[house + 1], fronts[house]), (ends[house], fronts[house])]
+    return [(y, x) for x, y in ring] if h > w else ring
 
 
 def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
@@ -181,12 +251,17 @@ def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray],
     kept.extend(rings)
 
 
-def random_transmitter(buildings: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+def random_transmitter(city: City | np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
     """(x, y) of a whole pixel in the open, in the central 150 / 256 of the map as in RadioMapSeer.
+
+    Args:
+        city: a city, or its (H, W) bool mask of buildings.
+        rng: the source of the draw.
 
     Raises:
         ValueError: no open pixel there.
     """
+    buildings = city.buildings if isinstance(city, City) else city
     height, width = buildings.shape
     margin_y, margin_x = round(height * 53 / 256), round(width * 53 / 256)
     open_pixels = ~ndimage.binary_dilation(buildings)

@@ -27,7 +27,7 @@ def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list
                 continue
             ring = _simplify(points, tolerance)
             if len(ring) >= 3:
-                rings.append(_drop_straight(ring))
+                rings.append(drop_straight(ring))
     return rings
 
 
@@ -93,7 +93,8 @@ def turn_angles(ring: np.ndarray) -> np.ndarray:
     return np.degrees(np.arctan2(cross, (arriving * leaving).sum(1)))
 
 
-def _drop_straight(ring: np.ndarray) -> np.ndarray:
+def drop_straight(ring: np.ndarray) -> np.ndarray:
+    """Leave out vertices (N, 2) that bend by less than STRAIGHT degrees, the flattest first."""
     while len(ring) > 3:
         angles = np.abs(turn_angles(ring))
         flattest = int(np.argmin(angles))

@@ -17,7 +17,7 @@ from numba import njit
 
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB
 from .polygons import corners_of, rings_from_mask, segments_of, shrink
-from .visibility import blocked, make_walls
+from .visibility import blocked, blocking_wall, make_walls
 
 MARGIN = 0.6  # px at the ends of a ray where walls do not count
 SHRINK = 0.4  # px by which walls traced from a mask are moved inwards: the traced outline is a little outside
@@ -183,31 +183,36 @@ def _roof_loss(buildings, tx, ty, column, row, best, laws):
 
 
 @njit(cache=True)
-def _around_corners(paths, corners, walls, column, row, guess, laws):
-    """Least loss around corners at a pixel and the path that has it (-1: none); `guess` are paths to try first."""
-    best, winner = np.inf, -1
-    reach = np.inf  # a straight path of this length has the best loss so far
-    tried = guess.shape[0]
-    for n in range(tried + paths.shape[0]):
-        index = guess[n] if n < tried else n - tried
-        if index < 0:
-            continue
+def _around_corners(paths, corners, walls, shadows, column, row, first, stop, bound, laws):
+    """Least loss below `bound` around corners at a pixel, over paths[first:stop], and its path (-1: none).
+
+    `shadows` (N,) holds the wall that last blocked each path and is kept up to date: the next pixel mostly lies in the
+    same wall's shadow.
+    """
+    best, winner = bound, -1
+    reach = 10 ** (
+        (best - laws.offset - laws.per_corner) / laws.slope
+    )  # a straight path of this length has loss `best`
+    for index in range(first, stop):
         if paths[index, 0] >= best:  # sorted by this bound
-            if n >= tried:
-                break
-            continue
+            break
         corner = corners[int(paths[index, 5])]
         dx, dy = column - corner[0], row - corner[1]
         left = reach * paths[index, 6] - paths[index, 1]  # how far the pixel may be; spares a logarithm for most
         if left <= 0 or dx * dx + dy * dy >= left * left:
             continue
         d = np.hypot(dx, dy) + 1e-6
-        loss = laws.offset + paths[index, 2] + laws.slope * np.log10(max(paths[index, 1] + d, 1.0)) + laws.per_corner
         ux, uy, vx, vy = paths[index, 3], paths[index, 4], dx / d, dy / d
-        loss += _turn_loss(ux * vx + uy * vy, laws) - laws.per_corner
-        if loss >= best or not _is_taut(corner, ux, uy, vx, vy):
+        if not _is_taut(corner, ux, uy, vx, vy):
             continue
-        if not blocked(walls, corner[0], corner[1], column, row, MARGIN):
+        loss = laws.offset + paths[index, 2] + laws.slope * np.log10(max(paths[index, 1] + d, 1.0))
+        loss += _turn_loss(ux * vx + uy * vy, laws)
+        if loss >= best:
+            continue
+        wall = blocking_wall(walls, corner[0], corner[1], column, row, MARGIN, shadows[index])
+        if wall >= 0:
+            shadows[index] = wall
+        else:
             best, winner = loss, index
             reach = 10 ** ((best - laws.offset - laws.per_corner) / laws.slope)
     return best, winner
@@ -219,22 +224,33 @@ def _solve(buildings, corners, walls, sight_walls, paths, tx, ty, laws):
     height, width = buildings.shape
     out = np.full((height, width), np.inf)
     winners = np.full((height, width), -1, np.int64)
-    guess = np.empty(3, np.int64)
+    shadows = np.full(paths.shape[0], -1, np.int64)
+    sight_shadow = -1
     for row in range(height):
         for column in range(width):
             if buildings[row, column]:
                 continue
             x, y = float(column), float(row)
-            if not blocked(sight_walls, tx, ty, x, y, MARGIN):
+            wall = blocking_wall(sight_walls, tx, ty, x, y, MARGIN, sight_shadow)
+            if wall < 0:
                 out[row, column] = laws.los_slope * np.log10(max(np.hypot(x - tx, y - ty), 1.0))
                 continue
+            sight_shadow = wall
+            best, winner = np.inf, -1
             # neighbours mostly share the path: a tight bound from the start
-            guess[0] = winners[row, column - 1] if column > 0 else -1
-            guess[1] = winners[row - 1, column] if row > 0 else -1
-            guess[2] = winners[row - 1, column + 1] if row > 0 and column + 1 < width else -1
-            best, winner = _around_corners(paths, corners, walls, x, y, guess, laws)
+            for dr, dc in ((0, -1), (-1, 0), (-1, 1)):
+                if row + dr >= 0 and 0 <= column + dc < width:
+                    guess = winners[row + dr, column + dc]
+                    if guess >= 0 and guess != winner:
+                        found = _around_corners(paths, corners, walls, shadows, x, y, guess, guess + 1, best, laws)
+                        if found[1] >= 0:
+                            best, winner = found
+            best = min(best, _roof_loss(buildings, tx, ty, x, y, best, laws))
+            found = _around_corners(paths, corners, walls, shadows, x, y, 0, paths.shape[0], best, laws)
+            if found[1] >= 0:
+                best, winner = found
             winners[row, column] = winner
-            out[row, column] = min(best, _roof_loss(buildings, tx, ty, x, y, best, laws))
+            out[row, column] = best
     return out
 
 
@@ -243,15 +259,15 @@ class Simulator:
 
     Args:
         buildings: (H, W) bool, one pixel a metre.
-        rings: exact outlines, where they are known; traced from the mask otherwise.
+        polygons: exact outlines, (N, 2) arrays of x, y, where they are known; traced from the mask otherwise.
         laws: constants.
     """
 
-    def __init__(self, buildings: np.ndarray, rings: list[np.ndarray] | None = None, laws: Laws | None = None):
+    def __init__(self, buildings: np.ndarray, polygons: list[np.ndarray] | None = None, laws: Laws | None = None):
         self.buildings = np.ascontiguousarray(buildings, dtype=np.bool_)
         self.laws = laws or Laws()
-        exact = rings is not None
-        rings = rings if exact else rings_from_mask(self.buildings)
+        exact = polygons is not None
+        rings = polygons if exact else rings_from_mask(self.buildings)
         shape = self.buildings.shape
         self.corners = corners_of(rings, self.buildings)
         self.sight_walls = make_walls(segments_of(rings), shape)

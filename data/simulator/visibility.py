@@ -49,15 +49,35 @@ def make_walls(segments: np.ndarray, shape: tuple[int, int]) -> Walls:
 
 
 @njit(cache=True)
-def blocked(walls, x0, y0, x1, y1, margin):
-    """Whether a wall crosses the segment from (x0, y0) to (x1, y1), not counting `margin` px at either end.
+def crosses(segments, s, x0, y0, dx, dy, first, last):
+    """Whether wall `s` crosses the ray from (x0, y0) along (dx, dy) between the shares `first` and `last` of it."""
+    ax, ay = segments[s, 0], segments[s, 1]
+    bx, by = segments[s, 2] - ax, segments[s, 3] - ay
+    cross = dx * by - dy * bx
+    if cross == 0:
+        return False
+    t = ((ax - x0) * by - (ay - y0) * bx) / cross
+    if not first < t < last:
+        return False
+    u = ((ax - x0) * dy - (ay - y0) * dx) / cross
+    return -1e-9 <= u <= 1 + 1e-9
 
-    Walks the pixels along the segment (Amanatides & Woo, 1987) and tests the walls listed there exactly.
+
+@njit(cache=True)
+def blocking_wall(walls, x0, y0, x1, y1, margin, guess=-1):
+    """Index of a wall that crosses the segment from (x0, y0) to (x1, y1), not counting `margin` px at either end; or -1.
+
+    Walks the pixels along the segment (Amanatides & Woo, 1987) and tests the walls listed there exactly. `guess` is a
+    wall to try first, -1 for none: the one that blocked a neighbouring ray saves most of the walks.
     """
     dx, dy = x1 - x0, y1 - y0
     length = np.hypot(dx, dy)
     if length <= 2 * margin:
-        return False
+        return -1
+    first, last = margin / length, 1 - margin / length
+    segments, start, items = walls.segments, walls.start, walls.items
+    if guess >= 0 and crosses(segments, guess, x0, y0, dx, dy, first, last):
+        return guess
     column, row = int(np.floor(x0 + 0.5)), int(np.floor(y0 + 0.5))
     step_x, step_y = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
     per_x = abs(1.0 / dx) if dx != 0 else 1e18  # share of the segment a pixel takes
@@ -65,30 +85,25 @@ def blocked(walls, x0, y0, x1, y1, margin):
     next_x = ((column + 0.5 * step_x) - x0) / dx if dx != 0 else 1e18
     next_y = ((row + 0.5 * step_y) - y0) / dy if dy != 0 else 1e18
     cells = abs(int(np.floor(x1 + 0.5)) - column) + abs(int(np.floor(y1 + 0.5)) - row) + 1
-    first, last = margin / length, 1 - margin / length
-    segments, start, items = walls.segments, walls.start, walls.items
     for _ in range(cells):
         if 0 <= column < walls.width and 0 <= row < walls.height:
             cell = row * walls.width + column
             for k in range(start[cell], start[cell + 1]):
-                s = items[k]
-                ax, ay = segments[s, 0], segments[s, 1]
-                bx, by = segments[s, 2] - ax, segments[s, 3] - ay
-                cross = dx * by - dy * bx
-                if cross == 0:
-                    continue
-                t = ((ax - x0) * by - (ay - y0) * bx) / cross
-                if first < t < last:
-                    u = ((ax - x0) * dy - (ay - y0) * dx) / cross
-                    if -1e-9 <= u <= 1 + 1e-9:
-                        return True
+                if crosses(segments, items[k], x0, y0, dx, dy, first, last):
+                    return items[k]
         if next_x < next_y:
             column += step_x
             next_x += per_x
         else:
             row += step_y
             next_y += per_y
-    return False
+    return -1
+
+
+@njit(cache=True)
+def blocked(walls, x0, y0, x1, y1, margin):
+    """Whether any wall crosses the segment; see `blocking_wall`."""
+    return blocking_wall(walls, x0, y0, x1, y1, margin) >= 0
 
 
 @njit(cache=True)
