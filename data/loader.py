@@ -1,5 +1,6 @@
 """Scenes -> samples -> batches on the device."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -174,13 +175,20 @@ def _one_thread(worker: int) -> None:
 
 
 def create_dataloader(
-    config, *, rank: int = 0, world_size: int = 1, start_batch: int = 0, endless: bool = False
+    config,
+    *,
+    dataset: Dataset | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    start_batch: int = 0,
+    endless: bool = False,
 ) -> DataLoader:
     """Shuffled, augmented training batches.
 
     Args:
         config: a Config, or anything with `data.params.data_root`, `data.params.simulation_type` and
             `trainer.batch_size`, as the document writes it.
+        dataset: one that is open already; None to open what the settings name.
         rank, world_size, start_batch: see `SampleStream`.
         endless: go on for ever; otherwise one epoch of whole batches.
 
@@ -188,7 +196,8 @@ def create_dataloader(
         DataError: no data, or fewer samples than one batch of a finite epoch.
     """
     data = getattr(config.data, "params", config.data)
-    dataset = create_dataset(getattr(data, "train", data), data, augmented=True)
+    if dataset is None:
+        dataset = create_dataset(getattr(data, "train", data), data, augmented=True)
     batch_size = config.trainer.batch_size
     batches = None if endless else len(dataset) // (batch_size * world_size)
     if batches == 0:
@@ -197,7 +206,7 @@ def create_dataloader(
     stream = SampleStream(
         len(dataset), batch_size, seed, rank=rank, world_size=world_size, start_batch=start_batch, batches=batches
     )
-    workers = getattr(data, "num_workers", 4)
+    workers = min(getattr(data, "num_workers", 4), os.cpu_count() or 1)
     return DataLoader(
         dataset,
         batch_sampler=stream,

@@ -83,6 +83,7 @@ class TrainingData:
 
     def __init__(self, config: Config, accelerator: Accelerator):
         self.config = config
+        self.dataset = create_dataset(config.data.train, config.data, augmented=True)
         self.shown = self._validation_batch(config.trainer.num_samples, accelerator.device)
 
     def _validation_batch(self, count: int, device: torch.device) -> dict[str, Any] | None:
@@ -97,6 +98,7 @@ class TrainingData:
         """Endless micro-batches of this process on its device, from number `first` on."""
         loader = create_dataloader(
             self.config,
+            dataset=self.dataset,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             start_batch=first,
