@@ -1,6 +1,6 @@
 """Predictors that need no training, to stand beside every score. Scene -> grey levels (H, W) in [0, 1]."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -8,8 +8,6 @@ from .conditions import distance, free_gain
 from .errors import DataError
 from .scene import Scene
 from .units import GAIN_MAX_DB, db_to_gain
-
-Baseline = Callable[[Scene], np.ndarray]
 
 
 def log_distance_law(scene: Scene) -> np.ndarray:

@@ -25,12 +25,14 @@ class Prediction:
         gain: (H, W) float32 at the scene's resolution.
         model_gain: (h, w) float32 at the network's resolution.
         truth: (h, w) float32, the scene's map brought to the network's resolution; None without one.
+        reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do.
     """
 
     scene: Scene
     gain: np.ndarray
     model_gain: np.ndarray
-    truth: np.ndarray | None
+    truth: np.ndarray | None = None
+    reconstruction: np.ndarray | None = None
 
 
 class Predictor:
@@ -83,13 +85,17 @@ class Predictor:
             for key in ("cond", "ori_mask")
         )
         keys = [zlib.crc32(scene.name.encode()) + (self.seed << 32) for scene in scenes]
-        maps = self.model.sample(conditions, masks, steps=self.steps, sampler=self.sampler, keys=keys)
-        return [
-            Prediction(
-                scene=scene,
-                gain=to_native(gain, sample["ori_mask"][0], scene.buildings),
-                model_gain=gain,
-                truth=(sample["image"][0] + 1) / 2 if "image" in sample else None,
-            )
-            for scene, sample, gain in zip(scenes, samples, maps[:, 0].cpu().numpy(), strict=True)  # gain (h, w)
-        ]
+        maps = (
+            self.model.sample(conditions, masks, steps=self.steps, sampler=self.sampler, keys=keys)[:, 0].cpu().numpy()
+        )
+        predictions = []
+        for scene, sample, gain in zip(scenes, samples, maps, strict=True):  # gain (h, w)
+            native = to_native(gain, sample["ori_mask"][0], scene.buildings)
+            predictions.append(Prediction(scene, native, gain))
+        if all("image" in sample for sample in samples):
+            images = torch.from_numpy(np.stack([sample["image"] for sample in samples])).to(self.device)
+            ceilings = self.model.reconstruct(images, conditions, masks)[:, 0].cpu().numpy()
+            for prediction, sample, ceiling in zip(predictions, samples, ceilings, strict=True):
+                prediction.truth = (sample["image"][0] + 1) / 2
+                prediction.reconstruction = to_native(ceiling, sample["ori_mask"][0], prediction.scene.buildings)
+        return predictions

@@ -5,7 +5,6 @@ gradient passes through the wrapper's forward and is averaged over the processes
 step, `carry` a dict that an objective leaves for the next one (reconstructions for the discriminator).
 """
 
-import torch
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL
@@ -137,8 +136,3 @@ class JointObjective(nn.Module):
 def trained_parameters(objective: nn.Module) -> list[nn.Parameter]:
     """Each trainable parameter of an objective, once."""
     return list({id(p): p for p in objective.parameters() if p.requires_grad}.values())
-
-
-def has_nonfinite(values: dict[str, Tensor]) -> bool:
-    """Whether any of the scalars is NaN or infinite."""
-    return not bool(torch.stack([value.float() for value in values.values()]).isfinite().all())

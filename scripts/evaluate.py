@@ -64,7 +64,7 @@ def main() -> None:
     predictor = Predictor(arguments.ckpt, steps=arguments.steps, sampler=arguments.sampler, seed=arguments.seed)
     baselines = {"mean map": mean_map(predictor), "25 log10 d": log_distance_law, "line-of-sight law": los_nlos_law}
     baselines = {name: baseline for name, baseline in baselines.items() if baseline is not None}
-    ours, coarse = Scores(), Scores()
+    ours, coarse, ceiling = Scores(), Scores(), Scores()
     others = {name: Scores() for name in baselines}
     scenes = (dataset.scene(i) for i in range(len(dataset)))
     gallery = []
@@ -73,6 +73,7 @@ def main() -> None:
         scene = prediction.scene
         scores = ours.add(scene.name, prediction.gain, scene.gain)
         coarse.add(scene.name, prediction.model_gain, prediction.truth)
+        ceiling.add(scene.name, prediction.reconstruction, scene.gain)
         for name, baseline in list(baselines.items()):
             try:
                 others[name].add(scene.name, baseline(scene), scene.gain)
@@ -83,6 +84,7 @@ def main() -> None:
         gallery.append((scores["nmse"], row | {"buildings": scene.buildings, "tx": scene.tx}))
     summary = ours.summary() | {
         "model_resolution": coarse.summary() | {"pixels": predictor.config.data.image_size},
+        "reconstruction": ceiling.summary(),
         "baselines": {name: scores.summary() for name, scores in others.items()},
         "checkpoint": str(predictor.checkpoint.path),
         "step": predictor.checkpoint.step,
@@ -97,9 +99,8 @@ def main() -> None:
     arguments.json.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     print(f"{dataset.report}; raw grey levels, means over maps")
     size = predictor.config.data.image_size
-    print_table(
-        {"latent diffusion": summary, f"the same, at {size} px": summary["model_resolution"]} | summary["baselines"]
-    )
+    rows = {"latent diffusion": summary, f"the same, at {size} px": summary["model_resolution"]}
+    print_table(rows | {"autoencoder's ceiling": summary["reconstruction"]} | summary["baselines"])
     if arguments.gallery:
         gallery.sort(key=lambda entry: entry[0])
         count = min(GALLERY_ROWS, len(gallery))

@@ -109,7 +109,7 @@ def test_evaluate(workplace, tmp_path):
     assert out.returncode == 0, out.stderr
     scores = json.loads((tmp_path / "s.json").read_text())
     assert scores["maps"] == 20 == len(scores["per_map"])
-    assert {"nmse", "rmse", "ssim", "psnr", "thresholded"} <= scores.keys()
+    assert {"nmse", "rmse", "ssim", "psnr", "thresholded", "reconstruction"} <= scores.keys()
     assert set(scores["baselines"]) == {"mean map", "25 log10 d", "line-of-sight law"}
     assert scores["nmse"] == pytest.approx(np.mean([row["nmse"] for row in scores["per_map"]]))
     assert scores["model_resolution"]["nmse"] == pytest.approx(scores["nmse"], rel=0.02)  # 32 px is native here
