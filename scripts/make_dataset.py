@@ -2,9 +2,10 @@
 
     python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
 
-Map N depends on (seed, N) alone, so the files are the same whatever the number of workers. Run it again to go on after an
-interruption, or with more --maps to extend the set; files that are there are kept. Beside the pictures of RadioMapSeer
-(8-bit, one channel), antenna/MAP.json lists the transmitters [x, y] of a map and dataset.json says how the set was made.
+Map N depends on (seed, N) alone, so the files are the same whatever the number of workers. Run it again to go on after
+an interruption, or with more --maps to extend the set; files that are there are kept. Beside the pictures of
+RadioMapSeer (8-bit, one channel), antenna/MAP.json lists the transmitters [x, y] of a map and dataset.json says how
+the set was made.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Random city layouts: blocks along streets, rows of equal houses, slabs, courts, large halls, open squares, bends.
 
 A map is cut into blocks by streets and blocks into lots by lanes, in one rotated frame a district; a lot carries a
-building or stays open. A smooth bend of the whole map makes streets and long buildings curve. How large, how dense and how
-regular differs from map to map, so that the spread over maps, not only the mean, is that of real cities (the figures
-stand in docs/simulator.md).
+building or stays open. A smooth bend of the whole map makes streets and long buildings curve. How large, how dense and
+how regular differs from map to map, so that the spread over maps, not only the mean, is that of real cities (the
+figures stand in docs/simulator.md).
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ STEPS = np.array(
 )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _shortest(free, x, y, steps):
     """Dijkstra's algorithm on the free cells; infinite where no way leads."""
     height, width = free.shape

@@ -65,7 +65,7 @@ def crosses(segments, s, x0, y0, dx, dy, first, last):
 
 @njit(cache=True)
 def blocking_wall(walls, x0, y0, x1, y1, margin, guess=-1):
-    """Index of a wall that crosses the segment from (x0, y0) to (x1, y1), not counting `margin` px at either end; or -1.
+    """Index of a wall that crosses the segment from (x0, y0) to (x1, y1), `margin` px at either end left out; or -1.
 
     Walks the pixels along the segment (Amanatides & Woo, 1987) and tests the walls listed there exactly. `guess` is a
     wall to try first, -1 for none: the one that blocked a neighbouring ray saves most of the walks.
@@ -136,7 +136,7 @@ def _ray_is_free(buildings, x0, y0, column_end, row_end):
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _line_of_sight(buildings, x, y):
     height, width = buildings.shape
     visible = np.zeros((height, width), np.bool_)
