@@ -50,6 +50,9 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
     """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
     precision = launched if launched and launched != "no" else choose_precision(config.mixed_precision)
+    if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        log.warning("mixed_precision fp16 needs a GPU: training in full precision (bf16 is there for CPUs)")
+        precision = "no"
     accelerator = Accelerator(gradient_accumulation_steps=config.gradient_accumulation, mixed_precision=precision)
     supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in supported:

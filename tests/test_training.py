@@ -351,6 +351,12 @@ def test_precision(monkeypatch):
     assert make_accelerator(tiny_config().trainer).mixed_precision == "bf16"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fp16")
+def test_fp16_without_a_gpu_says_that_it_is_full_precision(caplog):
+    accelerator = make_accelerator(tiny_config(trainer={"mixed_precision": "fp16"}).trainer)
+    assert accelerator.mixed_precision == "no" and "needs a GPU" in caplog.text
+
+
 def test_bf16_trains(tmp_path):
     trainer = make_trainer(
         tmp_path, "vae", trainer={"mixed_precision": "bf16"}, first_stage_config={"lossconfig": {"discr_start": 1}}
