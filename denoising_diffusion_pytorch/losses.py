@@ -131,7 +131,7 @@ class AutoencoderLoss(nn.Module):
         self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight > 0 else None
 
     def masked(self, x: Tensor, ori_mask: Tensor | None) -> Tensor:
-        """What the loss looks at: all of x, or x with buildings at zero gain."""
+        """What the loss sees of a decoded x: all of it, or x with buildings at zero gain as the image has them."""
         return apply_mask(x, ori_mask) if self.mask_buildings else x
 
     def forward(
@@ -146,7 +146,7 @@ class AutoencoderLoss(nn.Module):
         """Total loss and its terms.
 
         Args:
-            image, reconstruction: (B, C, H, W) in about [-1, 1], already `masked`.
+            image, reconstruction: (B, C, H, W) in about [-1, 1], the latter already `masked`.
             posterior: of the encoder.
             fake_pred: the discriminator's logits of `reconstruction`; None before it takes part.
             last_layer: decoder weight at which the adaptive weight is taken; needed with `fake_pred`.

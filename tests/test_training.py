@@ -187,6 +187,20 @@ def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
     assert seen == [(0, False, False), (1, False, False), (2, True, True), (3, True, True)]
 
 
+def test_masked_pixels_are_compared_with_the_image_as_it_is():
+    """A decoder that gives the open part's gain everywhere is perfect, also where a pixel is half a building."""
+    first = tiny_config(
+        "vae", first_stage_config={"lossconfig": {"mask_buildings": True, "kl_weight": 0.0}}
+    ).first_stage_config
+    model = build_autoencoder(first)
+    batch = tiny_batch(0)
+    batch["masks"] = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    batch["images"] = 2 * 0.6 * (1 - batch["masks"]) - 1  # open gain 0.6, averaged with buildings at zero
+    model.decode = lambda z, cond: torch.full((2, 1, 16, 16), 2 * 0.6 - 1)
+    loss, _, _ = AutoencoderObjective(model, build_loss(first))(batch, 0, {})
+    assert loss.item() < 1e-6
+
+
 def test_the_generator_does_not_move_the_discriminator(tmp_path):
     trainer = make_trainer(tmp_path, "vae", first_stage_config={"lossconfig": {"discr_start": 0}})
     loss, _, carry = trainer.objectives[0](tiny_batch(0), 0, {})
