@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,15 +135,16 @@ def save_checkpoint(
     if target.exists():
         if damage(target) is None:
             return target  # this very step was saved before
-        os.rename(target, folder / f"damaged_ckpt_{step}_{os.getpid()}")
+        os.rename(target, folder / f"damaged_ckpt_{step}_{time.time_ns()}")
     size = sum(t.numel() * t.element_size() for t in (*model.values(), *ema.values(), *_tensors(training)))
     free = shutil.disk_usage(folder).free
     if free < size * 1.05 + 2**20:
         raise CheckpointError(
             f"{folder}: {free / 2**20:.0f} MiB free, a checkpoint needs {size / 2**20:.0f} MiB; free some space"
         )
-    aside = folder / f".ckpt_{step}.{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
+    for half_written in folder.glob(".ckpt_*"):  # by a run that was killed while it saved
+        shutil.rmtree(half_written)
+    aside = folder / f".ckpt_{step}"
     aside.mkdir()
     try:
         safetensors.torch.save_file(

@@ -260,6 +260,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, victim, how):
         ck.find_checkpoint(tmp_path, 4)
 
 
+def test_what_a_killed_save_left_is_swept_away(tmp_path):
+    left = tmp_path / "checkpoints" / ".ckpt_2"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    make_trainer(tmp_path).train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_2", "ckpt_4"]
+    assert ck.damage(tmp_path / "checkpoints" / "ckpt_2") is None
+
+
 def test_no_space_left_is_said_before_anything_is_written(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     monkeypatch.setattr(ck.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
