@@ -52,8 +52,13 @@ def dry_run(config: Config, stage: str) -> None:
 
 
 def require_no_placeholders(config: Config) -> None:
-    """Raises ConfigError that names every `path/to/...` of the training sections which is still in place."""
-    used = [key for key in placeholders(config) if not key.startswith("sample.")]
+    """Raises ConfigError that names every `path/to/...` of the training sections which is still in place.
+
+    A `specific_type` is left to the dataset: a tree of ready-made conditions needs no simulation type.
+    """
+    used = [
+        key for key in placeholders(config) if not key.startswith("sample.") and not key.endswith("simulation_type")
+    ]
     if config.data.train.data_root is None:
         used.append("data.train.data_root")
     if used:
