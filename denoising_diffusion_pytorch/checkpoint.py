@@ -32,6 +32,7 @@ from .config import differences, parse_config, resolve, to_dict
 from .config_schema import Config
 from .errors import CheckpointError
 from .latent_diffusion import LatentDiffusion
+from .serialization import load_plain
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -359,13 +360,7 @@ def load_first_stage(autoencoder: nn.Module, path: str | Path) -> str:
 
 def _load_foreign(path: Path) -> dict[str, Tensor]:
     """The autoencoder's tensors in a .pt of the original code; nothing in the file is executed."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds here; all mean that the file is not to be trusted
-        reason = str(error).splitlines()[0][:200]
-        raise CheckpointError(
-            f"{path}: cannot be loaded as plain tensors ({type(error).__name__}: {reason})"
-        ) from error
+    content = load_plain(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
     averaged = content.get("ema")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .autoencoder import DiagonalGaussianDistribution
 from .errors import CheckpointError
+from .serialization import load_plain
 
 
 def apply_mask(x: Tensor, ori_mask: Tensor | None) -> Tensor:
@@ -85,16 +86,13 @@ class LPIPSLoss(nn.Module):
                 f"{path}: VGG16 weights for LPIPS not found; download vgg16-397923af.pth from pytorch.org there, name a "
                 "copy in first_stage_config.lossconfig.lpips_weights, or set perceptual_weight to 0"
             )
+        state = load_plain(path)
         self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        # lpips cuts VGG16's `features` into five slices and keeps torchvision's layer numbers inside them
+        ours = self.lpips.net.state_dict()
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            features = {
-                key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")
-            }
-            # lpips cuts VGG16's `features` into five slices and keeps torchvision's layer numbers inside them
-            ours = self.lpips.net.state_dict()
-            self.lpips.net.load_state_dict({key: features[key.split(".", 1)[1]] for key in ours})
-        except (KeyError, AttributeError, RuntimeError, EOFError, ValueError) as error:
+            self.lpips.net.load_state_dict({key: state[f"features.{key.split('.', 1)[1]}"] for key in ours})
+        except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{path}: not a torchvision VGG16 state dict ({type(error).__name__})") from error
         self.requires_grad_(False).eval()
 

@@ -19,7 +19,8 @@ ALLOWED = {
     "autoencoder": {"blocks"},
     "swin": {"blocks"},
     "unet": {"blocks", "swin"},
-    "losses": {"autoencoder", "errors"},
+    "serialization": {"errors"},
+    "losses": {"autoencoder", "errors", "serialization"},
     "build": {"autoencoder", "config_schema", "diffusion", "losses", "swin", "unet"},
 }
 ENTRY = {"launch", "cli", "inference"}  # the modules that may know datasets
@@ -45,6 +46,14 @@ def test_networks_import_downwards_only():
     for name, allowed in ALLOWED.items():
         used = imports(PACKAGE / f"{name}.py")
         assert used & modules <= allowed, (name, used & modules - allowed)
+
+
+def test_reading_a_configuration_needs_no_networks():
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    for path in PACKAGE.glob("config*.py"):
+        used = imports(path)
+        assert "torch" not in used, path
+        assert all(name.startswith("config") or name == "errors" for name in used & modules), path
 
 
 def test_only_the_entry_layer_knows_datasets():

@@ -75,8 +75,12 @@ def test_lpips_without_weights_says_where_to_get_them(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="vgg16-397923af.pth"):
         LPIPSLoss()
     broken = tmp_path / "vgg.pth"
-    broken.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="vgg.pth"):
+    for content in (b"nothing", b"", b"\x80\x02}q"):
+        broken.write_bytes(content)
+        with pytest.raises(CheckpointError, match="vgg.pth"):
+            LPIPSLoss(str(broken))
+    torch.save({"features.0.weight": torch.zeros(1)}, broken)
+    with pytest.raises(CheckpointError, match="not a torchvision VGG16"):
         LPIPSLoss(str(broken))
 
 
