@@ -45,6 +45,8 @@ def choose_precision(setting: str) -> str:
 def make_accelerator(config: TrainerConfig) -> Accelerator:
     """The process group and precision of a run; `accelerate launch --mixed_precision` wins over the file.
 
+    Seeds torch by `seed`, so that networks built afterwards start from the same weights in every run and process.
+
     Raises:
         ConfigError: a way of distributing the model that this loop does not support.
     """
@@ -54,6 +56,7 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
         log.warning("mixed_precision fp16 needs a GPU: training in full precision (bf16 is there for CPUs)")
         precision = "no"
     accelerator = Accelerator(gradient_accumulation_steps=config.gradient_accumulation, mixed_precision=precision)
+    torch.manual_seed(config.seed)
     supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in supported:
         raise ConfigError(

@@ -32,8 +32,7 @@ def clean_state():
 def make_trainer(folder, stage="ldm", batches=tiny_batches, **changes):
     trainer = {"results_folder": str(folder)} | changes.pop("trainer", {})
     config = tiny_config(stage, trainer=trainer, **changes)
-    torch.manual_seed(0)
-    accelerator = make_accelerator(config.trainer)
+    accelerator = make_accelerator(config.trainer)  # seeds torch
     first = config.first_stage_config
     if stage == "ldm":
         model = ck.build_model(config, "ldm")
@@ -365,6 +364,15 @@ def test_foreign_files_run_no_code_and_fail_clearly(tmp_path, monkeypatch):
     torch.save({"model": other.state_dict()}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="another geometry.*not"):
         ck.load_first_stage(target, tmp_path / "other.pt")
+
+
+def test_the_seed_decides_the_first_weights(tmp_path):
+    runs = {
+        name: make_trainer(tmp_path / name, trainer={"seed": seed}) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    }
+    a, b, c = (run.model.state_dict() for run in runs.values())
+    a, b, c = ({k: v for k, v in state.items() if k != "scale_factor"} for state in (a, b, c))
+    assert same(a, b) and not same(a, c)
 
 
 def test_precision(monkeypatch):
