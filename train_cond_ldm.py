@@ -17,6 +17,7 @@ from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.launch import (
     TrainingData,
     dry_run,
+    make_validation,
     read_arguments,
     require_no_placeholders,
     set_up_logging,
@@ -58,7 +59,7 @@ def main() -> None:
         )
     accelerator = make_accelerator(config.trainer)
     set_up_logging(accelerator)
-    data = TrainingData(config, accelerator)
+    data = TrainingData(config)
     model = build_model(config, "ldm")
     if first_stage.ckpt_path and not continued:
         accelerator.print(load_first_stage(model.first_stage_model, first_stage.ckpt_path))
@@ -74,11 +75,6 @@ def main() -> None:
             scale = model.set_scale(images, add_up)
             accelerator.print(f"latent scale factor {scale:.5f}")
 
-    def preview(averaged: nn.Module, path: Path) -> None:
-        shown = data.shown
-        keys = range(len(shown["names"]))
-        data.draw(path, averaged.sample(shown["conditions"], shown["masks"], keys=keys), "sampled")
-
     Trainer(
         config,
         "ldm",
@@ -86,7 +82,7 @@ def main() -> None:
         make_objectives(config, model),
         data.batches,
         accelerator=accelerator,
-        preview=preview if data.shown else None,
+        validation=make_validation(config, "ldm", accelerator),
         prepare=measure_scale,
         prepare_again=first_stage.trainable,
     ).train()

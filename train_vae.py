@@ -3,17 +3,13 @@
 accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key=value ...]
 """
 
-from pathlib import Path
-
-from torch import nn
-
 from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
 from denoising_diffusion_pytorch.checkpoint import load_first_stage
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.latent_diffusion import to_gain
 from denoising_diffusion_pytorch.launch import (
     TrainingData,
     dry_run,
+    make_validation,
     read_arguments,
     require_no_placeholders,
     set_up_logging,
@@ -30,7 +26,7 @@ def main() -> None:
     require_no_placeholders(config)
     accelerator = make_accelerator(config.trainer)
     set_up_logging(accelerator)
-    data = TrainingData(config, accelerator)
+    data = TrainingData(config)
 
     first_stage = config.first_stage_config
     autoencoder = build_autoencoder(first_stage, config.cond_stage_config.in_channels)
@@ -38,11 +34,6 @@ def main() -> None:
         accelerator.print(load_first_stage(autoencoder, first_stage.ckpt_path))
     start = first_stage.lossconfig.discr_start
     discriminator = build_discriminator(first_stage)
-
-    def preview(model: nn.Module, path: Path) -> None:
-        shown = data.shown
-        decoded = model.decode(model.encode(shown["images"]).mode(), shown["conditions"])
-        data.draw(path, to_gain(decoded, shown["masks"]), "reconstructed")
 
     Trainer(
         config,
@@ -54,7 +45,7 @@ def main() -> None:
         ],
         data.batches,
         accelerator=accelerator,
-        preview=preview if data.shown else None,
+        validation=make_validation(config, "vae", accelerator),
     ).train()
 
 

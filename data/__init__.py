@@ -3,7 +3,15 @@
 from .augment import Augmentation, RandomAugmentation
 from .errors import DataError
 from .folder import FlatTree
-from .loader import RadioMapDataset, RadioUNet_c, create_dataloader, create_dataset, prepare, process_batch
+from .loader import (
+    RadioMapDataset,
+    RadioUNet_c,
+    close_dataloader,
+    create_dataloader,
+    create_dataset,
+    prepare,
+    process_batch,
+)
 from .radiomapseer import RadioMapSeer
 from .scene import Scene
 from .units import db_to_gain, gain_to_db
@@ -17,6 +25,7 @@ __all__ = [
     "RadioUNet_c",
     "RandomAugmentation",
     "Scene",
+    "close_dataloader",
     "create_dataloader",
     "create_dataset",
     "db_to_gain",

@@ -6,7 +6,7 @@ import numpy as np
 
 from .errors import DataError
 from .radiomapseer import check_root
-from .scene import read_grey
+from .scene import Scene, read_grey
 
 
 def is_flat_tree(root: Path) -> bool:
@@ -56,6 +56,11 @@ class FlatTree:
         if mask.shape != shape:
             raise DataError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px, its image {shape[1]}x{shape[0]}")
         return (mask / 255).astype(np.float32)
+
+    def scene(self, index: int) -> Scene:
+        """Image and mask as a scene; what its condition shows is in `cond` alone."""
+        image = self.image(index)
+        return Scene(self.names[index], self.mask(index, image.shape) > 0.5, tx=None, gain=image)
 
     def cond(self, index: int) -> np.ndarray:
         """The condition (C, h, w) float32 in [-1, 1]; uint8 arrays are mapped from 0..255.

@@ -1,6 +1,7 @@
 """Scenes -> samples -> batches on the device."""
 
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from .resize import resize
 from .sampler import SampleStream
 from .scene import Scene
 
+MAX_SUBSTITUTES = 16  # neighbours tried in place of an unreadable sample before the whole disk is suspected
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
 
 
@@ -40,7 +42,7 @@ def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[st
 
 
 class RadioMapDataset(Dataset):
-    """Samples of a tree: `image` (1, S, S), `cond` (C, s, s), `ori_mask` (1, S, S), `name`, `seed`.
+    """Samples of a tree: `image` (1, S, S), `cond` (C, s, s), `ori_mask` (1, S, S), `name`, `seed`, `problem`.
 
     `dataset[i]` is sample i as it is; `dataset[i, key]` is augmented by a draw that depends on `key` alone.
 
@@ -50,6 +52,8 @@ class RadioMapDataset(Dataset):
         cond_channels: names of conditions.py; a flat tree must have as many.
         augmentation: None for none.
         cache: prepare every sample once, now, and keep it in memory (half precision).
+        tolerant: give the next readable sample in place of an unreadable one, and say so under `problem`; otherwise
+            DataError.
     """
 
     def __init__(
@@ -60,13 +64,16 @@ class RadioMapDataset(Dataset):
         cond_channels: Sequence[str] = DOCUMENT_CHANNELS,
         augmentation: Augmentation | None = None,
         cache: bool = False,
+        tolerant: bool = False,
     ):
         self.source = source
+        self.tolerant = tolerant
         self.image_size, self.cond_size = image_size, cond_size
         self.cond_channels = tuple(cond_channels)
         self.augmentation = augmentation
         if isinstance(source, RadioMapSeer):
             check_channels(self.cond_channels)
+        self._replaced: dict[int, tuple[int, str]] = {}  # by _fill_cache: index -> (index of the substitute, problem)
         self.cached: dict[str, torch.Tensor] | None = self._fill_cache() if cache else None
 
     @property
@@ -93,12 +100,28 @@ class RadioMapDataset(Dataset):
             "ori_mask": resize(source.mask(index, image.shape), self.image_size)[None],
         }
 
+    def _readable(self, index: int) -> tuple[int, dict[str, np.ndarray], str]:
+        """(index of what was read, sample, what was wrong with `index` or '')."""
+        problem = ""
+        for candidate in range(index, index + MAX_SUBSTITUTES):
+            candidate %= len(self)
+            try:
+                return candidate, self._read(candidate), problem
+            except DataError as error:
+                problem = problem or str(error)
+                if not self.tolerant:
+                    raise
+        raise DataError(f"{problem}; nor could any of the {MAX_SUBSTITUTES} samples from there on be read")
+
     def _fill_cache(self) -> dict[str, torch.Tensor]:
-        shapes = {key: value.shape for key, value in self._read(0).items()}
+        shapes = {key: value.shape for key, value in self._readable(0)[1].items()}
         cached = {key: torch.empty((len(self), *shape), dtype=torch.float16) for key, shape in shapes.items()}
 
         def fill(index: int) -> None:
-            for key, value in self._read(index).items():
+            found, sample, problem = self._readable(index)
+            if problem:
+                self._replaced[index] = found, problem
+            for key, value in sample.items():
                 cached[key][index] = torch.from_numpy(value)
 
         with ThreadPoolExecutor() as pool:
@@ -111,11 +134,17 @@ class RadioMapDataset(Dataset):
             raise IndexError(index)
         if self.cached is not None:
             sample: dict[str, Any] = {name: tensor[index].float() for name, tensor in self.cached.items()}
+            found, problem = self._replaced.get(index, (index, ""))
         else:
-            sample = {name: torch.from_numpy(value) for name, value in self._read(index).items()}
+            found, arrays, problem = self._readable(index)
+            sample = {name: torch.from_numpy(value) for name, value in arrays.items()}
         if self.augmentation is not None and key is not None:
             sample = self.augmentation(sample, key)
-        return sample | {"name": self.source.names[index], "seed": key or 0}
+        return sample | {"name": self.source.names[found], "seed": key or 0, "problem": problem}
+
+    def scene(self, index: int) -> Scene:
+        """What sample `index` was made of, at its own resolution."""
+        return self.source.scene(index)
 
 
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
@@ -124,7 +153,7 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
     Args:
         data_root: the tree.
         simulation_type, split, missing_buildings, max_samples: see `RadioMapSeer` (a flat tree has only `max_samples`).
-        image_size, cond_size, cond_channels, augmentation, cache: see `RadioMapDataset`.
+        image_size, cond_size, cond_channels, augmentation, cache, tolerant: see `RadioMapDataset`.
 
     Raises:
         DataError: the tree is neither, or incomplete.
@@ -154,24 +183,29 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
         super().__init__(source, **presentation)
 
 
-def create_dataset(source, data, augmented: bool = False) -> RadioUNet_c:
+def create_dataset(source, data, augmented: bool = False, tolerant: bool = False) -> RadioUNet_c:
     """The dataset of one source.
 
     Args:
         source: settings with `data_root` and optionally simulation_type, split, missing_buildings, max_samples.
         data: settings with optionally image_size, cond_size, cond_channels, augmentation, cache.
         augmented: whether `data.augmentation` applies.
+        tolerant: see `RadioMapDataset`.
     """
     chosen = {k: getattr(source, k) for k in ("split", "missing_buildings", "max_samples") if hasattr(source, k)}
     shown = {k: getattr(data, k) for k in ("image_size", "cond_size", "cond_channels", "cache") if hasattr(data, k)}
     if augmented:
         settings = getattr(data, "augmentation", None)
         shown["augmentation"] = Augmentation(**vars(settings)) if settings is not None else Augmentation()
-    return RadioUNet_c(source.data_root, getattr(source, "simulation_type", "DPM"), **chosen, **shown)
+    return RadioUNet_c(
+        source.data_root, getattr(source, "simulation_type", "DPM"), tolerant=tolerant, **chosen, **shown
+    )
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)  # workers share the cores with each other and with training
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the training process decides when to end
+        signal.signal(number, signal.SIG_IGN)
 
 
 def create_dataloader(
@@ -214,8 +248,16 @@ def create_dataloader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0 and endless,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
+
+
+def close_dataloader(loader: DataLoader) -> None:
+    """End the workers of a loader now. They ignore SIGTERM, by which the interpreter would try to end them at exit."""
+    workers = getattr(loader, "_iterator", None)  # torch offers no public way
+    if workers is not None and hasattr(workers, "_shutdown_workers"):
+        workers._shutdown_workers()
+        loader._iterator = None
 
 
 def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
@@ -223,7 +265,7 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
 
     Returns:
         `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) or None; `names`, a list; `seeds`, (B,) on
-        the CPU, where random generators are seeded.
+        the CPU, where random generators are seeded; `problems`, a list of what could not be read.
     """
 
     def move(key: str) -> torch.Tensor | None:
@@ -236,4 +278,5 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
         "masks": move("ori_mask"),
         "names": list(batch["name"]),
         "seeds": batch.get("seed"),
+        "problems": [problem for problem in batch.get("problem", ()) if problem],
     }

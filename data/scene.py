@@ -16,7 +16,8 @@ class Scene:
     Attributes:
         name: e.g. `12_3`, map and transmitter.
         buildings: (H, W) bool, the real ones; where the map is zero by convention.
-        tx: (x, y) = (column, row) of the transmitter in pixels, possibly fractional.
+        tx: (x, y) = (column, row) of the transmitter in pixels, possibly fractional; None where only a ready-made condition
+            knows it.
         gain: (H, W) float32 grey levels in [0, 1], None where the truth is unknown.
         cars: (H, W) bool, None where the data has none.
         known_buildings: (H, W) bool, those that the condition may show; None for all of them.
@@ -24,7 +25,7 @@ class Scene:
 
     name: str
     buildings: np.ndarray
-    tx: tuple[float, float]
+    tx: tuple[float, float] | None
     gain: np.ndarray | None = None
     cars: np.ndarray | None = None
     known_buildings: np.ndarray | None = None

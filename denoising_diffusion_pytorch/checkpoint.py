@@ -5,7 +5,8 @@
     model.safetensors   every parameter and buffer of the model
     ema.safetensors     the averaged parameters (frozen ones are in model.safetensors) and buffers
     training.pt         optimizers, gradient scaler, discriminator; loadable with weights_only=True
-    meta.json           stage, step, resolved configuration, versions, SHA-256 of the files above
+    meta.json           stage, step, resolved configuration, versions, validation figures, SHA-256 of the files above
+                        and of itself
 
 A checkpoint is written under a hidden name, synced and renamed, so that a reader never sees half of one.
 """
@@ -13,11 +14,13 @@ A checkpoint is written under a hidden name, synced and renamed, so that a reade
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,11 +127,13 @@ def save_checkpoint(
     model: dict[str, Tensor],
     ema: dict[str, Tensor],
     training: dict[str, Any],
+    metrics: dict[str, float] | None = None,
 ) -> Path:
     """Write `results/checkpoints/ckpt_STEP` and return it.
 
     Raises:
-        CheckpointError: too little space on the disk (checked before anything is written).
+        CheckpointError: too little space on the disk: checked before anything is written, and no other checkpoint is
+            touched.
     """
     folder = results / FOLDER
     target = folder / f"ckpt_{step}"
@@ -162,13 +167,16 @@ def save_checkpoint(
             "step": step,
             "config": to_dict(config),
             "versions": versions(),
+            "metrics": metrics or {},
             "sha256": files,
         }
-        (aside / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        _write_meta(aside, meta)
         for path in (*aside.iterdir(), aside):
             _sync(path)
         os.rename(aside, target)
         _sync(folder)
+    except (SafetensorError, RuntimeError) as error:  # what safetensors and torch.save make of a full disk
+        raise CheckpointError(f"{target}: could not be written ({error}); older checkpoints are untouched") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
@@ -182,10 +190,61 @@ def _tensors(value: Any) -> list[Tensor]:
     return [t for item in value for t in _tensors(item)] if isinstance(value, list | tuple) else []
 
 
-def prune_checkpoints(results: Path, keep_last: int) -> None:
-    """Delete all but the newest `keep_last` checkpoints of a results folder."""
-    for _, path in sorted(_steps(results / FOLDER).items())[:-keep_last]:
-        shutil.rmtree(path)
+def record_metrics(path: Path, metrics: dict[str, float]) -> None:
+    """Add validation figures to the checkpoint that they were measured on."""
+    meta = _read_meta(path)
+    meta["metrics"] = metrics
+    _write_meta(path, meta)
+    _sync(path)
+
+
+def prune_checkpoints(results: Path, keep_last: int, keep_every: int = 0, keep: Iterable[int] = ()) -> None:
+    """Delete checkpoints, except the newest, the best by validation NMSE, and those to be kept for good.
+
+    Args:
+        results: results folder.
+        keep_last: how many of the newest stay.
+        keep_every: multiples of this step stay; 0 for none.
+        keep: steps that stay.
+    """
+    steps = _steps(results / FOLDER)
+    newest = sorted(steps)[-keep_last:]
+    scores = {step: score for step, path in steps.items() if (score := _score(path)) is not None}
+    best = [min(scores, key=scores.get)] if scores else []
+    for step in steps.keys() - {*newest, *best, *keep}:
+        if not keep_every or step % keep_every:
+            shutil.rmtree(steps[step])
+
+
+def best_score(results: Path) -> float:
+    """The lowest validation NMSE among the checkpoints of a results folder; infinity where there is none."""
+    scores = [_score(path) for path in _steps(results / FOLDER).values()]
+    return min((score for score in scores if score is not None), default=math.inf)
+
+
+def _score(path: Path) -> float | None:
+    try:
+        score = _read_meta(path)["metrics"].get("nmse")
+    except (CheckpointError, KeyError, AttributeError):
+        return None  # a damaged one is nobody's best
+    return score if isinstance(score, float) and math.isfinite(score) else None
+
+
+def set_aside_newer(results: Path, step: int) -> Path | None:
+    """Move checkpoints behind `step` out of the way of a run that goes on from there; nothing is deleted.
+
+    Returns:
+        the folder that holds them now, None where there were none.
+    """
+    folder = results / FOLDER
+    newer = [path for number, path in _steps(folder).items() if number > step]
+    if not newer:
+        return None
+    aside = folder / f"superseded_{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() % 10**9:09d}"
+    aside.mkdir()
+    for path in newer:
+        os.rename(path, aside / path.name)
+    return aside
 
 
 def _steps(folder: Path) -> dict[int, Path]:
@@ -195,17 +254,40 @@ def _steps(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in matches if match}
 
 
+def _meta_digest(meta: dict[str, Any]) -> str:
+    content = {key: value for key, value in meta.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Write meta.json whole or not at all."""
+    meta["checksum"] = _meta_digest(meta)
+    aside = folder / ".meta.json"
+    aside.write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    _sync(aside)
+    os.replace(aside, folder / "meta.json")
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    """meta.json, or CheckpointError that says in a few words what is wrong with it."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT or meta["stage"] not in GEOMETRY:
+            raise CheckpointError("meta.json is of another format")
+        if meta["checksum"] != _meta_digest(meta):
+            raise CheckpointError("meta.json is altered")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"meta.json is unreadable ({type(error).__name__})") from error
+    return meta
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, in a few words; None if every file is as it was written."""
     try:
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        recorded = dict(meta["sha256"])
-        known = meta["format"] == FORMAT and isinstance(meta["step"], int) and meta["stage"] in ("vae", "ldm")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"meta.json is unreadable ({type(error).__name__})"
-    if not known:
-        return "meta.json is of another format"
-    for name, digest in recorded.items():
+        meta = _read_meta(path)
+    except CheckpointError as error:
+        return str(error)
+    for name, digest in meta["sha256"].items():
         if not (path / name).is_file():
             return f"{name} is missing"
         if _digest(path / name) != digest:
@@ -217,7 +299,7 @@ def _read(path: Path) -> Checkpoint:
     problem = damage(path)
     if problem:
         raise CheckpointError(f"{path}: {problem}; use an older checkpoint")
-    return Checkpoint(path, json.loads((path / "meta.json").read_text(encoding="utf-8")))
+    return Checkpoint(path, _read_meta(path))
 
 
 def find_checkpoint(results: Path, milestone: int | str = "latest", warn=print) -> Checkpoint | None:

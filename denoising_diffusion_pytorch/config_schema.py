@@ -181,7 +181,11 @@ class TrainerConfig:
     sample_interval: int | None = None  # derived: save_interval
     log_interval: int = 100
     num_samples: int = 8  # maps in the picture that is made every sample_interval steps
-    keep_last: int = 5  # checkpoints kept; older ones are deleted
+    validate_every: int = 1000  # steps between scores on the validation split; 0: never
+    validation_samples: int = 64  # maps scored then, spread over the split; always the same ones
+    keep_last: int = 5  # newest checkpoints kept; older ones are deleted, except the best by validation
+    keep_every: int = 0  # multiples of it are kept for good; 0: none
+    max_bad_samples: int = 0  # unreadable samples that are replaced by their neighbours before the run stops
     gradient_clip: float = 1.0
     mixed_precision: str = "no"  # no, fp16, bf16, or auto: bf16 where the processor computes it natively
     ema: EMAConfig = field(default_factory=EMAConfig)

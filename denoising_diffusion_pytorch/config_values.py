@@ -142,14 +142,13 @@ RULES: dict[type, dict[str, Rule]] = {
     schema.TrainerConfig: {
         "learning_rate": POSITIVE,
         "min_learning_rate": NOT_NEGATIVE,
-        "num_samples": NOT_NEGATIVE,
         "gradient_clip": POSITIVE,
         "mixed_precision": one_of("no", "fp16", "bf16", "auto"),
         "resume_milestone": Rule(
             lambda value: value == "latest" or (type(value) is int and value >= 0), "a step or latest"
         ),
-        "seed": NOT_NEGATIVE,
     }
+    | dict.fromkeys(("num_samples", "validate_every", "keep_every", "max_bad_samples", "seed"), NOT_NEGATIVE)
     | dict.fromkeys(
         (
             "batch_size",
@@ -157,6 +156,7 @@ RULES: dict[type, dict[str, Rule]] = {
             "training_steps",
             "save_interval",
             "sample_interval",
+            "validation_samples",
             "log_interval",
             "keep_last",
         ),

@@ -1,7 +1,7 @@
 """A trained model applied to scenes: condition -> network -> radio map at the scene's own resolution."""
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,9 +11,10 @@ import torch
 from data import Scene, prepare
 from data.resize import to_native
 
+from .autoencoder import AutoencoderKL
 from .checkpoint import load_model
 from .errors import CheckpointError, ConfigError
-from .latent_diffusion import LatentDiffusion
+from .latent_diffusion import LatentDiffusion, reconstruct
 
 
 @dataclass
@@ -80,22 +81,50 @@ class Predictor:
     def _predict_batch(self, scenes: list[Scene]) -> list[Prediction]:
         data = self.config.data
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
-        conditions, masks = (
-            torch.from_numpy(np.stack([sample[key] for sample in samples])).to(self.device)
-            for key in ("cond", "ori_mask")
+        return predict_batch(
+            self.model, scenes, samples, self.device, seed=self.seed, steps=self.steps, sampler=self.sampler
         )
-        keys = [zlib.crc32(scene.name.encode()) + (self.seed << 32) for scene in scenes]
-        maps = (
-            self.model.sample(conditions, masks, steps=self.steps, sampler=self.sampler, keys=keys)[:, 0].cpu().numpy()
-        )
-        predictions = []
-        for scene, sample, gain in zip(scenes, samples, maps, strict=True):  # gain (h, w)
-            native = to_native(gain, sample["ori_mask"][0], scene.buildings)
-            predictions.append(Prediction(scene, native, gain))
-        if all("image" in sample for sample in samples):
-            images = torch.from_numpy(np.stack([sample["image"] for sample in samples])).to(self.device)
-            ceilings = self.model.reconstruct(images, conditions, masks)[:, 0].cpu().numpy()
-            for prediction, sample, ceiling in zip(predictions, samples, ceilings, strict=True):
-                prediction.truth = (sample["image"][0] + 1) / 2
-                prediction.reconstruction = to_native(ceiling, sample["ori_mask"][0], prediction.scene.buildings)
-        return predictions
+
+
+@torch.no_grad()
+def predict_batch(
+    model: LatentDiffusion | AutoencoderKL,
+    scenes: Sequence[Scene],
+    samples: Sequence[dict[str, np.ndarray]],
+    device: torch.device,
+    *,
+    seed: int = 0,
+    **how,
+) -> list[Prediction]:
+    """What a model makes of scenes, in one batch.
+
+    Args:
+        model: a LatentDiffusion samples maps; an AutoencoderKL reconstructs the truth, which is then its `gain`.
+        scenes: at their own resolution.
+        samples: the same as `data.prepare` gives them.
+        device: of the model.
+        seed: with a scene's name it decides the noise.
+        how: `steps` and `sampler` of `LatentDiffusion.sample`.
+    """
+
+    def stacked(key: str) -> torch.Tensor | None:
+        arrays = [sample[key] for sample in samples if key in sample]
+        return torch.from_numpy(np.stack(arrays)).to(device) if len(arrays) == len(samples) else None
+
+    images, conditions, masks = (stacked(key) for key in ("image", "cond", "ori_mask"))
+    autoencoder = model.first_stage_model if isinstance(model, LatentDiffusion) else model
+    ceilings = None if images is None else reconstruct(autoencoder, images, conditions, masks)[:, 0].cpu().numpy()
+    maps = ceilings
+    if isinstance(model, LatentDiffusion):
+        keys = [zlib.crc32(scene.name.encode()) + (seed << 32) for scene in scenes]
+        maps = model.sample(conditions, masks, keys=keys, **how)[:, 0].cpu().numpy()
+    predictions = []
+    for index, (scene, sample) in enumerate(zip(scenes, samples, strict=True)):
+        mask = sample["ori_mask"][0]
+        native = to_native(maps[index], mask, scene.buildings)  # maps[index] (h, w)
+        prediction = Prediction(scene, native, maps[index])
+        if ceilings is not None:
+            prediction.truth = (sample["image"][0] + 1) / 2
+            prediction.reconstruction = to_native(ceilings[index], mask, scene.buildings)
+        predictions.append(prediction)
+    return predictions

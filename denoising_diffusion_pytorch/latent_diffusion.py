@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .autoencoder import DiagonalGaussianDistribution
+from .autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .build import build_autoencoder, build_cond_stage, build_diffusion, build_unet
 from .config import resolve, section
 from .config_schema import Config, DataConfig
@@ -197,14 +197,7 @@ class LatentDiffusion(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """x_start (B, Z, h, w) from noise; arguments as `sample`."""
-        settings = self.diffusion_config
-        sampler, steps = sampler or settings.sampler, steps or settings.sampling_timesteps
-        decoupled = settings.model_type == "const_sde"
-        allowed = ("decoupled",) if decoupled else ("ddim", "ddpm")
-        if sampler not in allowed:
-            raise ValueError(
-                f"sampler {sampler!r} does not fit {settings.model_type}; choose from {', '.join(allowed)}"
-            )
+        sampler, steps = self.sampling(sampler, steps)
         batch, device = conditions.shape[0], conditions.device
         random = GlobalRandom(batch, device, generator) if keys is None else KeyedRandom(keys, device)
         features = self.encode_condition(conditions)
@@ -236,18 +229,27 @@ class LatentDiffusion(nn.Module):
         """
         self.require_scale()
         x_start = self.sample_latent(conditions, **how)
-        return self.decode_gain(x_start / self.scale_factor, conditions, ori_mask)
-
-    @torch.no_grad()
-    def reconstruct(self, images: Tensor, conditions: Tensor, ori_mask: Tensor | None = None) -> Tensor:
-        """The autoencoder's ceiling: images through the posterior's mean and back, grey levels (B, 1, H, W)."""
-        return self.decode_gain(self.encode_first_stage(images).mode(), conditions, ori_mask)
-
-    def decode_gain(self, z: Tensor, conditions: Tensor, ori_mask: Tensor | None) -> Tensor:
-        """z (B, Z, h, w), not scaled -> grey levels (B, 1, H, W) in [0, 1], buildings at zero."""
-        return to_gain(self.decode_first_stage(z, conditions), ori_mask)
+        return to_gain(self.decode_first_stage(x_start / self.scale_factor, conditions), ori_mask)
 
 
 def to_gain(x: Tensor, ori_mask: Tensor | None) -> Tensor:
     """Network range -> grey levels: buildings to zero, then one clamp to [0, 1]."""
     return ((apply_mask(x.float(), ori_mask) + 1) / 2).clamp(0, 1)
+
+
+@torch.no_grad()
+def reconstruct(
+    autoencoder: AutoencoderKL, images: Tensor, conditions: Tensor, ori_mask: Tensor | None = None
+) -> Tensor:
+    """The autoencoder's ceiling: images through the posterior's mean and back.
+
+    Args:
+        autoencoder: either stage's.
+        images: (B, 1, H, W) in [-1, 1].
+        conditions: (B, C, s, s), for a decoder that sees it.
+        ori_mask: (B, 1, H, W) in [0, 1], 1 inside buildings.
+
+    Returns:
+        grey levels (B, 1, H, W) in [0, 1].
+    """
+    return to_gain(autoencoder.decode(autoencoder.encode(images).mode(), conditions), ori_mask)

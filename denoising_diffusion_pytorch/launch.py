@@ -1,20 +1,16 @@
-"""What both training scripts do around the loop: command line, dry run, data on the device, pictures."""
+"""What both training scripts do around the loop: command line, dry run, data on the device."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch import nn
 
-from data import create_dataloader, create_dataset, process_batch
-from data.figures import comparison_figure
+from data import close_dataloader, create_dataloader, create_dataset, process_batch
 
 from .build import build_discriminator
 from .checkpoint import build_model
@@ -22,6 +18,7 @@ from .config import load_config, placeholders, to_yaml
 from .config_schema import Config
 from .errors import ConfigError
 from .report import count_parameters, model_report
+from .validation import Validation
 
 
 def read_arguments(stage: str, description: str) -> tuple[Config, bool]:
@@ -76,28 +73,19 @@ def set_up_logging(accelerator: Accelerator) -> None:
 
 
 class TrainingData:
-    """The training stream and a few validation samples; the training tree is opened once.
+    """The training stream; the tree is opened once.
 
     Args:
         config: resolved.
-        accelerator: decides device, rank and number of processes.
 
     Raises:
         data.DataError: no data where the configuration points.
     """
 
-    def __init__(self, config: Config, accelerator: Accelerator):
+    def __init__(self, config: Config):
         self.config = config
-        self.dataset = create_dataset(config.data.train, config.data, augmented=True)
-        self.shown = self._validation_batch(config.trainer.num_samples, accelerator.device)
-
-    def _validation_batch(self, count: int, device: torch.device) -> dict[str, Any] | None:
-        """The first samples of the validation split, without augmentation; None where none are wanted."""
-        if count == 0:
-            return None
-        dataset = create_dataset(self.config.data.validation, replace(self.config.data, cache=False))
-        chosen = [dataset[index * len(dataset) // count] for index in range(min(count, len(dataset)))]
-        return process_batch(default_collate(chosen), device)
+        tolerant = config.trainer.max_bad_samples > 0
+        self.dataset = create_dataset(config.data.train, config.data, augmented=True, tolerant=tolerant)
 
     def batches(self, accelerator: Accelerator, first: int) -> Iterator[dict[str, Any]]:
         """Endless micro-batches of this process on its device, from number `first` on."""
@@ -109,17 +97,14 @@ class TrainingData:
             start_batch=first,
             endless=True,
         )
-        for batch in loader:
-            yield process_batch(batch, accelerator.device)
+        try:
+            for batch in loader:
+                yield process_batch(batch, accelerator.device)
+        finally:
+            close_dataloader(loader)
 
-    def draw(self, path: Path, gain: Tensor, column: str) -> None:
-        """real | `gain` (B, 1, H, W) in [0, 1] | error for the validation samples."""
-        shown = self.shown
-        real = (shown["images"] + 1) / 2
-        rows = [
-            {"name": name, "real": r[0], column: g[0], "buildings": m[0]}
-            for name, r, g, m in zip(
-                shown["names"], *(t.float().cpu().numpy() for t in (real, gain, shown["masks"])), strict=True
-            )
-        ]
-        comparison_figure(path, rows, columns=(column,))
+
+def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:
+    """The validation subset, None where nothing is to be scored or drawn."""
+    settings = config.trainer
+    return Validation(config, stage, accelerator) if settings.validate_every or settings.num_samples else None

@@ -175,4 +175,8 @@ def adaptive_weight(nll: Tensor, generator: Tensor, last_layer: Tensor) -> Tenso
     """|grad nll| / (|grad generator| + 1e-4) at the decoder's last layer, in [0, 1e4] (Esser et al., 2021, eq. 7)."""
     nll_grad = torch.autograd.grad(nll, last_layer, retain_graph=True)[0]
     generator_grad = torch.autograd.grad(generator, last_layer, retain_graph=True)[0]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # of the global batch: N processes must weigh as one does
+        for grad in (nll_grad, generator_grad):
+            torch.distributed.all_reduce(grad.div_(torch.distributed.get_world_size()))
     return (nll_grad.norm() / (generator_grad.norm() + 1e-4)).clamp(0, 1e4).detach()

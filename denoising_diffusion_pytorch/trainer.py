@@ -5,31 +5,45 @@ that a run which was interrupted goes on as if it had not been.
 """
 
 import logging
+import math
 import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import Checkpoint, check_geometry, find_checkpoint, load_strictly, prune_checkpoints, save_checkpoint
-from .config import to_yaml
+from .checkpoint import (
+    Checkpoint,
+    best_score,
+    check_geometry,
+    find_checkpoint,
+    load_strictly,
+    prune_checkpoints,
+    record_metrics,
+    save_checkpoint,
+    set_aside_newer,
+)
 from .config_schema import Config, TrainerConfig
 from .ema import EMAModel
 from .errors import CheckpointError, ConfigError, TrainingError
 from .objectives import trained_parameters
 from .report import model_report
+from .results import Results, memory_gib
 from .schedule import learning_rate
+from .stopping import StopRequest
+from .validation import Validation, score
 
 log = logging.getLogger("radiodiff")
+
+MAX_SKIPPED = 40  # overflowed fp16 steps in a row: 2^-40 of the first gradient scale is beyond help
 
 
 def choose_precision(setting: str) -> str:
@@ -55,13 +69,22 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
     if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         log.warning("mixed_precision fp16 needs a GPU: training in full precision (bf16 is there for CPUs)")
         precision = "no"
-    accelerator = Accelerator(gradient_accumulation_steps=config.gradient_accumulation, mixed_precision=precision)
+    if "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ and launched:
+        log.warning(
+            "accelerate launch was asked for several processes and started one: without GPUs it needs --multi_gpu all the same"
+        )
+    accelerator = Accelerator(
+        gradient_accumulation_steps=config.gradient_accumulation,
+        mixed_precision=precision,
+        cpu=not torch.accelerator.is_available(),  # or several processes without GPUs would each believe to be alone
+    )
     torch.manual_seed(config.seed)
     supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in supported:
         raise ConfigError(
-            f"accelerate is set to {accelerator.distributed_type.value}; this loop runs on one process or with data-parallel "
-            "ones (accelerate launch --num_processes N)"
+            f"accelerate is set to {accelerator.distributed_type.value}; this loop keeps whole networks in every process "
+            "(accelerate launch --multi_gpu --num_processes N): they fit any GPU that their activations fit, and the averaged "
+            "weights and checkpoints need all parameters in one place"
         )
     return accelerator
 
@@ -72,11 +95,11 @@ class Trainer:
     Args:
         config: resolved; `config.trainer` rules the loop, the rest is written into checkpoints.
         stage: `vae` or `ldm`.
-        model: what is averaged, saved and shown.
+        model: what is averaged, saved and validated.
         objectives: modules of objectives.py, in the order in which they see a batch.
-        batches: function (accelerator, first micro-batch) -> endless iterable of batches on the device, with `seeds`
-            and `names`.
-        preview: function (averaged model, path) that draws a picture, or None.
+        batches: function (accelerator, first micro-batch) -> endless generator of batches on the device, with `seeds`,
+            `names` and optionally `problems`.
+        validation: the scenes that are scored and drawn, or None.
         prepare: function (accelerator) called once in a run that starts from nothing, e.g. to measure the latent scale.
         prepare_again: call it again before every checkpoint, for a model whose latents go on changing.
     """
@@ -87,21 +110,26 @@ class Trainer:
         stage: str,
         model: nn.Module,
         objectives: list[nn.Module],
-        batches: Callable[[Accelerator, int], Iterable[dict[str, Any]]],
+        batches: Callable[[Accelerator, int], Generator[dict[str, Any], None, None]],
         *,
         accelerator: Accelerator,
-        preview: Callable[[nn.Module, Path], None] | None = None,
+        validation: Validation | None = None,
         prepare: Callable[[Accelerator], None] | None = None,
         prepare_again: bool = False,
     ):
         self.config, self.settings, self.stage = config, config.trainer, stage
         self.accelerator = accelerator
-        self.make_batches, self.preview = batches, preview
+        self.make_batches, self.validation = batches, validation
         self.prepare, self.prepare_again = prepare, prepare_again
-        self.results = Path(self.settings.results_folder)
+        self.folder = Path(self.settings.results_folder)
+        self.results: Results | None = None  # the main process's
         self.step = 0
-        self.stopping = False
+        self.stop = StopRequest()
+        self.stop_agreed = False  # by all processes, in the step before
         self.last_checkpoint: Path | None = None
+        self.bad_samples: set[str] = set()  # what could not be read so far
+        self.skipped = 0  # overflowed fp16 steps in a row
+        self.waited = 0.0  # seconds spent waiting for data since the last log line
         model = model.to(accelerator.device)
         self.model = model
         self.objectives = [objective.to(accelerator.device).train() for objective in objectives]
@@ -131,67 +159,84 @@ class Trainer:
 
         Raises:
             CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
-            TrainingError: a loss or gradient became non-finite.
+            TrainingError: a loss or gradient became non-finite, or too much of the data is unreadable.
         """
-        self._resume()
+        self.stop.install()
         main = self.accelerator.is_main_process
         if main:
-            self._open_results()
+            self.results = Results(self.folder)
         self.accelerator.wait_for_everyone()
+        self._resume()
+        self.accelerator.wait_for_everyone()  # all have read before the main process moves anything
+        if main:
+            aside = set_aside_newer(self.folder, self.step) if self.last_checkpoint else None
+            if aside is not None:
+                log.warning("newer checkpoints are in %s now (trainer.resume_milestone)", aside)
+            report = model_report({"model": self.model} | self.extra)
+            self.results.open(self.config, report, self.accelerator, self.step)
         if self.step == 0 and self.prepare is not None:
-            self.prepare(self.accelerator)
-        self._install_signals()
-        self._loop(iter(self.make_batches(self.accelerator, self.step * self.settings.gradient_accumulation)))
-        self.save()
-        if self.stopping:
+            self._prepare()
+        with closing(self.make_batches(self.accelerator, self.step * self.settings.gradient_accumulation)) as batches:
+            self._loop(batches)
+        if self.step:
+            self.save()
+        if self._stopping():
             self.accelerator.print(f"stopped by a signal at step {self.step}; the same command goes on from here")
         if main:
-            self.writer.close()
+            self.results.close()
         self.accelerator.end_training()
 
     def _loop(self, batches: Iterator[dict[str, Any]]) -> None:
         """Steps until the last one or a request to stop, with what is due behind each of them."""
-        settings, started, first = self.settings, time.monotonic(), self.step
-        hidden = not self.accelerator.is_main_process
+        settings = self.settings
         sums: dict[str, list[Tensor]] = {}
+        seconds = 0.0
         with tqdm(
             total=settings.training_steps,
             initial=self.step,
             desc=self.stage,
             unit="step",
-            disable=hidden,
+            disable=not self.accelerator.is_main_process,
             mininterval=1.0,
+            smoothing=0,  # the mean speed, pauses for saving and validation included: their share of what is left
         ) as bar:
-            while self.step < settings.training_steps and not self._stop_requested():
+            while self.step < settings.training_steps and not self._stopping():
+                started = time.monotonic()
                 for name, value in self._train_step(batches).items():
                     sums.setdefault(name, []).append(value)
                 self.step += 1
                 self.ema.update_after_step(self.step)
+                seconds += time.monotonic() - started
                 bar.update()
-                last = self.step == settings.training_steps
-                if last or self.step % settings.log_interval == 0:
-                    figures = self._log(sums, (self.step - first) / (time.monotonic() - started))
+                if self._due(settings.log_interval):
+                    figures = self._log(sums, seconds)
                     bar.set_postfix(loss=f"{figures['loss']:.4g}", refresh=False)
-                    sums = {}
-                if self.step % settings.save_interval == 0:
-                    if self.prepare_again:
-                        self.prepare(self.accelerator)
-                        self.ema.copy_buffers()
+                    sums, seconds, self.waited = {}, 0.0, 0.0
+                if self._due(settings.save_interval):
+                    if self.prepare_again and self.prepare is not None:
+                        self._prepare()  # here, not in save(): an interruption must not change what comes after it
                     self.save()
-                if last or self.step % settings.sample_interval == 0:
-                    self._draw()
+                if self.validation is not None:
+                    self._validate()
+
+    def _prepare(self) -> None:
+        self.prepare(self.accelerator)
+        self.ema.copy_buffers()
+
+    def _due(self, interval: int) -> bool:
+        """Whether something that happens every `interval` steps, and after the last one, is due now; never for 0."""
+        return interval > 0 and (self.step % interval == 0 or self.step == self.settings.training_steps)
 
     def _train_step(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
         """One optimizer step over `gradient_accumulation` micro-batches; returns detached scalars."""
         accelerator = self.accelerator
         active = [i for i, objective in enumerate(self.objectives) if self.step >= objective.start_step]
-        # dropout is the one consumer of the global generator
-        torch.manual_seed((self.settings.seed * 1_000_003 + self.step) * 4099 + accelerator.process_index)
         logs: dict[str, Tensor] = {}
-        names: list[str] = []
-        for _ in range(self.settings.gradient_accumulation):
-            batch = next(batches)
-            names += batch["names"]
+        seen: list[dict[str, Any]] = []
+        for micro_batch in range(self.settings.gradient_accumulation):
+            batch = self._next_batch(batches)
+            seen.append(batch)
+            self._seed_dropout(micro_batch)
             carry: dict[str, Tensor] = {}
             with accelerator.accumulate(*[self.prepared[i] for i in active]):
                 for i in active:
@@ -201,10 +246,41 @@ class Trainer:
                         terms = {"loss": loss.detach()} | terms
                     for name, value in terms.items():
                         logs[name] = logs.get(name, 0) + value / self.settings.gradient_accumulation
-        logs |= self._update(active, names, logs)
+        logs |= self._update(active, seen, logs)
         return logs
 
-    def _update(self, active: list[int], names: list[str], logs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _seed_dropout(self, micro_batch: int) -> None:
+        """Seed the global generator by (seed, step, micro-batch, rank), behind whatever reading the batch drew from it."""
+        numbers = (self.settings.seed, self.step, micro_batch, self.accelerator.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+
+    def _next_batch(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
+        """The next micro-batch. Where there is none, the steps taken so far are saved before the error goes on."""
+        started = time.monotonic()
+        try:
+            batch = next(batches)
+            self._note_bad_samples(batch.get("problems", ()))
+        except Exception:
+            if self.accelerator.is_main_process and self.step:
+                self._write_checkpoint()  # no step is half taken: gradients are, weights are not
+            raise
+        self.waited += time.monotonic() - started
+        return batch
+
+    def _note_bad_samples(self, problems: Iterable[str]) -> None:
+        new = set(problems) - self.bad_samples
+        if not new:
+            return
+        self.bad_samples |= new
+        for problem in sorted(new):
+            log.warning("unreadable, the next sample takes its place: %s", problem)
+        if len(self.bad_samples) > self.settings.max_bad_samples:
+            raise TrainingError(
+                f"{len(self.bad_samples)} unreadable samples, more than trainer.max_bad_samples "
+                f"{self.settings.max_bad_samples}; the last: {sorted(new)[-1]}"
+            )
+
+    def _update(self, active: list[int], seen: list[dict], logs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Unscale, check, clip and step every active optimizer; then the gradient scaler once."""
         scaler = self.accelerator.scaler
         rate = self.learning_rate()
@@ -212,11 +288,13 @@ class Trainer:
         for i in active:
             if scaler is not None:
                 scaler.unscale_(self.optimizers[i])
-            norm = nn.utils.clip_grad_norm_(self.parameters[i], self.settings.gradient_clip)
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters[i] if p.grad is not None])
             norms[f"grad_norm_{self.objectives[i].name}"] = norm.detach()
-        self._require_finite(norms if scaler is None else {}, logs, names)
-        for i in active:
+        # a gradient scaler expects gradients to overflow now and then; a loss must be finite all the same
+        self._require_finite(logs | (norms if scaler is None else {}), seen)
+        for i, norm in zip(active, norms.values(), strict=True):
             optimizer = self.optimizers[i]
+            nn.utils.clip_grads_with_norm_(self.parameters[i], self.settings.gradient_clip, norm)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             if scaler is None:
@@ -224,21 +302,68 @@ class Trainer:
             else:
                 scaler.step(optimizer)  # skips by itself where a gradient overflowed
             optimizer.zero_grad(set_to_none=True)
-        if scaler is not None:
-            scaler.update()
-        return norms
+        return norms | (self._update_scale(scaler) if scaler is not None else {})
 
-    def _require_finite(self, norms: dict[str, Tensor], logs: dict[str, Tensor], names: list[str]) -> None:
-        """Stop before the update if a loss, or without a gradient scaler a gradient, is not finite."""
-        values = {**logs, **norms}
+    def _update_scale(self, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+        """Let the gradient scaler adapt; raises TrainingError where step after step overflows."""
+        before = scaler.get_scale()
+        scaler.update()
+        overflowed = scaler.get_scale() < before
+        self.skipped = self.skipped + 1 if overflowed else 0
+        if self.skipped > MAX_SKIPPED:
+            raise TrainingError(
+                f"{self.skipped} steps in a row, up to step {self.step}, overflowed in fp16 and were skipped; "
+                f"{self._advice()}; bf16 or full precision does not overflow"
+            )
+        return {"grad_scale": torch.tensor(before), "skipped": torch.tensor(float(overflowed))}
+
+    def _require_finite(self, values: dict[str, Tensor], seen: list[dict[str, Any]]) -> None:
+        """Stop all processes before the update if a value is not finite on any; agree on a request to stop as well."""
         bad = torch.stack([~torch.isfinite(value).all() for value in values.values()])
-        if not bad.any():
+        flags = torch.stack([bad.any().float(), torch.tensor(float(self.stop.requested), device=bad.device)])
+        if self.accelerator.num_processes > 1:
+            flags = self.accelerator.reduce(flags, "sum")
+        nonfinite, stop = flags.tolist()
+        self.stop_agreed = stop > 0
+        if not nonfinite:
             return
-        which = ", ".join(name for name, flag in zip(values, bad.tolist(), strict=True) if flag)
+        which = ", ".join(name for name, flag in zip(values, bad.tolist(), strict=True) if flag) or "another process"
+        names = [name for batch in seen for name in batch["names"]]
+        dump = self._dump({name: float(value) for name, value in values.items()}, seen)
         raise TrainingError(
-            f"{which} became non-finite at step {self.step}, in the batch {', '.join(names[:32])}; nothing was updated; last good "
-            f"checkpoint: {self.last_checkpoint or 'none yet'}; try a lower learning_rate or mixed_precision: 'no'"
+            f"non-finite at step {self.step}: {which}, in the batch {', '.join(names[:32])}; nothing was updated; "
+            f"weights, batch and gradients' names are in {dump}; {self._advice()}"
         )
+
+    def _advice(self) -> str:
+        last = self.last_checkpoint or "none yet"
+        return f"last good checkpoint: {last}; try a lower trainer.learning_rate or trainer.mixed_precision: 'no'"
+
+    def _dump(self, values: dict[str, float], seen: list[dict[str, Any]]) -> Path:
+        """Write what reproduces the step: torch.load(path, weights_only=True) reads it."""
+        rank = self.accelerator.process_index
+        path = self.folder / "nonfinite" / f"step_{self.step}_rank_{rank}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        states = []
+        for micro_batch in range(len(seen)):
+            self._seed_dropout(micro_batch)
+            states.append(torch.get_rng_state())
+        content = {
+            "step": self.step,
+            "rank": rank,
+            "values": values,
+            "batches": seen,
+            "rng_states": states,  # before the forward pass of each of them
+            "nonfinite_gradients": [
+                f"{objective.name}.{name}"
+                for objective in self.objectives
+                for name, parameter in objective.named_parameters()
+                if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+            ],
+            "objectives": {objective.name: objective.state_dict() for objective in self.objectives},
+        }
+        torch.save(content, path)
+        return path
 
     def learning_rate(self) -> float:
         """The rate of the step to be taken."""
@@ -252,39 +377,22 @@ class Trainer:
             warmup_steps=settings.lr_scheduler.warmup_steps,
         )
 
-    # ---- stopping --------------------------------------------------------------------------------------------
+    def _stopping(self) -> bool:
+        """Whether to leave the loop: with several processes at the step on which all have agreed."""
+        return self.stop_agreed or (self.stop.requested and self.accelerator.num_processes == 1)
 
-    def _install_signals(self) -> None:
-        """SIGTERM and SIGINT finish the step, save and end the run; the second one ends it at once."""
-
-        def handle(number: int, frame: object) -> None:
-            if self.stopping:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-            self.stopping = True
-
-        signal.signal(signal.SIGTERM, handle)
-        signal.signal(signal.SIGINT, handle)
-
-    def _stop_requested(self) -> bool:
-        """Whether any process was asked to stop, so that all leave the loop at the same step."""
-        if self.accelerator.num_processes > 1:
-            flag = torch.tensor(float(self.stopping), device=self.accelerator.device)
-            self.stopping = bool(self.accelerator.reduce(flag, "sum") > 0)
-        return self.stopping
-
-    # ---- results ---------------------------------------------------------------------------------------------
+    # ---- checkpoints -----------------------------------------------------------------------------------------
 
     def _resume(self) -> None:
         """Load the newest good checkpoint, or the chosen milestone, if there is one."""
         settings = self.settings
         if settings.enable_resume:
-            found = find_checkpoint(self.results, settings.resume_milestone, warn=log.warning)
+            found = find_checkpoint(self.folder, settings.resume_milestone, warn=log.warning)
         else:
-            found = find_checkpoint(self.results)
+            found = find_checkpoint(self.folder)
             if found is not None:
                 raise CheckpointError(
-                    f"{self.results}: already holds checkpoints up to ckpt_{found.step}; set trainer.enable_resume=true to go on, "
+                    f"{self.folder}: already holds checkpoints up to ckpt_{found.step}; set trainer.enable_resume=true to go on, "
                     "or choose another trainer.results_folder"
                 )
         if found is None:
@@ -307,69 +415,76 @@ class Trainer:
             objective.load_state_dict(state["extra"][name])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.bad_samples = set(state["bad_samples"])
         self.step, self.last_checkpoint = found.step, found.path
         self.accelerator.print(f"resumed from {found.path}")
 
     def save(self) -> None:
-        """Write a checkpoint of the current step (main process), then delete the oldest beyond `keep_last`."""
+        """Write a checkpoint of the current step (main process), then delete those that need not be kept."""
         if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            self.last_checkpoint = save_checkpoint(
-                self.results,
-                step=self.step,
-                stage=self.stage,
-                config=self.config,
-                model=self.model.state_dict(),
-                ema=self.ema.state_dict(),
-                training={
-                    "optimizers": {
-                        o.name: p.state_dict() for o, p in zip(self.objectives, self.optimizers, strict=True)
-                    },
-                    "extra": {name: objective.state_dict() for name, objective in self.extra.items()},
-                    "scaler": scaler.state_dict() if scaler is not None else {},
-                },
-            )
-            prune_checkpoints(self.results, self.settings.keep_last)
+            self._write_checkpoint()
         self.accelerator.wait_for_everyone()
 
-    def _open_results(self) -> None:
-        """Log file, TensorBoard events, resolved configuration, model report."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
+    def _write_checkpoint(self) -> None:
+        scaler = self.accelerator.scaler
+        self.last_checkpoint = save_checkpoint(
+            self.folder,
+            step=self.step,
+            stage=self.stage,
+            config=self.config,
+            model=self.model.state_dict(),
+            ema=self.ema.state_dict(),
+            training={
+                "optimizers": {o.name: p.state_dict() for o, p in zip(self.objectives, self.optimizers, strict=True)},
+                "extra": {name: objective.state_dict() for name, objective in self.extra.items()},
+                "scaler": scaler.state_dict() if scaler is not None else {},
+                "bad_samples": sorted(self.bad_samples),
+            },
+        )
+        milestone = self.settings.resume_milestone
+        keep = [milestone] if isinstance(milestone, int) else []
+        prune_checkpoints(self.folder, self.settings.keep_last, self.settings.keep_every, keep)
 
-        self.results.mkdir(parents=True, exist_ok=True)
-        (self.results / "samples").mkdir(exist_ok=True)
-        handler = logging.FileHandler(self.results / "train.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        self.writer = SummaryWriter(str(self.results), purge_step=self.step + 1 if self.step else None)
-        (self.results / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
-        report = model_report({"model": self.model} | self.extra)
-        (self.results / "model_report.txt").write_text(report, encoding="utf-8")
-        command = yaml.safe_dump(sys.argv, default_flow_style=True, width=10**6).strip()
-        log.info(
-            "step=%d started stage=%s processes=%d device=%s precision=%s command=%s",
-            self.step, self.stage, self.accelerator.num_processes, self.accelerator.device,
-            self.accelerator.mixed_precision, command,
-        )  # fmt: skip
+    # ---- figures and pictures --------------------------------------------------------------------------------
 
-    def _log(self, sums: dict[str, list[Tensor]], steps_per_second: float) -> dict[str, float]:
+    def _log(self, sums: dict[str, list[Tensor]], seconds: float) -> dict[str, float]:
         """Means since the last line, over all processes, to train.log and TensorBoard."""
-        means = {name: torch.stack(values).float().mean() for name, values in sums.items()}
-        stacked = self.accelerator.reduce(torch.stack(list(means.values())), "mean")
-        figures = dict(zip(means, stacked.tolist(), strict=True))
-        samples = self.settings.batch_size * self.settings.gradient_accumulation * self.accelerator.num_processes
-        figures |= {"lr": self.learning_rate(), "samples_per_second": steps_per_second * samples}
-        if self.accelerator.is_main_process:
-            for name, value in figures.items():
-                self.writer.add_scalar(f"train/{name}", value, self.step)
-            log.info("step=%d %s", self.step, " ".join(f"{name}={value:.6g}" for name, value in figures.items()))
+        settings, main = self.settings, self.accelerator.is_main_process
+        means = {}
+        for name, values in sums.items():
+            finite = [value for value in torch.stack(values).float().tolist() if math.isfinite(value)]
+            means[name] = sum(finite) / len(finite) if finite else math.nan  # overflowed gradients have no norm
+        timing = {"data_wait": self.waited / seconds, "memory_gib": memory_gib(self.accelerator.device)}
+        local = torch.tensor([*means.values(), *timing.values()], device=self.accelerator.device)
+        figures = dict(zip([*means, *timing], self.accelerator.reduce(local, "mean").tolist(), strict=True))
+        steps = len(next(iter(sums.values())))
+        samples = steps * settings.batch_size * settings.gradient_accumulation * self.accelerator.num_processes
+        figures["samples_per_second"] = samples / seconds
+        for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
+            if self.step > objective.start_step:
+                figures[f"lr_{objective.name}"] = optimizer.param_groups[0]["lr"]
+        if main:
+            self.results.figures("train", figures, self.step)
         return figures
 
-    def _draw(self) -> None:
-        if self.preview is None or not self.accelerator.is_main_process:
+    def _validate(self) -> None:
+        """Score and draw the averaged model where either is due; a new best is saved."""
+        scoring = self._due(self.settings.validate_every)
+        drawing = self._due(self.settings.sample_interval) and self.settings.num_samples > 0
+        if not scoring and not drawing:
             return
-        path = self.results / "samples" / f"sample_{self.step}.png"
-        with self.accelerator.autocast():
-            self.preview(self.ema.ema_model, path)
-        log.info("step=%d picture=%s", self.step, path)
+        predictions = self.validation.predict(self.ema.ema_model, only_drawn=not scoring)
+        if not self.accelerator.is_main_process:
+            return
+        if scoring:
+            figures = score(predictions.values())
+            self.results.figures("validation", figures, self.step)
+            saved = self.last_checkpoint is not None and self.last_checkpoint.name == f"ckpt_{self.step}"
+            if not saved and figures["nmse"] < best_score(self.folder):
+                self._write_checkpoint()
+                saved = True
+            if saved:
+                record_metrics(self.last_checkpoint, figures)
+        if self.settings.num_samples > 0:
+            self.validation.draw(predictions, self.results.picture_path(self.step))
+            self.results.picture(self.step)

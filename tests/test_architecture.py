@@ -23,7 +23,7 @@ ALLOWED = {
     "losses": {"autoencoder", "errors", "serialization"},
     "build": {"autoencoder", "config_schema", "diffusion", "losses", "swin", "unet"},
 }
-ENTRY = {"launch", "cli", "inference"}  # the modules that may know datasets
+ENTRY = {"launch", "cli", "inference", "validation"}  # the modules that may know datasets
 
 
 def imports(path: Path) -> set[str]:

@@ -1,0 +1,151 @@
+"""The results folder of a run, apart from its checkpoints: who works in it, what was done, figures and pictures.
+
+config.yaml         the resolved configuration
+starts.jsonl        one line a start: time, step, command, git revision, versions, processes, device, precision
+train.log           `TIME step=N key=value ...`, one line a logging step; later lines of a step win after a crash
+model_report.txt    parameters of every part
+samples/            pictures
+events.out.tfevents.*
+"""
+
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from .checkpoint import versions
+from .config import to_yaml
+from .config_schema import Config
+from .errors import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; two runs in one folder go unnoticed there
+    fcntl = None
+
+log = logging.getLogger("radiodiff")
+SOURCE = Path(__file__).resolve().parents[1]
+
+
+def git_revision() -> str | None:
+    """Commit of this code, with `+` behind it where files differ; None where it is no git checkout."""
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(SOURCE), *words], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changes else "")
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory so far, GiB: of the GPU's allocator, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class Results:
+    """Writes the folder's files; used by the main process only.
+
+    Args:
+        folder: made where it does not exist.
+
+    Raises:
+        CheckpointError: another process trains in this folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / ".lock").open("a")
+        if fcntl is not None:
+            try:
+                # a POSIX lock: ends with the process, however it ends, and is not inherited by loading workers
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise CheckpointError(
+                    f"{folder}: another process is training here; wait for it, or choose another trainer.results_folder"
+                ) from error
+            except OSError as error:
+                log.warning("%s: the file system has no locks (%s); do not start a second run here", folder, error)
+
+    def open(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
+        """Write what is known before the first step, and open log and events to go on behind `step`."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
+
+        self._handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+        log.addHandler(self._handler)
+        log.setLevel(logging.INFO)
+        self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+        (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        (self.folder / "model_report.txt").write_text(report, encoding="utf-8")
+        start = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "step": step,
+            "command": sys.argv,
+            "directory": os.getcwd(),
+            "git": git_revision(),
+            "versions": versions(),
+            "host": platform.node(),
+            "processes": accelerator.num_processes,
+            "device": _device_name(accelerator.device),
+            "precision": accelerator.mixed_precision,
+        }
+        with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(start) + "\n")
+        log.info("step=%d event=start processes=%d precision=%s", step, start["processes"], start["precision"])
+
+    def figures(self, group: str, values: dict[str, float], step: int) -> None:
+        """A line of train.log and a scalar each in TensorBoard under `group`/."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"{group}/{name}", value, step)
+        prefix = "" if group == "train" else f"{group}_"
+        log.info("step=%d %s", step, " ".join(f"{prefix}{name}={value:.6g}" for name, value in values.items()))
+
+    def picture_path(self, step: int) -> Path:
+        """Where the picture of a step belongs."""
+        return self.folder / "samples" / f"sample_{step}.png"
+
+    def picture(self, step: int) -> None:
+        """Show the picture of a step, which is there now, in TensorBoard too."""
+        with Image.open(self.picture_path(step)) as picture:
+            self.writer.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush and release everything."""
+        self.writer.close()
+        log.removeHandler(self._handler)
+        self._handler.close()
+        self._lock.close()
+
+
+def read_log(path: str | Path) -> dict[str, dict[int, float]]:
+    """The figures of a train.log: {name: {step: value}}; of a step that was taken again, the last line's."""
+    figures: dict[str, dict[int, float]] = {}
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        pairs = [word.split("=", 1) for word in line.split()[1:] if "=" in word]
+        if not pairs or pairs[0][0] != "step" or any(key == "event" for key, _ in pairs):
+            continue
+        for key, value in pairs[1:]:
+            figures.setdefault(key, {})[int(pairs[0][1])] = float(value)
+    return figures
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})"

@@ -1,0 +1,103 @@
+"""The fixed validation subset of a run: predicted with the averaged weights, scored, drawn."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from data import create_dataset
+from data.figures import comparison_figure
+from data.metrics import Scores
+
+from .config_schema import Config
+from .inference import Prediction, predict_batch
+
+
+class Validation:
+    """Scenes spread over the validation split, always the same ones; each process reads and predicts its share.
+
+    Args:
+        config: resolved; `trainer.validation_samples` scenes are scored, `trainer.num_samples` of them drawn.
+        stage: `vae` reconstructs the scenes, `ldm` samples them.
+        accelerator: decides device, rank and number of processes.
+
+    Raises:
+        data.DataError: no validation data, or a scene that cannot be read.
+    """
+
+    def __init__(self, config: Config, stage: str, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.batch_size = config.trainer.batch_size
+        dataset = create_dataset(config.data.validation, replace(config.data, cache=False))
+        scored = config.trainer.validation_samples if config.trainer.validate_every else 0
+        chosen = _spread(len(dataset), max(scored, config.trainer.num_samples))
+        self.drawn = {chosen[place] for place in _spread(len(chosen), config.trainer.num_samples)}
+        self.column = "sampled" if stage == "ldm" else "reconstructed"
+        mine = chosen[accelerator.process_index :: accelerator.num_processes]
+        self.samples = [(index, dataset.scene(index), _arrays(dataset[index])) for index in mine]
+
+    def predict(self, model: nn.Module, *, only_drawn: bool = False) -> dict[int, Prediction]:
+        """Predictions by number of the scene, of the whole subset or of the drawn scenes; the same on every process."""
+        chosen = [sample for sample in self.samples if not only_drawn or sample[0] in self.drawn]
+        found: list[tuple[int, Prediction]] = []
+        for start in range(0, len(chosen), self.batch_size):
+            indices, scenes, samples = zip(*chosen[start : start + self.batch_size], strict=True)
+            with self.accelerator.autocast():
+                predictions = predict_batch(model, scenes, samples, self.accelerator.device)
+            found += zip(indices, predictions, strict=True)
+        if self.accelerator.num_processes > 1:
+            found = gather_object(found)
+        return dict(sorted(found, key=lambda pair: pair[0]))
+
+    def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
+        """real | autoencoder's ceiling | sampled | error in dB, as a PNG; the ceiling is all there is in stage 1."""
+        columns = ("reconstructed",) if self.column == "reconstructed" else ("reconstructed", self.column)
+        rows = [
+            {
+                "name": prediction.scene.name,
+                "real": prediction.scene.gain,
+                "reconstructed": prediction.reconstruction,
+                self.column: prediction.gain,
+                "buildings": prediction.scene.buildings,
+                "tx": prediction.scene.tx,
+            }
+            for index, prediction in predictions.items()
+            if index in self.drawn
+        ]
+        comparison_figure(path, rows, columns)
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """`count` numbers spread evenly over 0 .. length - 1; all of them where there are fewer."""
+    count = min(length, count)
+    return [place * length // count for place in range(count)]
+
+
+def _arrays(sample: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A dataset's sample in the form that `data.prepare` has."""
+    return {key: sample[key].numpy() for key in ("image", "cond", "ori_mask")}
+
+
+def score(predictions: Iterable[Prediction]) -> dict[str, float]:
+    """nmse, rmse, ssim, psnr at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `ceiling_` of the
+    autoencoder's reconstruction. Means over maps (data/metrics.py).
+    """
+    sampled, ceiling = Scores(), Scores()
+    for prediction in predictions:
+        truth = prediction.scene.gain
+        sampled.add(prediction.scene.name, prediction.gain, truth)
+        ceiling.add(prediction.scene.name, prediction.reconstruction, truth)
+    figures = {}
+    for prefix, scores in (("", sampled), ("ceiling_", ceiling)):
+        summary = scores.summary()
+        thresholded = summary.pop("thresholded")
+        summary.pop("maps")
+        figures |= {prefix + key: value for key, value in summary.items()}
+        if not prefix:
+            figures |= {f"thresholded_{key}": value for key, value in thresholded.items()}
+    return figures
