@@ -43,7 +43,7 @@ def read_grey(path: Path) -> np.ndarray:
         DataError: naming the file, where it is missing, unreadable or not 8 bits a channel.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:  # other formats have readers that start programs
             if picture.mode in ("1", "P", "RGB", "RGBA", "LA"):
                 picture = picture.convert("L")
             if picture.mode != "L":

@@ -143,10 +143,11 @@ def save_checkpoint(
             return target  # this very step was saved before
         os.rename(target, folder / f"damaged_ckpt_{step}_{time.time_ns()}")
     size = sum(t.numel() * t.element_size() for t in (*model.values(), *ema.values(), *_tensors(training)))
-    free = shutil.disk_usage(folder).free
-    if free < size * 1.05 + 2**20:
+    free, needed = shutil.disk_usage(folder).free, size * 1.05 + 2**20  # names and numbers beside the tensors
+    if free < needed:
         raise CheckpointError(
-            f"{folder}: {free / 2**20:.0f} MiB free, a checkpoint needs {size / 2**20:.0f} MiB; free some space"
+            f"{folder}: {free / 2**20:.1f} MiB free, a checkpoint needs {needed / 2**20:.1f} MiB; free some space, or keep "
+            "fewer (trainer.keep_last); what is there is untouched"
         )
     for half_written in folder.glob(".ckpt_*"):  # by a run that was killed while it saved
         shutil.rmtree(half_written)

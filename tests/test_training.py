@@ -65,9 +65,11 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("stage", ["ldm", "vae"])
-def test_two_and_two_steps_equal_four(tmp_path, stage):
+def test_two_and_two_steps_equal_four(tmp_path, stage, accumulation):
     changes = {"first_stage_config": {"lossconfig": {"discr_start": 1}}, "unet_config": {"dropout": 0.1}}
+    changes["trainer"] = {"gradient_accumulation": accumulation}
     make_trainer(tmp_path / "whole", stage, **changes).train()
     first = make_trainer(tmp_path / "parts", stage, **changes)
     first._stopping = lambda: first.step == 2
@@ -211,32 +213,34 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     make_trainer(tmp_path, trainer={"training_steps": 6}).train()
 
 
-def test_accumulation_equals_one_large_batch(tmp_path):
-    """4 x 2 accumulated samples give the gradient of 1 x 8, in double precision."""
+@pytest.mark.parametrize("stage", ["ldm", "vae"])
+def test_accumulation_equals_one_large_batch(tmp_path, stage):
+    """8 x 16 accumulated samples give the gradient of 1 x 128, in double precision."""
     gradients = []
-    for batch_size, accumulation in ((2, 4), (8, 1)):
+    parts = [tiny_batch(number, batch_size=16) for number in range(8)]
+    whole = {
+        key: [n for p in parts for n in p[key]] if key == "names" else torch.cat([p[key] for p in parts])
+        for key in parts[0]
+    }
+    for key in ("images", "conditions", "masks"):
+        whole[key] = whole[key].double()
+    for batch_size, accumulation in ((16, 8), (128, 1)):
 
         def batches(accelerator, first, size=batch_size):
-            parts = [tiny_batch(number) for number in range(4)]
-            whole = {
-                key: sum((p[key] for p in parts), []) if key == "names" else torch.cat([p[key] for p in parts])
-                for key in parts[0]
-            }
-            for key in ("images", "conditions", "masks"):
-                whole[key] = whole[key].double()
-            for start in range(0, 8, size):
+            for start in range(0, 128, size):
                 yield {key: value[start : start + size] for key, value in whole.items()}
 
         torch.set_default_dtype(torch.double)
         try:
             trainer = make_trainer(
                 tmp_path / str(batch_size),
+                stage,
                 batches=batches,
                 trainer={"gradient_accumulation": accumulation, "batch_size": batch_size, "gradient_clip": 1e9},
             )
             trainer.model.double()
             captured = []
-            trainer._update = lambda active, names, logs, t=trainer, c=captured: (
+            trainer._update = lambda active, seen, logs, t=trainer, c=captured: (
                 c.extend(p.grad.clone() for p in t.parameters[0]) or {}
             )
             trainer._train_step(iter(batches(trainer.accelerator, 0)))

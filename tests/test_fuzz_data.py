@@ -1,0 +1,122 @@
+"""Whatever a file holds, its reader returns an array or says DataError: no crash, no hang, nothing executed."""
+
+import io
+import struct
+import zlib
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies
+from PIL import Image
+
+from data import DataError, FlatTree
+from data.scene import read_grey
+
+BOUNDED = hypothesis.settings(
+    max_examples=300,
+    derandomize=True,
+    deadline=2000,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+
+
+def png(mode="L", size=(9, 7)):
+    file = io.BytesIO()
+    Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)).convert(mode).save(file, "PNG")
+    return file.getvalue()
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def with_good_checksums(content):
+    """A PNG whose chunks are consistent again after their contents were changed, so that decoders look at them."""
+    result, rest = bytearray(content[:8]), content[8:]
+    while len(rest) >= 12:
+        length = min(struct.unpack(">I", rest[:4])[0], len(rest) - 12)
+        body = bytes(rest[4 : 8 + length])
+        result += struct.pack(">I", length) + body + struct.pack(">I", zlib.crc32(body))
+        rest = rest[12 + length :]
+    return bytes(result)
+
+
+PNGS = [png("L"), png("RGB"), png("RGBA"), png("1"), png("P"), png("I;16") if "I;16" in Image.MODES else png("L")]
+NPYS = [npy(np.zeros((3, 4, 4), kind)) for kind in (np.float32, np.uint8, np.float64, np.int32, np.complex64, "U3")]
+
+
+@strategies.composite
+def damaged(draw, originals):
+    """A file that was right once: bytes changed, inserted or cut off."""
+    content = bytearray(draw(strategies.sampled_from(originals)))
+    for _ in range(draw(strategies.integers(0, 6))):
+        place = draw(strategies.integers(0, len(content) - 1))
+        content[place] = draw(strategies.integers(0, 255))
+    if draw(strategies.booleans()):
+        content = content[: draw(strategies.integers(0, len(content)))]
+    if draw(strategies.booleans()):
+        place = draw(strategies.integers(0, len(content)))
+        content[place:place] = draw(strategies.binary(max_size=30))
+    return bytes(content)
+
+
+@BOUNDED
+@hypothesis.given(strategies.binary(max_size=200) | damaged(PNGS) | damaged(PNGS).map(with_good_checksums))
+def test_pictures(tmp_path, content):
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    try:
+        pixels = read_grey(path)
+    except DataError as error:
+        assert str(path) in str(error)
+    else:
+        assert pixels.dtype == np.uint8 and pixels.ndim == 2
+
+
+@BOUNDED
+@hypothesis.given(strategies.binary(max_size=200) | damaged(NPYS))
+def test_conditions(tmp_path, content):
+    for folder in ("images", "conditions"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / "images" / "x.png").write_bytes(PNGS[0])
+    path = tmp_path / "conditions" / "x.npy"
+    path.write_bytes(content)
+    try:
+        array = FlatTree(tmp_path).cond(0)
+    except DataError as error:
+        assert str(path) in str(error)
+    else:
+        assert array.dtype == np.float32 and array.ndim == 3 and (array.size == 0 or np.abs(array).max() <= 1)
+
+
+def test_an_array_that_claims_to_be_huge(tmp_path):
+    for folder in ("images", "conditions"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images" / "x.png").write_bytes(PNGS[0])
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000000, 4000000, 3), }"
+    header += b" " * (118 - len(header) - 1) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"\0" * 64
+    (tmp_path / "conditions" / "x.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.npy"):
+        FlatTree(tmp_path).cond(0)
+
+
+def test_pickles_and_postscript_are_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    for folder in ("images", "conditions"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images" / "x.png").write_bytes(PNGS[0])
+    np.save(tmp_path / "conditions" / "x.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match=r"x\.npy"):
+        FlatTree(tmp_path).cond(0)
+    script = tmp_path / "y.png"
+    script.write_text(f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n({tmp_path}/executed) (w) file closefile\n")
+    with pytest.raises(DataError, match=r"y\.png"):
+        read_grey(script)
+    assert not (tmp_path / "executed").exists()
