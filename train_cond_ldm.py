@@ -28,7 +28,8 @@ from denoising_diffusion_pytorch.objectives import (
     JointObjective,
     LatentObjective,
 )
-from denoising_diffusion_pytorch.trainer import Trainer, make_accelerator
+from denoising_diffusion_pytorch.processes import make_accelerator
+from denoising_diffusion_pytorch.trainer import Trainer
 
 SCALE_BATCHES = 32  # micro-batches over which each process measures the latents' standard deviation
 

@@ -15,7 +15,8 @@ from denoising_diffusion_pytorch.launch import (
     set_up_logging,
 )
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective
-from denoising_diffusion_pytorch.trainer import Trainer, make_accelerator
+from denoising_diffusion_pytorch.processes import make_accelerator
+from denoising_diffusion_pytorch.trainer import Trainer
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from .errors import CheckpointError
 from .latent_diffusion import LatentDiffusion
 from .serialization import load_plain
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
 PATTERN = re.compile(r"ckpt_(\d+)$")
 _AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
@@ -274,7 +274,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta["format"] != FORMAT or meta["stage"] not in GEOMETRY:
-            raise CheckpointError("meta.json is of another format")
+            raise CheckpointError(f"is of format {meta['format']!r:.20}; this version reads {FORMAT}")
         if meta["checksum"] != _meta_digest(meta):
             raise CheckpointError("meta.json is altered")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -21,8 +21,9 @@ from denoising_diffusion_pytorch.build import build_autoencoder, build_discrimin
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError, TrainingError
 from denoising_diffusion_pytorch.inference import Prediction
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective, LatentObjective
+from denoising_diffusion_pytorch.processes import choose_precision, make_accelerator
 from denoising_diffusion_pytorch.results import read_log
-from denoising_diffusion_pytorch.trainer import Trainer, choose_precision, make_accelerator
+from denoising_diffusion_pytorch.trainer import Trainer
 from tests.conftest import save_grey
 from tests.tiny import tiny_batch, tiny_batches, tiny_config
 
