@@ -1,10 +1,12 @@
-"""Draw radio maps from a trained checkpoint: of the scenes of a data set, or of one city of your own.
+"""Draw radio maps from a trained checkpoint: of the scenes of a data set, of a city of your own, or of a simulated one.
 
     python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]
-    python sample.py --cfg configs/radio_sample_m.yaml --buildings city.png --tx 120,80
+    python sample.py --ckpt RESULTS --buildings city.png --tx 120,80 [--tx 30,200 ...] [--num_samples 8]
+    python sample.py --ckpt RESULTS --simulate 7 [--tx 120,80 ...]
 
-Each map is written as NAME.png (8-bit, RadioMapSeer's levels), NAME.npy (dB) and NAME_figure.png; metrics.json holds the
-scores where the truth is known.
+Each map is written as NAME.png (8-bit, RadioMapSeer's levels), NAME.npy (dB, NaN where nothing is predicted) and
+NAME_figure.png; with --num_samples K the mean of K draws, and NAME_std.npy (dB). metrics.json holds the scores where the truth is
+known, coverage.png / .json / .npy the best server of several transmitters.
 """
 
 import argparse
@@ -16,99 +18,137 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data import DataError, RadioMapSeer, Scene, gain_to_db
-from data.figures import comparison_figure, radio_map_figure
+from data import RadioMapSeer, Scene, gain_to_db
+from data.figures import comparison_figure, coverage_figure, radio_map_figure
 from data.metrics import Scores
-from data.scene import parse_position, read_grey
-from data.units import gain_to_uint8
+from data.scene import read_grey, scene_at
+from data.simulator import random_city, random_transmitter, simulate
+from data.units import GAIN_MIN_DB, GAIN_SPAN_DB, NOISE_FLOOR, db_to_gain, gain_to_uint8
+from data.window import SIDE, Window, best_server, window
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.config import load_config
+from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.config_schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Prediction, Predictor
 
+FLAGS = {"ckpt": str, "output_folder": str, "sampler": str, "steps": int, "num_samples": int, "seed": int}
 
-def parse_arguments() -> argparse.Namespace:
+
+def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cfg", required=True, help="YAML file with a `sample` section")
-    parser.add_argument(
-        "--buildings", type=Path, help="a city of your own: square PNG, one pixel a metre, non-zero inside buildings"
+    parser.add_argument("--cfg", help="YAML file with a `sample` section")
+    city = parser.add_mutually_exclusive_group()
+    city.add_argument(
+        "--buildings", type=Path, help="a city: PNG of any size, one pixel a metre, non-zero inside buildings"
     )
-    parser.add_argument("--tx", metavar="X,Y", help="with --buildings: column and row of the transmitter in pixels")
+    city.add_argument("--simulate", type=int, metavar="SEED", help="a random city, and the simulator's map beside it")
+    parser.add_argument("--tx", action="append", metavar="X,Y", help="column and row of a transmitter; may be repeated")
+    parser.add_argument("--threshold", type=float, default=NOISE_FLOOR * GAIN_SPAN_DB + GAIN_MIN_DB, metavar="DB",
+                        help="path gain from which a pixel is covered (%(default).0f)")  # fmt: skip
+    for name, kind in FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind, help=f"the same as sample.{name}=...")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
-    if (arguments.buildings is None) != (arguments.tx is None):
-        parser.error("--buildings and --tx belong together")
-    return arguments
+    if arguments.buildings and not arguments.tx:
+        parser.error("--buildings needs --tx X,Y")
+    if arguments.tx and arguments.buildings is None and arguments.simulate is None:
+        parser.error("--tx belongs to --buildings or --simulate")
+    given = {name: getattr(arguments, name) for name in FLAGS if getattr(arguments, name) is not None}
+    overrides = [*arguments.overrides, *(f"sample.{name}={json.dumps(value)}" for name, value in given.items())]
+    config = load_config(arguments.cfg, overrides) if arguments.cfg else resolve(parse_config({}, overrides), "ldm")
+    return arguments, config.sample
 
 
-def own_scene(path: Path, position: str) -> Scene:
-    """The scene of --buildings and --tx; raises DataError where the transmitter is not in the open."""
-    buildings, tx = read_grey(path) > 0, parse_position(position)
-    height, width = buildings.shape
-    if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
-        raise DataError(f"--tx {position}: is outside {path} ({width}x{height} px)")
-    if buildings[round(tx[1]), round(tx[0])]:
-        raise DataError(f"--tx {position}: is inside a building of {path}")
-    return Scene(f"{path.stem}_{tx[0]:g}_{tx[1]:g}", buildings, tx)
-
-
-def scenes_of(arguments: argparse.Namespace, settings: SampleConfig) -> tuple[int, Iterable[Scene]]:
-    """(number, scenes) to draw."""
+def city_scenes(arguments: argparse.Namespace) -> list[Window]:
+    """One window a transmitter of the city on the command line."""
     if arguments.buildings is not None:
-        return 1, [own_scene(arguments.buildings, arguments.tx)]
+        buildings, name = read_grey(arguments.buildings) > 0, arguments.buildings.stem
+        return [window(scene_at(name, buildings, position)) for position in arguments.tx]
+    rng = np.random.default_rng(arguments.simulate)
+    city, name = random_city(rng, SIDE), f"city{arguments.simulate}"
+    positions = arguments.tx or [",".join(map(str, random_transmitter(city, rng)))]
+    scenes = [scene_at(name, city.buildings, position) for position in positions]
+    for scene in scenes:
+        scene.gain = db_to_gain(simulate(city.buildings, scene.tx)).astype(np.float32)
+    return [window(scene) for scene in scenes]
+
+
+def data_scenes(settings: SampleConfig) -> RadioMapSeer:
+    """The split of a tree."""
     source = settings.source
     if source.data_root is None:
-        raise ConfigError("sample.source.data_root: is not set; name a RadioMapSeer tree, or use --buildings and --tx")
-    dataset = RadioMapSeer(
-        source.data_root,
-        source.simulation_type,
-        source.split,
-        missing_buildings=source.missing_buildings,
-        max_samples=source.max_samples,
-    )
-    return len(dataset), (dataset.scene(i) for i in range(len(dataset)))
+        raise ConfigError(
+            "sample.source.data_root: is not set; name a RadioMapSeer tree, or use --buildings or --simulate"
+        )
+    how = {"missing_buildings": source.missing_buildings, "max_samples": source.max_samples}
+    return RadioMapSeer(source.data_root, source.simulation_type, source.split, **how)
 
 
-def write(folder: Path, prediction: Prediction) -> None:
-    """PNG, dB array and picture of one map."""
-    scene, gain = prediction.scene, prediction.gain
-    Image.fromarray(gain_to_uint8(gain)).save(folder / f"{scene.name}.png")
+def write(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None) -> None:
+    """PNG, dB array and picture of one map; gain and std (H, W) grey levels, NaN where nothing is predicted."""
+    Image.fromarray(gain_to_uint8(np.nan_to_num(gain))).save(folder / f"{scene.name}.png")
     np.save(folder / f"{scene.name}.npy", gain_to_db(gain).astype(np.float32))
+    if std is not None:
+        np.save(folder / f"{scene.name}_std.npy", (std * GAIN_SPAN_DB).astype(np.float32))
     figure = folder / f"{scene.name}_figure.png"
-    if scene.gain is None:
-        radio_map_figure(figure, gain, scene.buildings, scene.tx, scene.name)
+    if scene.gain is None or std is not None:
+        radio_map_figure(figure, gain, scene.buildings, scene.tx, scene.name, std)
     else:
         row = {"name": scene.name, "real": scene.gain, "sampled": gain, "buildings": scene.buildings, "tx": scene.tx}
         comparison_figure(figure, [row])
 
 
+def write_coverage(folder: Path, windows: list[Window], gains: list[np.ndarray], threshold_db: float) -> None:
+    """Best server and coverage of several transmitters of one city."""
+    buildings = windows[0].city.buildings
+    server, best = best_server(np.stack(gains), buildings)
+    covered = gain_to_db(best) >= threshold_db
+    figures = {
+        "threshold_db": threshold_db,
+        "covered_share_of_open_area": float(covered.sum() / max((~buildings).sum(), 1)),
+        "best_server_share": {
+            w.city.name: float((server == i).sum() / max((server >= 0).sum(), 1)) for i, w in enumerate(windows)
+        },
+    }
+    (folder / "coverage.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    np.save(folder / "best_server.npy", server.astype(np.int16))
+    coverage_figure(folder / "coverage.png", server, best, buildings, [w.city.tx for w in windows], threshold_db)
+    print(f"{figures['covered_share_of_open_area']:.1%} of the open area has at least {threshold_db:.0f} dB")
+
+
 def main() -> None:
-    arguments = parse_arguments()
-    settings = load_config(arguments.cfg, arguments.overrides).sample
+    arguments, settings = parse_arguments()
     if settings.ckpt is None:
         raise ConfigError(
             "sample.ckpt: is not set; name a results folder of train_cond_ldm.py or one of its checkpoints"
         )
-    count, scenes = scenes_of(arguments, settings)
-    predictor = Predictor(
-        settings.ckpt,
-        use_ema=settings.use_ema,
-        steps=settings.steps,
-        sampler=settings.sampler,
-        seed=settings.seed,
-    )
+    windows = city_scenes(arguments) if arguments.buildings or arguments.simulate is not None else None
+    source = data_scenes(settings) if windows is None else None
+    count = len(windows if source is None else source)
+    scenes: Iterable[Scene] = (source.scene(i) for i in range(count)) if source else (w.scene for w in windows)
+    how = {name: getattr(settings, name) for name in ("use_ema", "steps", "sampler", "num_samples", "seed")}
+    predictor = Predictor(settings.ckpt, **how)
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    scores = Scores()
-    for prediction in tqdm(predictor.predict(scenes, settings.batch_size), total=count, desc="sampling", unit="map"):
-        write(folder, prediction)
-        if prediction.scene.gain is not None:
-            scores.add(prediction.scene.name, prediction.gain, prediction.scene.gain)
+    scores, gains = Scores(), []
+    predictions: Iterable[Prediction] = predictor.predict(scenes, settings.batch_size)
+    for index, prediction in enumerate(tqdm(predictions, total=count, desc="sampling", unit="map")):
+        scene, gain, std = prediction.scene, prediction.gain, prediction.std
+        if scene.gain is not None:
+            scores.add(scene.name, gain, scene.gain)
+        if windows:
+            scene, gain = windows[index].city, windows[index].place(gain)
+            std = None if std is None else windows[index].place(std)
+            gains.append(gain)
+        write(folder, scene, gain, std)
     if scores.rows:
         summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
         (folder / "metrics.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
         print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
+    if len(gains) > 1:
+        write_coverage(folder, windows, gains, arguments.threshold)
+    for note in sorted({w.note for w in windows or () if w.note}):
+        print(f"note: {note}")
     print(f"{count} maps in {folder} ({predictor.sampler}, {predictor.steps} steps, {predictor.checkpoint.path})")
 
 

@@ -19,7 +19,7 @@ def _show(
     axes: Any, values: np.ndarray, buildings: np.ndarray, tx: Sequence[float] | None, cmap: str, limits: tuple
 ) -> Any:
     axes.set_facecolor(BUILDING_GREY)
-    shown = np.ma.masked_where(buildings > 0.99, values)
+    shown = np.ma.masked_where((buildings > 0.99) | np.isnan(values), values)
     image = axes.imshow(shown, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     if tx is not None:
         axes.plot(*tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
@@ -64,12 +64,65 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
 
 
 def radio_map_figure(
-    path: str | Path, gain: np.ndarray, buildings: np.ndarray, tx: Sequence[float] | None = None, title: str = ""
+    path: str | Path,
+    gain: np.ndarray,
+    buildings: np.ndarray,
+    tx: Sequence[float] | None = None,
+    title: str = "",
+    std: np.ndarray | None = None,
 ) -> None:
-    """One map in dB: gain (H, W) in [0, 1], buildings (H, W), tx (x, y) in pixels."""
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.subplots()
-    image = _show(axes, gain_to_db(gain), buildings, tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
-    axes.set_title(title, fontsize=10)
-    figure.colorbar(image, ax=axes, label="path gain (dB)")
+    """One map in dB and, where it is given, its uncertainty.
+
+    Args:
+        path: PNG to write.
+        gain: (H, W) in [0, 1], NaN where nothing is known.
+        buildings: (H, W).
+        tx: (x, y) in pixels.
+        title: above the map.
+        std: (H, W), standard deviation of `gain`.
+    """
+    columns = 1 if std is None else 2
+    figure = Figure(figsize=(6 * columns, 5), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    image = _show(axes[0], gain_to_db(gain), buildings, tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
+    axes[0].set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes[0], label="path gain (dB)")
+    if std is not None:
+        spread = _show(
+            axes[1], std * GAIN_SPAN_DB, buildings, tx, "magma", (0, max(1.0, np.nanmax(std) * GAIN_SPAN_DB))
+        )
+        figure.colorbar(spread, ax=axes[1], label="standard deviation (dB)")
+    _save(figure, path)
+
+
+def coverage_figure(
+    path: str | Path,
+    server: np.ndarray,
+    gain: np.ndarray,
+    buildings: np.ndarray,
+    transmitters: Sequence[Sequence[float]],
+    threshold_db: float,
+) -> None:
+    """Best server and coverage of several transmitters.
+
+    Args:
+        path: PNG to write.
+        server, gain: (H, W), see `data.window.best_server`.
+        buildings: (H, W).
+        transmitters: (x, y) in pixels each.
+        threshold_db: path gain from which a pixel is covered.
+    """
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _show(left, np.ma.masked_less(server, 0), buildings, None, "tab20", (0, 20))
+    decibels = gain_to_db(gain)
+    image = _show(right, np.where(decibels >= threshold_db, decibels, np.nan), buildings, None, "viridis",
+                  (GAIN_MIN_DB, GAIN_MAX_DB))  # fmt: skip
+    for axes in (left, right):
+        for number, position in enumerate(transmitters):
+            axes.plot(*position, marker="x", color="black", markersize=5)
+            axes.annotate(str(number), position, xytext=(4, 4), textcoords="offset points", fontsize=8)
+    left.set_title("best server", fontsize=10)
+    right.set_title(f"covered: at least {threshold_db:g} dB", fontsize=10)
+    figure.colorbar(image, ax=right, label="path gain (dB)")
     _save(figure, path)

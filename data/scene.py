@@ -79,3 +79,18 @@ def parse_position(text: str) -> tuple[float, float]:
     if not (np.isfinite(x) and np.isfinite(y)):
         raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80")
     return x, y
+
+
+def scene_at(name: str, buildings: np.ndarray, position: str) -> Scene:
+    """The scene of a city (H, W) bool and a transmitter at `X,Y`.
+
+    Raises:
+        DataError: the position is none, is outside, or is inside a building.
+    """
+    tx = parse_position(position)
+    height, width = buildings.shape
+    if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
+        raise DataError(f"--tx {position}: is outside {name} ({width}x{height} px)")
+    if buildings[round(tx[1]), round(tx[0])]:
+        raise DataError(f"--tx {position}: is inside a building of {name}")
+    return Scene(f"{name}_{tx[0]:g}_{tx[1]:g}", buildings, tx)

@@ -3,7 +3,14 @@
 from .autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistribution, Encoder
 from .checkpoint import load_first_stage, load_model
 from .config import load_config
-from .diffusion import DecoupledDiffusion, GaussianDiffusion, sample_ddim, sample_ddpm, sample_decoupled
+from .diffusion import (
+    DecoupledDiffusion,
+    GaussianDiffusion,
+    sample_ddim,
+    sample_ddpm,
+    sample_decoupled,
+    sample_dpm_solver,
+)
 from .ema import EMAModel
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
@@ -35,4 +42,5 @@ __all__ = [
     "sample_ddim",
     "sample_ddpm",
     "sample_decoupled",
+    "sample_dpm_solver",
 ]

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from .config_schema import Config, SourceConfig
+from .config_schema import OBJECTIVES, SAMPLERS, Config, SourceConfig
 from .config_values import checked_copy
 from .config_yaml import show
 from .errors import ConfigError
@@ -116,7 +116,7 @@ def _resolve_cond_stage(config: Config) -> None:
 def _resolve_diffusion(config: Config) -> None:
     diffusion = config.diffusion_config
     if diffusion.sampler is None:
-        diffusion.sampler = "decoupled" if diffusion.model_type == "const_sde" else "ddim"
+        diffusion.sampler = SAMPLERS[diffusion.model_type][0]
 
 
 def _resolve_trainer(config: Config, stage: str) -> None:
@@ -179,10 +179,8 @@ def _check_networks(config: Config, side: int) -> None:
 
 def _check_diffusion(config: Config) -> None:
     diffusion = config.diffusion_config
-    decoupled = diffusion.model_type == "const_sde"
-    objectives = ("pred_KC",) if decoupled else ("pred_noise", "pred_x0", "pred_v")
-    samplers = ("decoupled",) if decoupled else ("ddim", "ddpm")
-    for key, fitting in (("objective", objectives), ("sampler", samplers)):
+    for key, choices in (("objective", OBJECTIVES), ("sampler", SAMPLERS)):
+        fitting = choices[diffusion.model_type]
         if getattr(diffusion, key) not in fitting:
             raise ConfigError(
                 f"diffusion_config.{key} is {getattr(diffusion, key)}, which does not fit diffusion_config.model_type "

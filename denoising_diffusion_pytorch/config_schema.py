@@ -6,6 +6,10 @@ read (`config.resolve`), so that a geometry is written once; writing it twice is
 
 from dataclasses import dataclass, field
 
+# what goes with each diffusion_config.model_type; the first one is the default
+OBJECTIVES = {"ddpm": ("pred_noise", "pred_x0", "pred_v"), "const_sde": ("pred_KC",)}
+SAMPLERS = {"ddpm": ("ddim", "ddpm", "dpm_solver"), "const_sde": ("decoupled", "dpm_solver")}
+
 
 @dataclass
 class DDConfig:
@@ -97,7 +101,7 @@ class DiffusionConfig:
     loss_type: str = "l2"  # l2, l1 or l1_l2
     final_step_share: float = 0.0  # share of training samples put at t = T (one-step samplers)
     scale_factor: float | None = None  # None: 1 / std of the latents, measured when stage 2 starts
-    sampler: str | None = None  # ddpm, ddim, decoupled; derived: ddim, or decoupled for const_sde
+    sampler: str | None = None  # see SAMPLERS; derived: ddim, or decoupled for const_sde
     sampling_timesteps: int = 50
     ddim_eta: float = 0.0
 
@@ -207,6 +211,7 @@ class SampleConfig:
     batch_size: int = 8
     steps: int | None = None  # derived: the checkpoint's diffusion_config.sampling_timesteps
     sampler: str | None = None  # derived: the checkpoint's
+    num_samples: int = 1  # draws a map; more than one give their mean and standard deviation
     use_ema: bool = True
     seed: int = 0
 

@@ -61,7 +61,7 @@ COUNT = at_least(1)
 NOT_NEGATIVE = at_least(0)
 SHARE = between(0, 1)
 BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and less than 1")
-SAMPLERS = one_of("ddpm", "ddim", "decoupled")
+SAMPLERS = one_of(*dict.fromkeys(name for names in schema.SAMPLERS.values() for name in names))
 
 RULES: dict[type, dict[str, Rule]] = {
     schema.DDConfig: {
@@ -102,8 +102,8 @@ RULES: dict[type, dict[str, Rule]] = {
         COUNT,
     ),
     schema.DiffusionConfig: {
-        "model_type": one_of("ddpm", "const_sde"),
-        "objective": one_of("pred_noise", "pred_x0", "pred_v", "pred_KC"),
+        "model_type": one_of(*schema.OBJECTIVES),
+        "objective": one_of(*(name for names in schema.OBJECTIVES.values() for name in names)),
         "timesteps": COUNT,
         "beta_schedule": one_of("scaled_linear", "linear", "cosine"),
         "loss_type": one_of("l2", "l1", "l1_l2"),
@@ -162,7 +162,8 @@ RULES: dict[type, dict[str, Rule]] = {
         ),
         COUNT,
     ),
-    schema.SampleConfig: {"batch_size": COUNT, "steps": COUNT, "sampler": SAMPLERS, "seed": NOT_NEGATIVE},
+    schema.SampleConfig: {"sampler": SAMPLERS, "seed": NOT_NEGATIVE}
+    | dict.fromkeys(("batch_size", "steps", "num_samples"), COUNT),
 }
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -171,6 +171,10 @@ class DecoupledDiffusion(nn.Module):
         self.loss_type = loss_type
         self.t_min = t_min
 
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise amplitudes at t (B,) in [0, 1], shaped for `like`."""
+        return _per_sample(1 - t, like), _per_sample(t.sqrt(), like)
+
     def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool says so."""
         t = self.t_min + u * (1 - self.t_min)
@@ -182,8 +186,8 @@ class DecoupledDiffusion(nn.Module):
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = (1 - t) x_start + sqrt(t) noise."""
-        t = _per_sample(t, x_start)
-        return (1 - t) * x_start + t.sqrt() * noise
+        signal, sigma = self.coefficients(t, x_start)
+        return signal * x_start + sigma * noise
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """(C, noise) along the channels, (B, 2 Z, h, w)."""
@@ -259,4 +263,32 @@ def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, s
         x_t = x_t - s * c - s / now.sqrt() * noise
         if then > 0:
             x_t = x_t + (s * then / now).sqrt() * randn(x_t)
+    return x_t
+
+
+def sample_dpm_solver(
+    diffusion: GaussianDiffusion | DecoupledDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2): x_T -> x_start, deterministic, second order from the second step on.
+
+    With lambda = log(signal / sigma) and h = lambda_s - lambda_t a step from t to s is
+    x_s = sigma_s / sigma_t x_t + signal_s (1 - e^-h) D, where D extrapolates this and the last prediction of x_start. The last
+    step, to the end, is of first order, as its h is infinite.
+
+    Args:
+        randn: not used; there so that samplers are called alike.
+    """
+    times = diffusion.schedule(steps, x_t.device)
+    last_x_start, last_h = None, None
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
+        x_start, _ = diffusion.predictions(model(x_t, t), x_t, t)
+        (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
+        decay = signal_t * sigma_s / (sigma_t * signal_s)  # e^-h: 0 at both ends
+        h = -decay.log()
+        estimate = x_start
+        if last_x_start is not None and sigma_s.flatten()[0] > 0:
+            estimate = x_start + 0.5 * (h / last_h) * (x_start - last_x_start)
+        x_t = sigma_s / sigma_t * x_t + signal_s * (1 - decay) * estimate
+        last_x_start, last_h = x_start, h
     return x_t

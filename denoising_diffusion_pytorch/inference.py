@@ -26,6 +26,7 @@ class Prediction:
         gain: (H, W) float32 at the scene's resolution.
         model_gain: (h, w) float32 at the network's resolution.
         truth: (h, w) float32, the scene's map brought to the network's resolution; None without one.
+        std: (H, W) float32, standard deviation over the draws, of which `gain` is the mean; None for a single draw.
         reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do.
     """
 
@@ -33,6 +34,7 @@ class Prediction:
     gain: np.ndarray
     model_gain: np.ndarray
     truth: np.ndarray | None = None
+    std: np.ndarray | None = None
     reconstruction: np.ndarray | None = None
 
 
@@ -43,6 +45,7 @@ class Predictor:
         path: checkpoint folder or results folder.
         use_ema: the averaged weights.
         steps, sampler: as in `LatentDiffusion.sample`.
+        num_samples: draws a scene; a prediction is their mean.
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
         device: None for the GPU if there is one.
 
@@ -58,6 +61,7 @@ class Predictor:
         use_ema: bool = True,
         steps: int | None = None,
         sampler: str | None = None,
+        num_samples: int = 1,
         seed: int = 0,
         device: str | None = None,
     ):
@@ -66,7 +70,7 @@ class Predictor:
         if not isinstance(model, LatentDiffusion):
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
         self.model: LatentDiffusion = model
-        self.seed = seed
+        self.seed, self.num_samples = seed, num_samples
         try:
             self.sampler, self.steps = model.sampling(sampler, steps)
         except ValueError as error:
@@ -81,8 +85,9 @@ class Predictor:
     def _predict_batch(self, scenes: list[Scene]) -> list[Prediction]:
         data = self.config.data
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
+        how = {"steps": self.steps, "sampler": self.sampler}
         return predict_batch(
-            self.model, scenes, samples, self.device, seed=self.seed, steps=self.steps, sampler=self.sampler
+            self.model, scenes, samples, self.device, seed=self.seed, num_samples=self.num_samples, **how
         )
 
 
@@ -94,6 +99,7 @@ def predict_batch(
     device: torch.device,
     *,
     seed: int = 0,
+    num_samples: int = 1,
     **how,
 ) -> list[Prediction]:
     """What a model makes of scenes, in one batch.
@@ -104,6 +110,7 @@ def predict_batch(
         samples: the same as `data.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
+        num_samples: draws a scene.
         how: `steps` and `sampler` of `LatentDiffusion.sample`.
     """
 
@@ -114,15 +121,18 @@ def predict_batch(
     images, conditions, masks = (stacked(key) for key in ("image", "cond", "ori_mask"))
     autoencoder = model.first_stage_model if isinstance(model, LatentDiffusion) else model
     ceilings = None if images is None else reconstruct(autoencoder, images, conditions, masks)[:, 0].cpu().numpy()
-    maps = ceilings
+    draws = [ceilings]
     if isinstance(model, LatentDiffusion):
         keys = [zlib.crc32(scene.name.encode()) + (seed << 32) for scene in scenes]
-        maps = model.sample(conditions, masks, keys=keys, **how)[:, 0].cpu().numpy()
+        drawn = model.draws(conditions, masks, num_samples, keys=keys, **how)
+        draws = [gain[:, 0].cpu().numpy() for gain in drawn]  # each (B, h, w)
     predictions = []
     for index, (scene, sample) in enumerate(zip(scenes, samples, strict=True)):
         mask = sample["ori_mask"][0]
-        native = to_native(maps[index], mask, scene.buildings)  # maps[index] (h, w)
-        prediction = Prediction(scene, native, maps[index])
+        natives = np.stack([to_native(gain[index], mask, scene.buildings) for gain in draws])
+        prediction = Prediction(scene, natives.mean(0), np.mean([gain[index] for gain in draws], axis=0))
+        if len(draws) > 1:
+            prediction.std = natives.std(0, ddof=1)
         if ceilings is not None:
             prediction.truth = (sample["image"][0] + 1) / 2
             prediction.reconstruction = to_native(ceilings[index], mask, scene.buildings)

@@ -3,7 +3,8 @@
 This module alone knows the latent scale factor: x_start = scale_factor * z has unit standard deviation.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from .autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .build import build_autoencoder, build_cond_stage, build_diffusion, build_unet
 from .config import resolve, section
-from .config_schema import Config, DataConfig
-from .diffusion import sample_ddim, sample_ddpm, sample_decoupled
+from .config_schema import SAMPLERS, Config, DataConfig
+from .diffusion import sample_ddim, sample_ddpm, sample_decoupled, sample_dpm_solver
 from .losses import apply_mask
 from .randomness import GlobalRandom, KeyedRandom
 
 Random = GlobalRandom | KeyedRandom
+KEY_STRIDE = 0x1E3779B97F4A7C15  # between the keys of two draws of one map: odd, and nothing that keys are apart by
 
 
 class LatentDiffusion(nn.Module):
@@ -178,7 +180,7 @@ class LatentDiffusion(nn.Module):
         settings = self.diffusion_config
         sampler = sampler or settings.sampler
         steps = settings.sampling_timesteps if steps is None else steps
-        allowed = ("decoupled",) if settings.model_type == "const_sde" else ("ddim", "ddpm")
+        allowed = SAMPLERS[settings.model_type]
         if sampler not in allowed:
             raise ValueError(
                 f"sampler {sampler!r} does not fit {settings.model_type}; choose from {', '.join(allowed)}"
@@ -189,47 +191,65 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def sample_latent(
         self,
-        conditions: Tensor,
+        features: Sequence[Tensor],
         *,
         steps: int | None = None,
         sampler: str | None = None,
         keys: Tensor | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """x_start (B, Z, h, w) from noise; arguments as `sample`."""
+        """x_start (B, Z, h, w) from noise and `encode_condition`'s features; other arguments as `sample`."""
         sampler, steps = self.sampling(sampler, steps)
-        batch, device = conditions.shape[0], conditions.device
+        batch, device = features[0].shape[0], features[0].device
         random = GlobalRandom(batch, device, generator) if keys is None else KeyedRandom(keys, device)
-        features = self.encode_condition(conditions)
 
         def model(x_t: Tensor, t: Tensor) -> Tensor:
             return self.denoise(x_t, t, features).float()
 
-        noise = random.randn(*self.latent_shape)
-        if sampler == "decoupled":
-            return sample_decoupled(self.diffusion, model, noise, steps, random.randn_like)
-        if sampler == "ddpm":
-            return sample_ddpm(self.diffusion, model, noise, steps, random.randn_like)
-        return sample_ddim(self.diffusion, model, noise, steps, random.randn_like, self.diffusion_config.ddim_eta)
+        draw = {
+            "ddpm": sample_ddpm,
+            "ddim": partial(sample_ddim, eta=self.diffusion_config.ddim_eta),
+            "decoupled": sample_decoupled,
+            "dpm_solver": sample_dpm_solver,
+        }[sampler]
+        return draw(self.diffusion, model, random.randn(*self.latent_shape), steps, random.randn_like)
 
     @torch.no_grad()
     def sample(self, conditions: Tensor, ori_mask: Tensor | None = None, **how) -> Tensor:
-        """Draw radio maps.
+        """Draw one radio map a condition.
 
         Args:
             conditions: (B, C, s, s) in [-1, 1].
             ori_mask: (B, 1, H, W) in [0, 1], 1 inside buildings, whose pixels become zero gain; None leaves all.
             steps: network calls (None: `sampling_timesteps`).
-            sampler: ddim or ddpm, or decoupled for const_sde (None: the configured one).
+            sampler: ddim, ddpm or dpm_solver; decoupled or dpm_solver for const_sde (None: the configured one).
             keys: one integer a map: the same map whatever batch it is in.
             generator: randomness without keys; on the conditions' device.
 
         Returns:
             grey levels (B, 1, H, W) in [0, 1], float32.
         """
+        return next(self.draws(conditions, ori_mask, 1, **how))
+
+    @torch.no_grad()
+    def draws(
+        self,
+        conditions: Tensor,
+        ori_mask: Tensor | None,
+        count: int,
+        *,
+        keys: Tensor | Sequence[int] | None = None,
+        **how,
+    ) -> Iterator[Tensor]:
+        """`count` independent draws of `sample`, one after the other; the condition is encoded once. The first one is what
+        `sample` gives.
+        """
         self.require_scale()
-        x_start = self.sample_latent(conditions, **how)
-        return to_gain(self.decode_first_stage(x_start / self.scale_factor, conditions), ori_mask)
+        features = self.encode_condition(conditions)
+        for number in range(count):
+            own = None if keys is None else [(int(key) + number * KEY_STRIDE) % 2**63 for key in keys]
+            x_start = self.sample_latent(features, keys=own, **how)
+            yield to_gain(self.decode_first_stage(x_start / self.scale_factor, conditions), ori_mask)
 
 
 def to_gain(x: Tensor, ori_mask: Tensor | None) -> Tensor:

@@ -35,7 +35,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--simulation_type", default="DPM")
     parser.add_argument("--gallery", type=Path, help="PNG: real | sampled | error for a few scenes, from best to worst")
     parser.add_argument("--steps", type=int, help="network calls a map; default: as configured for the checkpoint")
-    parser.add_argument("--sampler", help="ddim, ddpm or decoupled; default: as configured for the checkpoint")
+    parser.add_argument(
+        "--sampler", help="ddim, ddpm, decoupled or dpm_solver; default: as configured for the checkpoint"
+    )
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

@@ -140,6 +140,32 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     refused(command(*base, *own, "64,1"), "outside")
 
 
+def test_sample_several_draws_and_transmitters(workplace, tmp_path):
+    """No configuration file, a large and oblong city, two transmitters, three draws; then a simulated city."""
+    city = np.zeros((300, 400))
+    city[20:30, 20:30] = 255
+    save_grey(tmp_path / "town.png", city)
+    ckpt = ("--ckpt", workplace / "radiodiff_results_LDM")
+    own = ("--buildings", tmp_path / "town.png", "--tx", "5,6", "--tx", "390,290", "--num_samples", 3)
+    how = ("--sampler", "dpm_solver", "--steps", 3)
+    out = command("sample.py", *ckpt, *own, *how, "--output_folder", tmp_path / "o")
+    assert out.returncode == 0, out.stderr
+    assert "256 m x 256 m around the transmitter" in out.stdout
+    mean, std = np.load(tmp_path / "o" / "town_5_6.npy"), np.load(tmp_path / "o" / "town_5_6_std.npy")
+    assert mean.shape == std.shape == (300, 400)
+    assert np.isfinite(mean[:256, :256]).all() and np.isnan(mean[256:]).all() and np.isnan(mean[:, 256:]).all()
+    assert std[:256, :256].max() > 0 and (std[20:30, 20:30] == 0).all() and np.allclose(mean[20:30, 20:30], -147)
+    coverage = json.loads((tmp_path / "o" / "coverage.json").read_text())
+    assert 0 <= coverage["covered_share_of_open_area"] <= 1
+    assert sum(coverage["best_server_share"].values()) == pytest.approx(1)
+    server = np.load(tmp_path / "o" / "best_server.npy")
+    assert server[0, 0] == 0 and server[299, 399] == 1 and server[25, 25] == -1
+    out = command("sample.py", *ckpt, "--simulate", 3, "--output_folder", tmp_path / "s")
+    assert out.returncode == 0, out.stderr
+    assert json.loads((tmp_path / "s" / "metrics.json").read_text())["maps"] == 1
+    refused(command("sample.py", "--simulate", 3, cwd=tmp_path), "sample.ckpt")
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_passes_a_dry_run(path, tmp_path):
     if "sample" in path.stem:

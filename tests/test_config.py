@@ -460,7 +460,7 @@ def test_files_that_are_none(tmp_path):
         ("diffusion_config: {loss_type: huber}", "diffusion_config.loss_type must be one of l2, l1, l1_l2"),
         ("diffusion_config: {beta_schedule: x}", "diffusion_config.beta_schedule must be one of"),
         ("diffusion_config: {timesteps: 0}", "diffusion_config.timesteps must be at least 1"),
-        ("sample: {sampler: euler}", "sample.sampler must be one of ddpm, ddim, decoupled"),
+        ("sample: {sampler: euler}", "sample.sampler must be one of ddim, ddpm, dpm_solver, decoupled"),
     ],
 )
 def test_bad_keys_and_values(refuse, text, message):
@@ -513,7 +513,7 @@ def test_a_decoder_that_sees_the_condition_gets_it_whole(load, refuse):
         ("cond_stage_config={size: 160, depths: [1]}", ("cond_stage_config.depths has 1", "channel_mult has 4")),
         ("diffusion_config.objective=pred_KC", ("objective is pred_KC", "model_type ddpm", "pred_noise")),
         ("diffusion_config.model_type=const_sde", ("objective is pred_noise", "choose pred_KC")),
-        ("diffusion_config.sampler=decoupled", ("sampler is decoupled", "ddim or ddpm")),
+        ("diffusion_config.sampler=decoupled", ("sampler is decoupled", "ddim or ddpm or dpm_solver")),
         ("diffusion_config.timesteps=10", ("sampling_timesteps is 50", "timesteps 10")),
         ("trainer.lr_scheduler={min_lr_ratio: 0.2, power: 1}", ()),
     ],

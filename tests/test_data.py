@@ -27,6 +27,7 @@ from data.resize import resize, to_native
 from data.sampler import SampleStream
 from data.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
+from data.window import best_server, window
 from tests.conftest import make_scene_files, save_grey
 
 
@@ -232,6 +233,32 @@ def test_back_to_native_undoes_the_area_mean():
     back = to_native(resize(gain, 4), resize(buildings.astype(np.float32), 4), buildings)
     assert np.allclose(back, gain, atol=1e-6)
     assert np.array_equal(to_native(gain, buildings.astype(np.float32), buildings), gain)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (20, 30), (5, 30), (3, 4)])
+def test_a_window_of_any_city(shape):
+    """What is cut out is put back where it was; the transmitter stays on its pixel."""
+    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    for tx in ((0, 0), (shape[1] - 1, shape[0] - 1), (shape[1] // 2, shape[0] // 2)):
+        seen = window(Scene("c", values > 1e9, tx, gain=values), side=8)
+        assert seen.scene.gain.shape == (8, 8) == seen.scene.buildings.shape
+        x, y = seen.scene.tx
+        assert seen.scene.gain[int(y), int(x)] == values[tx[1], tx[0]]
+        back = seen.place(seen.scene.gain)
+        known = ~np.isnan(back)
+        assert np.array_equal(back[known], values[known])
+        assert known.sum() == min(shape[0], 8) * min(shape[1], 8)
+        assert bool(seen.note) == (shape != (8, 8))
+    middle = window(Scene("c", np.zeros((40, 40), bool), (20, 20)), side=8)
+    assert (middle.row, middle.column) == (16, 16) and middle.scene.gain is None
+
+
+def test_best_server():
+    gains = np.array([[[0.5, 0.2, np.nan]], [[0.1, 0.3, np.nan]]])
+    server, best = best_server(gains, np.zeros((1, 3), bool))
+    assert server.tolist() == [[0, 1, -1]] and np.allclose(best, [[0.5, 0.3, np.nan]], equal_nan=True)
+    server, best = best_server(gains, np.ones((1, 3), bool))
+    assert (server == -1).all() and np.isnan(best).all()
 
 
 def test_the_eight_symmetries():

@@ -1,0 +1,84 @@
+"""A city of any size seen through the window that the networks know: 256 m x 256 m around the transmitter."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .scene import Scene
+
+SIDE = 256  # metres and pixels; RadioMapSeer's maps, which models are trained on
+
+
+@dataclass
+class Window:
+    """The part of a city that is predicted.
+
+    Attributes:
+        scene: (side, side), the city there; open ground where the city ends.
+        city: the whole one.
+        row, column: of the window's first pixel in the city.
+        note: what was done, in a few words; '' where the city fills the window exactly.
+    """
+
+    scene: Scene
+    city: Scene
+    row: int
+    column: int
+    note: str
+
+    def place(self, values: np.ndarray) -> np.ndarray:
+        """(side, side) -> (H, W) of the city, float32, NaN outside of the window."""
+        height, width = self.city.buildings.shape
+        placed = np.full((height, width), np.nan, np.float32)
+        part = placed[self.row : self.row + values.shape[0], self.column : self.column + values.shape[1]]
+        part[:] = values[: part.shape[0], : part.shape[1]]
+        return placed
+
+
+def window(city: Scene, side: int = SIDE) -> Window:
+    """The window of a city: as centred on its transmitter as the city's borders allow.
+
+    Args:
+        city: `buildings` (H, W) of any size; a truth, if it has one, is cut too.
+        side: of the window, px.
+    """
+    height, width = city.buildings.shape
+
+    def first(centre: float, length: int) -> int:
+        return int(np.clip(round(centre - side / 2), 0, max(length - side, 0)))
+
+    row, column = first(city.tx[1], height), first(city.tx[0], width)
+
+    def cut(image: np.ndarray | None) -> np.ndarray | None:
+        if image is None:
+            return None
+        part = image[row : row + side, column : column + side]
+        return np.pad(part, [(0, side - length) for length in part.shape])
+
+    scene = replace(
+        city,
+        tx=(city.tx[0] - column, city.tx[1] - row),
+        **{name: cut(getattr(city, name)) for name in ("buildings", "gain", "cars", "known_buildings")},
+    )
+    notes = []
+    if height > side or width > side:
+        notes.append(f"predicted in the {min(side, width)} m x {min(side, height)} m around the transmitter")
+    if height < side or width < side:
+        notes.append(f"open ground around it up to {side} m x {side} m")
+    return Window(scene, city, row, column, "; ".join(notes))
+
+
+def best_server(gains: np.ndarray, buildings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which transmitter is received best.
+
+    Args:
+        gains: (N, H, W) grey levels, NaN where a map says nothing.
+        buildings: (H, W) bool.
+
+    Returns:
+        number of the transmitter (H, W) int, -1 in buildings and where no map says anything; its gain (H, W), NaN there.
+    """
+    known = ~np.isnan(gains).all(axis=0) & ~buildings
+    filled = np.where(np.isnan(gains), -1, gains)
+    server = np.where(known, filled.argmax(axis=0), -1)
+    return server, np.where(known, filled.max(axis=0), np.nan).astype(np.float32)
