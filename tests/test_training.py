@@ -100,7 +100,8 @@ class OneScene:
         self.models.append(model)
         truth = np.full((16, 16), 0.5, np.float32)
         scene = Scene("s", np.zeros((16, 16), bool), (3, 3), truth)
-        return {0: Prediction(scene, truth + self.errors.pop(0), truth, truth, truth + 0.001)}
+        gain = truth + self.errors.pop(0)
+        return {0: Prediction(scene, gain, gain, truth, reconstruction=truth + 0.001)}
 
     def draw(self, predictions, path):
         save_grey(path, predictions[0].gain * 255)
