@@ -38,7 +38,7 @@ def make_objectives(config: Config, model: nn.Module) -> list[nn.Module]:
     """The latent loss alone, or with `trainable: true` the joint objective and the discriminator's."""
     first_stage = config.first_stage_config
     if not first_stage.trainable:
-        return [LatentObjective(model)]
+        return [LatentObjective(model, build_loss(first_stage), config.diffusion_config.end_to_end)]
     start = first_stage.lossconfig.discr_start
     discriminator = build_discriminator(first_stage)
     pixel = AutoencoderObjective(model.first_stage_model, build_loss(first_stage), discriminator, start)
@@ -58,7 +58,8 @@ def main() -> None:
             "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "
             "folder here, or set first_stage_config.trainable: true to train both together"
         )
-    accelerator = make_accelerator(config.trainer)
+    end_to_end = config.diffusion_config.end_to_end.start_step
+    accelerator = make_accelerator(config.trainer, some_unused=end_to_end is not None)  # the decoder, until then
     set_up_logging(accelerator)
     data = TrainingData(config)
     model = build_model(config, "ldm")

@@ -191,3 +191,8 @@ def _check_diffusion(config: Config) -> None:
             f"diffusion_config.sampling_timesteps is {diffusion.sampling_timesteps}, more than "
             f"diffusion_config.timesteps {diffusion.timesteps}"
         )
+    if diffusion.end_to_end.start_step is not None and config.first_stage_config.trainable:
+        raise ConfigError(
+            "diffusion_config.end_to_end.start_step and first_stage_config.trainable: true exclude each other; joint training "
+            "trains the decoder from the first step"
+        )

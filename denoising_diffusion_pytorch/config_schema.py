@@ -91,6 +91,14 @@ class UnetConfig:
 
 
 @dataclass
+class EndToEndConfig:
+    """A last phase of stage 2: U-Net and decoder together on the decoded map, by lossconfig's reconstruction terms."""
+
+    start_step: int | None = None  # the optimizer step from which on; None: never, the whole autoencoder stays frozen
+    latent_weight: float = 0.05  # of the denoising loss, which stays beside it
+
+
+@dataclass
 class DiffusionConfig:
     """Forward process, objective and the default sampler."""
 
@@ -104,6 +112,7 @@ class DiffusionConfig:
     sampler: str | None = None  # see SAMPLERS; derived: ddim, or decoupled for const_sde
     sampling_timesteps: int = 50
     ddim_eta: float = 0.0
+    end_to_end: EndToEndConfig = field(default_factory=EndToEndConfig)
 
 
 @dataclass

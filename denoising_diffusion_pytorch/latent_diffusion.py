@@ -69,6 +69,9 @@ class LatentDiffusion(nn.Module):
         )
         self.register_buffer("scale_factor", torch.tensor(config.diffusion_config.scale_factor or float("nan")))
         self.first_stage_model.requires_grad_(self.train_first_stage)
+        if config.diffusion_config.end_to_end.start_step is not None:
+            self.first_stage_model.decoder.requires_grad_(True)
+            self.first_stage_model.post_quant_conv.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
         """As usual, except that a frozen first stage stays in eval mode."""
@@ -129,8 +132,8 @@ class LatentDiffusion(nn.Module):
         features = self.encode_condition(cond) if isinstance(cond, Tensor) else cond
         return self.unet(x_t, self.diffusion.time_input(t), features)
 
-    def latent_loss(self, x_start: Tensor, cond: Tensor, random: Random) -> Tensor:
-        """The denoising loss at random times, a scalar.
+    def latent_loss(self, x_start: Tensor, cond: Tensor, random: Random) -> tuple[Tensor, Tensor]:
+        """The denoising loss at random times, a scalar, and the prediction of x_start (B, Z, h, w) behind it.
 
         Args:
             x_start: (B, Z, h, w), unit standard deviation.
@@ -141,8 +144,8 @@ class LatentDiffusion(nn.Module):
         t = self.diffusion.draw_t(u, final)
         noise = random.randn_like(x_start)
         x_t = self.q_sample(x_start, t, noise)
-        output = self.denoise(x_t, t, cond)
-        return self.diffusion.loss(output.float(), x_start, x_t, t, noise)
+        output = self.denoise(x_t, t, cond).float()
+        return self.diffusion.loss(output, x_start, x_t, t, noise), self.diffusion.predictions(output, x_t, t)[0]
 
     def random_for(self, batch_size: int, keys: Tensor | Sequence[int] | None) -> Random:
         """Keyed randomness where keys are given, else torch's global generator."""
@@ -150,7 +153,13 @@ class LatentDiffusion(nn.Module):
         return GlobalRandom(batch_size, device) if keys is None else KeyedRandom(keys, device)
 
     def forward(self, images: Tensor, conditions: Tensor, keys: Tensor | Sequence[int] | None = None) -> Tensor:
-        """The second stage's training loss, a scalar; no gradient reaches the autoencoder.
+        """The second stage's training loss, a scalar; no gradient reaches the autoencoder. Arguments as `denoising`."""
+        return self.denoising(images, conditions, keys)[0]
+
+    def denoising(
+        self, images: Tensor, conditions: Tensor, keys: Tensor | Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`latent_loss` of images.
 
         Args:
             images: (B, 1, H, W) in [-1, 1].

@@ -132,6 +132,18 @@ class AutoencoderLoss(nn.Module):
         """What the loss sees of a decoded x: all of it, or x with buildings at zero gain as the image has them."""
         return apply_mask(x, ori_mask) if self.mask_buildings else x
 
+    def reconstruction(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """l1 |e| + l2 e^2 + perceptual LPIPS, (B, C, H, W) both, the latter already `masked`: loss, {term: detached scalar}."""
+        error = reconstruction.float() - image.float()
+        l1, l2 = error.abs().mean(), error.square().mean()
+        loss = self.l1_weight * l1 + self.l2_weight * l2
+        logs = {"l1": l1.detach(), "l2": l2.detach()}
+        if self.lpips is not None:
+            perceptual = self.lpips(reconstruction.float(), image.float())
+            loss = loss + self.perceptual_weight * perceptual
+            logs["perceptual"] = perceptual.detach()
+        return loss, logs | {"reconstruction": loss.detach()}
+
     def forward(
         self,
         image: Tensor,
@@ -152,17 +164,10 @@ class AutoencoderLoss(nn.Module):
         Returns:
             scalar loss, {term: detached scalar}.
         """
-        error = reconstruction.float() - image.float()
-        l1, l2 = error.abs().mean(), error.square().mean()
-        nll = self.l1_weight * l1 + self.l2_weight * l2
-        logs = {"l1": l1.detach(), "l2": l2.detach()}
-        if self.lpips is not None:
-            perceptual = self.lpips(reconstruction.float(), image.float())
-            nll = nll + self.perceptual_weight * perceptual
-            logs["perceptual"] = perceptual.detach()
-        kl = posterior.kl().mean() / error[0].numel()
+        nll, logs = self.reconstruction(image, reconstruction)
+        kl = posterior.kl().mean() / image[0].numel()
         loss = nll + self.kl_weight * kl
-        logs |= {"reconstruction": nll.detach(), "kl": kl.detach()}
+        logs["kl"] = kl.detach()
         if fake_pred is not None:
             generator = -fake_pred.float().mean()
             adaptive = adaptive_weight(nll, generator, last_layer)

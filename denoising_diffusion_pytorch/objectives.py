@@ -8,6 +8,7 @@ step, `carry` a dict that an objective leaves for the next one (reconstructions 
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL
+from .config_schema import EndToEndConfig
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator, hinge_gan_loss
 from .randomness import KeyedRandom
@@ -89,19 +90,34 @@ class DiscriminatorObjective(nn.Module):
 
 
 class LatentObjective(nn.Module):
-    """The second stage on a frozen autoencoder: the denoising loss."""
+    """The second stage on a frozen encoder: the denoising loss; where `end_to_end` says so followed by a phase in which
+    U-Net and decoder are trained together on the map that the predicted x_start decodes to.
+
+    Args:
+        model: its first stage's decoder is trainable if there is such a phase.
+        loss: whose reconstruction terms judge the decoded map.
+        end_to_end: start and weight of the phase.
+    """
 
     name = "diffusion"
     start_step = 0
 
-    def __init__(self, model: LatentDiffusion):
+    def __init__(self, model: LatentDiffusion, loss: AutoencoderLoss, end_to_end: EndToEndConfig):
         super().__init__()
         self.model = model
+        self.loss = loss
+        self.end_to_end = end_to_end
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
-        loss = self.model(batch["images"], batch["conditions"], keys=batch["seeds"])
-        return loss, {"latent": loss.detach()}, carry
+        latent, x_start = self.model.denoising(batch["images"], batch["conditions"], keys=batch["seeds"])
+        logs = {"latent": latent.detach()}
+        start = self.end_to_end.start_step
+        if start is None or step < start:
+            return latent, logs, carry
+        decoded = self.model.decode_first_stage(x_start / self.model.scale_factor, batch["conditions"])
+        pixel, terms = self.loss.reconstruction(batch["images"], self.loss.masked(decoded, batch["masks"]))
+        return pixel + self.end_to_end.latent_weight * latent, logs | terms, carry
 
 
 class JointObjective(nn.Module):
@@ -129,7 +145,7 @@ class JointObjective(nn.Module):
         posterior = self.model.encode_first_stage(images)
         noise = random.randn_like(posterior.mean)
         pixel, logs, carry = self.autoencoder.pixel_loss(batch, posterior, noise, step)
-        latent = self.model.latent_loss(self.model.latent(posterior, noise), batch["conditions"], random)
+        latent, _ = self.model.latent_loss(self.model.latent(posterior, noise), batch["conditions"], random)
         return pixel + latent, logs | {"latent": latent.detach()}, carry
 
 

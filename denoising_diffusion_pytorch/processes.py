@@ -5,7 +5,7 @@ import os
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from .config_schema import TrainerConfig
 from .errors import ConfigError
@@ -23,8 +23,10 @@ def choose_precision(setting: str) -> str:
     return "bf16" if native else "no"
 
 
-def make_accelerator(config: TrainerConfig) -> Accelerator:
+def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Accelerator:
     """The process group and precision of a run; `accelerate launch --mixed_precision` wins over the file.
+
+    `some_unused` allows steps in which some trainable parameters take no part.
 
     Seeds torch by `seed`, so that networks built afterwards start from the same weights in every run and process.
 
@@ -43,6 +45,7 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
     accelerator = Accelerator(
         gradient_accumulation_steps=config.gradient_accumulation,
         mixed_precision=precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
         cpu=not torch.accelerator.is_available(),  # or several processes without GPUs would each believe to be alone
     )
     torch.manual_seed(config.seed)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from denoising_diffusion_pytorch.build import build_loss
 from denoising_diffusion_pytorch.checkpoint import build_model
+from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
-from denoising_diffusion_pytorch.objectives import AutoencoderObjective, JointObjective
+from denoising_diffusion_pytorch.objectives import AutoencoderObjective, JointObjective, LatentObjective
 from tests.tiny import TINY, tiny_batch, tiny_config
 
 VARIANTS = [("ddpm", "pred_noise"), ("ddpm", "pred_x0"), ("ddpm", "pred_v"), ("const_sde", "pred_KC")]
@@ -91,9 +93,26 @@ def test_latent_loss_sends_no_gradient_into_the_encoder():
     assert all(p.grad is None for p in model.first_stage_model.parameters())
 
 
-def test_joint_objective_trains_both():
-    from denoising_diffusion_pytorch.build import build_loss
+def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
+    config = tiny_config(diffusion_config={"end_to_end": {"start_step": 3, "latent_weight": 0.5}})
+    model = build_model(config, "ldm")
+    model.scale_factor.fill_(2.0)
+    objective = LatentObjective(model, build_loss(config.first_stage_config), config.diffusion_config.end_to_end)
+    batch = tiny_batch(0)
+    loss, logs, _ = objective(batch, 2, {})
+    loss.backward()
+    decoder = model.first_stage_model.decoder.conv_in.weight
+    assert decoder.grad is None and loss == logs["latent"]
+    loss, logs, _ = objective(batch, 3, {})
+    loss.backward()
+    assert decoder.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.first_stage_model.encoder.parameters())
+    assert torch.isclose(loss, logs["l1"] + logs["l2"] + 0.5 * logs["latent"])
+    with pytest.raises(ConfigError, match="exclude each other"):
+        tiny_config(first_stage_config={"trainable": True}, diffusion_config={"end_to_end": {"start_step": 3}})
 
+
+def test_joint_objective_trains_both():
     config = tiny_config(first_stage_config={"trainable": True})
     model = tiny_model(first_stage_config={"trainable": True})
     objective = JointObjective(

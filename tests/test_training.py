@@ -47,7 +47,7 @@ def make_trainer(folder, stage="ldm", batches=tiny_batches, **changes):
     if stage == "ldm":
         model = ck.build_model(config, "ldm")
         model.scale_factor.fill_(1.0)
-        objectives = [LatentObjective(model)]
+        objectives = [LatentObjective(model, build_loss(config.first_stage_config), config.diffusion_config.end_to_end)]
     else:
         model, start = build_autoencoder(first), first.lossconfig.discr_start
         discriminator = build_discriminator(first)
