@@ -1,8 +1,9 @@
 """Draw radio maps from a trained checkpoint: of the scenes of a data set, of a city of your own, or of a simulated one.
 
-    python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]
-    python sample.py --ckpt RESULTS --buildings city.png --tx 120,80 [--tx 30,200 ...] [--num_samples 8]
-    python sample.py --ckpt RESULTS --simulate 7 [--tx 120,80 ...]
+    python sample.py --buildings city.png --tx 120,80 [--tx 30,200 ...] [--num_samples 8]
+    python sample.py --simulate 7 [--tx 120,80 ...]
+    python sample.py --ckpt radiodiff_results_LDM ...                   a model of your own in place of the released one
+    python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]  a split of a data set
 
 Each map is written as NAME.png (8-bit, RadioMapSeer's levels), NAME.npy (dB, NaN where nothing is predicted) and
 NAME_figure.png; with --num_samples K the mean of K draws, and NAME_std.npy (dB). metrics.json holds the scores where the truth is
@@ -22,13 +23,12 @@ from data import RadioMapSeer, Scene, gain_to_db
 from data.figures import comparison_figure, coverage_figure, radio_map_figure
 from data.metrics import Scores
 from data.scene import read_grey, scene_at
-from data.simulator import random_city, random_transmitter, simulate
-from data.units import GAIN_MIN_DB, GAIN_SPAN_DB, NOISE_FLOOR, db_to_gain, gain_to_uint8
-from data.window import SIDE, Window, best_server, window
+from data.simulated import random_scenes
+from data.units import GAIN_MIN_DB, GAIN_SPAN_DB, NOISE_FLOOR, gain_to_uint8
+from data.window import Window, best_server, window
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.config_schema import SampleConfig
-from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Prediction, Predictor
 
 FLAGS = {"ckpt": str, "output_folder": str, "sampler": str, "steps": int, "num_samples": int, "seed": int}
@@ -64,22 +64,12 @@ def city_scenes(arguments: argparse.Namespace) -> list[Window]:
     if arguments.buildings is not None:
         buildings, name = read_grey(arguments.buildings) > 0, arguments.buildings.stem
         return [window(scene_at(name, buildings, position)) for position in arguments.tx]
-    rng = np.random.default_rng(arguments.simulate)
-    city, name = random_city(rng, SIDE), f"city{arguments.simulate}"
-    positions = arguments.tx or [",".join(map(str, random_transmitter(city, rng)))]
-    scenes = [scene_at(name, city.buildings, position) for position in positions]
-    for scene in scenes:
-        scene.gain = db_to_gain(simulate(city.buildings, scene.tx)).astype(np.float32)
-    return [window(scene) for scene in scenes]
+    return [window(scene) for scene in random_scenes(arguments.simulate, arguments.tx)]
 
 
 def data_scenes(settings: SampleConfig) -> RadioMapSeer:
     """The split of a tree."""
     source = settings.source
-    if source.data_root is None:
-        raise ConfigError(
-            "sample.source.data_root: is not set; name a RadioMapSeer tree, or use --buildings or --simulate"
-        )
     how = {"missing_buildings": source.missing_buildings, "max_samples": source.max_samples}
     return RadioMapSeer(source.data_root, source.simulation_type, source.split, **how)
 
@@ -118,10 +108,8 @@ def write_coverage(folder: Path, windows: list[Window], gains: list[np.ndarray],
 
 def main() -> None:
     arguments, settings = parse_arguments()
-    if settings.ckpt is None:
-        raise ConfigError(
-            "sample.ckpt: is not set; name a results folder of train_cond_ldm.py or one of its checkpoints"
-        )
+    if not arguments.buildings and arguments.simulate is None and settings.source.data_root is None:
+        arguments.simulate = 0
     windows = city_scenes(arguments) if arguments.buildings or arguments.simulate is not None else None
     source = data_scenes(settings) if windows is None else None
     count = len(windows if source is None else source)

@@ -24,6 +24,21 @@ def los_nlos_law(scene: Scene) -> np.ndarray:
     return np.where(scene.buildings, 0, np.where(visible, free_gain(scene), shadow)).astype(np.float32)
 
 
+def simulator_map(scene: Scene) -> np.ndarray:
+    """The embedded simulator's map of the buildings shown, buildings at zero.
+
+    Raises:
+        DataError: it cannot place the transmitter there.
+    """
+    from .simulator import simulate  # numba is slow to import
+
+    try:
+        gain = db_to_gain(simulate(scene.shown_buildings, scene.tx))
+    except ValueError as error:
+        raise DataError(f"scene {scene.name}: {error}") from error
+    return np.where(scene.buildings, 0, gain).astype(np.float32)
+
+
 class MeanMap:
     """The pixel-wise mean of training maps, buildings at zero.
 

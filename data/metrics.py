@@ -49,6 +49,12 @@ def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
     }
 
 
+def _share(error: np.ndarray, target: np.ndarray, where: np.ndarray) -> float:
+    """Squared error over squared target on the pixels `where`; NaN without power there."""
+    power = float((target[where].astype(np.float64) ** 2).sum())
+    return float((error[where] ** 2).sum()) / power if power else math.nan
+
+
 class Scores:
     """Collects maps one at a time.
 
@@ -61,9 +67,18 @@ class Scores:
         self._thresholded: list[dict[str, float]] = []
         self._sums = np.zeros(3)  # squared error, squared target, pixels; after the threshold, whole set
 
-    def add(self, name: str, prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Score one map, (H, W) grey levels in [0, 1]; returns its raw scores."""
+    def add(
+        self, name: str, prediction: np.ndarray, target: np.ndarray, visible: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """Score one map, (H, W) grey levels in [0, 1]; returns its raw scores.
+
+        With `visible` (H, W) bool, the pixels in line of sight, also nmse_los and nmse_nlos; building pixels have no power
+        and no error, and so belong to neither.
+        """
         raw = map_scores(prediction, target)
+        if visible is not None:
+            error = prediction.astype(np.float64) - target
+            raw |= {"nmse_los": _share(error, target, visible), "nmse_nlos": _share(error, target, ~visible)}
         self.rows.append({"name": name} | raw)
         p, t = apply_noise_floor(prediction.astype(np.float64)), apply_noise_floor(target.astype(np.float64))
         self._thresholded.append(map_scores(p, t))
@@ -74,7 +89,9 @@ class Scores:
         """Means over maps under the raw convention, and under `thresholded` those of the other one."""
 
         def means(rows: list[dict]) -> dict[str, float]:
-            return {key: float(np.nanmean([row[key] for row in rows])) for key in ("nmse", "rmse", "ssim", "psnr")}
+            keys = [key for key in rows[0] if key != "name"]
+            columns = {key: np.array([row[key] for row in rows]) for key in keys}
+            return {k: float(np.nanmean(v)) if np.isfinite(v).any() else math.nan for k, v in columns.items()}
 
         error, power, pixels = self._sums
         whole = {

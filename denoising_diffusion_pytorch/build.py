@@ -1,9 +1,10 @@
 """Settings -> networks: the one place that knows which setting becomes which keyword argument."""
 
 from .autoencoder import AutoencoderKL
-from .config_schema import CondStageConfig, DiffusionConfig, FirstStageConfig, UnetConfig
+from .config_schema import BaselineConfig, CondStageConfig, DiffusionConfig, FirstStageConfig, UnetConfig
 from .diffusion import DecoupledDiffusion, GaussianDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
+from .regression import RegressionUnet
 from .swin import SwinConditionEncoder
 from .unet import Unet
 
@@ -80,6 +81,11 @@ def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
         dropout=config.dropout,
         use_checkpoint=config.use_checkpoint,
     )
+
+
+def build_baseline(config: BaselineConfig, cond_channels: int) -> RegressionUnet:
+    """The regression U-Net."""
+    return RegressionUnet(cond_channels, config.model_channels, config.channel_mult, config.num_res_blocks)
 
 
 def build_diffusion(config: DiffusionConfig) -> GaussianDiffusion | DecoupledDiffusion:

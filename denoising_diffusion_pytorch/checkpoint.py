@@ -30,7 +30,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from .build import build_autoencoder
+from .build import build_autoencoder, build_baseline
 from .config import differences, parse_config, resolve, to_dict
 from .config_schema import Config
 from .errors import CheckpointError
@@ -54,6 +54,7 @@ GEOMETRY = {  # settings that change what the weights of a stage mean
         "diffusion_config.timesteps",
         "diffusion_config.beta_schedule",
     ),
+    "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
 NOT_GEOMETRY = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 
@@ -72,7 +73,7 @@ class Checkpoint:
 
     @property
     def stage(self) -> str:
-        """`vae` or `ldm`."""
+        """`vae`, `ldm` or `baseline`."""
         return self.meta["stage"]
 
     @property
@@ -81,7 +82,9 @@ class Checkpoint:
         return resolve(parse_config(self.meta["config"]), stage=self.stage)
 
     def weights(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `model` or `ema`, on the CPU."""
+        """The tensors of `model` or `ema`, on the CPU; an exported model has its averaged weights under `model`."""
+        if name == "ema" and self.meta.get("exported"):
+            return {}
         return _load_safetensors(self.path / f"{name}.safetensors")
 
     def training_state(self) -> dict[str, Any]:
@@ -163,15 +166,13 @@ def save_checkpoint(
         torch.save(training, aside / "training.pt")
         files = {path.name: _digest(path) for path in sorted(aside.iterdir())}
         meta = {
-            "format": FORMAT,
             "stage": stage,
             "step": step,
             "config": to_dict(config),
             "versions": versions(),
             "metrics": metrics or {},
-            "sha256": files,
         }
-        _write_meta(aside, meta)
+        _write_meta(aside, {"format": FORMAT} | meta | {"sha256": files})
         for path in (*aside.iterdir(), aside):
             _sync(path)
         os.rename(aside, target)
@@ -181,6 +182,23 @@ def save_checkpoint(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
+
+
+def export_model(checkpoint: Checkpoint, folder: Path) -> Path:
+    """What is needed to use a model, and no more: averaged weights, matrices and kernels in half precision, and meta.json.
+
+    Raises:
+        CheckpointError: `folder` holds a model already.
+    """
+    if (folder / "meta.json").exists():
+        raise CheckpointError(f"{folder}: holds a model already; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    state = checkpoint.weights("model") | checkpoint.weights("ema")
+    state = {k: v.half().contiguous() if v.ndim > 1 and v.is_floating_point() else v for k, v in state.items()}
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    files = {"model.safetensors": _digest(folder / "model.safetensors")}
+    _write_meta(folder, checkpoint.meta | {"exported": True, "sha256": files})
+    return folder
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -387,7 +405,7 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
         use_ema: the averaged weights instead of the last ones.
 
     Returns:
-        (AutoencoderKL or LatentDiffusion, Config, Checkpoint).
+        (what `build_model` builds, Config, Checkpoint).
     """
     checkpoint = open_checkpoint(path)
     config = checkpoint.config
@@ -400,7 +418,11 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
 
 
 def build_model(config: Config, stage: str) -> nn.Module:
-    """The network of a stage from its resolved configuration: AutoencoderKL (`vae`) or LatentDiffusion (`ldm`)."""
+    """The network of a stage from its resolved configuration: AutoencoderKL (`vae`), LatentDiffusion (`ldm`) or
+    RegressionUnet (`baseline`).
+    """
+    if stage == "baseline":
+        return build_baseline(config.baseline_config, config.cond_stage_config.in_channels)
     if stage == "vae":
         return build_autoencoder(config.first_stage_config, config.cond_stage_config.in_channels)
     return LatentDiffusion(

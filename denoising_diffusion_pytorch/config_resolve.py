@@ -8,7 +8,11 @@ from .config_values import checked_copy
 from .config_yaml import show
 from .errors import ConfigError
 
-STAGES = {"vae": "./radiodiff_results_VAE", "ldm": "./radiodiff_results_LDM"}
+STAGES = {
+    "vae": "./radiodiff_results_VAE",
+    "ldm": "./radiodiff_results_LDM",
+    "baseline": "./radiodiff_results_baseline",
+}
 MIN_LR_RATIO = 0.1  # 5e-5 -> 5e-6, as in the document
 
 _RESOLUTION = "first_stage_config.ddconfig.resolution"
@@ -19,7 +23,7 @@ def resolve(config: Config, stage: str) -> Config:
 
     Args:
         config: sections as read or made; not changed.
-        stage: `vae` (checks only what the autoencoder needs) or `ldm`.
+        stage: `vae` (checks only what the autoencoder needs), `ldm`, or `baseline` (whose side is data.image_size).
 
     Raises:
         ConfigError: naming the keys that contradict each other, with their values.
@@ -27,6 +31,8 @@ def resolve(config: Config, stage: str) -> Config:
     if stage not in STAGES:
         raise ConfigError(f"stage must be one of {', '.join(STAGES)}, not {show(stage)}")
     config = checked_copy(config)
+    if stage == "baseline":
+        _resolve_baseline(config)
     side = _resolve_first_stage(config)
     _resolve_unet(config, side)
     _resolve_data(config, side)
@@ -48,6 +54,19 @@ def _agree(owner: Any, key: str, derived: Any, reason: str) -> None:
             f"{key} is {show(given)} but {reason} makes it {show(derived)}; leave it out or make them agree"
         )
     setattr(owner, name, derived)
+
+
+def _resolve_baseline(config: Config) -> None:
+    """The condition has the image's side, and there is no autoencoder to set it."""
+    data, dd = config.data, config.first_stage_config.ddconfig
+    data.image_size = dd.resolution = data.image_size or dd.resolution
+    _agree(data, "data.cond_size", data.image_size, "data.image_size")
+    factor = 2 ** (len(config.baseline_config.channel_mult) - 1)
+    if data.image_size % factor:
+        raise ConfigError(
+            f"data.image_size is {data.image_size}, which the levels of baseline_config.channel_mult do not divide; choose a "
+            f"multiple of {factor}"
+        )
 
 
 def _resolve_first_stage(config: Config) -> int:

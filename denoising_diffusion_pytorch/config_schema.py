@@ -116,6 +116,15 @@ class DiffusionConfig:
 
 
 @dataclass
+class BaselineConfig:
+    """The regression U-Net that scripts/train_baseline.py trains, for comparison."""
+
+    model_channels: int = 32
+    channel_mult: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    num_res_blocks: int = 1
+
+
+@dataclass
 class SourceConfig:
     """Where scenes come from: a RadioMapSeer tree or an images/ conditions/ masks/ tree."""
 
@@ -233,6 +242,7 @@ class Config:
     cond_stage_config: CondStageConfig = field(default_factory=CondStageConfig)
     unet_config: UnetConfig = field(default_factory=UnetConfig)
     diffusion_config: DiffusionConfig = field(default_factory=DiffusionConfig)
+    baseline_config: BaselineConfig = field(default_factory=BaselineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)

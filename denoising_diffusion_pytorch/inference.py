@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,10 @@ from data.resize import to_native
 from .autoencoder import AutoencoderKL
 from .checkpoint import load_model
 from .errors import CheckpointError, ConfigError
-from .latent_diffusion import LatentDiffusion, reconstruct
+from .latent_diffusion import LatentDiffusion, reconstruct, to_gain
+from .regression import RegressionUnet
+
+RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
 
 
 @dataclass
@@ -39,10 +43,10 @@ class Prediction:
 
 
 class Predictor:
-    """Samples radio maps from a stage-2 checkpoint.
+    """Radio maps from a stage-2 checkpoint, or a baseline's.
 
     Args:
-        path: checkpoint folder or results folder.
+        path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
         steps, sampler: as in `LatentDiffusion.sample`.
         num_samples: draws a scene; a prediction is their mean.
@@ -50,13 +54,13 @@ class Predictor:
         device: None for the GPU if there is one.
 
     Raises:
-        CheckpointError: not a stage-2 checkpoint.
+        CheckpointError: a checkpoint of an autoencoder, or none at all.
         ConfigError: a sampler or a number of steps that does not fit it.
     """
 
     def __init__(
         self,
-        path: str,
+        path: str | Path | None = None,
         *,
         use_ema: bool = True,
         steps: int | None = None,
@@ -66,11 +70,14 @@ class Predictor:
         device: str | None = None,
     ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model, self.config, self.checkpoint = load_model(path, use_ema=use_ema, device=self.device)
-        if not isinstance(model, LatentDiffusion):
+        model, self.config, self.checkpoint = load_model(path or RELEASED, use_ema=use_ema, device=self.device)
+        if isinstance(model, AutoencoderKL):
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
-        self.model: LatentDiffusion = model
+        self.model: LatentDiffusion | RegressionUnet = model
         self.seed, self.num_samples = seed, num_samples
+        self.sampler, self.steps = "none", 1
+        if isinstance(model, RegressionUnet):
+            return
         try:
             self.sampler, self.steps = model.sampling(sampler, steps)
         except ValueError as error:
@@ -85,7 +92,7 @@ class Predictor:
     def _predict_batch(self, scenes: list[Scene]) -> list[Prediction]:
         data = self.config.data
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
-        how = {"steps": self.steps, "sampler": self.sampler}
+        how = {"steps": self.steps, "sampler": self.sampler} if isinstance(self.model, LatentDiffusion) else {}
         return predict_batch(
             self.model, scenes, samples, self.device, seed=self.seed, num_samples=self.num_samples, **how
         )
@@ -93,7 +100,7 @@ class Predictor:
 
 @torch.no_grad()
 def predict_batch(
-    model: LatentDiffusion | AutoencoderKL,
+    model: LatentDiffusion | RegressionUnet | AutoencoderKL,
     scenes: Sequence[Scene],
     samples: Sequence[dict[str, np.ndarray]],
     device: torch.device,
@@ -105,7 +112,8 @@ def predict_batch(
     """What a model makes of scenes, in one batch.
 
     Args:
-        model: a LatentDiffusion samples maps; an AutoencoderKL reconstructs the truth, which is then its `gain`.
+        model: a LatentDiffusion samples maps, a RegressionUnet has one answer; an AutoencoderKL reconstructs the truth, which is
+            then its `gain`.
         scenes: at their own resolution.
         samples: the same as `data.prepare` gives them.
         device: of the model.
@@ -119,13 +127,18 @@ def predict_batch(
         return torch.from_numpy(np.stack(arrays)).to(device) if len(arrays) == len(samples) else None
 
     images, conditions, masks = (stacked(key) for key in ("image", "cond", "ori_mask"))
-    autoencoder = model.first_stage_model if isinstance(model, LatentDiffusion) else model
-    ceilings = None if images is None else reconstruct(autoencoder, images, conditions, masks)[:, 0].cpu().numpy()
-    draws = [ceilings]
+    ceilings = None
+    if images is not None and not isinstance(model, RegressionUnet):
+        autoencoder = model.first_stage_model if isinstance(model, LatentDiffusion) else model
+        ceilings = reconstruct(autoencoder, images, conditions, masks)[:, 0].cpu().numpy()
     if isinstance(model, LatentDiffusion):
         keys = [zlib.crc32(scene.name.encode()) + (seed << 32) for scene in scenes]
         drawn = model.draws(conditions, masks, num_samples, keys=keys, **how)
         draws = [gain[:, 0].cpu().numpy() for gain in drawn]  # each (B, h, w)
+    elif isinstance(model, RegressionUnet):
+        draws = [to_gain(model(conditions), masks)[:, 0].cpu().numpy()]
+    else:
+        draws = [ceilings]
     predictions = []
     for index, (scene, sample) in enumerate(zip(scenes, samples, strict=True)):
         mask = sample["ori_mask"][0]
@@ -133,8 +146,9 @@ def predict_batch(
         prediction = Prediction(scene, natives.mean(0), np.mean([gain[index] for gain in draws], axis=0))
         if len(draws) > 1:
             prediction.std = natives.std(0, ddof=1)
-        if ceilings is not None:
+        if images is not None:
             prediction.truth = (sample["image"][0] + 1) / 2
+        if ceilings is not None:
             prediction.reconstruction = to_native(ceilings[index], mask, scene.buildings)
         predictions.append(prediction)
     return predictions

@@ -12,6 +12,7 @@ from .config_schema import EndToEndConfig
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator, hinge_gan_loss
 from .randomness import KeyedRandom
+from .regression import RegressionUnet
 
 Batch = dict[str, object]
 Output = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
@@ -118,6 +119,24 @@ class LatentObjective(nn.Module):
         decoded = self.model.decode_first_stage(x_start / self.model.scale_factor, batch["conditions"])
         pixel, terms = self.loss.reconstruction(batch["images"], self.loss.masked(decoded, batch["masks"]))
         return pixel + self.end_to_end.latent_weight * latent, logs | terms, carry
+
+
+class RegressionObjective(nn.Module):
+    """The baseline: the map at once, by lossconfig's reconstruction terms."""
+
+    name = "regression"
+    start_step = 0
+
+    def __init__(self, model: RegressionUnet, loss: AutoencoderLoss):
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
+        """See the module's docstring."""
+        prediction = self.loss.masked(self.model(batch["conditions"]), batch["masks"])
+        loss, logs = self.loss.reconstruction(batch["images"], prediction)
+        return loss, logs, carry
 
 
 class JointObjective(nn.Module):

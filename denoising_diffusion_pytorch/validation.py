@@ -23,7 +23,7 @@ class Validation:
 
     Args:
         config: resolved; `trainer.validation_samples` scenes are scored, `trainer.num_samples` of them drawn.
-        stage: `vae` reconstructs the scenes, `ldm` samples them.
+        stage: `vae` reconstructs the scenes, `ldm` samples them, `baseline` predicts them.
         accelerator: decides device, rank and number of processes.
 
     Raises:
@@ -37,7 +37,7 @@ class Validation:
         scored = config.trainer.validation_samples if config.trainer.validate_every else 0
         chosen = _spread(len(dataset), max(scored, config.trainer.num_samples))
         self.drawn = {chosen[place] for place in _spread(len(chosen), config.trainer.num_samples)}
-        self.column = "sampled" if stage == "ldm" else "reconstructed"
+        self.column = {"vae": "reconstructed", "ldm": "sampled", "baseline": "predicted"}[stage]
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
         self.samples = [(index, dataset.scene(index), _arrays(dataset[index])) for index in mine]
 
@@ -55,8 +55,8 @@ class Validation:
         return dict(sorted(found, key=lambda pair: pair[0]))
 
     def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
-        """real | autoencoder's ceiling | sampled | error in dB, as a PNG; the ceiling is all there is in stage 1."""
-        columns = ("reconstructed",) if self.column == "reconstructed" else ("reconstructed", self.column)
+        """real | autoencoder's ceiling | sampled | error in dB, as a PNG; one of the two where there is only one."""
+        columns = ("reconstructed", self.column) if self.column == "sampled" else (self.column,)
         rows = [
             {
                 "name": prediction.scene.name,
@@ -85,15 +85,18 @@ def _arrays(sample: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def score(predictions: Iterable[Prediction]) -> dict[str, float]:
     """nmse, rmse, ssim, psnr at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `ceiling_` of the
-    autoencoder's reconstruction. Means over maps (data/metrics.py).
+    autoencoder's reconstruction, if there is one. Means over maps (data/metrics.py).
     """
     sampled, ceiling = Scores(), Scores()
     for prediction in predictions:
         truth = prediction.scene.gain
         sampled.add(prediction.scene.name, prediction.gain, truth)
-        ceiling.add(prediction.scene.name, prediction.reconstruction, truth)
+        if prediction.reconstruction is not None:
+            ceiling.add(prediction.scene.name, prediction.reconstruction, truth)
     figures = {}
     for prefix, scores in (("", sampled), ("ceiling_", ceiling)):
+        if not scores.rows:
+            continue
         summary = scores.summary()
         thresholded = summary.pop("thresholded")
         summary.pop("maps")

@@ -1,114 +1,151 @@
-"""Score a trained model on the scenes of a RadioMapSeer tree, beside predictors that need no training.
+"""Score a trained model, beside the simulator, untrained predictors and a baseline.
 
-    python scripts/evaluate.py --ckpt radiodiff_results_LDM --data path/to/RadioMapSeer --split test --json scores.json
+    python scripts/evaluate.py                                                  the released model on unseen simulated cities
+    python scripts/evaluate.py --data path/to/RadioMapSeer --split test --json scores.json --markdown table.md
+    python scripts/evaluate.py --ckpt radiodiff_results_LDM --baseline radiodiff_results_baseline --data ... --csv maps.csv
 
-Every scene is sampled with the averaged weights; scores are taken at the data's own resolution, raw grey levels with
-buildings at zero (RadioDiff's convention), and beside them after RadioUNet's threshold of 0.2.
+Every scene is predicted with the averaged weights and scored at the data's own resolution, under both conventions of the literature
+(data/metrics.py), which must never be compared with each other.
 """
 
 import argparse
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from tqdm import tqdm
 
-from data import DataError, RadioMapSeer
-from data.baselines import MeanMap, log_distance_law, los_nlos_law
+from data import DataError, RadioMapSeer, Scene
+from data.baselines import MeanMap, log_distance_law, los_nlos_law, simulator_map
+from data.evaluation import LEGEND, summarize, table, write_csv, write_json
 from data.figures import comparison_figure
 from data.metrics import Scores
+from data.simulated import SimulatedScenes
+from data.simulator import line_of_sight
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.inference import Predictor
 
-GALLERY_ROWS = 6
-COLUMNS = ("nmse", "rmse", "ssim", "psnr")
+GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
+FRESH_CITIES = 9_000_000  # number of the first city without --data
+OURS, COARSE, CEILING = "latent diffusion", "the same, before enlarging", "autoencoder's ceiling"
+REGRESSION = "regression U-Net"
+
+Predictors = dict[str, Callable[[Scene], np.ndarray]]
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", required=True, help="checkpoint folder or results folder of train_cond_ldm.py")
-    parser.add_argument("--data", type=Path, required=True, help="RadioMapSeer tree")
+    parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
+    parser.add_argument("--baseline", help="checkpoint or results folder of scripts/train_baseline.py")
+    parser.add_argument("--data", type=Path, help="RadioMapSeer tree; default: simulated cities that no model has seen")
+    parser.add_argument("--maps", type=int, default=50, help="simulated cities, without --data (%(default)s)")
     parser.add_argument("--split", default="test", help="train, val, test, all, or a split of your own")
-    parser.add_argument("--json", type=Path, required=True, help="file for the scores")
     parser.add_argument("--simulation_type", default="DPM")
-    parser.add_argument("--gallery", type=Path, help="PNG: real | sampled | error for a few scenes, from best to worst")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--markdown", type=Path, help="file for the table")
+    parser.add_argument("--csv", type=Path, help="file for the scores of each map")
+    parser.add_argument("--gallery", type=Path, help="PNG: real | sampled | error from the best to the worst map")
     parser.add_argument("--steps", type=int, help="network calls a map; default: as configured for the checkpoint")
     parser.add_argument(
         "--sampler", help="ddim, ddpm, decoupled or dpm_solver; default: as configured for the checkpoint"
     )
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--num_samples", type=int, default=1, help="draws a map, of which the mean is scored")
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
-def mean_map(predictor: Predictor) -> MeanMap | None:
-    """The mean of the maps that the model was trained on; None, with a word why, where they are not at hand."""
+def mean_map(predictor: Predictor) -> Predictors:
+    """The mean of the maps that the model was trained on; nothing, with a word why, where they are not at hand."""
     source = predictor.config.data.train
     try:
         scenes = RadioMapSeer(source.data_root, source.simulation_type, source.split, max_samples=source.max_samples)
-        return MeanMap(scenes.scene(i) for i in tqdm(range(len(scenes)), desc="mean map", unit="map", leave=False))
+        progress = tqdm(range(len(scenes)), desc="mean map", unit="map", leave=False)
+        return {"mean map": MeanMap(scenes.scene(i) for i in progress)}
     except DataError as error:
         print(f"no mean map: the training data is not at hand ({error})", file=sys.stderr)
-        return None
+        return {}
 
 
-def print_table(rows: dict[str, dict]) -> None:
-    print(f"{'':<28}" + "".join(f"{column.upper():>9}" for column in COLUMNS))
-    for name, row in rows.items():
-        print(f"{name:<28}" + "".join(f"{row[c]:>9.2f}" if c == "psnr" else f"{row[c]:>9.4f}" for c in COLUMNS))
+def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, visible: np.ndarray) -> None:
+    """The predictors that look at one scene at a time; one that cannot is dropped with a word why."""
+    for name, predict in list(others.items()):
+        try:
+            scores[name].add(scene.name, predict(scene), scene.gain, visible)
+        except DataError as error:
+            print(f"no {name}: {error}", file=sys.stderr)
+            del others[name], scores[name]
+
+
+def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> tuple[dict[str, Scores], list[dict]]:
+    """Scores by predictor, and rows for `comparison_figure` from the best to the worst map."""
+    baseline = Predictor(arguments.baseline) if arguments.baseline else None
+    others: Predictors = {"simulator": simulator_map, "line-of-sight law": los_nlos_law, "25 log10 d": log_distance_law}
+    others |= mean_map(predictor)
+    scores = {name: Scores() for name in (OURS, COARSE, CEILING, REGRESSION, *others)}
+    gallery = []
+    scenes = (dataset.scene(i) for i in range(len(dataset)))
+    predictions = predictor.predict(scenes, arguments.batch_size)
+    for prediction in tqdm(predictions, total=len(dataset), desc="scoring", unit="map"):
+        scene = prediction.scene
+        visible = line_of_sight(scene.buildings, scene.tx)
+        ours = scores[OURS].add(scene.name, prediction.gain, scene.gain, visible)
+        scores[COARSE].add(scene.name, prediction.model_gain, prediction.truth)
+        if prediction.reconstruction is not None:
+            scores[CEILING].add(scene.name, prediction.reconstruction, scene.gain, visible)
+        if baseline:
+            answer = next(baseline.predict([scene]))
+            scores[REGRESSION].add(scene.name, answer.gain, scene.gain, visible)
+        score_others(others, scores, scene, visible)
+        row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain}
+        gallery.append((ours["nmse"], row | {"buildings": scene.buildings, "tx": scene.tx}))
+    gallery.sort(key=lambda entry: entry[0])
+    return {name: each for name, each in scores.items() if each.rows}, [row for _, row in gallery]
 
 
 def main() -> None:
     arguments = parse_arguments()
-    dataset = RadioMapSeer(arguments.data, arguments.simulation_type, arguments.split)
-    predictor = Predictor(arguments.ckpt, steps=arguments.steps, sampler=arguments.sampler, seed=arguments.seed)
-    baselines = {"mean map": mean_map(predictor), "25 log10 d": log_distance_law, "line-of-sight law": los_nlos_law}
-    baselines = {name: baseline for name, baseline in baselines.items() if baseline is not None}
-    ours, coarse, ceiling = Scores(), Scores(), Scores()
-    others = {name: Scores() for name in baselines}
-    scenes = (dataset.scene(i) for i in range(len(dataset)))
-    gallery = []
-    predictions = predictor.predict(scenes, arguments.batch_size)
-    for prediction in tqdm(predictions, total=len(dataset), desc="sampling", unit="map"):
-        scene = prediction.scene
-        scores = ours.add(scene.name, prediction.gain, scene.gain)
-        coarse.add(scene.name, prediction.model_gain, prediction.truth)
-        ceiling.add(scene.name, prediction.reconstruction, scene.gain)
-        for name, baseline in list(baselines.items()):
-            try:
-                others[name].add(scene.name, baseline(scene), scene.gain)
-            except DataError as error:
-                print(f"no {name}: {error}", file=sys.stderr)
-                del baselines[name], others[name]
-        row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain}
-        gallery.append((scores["nmse"], row | {"buildings": scene.buildings, "tx": scene.tx}))
-    summary = ours.summary() | {
-        "model_resolution": coarse.summary() | {"pixels": predictor.config.data.image_size},
-        "reconstruction": ceiling.summary(),
-        "baselines": {name: scores.summary() for name, scores in others.items()},
+    how = {"steps": arguments.steps, "sampler": arguments.sampler, "num_samples": arguments.num_samples}
+    predictor = Predictor(arguments.ckpt, seed=arguments.seed, **how)
+    if arguments.data:
+        dataset = RadioMapSeer(arguments.data, arguments.simulation_type, arguments.split)
+    else:
+        dataset = SimulatedScenes(arguments.maps, FRESH_CITIES)
+    scores, gallery = score_all(arguments, predictor, dataset)
+    rows = {name: summarize(each) for name, each in scores.items()}
+    facts = {
         "checkpoint": str(predictor.checkpoint.path),
         "step": predictor.checkpoint.step,
         "sampler": predictor.sampler,
         "steps": predictor.steps,
-        "data": str(arguments.data),
-        "split": arguments.split,
-        "convention": "raw grey level v / 255, buildings zero, means over maps, native resolution",
-        "per_map": ours.rows,
+        "num_samples": arguments.num_samples,
+        "data": str(arguments.data or dataset.report),
+        "split": arguments.split if arguments.data else None,
     }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    print(f"{dataset.report}; raw grey levels, means over maps")
-    size = predictor.config.data.image_size
-    rows = {"latent diffusion": summary, f"the same, at {size} px": summary["model_resolution"]}
-    print_table(rows | {"autoencoder's ceiling": summary["reconstruction"]} | summary["baselines"])
+    where = f"{dataset.report}\n" + ", ".join(f"{key} {value}" for key, value in facts.items() if key != "data")
+    print(f"{where}\n{table(rows)}\n{LEGEND}")
+    if arguments.json:
+        summary = rows[OURS] | {
+            "model_resolution": rows[COARSE] | {"pixels": predictor.config.data.image_size},
+            "reconstruction": rows.get(CEILING),
+            "baselines": {name: row for name, row in rows.items() if name not in (OURS, COARSE, CEILING)},
+        }
+        write_json(arguments.json, summary | facts | {"convention": LEGEND, "per_map": scores[OURS].rows})
+    if arguments.markdown:
+        arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
+        arguments.markdown.write_text(f"{where}\n\n{table(rows, markdown=True)}", encoding="utf-8")
+    if arguments.csv:
+        write_csv(arguments.csv, {name: each for name, each in scores.items() if name != COARSE})
     if arguments.gallery:
-        gallery.sort(key=lambda entry: entry[0])
         count = min(GALLERY_ROWS, len(gallery))
-        chosen = [gallery[round(i * (len(gallery) - 1) / max(count - 1, 1))][1] for i in range(count)]
+        chosen = [gallery[round(i * (len(gallery) - 1) / max(count - 1, 1))] for i in range(count)]
         comparison_figure(arguments.gallery, chosen, ("sampled",))
-    print(f"scores in {arguments.json}" + (f", gallery in {arguments.gallery}" if arguments.gallery else ""))
+    for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery):
+        if path:
+            print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ ALLOWED = {
     "unet": {"blocks", "swin"},
     "serialization": {"errors"},
     "losses": {"autoencoder", "errors", "serialization"},
-    "build": {"autoencoder", "config_schema", "diffusion", "losses", "swin", "unet"},
+    "regression": {"blocks"},
+    "build": {"autoencoder", "config_schema", "diffusion", "losses", "regression", "swin", "unet"},
 }
 ENTRY = {"launch", "cli", "inference", "validation"}  # the modules that may know datasets
 

@@ -1,5 +1,6 @@
 """The commands of the README, as a user runs them, on a tiny tree."""
 
+import csv
 import json
 import os
 import shutil
@@ -110,12 +111,44 @@ def test_evaluate(workplace, tmp_path):
     scores = json.loads((tmp_path / "s.json").read_text())
     assert scores["maps"] == 20 == len(scores["per_map"])
     assert {"nmse", "rmse", "ssim", "psnr", "thresholded", "reconstruction"} <= scores.keys()
-    assert set(scores["baselines"]) == {"mean map", "25 log10 d", "line-of-sight law"}
+    assert set(scores["baselines"]) == {"simulator", "mean map", "25 log10 d", "line-of-sight law"}
+    low, high = scores["nmse_interval"]
+    assert low < scores["nmse"] < high
     assert scores["nmse"] == pytest.approx(np.mean([row["nmse"] for row in scores["per_map"]]))
     assert scores["model_resolution"]["nmse"] == pytest.approx(scores["nmse"], rel=0.02)  # 32 px is native here
     assert (tmp_path / "g.png").is_file()
     # open space without obstacles is 25 log10 d by construction of these maps
     assert scores["baselines"]["25 log10 d"]["nmse"] < 1e-5
+
+
+def test_baseline_and_exported_model(workplace, tmp_path):
+    train = (
+        "scripts/train_baseline.py",
+        "--cfg",
+        workplace / "tiny.yaml",
+        f"trainer.results_folder={tmp_path / 'base'}",
+    )
+    small = ("baseline_config.model_channels=8", "baseline_config.channel_mult=[1,2]", "data.cond_size=32")
+    assert command(*train, *small, "--dry_run", cwd=workplace).returncode == 0
+    out = command(*train, *small, cwd=workplace)
+    assert out.returncode == 0, out.stderr
+    assert Image.open(tmp_path / "base" / "samples" / "sample_4.png").size[0] > 300
+    export = ("scripts/export_model.py", "--ckpt", workplace / "radiodiff_results_LDM", "--out", tmp_path / "model")
+    assert command(*export).returncode == 0
+    refused(command(*export), "holds a model already")
+    score = ("scripts/evaluate.py", "--data", workplace / "tree", "--split", "test")
+    for name, ckpt in (("whole", workplace / "radiodiff_results_LDM"), ("exported", tmp_path / "model")):
+        files = [part for kind in ("json", "csv", "markdown") for part in (f"--{kind}", tmp_path / f"{name}.{kind}")]
+        out = command(*score, "--ckpt", ckpt, "--baseline", tmp_path / "base", *files, cwd=workplace)
+        assert out.returncode == 0, out.stderr
+    whole, exported = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "exported"))
+    assert exported["nmse"] == pytest.approx(whole["nmse"], rel=0.01)
+    assert whole["baselines"]["regression U-Net"]["nmse"] > 0
+    with (tmp_path / "whole.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ours = [float(row["nmse"]) for row in rows if row["predictor"] == "latent diffusion"]
+    assert ours == [row["nmse"] for row in whole["per_map"]]
+    assert f"| {whole['nmse']:.4f} [" in (tmp_path / "whole.markdown").read_text()
 
 
 def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
@@ -163,7 +196,6 @@ def test_sample_several_draws_and_transmitters(workplace, tmp_path):
     out = command("sample.py", *ckpt, "--simulate", 3, "--output_folder", tmp_path / "s")
     assert out.returncode == 0, out.stderr
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["maps"] == 1
-    refused(command("sample.py", "--simulate", 3, cwd=tmp_path), "sample.ckpt")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -691,6 +691,7 @@ def test_configs_are_all_there():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_file(path, load):
     stage = "vae" if "vae" in path.stem or path.stem.startswith("first_") else "ldm"
+    stage = "baseline" if "baseline" in path.stem else stage
     config = load_config(path, stage=stage)
     assert load(to_yaml(config), stage=stage) == config
     text = path.read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import pytest
 
 from data import DataError, Scene
 from data.baselines import MeanMap, log_distance_law, los_nlos_law
+from data.evaluation import interval
 from data.figures import comparison_figure, radio_map_figure
 from data.metrics import PERFECT_PSNR, Scores, map_scores, ssim
 from data.units import apply_noise_floor
@@ -43,6 +44,30 @@ def test_map_scores():
     assert scores["psnr"] == pytest.approx(20)
     assert map_scores(target, target)["psnr"] == PERFECT_PSNR
     assert math.isnan(map_scores(target, np.zeros((16, 16)))["nmse"])
+
+
+def test_line_of_sight_and_shadow_are_scored_apart():
+    target, prediction = np.full((16, 16), 0.5), np.full((16, 16), 0.5)
+    visible = np.zeros((16, 16), bool)
+    visible[:4] = True
+    prediction[visible] += 0.1
+    prediction[~visible] -= 0.2
+    scores = Scores().add("a", prediction, target, visible)
+    assert scores["nmse_los"] == pytest.approx(0.04) and scores["nmse_nlos"] == pytest.approx(0.16)
+    summary = Scores()
+    summary.add("a", prediction, target, visible)
+    summary.add("all in sight", prediction, target, np.ones((16, 16), bool))  # no shadow: not counted there
+    assert summary.summary()["nmse_nlos"] == pytest.approx(0.16)
+
+
+def test_interval_covers_the_mean_at_its_rate():
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(100):
+        low, high = interval(random.exponential(1.0, 60))
+        hits += low < 1.0 < high
+    assert 88 <= hits <= 99
+    assert interval([1.0]) is None and interval([0.5, 0.5]) == [0.5, 0.5]
 
 
 def test_both_conventions():

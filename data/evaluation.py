@@ -1,0 +1,94 @@
+"""Several predictors scored on the same scenes: one table, with its uncertainty."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from .metrics import Scores
+
+COLUMNS = {  # heading: (key of a summary, digits)
+    "NMSE": ("nmse", 4),
+    "RMSE": ("rmse", 4),
+    "SSIM": ("ssim", 4),
+    "PSNR": ("psnr", 2),
+    "NMSE LOS": ("nmse_los", 4),
+    "NMSE NLOS": ("nmse_nlos", 4),
+    "NMSE 0.2": ("thresholded.nmse_whole_set", 4),
+    "RMSE 0.2": ("thresholded.rmse_whole_set", 4),
+    "SSIM 0.2": ("thresholded.ssim", 4),
+}
+LEGEND = (
+    "Raw grey levels v / 255, buildings zero, means over maps; in brackets the 95 % bootstrap interval over maps. LOS and NLOS: open "
+    "pixels that see the transmitter and those that do not. 0.2: RadioUNet's convention, levels max(g - 0.2, 0) / 0.8, errors "
+    "summed over the whole set (SSIM: mean over maps); never to be compared with the raw columns."
+)
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:
+    """Bootstrap interval of the mean over maps, [low, high]; None for fewer than two."""
+    values = np.array([value for value in values if np.isfinite(value)])
+    if len(values) < 2:
+        return None
+    if values.min() == values.max():
+        return [float(values[0])] * 2
+    found = bootstrap((values,), np.mean, confidence_level=level, n_resamples=2000, method="percentile", rng=0)
+    return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
+
+
+def summarize(scores: Scores) -> dict:
+    """`Scores.summary` and the interval of its NMSE."""
+    return scores.summary() | {"nmse_interval": interval([row["nmse"] for row in scores.rows])}
+
+
+def _cells(name: str, row: dict) -> list[str]:
+    def text(key: str, digits: int) -> str:
+        value = row
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+
+    cells = [text(*column) for column in COLUMNS.values()]
+    if row["nmse_interval"]:
+        cells[0] += " [{:.4f}, {:.4f}]".format(*row["nmse_interval"])
+    return [name, *cells]
+
+
+def table(rows: dict[str, dict], markdown: bool = False) -> str:
+    """The table of several summaries by name, for the terminal or as Markdown."""
+    lines = [["", *COLUMNS], *(_cells(name, row) for name, row in rows.items())]
+    if markdown:
+        lines.insert(1, ["---"] * len(lines[0]))
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{LEGEND}\n"
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    )
+
+
+def write_csv(path: Path, scores: dict[str, Scores]) -> None:
+    """One row a predictor and map."""
+    rows = [{"predictor": name} | row for name, each in scores.items() for row in each.rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Indented JSON; figures that are not finite become null."""
+
+    def finite(value):
+        if isinstance(value, dict):
+            return {key: finite(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(finite(content), indent=1), encoding="utf-8")

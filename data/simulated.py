@@ -1,0 +1,47 @@
+"""Scenes of random cities that exist in memory only."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .scene import Scene, scene_at
+from .simulator import Simulator, random_city, random_transmitter
+from .units import db_to_gain, gain_to_uint8
+from .window import SIDE
+
+
+class SimulatedScenes:
+    """Cities number `seed`, `seed` + 1, ... with one transmitter each; the same interface as `RadioMapSeer`.
+
+    Args:
+        count: how many.
+        seed: number of the first city. `scripts/make_dataset.py` draws from other streams: its cities are never among these.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self.seed, self.count = seed, count
+        self.report = f"{count} simulated cities from seed {seed}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scene(self, index: int) -> Scene:
+        """City, transmitter and the simulator's map of number `index`, in 8-bit grey levels as a data set has them."""
+        return random_scenes(self.seed + index)[0]
+
+
+def random_scenes(seed: int, positions: Sequence[str] | None = None) -> list[Scene]:
+    """One random city with transmitters at `X,Y` each, or at one random place, and the maps that its exact outlines give.
+
+    Raises:
+        DataError: a position is none, is outside, or is inside a building.
+    """
+    rng = np.random.default_rng(seed)
+    city = random_city(rng, SIDE)
+    simulator = Simulator(city.buildings, city.polygons)
+    positions = positions or [",".join(map(str, random_transmitter(city, rng)))]
+    scenes = [scene_at(f"city{seed}", city.buildings, position) for position in positions]
+    for scene in scenes:
+        gain = db_to_gain(simulator.path_gain(scene.tx))
+        scene.gain = (gain_to_uint8(gain) / np.float32(255)).astype(np.float32)
+    return scenes

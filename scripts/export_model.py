@@ -1,0 +1,29 @@
+"""Make a checkpoint small enough to give away: averaged weights in half precision, and the configuration.
+
+    python scripts/export_model.py --ckpt radiodiff_results_LDM --out my_model
+
+The folder can be used wherever a checkpoint can, except to go on training.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from denoising_diffusion_pytorch.checkpoint import export_model, open_checkpoint
+from denoising_diffusion_pytorch.cli import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", required=True, help="checkpoint folder or results folder")
+    parser.add_argument("--out", type=Path, required=True, help="new folder")
+    arguments = parser.parse_args()
+    folder = export_model(open_checkpoint(arguments.ckpt), arguments.out)
+    size = (folder / "model.safetensors").stat().st_size
+    print(f"{folder}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    run(main)
