@@ -198,11 +198,23 @@ def test_sample_several_draws_and_transmitters(workplace, tmp_path):
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["maps"] == 1
 
 
+def test_the_released_model_is_used_where_none_is_named(tmp_path):
+    out = command("sample.py", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    metrics = json.loads((tmp_path / "radiodiff_samples" / "metrics.json").read_text())
+    assert metrics["maps"] == 1 and metrics["nmse"] < 0.03  # a trained model, not noise
+    out = command("scripts/evaluate.py", "--maps", 2, "--json", tmp_path / "s.json", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["baselines"]["simulator"]["nmse"] < scores["nmse"] < scores["baselines"]["line-of-sight law"]["nmse"]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_passes_a_dry_run(path, tmp_path):
     if "sample" in path.stem:
         pytest.skip("sampling has no dry run; test_config.py loads the file")
     script = "train_vae.py" if "first" in path.stem or "vae" in path.stem else "train_cond_ldm.py"
+    script = "scripts/train_baseline.py" if "baseline" in path.stem else script
     out = command(script, "--cfg", path, "--dry_run", cwd=tmp_path)
     assert out.returncode == 0, out.stderr
     assert "parameters in all" in out.stdout and "trainer:" in out.stdout

@@ -1,0 +1,60 @@
+"""How many network calls a model needs, and what the mean of several draws adds.
+
+    python scripts/step_curve.py --data path/to/RadioMapSeer --split test [--ckpt RESULTS] [--markdown curve.md]
+
+NMSE over the scenes (raw grey levels, buildings zero, means over maps, native resolution) by sampler, calls and draws.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data import RadioMapSeer
+from data.metrics import Scores
+from data.simulated import SimulatedScenes
+from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.config_schema import SAMPLERS
+from denoising_diffusion_pytorch.inference import Predictor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
+    parser.add_argument("--data", type=Path, help="RadioMapSeer tree; default: simulated cities")
+    parser.add_argument("--split", default="test", help="train, val, test, all, or a split of your own")
+    parser.add_argument("--maps", type=int, default=25, help="simulated cities, without --data (%(default)s)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 5, 10, 20, 50])
+    parser.add_argument("--num_samples", type=int, nargs="+", default=[1, 8], help="draws whose mean is scored")
+    parser.add_argument("--markdown", type=Path, help="file for the table")
+    arguments = parser.parse_args()
+    dataset = (
+        RadioMapSeer(arguments.data, "DPM", arguments.split)
+        if arguments.data
+        else SimulatedScenes(arguments.maps, seed=8_000_000)
+    )
+    scenes = [dataset.scene(index) for index in range(len(dataset))]
+    predictor = Predictor(arguments.ckpt)
+    samplers = SAMPLERS[predictor.config.diffusion_config.model_type]
+    titles = [f"{name}, mean of {draws}" if draws > 1 else name for name in samplers for draws in arguments.num_samples]
+    lines = [["calls", *titles], ["---"] * (len(titles) + 1)]
+    for steps in arguments.steps:
+        line = [str(steps)]
+        for sampler in samplers:
+            for predictor.num_samples in arguments.num_samples:
+                predictor.sampler, predictor.steps = predictor.model.sampling(sampler, steps)
+                scores = Scores()
+                for prediction in predictor.predict(scenes):
+                    scores.add(prediction.scene.name, prediction.gain, prediction.scene.gain)
+                line.append(f"{scores.summary()['nmse']:.5f}")
+        lines.append(line)
+        print(" | ".join(line), flush=True)
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    print(f"{dataset.report}, {predictor.checkpoint.path}\n{text}")
+    if arguments.markdown:
+        arguments.markdown.write_text(f"{dataset.report}\n\n{text}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)
