@@ -29,6 +29,7 @@ from data.window import Window, best_server, window
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.config_schema import SampleConfig
+from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Prediction, Predictor
 
 FLAGS = {"ckpt": str, "output_folder": str, "sampler": str, "steps": int, "num_samples": int, "seed": int}
@@ -70,6 +71,10 @@ def city_scenes(arguments: argparse.Namespace) -> list[Window]:
 def data_scenes(settings: SampleConfig) -> RadioMapSeer:
     """The split of a tree."""
     source = settings.source
+    if source.data_root is None:
+        raise ConfigError(
+            "sample.source.data_root: is not set; name a RadioMapSeer tree, or use --buildings or --simulate"
+        )
     how = {"missing_buildings": source.missing_buildings, "max_samples": source.max_samples}
     return RadioMapSeer(source.data_root, source.simulation_type, source.split, **how)
 
@@ -108,8 +113,13 @@ def write_coverage(folder: Path, windows: list[Window], gains: list[np.ndarray],
 
 def main() -> None:
     arguments, settings = parse_arguments()
-    if not arguments.buildings and arguments.simulate is None and settings.source.data_root is None:
-        arguments.simulate = 0
+    if (
+        not arguments.cfg
+        and not arguments.buildings
+        and settings.source.data_root is None
+        and arguments.simulate is None
+    ):
+        arguments.simulate = 0  # nothing was asked for: show what the model does
     windows = city_scenes(arguments) if arguments.buildings or arguments.simulate is not None else None
     source = data_scenes(settings) if windows is None else None
     count = len(windows if source is None else source)

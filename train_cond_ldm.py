@@ -38,7 +38,9 @@ def make_objectives(config: Config, model: nn.Module) -> list[nn.Module]:
     """The latent loss alone, or with `trainable: true` the joint objective and the discriminator's."""
     first_stage = config.first_stage_config
     if not first_stage.trainable:
-        return [LatentObjective(model, build_loss(first_stage), config.diffusion_config.end_to_end)]
+        end_to_end = config.diffusion_config.end_to_end
+        loss = build_loss(first_stage) if end_to_end.start_step is not None else None  # LPIPS may need weights
+        return [LatentObjective(model, loss, end_to_end)]
     start = first_stage.lossconfig.discr_start
     discriminator = build_discriminator(first_stage)
     pixel = AutoencoderObjective(model.first_stage_model, build_loss(first_stage), discriminator, start)

@@ -15,7 +15,7 @@ class SimulatedScenes:
 
     Args:
         count: how many.
-        seed: number of the first city. `scripts/make_dataset.py` draws from other streams: its cities are never among these.
+        seed: number of the first city; a data set of `scripts/make_dataset.py` shares a city only if its own seed is that number.
     """
 
     def __init__(self, count: int, seed: int):

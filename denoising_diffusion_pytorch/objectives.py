@@ -96,14 +96,14 @@ class LatentObjective(nn.Module):
 
     Args:
         model: its first stage's decoder is trainable if there is such a phase.
-        loss: whose reconstruction terms judge the decoded map.
+        loss: whose reconstruction terms judge the decoded map; None where there is no such phase.
         end_to_end: start and weight of the phase.
     """
 
     name = "diffusion"
     start_step = 0
 
-    def __init__(self, model: LatentDiffusion, loss: AutoencoderLoss, end_to_end: EndToEndConfig):
+    def __init__(self, model: LatentDiffusion, loss: AutoencoderLoss | None, end_to_end: EndToEndConfig):
         super().__init__()
         self.model = model
         self.loss = loss
