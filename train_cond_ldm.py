@@ -10,26 +10,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from denoising_diffusion_pytorch.build import build_discriminator, build_loss
-from denoising_diffusion_pytorch.checkpoint import build_model, find_checkpoint, load_first_stage
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config_schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.launch import (
-    TrainingData,
-    dry_run,
-    make_validation,
-    read_arguments,
-    require_no_placeholders,
-    set_up_logging,
-)
+from denoising_diffusion_pytorch.launch import begin
+from denoising_diffusion_pytorch.loading import build_model, load_first_stage
 from denoising_diffusion_pytorch.objectives import (
     AutoencoderObjective,
     DiscriminatorObjective,
     JointObjective,
     LatentObjective,
 )
-from denoising_diffusion_pytorch.processes import make_accelerator
-from denoising_diffusion_pytorch.trainer import Trainer
 
 SCALE_BATCHES = 32  # micro-batches over which each process measures the latents' standard deviation
 
@@ -47,30 +39,33 @@ def make_objectives(config: Config, model: nn.Module) -> list[nn.Module]:
     return [JointObjective(model, pixel), DiscriminatorObjective(discriminator, start)]
 
 
-def main() -> None:
-    config, only_check = read_arguments("ldm", __doc__)
-    if only_check:
-        dry_run(config, "ldm")
-        return
-    require_no_placeholders(config)
+def is_continued(config: Config) -> bool:
+    """Whether the results folder holds a checkpoint, which has the autoencoder too."""
+    return find_checkpoint(Path(config.trainer.results_folder)) is not None
+
+
+def require_autoencoder(config: Config) -> None:
+    """Raises ConfigError where the autoencoder would stay untrained."""
     first_stage = config.first_stage_config
-    continued = find_checkpoint(Path(config.trainer.results_folder)) is not None
-    if not (first_stage.ckpt_path or first_stage.trainable or continued):
+    if not (first_stage.ckpt_path or first_stage.trainable or is_continued(config)):
         raise ConfigError(
             "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "
             "folder here, or set first_stage_config.trainable: true to train both together"
         )
-    end_to_end = config.diffusion_config.end_to_end.start_step
-    accelerator = make_accelerator(config.trainer, some_unused=end_to_end is not None)  # the decoder, until then
-    set_up_logging(accelerator)
-    data = TrainingData(config)
+
+
+def main() -> None:
+    start = begin("ldm", __doc__, require_autoencoder)
+    if start is None:
+        return
+    config, first_stage = start.config, start.config.first_stage_config
     model = build_model(config, "ldm")
-    if first_stage.ckpt_path and not continued:
-        accelerator.print(load_first_stage(model.first_stage_model, first_stage.ckpt_path))
+    if first_stage.ckpt_path and not is_continued(config):
+        start.accelerator.print(load_first_stage(model.first_stage_model, first_stage.ckpt_path))
 
     def measure_scale(accelerator: Accelerator) -> None:
         if config.diffusion_config.scale_factor is None:
-            images = (batch["images"] for batch in islice(data.batches(accelerator, 0), SCALE_BATCHES))
+            images = (batch["images"] for batch in islice(start.data.batches(accelerator, 0), SCALE_BATCHES))
             several = accelerator.num_processes > 1
 
             def add_up(total: Tensor) -> Tensor:
@@ -79,17 +74,8 @@ def main() -> None:
             scale = model.set_scale(images, add_up)
             accelerator.print(f"latent scale factor {scale:.5f}")
 
-    Trainer(
-        config,
-        "ldm",
-        model,
-        make_objectives(config, model),
-        data.batches,
-        accelerator=accelerator,
-        validation=make_validation(config, "ldm", accelerator),
-        prepare=measure_scale,
-        prepare_again=first_stage.trainable,
-    ).train()
+    objectives = make_objectives(config, model)
+    start.train(model, objectives, prepare=measure_scale, prepare_again=first_stage.trainable)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .conditions import distance, free_gain
+from .conditions import distance, free_gain, simulated_gain
 from .errors import DataError
 from .scene import Scene
 from .units import GAIN_MAX_DB, db_to_gain
@@ -25,18 +25,8 @@ def los_nlos_law(scene: Scene) -> np.ndarray:
 
 
 def simulator_map(scene: Scene) -> np.ndarray:
-    """The embedded simulator's map of the buildings shown, buildings at zero.
-
-    Raises:
-        DataError: it cannot place the transmitter there.
-    """
-    from .simulator import simulate  # numba is slow to import
-
-    try:
-        gain = db_to_gain(simulate(scene.shown_buildings, scene.tx))
-    except ValueError as error:
-        raise DataError(f"scene {scene.name}: {error}") from error
-    return np.where(scene.buildings, 0, gain).astype(np.float32)
+    """The embedded simulator's map of the buildings shown, buildings at zero; errors as `simulated_gain`."""
+    return np.where(scene.buildings, 0, simulated_gain(scene)).astype(np.float32)
 
 
 class MeanMap:

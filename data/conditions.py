@@ -72,6 +72,28 @@ def detour(scene: Scene, size: int) -> np.ndarray:
     return resize(db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(np.maximum(length, 2)) - 1.4), size)
 
 
+@channel
+def simulated(scene: Scene, size: int) -> np.ndarray:
+    """The embedded simulator's map of the buildings shown, as a prior: what is left to learn is what its physics misses. About
+    0.3 s a scene, so use it with `data.cache`; pointless where the truth is that simulator's own.
+    """
+    return resize(simulated_gain(scene), size)
+
+
+def simulated_gain(scene: Scene) -> np.ndarray:
+    """Grey levels (H, W) of the embedded simulator on the outlines of the buildings shown; 0 inside them.
+
+    Raises:
+        DataError: it cannot place the transmitter there.
+    """
+    from .simulator import simulate  # numba is slow to import
+
+    try:
+        return db_to_gain(simulate(scene.shown_buildings, scene.tx)).astype(np.float32)
+    except ValueError as error:
+        raise DataError(f"scene {scene.name}: {error}") from error
+
+
 def distance(scene: Scene) -> np.ndarray:
     """Distance from the transmitter in metres, at least 1, (H, W) float32."""
     rows, columns = np.indices(scene.buildings.shape, dtype=np.float32)

@@ -1,7 +1,6 @@
 """RadioDiff's model package: networks, diffusion, training loop, checkpoints."""
 
 from .autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistribution, Encoder
-from .checkpoint import load_first_stage, load_model
 from .config import load_config
 from .diffusion import (
     DecoupledDiffusion,
@@ -13,6 +12,7 @@ from .diffusion import (
 )
 from .ema import EMAModel
 from .latent_diffusion import LatentDiffusion
+from .loading import load_first_stage, load_model
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
 from .schedule import learning_rate
 from .swin import SwinConditionEncoder, TransformerBlock, WindowAttention

@@ -13,9 +13,9 @@ from data import Scene, prepare
 from data.resize import to_native
 
 from .autoencoder import AutoencoderKL
-from .checkpoint import load_model
 from .errors import CheckpointError, ConfigError
 from .latent_diffusion import LatentDiffusion, reconstruct, to_gain
+from .loading import load_model
 from .regression import RegressionUnet
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md

@@ -1,9 +1,10 @@
-"""What both training scripts do around the loop: command line, dry run, data on the device."""
+"""What all training commands do around the loop: command line, dry run, data on the device."""
 
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,15 +14,17 @@ from torch import nn
 from data import close_dataloader, create_dataloader, create_dataset, process_batch
 
 from .build import build_discriminator
-from .checkpoint import build_model
 from .config import load_config, placeholders, to_yaml
 from .config_schema import Config
 from .errors import ConfigError
+from .loading import build_model
+from .processes import make_accelerator
 from .report import count_parameters, model_report
+from .trainer import Trainer
 from .validation import Validation
 
 
-def read_arguments(stage: str, description: str) -> tuple[Config, bool]:
+def _read_arguments(stage: str, description: str) -> tuple[Config, bool]:
     """Parse `--cfg FILE [--dry_run] [key=value ...]` -> (resolved configuration, dry run?)."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", required=True, help="YAML file, e.g. configs/radio_train_m.yaml")
@@ -33,7 +36,7 @@ def read_arguments(stage: str, description: str) -> tuple[Config, bool]:
     return load_config(arguments.cfg, arguments.overrides, stage=stage), arguments.dry_run
 
 
-def dry_run(config: Config, stage: str) -> None:
+def _dry_run(config: Config, stage: str) -> None:
     """Print the resolved configuration and the networks' sizes; allocates and writes nothing, needs no data."""
     with torch.device("meta"):
         parts: dict[str, nn.Module] = {"model": build_model(config, stage)}
@@ -48,7 +51,7 @@ def dry_run(config: Config, stage: str) -> None:
         print(f"to be replaced before training: {', '.join(used)}")
 
 
-def require_no_placeholders(config: Config) -> None:
+def _require_no_placeholders(config: Config) -> None:
     """Raises ConfigError that names every `path/to/...` of the training sections which is still in place.
 
     A `specific_type` is left to the dataset: a tree of ready-made conditions needs no simulation type.
@@ -64,7 +67,7 @@ def require_no_placeholders(config: Config) -> None:
         )
 
 
-def set_up_logging(accelerator: Accelerator) -> None:
+def _set_up_logging(accelerator: Accelerator) -> None:
     """Warnings to the terminal, from the main process only; progress bars and train.log show the rest."""
     level = logging.WARNING if accelerator.is_main_process else logging.ERROR
     handler = logging.StreamHandler(sys.stderr)
@@ -104,7 +107,56 @@ class TrainingData:
             close_dataloader(loader)
 
 
-def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:
-    """The validation subset, None where nothing is to be scored or drawn."""
-    settings = config.trainer
-    return Validation(config, stage, accelerator) if settings.validate_every or settings.num_samples else None
+@dataclass
+class Start:
+    """A run that may begin: its settings are checked, its data is open, its processes know each other."""
+
+    config: Config
+    stage: str
+    accelerator: Accelerator
+    data: TrainingData
+
+    def train(self, model: nn.Module, objectives: list[nn.Module], **prepare) -> None:
+        """Train `model` by `objectives` to the end; arguments and errors as `Trainer`."""
+        settings = self.config.trainer
+        wanted = settings.validate_every or settings.num_samples
+        validation = Validation(self.config, self.stage, self.accelerator) if wanted else None
+        accelerator, batches = self.accelerator, self.data.batches
+        trainer = Trainer(
+            self.config,
+            self.stage,
+            model,
+            objectives,
+            batches,
+            accelerator=accelerator,
+            validation=validation,
+            **prepare,
+        )
+        trainer.train()
+
+
+def begin(stage: str, description: str, check: Callable[[Config], None] | None = None) -> Start | None:
+    """Read the command line, check everything that can be checked without a network, and open the data.
+
+    Args:
+        stage: `vae`, `ldm` or `baseline`.
+        description: of the command, for --help.
+        check: raises ConfigError for what only this stage needs.
+
+    Returns:
+        the start of a run; None after a dry run.
+
+    Raises:
+        ConfigError, data.DataError: naming what is wrong.
+    """
+    config, only_check = _read_arguments(stage, description)
+    if only_check:
+        _dry_run(config, stage)
+        return None
+    _require_no_placeholders(config)
+    if check is not None:
+        check(config)
+    some_unused = config.diffusion_config.end_to_end.start_step is not None  # the decoder, until then
+    accelerator = make_accelerator(config.trainer, some_unused=stage == "ldm" and some_unused)
+    _set_up_logging(accelerator)
+    return Start(config, stage, accelerator, TrainingData(config))

@@ -23,7 +23,6 @@ from .checkpoint import (
     best_score,
     check_geometry,
     find_checkpoint,
-    load_strictly,
     prune_checkpoints,
     record_metrics,
     save_checkpoint,
@@ -32,6 +31,7 @@ from .checkpoint import (
 from .config_schema import Config
 from .ema import EMAModel
 from .errors import CheckpointError, TrainingError
+from .loading import load_strictly
 from .objectives import trained_parameters
 from .report import model_report
 from .results import Results, memory_gib
@@ -361,9 +361,17 @@ class Trainer:
         self._restore(found)
 
     def _restore(self, found: Checkpoint) -> None:
+        state = found.training_state()
+        for objective, parameters in zip(self.objectives, self.parameters, strict=True):
+            saved = state["optimizers"].get(objective.name)
+            if saved is None or len(saved["param_groups"][0]["params"]) != len(parameters):
+                raise CheckpointError(
+                    f"{found.path}: its run trained other weights than this configuration does; "
+                    "diffusion_config.end_to_end.start_step (null or a number) and first_stage_config.trainable must be those of "
+                    "the run, or choose another trainer.results_folder"
+                )
         load_strictly(self.model, found.weights("model"), found.path)
         self.ema.load_state_dict(found.weights("ema"))
-        state = found.training_state()
         for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
             optimizer.load_state_dict(state["optimizers"][objective.name])
         for name, objective in self.extra.items():

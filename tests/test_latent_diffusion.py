@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from denoising_diffusion_pytorch.build import build_loss
-from denoising_diffusion_pytorch.checkpoint import build_model
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
+from denoising_diffusion_pytorch.loading import build_model
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, JointObjective, LatentObjective
 from tests.tiny import TINY, tiny_batch, tiny_config
 

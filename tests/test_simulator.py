@@ -5,7 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from data import RadioMapSeer
+from data import DataError, RadioMapSeer, Scene
+from data.conditions import condition
+from data.simulated import random_scenes
 from data.simulator import Laws, Simulator, detour_distance, line_of_sight, random_city, random_transmitter, simulate
 from data.simulator.polygons import corners_of, rasterize, rings_from_mask, turn_angles
 from data.simulator.statistics import layout_statistics, merge
@@ -230,3 +232,16 @@ def test_accuracy_on_real_maps():
         gain = db_to_gain(simulate(scene.buildings, scene.tx))
         errors.append(((gain - scene.gain) ** 2).mean() / (scene.gain**2).mean())
     assert np.mean(errors) < 0.0085
+
+
+def test_simulated_map_as_a_condition():
+    scene = random_scenes(5)[0]
+    prior = condition(scene, ["simulated"], scene.buildings.shape[0])[0]
+    expected = db_to_gain(simulate(scene.buildings, scene.tx))
+    assert np.allclose((prior + 1) / 2, expected, atol=1e-6)
+    hidden = Scene("s", scene.buildings, scene.tx, known_buildings=np.zeros_like(scene.buildings))
+    shown = condition(hidden, ["simulated"], scene.buildings.shape[0])[0]
+    assert np.corrcoef(shown.ravel(), condition(scene, ["log_distance"], 256)[0].ravel())[0, 1] > 0.99  # free space
+    inside = np.argwhere(scene.buildings)[0]
+    with pytest.raises(DataError, match="scene s: "):
+        condition(Scene("s", scene.buildings, (float(inside[1]), float(inside[0]))), ["simulated"], 64)

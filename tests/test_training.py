@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from data import DataError, Scene
 from denoising_diffusion_pytorch import checkpoint as ck
+from denoising_diffusion_pytorch import loading
 from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError, TrainingError
 from denoising_diffusion_pytorch.inference import Prediction
@@ -45,7 +46,7 @@ def make_trainer(folder, stage="ldm", batches=tiny_batches, **changes):
     accelerator = make_accelerator(config.trainer)  # seeds torch
     first = config.first_stage_config
     if stage == "ldm":
-        model = ck.build_model(config, "ldm")
+        model = loading.build_model(config, "ldm")
         model.scale_factor.fill_(1.0)
         objectives = [LatentObjective(model, build_loss(config.first_stage_config), config.diffusion_config.end_to_end)]
     else:
@@ -507,15 +508,15 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path):
 def test_load_model_rebuilds_from_the_checkpoint_alone(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()
-    model, config, found = ck.load_model(tmp_path)
+    model, config, found = loading.load_model(tmp_path)
     assert found.step == 4 and config.unet_config.model_channels == 8
     batch = tiny_batch(0)
     expected = trainer.ema.ema_model.eval().sample(batch["conditions"], keys=[1, 2])
     assert torch.equal(model.sample(batch["conditions"], keys=[1, 2]), expected)
-    last, _, _ = ck.load_model(tmp_path / "checkpoints" / "ckpt_4", use_ema=False)
+    last, _, _ = loading.load_model(tmp_path / "checkpoints" / "ckpt_4", use_ema=False)
     assert same(last.state_dict(), trainer.model.state_dict())
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        ck.load_model(tmp_path / "nowhere")
+        loading.load_model(tmp_path / "nowhere")
 
 
 def test_training_state_is_loadable_without_running_code(tmp_path):
@@ -548,7 +549,7 @@ def foreign_file(tmp_path, kind, autoencoder):
 def test_original_checkpoints_load(tmp_path, kind):
     first = tiny_config("vae").first_stage_config
     source, target = build_autoencoder(first), build_autoencoder(first)
-    ck.load_first_stage(target, foreign_file(tmp_path, kind, source))
+    loading.load_first_stage(target, foreign_file(tmp_path, kind, source))
     assert same(source.state_dict(), target.state_dict())
 
 
@@ -556,7 +557,7 @@ def test_first_stage_from_our_own_runs(tmp_path):
     trainer = make_trainer(tmp_path / "vae", "vae")
     trainer.train()
     target = build_autoencoder(tiny_config("vae").first_stage_config)
-    ck.load_first_stage(target, tmp_path / "vae")
+    loading.load_first_stage(target, tmp_path / "vae")
     assert same(target.state_dict(), trainer.ema.ema_model.state_dict())
 
 
@@ -575,12 +576,12 @@ def test_foreign_files_run_no_code_and_fail_clearly(tmp_path, monkeypatch):
     target = build_autoencoder(tiny_config("vae").first_stage_config)
     for name in ("evil.pt", "noise.pt", "list.pt", "odd.pt", "half.safetensors", "absent.pt"):
         with pytest.raises(CheckpointError, match=name):
-            ck.load_first_stage(target, tmp_path / name)
+            loading.load_first_stage(target, tmp_path / name)
     assert not (tmp_path / "executed").exists()
     other = build_autoencoder(tiny_config("vae", first_stage_config={"ddconfig": {"ch": 16}}).first_stage_config)
     torch.save({"model": other.state_dict()}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="another geometry.*not"):
-        ck.load_first_stage(target, tmp_path / "other.pt")
+        loading.load_first_stage(target, tmp_path / "other.pt")
 
 
 def test_the_seed_decides_the_first_weights(tmp_path):
@@ -619,3 +620,10 @@ def test_unsupported_ways_to_distribute_are_refused(monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.FSDP))
     with pytest.raises(ConfigError, match="FSDP"):
         make_accelerator(tiny_config().trainer)
+
+
+def test_a_run_that_trains_other_weights_is_not_continued(tmp_path):
+    make_trainer(tmp_path).train()
+    end_to_end = {"end_to_end": {"start_step": 4}}
+    with pytest.raises(CheckpointError, match="other weights.*end_to_end.start_step"):
+        make_trainer(tmp_path, diffusion_config=end_to_end, trainer={"training_steps": 6}).train()
