@@ -14,6 +14,7 @@ from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config_schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.latents import encode_dataset
 from denoising_diffusion_pytorch.launch import begin
 from denoising_diffusion_pytorch.loading import build_model, load_first_stage
 from denoising_diffusion_pytorch.objectives import (
@@ -60,8 +61,20 @@ def main() -> None:
         return
     config, first_stage = start.config, start.config.first_stage_config
     model = build_model(config, "ldm")
-    if first_stage.ckpt_path and not is_continued(config):
+    continued = is_continued(config)
+    if first_stage.ckpt_path and not continued:
         start.accelerator.print(load_first_stage(model.first_stage_model, first_stage.ckpt_path))
+    if config.data.cache_latents:
+        if continued:  # the trainer loads its checkpoint later than the encoder is needed here
+            load_first_stage(model.first_stage_model, config.trainer.results_folder)
+        start.data.dataset = encode_dataset(
+            start.data.dataset,
+            model.first_stage_model,
+            Path(config.data.cache_folder or config.trainer.results_folder),
+            start.accelerator,
+            batch_size=config.trainer.batch_size,
+            num_workers=config.data.num_workers,
+        )
 
     def measure_scale(accelerator: Accelerator) -> None:
         if config.diffusion_config.scale_factor is None:

@@ -47,13 +47,9 @@ class Augmentation:
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Augment `image` (1, H, W), `cond` (C, h, w), `ori_mask` (1, H, W), all in their usual ranges."""
         random = np.random.default_rng(seed)
-        if random.random() >= self.p:
+        index = self._draw_symmetry(random)
+        if index is None:
             return sample
-        index = int(random.integers(8))
-        if not self.rot90:
-            index = (index & 4) | (index & 2 if self.flip else 0)  # both mirror images need the half turn
-        if not self.flip:
-            index &= 3
         angle = float(random.uniform(-self.rotation, self.rotation))
         shift = random.uniform(-self.translation, self.translation, 2)
         brightness, contrast = 1 + random.uniform(-self.color_jitter, self.color_jitter, 2)
@@ -68,6 +64,28 @@ class Augmentation:
             gain = (gain - gain.mean()) * float(contrast) + gain.mean()
             sample["image"] = gain.clamp(0, 1) * 2 - 1
         return sample
+
+    def symmetry_of(self, seed: int) -> int:
+        """The symmetry that a sample with this key gets."""
+        return self._draw_symmetry(np.random.default_rng(seed)) or 0
+
+    @property
+    def symmetries(self) -> list[int]:
+        """All that `symmetry_of` can give, sorted."""
+        drawn = {self._allowed(index) for index in range(8)} if self.p else set()
+        return sorted(drawn | ({0} if self.p < 1 else set()))
+
+    def _draw_symmetry(self, random: np.random.Generator) -> int | None:
+        """The index for `symmetry`; None for a sample that is not augmented at all."""
+        if random.random() >= self.p:
+            return None
+        return self._allowed(int(random.integers(8)))
+
+    def _allowed(self, index: int) -> int:
+        """The nearest symmetry that the settings allow."""
+        if not self.rot90:
+            index = (index & 4) | (index & 2 if self.flip else 0)  # both mirror images need the half turn
+        return index if self.flip else index & 3
 
     @staticmethod
     def _move(x: Tensor, angle: float, shift: np.ndarray, fill: float) -> Tensor:

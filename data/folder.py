@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
-from .radiomapseer import check_root
+from .radiomapseer import check_root, file_digest
 from .scene import Scene, read_grey
 
 
@@ -42,6 +42,12 @@ class FlatTree:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def identity(self) -> dict[str, object]:
+        """What is read, as JSON has it; another one as soon as a file is changed."""
+        parts = (("images", "png"), ("conditions", "npy"), ("masks", "png"))
+        files = [self.root / folder / f"{name}.{suffix}" for folder, suffix in parts for name in self.names]
+        return {"tree": str(self.root.resolve()), "files": file_digest(path for path in files if path.exists())}
 
     def image(self, index: int) -> np.ndarray:
         """Grey levels (H, W) float32 in [0, 1]."""

@@ -20,9 +20,16 @@ from .radiomapseer import RadioMapSeer, check_root, is_radiomapseer
 from .resize import resize
 from .sampler import SampleStream
 from .scene import Scene
+from .store import SampleStore, digest
 
 MAX_SUBSTITUTES = 16  # neighbours tried in place of an unreadable sample before the whole disk is suspected
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
+
+
+def _code_digest() -> str:
+    """A name of the code that makes samples out of files: a change in it must not meet what older code prepared."""
+    folder = Path(__file__).parent
+    return digest(*(path.read_bytes() for path in sorted(folder.rglob("*.py"))))
 
 
 def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[str]) -> dict[str, np.ndarray]:
@@ -51,7 +58,8 @@ class RadioMapDataset(Dataset):
         image_size, cond_size: S and s in pixels.
         cond_channels: names of conditions.py; a flat tree must have as many.
         augmentation: None for none.
-        cache: prepare every sample once, now, and keep it in memory (half precision).
+        cache: prepare every sample once, now, and keep it (half precision).
+        cache_folder: keep it in files there, see store.py; None for memory.
         tolerant: give the next readable sample in place of an unreadable one, and say so under `problem`; otherwise
             DataError.
     """
@@ -64,6 +72,7 @@ class RadioMapDataset(Dataset):
         cond_channels: Sequence[str] = DOCUMENT_CHANNELS,
         augmentation: Augmentation | None = None,
         cache: bool = False,
+        cache_folder: str | Path | None = None,
         tolerant: bool = False,
     ):
         self.source = source
@@ -73,8 +82,7 @@ class RadioMapDataset(Dataset):
         self.augmentation = augmentation
         if isinstance(source, RadioMapSeer):
             check_channels(self.cond_channels)
-        self._replaced: dict[int, tuple[int, str]] = {}  # by _fill_cache: index -> (index of the substitute, problem)
-        self.cached: dict[str, torch.Tensor] | None = self._fill_cache() if cache else None
+        self.store = self._fill_store(Path(cache_folder) if cache_folder else None) if cache else None
 
     @property
     def report(self) -> str:
@@ -113,28 +121,36 @@ class RadioMapDataset(Dataset):
                     raise
         raise DataError(f"{problem}; nor could any of the {MAX_SUBSTITUTES} samples from there on be read")
 
-    def _fill_cache(self) -> dict[str, torch.Tensor]:
+    def identity(self) -> dict[str, object]:
+        """What the samples are made of, as JSON has it; another one as soon as a file, a setting or the code for them changes."""
+        presented = {"image": self.image_size, "cond": self.cond_size, "channels": list(self.cond_channels)}
+        return self.source.identity() | presented | {"code": _code_digest()}
+
+    def _fill_store(self, folder: Path | None) -> SampleStore:
+        """Every sample prepared once, by several threads. One that cannot be read is left to be tried, and reported, in its turn."""
         shapes = {key: value.shape for key, value in self._readable(0)[1].items()}
-        cached = {key: torch.empty((len(self), *shape), dtype=torch.float16) for key, shape in shapes.items()}
+        store = SampleStore("samples", len(self), shapes, folder, self.identity() if folder is not None else None)
 
         def fill(index: int) -> None:
-            found, sample, problem = self._readable(index)
-            if problem:
-                self._replaced[index] = found, problem
-            for key, value in sample.items():
-                cached[key][index] = torch.from_numpy(value)
+            try:
+                store.write(index, self._read(index))
+            except DataError:
+                if not self.tolerant:
+                    raise
 
-        with ThreadPoolExecutor() as pool:
-            list(tqdm(pool.map(fill, range(len(self))), total=len(self), desc="reading", unit="map", mininterval=1.0))
-        return cached
+        with store.lock(), ThreadPoolExecutor() as pool:
+            missing = store.missing().tolist()
+            list(tqdm(pool.map(fill, missing), total=len(missing), desc="reading", unit="map", mininterval=1.0))
+            store.flush()
+        return store
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         index, key = item if isinstance(item, tuple) else (item, None)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        if self.cached is not None:
-            sample: dict[str, Any] = {name: tensor[index].float() for name, tensor in self.cached.items()}
-            found, problem = self._replaced.get(index, (index, ""))
+        if self.store is not None and self.store.done[index]:
+            sample: dict[str, Any] = {name: self.store.read(index, name) for name in self.store.shapes}
+            found, problem = index, ""
         else:
             found, arrays, problem = self._readable(index)
             sample = {name: torch.from_numpy(value) for name, value in arrays.items()}
@@ -153,7 +169,7 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
     Args:
         data_root: the tree.
         simulation_type, split, missing_buildings, max_samples: see `RadioMapSeer` (a flat tree has only `max_samples`).
-        image_size, cond_size, cond_channels, augmentation, cache, tolerant: see `RadioMapDataset`.
+        image_size, cond_size, cond_channels, augmentation, cache, cache_folder, tolerant: see `RadioMapDataset`.
 
     Raises:
         DataError: the tree is neither, or incomplete.
@@ -188,12 +204,13 @@ def create_dataset(source, data, augmented: bool = False, tolerant: bool = False
 
     Args:
         source: settings with `data_root` and optionally simulation_type, split, missing_buildings, max_samples.
-        data: settings with optionally image_size, cond_size, cond_channels, augmentation, cache.
+        data: settings with optionally image_size, cond_size, cond_channels, augmentation, cache, cache_folder.
         augmented: whether `data.augmentation` applies.
         tolerant: see `RadioMapDataset`.
     """
     chosen = {k: getattr(source, k) for k in ("split", "missing_buildings", "max_samples") if hasattr(source, k)}
-    shown = {k: getattr(data, k) for k in ("image_size", "cond_size", "cond_channels", "cache") if hasattr(data, k)}
+    presentation = ("image_size", "cond_size", "cond_channels", "cache", "cache_folder")
+    shown = {k: getattr(data, k) for k in presentation if hasattr(data, k)}
     if augmented:
         settings = getattr(data, "augmentation", None)
         shown["augmentation"] = Augmentation(**vars(settings)) if settings is not None else Augmentation()
@@ -264,7 +281,8 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
     """A collated batch on the device.
 
     Returns:
-        `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) or None; `names`, a list; `seeds`, (B,) on
+        `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), each or
+        None; `names`, a list; `seeds`, (B,) on
         the CPU, where random generators are seeded; `problems`, a list of what could not be read.
     """
 
@@ -276,6 +294,7 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
         "images": move("image"),
         "conditions": move("cond"),
         "masks": move("ori_mask"),
+        "moments": move("moments"),
         "names": list(batch["name"]),
         "seeds": batch.get("seed"),
         "problems": [problem for problem in batch.get("problem", ()) if problem],

@@ -13,6 +13,7 @@ scenes are used and the rest is counted.
 import difflib
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from .errors import DataError
 from .scene import Scene, read_grey, transmitter_position
 from .splits import select
+from .store import digest
 
 log = logging.getLogger("radiodiff")
 
@@ -41,6 +43,12 @@ def check_root(data_root: str | Path) -> Path:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (data_root)")
     return root
+
+
+def file_digest(paths: Iterable[Path]) -> str:
+    """A name of the files' sizes and times of change; none of them is read."""
+    states = ((path, path.stat()) for path in paths)
+    return digest([(str(path), state.st_size, state.st_mtime_ns) for path, state in states])
 
 
 class RadioMapSeer:
@@ -161,3 +169,11 @@ class RadioMapSeer:
             cars=picture(self.cars_folder / f"{map_id}.png") > 0 if self.cars_folder else None,
             known_buildings=picture(self.known_folder / f"{map_id}.png") > 0 if self.known_folder else None,
         )
+
+    def identity(self) -> dict[str, object]:
+        """What is read, as JSON has it; another one as soon as a file of these scenes is changed."""
+        maps = {str(map_id) for map_id, _ in self.scenes}
+        by_map = [self.building_folder, *filter(None, (self.cars_folder, self.known_folder))]
+        files = [folder / f"{name}.png" for folder in (self.gain_folder, self.antenna_folder) for name in self.names]
+        files += [folder / f"{map_id}.png" for folder in by_map for map_id in sorted(maps)]
+        return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": file_digest(files)}

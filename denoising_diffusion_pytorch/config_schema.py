@@ -157,7 +157,11 @@ class DataConfig:
     cond_size: int | None = None  # derived: the latent's side (the document's 80), or image_size for decoder_cond
     cond_channels: list[str] = field(default_factory=lambda: ["buildings", "transmitter", "cars"])
     augmentation: AugmentConfig = field(default_factory=AugmentConfig)
-    cache: bool = False  # keep every prepared sample in memory
+    cache: bool = False  # keep every prepared sample, in memory or in cache_folder
+    cache_latents: bool = False  # stage 2: encode every map once, in all its symmetries, and never again
+    cache_folder: str | None = (
+        None  # where both are kept for later runs; null: in memory, and for latents the results folder
+    )
     num_workers: int = 4
 
 
@@ -210,6 +214,9 @@ class TrainerConfig:
     max_bad_samples: int = 0  # unreadable samples that are replaced by their neighbours before the run stops
     gradient_clip: float = 1.0
     mixed_precision: str = "no"  # no, fp16, bf16, or auto: bf16 where the processor computes it natively
+    tf32: bool = False  # matrix products of full precision in TF32, on GPUs that have it
+    channels_last: bool = True  # memory layout of the convolutions
+    compile: bool = False  # torch.compile; minutes at the start, for a long run
     ema: EMAConfig = field(default_factory=EMAConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_scheduler: LRConfig = field(default_factory=LRConfig)

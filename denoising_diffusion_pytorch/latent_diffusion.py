@@ -157,7 +157,11 @@ class LatentDiffusion(nn.Module):
         return self.denoising(images, conditions, keys)[0]
 
     def denoising(
-        self, images: Tensor, conditions: Tensor, keys: Tensor | Sequence[int] | None = None
+        self,
+        images: Tensor,
+        conditions: Tensor,
+        keys: Tensor | Sequence[int] | None = None,
+        moments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`latent_loss` of images.
 
@@ -165,11 +169,12 @@ class LatentDiffusion(nn.Module):
             images: (B, 1, H, W) in [-1, 1].
             conditions: (B, C, s, s) in [-1, 1].
             keys: one integer a sample for reproducible randomness.
+            moments: (B, 2 Z, h, w) of the images' posteriors, where they are known already (latents.py).
         """
         self.require_scale()
         random = self.random_for(images.shape[0], keys)
         with torch.no_grad():
-            posterior = self.encode_first_stage(images)
+            posterior = self.encode_first_stage(images) if moments is None else DiagonalGaussianDistribution(moments)
             x_start = self.latent(posterior, random.randn_like(posterior.mean))
         return self.latent_loss(x_start, conditions, random)
 

@@ -111,7 +111,9 @@ class LatentObjective(nn.Module):
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
-        latent, x_start = self.model.denoising(batch["images"], batch["conditions"], keys=batch["seeds"])
+        latent, x_start = self.model.denoising(
+            batch["images"], batch["conditions"], keys=batch["seeds"], moments=batch.get("moments")
+        )
         logs = {"latent": latent.detach()}
         start = self.end_to_end.start_step
         if start is None or step < start:

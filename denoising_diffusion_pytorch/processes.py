@@ -49,6 +49,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         cpu=not torch.accelerator.is_available(),  # or several processes without GPUs would each believe to be alone
     )
     torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in supported:
         raise ConfigError(

@@ -85,12 +85,17 @@ class Trainer:
         self.bad_samples: set[str] = set()  # what could not be read so far
         self.skipped = 0  # overflowed fp16 steps in a row
         self.waited = 0.0  # seconds spent waiting for data since the last log line
-        model = model.to(accelerator.device)
-        self.model = model
-        self.objectives = [objective.to(accelerator.device).train() for objective in objectives]
+        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        self.model = model = model.to(accelerator.device, memory_format=layout)
+        self.objectives = [o.to(accelerator.device, memory_format=layout).train() for o in objectives]
         self.extra = {o.name: o for o in self.objectives[1:]}  # weights outside `model`: the discriminator
         ema = self.settings.ema
         self.ema = EMAModel(model, ema.beta, ema.start_step, ema.update_interval)
+        if (
+            self.settings.compile
+        ):  # behind the copy that EMA takes: validation runs rarely, and in batches of other sizes
+            for network in compiled_networks(model):
+                network.compile()
         self.prepared = [accelerator.prepare(objective) for objective in self.objectives]
         self.parameters = [trained_parameters(objective) for objective in self.objectives]
         adam = self.settings.optimizer
@@ -157,10 +162,8 @@ class Trainer:
         ) as bar:
             while self.step < settings.training_steps and not self._stopping():
                 started = time.monotonic()
-                for name, value in self._train_step(batches).items():
+                for name, value in self.take_step(batches).items():
                     sums.setdefault(name, []).append(value)
-                self.step += 1
-                self.ema.update_after_step(self.step)
                 seconds += time.monotonic() - started
                 bar.update()
                 if self._due(settings.log_interval):
@@ -182,8 +185,8 @@ class Trainer:
         """Whether something that happens every `interval` steps, and after the last one, is due now; never for 0."""
         return interval > 0 and (self.step % interval == 0 or self.step == self.settings.training_steps)
 
-    def _train_step(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
-        """One optimizer step over `gradient_accumulation` micro-batches; returns detached scalars."""
+    def take_step(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
+        """One optimizer step over `gradient_accumulation` micro-batches, and the average's; returns detached scalars."""
         accelerator = self.accelerator
         active = [i for i, objective in enumerate(self.objectives) if self.step >= objective.start_step]
         logs: dict[str, Tensor] = {}
@@ -202,6 +205,8 @@ class Trainer:
                     for name, value in terms.items():
                         logs[name] = logs.get(name, 0) + value / self.settings.gradient_accumulation
         logs |= self._update(active, seen, logs)
+        self.step += 1
+        self.ema.update_after_step(self.step)
         return logs
 
     def _seed_dropout(self, micro_batch: int) -> None:
@@ -374,6 +379,10 @@ class Trainer:
         self.ema.load_state_dict(found.weights("ema"))
         for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
             optimizer.load_state_dict(state["optimizers"][objective.name])
+            for parameter, moments in optimizer.state.items():  # fused AdamW needs them in the parameter's layout
+                for name, value in moments.items():
+                    if value.shape == parameter.shape:
+                        moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         for name, objective in self.extra.items():
             objective.load_state_dict(state["extra"][name])
         if self.accelerator.scaler is not None and state["scaler"]:
@@ -451,3 +460,10 @@ class Trainer:
         if self.settings.num_samples > 0:
             self.validation.draw(predictions, self.results.picture_path(self.step))
             self.results.picture(self.step)
+
+
+def compiled_networks(model: nn.Module) -> list[nn.Module]:
+    """The parts of a model that torch.compile takes whole: those that a training step calls, without what is around them."""
+    parts = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
+    modules = dict(model.named_modules())
+    return [modules[name] for name in parts if name in modules] or [model]

@@ -246,7 +246,7 @@ def test_accumulation_equals_one_large_batch(tmp_path, stage):
             trainer._update = lambda active, seen, logs, t=trainer, c=captured: (
                 c.extend(p.grad.clone() for p in t.parameters[0]) or {}
             )
-            trainer._train_step(iter(batches(trainer.accelerator, 0)))
+            trainer.take_step(iter(batches(trainer.accelerator, 0)))
         finally:
             torch.set_default_dtype(torch.float)
         gradients.append(captured)
@@ -326,14 +326,14 @@ def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
     trainer = half_gradients(make_trainer(tmp_path, trainer={"training_steps": 6}), scaler)
     before = [p.detach().clone() for p in trainer.parameters[0]]
     unchanged = []
-    step = trainer._train_step
+    step = trainer.take_step
 
     def watched(batches):
         logs = step(batches)
         unchanged.append(all(torch.equal(a, b) for a, b in zip(before, trainer.parameters[0], strict=True)))
         return logs
 
-    trainer._train_step = watched
+    trainer.take_step = watched
     trainer.train()
     log = read_log(tmp_path / "train.log")
     skipped = [log["skipped"][number] for number in range(1, 7)]
@@ -388,20 +388,20 @@ def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
     trainer = make_trainer(tmp_path, "vae", **changes)
     before = [p.detach().clone() for p in trainer.parameters[1]]
     seen = []
-    original = trainer._train_step
+    original = trainer.take_step
 
     def watched(batches):
         logs = original(batches)
         seen.append(
             (
-                trainer.step,
+                trainer.step - 1,  # the one just taken
                 "generator" in logs,
                 any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters[1], strict=True)),
             )
         )
         return logs
 
-    trainer._train_step = watched
+    trainer.take_step = watched
     trainer.train()
     assert seen == [(0, False, False), (1, False, False), (2, True, True), (3, True, True)]
 

@@ -1,0 +1,144 @@
+"""Arrays of numbered samples that are computed once and kept: in memory, or in files that later runs find again."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # Windows: do not start two runs on one new store at the same time
+    fcntl = None
+
+log = logging.getLogger("radiodiff")
+
+DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
+FLUSH_EVERY = 256  # samples between two moments at which everything written so far is safe
+
+
+def digest(*parts: object) -> str:
+    """A short name of what was given; the same for equal parts in every process."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+    return found.hexdigest()[:16]
+
+
+class SampleStore:
+    """`count` samples, each a few arrays of fixed shapes in half precision.
+
+    On disk a store is a folder of its own below `folder`, named by what its samples were made of, so that other data never meets
+    it and nothing is ever overwritten:
+
+        store.json   what the samples were made of
+        NAME.npy     (count, *shape) float16, mapped into memory; all processes of a machine share its pages
+        done.npy     (count,) uint8: 1 for samples that are there; a filling that was interrupted goes on from here
+
+    Args:
+        kind: first part of the folder's name, e.g. `samples`.
+        count: number of samples.
+        shapes: of each array of a sample.
+        folder: where stores are kept; None for memory.
+        identity: what the samples are made of, as JSON has it.
+
+    Raises:
+        DataError: too little space on the disk, found out before anything is written.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        count: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        folder: Path | None = None,
+        identity: Mapping[str, object] | None = None,
+    ):
+        self.count = count
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.path: Path | None = None
+        self._written = 0
+        if folder is None:
+            self.arrays = {name: np.empty((count, *shape), DTYPE) for name, shape in self.shapes.items()}
+            self.done = np.zeros(count, np.uint8)
+            return
+        facts = {"count": count, "shapes": {k: list(v) for k, v in self.shapes.items()}, **(identity or {})}
+        self.path = folder / f"{kind}_{digest(facts)}"
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.lock():
+            if not (self.path / "store.json").exists():
+                self._create(facts)
+        self._open()
+
+    def _create(self, facts: dict[str, object]) -> None:
+        needed = self.count * (1 + sum(int(np.prod(s)) * np.dtype(DTYPE).itemsize for s in self.shapes.values()))
+        free = shutil.disk_usage(self.path).free
+        if free < needed + 2**20:
+            raise DataError(
+                f"{self.path}: needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free; free some space, name another "
+                "data.cache_folder, or leave the cache off"
+            )
+        for name, shape in self.shapes.items():
+            np.lib.format.open_memmap(self.path / f"{name}.npy", "w+", DTYPE, (self.count, *shape)).flush()
+        np.lib.format.open_memmap(self.path / "done.npy", "w+", np.uint8, (self.count,)).flush()
+        (self.path / "store.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")  # last: all is there
+
+    def _open(self) -> None:
+        self.arrays = {name: np.lib.format.open_memmap(self.path / f"{name}.npy", "r+") for name in self.shapes}
+        self.done = np.lib.format.open_memmap(self.path / "done.npy", "r+")
+
+    def __getstate__(self) -> dict:
+        """A worker that does not inherit memory opens the files again."""
+        state = dict(self.__dict__)
+        if self.path is not None:
+            del state["arrays"], state["done"]
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self.path is not None:
+            self._open()
+
+    @contextmanager
+    def lock(self):
+        """One process at a time; the others wait."""
+        if self.path is None or fcntl is None:
+            yield
+            return
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX)
+            except OSError as error:
+                log.warning("%s: the file system has no locks (%s); let one run fill it at a time", self.path, error)
+            yield
+
+    def missing(self) -> np.ndarray:
+        """Numbers of the samples that are not there yet."""
+        return np.flatnonzero(self.done == 0)
+
+    def write(self, index: int, sample: Mapping[str, np.ndarray | torch.Tensor]) -> None:
+        """Keep a sample; threads and processes may write different ones at the same time."""
+        for name, array in self.arrays.items():
+            array[index] = sample[name]
+        self.done[index] = 1
+        self._written += 1
+        if self._written % FLUSH_EVERY == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring everything to the disk, the samples before the marks that vouch for them."""
+        if self.path is not None:
+            for array in self.arrays.values():
+                array.flush()
+            self.done.flush()
+
+    def read(self, index: int, name: str) -> torch.Tensor:
+        """One array of a sample that is there, float32."""
+        return torch.from_numpy(self.arrays[name][index]).float()

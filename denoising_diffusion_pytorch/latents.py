@@ -1,0 +1,100 @@
+"""A frozen encoder's posteriors of a training set, computed once in all the symmetries that augmentation draws from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from data import RadioMapDataset
+from data.augment import symmetry
+from data.store import SampleStore, digest
+
+from .autoencoder import AutoencoderKL
+
+
+class CachedLatents(Dataset):
+    """The samples of a dataset, each with `moments` (2 Z, h, w): mean and log-variance of the posterior of its image, float32.
+
+    Half precision on the disk: mean and log-variance are off by 5e-4 of themselves at most.
+
+    Args:
+        dataset: augmented by symmetries alone.
+        store: filled, see `encode_dataset`.
+    """
+
+    def __init__(self, dataset: RadioMapDataset, store: SampleStore):
+        self.dataset, self.store = dataset, store
+        self.report = dataset.report
+        self.slots = {index: slot for slot, index in enumerate(_symmetries(dataset))}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        index, key = item
+        augmentation = self.dataset.augmentation
+        slot = self.slots[augmentation.symmetry_of(key) if augmentation is not None else 0]
+        return self.dataset[item] | {"moments": self.store.read(index * len(self.slots) + slot, "moments")}
+
+
+def _symmetries(dataset: RadioMapDataset) -> list[int]:
+    return dataset.augmentation.symmetries if dataset.augmentation is not None else [0]
+
+
+def _encoder_digest(autoencoder: AutoencoderKL) -> str:
+    """A name of the weights that make moments out of images."""
+    parts = {"encoder": autoencoder.encoder, "quant_conv": autoencoder.quant_conv}
+    tensors = [(f"{part}.{k}", v) for part, module in parts.items() for k, v in module.state_dict().items()]
+    return digest(*(piece for name, value in tensors for piece in (name, value.cpu().contiguous().numpy().tobytes())))
+
+
+@torch.no_grad()
+def encode_dataset(
+    dataset: RadioMapDataset,
+    autoencoder: AutoencoderKL,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    batch_size: int = 16,
+    num_workers: int = 0,
+) -> CachedLatents:
+    """Encode what has not been encoded yet, each process its share, in full precision.
+
+    Args:
+        dataset: augmented by symmetries alone.
+        autoencoder: trained; its encoder stays as it is from now on.
+        folder: the store is made below it, one for each encoder and data set; all processes must see it.
+        batch_size: images at a time.
+        num_workers: of reading.
+
+    Raises:
+        data.DataError: too little space on the disk, or a map that cannot be read.
+    """
+    autoencoder = autoencoder.to(accelerator.device).eval()
+    symmetries = _symmetries(dataset)
+    side = dataset.image_size // autoencoder.downsampling_factor
+    identity = dataset.identity() | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
+    shape = (2 * autoencoder.embed_dim, side, side)
+    store = SampleStore("latents", len(dataset) * len(symmetries), {"moments": shape}, folder, identity)
+    missing = sorted({row // len(symmetries) for row in store.missing().tolist()})
+    mine = [index for index in missing if index % accelerator.num_processes == accelerator.process_index]
+    size = max(1, batch_size // len(symmetries))
+    loader = DataLoader(dataset, size, sampler=mine, num_workers=num_workers if mine else 0)
+    with tqdm(total=len(mine), desc="encoding", unit="map", disable=not accelerator.is_main_process) as bar:
+        indices = iter(mine)
+        for batch in loader:
+            images = batch["image"].to(accelerator.device)
+            turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
+            posterior = autoencoder.encode(turned)
+            moments = torch.cat([posterior.mean, posterior.logvar], dim=1).cpu()
+            for own in moments.split(len(symmetries)):
+                index = next(indices)
+                for slot, value in enumerate(own):
+                    store.write(index * len(symmetries) + slot, {"moments": value})
+                bar.update()
+    store.flush()
+    accelerator.wait_for_everyone()
+    return CachedLatents(dataset, store)

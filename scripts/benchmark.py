@@ -1,0 +1,422 @@
+"""How fast, how large and how close to the machine's limit: training steps, sampling, simulator, reading, saving.
+
+    python scripts/benchmark.py                            the document's sizes on the GPU, or on the CPU with one map a step
+    python scripts/benchmark.py --tiny                     the quickstart's sizes
+    python scripts/benchmark.py --only ldm sample --json out.json --profile
+    python scripts/benchmark.py --only ldm --batch 16 32 64          the largest batch that fits
+
+Every row runs in a process of its own, so that its peak memory is its own. `of peak` is the counted floating point operations
+(torch.utils.flop_counter: products and convolutions, what checkpointing computes twice included) over the time and over the speed
+of a large matrix product of the same type, measured in the same process just before. `speed-up` compares with the first
+row of the part. Compare only what one run printed.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from data import create_dataloader, create_dataset, process_batch
+from data.simulator import Simulator
+from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
+from denoising_diffusion_pytorch.checkpoint import save_checkpoint
+from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.config import load_config
+from denoising_diffusion_pytorch.config_schema import Config
+from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.inference import RELEASED, Predictor
+from denoising_diffusion_pytorch.loading import build_model
+from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective, LatentObjective
+from denoising_diffusion_pytorch.processes import make_accelerator
+from denoising_diffusion_pytorch.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = {
+    False: {"vae": "first_radio_m.yaml", "ldm": "radio_train_m.yaml"},
+    True: {"vae": "tiny_vae.yaml", "ldm": "tiny_ldm.yaml"},
+}
+BF16, COMPILE, PLAIN_LAYOUT = "trainer.mixed_precision=bf16", "trainer.compile=true", "trainer.channels_last=false"
+FULL = "trainer.mixed_precision=no"
+KEEP = "unet_config.use_checkpoint=false"  # activations are kept instead of computed again
+AFTER_START = "first_stage_config.lossconfig.discr_start=0"
+CACHED = "data.cache_latents=true"
+# part: rows of (name, overrides); the first row is what the others are compared with
+ROWS: dict[str, list[tuple[str, list[str]]]] = {
+    "vae": [
+        ("fp32", [FULL]),
+        ("fp32, contiguous layout", [FULL, PLAIN_LAYOUT]),
+        ("bf16", [BF16]),
+        ("bf16, compiled", [BF16, COMPILE]),
+        ("fp32, with discriminator", [FULL, AFTER_START]),
+    ],
+    "ldm": [
+        ("fp32", [FULL]),
+        ("fp32, latents cached", [FULL, CACHED]),
+        ("fp32, latents cached, contiguous layout", [FULL, CACHED, PLAIN_LAYOUT]),
+        ("fp32, latents cached, no checkpointing", [FULL, CACHED, KEEP]),
+        ("bf16, latents cached", [BF16, CACHED]),
+        ("bf16, latents cached, no checkpointing", [BF16, CACHED, KEEP]),
+        ("bf16, latents cached, no checkpointing, compiled", [BF16, CACHED, KEEP, COMPILE]),
+    ],
+    "sample": [(f"{calls} calls", [str(calls)]) for calls in (1, 5, 50)],
+    "released": [(f"{calls} calls", [str(calls)]) for calls in (1, 5, 50)],
+    "simulator": [("256 px, given outlines", [])],
+    "reading": [
+        ("PNG", []),
+        ("cached in memory", ["data.cache=true"]),
+        ("cached on disk", ["data.cache=true", "data.cache_folder={folder}"]),
+    ],
+    "saving": [("checkpoint", [])],
+}
+TRAINED = ("vae", "ldm")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="the quickstart's configurations instead of the document's")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="PART", help=", ".join(ROWS)
+    )
+    parser.add_argument("--rows", nargs="+", default=[], help="only rows whose name contains one of these")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", help="maps a step or call; default 1 on a CPU, else as configured"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="timed repetitions after one to warm up (%(default)s)")
+    parser.add_argument("--profile", action="store_true", help="show which operations take the time of a training step")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--row", help=argparse.SUPPRESS)  # the child's work, as JSON
+    return parser.parse_args()
+
+
+# ---- measuring, in the child ----------------------------------------------------------------------------------------
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable[[], object], repeats: int) -> list[float]:
+    """Durations after one run to warm up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        synchronize()
+        started = time.perf_counter()
+        work()
+        synchronize()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def matmul_peak(dtype: torch.dtype, device: str) -> float:
+    """Floating point operations a second of a large matrix product."""
+    side = 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / min(seconds_of(lambda: a @ b, 5))
+
+
+def peak_memory() -> float:
+    """GiB at the highest: of the GPU, or of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def synthetic_batches(config: Config, cached: bool, device: str) -> Iterator[dict]:
+    """The same random batch again and again."""
+    batch, data = config.trainer.batch_size, config.data
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return (torch.rand(batch, *shape, generator=generator) * 2 - 1).to(device)
+
+    side, embed_dim = config.unet_config.image_size, config.first_stage_config.embed_dim
+    content = {
+        "images": random(1, data.image_size, data.image_size),
+        "conditions": random(len(data.cond_channels), data.cond_size, data.cond_size),
+        "masks": torch.zeros(batch, 1, data.image_size, data.image_size, device=device),
+        "moments": random(2 * embed_dim, side, side) if cached else None,
+        "names": ["random"] * batch,
+        "seeds": torch.arange(batch),
+    }
+    while True:
+        yield content
+
+
+def make_step(stage: str, config: Config) -> tuple[Callable[[], object], torch.nn.Module]:
+    """One optimizer step of the real trainer on a random batch, and the model."""
+    accelerator = make_accelerator(config.trainer)
+    if stage == "vae":
+        first = config.first_stage_config
+        model = build_autoencoder(first, config.cond_stage_config.in_channels)
+        judge, start = build_discriminator(first), first.lossconfig.discr_start
+        objectives = [
+            AutoencoderObjective(model, build_loss(first), judge, start),
+            DiscriminatorObjective(judge, start),
+        ]
+    else:
+        model = build_model(config, "ldm")
+        model.scale_factor.fill_(1.0)
+        objectives = [LatentObjective(model, None, config.diffusion_config.end_to_end)]
+    trainer = Trainer(config, stage, model, objectives, lambda *_: None, accelerator=accelerator)
+    batches = synthetic_batches(config, config.data.cache_latents, accelerator.device)
+    return lambda: trainer.take_step(batches), model
+
+
+def stage_seconds(step: Callable[[], object], model: torch.nn.Module) -> dict[str, float]:
+    """Seconds of one step in the forward pass of each network; the rest is backward pass and update."""
+    networks = {
+        "encoder",
+        "decoder",
+        "unet",
+        "cond_stage_model",
+        "first_stage_model.encoder",
+        "first_stage_model.decoder",
+    }
+    found: defaultdict[str, float] = defaultdict(float)
+    handles = []
+    for name, module in model.named_modules():
+        if name not in networks:
+            continue
+
+        def before(module, inputs, name=name):
+            synchronize()
+            found[name] -= time.perf_counter()
+
+        def after(module, inputs, output, name=name):
+            synchronize()
+            found[name] += time.perf_counter()
+
+        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    synchronize()
+    started = time.perf_counter()
+    step()
+    synchronize()
+    total = time.perf_counter() - started
+    for handle in handles:
+        handle.remove()
+    return dict(found) | {"backward pass and update": total - sum(found.values())}
+
+
+def top_operations(step: Callable[[], object], count: int = 10) -> dict[str, float]:
+    """Share of a step's time by operation, the largest first."""
+    gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as found:
+        step()
+        synchronize()
+    kind = "self_device_time_total" if gpu else "self_cpu_time_total"
+    averages = sorted(found.key_averages(), key=lambda event: -getattr(event, kind))
+    total = sum(getattr(event, kind) for event in averages)
+    return {event.key: getattr(event, kind) / total for event in averages[:count]}
+
+
+def measure_training(stage: str, arguments: argparse.Namespace, config: Config, device: str) -> dict:
+    bf16 = config.trainer.mixed_precision == "bf16"
+    peak = matmul_peak(torch.bfloat16 if bf16 else torch.float32, device)
+    step, model = make_step(stage, config)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    times = seconds_of(step, arguments.repeats)
+    memory = peak_memory()
+    found = {"seconds": min(times), "median": median(times), "memory": memory, "maps": config.trainer.batch_size}
+    if not config.trainer.compile:  # its graph is not counted operation by operation
+        with FlopCounterMode(display=False) as counter:
+            step()
+        operations = counter.get_total_flops()
+        found |= {"flop": operations, "of_peak": operations / min(times) / peak, "stages": stage_seconds(step, model)}
+        if arguments.profile:
+            found["operations"] = top_operations(step)
+    return found | {"matmul_peak": peak}
+
+
+def measure_sampling(model, cond_shape: tuple[int, ...], calls: int, arguments, batch: int, device: str) -> dict:
+    peak = matmul_peak(torch.float32, device)
+    cond = torch.rand(batch, *cond_shape, device=device) * 2 - 1
+
+    def draw() -> torch.Tensor:
+        return model.sample(cond, steps=calls, keys=range(batch))
+
+    times = seconds_of(draw, arguments.repeats)
+    memory = peak_memory()
+    with FlopCounterMode(display=False) as counter:
+        draw()
+    operations = counter.get_total_flops()
+    found = {"seconds": min(times), "median": median(times), "memory": memory, "maps": batch, "flop": operations}
+    return found | {"of_peak": operations / min(times) / peak, "matmul_peak": peak}
+
+
+def measure_simulator(repeats: int) -> dict:
+    scenes = []
+    from data.simulator import random_city, random_transmitter
+
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        city = random_city(random, 256)
+        scenes.append((city, random_transmitter(city, random)))
+    Simulator(scenes[0][0].buildings, scenes[0][0].polygons).path_gain(scenes[0][1])  # compiles
+    times = seconds_of(lambda: [Simulator(city.buildings, city.polygons).path_gain(tx) for city, tx in scenes], repeats)
+    return {"seconds": min(times), "median": median(times), "memory": peak_memory(), "maps": len(scenes)}
+
+
+def measure_reading(config: Config, folder: Path, repeats: int) -> dict:
+    """Batches of the training loader, of simulated scenes that are written first."""
+    tree = folder / "tree"
+    if not tree.exists():
+        command = [sys.executable, str(ROOT / "scripts" / "make_dataset.py"), "--out", str(tree), "--maps", "40"]
+        subprocess.run([*command, "--tx", "4", "--seed", "1"], check=True, stdout=subprocess.DEVNULL)
+    config.data.train.data_root = str(tree)
+    dataset = create_dataset(config.data.train, config.data, augmented=True)
+    loader = create_dataloader(config, dataset=dataset, endless=True)
+    batches = iter(loader)
+    count = max(1, 128 // config.trainer.batch_size)
+
+    def read() -> None:
+        for _ in range(count):
+            process_batch(next(batches), "cpu")
+
+    times = seconds_of(read, repeats)
+    return {
+        "seconds": min(times),
+        "median": median(times),
+        "memory": peak_memory(),
+        "maps": count * config.trainer.batch_size,
+    }
+
+
+def measure_saving(config: Config, folder: Path, repeats: int) -> dict:
+    model = build_model(config, "ldm")
+    state = model.state_dict()
+    moments = {f"{name}.{which}": torch.zeros_like(value) for name, value in state.items() for which in ("m", "v")}
+    steps = iter(range(10**6))
+
+    def save() -> None:
+        save_checkpoint(
+            folder / "saving", step=next(steps), stage="ldm", config=config, model=state, ema=state, training=moments
+        )
+
+    times = seconds_of(save, repeats)
+    size = 4 * sum(value.numel() * value.element_size() for value in state.values())
+    return {
+        "seconds": min(times),
+        "median": median(times),
+        "memory": peak_memory(),
+        "maps": 1,
+        "MiB_per_second": size / min(times) / 2**20,
+    }
+
+
+def measure(arguments: argparse.Namespace, row: dict) -> dict:
+    """One row, in a process that does nothing else."""
+    part, overrides, batch = row["part"], row["overrides"], row["batch"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    stage = part if part in TRAINED else "ldm"
+    settings = [] if part in ("sample", "released", "simulator", "saving") else overrides
+    batch_size = [f"trainer.batch_size={batch}"] if batch else []
+    more = ["trainer.gradient_accumulation=1", "data.train.data_root=unused", "trainer.results_folder=unused"]
+    path = ROOT / "configs" / CONFIGS[arguments.tiny][stage]
+    config = load_config(path, [*more, *batch_size, *settings], stage=stage)
+    folder = Path(row["folder"])
+    if part in TRAINED:
+        return measure_training(part, arguments, config, device)
+    if part == "sample":
+        model = build_model(config, "ldm").to(device).eval()
+        model.scale_factor.fill_(1.0)
+        cond_shape = (len(config.data.cond_channels), config.data.cond_size, config.data.cond_size)
+        return measure_sampling(model, cond_shape, int(overrides[0]), arguments, batch or 1, device)
+    if part == "released":
+        predictor = Predictor(RELEASED)
+        data = predictor.config.data
+        cond_shape = (len(data.cond_channels), data.cond_size, data.cond_size)
+        return measure_sampling(predictor.model, cond_shape, int(overrides[0]), arguments, batch or 1, device)
+    if part == "simulator":
+        return measure_simulator(arguments.repeats)
+    if part == "reading":
+        return measure_reading(config, folder, arguments.repeats)
+    return measure_saving(config, folder, arguments.repeats)
+
+
+# ---- the table, in the parent ---------------------------------------------------------------------------------------
+
+
+def run_row(row: dict) -> dict:
+    """The figures of a row's process, or under `failed` the last line of what it said."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--row", json.dumps(row)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"failed": lines[-1] if lines else f"ended with {done.returncode}"}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def line(name: str, found: dict, first: dict | None) -> str:
+    if "failed" in found:
+        return f"{name:52s} failed: {found['failed']}"
+    rate = found["maps"] / found["seconds"]
+    text = f"{name:52s} {found['seconds']:9.3f} s {rate:9.2f} maps/s {found['memory']:7.2f} GiB"
+    if "flop" in found:
+        text += f" {found['flop'] / 1e9:9.1f} GFLOP {100 * found['of_peak']:5.0f} % of peak"
+    elif first is not None:
+        text += " " * 32
+    if first is not None and "failed" not in first:
+        text += (
+            f"  speed-up {rate * first['seconds'] / first['maps']:.2f}, memory {found['memory'] / first['memory']:.2f}"
+        )
+    return text
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.row:
+        print(json.dumps(measure(arguments, json.loads(arguments.row))))
+        return
+    on_cpu = not torch.cuda.is_available()
+    name = f"CPU, {torch.get_num_threads()} threads" if on_cpu else torch.cuda.get_device_name()
+    sizes = "tiny" if arguments.tiny else "the document's"
+    print(f"{name}, torch {torch.__version__}, {sizes} sizes; matmul peak of each row's type in --json", flush=True)
+    results: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for part in arguments.only:
+            batches = arguments.batch or [1 if on_cpu and not arguments.tiny and part != "reading" else 0]
+            for batch in batches:
+                print(f"\n{part}" + (f", batches of {batch}" if batch else ""), flush=True)
+                first = None
+                for title, overrides in ROWS[part]:
+                    if arguments.rows and not any(wanted in title for wanted in arguments.rows):
+                        continue
+                    given = [text.format(folder=folder) for text in overrides]
+                    found = run_row({"part": part, "overrides": given, "batch": batch, "folder": folder})
+                    print(line(title, found, first), flush=True)
+                    for key in ("stages", "operations"):
+                        for what, value in found.get(key, {}).items():
+                            unit = f"{value:.3f} s" if key == "stages" else f"{100 * value:.1f} %"
+                            if arguments.profile:
+                                print(f"    {what:48s} {unit}")
+                    first = first or found
+                    results.append({"part": part, "row": title, "batch": batch, **found})
+    if not results:
+        raise ConfigError(f"--rows {' '.join(arguments.rows)}: no such row")
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"device": name, "torch": torch.__version__, "sizes": sizes, "cores": os.cpu_count()}
+        arguments.json.write_text(json.dumps(facts | {"results": results}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)
