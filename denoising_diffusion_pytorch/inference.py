@@ -76,10 +76,17 @@ class Predictor:
         self.model: LatentDiffusion | RegressionUnet = model
         self.seed, self.num_samples = seed, num_samples
         self.sampler, self.steps = "none", 1
-        if isinstance(model, RegressionUnet):
-            return
+        if isinstance(model, LatentDiffusion):
+            self.use(sampler, steps)
+
+    def use(self, sampler: str | None, steps: int | None) -> None:
+        """Choose sampler and number of network calls, None for the configured ones.
+
+        Raises:
+            ConfigError: a sampler or a number of steps that does not fit the model.
+        """
         try:
-            self.sampler, self.steps = model.sampling(sampler, steps)
+            self.sampler, self.steps = self.model.sampling(sampler, steps)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

@@ -48,7 +48,7 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
         state |= checkpoint.weights("ema")
     model = build_model(config, checkpoint.stage)
     load_strictly(model, state, checkpoint.path)
-    return model.to(device).eval(), config, checkpoint
+    return model.to(device, memory_format=torch.channels_last).eval(), config, checkpoint
 
 
 def build_model(config: Config, stage: str) -> nn.Module:

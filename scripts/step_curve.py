@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="train, val, test, all, or a split of your own")
     parser.add_argument("--maps", type=int, default=25, help="simulated cities, without --data (%(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 5, 10, 20, 50])
-    parser.add_argument("--num_samples", type=int, nargs="+", default=[1, 8], help="draws whose mean is scored")
+    parser.add_argument("--samplers", nargs="+", help="default: all that fit the model")
+    parser.add_argument("--num_samples", type=int, nargs="+", default=[1], help="draws whose mean is scored")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     arguments = parser.parse_args()
     dataset = (
@@ -36,14 +37,16 @@ def main() -> None:
     )
     scenes = [dataset.scene(index) for index in range(len(dataset))]
     predictor = Predictor(arguments.ckpt)
-    samplers = SAMPLERS[predictor.config.diffusion_config.model_type]
+    samplers = arguments.samplers or SAMPLERS[predictor.config.diffusion_config.model_type]
+    for sampler in samplers:
+        predictor.use(sampler, None)  # a wrong name is found out before any time is lost
     titles = [f"{name}, mean of {draws}" if draws > 1 else name for name in samplers for draws in arguments.num_samples]
     lines = [["calls", *titles], ["---"] * (len(titles) + 1)]
     for steps in arguments.steps:
         line = [str(steps)]
         for sampler in samplers:
             for predictor.num_samples in arguments.num_samples:
-                predictor.sampler, predictor.steps = predictor.model.sampling(sampler, steps)
+                predictor.use(sampler, steps)
                 scores = Scores()
                 for prediction in predictor.predict(scenes):
                     scores.add(prediction.scene.name, prediction.gain, prediction.scene.gain)

@@ -1,5 +1,8 @@
 """Trees, splits, samples, conditions, augmentation, batches."""
 
+import os
+import pickle
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -354,3 +357,55 @@ def test_workers_change_nothing(radiomapseer):
         batches.append([next(loader) for _ in range(3)])
     for a, b in zip(*batches, strict=True):
         assert a["name"] == b["name"] and torch.equal(a["image"], b["image"]) and torch.equal(a["seed"], b["seed"])
+
+
+def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, monkeypatch):
+    source = RadioMapSeer(radiomapseer)
+    plain = RadioMapDataset(source, 16, 16)
+    first = RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)
+    with monkeypatch.context() as patched:  # what is there is not read again, and an interrupted filling goes on
+        first.store.done[3] = 0
+        first.store.flush()
+        read = []
+        original = RadioMapDataset._read
+        patched.setattr(RadioMapDataset, "_read", lambda self, i: read.append(i) or original(self, i))
+        again = RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)
+        assert read == [0, 3]  # 0 tells the shapes
+    assert again.store.path == first.store.path
+    copied = pickle.loads(pickle.dumps(again))  # as a worker of a spawned process gets it
+    for dataset in (again, copied):
+        for key in ("image", "cond", "ori_mask"):
+            assert torch.allclose(plain[5][key], dataset[5][key], atol=1e-3)
+    other = RadioMapDataset(source, 8, 8, cache=True, cache_folder=tmp_path)
+    assert other.store.path != first.store.path
+    picture = next((radiomapseer / "gain" / "DPM").iterdir())
+    os.utime(picture, ns=(1, 1))
+    changed = RadioMapDataset(RadioMapSeer(radiomapseer), 16, 16, cache=True, cache_folder=tmp_path)
+    assert changed.store.path != first.store.path
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    with pytest.raises(DataError, match="data.cache_folder"):
+        RadioMapDataset(source, 32, 32, cache=True, cache_folder=tmp_path)
+
+
+def test_cache_leaves_what_is_unreadable_to_be_reported(radiomapseer, tmp_path):
+    broken = sorted((radiomapseer / "gain" / "DPM").iterdir())[2]
+    broken.write_bytes(b"no picture")
+    source = RadioMapSeer(radiomapseer)
+    with pytest.raises(DataError, match=broken.name):
+        RadioMapDataset(source, 16, 16, cache=True)
+    for folder in (None, tmp_path):
+        dataset = RadioMapDataset(source, 16, 16, cache=True, cache_folder=folder, tolerant=True)
+        index = source.names.index(broken.stem)
+        assert broken.name in dataset[index]["problem"] and dataset[index]["name"] != broken.stem
+        assert all(not dataset[i]["problem"] for i in range(len(dataset)) if i != index)
+
+
+@pytest.mark.parametrize("settings", [{}, {"flip": False}, {"rot90": False}, {"p": 0.0}, {"p": 0.5, "flip": False}])
+def test_symmetry_of_a_key(settings):
+    augmentation = Augmentation(**settings)
+    image = torch.arange(16.0).view(1, 4, 4)
+    sample = {"image": image, "cond": image, "ori_mask": image}
+    keys = range(60)
+    for key in keys:
+        assert torch.equal(augmentation(sample, key)["image"], symmetry(image, augmentation.symmetry_of(key)))
+    assert sorted({augmentation.symmetry_of(key) for key in keys}) == augmentation.symmetries

@@ -627,3 +627,32 @@ def test_a_run_that_trains_other_weights_is_not_continued(tmp_path):
     end_to_end = {"end_to_end": {"start_step": 4}}
     with pytest.raises(CheckpointError, match="other weights.*end_to_end.start_step"):
         make_trainer(tmp_path, diffusion_config=end_to_end, trainer={"training_steps": 6}).train()
+
+
+@pytest.mark.parametrize("stage", ["ldm", "vae"])
+def test_memory_layout_changes_no_result(tmp_path, stage):
+    changes = {"first_stage_config": {"lossconfig": {"discr_start": 1}}}
+    for name, channels_last in (("last", True), ("first", False)):
+        make_trainer(tmp_path / name, stage, trainer={"channels_last": channels_last}, **changes).train()
+    last, first = (read_log(tmp_path / name / "train.log")["loss"] for name in ("last", "first"))
+    assert all(math.isclose(last[step], first[step], rel_tol=1e-4) for step in range(1, 5))
+    resumed = make_trainer(tmp_path / "first", stage, trainer={"channels_last": True, "training_steps": 5}, **changes)
+    resumed.train()  # moments that were saved in the other layout
+    for parameter, state in resumed.optimizers[0].state.items():
+        assert state["exp_avg"].stride() == parameter.stride()
+
+
+@pytest.mark.parametrize("stage", ["ldm", "vae"])
+def test_compile_changes_no_result_and_breaks_no_graph(tmp_path, stage, monkeypatch):
+    compile_module = torch.nn.Module.compile  # without generating C++, which takes minutes
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="aot_eager"))
+    for name, compiled in (("eager", False), ("compiled", True)):
+        trainer = make_trainer(tmp_path / name, stage, trainer={"compile": compiled, "training_steps": 2})
+        if compiled:
+            torch._dynamo.utils.counters.clear()
+        trainer.train()
+    eager, compiled = (read_log(tmp_path / name / "train.log")["loss"] for name in ("eager", "compiled"))
+    assert all(math.isclose(eager[step], compiled[step], rel_tol=1e-4) for step in (1, 2))
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == {"ldm": 3, "vae": 2}[stage] and not counters["graph_break"]
+    assert weights(tmp_path / "compiled", 2).keys() == weights(tmp_path / "eager", 2).keys()

@@ -1,0 +1,76 @@
+"""Posteriors that are computed once."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from data import Augmentation, RadioMapDataset, RadioMapSeer
+from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.latents import encode_dataset
+from denoising_diffusion_pytorch.loading import build_model
+from denoising_diffusion_pytorch.objectives import LatentObjective
+from tests.tiny import tiny_config
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = build_model(tiny_config("ldm"), "ldm")
+    model.scale_factor.fill_(1.3)
+    return model
+
+
+@pytest.fixture
+def dataset(radiomapseer):
+    return RadioMapDataset(RadioMapSeer(radiomapseer), 16, 8, augmentation=Augmentation())
+
+
+def encode(dataset, model, folder):
+    return encode_dataset(dataset, model.first_stage_model, folder, Accelerator(cpu=True), batch_size=24)
+
+
+def batch_of(samples):
+    keys = {"images": "image", "conditions": "cond", "masks": "ori_mask"}
+    batch = {ours: torch.stack([sample[theirs] for sample in samples]) for ours, theirs in keys.items()}
+    return batch | {"seeds": torch.tensor([sample["seed"] for sample in samples])}
+
+
+def test_cached_latents_give_the_loss_of_encoding(dataset, model, tmp_path):
+    cached = encode(dataset, model, tmp_path)
+    assert len(cached.store.done) == 8 * len(dataset) and cached.store.done.all()
+    objective = LatentObjective(model, None, tiny_config("ldm").diffusion_config.end_to_end)
+    items = [(index, 100 + index) for index in range(len(dataset))]  # keys that draw several of the symmetries
+    assert len({dataset.augmentation.symmetry_of(key) for _, key in items}) > 4
+    encoded = objective(batch_of([dataset[item] for item in items]), 0, {})[0]
+    samples = [cached[item] for item in items]
+    batch = batch_of(samples) | {"moments": torch.stack([sample["moments"] for sample in samples])}
+    assert torch.allclose(objective(batch, 0, {})[0], encoded, rtol=2e-3)
+    model.first_stage_model.encoder.forward = lambda x: pytest.fail("encoded again")
+    objective(batch, 0, {})
+
+
+def test_encoding_goes_on_where_it_was_interrupted_and_knows_its_encoder(dataset, model, tmp_path):
+    whole = encode(dataset, model, tmp_path)
+    expected = whole.store.read(8 * 5 + 3, "moments")
+    whole.store.done[8 * 5 : 8 * 7] = 0
+    whole.store.arrays["moments"][8 * 5 : 8 * 7] = 0
+    whole.store.flush()
+    calls = []
+    encoder = model.first_stage_model.encoder
+    handle = encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    again = encode(dataset, model, tmp_path)
+    assert sum(calls) == 16 and torch.equal(again.store.read(8 * 5 + 3, "moments"), expected)
+    handle.remove()
+    with torch.no_grad():
+        encoder.conv_in.weight.mul_(1.01)
+    other = encode(dataset, model, tmp_path)
+    assert other.store.path != whole.store.path
+    assert torch.equal(whole.store.read(8 * 5 + 3, "moments"), expected)
+
+
+def test_settings_that_exclude_cached_latents():
+    with pytest.raises(ConfigError, match="cache_latents.*trainable"):
+        tiny_config("ldm", data={"cache_latents": True}, first_stage_config={"trainable": True})
+    with pytest.raises(ConfigError, match=r"data.augmentation.rotation: 0"):
+        tiny_config("ldm", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
+    tiny_config("vae", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
