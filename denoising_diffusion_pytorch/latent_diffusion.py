@@ -68,6 +68,7 @@ class LatentDiffusion(nn.Module):
             config.unet_config.image_size,
         )
         self.register_buffer("scale_factor", torch.tensor(config.diffusion_config.scale_factor or float("nan")))
+        self._scale_known = False
         self.first_stage_model.requires_grad_(self.train_first_stage)
         if config.diffusion_config.end_to_end.start_step is not None:
             self.first_stage_model.decoder.requires_grad_(True)
@@ -180,8 +181,10 @@ class LatentDiffusion(nn.Module):
 
     def require_scale(self) -> None:
         """Raises RuntimeError while the scale factor is unknown."""
-        if not torch.isfinite(self.scale_factor):
-            raise RuntimeError("the latent scale factor is not known yet: call set_scale, or load a checkpoint")
+        if not self._scale_known:  # asked once: a GPU would have to finish all its work before it can answer
+            if not torch.isfinite(self.scale_factor):
+                raise RuntimeError("the latent scale factor is not known yet: call set_scale, or load a checkpoint")
+            self._scale_known = True
 
     # ---- sampling --------------------------------------------------------------------------------------------
 

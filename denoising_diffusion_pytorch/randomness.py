@@ -22,19 +22,23 @@ class KeyedRandom:
     def __init__(self, keys: Sequence[int] | Tensor, device: torch.device | str = "cpu"):
         keys = keys.tolist() if isinstance(keys, Tensor) else keys
         self.generators = [torch.Generator().manual_seed(int(key) % 2**63) for key in keys]
-        self.device = device
+        self.device = torch.device(device)
 
     def rand(self) -> Tensor:
         """Uniform in [0, 1), (B,)."""
-        return torch.cat([torch.rand(1, generator=g) for g in self.generators]).to(self.device)
+        return self._moved(torch.cat([torch.rand(1, generator=g) for g in self.generators]))
 
     def randn(self, *shape: int) -> Tensor:
         """Standard normal, (B, *shape)."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
+        return self._moved(torch.stack([torch.randn(shape, generator=g) for g in self.generators]))
 
     def randn_like(self, x: Tensor) -> Tensor:
         """Standard normal of x's shape (B, ...)."""
         return self.randn(*x.shape[1:])
+
+    def _moved(self, x: Tensor) -> Tensor:
+        """On the device; from pinned memory, because a copy from elsewhere waits for all work that is queued on a GPU."""
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
 
 
 class GlobalRandom:

@@ -99,6 +99,9 @@ class Trainer:
         self.prepared = [accelerator.prepare(objective) for objective in self.objectives]
         self.parameters = [trained_parameters(objective) for objective in self.objectives]
         adam = self.settings.optimizer
+        self.fused = accelerator.device.type in ("cuda", "cpu")
+        self.nonfinite = torch.zeros((), device=accelerator.device)  # 1 from the first value on that is not finite
+        self.watched: tuple | None = None  # what `_settle` is to hear
         # not prepared by accelerate: its wrapper updates the gradient scaler once for each optimizer
         self.optimizers = [
             torch.optim.AdamW(
@@ -107,7 +110,7 @@ class Trainer:
                 betas=tuple(adam.betas),
                 eps=adam.eps,
                 weight_decay=adam.weight_decay,
-                fused=accelerator.device.type in ("cuda", "cpu"),
+                fused=self.fused,
             )
             for parameters in self.parameters
         ]
@@ -187,13 +190,19 @@ class Trainer:
 
     def take_step(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
         """One optimizer step over `gradient_accumulation` micro-batches, and the average's; returns detached scalars."""
+        seen = [self._next_batch(batches) for _ in range(self.settings.gradient_accumulation)]
+        active, logs = self._backward(seen)
+        logs |= self._update(active, seen, logs)
+        self.step += 1
+        self.ema.update_after_step(self.step)
+        return logs
+
+    def _backward(self, seen: list[dict[str, Any]]) -> tuple[list[int], dict[str, Tensor]]:
+        """The gradients of a step's micro-batches -> (objectives that take part, logs); the same again for the same batches."""
         accelerator = self.accelerator
         active = [i for i, objective in enumerate(self.objectives) if self.step >= objective.start_step]
         logs: dict[str, Tensor] = {}
-        seen: list[dict[str, Any]] = []
-        for micro_batch in range(self.settings.gradient_accumulation):
-            batch = self._next_batch(batches)
-            seen.append(batch)
+        for micro_batch, batch in enumerate(seen):
             self._seed_dropout(micro_batch)
             carry: dict[str, Tensor] = {}
             with accelerator.accumulate(*[self.prepared[i] for i in active]):
@@ -204,13 +213,10 @@ class Trainer:
                         terms = {"loss": loss.detach()} | terms
                     for name, value in terms.items():
                         logs[name] = logs.get(name, 0) + value / self.settings.gradient_accumulation
-        logs |= self._update(active, seen, logs)
-        self.step += 1
-        self.ema.update_after_step(self.step)
-        return logs
+        return active, logs
 
     def _seed_dropout(self, micro_batch: int) -> None:
-        """Seed the global generator by (seed, step, micro-batch, rank), behind whatever reading the batch drew from it."""
+        """Seed the global generator by (seed, step, micro-batch, rank), behind whatever reading the batches drew from it."""
         numbers = (self.settings.seed, self.step, micro_batch, self.accelerator.process_index)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
 
@@ -221,6 +227,7 @@ class Trainer:
             batch = next(batches)
             self._note_bad_samples(batch.get("problems", ()))
         except Exception:
+            self._settle()
             if self.accelerator.is_main_process and self.step:
                 self._write_checkpoint()  # no step is half taken: gradients are, weights are not
             raise
@@ -250,10 +257,15 @@ class Trainer:
                 scaler.unscale_(self.optimizers[i])
             norm = nn.utils.get_total_norm([p.grad for p in self.parameters[i] if p.grad is not None])
             norms[f"grad_norm_{self.objectives[i].name}"] = norm.detach()
+        self._settle()  # of the step before: by now the device has this one's work
         # a gradient scaler expects gradients to overflow now and then; a loss must be finite all the same
-        self._require_finite(logs | (norms if scaler is None else {}), seen)
+        self._watch(logs | (norms if scaler is None else {}), seen)
+        if scaler is not None or not self.fused:
+            self._settle()
         for i, norm in zip(active, norms.values(), strict=True):
             optimizer = self.optimizers[i]
+            if scaler is None and self.fused:
+                optimizer.found_inf = self.nonfinite  # AdamW then leaves everything as it is, by itself
             nn.utils.clip_grads_with_norm_(self.parameters[i], self.settings.gradient_clip, norm)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -277,17 +289,38 @@ class Trainer:
             )
         return {"grad_scale": torch.tensor(before), "skipped": torch.tensor(float(overflowed))}
 
-    def _require_finite(self, values: dict[str, Tensor], seen: list[dict[str, Any]]) -> None:
-        """Stop all processes before the update if a value is not finite on any; agree on a request to stop as well."""
+    def _watch(self, values: dict[str, Tensor], seen: list[dict[str, Any]]) -> None:
+        """Ask all processes whether a value is not finite on any, and whether one was told to stop; `_settle` has the answer.
+
+        The question stays on the device, so that nothing waits for it: from a value on that is not finite no step changes a
+        weight, and the run ends one step later.
+        """
         bad = torch.stack([~torch.isfinite(value).all() for value in values.values()])
-        flags = torch.stack([bad.any().float(), torch.tensor(float(self.stop.requested), device=bad.device)])
+        stop = torch.full((), float(self.stop.requested), device=bad.device)
+        flags = torch.stack([bad.any().float(), stop])
         if self.accelerator.num_processes > 1:
             flags = self.accelerator.reduce(flags, "sum")
-        nonfinite, stop = flags.tolist()
+        self.nonfinite = torch.maximum(self.nonfinite, flags[0].clamp(max=1))
+        answer = torch.stack([self.nonfinite, flags[1]]).to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event() if bad.device.type == "cuda" else None
+        if arrived is not None:
+            arrived.record()
+        self.watched = (self.step, values, seen, answer, arrived)
+
+    def _settle(self) -> None:
+        """Hear the answer to `_watch`, if one is due; raises TrainingError on all processes where a value was not finite."""
+        if self.watched is None:
+            return
+        step, values, seen, answer, arrived = self.watched
+        self.watched = None
+        if arrived is not None:
+            arrived.synchronize()
+        nonfinite, stop = answer.tolist()
         self.stop_agreed = stop > 0
         if not nonfinite:
             return
-        which = ", ".join(name for name, flag in zip(values, bad.tolist(), strict=True) if flag) or "another process"
+        self.step = step
+        which = ", ".join(k for k, value in values.items() if not torch.isfinite(value).all()) or "another process"
         names = [name for batch in seen for name in batch["names"]]
         dump = self._dump({name: float(value) for name, value in values.items()}, seen)
         raise TrainingError(
@@ -300,7 +333,10 @@ class Trainer:
         return f"last good checkpoint: {last}; try a lower trainer.learning_rate or trainer.mixed_precision: 'no'"
 
     def _dump(self, values: dict[str, float], seen: list[dict[str, Any]]) -> Path:
-        """Write what reproduces the step: torch.load(path, weights_only=True) reads it."""
+        """Write what reproduces the step: torch.load(path, weights_only=True) reads it. The gradients are computed once more."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self._backward(seen)
         rank = self.accelerator.process_index
         path = self.folder / "nonfinite" / f"step_{self.step}_rank_{rank}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -393,6 +429,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of the current step (main process), then delete those that need not be kept."""
+        self._settle()
         if self.accelerator.is_main_process:
             self._write_checkpoint()
         self.accelerator.wait_for_everyone()
@@ -421,6 +458,7 @@ class Trainer:
 
     def _log(self, sums: dict[str, list[Tensor]], seconds: float) -> dict[str, float]:
         """Means since the last line, over all processes, to train.log and TensorBoard."""
+        self._settle()
         settings, main = self.settings, self.accelerator.is_main_process
         means = {}
         for name, values in sums.items():
@@ -445,6 +483,7 @@ class Trainer:
         drawing = self._due(self.settings.sample_interval) and self.settings.num_samples > 0
         if not scoring and not drawing:
             return
+        self._settle()
         predictions = self.validation.predict(self.ema.ema_model, only_drawn=not scoring)
         if not self.accelerator.is_main_process:
             return

@@ -53,13 +53,21 @@ def place(tmp_path_factory):
     return folder, config
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("stage", ["vae", "ldm"])
-def test_two_processes_are_one(place, stage, accumulation):
+@pytest.mark.parametrize(
+    "stage,accumulation,overrides",
+    [
+        ("vae", 1, []),
+        ("vae", 2, []),
+        ("ldm", 1, []),
+        ("ldm", 2, []),
+        ("ldm", 2, ["diffusion_config.end_to_end.start_step=2", "data.cache_latents=true"]),
+    ],
+)
+def test_two_processes_are_one(place, stage, accumulation, overrides):
     folder, config = place
-    common = [f"trainer.gradient_accumulation={accumulation}"]
+    common = [f"trainer.gradient_accumulation={accumulation}", *overrides]
     common += [f"first_stage_config.ckpt_path={folder / 'vae'}"] if stage == "ldm" else []
-    results = {n: folder / f"{stage}_{accumulation}_{n}" for n in (1, 2)}
+    results = {n: folder / f"{stage}_{accumulation}_{len(overrides)}_{n}" for n in (1, 2)}
     for n, path in results.items():
         train(stage, config, path, n, f"trainer.batch_size={4 // n}", *common)
     logs = {n: read_log(path / "train.log") for n, path in results.items()}

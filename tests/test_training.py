@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +288,37 @@ def test_a_nonfinite_loss_stops_before_the_update(tmp_path):
     with pytest.raises(TrainingError, match=r"step 3.*6_0.*ckpt_2"):
         trainer.train()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_a_nonfinite_last_step_is_not_saved(tmp_path):
+    def poisoned(accelerator, first):
+        for batch in tiny_batches(accelerator, first):
+            if batch["names"][0] == "7_0":
+                batch["conditions"][0, 0, 0, 0] = float("nan")
+            yield batch
+
+    trainer = make_trainer(tmp_path, batches=poisoned)
+    with pytest.raises(TrainingError, match=r"step 3.*7_0"):
+        trainer.train()
+    assert ck.find_checkpoint(tmp_path).step == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU works while the processor goes on")
+@pytest.mark.parametrize("stage", ["ldm", "vae"])
+def test_a_step_never_waits_for_the_gpu(tmp_path, stage):
+    def on_device(accelerator, first):
+        for batch in tiny_batches(accelerator, first):
+            yield {k: v.to(accelerator.device) if torch.is_tensor(v) and k != "seeds" else v for k, v in batch.items()}
+
+    trainer = make_trainer(tmp_path, stage, batches=on_device)
+    batches = list(islice(on_device(trainer.accelerator, 0), 8))
+    trainer.take_step(iter(batches[:2]))  # warms up
+    trainer.take_step(iter(batches[2:4]))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.take_step(iter(batches[4:6]))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_the_dump_reproduces_a_nonfinite_loss(tmp_path):
