@@ -1,0 +1,258 @@
+"""A web page that predicts while you draw: paint a city, place transmitters, compare the released model with the simulator.
+
+    pip install -r requirements-demo.txt
+    python scripts/demo.py [--ckpt RESULTS] [--port 7860]
+
+Serves http://127.0.0.1:7860 to this machine only; `--host 0.0.0.0` serves everybody who can reach it. The server keeps nothing: every
+request brings its whole city, so that several people at once do not mix.
+"""
+
+import argparse
+import base64
+import io
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from PIL import Image, UnidentifiedImageError
+
+from data import DataError, Scene
+from data.conditions import simulated_gain
+from data.scene import read_grey, scene_at
+from data.simulated import random_scenes
+from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
+from data.window import SIDE, window
+from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.inference import Predictor
+
+try:
+    from flask import Flask, Response, jsonify, request, send_file
+    from waitress import serve
+    from werkzeug.exceptions import HTTPException
+except ImportError as error:
+    raise SystemExit(f"error: {error}; the web page needs: pip install -r requirements-demo.txt") from error
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = Path(__file__).with_name("demo_page.html")
+CITIES = ROOT / "examples"
+MAX_UPLOAD = 4 * 2**20  # bytes
+MAX_SIDE = 4096  # px of an uploaded picture
+MAX_TRANSMITTERS = 8
+MAX_DRAWS = 8
+MAX_SEED = 2**31
+SPREAD = ("ddpm", 4)  # sampler and calls of several draws
+
+
+def encode(array: np.ndarray) -> str:
+    """Little-endian bytes in base64."""
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def decode(text: object, dtype: str, count: int, what: str) -> np.ndarray:
+    """The inverse of `encode`; raises DataError for anything but `count` numbers."""
+    try:
+        array = np.frombuffer(base64.b64decode(str(text), validate=True), dtype)
+    except ValueError as error:
+        raise DataError(f"{what}: is not base64 of {dtype} numbers") from error
+    if array.size != count:
+        raise DataError(f"{what}: holds {array.size} numbers, not {count}")
+    return array
+
+
+def pack(buildings: np.ndarray) -> str:
+    """(256, 256) bool as bits, row by row."""
+    return encode(np.packbits(buildings))
+
+
+def unpack(text: object) -> np.ndarray:
+    """The inverse of `pack`."""
+    return np.unpackbits(decode(text, "u1", SIDE * SIDE // 8, "buildings")).astype(bool).reshape(SIDE, SIDE)
+
+
+def centre_of(name: str, buildings: np.ndarray) -> tuple[np.ndarray, str]:
+    """The 256 m x 256 m in the middle of a city of any size, and a note of what was done."""
+    height, width = buildings.shape
+    view = window(Scene(name, buildings, ((width - 1) / 2, (height - 1) / 2)))
+    return view.scene.buildings, view.note.replace("around the transmitter", "in its middle")
+
+
+def read_upload(content: bytes, name: str) -> np.ndarray:
+    """An uploaded PNG (H, W) bool; raises DataError for anything else, before it is unpacked."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            width, height = picture.size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{name}: is no PNG") from error
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise DataError(f"{name}: is {width}x{height} px; at most {MAX_SIDE} a side are taken")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "upload.png"
+        path.write_bytes(content)
+        try:
+            return read_grey(path) > 0
+        except DataError as error:
+            raise DataError(str(error).replace(str(path), name)) from error
+
+
+def whole_number(value: object, what: str, low: int, high: int) -> int:
+    """A number from a request; raises DataError."""
+    try:
+        number = int(str(value))
+    except ValueError as error:
+        raise DataError(f"{what}: {value!r:.40} is no whole number") from error
+    if not low <= number <= high:
+        raise DataError(f"{what}: {number} is not within {low} .. {high}")
+    return number
+
+
+def read_scenes(body: object) -> list[Scene]:
+    """City and transmitters of a request; raises DataError."""
+    if not isinstance(body, dict) or not isinstance(body.get("tx"), list):
+        raise DataError("a request needs `buildings` and `tx`")
+    if not 1 <= len(body["tx"]) <= MAX_TRANSMITTERS:
+        raise DataError(f"place 1 to {MAX_TRANSMITTERS} transmitters, not {len(body['tx'])}")
+    buildings = unpack(body.get("buildings"))
+    try:
+        positions = [f"{float(x)},{float(y)}" for x, y in body["tx"]]
+    except (TypeError, ValueError) as error:
+        raise DataError("tx: must be a list of [x, y]") from error
+    return [scene_at("city", buildings, position) for position in positions]
+
+
+def create_app(predictor: Predictor) -> Flask:
+    """The page and what it asks for."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
+    best = predictor.sampler, predictor.steps
+    one_at_a_time = threading.Lock()  # a prediction uses all cores
+
+    @app.errorhandler(DataError)
+    def refused(error: DataError):
+        return jsonify(error=str(error)), 400
+
+    @app.errorhandler(HTTPException)
+    def failed(error: HTTPException):
+        text = f"larger than {MAX_UPLOAD // 2**20} MiB" if error.code == 413 else error.description
+        return jsonify(error=text), error.code
+
+    @app.get("/")
+    def page():
+        return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
+
+    @app.get("/settings")
+    def settings():
+        colours = {
+            name: (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(int).tolist()
+            for name in ("viridis", "RdBu_r", "magma")
+        }
+        return jsonify(
+            colours=colours,
+            side=SIDE,
+            limits=[GAIN_MIN_DB, GAIN_MAX_DB],
+            cities=sorted(path.stem for path in CITIES.glob("*.png")),
+            max_transmitters=MAX_TRANSMITTERS,
+            model=f"{predictor.checkpoint.path.name}, step {predictor.checkpoint.step:,}",
+        )
+
+    @app.get("/city")
+    def city():
+        scene = random_scenes(whole_number(request.args.get("seed"), "seed", 0, MAX_SEED))[0]
+        return jsonify(buildings=pack(scene.buildings), tx=[scene.tx], note=scene.name)
+
+    @app.get("/example")
+    def example():
+        chosen = {path.stem: path for path in CITIES.glob("*.png")}.get(request.args.get("name"))
+        if chosen is None:
+            raise DataError("there is no such city")
+        buildings, note = centre_of(chosen.stem, read_grey(chosen) > 0)
+        return jsonify(buildings=pack(buildings), tx=[], note=note or chosen.stem)
+
+    @app.post("/upload")
+    def upload():
+        file = request.files.get("file")
+        if file is None:
+            raise DataError("no file was sent")
+        name = file.filename or "the file"
+        buildings, note = centre_of(name, read_upload(file.read(), name))
+        return jsonify(buildings=pack(buildings), tx=[], note=f"{name}: {note or 'as it is'}")
+
+    @app.post("/predict")
+    def predict():
+        body = request.get_json()
+        scenes = read_scenes(body)
+        draws = whole_number(body.get("draws", 1), "draws", 1, MAX_DRAWS)
+        with one_at_a_time:
+            predictor.num_samples = draws
+            # one call gives the best map, and nearly the same one in every draw; several calls show what could be otherwise
+            predictor.use(*(best if draws == 1 else SPREAD))
+            started = time.perf_counter()
+            predictions = list(predictor.predict(scenes))
+            model_seconds = time.perf_counter() - started
+            started = time.perf_counter()
+            simulated = [np.where(scene.buildings, 0, simulated_gain(scene)) for scene in scenes]
+            simulator_seconds = time.perf_counter() - started
+        maps = [
+            {
+                "tx": prediction.scene.tx,
+                "model": encode(gain_to_db(prediction.gain).astype("<f4")),
+                "simulator": encode(gain_to_db(gain).astype("<f4")),
+                "std": None if prediction.std is None else encode((prediction.std * GAIN_SPAN_DB).astype("<f4")),
+            }
+            for prediction, gain in zip(predictions, simulated, strict=True)
+        ]
+        return jsonify(maps=maps, model_seconds=model_seconds, simulator_seconds=simulator_seconds)
+
+    @app.post("/file/<kind>")
+    def file(kind: str):
+        """The map that the page shows, as PNG in RadioMapSeer's levels, dB in .npy, or CSV of x, y, dB without buildings."""
+        body = request.get_json()
+        if not isinstance(body, dict) or kind not in ("png", "npy", "csv"):
+            raise DataError("ask for png, npy or csv, and send `values` and `buildings`")
+        values = decode(body.get("values"), "<f4", SIDE * SIDE, "values").reshape(SIDE, SIDE)
+        buildings = unpack(body.get("buildings"))
+        content = io.BytesIO()
+        if kind == "png":
+            Image.fromarray(gain_to_uint8(np.where(buildings, 0, db_to_gain(values)))).save(content, "PNG")
+        elif kind == "npy":
+            np.save(content, values)
+        else:
+            rows, columns = np.nonzero(~buildings)
+            table = np.column_stack([columns, rows, values[rows, columns]])
+            np.savetxt(content, table, fmt=["%d", "%d", "%.2f"], delimiter=",", header="x,y,path_gain_db", comments="")
+        content.seek(0)
+        return send_file(content, as_attachment=True, download_name=f"radio_map.{kind}")
+
+    return app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if there is one")
+    arguments = parser.parse_args()
+    if not 0 <= arguments.port < 2**16:
+        raise ConfigError(f"--port {arguments.port}: must lie within 0 .. 65535")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: there is no GPU that PyTorch can use")
+    predictor = Predictor(arguments.ckpt, device=arguments.device)
+    list(predictor.predict(random_scenes(0)))  # the first prediction compiles; nobody should wait for it
+    simulated_gain(random_scenes(0)[0])
+    print(f"http://{arguments.host}:{arguments.port} (Ctrl-C ends it)", flush=True)
+    try:
+        serve(create_app(predictor), host=arguments.host, port=arguments.port, threads=4)
+    except OSError as error:
+        raise ConfigError(f"--host {arguments.host} --port {arguments.port}: {error}; choose another port") from error
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,193 @@
+"""The web page: what it refuses, what it answers, and the whole of it in a browser."""
+
+import base64
+import csv
+import io
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.units import db_to_gain, gain_to_uint8
+from denoising_diffusion_pytorch.inference import Predictor
+from scripts.demo import create_app, encode, pack
+
+OPEN = np.zeros((256, 256), bool)
+CITY = OPEN.copy()
+CITY[100:140, 60:120] = True
+
+
+def png(array):
+    content = io.BytesIO()
+    Image.fromarray(array).save(content, "PNG")
+    return content.getvalue()
+
+
+def floats(text):
+    return np.frombuffer(base64.b64decode(text), "<f4").reshape(256, 256)
+
+
+@pytest.fixture(scope="module")
+def app():
+    return create_app(Predictor())
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+def test_prediction(client):
+    body = {"buildings": pack(CITY), "tx": [[30, 120], [200, 40]]}
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 200
+    first, second = answer.json["maps"]
+    model, simulator = floats(first["model"]), floats(first["simulator"])
+    assert (model[CITY] == -147).all() and (simulator[CITY] == -147).all() and first["std"] is None
+    assert np.abs(model - simulator)[~CITY].mean() < 3  # dB
+    assert np.unravel_index(floats(second["model"]).argmax(), (256, 256)) == pytest.approx((40, 200), abs=2)
+    spread = client.post("/predict", json=body | {"tx": [[30, 120]], "draws": 4}).json["maps"][0]
+    assert floats(spread["std"])[~CITY].mean() > 0.1
+    again = client.post("/predict", json=body | {"tx": [[30, 120]]}).json["maps"][0]
+    assert np.allclose(floats(again["model"]), model, atol=1e-2)  # nothing of the request before is left
+
+
+@pytest.mark.parametrize(
+    "body,words",
+    [
+        ({}, "buildings"),
+        ({"buildings": "", "tx": [[1, 1]]}, "buildings: holds 0 numbers"),
+        ({"buildings": "?", "tx": [[1, 1]]}, "buildings: is not base64"),
+        ({"buildings": pack(CITY), "tx": []}, "place 1 to 8"),
+        ({"buildings": pack(CITY), "tx": [[1, 1]] * 9}, "place 1 to 8"),
+        ({"buildings": pack(CITY), "tx": ["here"]}, "tx: must be"),
+        ({"buildings": pack(CITY), "tx": [[float("nan"), 1]]}, "is no position"),
+        ({"buildings": pack(CITY), "tx": [[300, 1]]}, "outside"),
+        ({"buildings": pack(CITY), "tx": [[80, 120]]}, "inside a building"),
+        ({"buildings": pack(CITY), "tx": [[1, 1]], "draws": 1000}, "draws: 1000"),
+        ({"buildings": pack(CITY), "tx": [[1, 1]], "draws": "many"}, "draws"),
+    ],
+)
+def test_prediction_refuses(client, body, words):
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 400 and words in answer.json["error"]
+
+
+def test_cities(client):
+    first, again, other = (client.get(f"/city?seed={seed}").json for seed in (3, 3, 4))
+    assert first == again != other
+    assert client.get("/city?seed=x").status_code == 400 and client.get("/city").status_code == 400
+    names = client.get("/settings").json["cities"]
+    assert names and all(client.get(f"/example?name={name}").status_code == 200 for name in names)
+    assert client.get("/example?name=../README").status_code == 400
+
+
+def upload(client, content, name="city.png"):
+    return client.post("/upload", data={"file": (io.BytesIO(content), name)})
+
+
+def test_upload(client):
+    same = upload(client, png(CITY.astype(np.uint8) * 255))
+    assert same.json["buildings"] == pack(CITY) and "as it is" in same.json["note"]
+    large = np.zeros((400, 600), np.uint8)
+    large[72:328, 172:428] = CITY * 200
+    assert upload(client, png(large)).json["buildings"] == pack(CITY)
+    assert "open ground" in upload(client, png(np.zeros((50, 60), np.uint8))).json["note"]
+    for content, words in (
+        (b"GIF89a", "is no PNG"),
+        (png(CITY.astype(np.uint8))[:60], "city.png"),
+        (png(np.zeros((1, 5000), np.uint8)), "5000x1"),
+    ):
+        answer = upload(client, content)
+        assert answer.status_code == 400 and words in answer.json["error"]
+    answer = upload(client, bytes(5 * 2**20))
+    assert answer.status_code == 413 and "4 MiB" in answer.json["error"]
+    assert client.post("/upload").status_code == 400
+
+
+def test_files(client):
+    values = np.random.default_rng(0).uniform(-140, -50, (256, 256)).astype("<f4")
+    body = {"values": encode(values), "buildings": pack(CITY)}
+    picture = np.asarray(Image.open(io.BytesIO(client.post("/file/png", json=body).data)))
+    assert (picture == np.where(CITY, 0, gain_to_uint8(db_to_gain(values)))).all()
+    assert (np.load(io.BytesIO(client.post("/file/npy", json=body).data)) == values).all()
+    rows = list(csv.reader(io.StringIO(client.post("/file/csv", json=body).text)))
+    assert rows[0] == ["x", "y", "path_gain_db"] and len(rows) == 1 + (~CITY).sum()
+    x, y, value = rows[1000]
+    assert values[int(y), int(x)] == pytest.approx(float(value), abs=0.01)
+    assert client.post("/file/exe", json=body).status_code == 400
+    assert client.post("/file/png", json={"values": "AAAA"}).status_code == 400
+    assert client.post("/file/png", data="no JSON").status_code in (400, 415)
+
+
+@pytest.fixture
+def page(app):
+    """The page in a headless Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs: pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("the browser test needs Chromium (apt install chromium)")
+    from werkzeug.serving import make_server
+
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1400, "height": 1000})
+            page.set_default_timeout(60_000)
+            problems = []
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.goto(f"http://127.0.0.1:{server.server_port}")
+            yield page
+            assert not problems
+            browser.close()
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def test_draw_place_see_and_download(page, tmp_path):
+    def answered():
+        page.wait_for_function("document.getElementById('status').textContent.startsWith('Model')")
+
+    def at(x, y):
+        box = page.locator("#city").bounding_box()
+        return box["x"] + (x + 0.5) / 256 * box["width"], box["y"] + (y + 0.5) / 256 * box["height"]
+
+    answered()  # a random city to begin with
+    page.click("#clear")
+    page.wait_for_selector("#figure-model", state="hidden")
+    page.click("[data-tool=build]")
+    page.mouse.move(*at(100, 60))
+    page.mouse.down()
+    page.mouse.move(*at(100, 180))
+    page.mouse.up()
+    page.click("[data-tool=place]")
+    page.mouse.click(*at(100, 100))
+    assert "outside of buildings" in page.inner_text("#status")
+    page.mouse.click(*at(40, 120))
+    answered()
+    box = page.locator("#figure-model canvas").bounding_box()
+
+    def value(x, y):
+        page.mouse.move(box["x"] + (x + 0.5) / 256 * box["width"], box["y"] + (y + 0.5) / 256 * box["height"])
+        return page.inner_text("#readout")
+
+    assert "(100, 120) building" in value(100, 120)
+    seen, shadow = (float(value(*place).split("model ")[1].split(" dB")[0]) for place in ((60, 120), (140, 120)))
+    assert seen > shadow + 10
+    with page.expect_download() as download:
+        page.click("[data-file=npy]")
+    path = tmp_path / "map.npy"
+    download.value.save_as(path)
+    array = np.load(path)
+    assert array.shape == (256, 256) and array[120, 60] == pytest.approx(seen, abs=0.06)
+    page.mouse.click(*at(200, 200))
+    page.wait_for_function("document.getElementById('shown').options.length === 3")
+    assert "covered" in page.inner_text("#coverage")
+    page.set_input_files("#upload", {"name": "no.png", "mimeType": "image/png", "buffer": b"nothing"})
+    page.wait_for_function("document.getElementById('status').textContent.includes('is no PNG')")
