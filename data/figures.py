@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .metrics import map_scores
+from .scene import Scene
 from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
 
 BUILDING_GREY = "0.75"
@@ -60,6 +61,26 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
         ax.set_title(title, fontsize=10)
     figure.colorbar(power, ax=axes[:, : count - 1], label="path gain (dB)", shrink=0.9, aspect=40, location="left")
     figure.colorbar(error, ax=axes[:, -1], label="error (dB)", shrink=0.9, aspect=40)
+    _save(figure, path)
+
+
+def contact_sheet(path: str | Path, scenes: Sequence[Scene], columns: int = 4) -> None:
+    """The truths of many scenes side by side.
+
+    Args:
+        path: PNG to write.
+        scenes: with their gain.
+        columns: scenes a row.
+    """
+    lines = -(-len(scenes) // columns)
+    figure = Figure(figsize=(2.4 * columns + 1, 2.5 * lines + 0.3), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid[len(scenes) :]:
+        axes.set_axis_off()
+    for axes, scene in zip(grid, scenes, strict=False):
+        image = _show(axes, gain_to_db(scene.gain), scene.buildings, scene.tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
+        axes.set_title(scene.name, fontsize=8)
+    figure.colorbar(image, ax=grid, label="path gain (dB)", shrink=0.8)
     _save(figure, path)
 
 

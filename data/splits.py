@@ -28,6 +28,12 @@ STANDARD = {
 SIMULATED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
+def spread(length: int, count: int) -> list[int]:
+    """`count` numbers spread evenly over 0 .. length - 1; all of them where there are fewer."""
+    count = min(length, count)
+    return [place * length // count for place in range(count)]
+
+
 def standard_split(name: str) -> set[int]:
     """Map ids (1..700) of a standard split."""
     ids = np.arange(700)

@@ -13,6 +13,7 @@ from torch import nn
 from data import create_dataset
 from data.figures import comparison_figure
 from data.metrics import Scores
+from data.splits import spread
 
 from .config_schema import Config
 from .inference import Prediction, predict_batch
@@ -35,8 +36,8 @@ class Validation:
         self.batch_size = config.trainer.batch_size
         dataset = create_dataset(config.data.validation, replace(config.data, cache=False))
         scored = config.trainer.validation_samples if config.trainer.validate_every else 0
-        chosen = _spread(len(dataset), max(scored, config.trainer.num_samples))
-        self.drawn = {chosen[place] for place in _spread(len(chosen), config.trainer.num_samples)}
+        chosen = spread(len(dataset), max(scored, config.trainer.num_samples))
+        self.drawn = {chosen[place] for place in spread(len(chosen), config.trainer.num_samples)}
         self.column = {"vae": "reconstructed", "ldm": "sampled", "baseline": "predicted"}[stage]
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
         self.samples = [(index, dataset.scene(index), _arrays(dataset[index])) for index in mine]
@@ -70,12 +71,6 @@ class Validation:
             if index in self.drawn
         ]
         comparison_figure(path, rows, columns)
-
-
-def _spread(length: int, count: int) -> list[int]:
-    """`count` numbers spread evenly over 0 .. length - 1; all of them where there are fewer."""
-    count = min(length, count)
-    return [place * length // count for place in range(count)]
 
 
 def _arrays(sample: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("flask", reason="the web page needs: pip install -r requirements-demo.txt")
+
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.inference import Predictor
 from scripts.demo import create_app, encode, pack
