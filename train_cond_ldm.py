@@ -14,6 +14,7 @@ from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config_schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.latents import encode_dataset
 from denoising_diffusion_pytorch.launch import begin
 from denoising_diffusion_pytorch.loading import build_model, load_first_stage
@@ -27,7 +28,7 @@ from denoising_diffusion_pytorch.objectives import (
 SCALE_BATCHES = 32  # micro-batches over which each process measures the latents' standard deviation
 
 
-def make_objectives(config: Config, model: nn.Module) -> list[nn.Module]:
+def make_objectives(config: Config, model: LatentDiffusion) -> list[nn.Module]:
     """The latent loss alone, or with `trainable: true` the joint objective and the discriminator's."""
     first_stage = config.first_stage_config
     if not first_stage.trainable:

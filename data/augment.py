@@ -1,11 +1,13 @@
 """Augmentation: one draw for image, condition and mask together, decided by a key alone."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
-Sample = dict[str, object]
+Sample = dict[str, Any]
 GEOMETRIC = ("image", "cond", "ori_mask")
 # what lies outside a moved picture: zero gain, nothing of any condition, a building (where the map is zero)
 FILL = {"image": -1.0, "cond": -1.0, "ori_mask": 1.0}
@@ -52,7 +54,7 @@ class Augmentation:
             return sample
         angle = float(random.uniform(-self.rotation, self.rotation))
         shift = random.uniform(-self.translation, self.translation, 2)
-        brightness, contrast = 1 + random.uniform(-self.color_jitter, self.color_jitter, 2)
+        brightness, contrast = (float(f) for f in 1 + random.uniform(-self.color_jitter, self.color_jitter, 2))
         sample = dict(sample)
         for key in GEOMETRIC:
             x = symmetry(sample[key], index)
@@ -60,8 +62,8 @@ class Augmentation:
                 x = self._move(x, angle, shift, FILL[key])
             sample[key] = x.contiguous()
         if self.color_jitter:
-            gain = (sample["image"] + 1) / 2 * float(brightness)
-            gain = (gain - gain.mean()) * float(contrast) + gain.mean()
+            gain = (sample["image"] + 1) / 2 * brightness
+            gain = (gain - gain.mean()) * contrast + gain.mean()
             sample["image"] = gain.clamp(0, 1) * 2 - 1
         return sample
 

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -30,12 +31,12 @@ LEGEND = (
 
 def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:
     """Bootstrap interval of the mean over maps, [low, high]; None for fewer than two."""
-    values = np.array([value for value in values if np.isfinite(value)])
-    if len(values) < 2:
+    known = np.array([value for value in values if np.isfinite(value)])
+    if len(known) < 2:
         return None
-    if values.min() == values.max():
-        return [float(values[0])] * 2
-    found = bootstrap((values,), np.mean, confidence_level=level, n_resamples=2000, method="percentile", rng=0)
+    if known.min() == known.max():
+        return [float(known[0])] * 2
+    found = bootstrap((known,), np.mean, confidence_level=level, n_resamples=2000, method="percentile", rng=0)
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
@@ -46,7 +47,7 @@ def summarize(scores: Scores) -> dict:
 
 def _cells(name: str, row: dict) -> list[str]:
     def text(key: str, digits: int) -> str:
-        value = row
+        value: Any = row
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"

@@ -228,7 +228,7 @@ def _start_worker(worker: int) -> None:
 def create_dataloader(
     config,
     *,
-    dataset: Dataset | None = None,
+    dataset: RadioMapDataset | None = None,
     rank: int = 0,
     world_size: int = 1,
     start_batch: int = 0,

@@ -6,6 +6,7 @@ whole set. Figures under different conventions must not be compared.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -63,7 +64,7 @@ class Scores:
     """
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, float | str]] = []
+        self.rows: list[dict[str, Any]] = []
         self._thresholded: list[dict[str, float]] = []
         self._sums = np.zeros(3)  # squared error, squared target, pixels; after the threshold, whole set
 
@@ -85,7 +86,7 @@ class Scores:
         self._sums += ((p - t) ** 2).sum(), (t**2).sum(), p.size
         return raw
 
-    def summary(self) -> dict[str, float | int | dict]:
+    def summary(self) -> dict[str, Any]:
         """Means over maps under the raw convention, and under `thresholded` those of the other one."""
 
         def means(rows: list[dict]) -> dict[str, float]:

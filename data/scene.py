@@ -43,7 +43,8 @@ def read_grey(path: Path) -> np.ndarray:
         DataError: naming the file, where it is missing, unreadable or not 8 bits a channel.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as picture:  # other formats have readers that start programs
+        with Image.open(path, formats=("PNG",)) as file:  # other formats have readers that start programs
+            picture: Image.Image = file
             if picture.mode in ("1", "P", "RGB", "RGBA", "LA"):
                 picture = picture.convert("L")
             if picture.mode != "L":

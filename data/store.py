@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,8 +67,10 @@ class SampleStore:
         self.path: Path | None = None
         self._written = 0
         if folder is None:
-            self.arrays = {name: np.empty((count, *shape), DTYPE) for name, shape in self.shapes.items()}
-            self.done = np.zeros(count, np.uint8)
+            self.arrays: dict[str, Any] = {
+                name: np.empty((count, *shape), DTYPE) for name, shape in self.shapes.items()
+            }
+            self.done: Any = np.zeros(count, np.uint8)
             return
         facts = {"count": count, "shapes": {k: list(v) for k, v in self.shapes.items()}, **(identity or {})}
         self.path = folder / f"{kind}_{digest(facts)}"

@@ -58,7 +58,10 @@ def window(city: Scene, side: int = SIDE) -> Window:
     scene = replace(
         city,
         tx=(city.tx[0] - column, city.tx[1] - row),
-        **{name: cut(getattr(city, name)) for name in ("buildings", "gain", "cars", "known_buildings")},
+        buildings=cut(city.buildings),
+        gain=cut(city.gain),
+        cars=cut(city.cars),
+        known_buildings=cut(city.known_buildings),
     )
     notes = []
     if height > side or width > side:

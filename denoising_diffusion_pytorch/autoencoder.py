@@ -5,6 +5,7 @@ At the document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1, 320, 3
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class DiagonalGaussianDistribution:
 
 
 def _middle(channels: int, dropout: float, attention: bool) -> nn.ModuleDict:
-    mid = {"block_1": ResnetBlock(channels, dropout=dropout)}
+    mid: dict[str, nn.Module] = {"block_1": ResnetBlock(channels, dropout=dropout)}
     if attention:
         mid["attn_1"] = AttnBlock(channels)
     mid["block_2"] = ResnetBlock(channels, dropout=dropout)
@@ -141,7 +142,7 @@ class Decoder(nn.Module):
         current = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, current, 3, padding=1)
         self.mid = _middle(current, dropout, mid_attention)
-        stages = []
+        stages: list[nn.ModuleDict] = []
         for level in reversed(range(len(widths))):
             stage = nn.ModuleDict({"block": nn.ModuleList(), "attn": nn.ModuleList()})
             if cond_channels:
@@ -226,7 +227,7 @@ class AutoencoderKL(nn.Module):
         self.embed_dim = embed_dim
         self.downsampling_factor = patch_size * 2 ** (levels - 1)
         sides = [resolution // (patch_size * 2**level) for level in range(levels)]
-        shared = {
+        shared: dict[str, Any] = {
             "num_res_blocks": num_res_blocks,
             "attn_levels": [level for level, side in enumerate(sides) if side in attn_resolutions],
             "dropout": dropout,

@@ -121,6 +121,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, num_features: int, scale: float = 16.0):
         super().__init__()
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.randn(num_features // 2, 2) * scale / 2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from .config_yaml import same, show
 from .errors import ConfigError
 
 
-def _sections(cls: type, path: str) -> dict[str, type]:
+def _sections(cls: Any, path: str) -> dict[str, type]:
     """{dotted path: dataclass} of a section and all sections inside it."""
     found = {path: cls}
     for name, kind in type_hints(cls).items():
@@ -40,11 +40,10 @@ TARGETS: dict[str, tuple[str, ...]] = {
 } | dict.fromkeys(SOURCES, ("RadioUNet_c",))
 
 # section -> key -> the dotted paths that it spells
+_OF_DIFFUSION = ("model_type", "objective", "timesteps", "sampling_timesteps", "loss_type", "scale_factor")
+_TOP: dict[str, tuple[str, ...]] = {key: (f"diffusion_config.{key}",) for key in _OF_DIFFUSION}
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
-    "": {
-        key: (f"diffusion_config.{key}",)
-        for key in ("model_type", "objective", "timesteps", "sampling_timesteps", "loss_type", "scale_factor")
-    }
+    "": _TOP
     | {
         "optimization": ("trainer",),
         "first_stage": ("first_stage_config",),

@@ -210,7 +210,7 @@ def checked_copy(config: Any, prefix: str = "") -> Any:
 
 def _checked(cls: type, name: str, setting: Setting) -> Any:
     annotation = type_hints(cls)[name]
-    options = get_args(annotation) if get_origin(annotation) in (types.UnionType, Union) else (annotation,)
+    options = list(get_args(annotation)) if get_origin(annotation) in (types.UnionType, Union) else [annotation]
     if type(None) in options and (setting.value is None or setting.value == "None"):
         return None  # the text None too: nothing is called so, and PyYAML reads the word as text
     options = [option for option in options if option is not type(None)]

@@ -66,7 +66,7 @@ class _Reader(yaml.SafeLoader):
         self._enter(node.start_mark)
         kind = node.tag.removeprefix(_TAG)
         if isinstance(node, yaml.MappingNode) and kind == "map":
-            result = self._mapping(node)
+            result: Any = self._mapping(node)
         elif isinstance(node, yaml.SequenceNode) and kind == "seq":
             result = [self.value(child) for child in node.value]
         elif isinstance(node, yaml.ScalarNode):

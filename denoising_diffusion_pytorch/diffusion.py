@@ -90,6 +90,8 @@ class GaussianDiffusion(nn.Module):
         self.clip_x_start = clip_x_start
         alpha_bar = torch.cumprod(1 - beta_schedule(schedule, timesteps), dim=0)
         # float32: some accelerators have no float64
+        self.sqrt_alpha_bar: Tensor
+        self.sqrt_one_minus_alpha_bar: Tensor
         self.register_buffer("sqrt_alpha_bar", alpha_bar.sqrt().float(), persistent=False)
         self.register_buffer("sqrt_one_minus_alpha_bar", (1 - alpha_bar).sqrt().float(), persistent=False)
 

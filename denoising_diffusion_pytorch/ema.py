@@ -37,7 +37,7 @@ class EMAModel:
     @torch.no_grad()
     def _blend(self, model: nn.Module, beta: float) -> None:
         source, shadow = dict(model.named_parameters()), dict(self.shadow.named_parameters())
-        targets = [shadow[name] for name in self.trainable]
+        targets: list[torch.Tensor] = [shadow[name] for name in self.trainable]
         values = [source[name].detach() for name in self.trainable]
         if beta:
             torch._foreach_lerp_(targets, values, 1 - beta)

@@ -85,6 +85,8 @@ class Predictor:
         Raises:
             ConfigError: a sampler or a number of steps that does not fit the model.
         """
+        if not isinstance(self.model, LatentDiffusion):
+            raise ConfigError("a regression U-Net has one answer and no sampler")
         try:
             self.sampler, self.steps = self.model.sampling(sampler, steps)
         except ValueError as error:

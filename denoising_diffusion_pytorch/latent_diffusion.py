@@ -3,7 +3,7 @@
 This module alone knows the latent scale factor: x_start = scale_factor * z has unit standard deviation.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -58,8 +58,11 @@ class LatentDiffusion(nn.Module):
         config = resolve(config, stage="ldm")
         self.diffusion_config = config.diffusion_config
         self.train_first_stage = config.first_stage_config.trainable
+        self.scale_factor: Tensor
         self.diffusion = build_diffusion(config.diffusion_config)
-        self.first_stage_model = build_autoencoder(config.first_stage_config, config.cond_stage_config.in_channels)
+        self.first_stage_model: AutoencoderKL = build_autoencoder(
+            config.first_stage_config, config.cond_stage_config.in_channels
+        )
         self.cond_stage_model = build_cond_stage(config.cond_stage_config, config.unet_config)
         self.unet = build_unet(config.unet_config, self.diffusion.heads)
         self.latent_shape = (
@@ -223,13 +226,13 @@ class LatentDiffusion(nn.Module):
         def model(x_t: Tensor, t: Tensor) -> Tensor:
             return self.denoise(x_t, t, features).float()
 
-        draw = {
+        samplers: dict[str, Callable[..., Tensor]] = {
             "ddpm": sample_ddpm,
             "ddim": partial(sample_ddim, eta=self.diffusion_config.ddim_eta),
             "decoupled": sample_decoupled,
             "dpm_solver": sample_dpm_solver,
-        }[sampler]
-        return draw(self.diffusion, model, random.randn(*self.latent_shape), steps, random.randn_like)
+        }
+        return samplers[sampler](self.diffusion, model, random.randn(*self.latent_shape), steps, random.randn_like)
 
     @torch.no_grad()
     def sample(self, conditions: Tensor, ori_mask: Tensor | None = None, **how) -> Tensor:

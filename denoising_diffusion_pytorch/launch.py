@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +88,9 @@ class TrainingData:
     def __init__(self, config: Config):
         self.config = config
         tolerant = config.trainer.max_bad_samples > 0
-        self.dataset = create_dataset(config.data.train, config.data, augmented=True, tolerant=tolerant)
+        self.dataset: Any = create_dataset(config.data.train, config.data, augmented=True, tolerant=tolerant)
 
-    def batches(self, accelerator: Accelerator, first: int) -> Iterator[dict[str, Any]]:
+    def batches(self, accelerator: Accelerator, first: int) -> Generator[dict[str, Any], None, None]:
         """Endless micro-batches of this process on its device, from number `first` on."""
         loader = create_dataloader(
             self.config,

@@ -1,6 +1,7 @@
 """Networks with the weights that a file or a checkpoint holds, ours or of other code."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +49,10 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
         state |= checkpoint.weights("ema")
     model = build_model(config, checkpoint.stage)
     load_strictly(model, state, checkpoint.path)
-    return model.to(device, memory_format=torch.channels_last).eval(), config, checkpoint
+    return model.to(device).to(memory_format=torch.channels_last).eval(), config, checkpoint
 
 
-def build_model(config: Config, stage: str) -> nn.Module:
+def build_model(config: Config, stage: str) -> Any:
     """The network of a stage from its resolved configuration: AutoencoderKL (`vae`), LatentDiffusion (`ldm`) or
     RegressionUnet (`baseline`).
     """

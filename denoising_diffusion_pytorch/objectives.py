@@ -5,6 +5,8 @@ gradient passes through the wrapper's forward and is averaged over the processes
 step, `carry` a dict that an objective leaves for the next one (reconstructions for the discriminator).
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL
@@ -14,7 +16,7 @@ from .losses import AutoencoderLoss, PatchDiscriminator, hinge_gan_loss
 from .randomness import KeyedRandom
 from .regression import RegressionUnet
 
-Batch = dict[str, object]
+Batch = dict[str, Any]
 Output = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 

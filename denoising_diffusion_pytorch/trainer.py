@@ -64,7 +64,7 @@ class Trainer:
         config: Config,
         stage: str,
         model: nn.Module,
-        objectives: list[nn.Module],
+        objectives: list[Any],
         batches: Callable[[Accelerator, int], Generator[dict[str, Any], None, None]],
         *,
         accelerator: Accelerator,
@@ -86,9 +86,11 @@ class Trainer:
         self.skipped = 0  # overflowed fp16 steps in a row
         self.waited = 0.0  # seconds spent waiting for data since the last log line
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        self.model = model = model.to(accelerator.device, memory_format=layout)
-        self.objectives = [o.to(accelerator.device, memory_format=layout).train() for o in objectives]
-        self.extra = {o.name: o for o in self.objectives[1:]}  # weights outside `model`: the discriminator
+        self.model = model = model.to(accelerator.device).to(memory_format=layout)
+        self.objectives: list[Any] = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
+        self.extra: dict[str, nn.Module] = {
+            o.name: o for o in self.objectives[1:]
+        }  # weights outside `model`: the discriminator
         ema = self.settings.ema
         self.ema = EMAModel(model, ema.beta, ema.start_step, ema.update_interval)
         if (
@@ -107,7 +109,7 @@ class Trainer:
             torch.optim.AdamW(
                 parameters,
                 lr=self.settings.learning_rate,
-                betas=tuple(adam.betas),
+                betas=(adam.betas[0], adam.betas[1]),
                 eps=adam.eps,
                 weight_decay=adam.weight_decay,
                 fused=self.fused,
@@ -265,7 +267,7 @@ class Trainer:
         for i, norm in zip(active, norms.values(), strict=True):
             optimizer = self.optimizers[i]
             if scaler is None and self.fused:
-                optimizer.found_inf = self.nonfinite  # AdamW then leaves everything as it is, by itself
+                setattr(optimizer, "found_inf", self.nonfinite)  # noqa: B010 - torch declares it nowhere; AdamW then leaves everything as it is, by itself
             nn.utils.clip_grads_with_norm_(self.parameters[i], self.settings.gradient_clip, norm)
             for group in optimizer.param_groups:
                 group["lr"] = rate

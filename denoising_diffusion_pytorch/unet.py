@@ -109,8 +109,10 @@ class Unet(nn.Module):
 
     def _features(self, x: Tensor, cond: Tensor | Sequence[Tensor] | None) -> list[Tensor] | None:
         """The condition as one map a level, level 0 at x's size; None stays None."""
-        if cond is None or not isinstance(cond, Tensor):
-            return cond
+        if cond is None:
+            return None
+        if not isinstance(cond, Tensor):
+            return list(cond)
         return [
             F.adaptive_avg_pool2d(cond, (x.shape[-2] >> level, x.shape[-1] >> level))
             for level in range(len(self.downs))

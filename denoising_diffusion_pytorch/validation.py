@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
 
 from data import create_dataset
 from data.figures import comparison_figure
@@ -42,7 +41,7 @@ class Validation:
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
         self.samples = [(index, dataset.scene(index), _arrays(dataset[index])) for index in mine]
 
-    def predict(self, model: nn.Module, *, only_drawn: bool = False) -> dict[int, Prediction]:
+    def predict(self, model: Any, *, only_drawn: bool = False) -> dict[int, Prediction]:
         """Predictions by number of the scene, of the whole subset or of the drawn scenes; the same on every process."""
         chosen = [sample for sample in self.samples if not only_drawn or sample[0] in self.drawn]
         found: list[tuple[int, Prediction]] = []
@@ -88,7 +87,7 @@ def score(predictions: Iterable[Prediction]) -> dict[str, float]:
         sampled.add(prediction.scene.name, prediction.gain, truth)
         if prediction.reconstruction is not None:
             ceiling.add(prediction.scene.name, prediction.reconstruction, truth)
-    figures = {}
+    figures: dict[str, float] = {}
     for prefix, scores in (("", sampled), ("ceiling_", ceiling)):
         if not scores.rows:
             continue

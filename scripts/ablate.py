@@ -173,7 +173,7 @@ def train_variant(trainings: Trainings, variant: Variant, steps: dict[str, int],
         return trainings.train(folder, "baseline", steps["baseline"], [*seeded, *variant.overrides])
     vae = trainings.out / "runs" / f"vae_{slug(variant.vae)}_{seed}"
     overrides = [*seeded, *variant.vae, *variant.overrides, f"first_stage_config.ckpt_path={vae.resolve()}"]
-    end_to_end = ()
+    end_to_end: tuple[str, ...] = ()
     if variant.end_to_end:
         end_to_end = (f"end-to-end {variant.end_to_end}",)
         overrides.append(f"diffusion_config.end_to_end.start_step={steps['ldm']}")
@@ -237,7 +237,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     trainings = Trainings(arguments.out, arguments.train, arguments.threads)
-    sources = {"simulated": SimulatedScenes(arguments.maps, seed=FRESH_CITIES)}
+    sources: dict[str, SimulatedScenes | RadioMapSeer] = {
+        "simulated": SimulatedScenes(arguments.maps, seed=FRESH_CITIES)
+    }
     if arguments.real:
         sources["real"] = RadioMapSeer(arguments.real, "DPM", arguments.split)
     scenes = {where: [source.scene(i) for i in range(len(source))] for where, source in sources.items()}

@@ -20,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -139,7 +140,7 @@ def peak_memory() -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def synthetic_batches(config: Config, cached: bool, device: str) -> Iterator[dict]:
+def synthetic_batches(config: Config, cached: bool, device: torch.device) -> Generator[dict, None, None]:
     """The same random batch again and again."""
     batch, data = config.trainer.batch_size, config.data
     generator = torch.Generator().manual_seed(0)
@@ -162,6 +163,8 @@ def synthetic_batches(config: Config, cached: bool, device: str) -> Iterator[dic
 
 def make_step(stage: str, config: Config) -> tuple[Callable[[], object], torch.nn.Module]:
     """One optimizer step of the real trainer on a random batch, and the model."""
+    model: Any
+    objectives: list[torch.nn.Module]
     accelerator = make_accelerator(config.trainer)
     if stage == "vae":
         first = config.first_stage_config
@@ -175,8 +178,8 @@ def make_step(stage: str, config: Config) -> tuple[Callable[[], object], torch.n
         model = build_model(config, "ldm")
         model.scale_factor.fill_(1.0)
         objectives = [LatentObjective(model, None, config.diffusion_config.end_to_end)]
-    trainer = Trainer(config, stage, model, objectives, lambda *_: None, accelerator=accelerator)
     batches = synthetic_batches(config, config.data.cache_latents, accelerator.device)
+    trainer = Trainer(config, stage, model, objectives, lambda *_: batches, accelerator=accelerator)
     return lambda: trainer.take_step(batches), model
 
 
@@ -235,7 +238,8 @@ def measure_training(stage: str, arguments: argparse.Namespace, config: Config, 
         torch.cuda.reset_peak_memory_stats()
     times = seconds_of(step, arguments.repeats)
     memory = peak_memory()
-    found = {"seconds": min(times), "median": median(times), "memory": memory, "maps": config.trainer.batch_size}
+    found: dict[str, Any] = {"seconds": min(times), "median": median(times), "memory": memory}
+    found["maps"] = config.trainer.batch_size
     if not config.trainer.compile:  # its graph is not counted operation by operation
         with FlopCounterMode(display=False) as counter:
             step()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -163,7 +164,7 @@ def chaos(stage: str, config: Path, out: Path, kills: int, seed: int, steps: int
         command = train_command(stage, config, whole, *overrides)
         subprocess.run(command, env=environment(), stdout=output, stderr=output, check=True)
     dice = random.Random(seed)
-    figures = {"stage": stage, "kills": 0, "saves_interrupted": 0, "most_steps_lost": 0}
+    figures: dict[str, Any] = {"stage": stage, "kills": 0, "saves_interrupted": 0, "most_steps_lost": 0}
     command = train_command(stage, config, victim, *overrides)
     for number in range(kills):
         how = "save" if number % 3 == 0 else "start" if number % 7 == 1 else "random"

@@ -110,6 +110,7 @@ def main() -> None:
     arguments = parse_arguments()
     how = {"steps": arguments.steps, "sampler": arguments.sampler, "num_samples": arguments.num_samples}
     predictor = Predictor(arguments.ckpt, seed=arguments.seed, **how)
+    dataset: RadioMapSeer | SimulatedScenes
     if arguments.data:
         dataset = RadioMapSeer(arguments.data, arguments.simulation_type, arguments.split)
     else:

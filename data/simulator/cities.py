@@ -181,7 +181,8 @@ def _equal_lots(rng: np.random.Generator, style: Style, x0: float, y0: float, wi
             own = np.clip(fill * rng.normal(1, 0.04, 2), 0.3, 1)
             sides = (long_step - gap, short_step - gap)
             place, sides, own = ((v, u), sides[::-1], own[::-1]) if sideways else ((u, v), sides, own)
-            lots.append(Lot(x0 + place[0], y0 + place[1], *sides, (own[0], own[1]), rng.random() < 0.6))
+            plain = bool(rng.random() < 0.6)
+            lots.append(Lot(x0 + place[0], y0 + place[1], sides[0], sides[1], (own[0], own[1]), plain))
     return lots
 
 
