@@ -16,7 +16,7 @@ from denoising_diffusion_pytorch.config_schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.latents import encode_dataset
-from denoising_diffusion_pytorch.launch import begin
+from denoising_diffusion_pytorch.launch import Start, begin
 from denoising_diffusion_pytorch.loading import build_model, load_first_stage
 from denoising_diffusion_pytorch.objectives import (
     AutoencoderObjective,
@@ -56,10 +56,8 @@ def require_autoencoder(config: Config) -> None:
         )
 
 
-def main() -> None:
-    start = begin("ldm", __doc__, require_autoencoder)
-    if start is None:
-        return
+def train(start: Start) -> None:
+    """Build the latent diffusion on its trained autoencoder and train it to the end."""
     config, first_stage = start.config, start.config.first_stage_config
     model = build_model(config, "ldm")
     continued = is_continued(config)
@@ -90,6 +88,12 @@ def main() -> None:
 
     objectives = make_objectives(config, model)
     start.train(model, objectives, prepare=measure_scale, prepare_again=first_stage.trainable)
+
+
+def main() -> None:
+    start = begin("ldm", __doc__, require_autoencoder)
+    if start is not None:
+        train(start)
 
 
 if __name__ == "__main__":

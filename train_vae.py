@@ -5,15 +5,13 @@ accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key
 
 from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.launch import begin
+from denoising_diffusion_pytorch.launch import Start, begin
 from denoising_diffusion_pytorch.loading import load_first_stage
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective
 
 
-def main() -> None:
-    start = begin("vae", __doc__)
-    if start is None:
-        return
+def train(start: Start) -> None:
+    """Build the autoencoder and train it to the end."""
     first_stage = start.config.first_stage_config
     autoencoder = build_autoencoder(first_stage, start.config.cond_stage_config.in_channels)
     if first_stage.ckpt_path:
@@ -21,6 +19,12 @@ def main() -> None:
     discriminator, first_step = build_discriminator(first_stage), first_stage.lossconfig.discr_start
     generator = AutoencoderObjective(autoencoder, build_loss(first_stage), discriminator, first_step)
     start.train(autoencoder, [generator, DiscriminatorObjective(discriminator, first_step)])
+
+
+def main() -> None:
+    start = begin("vae", __doc__)
+    if start is not None:
+        train(start)
 
 
 if __name__ == "__main__":

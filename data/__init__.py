@@ -4,6 +4,7 @@ from .augment import Augmentation, RandomAugmentation
 from .errors import DataError
 from .folder import FlatTree
 from .loader import (
+    OwnSamples,
     RadioMapDataset,
     RadioUNet_c,
     close_dataloader,
@@ -20,6 +21,7 @@ __all__ = [
     "Augmentation",
     "DataError",
     "FlatTree",
+    "OwnSamples",
     "RadioMapDataset",
     "RadioMapSeer",
     "RadioUNet_c",

@@ -199,6 +199,31 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
         super().__init__(source, **presentation)
 
 
+class OwnSamples(Dataset):
+    """Samples of your own in the form that training wants: augmented by their key, named by their number.
+
+    Args:
+        dataset: `len(dataset)`, and `dataset[i]` a dict of tensors: `image` (1, S, S) in [-1, 1], `cond` (C, s, s) in [-1, 1] and
+            `ori_mask` (1, S, S) in [0, 1], 1 inside buildings, where `image` is -1; S and s as the configuration says.
+        augmentation: None for none.
+    """
+
+    def __init__(self, dataset: Any, augmentation: Augmentation | None = None):
+        self.dataset, self.augmentation = dataset, augmentation
+        self.report = f"{len(dataset)} samples of {type(dataset).__name__}"
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        index, key = item
+        given = self.dataset[index]
+        sample = {name: given[name] for name in ("image", "cond", "ori_mask")}
+        if self.augmentation is not None:
+            sample = self.augmentation(sample, key)
+        return sample | {"name": str(index), "seed": key, "problem": ""}
+
+
 def create_dataset(source, data, augmented: bool = False, tolerant: bool = False) -> RadioUNet_c:
     """The dataset of one source.
 
@@ -228,7 +253,7 @@ def _start_worker(worker: int) -> None:
 def create_dataloader(
     config,
     *,
-    dataset: RadioMapDataset | None = None,
+    dataset: RadioMapDataset | OwnSamples | None = None,
     rank: int = 0,
     world_size: int = 1,
     start_batch: int = 0,

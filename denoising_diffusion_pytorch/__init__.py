@@ -11,7 +11,9 @@ from .diffusion import (
     sample_dpm_solver,
 )
 from .ema import EMAModel
+from .inference import Prediction, Predictor
 from .latent_diffusion import LatentDiffusion
+from .launch import start
 from .loading import load_first_stage, load_model
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
 from .schedule import learning_rate
@@ -30,6 +32,8 @@ __all__ = [
     "LPIPSLoss",
     "LatentDiffusion",
     "PatchDiscriminator",
+    "Prediction",
+    "Predictor",
     "SwinConditionEncoder",
     "TransformerBlock",
     "Unet",
@@ -43,4 +47,5 @@ __all__ = [
     "sample_ddpm",
     "sample_decoupled",
     "sample_dpm_solver",
+    "start",
 ]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.data import Dataset
 
-from data import close_dataloader, create_dataloader, create_dataset, process_batch
+from data import Augmentation, OwnSamples, close_dataloader, create_dataloader, create_dataset, process_batch
 
 from .build import build_discriminator
 from .config import load_config, placeholders, to_yaml
@@ -80,15 +81,20 @@ class TrainingData:
 
     Args:
         config: resolved.
+        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
 
     Raises:
         data.DataError: no data where the configuration points.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, dataset: Dataset | None = None):
         self.config = config
-        tolerant = config.trainer.max_bad_samples > 0
-        self.dataset: Any = create_dataset(config.data.train, config.data, augmented=True, tolerant=tolerant)
+        self.dataset: Any
+        if dataset is not None:
+            self.dataset = OwnSamples(dataset, Augmentation(**vars(config.data.augmentation)))
+        else:
+            tolerant = config.trainer.max_bad_samples > 0
+            self.dataset = create_dataset(config.data.train, config.data, augmented=True, tolerant=tolerant)
 
     def batches(self, accelerator: Accelerator, first: int) -> Generator[dict[str, Any], None, None]:
         """Endless micro-batches of this process on its device, from number `first` on."""
@@ -119,7 +125,7 @@ class Start:
     def train(self, model: nn.Module, objectives: list[nn.Module], **prepare) -> None:
         """Train `model` by `objectives` to the end; arguments and errors as `Trainer`."""
         settings = self.config.trainer
-        wanted = settings.validate_every or settings.num_samples
+        wanted = (settings.validate_every or settings.num_samples) and self.config.data.validation.data_root
         validation = Validation(self.config, self.stage, self.accelerator) if wanted else None
         accelerator, batches = self.accelerator, self.data.batches
         trainer = Trainer(
@@ -156,7 +162,21 @@ def begin(stage: str, description: str, check: Callable[[Config], None] | None =
     _require_no_placeholders(config)
     if check is not None:
         check(config)
+    return start(config, stage)
+
+
+def start(config: Config, stage: str, dataset: Dataset | None = None) -> Start:
+    """What `begin` gives, from a configuration instead of a command line.
+
+    Args:
+        config: resolved, as `load_config` gives it.
+        stage: `vae`, `ldm` or `baseline`.
+        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+
+    Raises:
+        ConfigError, data.DataError: naming what is wrong.
+    """
     some_unused = config.diffusion_config.end_to_end.start_step is not None  # the decoder, until then
     accelerator = make_accelerator(config.trainer, some_unused=stage == "ldm" and some_unused)
     _set_up_logging(accelerator)
-    return Start(config, stage, accelerator, TrainingData(config))
+    return Start(config, stage, accelerator, TrainingData(config, dataset))

@@ -24,7 +24,7 @@ ALLOWED = {
     "regression": {"blocks"},
     "build": {"autoencoder", "config_schema", "diffusion", "losses", "regression", "swin", "unet"},
 }
-ENTRY = {"launch", "cli", "inference", "latents", "validation"}  # the modules that may know datasets
+ENTRY = {"__init__", "launch", "cli", "inference", "latents", "validation"}  # the modules that may know datasets
 
 
 def imports(path: Path) -> set[str]:
