@@ -1,6 +1,8 @@
 """Simulate a data set: random cities with dominant-path radio maps, as a RadioMapSeer tree.
 
     python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
+    python scripts/make_dataset.py --out runs/real --maps 100 --tx 3 --layouts munich,florence     real footprints (needs
+    python scripts/make_dataset.py --out runs/traced --maps 20 --tx 2 --engine sionna              requirements-sionna.txt)
 
 Map N depends on (seed, N) alone, so the files are the same whatever the number of workers. Run it again to go on after
 an interruption, or with more --maps to extend the set; files that are there are kept. Beside the pictures of
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,10 +28,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.errors import DataError
-from data.simulator import Simulator, random_city, random_transmitter
+from data.layouts import ATTRIBUTION, CITIES, footprints, real_city
+from data.ray_tracing import RayTracer, require_sionna
+from data.simulator import City, Simulator, random_city, random_transmitter
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run
 
+RANDOM, DOMINANT_PATH = "random", "dominant_path"
 VERSION = 2  # of the generator and the laws; another one makes other maps from the same seed
 
 
@@ -66,13 +72,36 @@ def is_complete(root: Path, map_id: int, transmitters: int) -> bool:
     return all(path.exists() for path in (*city_files(root, map_id), *scenes))
 
 
-def make_map(root: Path, map_id: int, transmitters: int, seed: int, size: int) -> int:
+@dataclass(frozen=True)
+class Recipe:
+    """How a city and its maps are made."""
+
+    transmitters: int
+    seed: int
+    size: int
+    layouts: str = RANDOM
+    engine: str = DOMINANT_PATH
+
+    @property
+    def settings(self) -> dict[str, int | str]:
+        """What the manifest remembers."""
+        made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
+        return made | {"layouts": self.layouts, "engine": self.engine}
+
+    def city(self, rng: np.random.Generator) -> City:
+        """A random layout, or a window of a real one."""
+        if self.layouts == RANDOM:
+            return random_city(rng, self.size)
+        return real_city(tuple(self.layouts.split(",")), rng, self.size)
+
+
+def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
     """Write one city and its maps, except for what is there already; returns the number of maps written."""
-    rng = np.random.default_rng((seed, map_id))
+    rng = np.random.default_rng((recipe.seed, map_id))
     while True:
-        city = random_city(rng, size)
+        city = recipe.city(rng)
         try:
-            positions = [random_transmitter(city, rng) for _ in range(transmitters)]
+            positions = [random_transmitter(city, rng) for _ in range(recipe.transmitters)]
         except ValueError:  # nothing open in the middle: another city from the same stream
             continue
         break
@@ -86,17 +115,18 @@ def make_map(root: Path, map_id: int, transmitters: int, seed: int, size: int) -
     for index, tx in enumerate(positions):
         gain_path, antenna_path = scene_files(root, map_id, index)
         if not antenna_path.exists():
-            antenna = np.zeros((size, size), np.uint8)
+            antenna = np.zeros((recipe.size, recipe.size), np.uint8)
             antenna[tx[1], tx[0]] = 255
             write_png(antenna_path, antenna)
         if not gain_path.exists():
-            simulator = simulator or Simulator(city.buildings, city.polygons)
+            engine = Simulator if recipe.engine == DOMINANT_PATH else RayTracer
+            simulator = simulator or engine(city.buildings, city.polygons)
             write_png(gain_path, gain_to_uint8(db_to_gain(simulator.path_gain(tx))))
             written += 1
     return written
 
 
-def open_folder(root: Path, maps: int, settings: dict[str, int]) -> None:
+def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
     """Create the tree and its manifest, or check that it was made with the same settings; `maps` may grow.
 
     Raises:
@@ -106,6 +136,7 @@ def open_folder(root: Path, maps: int, settings: dict[str, int]) -> None:
     if manifest.is_file():
         try:
             made = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
+            made = {"layouts": RANDOM, "engine": DOMINANT_PATH} | made  # older manifests name neither
             wrong = {key: made[key] for key, value in settings.items() if made[key] != value}
             maps = max(maps, int(made.get("maps", 0)))
         except (ValueError, KeyError, TypeError) as error:
@@ -119,6 +150,8 @@ def open_folder(root: Path, maps: int, settings: dict[str, int]) -> None:
         raise DataError(f"{root}: exists and was not made by this script; choose another --out")
     for folder in ("gain/DPM", "png/buildings_complete", "png/antennas", "antenna"):
         (root / folder).mkdir(parents=True, exist_ok=True)
+    if settings["layouts"] != RANDOM:
+        (root / "ATTRIBUTION.txt").write_text(ATTRIBUTION, encoding="utf-8")
     pixel = "g = v / 255, path gain = 99.16 g - 147 dB"
     write_json(manifest, {"settings": settings | {"maps": maps}, "pixel": pixel, "metres_per_pixel": 1})
 
@@ -130,6 +163,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tx", type=int, required=True, help="transmitters a city")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
+    parser.add_argument("--layouts", default=RANDOM, help=f"real cities in place of random ones: {','.join(CITIES)}")
+    parser.add_argument("--engine", default=DOMINANT_PATH, choices=(DOMINANT_PATH, "sionna"))
     # the CPUs that this process may use, where the system tells
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=int, default=cpus, help="processes; the CPUs at hand by default")
@@ -139,22 +174,31 @@ def parse_arguments() -> argparse.Namespace:
             raise DataError(f"--{name} is {getattr(arguments, name)}; at least 1 is needed")
     if arguments.size < 64 or arguments.size % 16:
         raise DataError(f"--size is {arguments.size}; a multiple of 16, at least 64, is needed")
+    for name in arguments.layouts.split(",") if arguments.layouts != RANDOM else ():
+        footprints(name)
+    if arguments.engine == "sionna":
+        require_sionna()
     if arguments.seed < 0:
         raise DataError(f"--seed is {arguments.seed}; it must not be negative")
     return arguments
 
 
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """What the command line asks for."""
+    return Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.engine)
+
+
 def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar: tqdm) -> int:
     """Make the missing cities in `workers` processes; returns the number of maps written."""
-    how = (arguments.tx, arguments.seed, arguments.size)
+    how = recipe_of(arguments)
     written = 0
     if missing:  # the first city compiles the solver; the others then find it in the cache
-        written += make_map(root, missing[0], *how)
+        written += make_map(root, missing[0], how)
         bar.update(arguments.tx)
     ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: workers finish their city, this process stops the rest
     pool = ProcessPoolExecutor(min(arguments.workers, max(len(missing), 1)), None, signal.signal, ignore_interrupt)
     try:
-        for job in as_completed([pool.submit(make_map, root, map_id, *how) for map_id in missing[1:]]):
+        for job in as_completed([pool.submit(make_map, root, map_id, how) for map_id in missing[1:]]):
             written += job.result()
             bar.update(arguments.tx)
     except BrokenProcessPool as error:
@@ -167,8 +211,7 @@ def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar
 def main() -> None:
     arguments = parse_arguments()
     root = arguments.out
-    settings = {"version": VERSION, "seed": arguments.seed, "size": arguments.size, "tx": arguments.tx}
-    open_folder(root, arguments.maps, settings)
+    open_folder(root, arguments.maps, recipe_of(arguments).settings)
     missing = [map_id for map_id in range(arguments.maps) if not is_complete(root, map_id, arguments.tx)]
     total = arguments.maps * arguments.tx
     with tqdm(total=total, initial=total - len(missing) * arguments.tx, unit="map", desc="simulating") as bar:

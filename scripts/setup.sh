@@ -8,7 +8,7 @@ import sys
 if sys.version_info < (3, 10):
     sys.exit(f"error: Python 3.10 or newer is needed, this is {sys.version.split()[0]}; set PYTHON=/path/to/python3.11")
 CHECK
-wanted=$(cat requirements*.txt | cksum)
+wanted=$(cat requirements.txt requirements-dev.txt requirements-demo.txt | cksum)
 if [ "$(cat .venv/.installed 2>/dev/null || true)" != "$wanted" ]; then
     echo "setting up .venv (PyTorch is a large download) ..."
     "$PYTHON" -m venv .venv

@@ -24,11 +24,11 @@ class City:
 
     Attributes:
         buildings: (size, size) bool.
-        polygons: exact outlines, (N, 2) arrays of x, y; one inside another one is a courtyard.
+        polygons: exact outlines, (N, 2) arrays of x, y; one inside another one is a courtyard. None where only pixels are known.
     """
 
     buildings: np.ndarray
-    polygons: list[np.ndarray]
+    polygons: list[np.ndarray] | None
 
 
 @dataclass
