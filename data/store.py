@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -74,11 +75,14 @@ class SampleStore:
             return
         facts = {"count": count, "shapes": {k: list(v) for k, v in self.shapes.items()}, **(identity or {})}
         self.path = folder / f"{kind}_{digest(facts)}"
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.lock():
-            if not (self.path / "store.json").exists():
-                self._create(facts)
-        self._open()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self.lock():
+                if not (self.path / "store.json").exists():
+                    self._create(facts)
+            self._open()
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be used ({error}); name another data.cache_folder") from error
 
     def _create(self, facts: dict[str, object]) -> None:
         needed = self.count * (1 + sum(int(np.prod(s)) * np.dtype(DTYPE).itemsize for s in self.shapes.values()))
@@ -89,9 +93,17 @@ class SampleStore:
                 "data.cache_folder, or leave the cache off"
             )
         for name, shape in self.shapes.items():
-            np.lib.format.open_memmap(self.path / f"{name}.npy", "w+", DTYPE, (self.count, *shape)).flush()
-        np.lib.format.open_memmap(self.path / "done.npy", "w+", np.uint8, (self.count,)).flush()
+            self._allocate(name, DTYPE, shape)
+        self._allocate("done", np.uint8, ())
         (self.path / "store.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")  # last: all is there
+
+    def _allocate(self, name: str, dtype: type, shape: tuple[int, ...]) -> None:
+        """A file of zeros whose space is reserved: a mapped file that meets a full disk later would end the process."""
+        path = self.path / f"{name}.npy"
+        np.lib.format.open_memmap(path, "w+", dtype, (self.count, *shape)).flush()
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
     def _open(self) -> None:
         self.arrays = {name: np.lib.format.open_memmap(self.path / f"{name}.npy", "r+") for name in self.shapes}

@@ -383,8 +383,11 @@ def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, mo
     changed = RadioMapDataset(RadioMapSeer(radiomapseer), 16, 16, cache=True, cache_folder=tmp_path)
     assert changed.store.path != first.store.path
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
-    with pytest.raises(DataError, match="data.cache_folder"):
+    with pytest.raises(DataError, match="GiB are free.*data.cache_folder"):
         RadioMapDataset(source, 32, 32, cache=True, cache_folder=tmp_path)
+    (tmp_path / "a file").touch()
+    with pytest.raises(DataError, match="a file.*name another data.cache_folder"):
+        RadioMapDataset(source, 32, 32, cache=True, cache_folder=tmp_path / "a file")
 
 
 def test_cache_leaves_what_is_unreadable_to_be_reported(radiomapseer, tmp_path):
