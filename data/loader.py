@@ -313,7 +313,7 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
 
     def move(key: str) -> torch.Tensor | None:
         value = batch.get(key)
-        return None if value is None else value.to(device, non_blocking=True)
+        return None if value is None else value.to(device, non_blocking=torch.device(device).type == "cuda")
 
     return {
         "images": move("image"),

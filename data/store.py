@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,8 @@ class SampleStore:
         self.count = count
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.path: Path | None = None
-        self._written = 0
+        self._marking = threading.Lock()
+        self._unmarked: list[int] = []  # written, but not safe yet
         if folder is None:
             self.arrays: dict[str, Any] = {
                 name: np.empty((count, *shape), DTYPE) for name, shape in self.shapes.items()
@@ -81,7 +83,9 @@ class SampleStore:
                 if not (self.path / "store.json").exists():
                     self._create(facts)
             self._open()
-        except OSError as error:
+        except DataError:
+            raise
+        except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: cannot be used ({error}); name another data.cache_folder") from error
 
     def _create(self, facts: dict[str, object]) -> None:
@@ -112,12 +116,14 @@ class SampleStore:
     def __getstate__(self) -> dict:
         """A worker that does not inherit memory opens the files again."""
         state = dict(self.__dict__)
+        del state["_marking"]
         if self.path is not None:
             del state["arrays"], state["done"]
         return state
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
+        self._marking = threading.Lock()
         if self.path is not None:
             self._open()
 
@@ -139,19 +145,23 @@ class SampleStore:
         return np.flatnonzero(self.done == 0)
 
     def write(self, index: int, sample: Mapping[str, np.ndarray | torch.Tensor]) -> None:
-        """Keep a sample; threads and processes may write different ones at the same time."""
+        """Keep a sample, which counts from the next `flush` on; threads and processes may write different ones at a time."""
         for name, array in self.arrays.items():
             array[index] = sample[name]
-        self.done[index] = 1
-        self._written += 1
-        if self._written % FLUSH_EVERY == 0:
+        with self._marking:
+            self._unmarked.append(index)
+        if len(self._unmarked) >= FLUSH_EVERY:
             self.flush()
 
     def flush(self) -> None:
         """Bring everything to the disk, the samples before the marks that vouch for them."""
+        with self._marking:
+            written, self._unmarked = self._unmarked, []
         if self.path is not None:
             for array in self.arrays.values():
                 array.flush()
+        self.done[written] = 1
+        if self.path is not None:
             self.done.flush()
 
     def read(self, index: int, name: str) -> torch.Tensor:

@@ -214,7 +214,7 @@ class TrainerConfig:
     max_bad_samples: int = 0  # unreadable samples that are replaced by their neighbours before the run stops
     gradient_clip: float = 1.0
     mixed_precision: str = "no"  # no, fp16, bf16, or auto: bf16 where the processor computes it natively
-    tf32: bool = False  # matrix products of full precision in TF32, on GPUs that have it
+    tf32: bool = False  # products and convolutions of full precision in TF32, on GPUs that have it
     channels_last: bool = True  # memory layout of the convolutions
     compile: bool = False  # torch.compile; minutes at the start, for a long run
     ema: EMAConfig = field(default_factory=EMAConfig)

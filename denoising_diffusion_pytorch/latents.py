@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data import RadioMapDataset
+from data import DataError, RadioMapDataset
 from data.augment import symmetry
 from data.store import SampleStore, digest
 
@@ -90,11 +90,18 @@ def encode_dataset(
             turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
             posterior = autoencoder.encode(turned)
             moments = torch.cat([posterior.mean, posterior.logvar], dim=1).cpu()
-            for own in moments.split(len(symmetries)):
+            for own, problem in zip(moments.split(len(symmetries)), batch["problem"], strict=True):
                 index = next(indices)
+                if problem:  # a neighbour was read in its place, whose latents must not be kept under this number
+                    raise DataError(f"{problem}; data.cache_latents needs every map: repair or remove it")
                 for slot, value in enumerate(own):
                     store.write(index * len(symmetries) + slot, {"moments": value})
                 bar.update()
     store.flush()
     accelerator.wait_for_everyone()
+    missing_here = len(store.missing())
+    if missing_here:
+        raise DataError(
+            f"{store.path}: {missing_here} latents are not here; data.cache_folder must be one folder that all processes see"
+        )
     return CachedLatents(dataset, store)

@@ -91,6 +91,10 @@ class TrainingData:
         self.config = config
         self.dataset: Any
         if dataset is not None:
+            if config.data.cache or config.data.cache_latents:
+                raise ConfigError(
+                    "data.cache and data.cache_latents keep trees of files; a dataset of your own keeps what it likes"
+                )
             self.dataset = OwnSamples(dataset, Augmentation(**vars(config.data.augmentation)))
         else:
             tolerant = config.trainer.max_bad_samples > 0

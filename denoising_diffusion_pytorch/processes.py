@@ -50,6 +50,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
     )
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = config.tf32  # torch would let convolutions use it unasked
     supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in supported:
         raise ConfigError(

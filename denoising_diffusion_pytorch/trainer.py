@@ -303,7 +303,7 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             flags = self.accelerator.reduce(flags, "sum")
         self.nonfinite = torch.maximum(self.nonfinite, flags[0].clamp(max=1))
-        answer = torch.stack([self.nonfinite, flags[1]]).to("cpu", non_blocking=True)
+        answer = torch.stack([self.nonfinite, flags[1]]).to("cpu", non_blocking=bad.device.type == "cuda")
         arrived = torch.cuda.Event() if bad.device.type == "cuda" else None
         if arrived is not None:
             arrived.record()
@@ -416,7 +416,10 @@ class Trainer:
         load_strictly(self.model, found.weights("model"), found.path)
         self.ema.load_state_dict(found.weights("ema"))
         for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
+            options = {key: optimizer.param_groups[0][key] for key in ("betas", "eps", "weight_decay", "fused")}
             optimizer.load_state_dict(state["optimizers"][objective.name])
+            for group in optimizer.param_groups:  # the run's settings and device decide, not the checkpoint's
+                group.update(options)
             for parameter, moments in optimizer.state.items():  # fused AdamW needs them in the parameter's layout
                 for name, value in moments.items():
                     if value.shape == parameter.shape:

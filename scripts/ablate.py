@@ -184,7 +184,9 @@ def train_variant(trainings: Trainings, variant: Variant, steps: dict[str, int],
 def score(folder: Path, variant: Variant, scenes: dict[str, list[Scene]]) -> dict:
     """NMSE and SSIM by number of calls and set of scenes, kept in the folder."""
     kept = folder / ("scores.json" if variant.ema else "scores_without_ema.json")
-    if not kept.exists():
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    facts = {"step": find_checkpoint(folder).step, "scenes": {k: [s.name for s in v] for k, v in scenes.items()}}
+    if found.get("facts") != facts:
         figures: dict[str, dict] = {}
         for calls in variant.calls:
             predictor = Predictor(folder, use_ema=variant.ema, steps=None if variant.baseline else calls)
@@ -194,8 +196,9 @@ def score(folder: Path, variant: Variant, scenes: dict[str, list[Scene]]) -> dic
                     scores.add(prediction.scene.name, prediction.gain, prediction.scene.gain)
                 summary = scores.summary() | {"nmse_per_map": [row["nmse"] for row in scores.rows]}
                 figures.setdefault(str(calls), {})[where] = summary
-        write_json(kept, figures)
-    return json.loads(kept.read_text(encoding="utf-8"))
+        found = {"facts": facts, "figures": figures}
+        write_json(kept, found)
+    return json.loads(kept.read_text(encoding="utf-8"))["figures"]
 
 
 def markdown(found: dict[str, list[dict]], steps: dict[str, dict[str, int]], places: Sequence[str]) -> str:

@@ -47,40 +47,66 @@ def oddities(scene: Scene) -> Iterator[str]:
         yield f"buildings cover {scene.buildings.mean():.0%}"
 
 
-def read_all(source: RadioMapSeer, indices: list[int]) -> tuple[dict[int, Scene], list[str]]:
-    """Scenes for the sheet and the histogram, and one line for each oddity."""
-    found: dict[int, Scene] = {}
-    problems = []
+class Findings:
+    """What opened scenes have in common, scene by scene, so that the whole of a large tree fits into memory.
 
-    def read(index: int) -> Scene | str:
-        try:
-            return source.scene(index)
-        except DataError as error:
-            return str(error)
+    Attributes:
+        opened: number of scenes read.
+        problems: one line for each oddity.
+        shapes: (H, W) that occur.
+        shown: the scenes of the contact sheet.
+    """
 
-    with ThreadPoolExecutor() as pool:
-        scenes = tqdm(pool.map(read, indices), total=len(indices), desc="opening", unit="scene", mininterval=1.0)
-        for index, scene in zip(indices, scenes, strict=True):
-            if isinstance(scene, str):
-                problems.append(scene)
-            else:
-                found[index] = scene
-                problems += [f"{source.gain_folder / source.names[index]}.png: {text}" for text in oddities(scene)]
-    return found, problems
+    def __init__(self) -> None:
+        self.opened = 0
+        self.problems: list[str] = []
+        self.shapes: set[tuple[int, ...]] = set()
+        self.shown: list[Scene] = []
+        self.counts = np.zeros(BINS, np.int64)
+        self.below_floor = 0
 
+    def read(self, source: RadioMapSeer, indices: list[int]) -> None:
+        """Open scenes, several at a time."""
+        shown = {indices[place] for place in spread(len(indices), SHEET)}
 
-def histogram(scenes: list[Scene]) -> list[str]:
-    """The levels of open pixels, a bar a tenth of the range."""
-    levels = np.concatenate([scene.gain[~scene.buildings] for scene in scenes])
-    counts, edges = np.histogram(levels, BINS, (0, 1))
-    lines = []
-    for count, low, high in zip(counts, edges, edges[1:], strict=False):
-        share = count / max(levels.size, 1)
-        lines.append(
-            f"  {low:.1f} .. {high:.1f} ({gain_to_db(low):6.1f} dB on)  {share:6.1%}  {'#' * round(60 * share)}"
-        )
-    lines.append(f"  below the noise floor of {NOISE_FLOOR}: {(levels < NOISE_FLOOR).mean():.1%}")
-    return lines
+        def open_one(index: int) -> Scene | str:
+            try:
+                return source.scene(index)
+            except DataError as error:
+                return str(error)
+
+        with (
+            ThreadPoolExecutor() as pool,
+            tqdm(total=len(indices), desc="opening", unit="scene", mininterval=1.0) as bar,
+        ):
+            for first in range(0, len(indices), OPENED):  # a part at a time: a pool would read ahead without limit
+                part = indices[first : first + OPENED]
+                for index, scene in zip(part, pool.map(open_one, part), strict=True):
+                    self._add(source.gain_folder / f"{source.names[index]}.png", scene, index in shown)
+                    bar.update()
+
+    def _add(self, path: Path, scene: Scene | str, shown: bool) -> None:
+        if isinstance(scene, str):
+            self.problems.append(scene)
+            return
+        self.opened += 1
+        self.problems += [f"{path}: {text}" for text in oddities(scene)]
+        self.shapes.add(scene.buildings.shape)
+        levels = scene.gain[~scene.buildings]
+        self.counts += np.histogram(levels, BINS, (0, 1))[0]
+        self.below_floor += int((levels < NOISE_FLOOR).sum())
+        if shown:
+            self.shown.append(scene)
+
+    def histogram(self) -> list[str]:
+        """The levels of open pixels, a bar a tenth of the range."""
+        total, edges = max(int(self.counts.sum()), 1), np.linspace(0, 1, BINS + 1)
+        lines = []
+        for count, low, high in zip(self.counts, edges, edges[1:], strict=False):
+            bar = "#" * round(60 * count / total)
+            lines.append(f"  {low:.1f} .. {high:.1f} ({gain_to_db(low):6.1f} dB on)  {count / total:6.1%}  {bar}")
+        lines.append(f"  below the noise floor of {NOISE_FLOOR}: {self.below_floor / total:.1%}")
+        return lines
 
 
 def main() -> None:
@@ -99,24 +125,26 @@ def main() -> None:
     print(f"{len(source):,} complete scenes of {maps} maps, {len(source) / maps:.1f} transmitters a map")
     sizes = {name: len(select(root, name, source.scenes)) for name in STANDARD}
     print("splits: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()))
-    found, problems = read_all(source, spread(len(source), len(source) if arguments.all else OPENED))
-    scenes = list(found.values())
-    sides = {scene.buildings.shape for scene in scenes}
-    print(f"opened {len(found)} scenes; sizes: {', '.join(f'{w}x{h}' for h, w in sorted(sides))} px")
-    if scenes:
+    findings = Findings()
+    findings.read(source, spread(len(source), len(source) if arguments.all else OPENED))
+    sides = ", ".join(f"{width}x{height}" for height, width in sorted(findings.shapes))
+    print(f"opened {findings.opened} scenes; sizes: {sides} px")
+    if findings.opened:
         print("levels of open pixels:")
-        print("\n".join(histogram(scenes)))
+        print("\n".join(findings.histogram()))
         if arguments.sheet:
-            contact_sheet(arguments.sheet, [scenes[i] for i in spread(len(scenes), SHEET)])
+            contact_sheet(arguments.sheet, findings.shown)
             print(f"written: {arguments.sheet}")
     empty = [name for name, size in sizes.items() if not size]
     if empty:
         print(f"empty splits: {', '.join(empty)}; choose data.train.split and data.validation.split accordingly")
+    problems = findings.problems
     for problem in problems[:20]:
         print(f"odd: {problem}")
     if problems:
         sys.exit(
-            f"{len(problems)} oddities in {len(found)} scenes" + (", the first 20 above" if len(problems) > 20 else "")
+            f"{len(problems)} oddities in {findings.opened} scenes"
+            + (", the first 20 above" if len(problems) > 20 else "")
         )
     print("nothing odd")
 

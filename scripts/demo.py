@@ -32,6 +32,7 @@ from data.window import SIDE, window
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Predictor
+from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 
 try:
     from flask import Flask, Response, jsonify, request, send_file
@@ -48,7 +49,7 @@ MAX_SIDE = 4096  # px of an uploaded picture
 MAX_TRANSMITTERS = 8
 MAX_DRAWS = 8
 MAX_SEED = 2**31
-SPREAD = ("ddpm", 4)  # sampler and calls of several draws
+SPREAD_CALLS = 4  # network calls of each of several draws
 
 
 def encode(array: np.ndarray) -> str:
@@ -132,6 +133,7 @@ def create_app(predictor: Predictor) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
     best = predictor.sampler, predictor.steps
+    stochastic = {"ddpm": "ddpm", "const_sde": "decoupled"}[predictor.config.diffusion_config.model_type]
     one_at_a_time = threading.Lock()  # a prediction uses all cores
 
     @app.errorhandler(DataError)
@@ -192,7 +194,7 @@ def create_app(predictor: Predictor) -> Flask:
         with one_at_a_time:
             predictor.num_samples = draws
             # one call gives the best map, and nearly the same one in every draw; several calls show what could be otherwise
-            predictor.use(*(best if draws == 1 else SPREAD))
+            predictor.use(*(best if draws == 1 else (stochastic, SPREAD_CALLS)))
             started = time.perf_counter()
             predictions = list(predictor.predict(scenes))
             model_seconds = time.perf_counter() - started
@@ -245,6 +247,8 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: there is no GPU that PyTorch can use")
     predictor = Predictor(arguments.ckpt, device=arguments.device)
+    if not isinstance(predictor.model, LatentDiffusion):
+        raise ConfigError(f"--ckpt {arguments.ckpt}: is a regression U-Net; the page shows draws of a latent diffusion")
     list(predictor.predict(random_scenes(0)))  # the first prediction compiles; nobody should wait for it
     simulated_gain(random_scenes(0)[0])
     print(f"http://{arguments.host}:{arguments.port} (Ctrl-C ends it)", flush=True)

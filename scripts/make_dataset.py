@@ -12,6 +12,7 @@ the set was made.
 
 import argparse
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -196,7 +197,9 @@ def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar
         written += make_map(root, missing[0], how)
         bar.update(arguments.tx)
     ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: workers finish their city, this process stops the rest
-    pool = ProcessPoolExecutor(min(arguments.workers, max(len(missing), 1)), None, signal.signal, ignore_interrupt)
+    # a GPU that this process has opened does not survive a fork
+    context = multiprocessing.get_context("spawn") if arguments.engine == "sionna" else None
+    pool = ProcessPoolExecutor(min(arguments.workers, max(len(missing), 1)), context, signal.signal, ignore_interrupt)
     try:
         for job in as_completed([pool.submit(make_map, root, map_id, how) for map_id in missing[1:]]):
             written += job.result()
