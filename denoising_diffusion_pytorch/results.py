@@ -10,9 +10,9 @@ events.out.tfevents.*
 
 import json
 import logging
+import math
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -28,6 +28,10 @@ from .config import to_yaml
 from .config_schema import Config
 from .errors import CheckpointError
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 try:
     import fcntl
 except ImportError:  # Windows has no such locks; two runs in one folder go unnoticed there
@@ -56,6 +60,8 @@ def memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if platform.system() == "Darwin" else 1024
+    if resource is None:
+        return math.nan  # not known there
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 

@@ -242,7 +242,7 @@ class Trainer:
             return
         self.bad_samples |= new
         for problem in sorted(new):
-            log.warning("unreadable, the next sample takes its place: %s", problem)
+            log.error("unreadable, the next sample takes its place: %s", problem)
         if len(self.bad_samples) > self.settings.max_bad_samples:
             raise TrainingError(
                 f"{len(self.bad_samples)} unreadable samples, more than trainer.max_bad_samples "

@@ -1,10 +1,12 @@
 """Posteriors that are computed once."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
 
-from data import Augmentation, RadioMapDataset, RadioMapSeer
+from data import Augmentation, DataError, RadioMapDataset, RadioMapSeer
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latents import encode_dataset
 from denoising_diffusion_pytorch.loading import build_model
@@ -74,3 +76,23 @@ def test_settings_that_exclude_cached_latents():
     with pytest.raises(ConfigError, match=r"data.augmentation.rotation: 0"):
         tiny_config("ldm", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
     tiny_config("vae", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
+
+
+def test_an_incomplete_store_is_refused(dataset, model, tmp_path):
+    one_of_two = SimpleNamespace(
+        process_index=0,
+        num_processes=2,
+        device=torch.device("cpu"),
+        is_main_process=True,
+        wait_for_everyone=lambda: None,
+    )
+    with pytest.raises(DataError, match="80 latents are not here.*cache_folder"):
+        encode_dataset(dataset, model.first_stage_model, tmp_path, one_of_two)
+
+
+def test_no_neighbour_is_kept_in_place_of_an_unreadable_map(radiomapseer, model, tmp_path):
+    broken = sorted((radiomapseer / "gain" / "DPM").iterdir())[2]
+    broken.write_bytes(b"no picture")
+    tolerant = RadioMapDataset(RadioMapSeer(radiomapseer), 16, 8, augmentation=Augmentation(), tolerant=True)
+    with pytest.raises(DataError, match=f"{broken.name}.*repair or remove it"):
+        encode(tolerant, model, tmp_path)

@@ -688,3 +688,13 @@ def test_compile_changes_no_result_and_breaks_no_graph(tmp_path, stage, monkeypa
     counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] == {"ldm": 3, "vae": 2}[stage] and not counters["graph_break"]
     assert weights(tmp_path / "compiled", 2).keys() == weights(tmp_path / "eager", 2).keys()
+
+
+def test_resuming_takes_the_new_settings_of_the_optimizer(tmp_path):
+    make_trainer(tmp_path).train()
+    resumed = make_trainer(
+        tmp_path, trainer={"training_steps": 5, "optimizer": {"weight_decay": 0.5, "betas": [0.8, 0.9]}}
+    )
+    resumed.train()
+    group = resumed.optimizers[0].param_groups[0]
+    assert group["weight_decay"] == 0.5 and group["betas"] == (0.8, 0.9) and group["fused"] == resumed.fused
