@@ -91,10 +91,8 @@ class TrainingData:
         self.config = config
         self.dataset: Any
         if dataset is not None:
-            if config.data.cache or config.data.cache_latents:
-                raise ConfigError(
-                    "data.cache and data.cache_latents keep trees of files; a dataset of your own keeps what it likes"
-                )
+            if config.data.cache_latents:
+                raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")
             self.dataset = OwnSamples(dataset, Augmentation(**vars(config.data.augmentation)))
         else:
             tolerant = config.trainer.max_bad_samples > 0
