@@ -3,11 +3,23 @@
 accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key=value ...]
 """
 
+from torch import nn
+
+from denoising_diffusion_pytorch.autoencoder import AutoencoderKL
 from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
 from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.config_schema import Config
 from denoising_diffusion_pytorch.launch import Start, begin
 from denoising_diffusion_pytorch.loading import load_first_stage
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective
+
+
+def make_objectives(config: Config, autoencoder: AutoencoderKL) -> list[nn.Module]:
+    """The autoencoder's and the discriminator's objectives."""
+    first_stage = config.first_stage_config
+    discriminator, first_step = build_discriminator(first_stage), first_stage.lossconfig.discr_start
+    generator = AutoencoderObjective(autoencoder, build_loss(first_stage), discriminator, first_step)
+    return [generator, DiscriminatorObjective(discriminator, first_step)]
 
 
 def train(start: Start) -> None:
@@ -16,9 +28,7 @@ def train(start: Start) -> None:
     autoencoder = build_autoencoder(first_stage, start.config.cond_stage_config.in_channels)
     if first_stage.ckpt_path:
         start.accelerator.print(load_first_stage(autoencoder, first_stage.ckpt_path))
-    discriminator, first_step = build_discriminator(first_stage), first_stage.lossconfig.discr_start
-    generator = AutoencoderObjective(autoencoder, build_loss(first_stage), discriminator, first_step)
-    start.train(autoencoder, [generator, DiscriminatorObjective(discriminator, first_step)])
+    start.train(autoencoder, make_objectives(start.config, autoencoder))
 
 
 def main() -> None:

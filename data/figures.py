@@ -50,7 +50,7 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
     for line, row in zip(axes, rows, strict=True):
         buildings, tx = row["buildings"], row.get("tx")
         gain_limits = (GAIN_MIN_DB, GAIN_MAX_DB)
-        for ax, key in zip(line, ("real", *columns), strict=False):
+        for ax, key in zip(line[:-1], ("real", *columns), strict=True):
             power = _show(ax, gain_to_db(row[key]), buildings, tx, "viridis", gain_limits)
         line[0].set_ylabel(row["name"], fontsize=8)
         scores = map_scores(row[columns[-1]], row["real"])
@@ -77,7 +77,7 @@ def contact_sheet(path: str | Path, scenes: Sequence[Scene], columns: int = 4) -
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid[len(scenes) :]:
         axes.set_axis_off()
-    for axes, scene in zip(grid, scenes, strict=False):
+    for axes, scene in zip(grid[: len(scenes)], scenes, strict=True):
         image = _show(axes, gain_to_db(scene.gain), scene.buildings, scene.tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
         axes.set_title(scene.name, fontsize=8)
     figure.colorbar(image, ax=grid, label="path gain (dB)", shrink=0.8)

@@ -307,8 +307,8 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
 
     Returns:
         `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), each or
-        None; `names`, a list; `seeds`, (B,) on
-        the CPU, where random generators are seeded; `problems`, a list of what could not be read.
+        None; `names`, a list; `seeds`, (B,) on the CPU, where random generators are seeded; `problems`, a list of what could not
+        be read.
     """
 
     def move(key: str) -> torch.Tensor | None:

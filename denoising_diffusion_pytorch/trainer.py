@@ -88,15 +88,13 @@ class Trainer:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         self.model = model = model.to(accelerator.device).to(memory_format=layout)
         self.objectives: list[Any] = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
-        self.extra: dict[str, nn.Module] = {
-            o.name: o for o in self.objectives[1:]
-        }  # weights outside `model`: the discriminator
+        # weights outside `model`: the discriminator
+        self.extra: dict[str, nn.Module] = {o.name: o for o in self.objectives[1:]}
         ema = self.settings.ema
         self.ema = EMAModel(model, ema.beta, ema.start_step, ema.update_interval)
-        if (
-            self.settings.compile
-        ):  # behind the copy that EMA takes: validation runs rarely, and in batches of other sizes
-            for network in compiled_networks(model):
+        if self.settings.compile:
+            # behind the copy that EMA takes: validation runs rarely, and in batches of other sizes
+            for network in step_networks(model).values():
                 network.compile()
         self.prepared = [accelerator.prepare(objective) for objective in self.objectives]
         self.parameters = [trained_parameters(objective) for objective in self.objectives]
@@ -267,7 +265,8 @@ class Trainer:
         for i, norm in zip(active, norms.values(), strict=True):
             optimizer = self.optimizers[i]
             if scaler is None and self.fused:
-                setattr(optimizer, "found_inf", self.nonfinite)  # noqa: B010 - torch declares it nowhere; AdamW then leaves everything as it is, by itself
+                # AdamW then leaves everything as it is, by itself; torch declares the attribute nowhere
+                setattr(optimizer, "found_inf", self.nonfinite)  # noqa: B010
             nn.utils.clip_grads_with_norm_(self.parameters[i], self.settings.gradient_clip, norm)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -506,8 +505,8 @@ class Trainer:
             self.results.picture(self.step)
 
 
-def compiled_networks(model: nn.Module) -> list[nn.Module]:
-    """The parts of a model that torch.compile takes whole: those that a training step calls, without what is around them."""
+def step_networks(model: nn.Module) -> dict[str, nn.Module]:
+    """The networks that a training step calls, by name: what torch.compile takes whole, and what can be timed apart."""
     parts = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
     modules = dict(model.named_modules())
-    return [modules[name] for name in parts if name in modules] or [model]
+    return {name: modules[name] for name in parts if name in modules} or {"model": model}

@@ -198,7 +198,7 @@ def score(folder: Path, variant: Variant, scenes: dict[str, list[Scene]]) -> dic
                 figures.setdefault(str(calls), {})[where] = summary
         found = {"facts": facts, "figures": figures}
         write_json(kept, found)
-    return json.loads(kept.read_text(encoding="utf-8"))["figures"]
+    return found["figures"]
 
 
 def markdown(found: dict[str, list[dict]], steps: dict[str, dict[str, int]], places: Sequence[str]) -> str:

@@ -14,7 +14,6 @@ row of the part. Compare only what one run printed.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,9 +31,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+import train_cond_ldm
+import train_vae
 from data import create_dataloader, create_dataset, process_batch
-from data.simulator import Simulator
-from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
+from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.checkpoint import save_checkpoint
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config import load_config
@@ -42,9 +42,9 @@ from denoising_diffusion_pytorch.config_schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import RELEASED, Predictor
 from denoising_diffusion_pytorch.loading import build_model
-from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective, LatentObjective
 from denoising_diffusion_pytorch.processes import make_accelerator
-from denoising_diffusion_pytorch.trainer import Trainer
+from denoising_diffusion_pytorch.results import memory_gib
+from denoising_diffusion_pytorch.trainer import Trainer, step_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -132,12 +132,21 @@ def matmul_peak(dtype: torch.dtype, device: str) -> float:
     return 2 * side**3 / min(seconds_of(lambda: a @ b, 5))
 
 
-def peak_memory() -> float:
-    """GiB at the highest: of the GPU, or of this process."""
+def timed(work: Callable[[], object], repeats: int, maps: int) -> dict[str, Any]:
+    """Best and median duration of `work`, which makes `maps` maps, and the peak memory until then."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+        torch.cuda.reset_peak_memory_stats()  # the peak of what is measured, without the matrix products before it
+    times = seconds_of(work, repeats)
+    memory = memory_gib(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return {"seconds": min(times), "median": median(times), "memory": memory, "maps": maps}
+
+
+def counted(work: Callable[[], object], seconds: float, peak: float) -> dict[str, Any]:
+    """The operations of one more run of `work`, and how close `seconds` comes to the time that they need at `peak`."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    operations = counter.get_total_flops()
+    return {"flop": operations, "of_peak": operations / seconds / peak, "matmul_peak": peak}
 
 
 def synthetic_batches(config: Config, cached: bool, device: torch.device) -> Generator[dict, None, None]:
@@ -163,21 +172,11 @@ def synthetic_batches(config: Config, cached: bool, device: torch.device) -> Gen
 
 def make_step(stage: str, config: Config) -> tuple[Callable[[], object], torch.nn.Module]:
     """One optimizer step of the real trainer on a random batch, and the model."""
-    model: Any
-    objectives: list[torch.nn.Module]
     accelerator = make_accelerator(config.trainer)
-    if stage == "vae":
-        first = config.first_stage_config
-        model = build_autoencoder(first, config.cond_stage_config.in_channels)
-        judge, start = build_discriminator(first), first.lossconfig.discr_start
-        objectives = [
-            AutoencoderObjective(model, build_loss(first), judge, start),
-            DiscriminatorObjective(judge, start),
-        ]
-    else:
-        model = build_model(config, "ldm")
+    model = build_model(config, stage)
+    if stage == "ldm":
         model.scale_factor.fill_(1.0)
-        objectives = [LatentObjective(model, None, config.diffusion_config.end_to_end)]
+    objectives = {"vae": train_vae, "ldm": train_cond_ldm}[stage].make_objectives(config, model)
     batches = synthetic_batches(config, config.data.cache_latents, accelerator.device)
     trainer = Trainer(config, stage, model, objectives, lambda *_: batches, accelerator=accelerator)
     return lambda: trainer.take_step(batches), model
@@ -185,19 +184,9 @@ def make_step(stage: str, config: Config) -> tuple[Callable[[], object], torch.n
 
 def stage_seconds(step: Callable[[], object], model: torch.nn.Module) -> dict[str, float]:
     """Seconds of one step in the forward pass of each network; the rest is backward pass and update."""
-    networks = {
-        "encoder",
-        "decoder",
-        "unet",
-        "cond_stage_model",
-        "first_stage_model.encoder",
-        "first_stage_model.decoder",
-    }
     found: defaultdict[str, float] = defaultdict(float)
     handles = []
-    for name, module in model.named_modules():
-        if name not in networks:
-            continue
+    for name, module in step_networks(model).items():
 
         def before(module, inputs, name=name):
             synchronize()
@@ -236,18 +225,12 @@ def measure_training(stage: str, arguments: argparse.Namespace, config: Config, 
     step, model = make_step(stage, config)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    times = seconds_of(step, arguments.repeats)
-    memory = peak_memory()
-    found: dict[str, Any] = {"seconds": min(times), "median": median(times), "memory": memory}
-    found["maps"] = config.trainer.batch_size
+    found = timed(step, arguments.repeats, config.trainer.batch_size)
     if not config.trainer.compile:  # its graph is not counted operation by operation
-        with FlopCounterMode(display=False) as counter:
-            step()
-        operations = counter.get_total_flops()
-        found |= {"flop": operations, "of_peak": operations / min(times) / peak, "stages": stage_seconds(step, model)}
+        found |= counted(step, found["seconds"], peak) | {"stages": stage_seconds(step, model)}
         if arguments.profile:
             found["operations"] = top_operations(step)
-    return found | {"matmul_peak": peak}
+    return found
 
 
 def measure_sampling(model, cond_shape: tuple[int, ...], calls: int, arguments, batch: int, device: str) -> dict:
@@ -257,26 +240,20 @@ def measure_sampling(model, cond_shape: tuple[int, ...], calls: int, arguments, 
     def draw() -> torch.Tensor:
         return model.sample(cond, steps=calls, keys=range(batch))
 
-    times = seconds_of(draw, arguments.repeats)
-    memory = peak_memory()
-    with FlopCounterMode(display=False) as counter:
-        draw()
-    operations = counter.get_total_flops()
-    found = {"seconds": min(times), "median": median(times), "memory": memory, "maps": batch, "flop": operations}
-    return found | {"of_peak": operations / min(times) / peak, "matmul_peak": peak}
+    found = timed(draw, arguments.repeats, batch)
+    return found | counted(draw, found["seconds"], peak)
 
 
 def measure_simulator(repeats: int) -> dict:
     scenes = []
-    from data.simulator import random_city, random_transmitter
-
     for seed in range(8):
         random = np.random.default_rng(seed)
         city = random_city(random, 256)
         scenes.append((city, random_transmitter(city, random)))
     Simulator(scenes[0][0].buildings, scenes[0][0].polygons).path_gain(scenes[0][1])  # compiles
-    times = seconds_of(lambda: [Simulator(city.buildings, city.polygons).path_gain(tx) for city, tx in scenes], repeats)
-    return {"seconds": min(times), "median": median(times), "memory": peak_memory(), "maps": len(scenes)}
+    return timed(
+        lambda: [Simulator(city.buildings, city.polygons).path_gain(tx) for city, tx in scenes], repeats, len(scenes)
+    )
 
 
 def measure_reading(config: Config, folder: Path, repeats: int) -> dict:
@@ -295,13 +272,7 @@ def measure_reading(config: Config, folder: Path, repeats: int) -> dict:
         for _ in range(count):
             process_batch(next(batches), "cpu")
 
-    times = seconds_of(read, repeats)
-    return {
-        "seconds": min(times),
-        "median": median(times),
-        "memory": peak_memory(),
-        "maps": count * config.trainer.batch_size,
-    }
+    return timed(read, repeats, count * config.trainer.batch_size)
 
 
 def measure_saving(config: Config, folder: Path, repeats: int) -> dict:
@@ -315,15 +286,7 @@ def measure_saving(config: Config, folder: Path, repeats: int) -> dict:
             folder / "saving", step=next(steps), stage="ldm", config=config, model=state, ema=state, training=moments
         )
 
-    times = seconds_of(save, repeats)
-    size = 4 * sum(value.numel() * value.element_size() for value in state.values())
-    return {
-        "seconds": min(times),
-        "median": median(times),
-        "memory": peak_memory(),
-        "maps": 1,
-        "MiB_per_second": size / min(times) / 2**20,
-    }
+    return timed(save, repeats, 1)
 
 
 def measure(arguments: argparse.Namespace, row: dict) -> dict:

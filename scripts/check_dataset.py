@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -102,7 +103,7 @@ class Findings:
         """The levels of open pixels, a bar a tenth of the range."""
         total, edges = max(int(self.counts.sum()), 1), np.linspace(0, 1, BINS + 1)
         lines = []
-        for count, low, high in zip(self.counts, edges, edges[1:], strict=False):
+        for count, (low, high) in zip(self.counts, pairwise(edges), strict=True):
             bar = "#" * round(60 * count / total)
             lines.append(f"  {low:.1f} .. {high:.1f} ({gain_to_db(low):6.1f} dB on)  {count / total:6.1%}  {bar}")
         lines.append(f"  below the noise floor of {NOISE_FLOOR}: {self.below_floor / total:.1%}")
