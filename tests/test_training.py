@@ -277,27 +277,27 @@ def test_clipping_happens_before_the_step(tmp_path):
     assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(before, trainer.parameters[0], strict=True))
 
 
-def test_a_nonfinite_loss_stops_before_the_update(tmp_path):
-    def poisoned(accelerator, first):
+def spoiled(name, key, row, value):
+    """The tiny stream with one value of one micro-batch replaced."""
+
+    def batches(accelerator, first):
         for batch in tiny_batches(accelerator, first):
-            if batch["names"][0] == "6_0":
-                batch["images"][0, 0, 0, 0] = float("nan")
+            if batch["names"][0] == name:
+                batch[key][row, 0, 0, 0] = float(value)
             yield batch
 
-    trainer = make_trainer(tmp_path, batches=poisoned)
+    return batches
+
+
+def test_a_nonfinite_loss_stops_before_the_update(tmp_path):
+    trainer = make_trainer(tmp_path, batches=spoiled("6_0", "images", 0, "nan"))
     with pytest.raises(TrainingError, match=r"step 3.*6_0.*ckpt_2"):
         trainer.train()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
 def test_a_nonfinite_last_step_is_not_saved(tmp_path):
-    def poisoned(accelerator, first):
-        for batch in tiny_batches(accelerator, first):
-            if batch["names"][0] == "7_0":
-                batch["conditions"][0, 0, 0, 0] = float("nan")
-            yield batch
-
-    trainer = make_trainer(tmp_path, batches=poisoned)
+    trainer = make_trainer(tmp_path, batches=spoiled("7_0", "conditions", 0, "nan"))
     with pytest.raises(TrainingError, match=r"step 3.*7_0"):
         trainer.train()
     assert ck.find_checkpoint(tmp_path).step == 2
@@ -322,13 +322,7 @@ def test_a_step_never_waits_for_the_gpu(tmp_path, stage):
 
 
 def test_the_dump_reproduces_a_nonfinite_loss(tmp_path):
-    def poisoned(accelerator, first):
-        for batch in tiny_batches(accelerator, first):
-            if batch["names"][0] == "3_0":
-                batch["images"][1, 0, 0, 0] = float("inf")
-            yield batch
-
-    trainer = make_trainer(tmp_path, batches=poisoned, unet_config={"dropout": 0.2})
+    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "images", 1, "inf"), unet_config={"dropout": 0.2})
     with pytest.raises(TrainingError, match="step_1_rank_0.pt"):
         trainer.train()
     dump = torch.load(tmp_path / "nonfinite" / "step_1_rank_0.pt", weights_only=True)
