@@ -38,6 +38,7 @@ from .results import Results, memory_gib
 from .schedule import learning_rate
 from .stopping import StopRequest
 from .validation import Validation, score
+from .watch import Watch
 
 log = logging.getLogger("radiodiff")
 
@@ -100,8 +101,7 @@ class Trainer:
         self.parameters = [trained_parameters(objective) for objective in self.objectives]
         adam = self.settings.optimizer
         self.fused = accelerator.device.type in ("cuda", "cpu")
-        self.nonfinite = torch.zeros((), device=accelerator.device)  # 1 from the first value on that is not finite
-        self.watched: tuple | None = None  # what `_settle` is to hear
+        self.watch = Watch(accelerator)
         # not prepared by accelerate: its wrapper updates the gradient scaler once for each optimizer
         self.optimizers = [
             torch.optim.AdamW(
@@ -259,14 +259,14 @@ class Trainer:
             norms[f"grad_norm_{self.objectives[i].name}"] = norm.detach()
         self._settle()  # of the step before: by now the device has this one's work
         # a gradient scaler expects gradients to overflow now and then; a loss must be finite all the same
-        self._watch(logs | (norms if scaler is None else {}), seen)
+        self.watch.ask(self.step, logs | (norms if scaler is None else {}), seen, self.stop.requested)
         if scaler is not None or not self.fused:
             self._settle()
         for i, norm in zip(active, norms.values(), strict=True):
             optimizer = self.optimizers[i]
             if scaler is None and self.fused:
                 # AdamW then leaves everything as it is, by itself; torch declares the attribute nowhere
-                setattr(optimizer, "found_inf", self.nonfinite)  # noqa: B010
+                setattr(optimizer, "found_inf", self.watch.nonfinite)  # noqa: B010
             nn.utils.clip_grads_with_norm_(self.parameters[i], self.settings.gradient_clip, norm)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -290,37 +290,16 @@ class Trainer:
             )
         return {"grad_scale": torch.tensor(before), "skipped": torch.tensor(float(overflowed))}
 
-    def _watch(self, values: dict[str, Tensor], seen: list[dict[str, Any]]) -> None:
-        """Ask all processes whether a value is not finite on any, and whether one was told to stop; `_settle` has the answer.
-
-        The question stays on the device, so that nothing waits for it: from a value on that is not finite no step changes a
-        weight, and the run ends one step later.
-        """
-        bad = torch.stack([~torch.isfinite(value).all() for value in values.values()])
-        stop = torch.full((), float(self.stop.requested), device=bad.device)
-        flags = torch.stack([bad.any().float(), stop])
-        if self.accelerator.num_processes > 1:
-            flags = self.accelerator.reduce(flags, "sum")
-        self.nonfinite = torch.maximum(self.nonfinite, flags[0].clamp(max=1))
-        answer = torch.stack([self.nonfinite, flags[1]]).to("cpu", non_blocking=bad.device.type == "cuda")
-        arrived = torch.cuda.Event() if bad.device.type == "cuda" else None
-        if arrived is not None:
-            arrived.record()
-        self.watched = (self.step, values, seen, answer, arrived)
-
     def _settle(self) -> None:
-        """Hear the answer to `_watch`, if one is due; raises TrainingError on all processes where a value was not finite."""
-        if self.watched is None:
+        """Hear of the step that was asked about last, if any; raises TrainingError on all processes where a value was not finite."""
+        asked = self.watch.hear()
+        if asked is None:
             return
-        step, values, seen, answer, arrived = self.watched
-        self.watched = None
-        if arrived is not None:
-            arrived.synchronize()
-        nonfinite, stop = answer.tolist()
+        nonfinite, stop = asked.answer.tolist()
         self.stop_agreed = stop > 0
         if not nonfinite:
             return
-        self.step = step
+        self.step, values, seen = asked.step, asked.values, asked.seen
         which = ", ".join(k for k, value in values.items() if not torch.isfinite(value).all()) or "another process"
         names = [name for batch in seen for name in batch["names"]]
         dump = self._dump({name: float(value) for name, value in values.items()}, seen)

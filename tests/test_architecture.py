@@ -13,6 +13,7 @@ ALLOWED = {
     "ema": set(),
     "randomness": set(),
     "schedule": set(),
+    "watch": set(),
     "report": set(),
     "errors": set(),
     "config_schema": set(),
