@@ -210,18 +210,23 @@ def _check_diffusion(config: Config) -> None:
             f"diffusion_config.sampling_timesteps is {diffusion.sampling_timesteps}, more than "
             f"diffusion_config.timesteps {diffusion.timesteps}"
         )
-    if config.data.cache_latents and config.first_stage_config.trainable:
-        raise ConfigError(
-            "data.cache_latents: true needs an encoder that stays as it is; with first_stage_config.trainable: true it is trained"
-        )
-    augmentation = config.data.augmentation
-    moved = [k for k in ("rotation", "translation", "color_jitter") if getattr(augmentation, k)]
-    if config.data.cache_latents and moved:
-        raise ConfigError(
-            f"data.cache_latents: true allows the eight symmetries only; set data.augmentation.{moved[0]}: 0, or cache_latents: false"
-        )
+    if config.data.cache_latents:
+        _check_cached_latents(config)
     if diffusion.end_to_end.start_step is not None and config.first_stage_config.trainable:
         raise ConfigError(
             "diffusion_config.end_to_end.start_step and first_stage_config.trainable: true exclude each other; joint training "
             "trains the decoder from the first step"
         )
+
+
+def _check_cached_latents(config: Config) -> None:
+    """Latents are worth keeping only where neither the encoder nor the images can become others."""
+    if config.first_stage_config.trainable:
+        raise ConfigError(
+            "data.cache_latents: true needs an encoder that stays as it is; with first_stage_config.trainable: true it is trained"
+        )
+    for key in ("rotation", "translation", "color_jitter"):
+        if getattr(config.data.augmentation, key):
+            raise ConfigError(
+                f"data.cache_latents: true allows the eight symmetries only; set data.augmentation.{key}: 0, or cache_latents: false"
+            )

@@ -129,18 +129,8 @@ class Start:
         settings = self.config.trainer
         wanted = (settings.validate_every or settings.num_samples) and self.config.data.validation.data_root
         validation = Validation(self.config, self.stage, self.accelerator) if wanted else None
-        accelerator, batches = self.accelerator, self.data.batches
-        trainer = Trainer(
-            self.config,
-            self.stage,
-            model,
-            objectives,
-            batches,
-            accelerator=accelerator,
-            validation=validation,
-            **prepare,
-        )
-        trainer.train()
+        parts = {"accelerator": self.accelerator, "validation": validation} | prepare
+        Trainer(self.config, self.stage, model, objectives, self.data.batches, **parts).train()
 
 
 def begin(stage: str, description: str, check: Callable[[Config], None] | None = None) -> Start | None:
