@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from data import RadioMapSeer, Scene, gain_to_db
 from data.figures import comparison_figure, coverage_figure, radio_map_figure
+from data.layout import Layout
 from data.metrics import Scores
 from data.scene import read_grey, scene_at
 from data.simulated import random_scenes
@@ -63,8 +64,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
 def city_scenes(arguments: argparse.Namespace) -> list[Window]:
     """One window a transmitter of the city on the command line."""
     if arguments.buildings is not None:
-        buildings, name = read_grey(arguments.buildings) > 0, arguments.buildings.stem
-        return [window(scene_at(name, buildings, position)) for position in arguments.tx]
+        layout, name = Layout.traced(read_grey(arguments.buildings) > 0), arguments.buildings.stem
+        return [window(scene_at(name, layout, position)) for position in arguments.tx]
     return [window(scene) for scene in random_scenes(arguments.simulate, arguments.tx)]
 
 

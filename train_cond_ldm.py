@@ -10,14 +10,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from denoising_diffusion_pytorch.build import build_discriminator, build_loss
-from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config_schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.latents import encode_dataset
-from denoising_diffusion_pytorch.launch import Start, begin
-from denoising_diffusion_pytorch.loading import build_model, load_first_stage
+from denoising_diffusion_pytorch.launch import Start, begin, is_continued
+from denoising_diffusion_pytorch.loading import build_model, load_first_stage, load_initial
 from denoising_diffusion_pytorch.objectives import (
     AutoencoderObjective,
     DiscriminatorObjective,
@@ -41,15 +40,11 @@ def make_objectives(config: Config, model: LatentDiffusion) -> list[nn.Module]:
     return [JointObjective(model, pixel), DiscriminatorObjective(discriminator, start)]
 
 
-def is_continued(config: Config) -> bool:
-    """Whether the results folder holds a checkpoint, which has the autoencoder too."""
-    return find_checkpoint(Path(config.trainer.results_folder)) is not None
-
-
 def require_autoencoder(config: Config) -> None:
     """Raises ConfigError where the autoencoder would stay untrained."""
     first_stage = config.first_stage_config
-    if not (first_stage.ckpt_path or first_stage.trainable or is_continued(config)):
+    known = first_stage.ckpt_path or first_stage.trainable or config.trainer.init_from
+    if not known and not is_continued(config):
         raise ConfigError(
             "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "
             "folder here, or set first_stage_config.trainable: true to train both together"
@@ -61,7 +56,9 @@ def train(start: Start) -> None:
     config, first_stage = start.config, start.config.first_stage_config
     model = build_model(config, "ldm")
     continued = is_continued(config)
-    if first_stage.ckpt_path and not continued:
+    if start.starts_from_weights:
+        start.accelerator.print(load_initial(model, config, "ldm"))
+    elif first_stage.ckpt_path and not continued:
         start.accelerator.print(load_first_stage(model.first_stage_model, first_stage.ckpt_path))
     if config.data.cache_latents:
         if continued:  # the trainer loads its checkpoint later than the encoder is needed here
@@ -76,7 +73,7 @@ def train(start: Start) -> None:
         )
 
     def measure_scale(accelerator: Accelerator) -> None:
-        if config.diffusion_config.scale_factor is None:
+        if config.diffusion_config.scale_factor is None and not model.scale_factor.isfinite():
             images = (batch["images"] for batch in islice(start.data.batches(accelerator, 0), SCALE_BATCHES))
             several = accelerator.num_processes > 1
 

@@ -10,7 +10,7 @@ from denoising_diffusion_pytorch.build import build_autoencoder, build_discrimin
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config_schema import Config
 from denoising_diffusion_pytorch.launch import Start, begin
-from denoising_diffusion_pytorch.loading import load_first_stage
+from denoising_diffusion_pytorch.loading import load_first_stage, load_initial
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective
 
 
@@ -26,7 +26,9 @@ def train(start: Start) -> None:
     """Build the autoencoder and train it to the end."""
     first_stage = start.config.first_stage_config
     autoencoder = build_autoencoder(first_stage, start.config.cond_stage_config.in_channels)
-    if first_stage.ckpt_path:
+    if start.starts_from_weights:
+        start.accelerator.print(load_initial(autoencoder, start.config, "vae"))
+    elif first_stage.ckpt_path:
         start.accelerator.print(load_first_stage(autoencoder, first_stage.ckpt_path))
     start.train(autoencoder, make_objectives(start.config, autoencoder))
 

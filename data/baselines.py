@@ -19,7 +19,7 @@ def los_nlos_law(scene: Scene) -> np.ndarray:
     """25 log10 d in line of sight, 28.6 log10 d + 8 dB in the shadow, buildings at zero."""
     from .simulator import line_of_sight  # numba is slow to import
 
-    visible = line_of_sight(scene.buildings, scene.tx)
+    visible = line_of_sight(scene.layout, scene.tx)
     shadow = db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(distance(scene)) - 8)
     return np.where(scene.buildings, 0, np.where(visible, free_gain(scene), shadow)).astype(np.float32)
 

@@ -25,14 +25,14 @@ def channel(function: Channel) -> Channel:
 
 @channel
 def buildings(scene: Scene, size: int) -> np.ndarray:
-    """Share of each pixel covered by buildings."""
-    return resize(scene.shown_buildings, size)
+    """Share of each pixel's area that buildings cover."""
+    return resize(scene.shown.coverage, size)
 
 
 @channel
 def transmitter(scene: Scene, size: int) -> np.ndarray:
     """The transmitter spread over its four nearest pixels, of total 1, drawn at the target resolution."""
-    side = scene.buildings.shape[0]
+    side = scene.layout.shape[0]
     x, y = ((c + 0.5) * size / side - 0.5 for c in scene.tx)  # pixel centres are whole numbers in both grids
     image = np.zeros((size, size), np.float32)
     x0, y0 = int(np.floor(x)), int(np.floor(y))
@@ -46,7 +46,7 @@ def transmitter(scene: Scene, size: int) -> np.ndarray:
 @channel
 def cars(scene: Scene, size: int) -> np.ndarray:
     """Share covered by cars; buildings again where the data has none, as RadioDiff does."""
-    return buildings(scene, size) if scene.cars is None else resize(scene.cars, size)
+    return buildings(scene, size) if scene.cars is None else resize(scene.cars.coverage, size)
 
 
 @channel
@@ -54,7 +54,7 @@ def line_of_sight(scene: Scene, size: int) -> np.ndarray:
     """Share of each pixel that sees the transmitter past the buildings shown."""
     from .simulator import line_of_sight as cast_rays  # numba is slow to import, and only this channel needs it
 
-    return resize(cast_rays(scene.shown_buildings, scene.tx), size)
+    return resize(cast_rays(scene.shown, scene.tx), size)
 
 
 @channel
@@ -68,35 +68,35 @@ def detour(scene: Scene, size: int) -> np.ndarray:
     """Grey level of the shadow law 28.6 log10 d + 1.4 dB, d the shortest way around the buildings shown; 0 where none leads."""
     from .simulator import detour_distance  # numba is slow to import
 
-    length = detour_distance(scene.shown_buildings, scene.tx)
+    length = detour_distance(scene.shown.inside, scene.tx)
     return resize(db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(np.maximum(length, 2)) - 1.4), size)
 
 
 @channel
 def simulated(scene: Scene, size: int) -> np.ndarray:
     """The embedded simulator's map of the buildings shown, as a prior: what is left to learn is what its physics misses. About
-    0.3 s a scene, so use it with `data.cache`; pointless where the truth is that simulator's own.
+    0.2 s per scene, so use it with `data.cache`; pointless where the truth is that simulator's own.
     """
     return resize(simulated_gain(scene), size)
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
-    """Grey levels (H, W) of the embedded simulator on the outlines of the buildings shown; 0 inside them.
+    """Grey levels (H, W) of the embedded simulator for the buildings shown; 0 inside them.
 
     Raises:
         DataError: it cannot place the transmitter there.
     """
-    from .simulator import simulate  # numba is slow to import
+    from .simulator import Simulator  # numba is slow to import
 
     try:
-        return db_to_gain(simulate(scene.shown_buildings, scene.tx)).astype(np.float32)
+        return db_to_gain(Simulator(scene.shown).path_gain(scene.tx)).astype(np.float32)
     except ValueError as error:
         raise DataError(f"scene {scene.name}: {error}") from error
 
 
 def distance(scene: Scene) -> np.ndarray:
     """Distance from the transmitter in metres, at least 1, (H, W) float32."""
-    rows, columns = np.indices(scene.buildings.shape, dtype=np.float32)
+    rows, columns = np.indices(scene.layout.shape, dtype=np.float32)
     return np.maximum(np.hypot(columns - scene.tx[0], rows - scene.tx[1]), 1)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+from .layout import Layout
 from .radiomapseer import check_root, file_digest
 from .scene import Scene, read_grey
 
@@ -54,19 +55,21 @@ class FlatTree:
         return (read_grey(self.root / "images" / f"{self.names[index]}.png") / 255).astype(np.float32)
 
     def mask(self, index: int, shape: tuple[int, int]) -> np.ndarray:
-        """Buildings (H, W) float32 in [0, 1]; zeros where there is no mask."""
+        """Buildings (H, W) bool; none where there is no mask."""
         path = self.root / "masks" / f"{self.names[index]}.png"
         if not path.exists():
-            return np.zeros(shape, np.float32)
+            return np.zeros(shape, bool)
         mask = read_grey(path)
         if mask.shape != shape:
             raise DataError(f"{path}: is {mask.shape[1]}x{mask.shape[0]} px, its image {shape[1]}x{shape[0]}")
-        return (mask / 255).astype(np.float32)
+        return mask > 127
 
     def scene(self, index: int) -> Scene:
-        """Image and mask as a scene; what its condition shows is in `cond` alone."""
+        """Image and mask as a scene; what its condition shows is in `cond` alone. The map is zero where the mask is set."""
         image = self.image(index)
-        return Scene(self.names[index], self.mask(index, image.shape) > 0.5, tx=None, gain=image)
+        mask = self.mask(index, image.shape)
+        layout = Layout([], mask.shape, inside=mask, certain=mask, exact=False)
+        return Scene(self.names[index], layout, tx=None, gain=np.where(mask, 0, image))
 
     def cond(self, index: int) -> np.ndarray:
         """The condition (C, h, w) float32 in [-1, 1]; uint8 arrays are mapped from 0..255.

@@ -36,15 +36,18 @@ def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[st
     """A scene at the networks' sizes.
 
     Returns:
-        `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S) in [0, 1] and, where the truth is known,
-        `image` (1, S, S) in [-1, 1]; float32.
+        `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S), 1 where the map is zero beyond doubt, else 0, and, where
+        the truth is known, `image` (1, S, S) in [-1, 1]; float32.
     """
-    sample = {
-        "cond": condition(scene, channels, cond_size),
-        "ori_mask": resize(scene.buildings, image_size)[None],
-    }
+    return presented(scene, image_size) | {"cond": condition(scene, channels, cond_size)}
+
+
+def presented(scene: Scene, image_size: int) -> dict[str, np.ndarray]:
+    """`ori_mask` and, where the truth is known, `image` of a scene, as `prepare` gives them."""
+    mask = resize(scene.ori_mask, image_size)[None] > 1 - 1e-6  # pixels that are certain as a whole
+    sample = {"ori_mask": mask.astype(np.float32)}
     if scene.gain is not None:
-        sample["image"] = 2 * resize(scene.gain, image_size)[None] - 1
+        sample["image"] = np.where(mask, -1, 2 * resize(scene.gain, image_size)[None] - 1)
     return sample
 
 
@@ -96,17 +99,13 @@ class RadioMapDataset(Dataset):
         source = self.source
         if isinstance(source, RadioMapSeer):
             return prepare(source.scene(index), self.image_size, self.cond_size, self.cond_channels)
-        image, cond = source.image(index), source.cond(index)
+        scene, cond = source.scene(index), source.cond(index)
         expected = (len(self.cond_channels), self.cond_size, self.cond_size)
         if cond.shape != expected:
             raise DataError(
                 f"{source.root / 'conditions' / source.names[index]}.npy: has shape {cond.shape}, not {expected}"
             )
-        return {
-            "image": 2 * resize(image, self.image_size)[None] - 1,
-            "cond": cond,
-            "ori_mask": resize(source.mask(index, image.shape), self.image_size)[None],
-        }
+        return presented(scene, self.image_size) | {"cond": cond}
 
     def _readable(self, index: int) -> tuple[int, dict[str, np.ndarray], str]:
         """(index of what was read, sample, what was wrong with `index` or '')."""
@@ -204,7 +203,7 @@ class OwnSamples(Dataset):
 
     Args:
         dataset: `len(dataset)`, and `dataset[i]` a dict of tensors: `image` (1, S, S) in [-1, 1], `cond` (C, s, s) in [-1, 1] and
-            `ori_mask` (1, S, S) in [0, 1], 1 inside buildings, where `image` is -1; S and s as the configuration says.
+            `ori_mask` (1, S, S), 1 where the map is zero beyond doubt and `image` is -1, else 0; S and s as the configuration says.
         augmentation: None for none.
     """
 

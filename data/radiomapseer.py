@@ -1,32 +1,43 @@
 """The RadioMapSeer tree (Yapar et al., 2022), or any part of it, as scenes.
 
     ROOT/gain/{DPM,IRT2,IRT4,carsDPM,carsIRT2,carsIRT4}/{map}_{tx}.png      grey levels, 0 inside buildings
-    ROOT/png/buildings_complete/{map}.png                                   non-zero inside buildings
-    ROOT/png/buildings_missing{1..4}/{1..6}/{map}.png                       some buildings left out, six variants
-    ROOT/png/antennas/{map}_{tx}.png                                        one white pixel
-    ROOT/png/cars/{map}.png                                                 non-zero on cars
+    ROOT/polygon/buildings_complete/{map}.json                              outlines of the buildings
+    ROOT/polygon/buildings_missing{1..4}/{1..6}/{map}.json                  some buildings left out, six variants
+    ROOT/polygon/cars/{map}.json                                            outlines of the cars
+    ROOT/antenna/{map}.json                                                 positions of a map's transmitters, in order
+    ROOT/png/...                                                            the same as pictures; png/antennas/{map}_{tx}.png
 
-Files belong together by name. A scene needs its gain, building and antenna pictures; of a partial download the complete
-scenes are used and the rest is counted.
+Files belong together by name, and registration.py knows how they lie over each other. Outlines and antenna lists are preferred;
+where there are none, outlines are traced from the pictures, which are half a pixel aside and cost accuracy. A scene needs its
+gain, buildings and transmitter; of a partial download the complete scenes are used and the rest is counted.
 """
 
 import difflib
 import logging
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from .errors import DataError
+from .layout import Layout
+from .registration import PICTURE, read_antennas, read_json, read_outlines
 from .scene import Scene, read_grey, transmitter_position
-from .splits import select
+from .splits import select, spread
 from .store import digest
 
 log = logging.getLogger("radiodiff")
 
 SIMULATIONS = ("DPM", "IRT2", "IRT4", "carsDPM", "carsIRT2", "carsIRT4")
 MISSING_VARIANT = 1  # of the six ways to leave buildings out; a fixed one, so that a scene has one condition
+LAYOUTS_KEPT = 64  # consecutive scenes share their layout
+ANOTHER_LAYOUT = 0.5  # share of the pixels inside outlines with a gain from which they cannot be the map's
+MEASURED = 8  # scenes on which a tree's building pictures are laid over the maps
+EXACTLY_OVER = 1e-5  # share of the maps' energy inside the pictures; half a pixel aside it is about .01
+REGISTERED = 3  # first version of scripts/make_dataset.py that writes RadioMapSeer's registration
+TRACING_COSTS = "traced from their pictures, at about 1.5 times the error"
 _NAME = re.compile(r"(\d+)_(\d+)\.png$")
 
 
@@ -87,14 +98,15 @@ class RadioMapSeer:
             )
         if not 0 <= missing_buildings <= 4:
             raise DataError(f"missing_buildings is {missing_buildings}; RadioMapSeer has 0 to 4")
+        _refuse_older_simulation(self.root)
         self.simulation_type = simulation_type
         self.gain_folder = self.root / "gain" / simulation_type
-        self.building_folder = self.root / "png" / "buildings_complete"
-        self.antenna_folder = self.root / "png" / "antennas"
-        self.cars_folder = self.root / "png" / "cars" if simulation_type.startswith("cars") else None
-        self.known_folder = None
+        self.parts = {"layout": "buildings_complete"}  # what a scene is made of: its folder below polygon/ and png/
+        if simulation_type.startswith("cars"):
+            self.parts["cars"] = "cars"
         if missing_buildings:
-            self.known_folder = self.root / "png" / f"buildings_missing{missing_buildings}" / str(MISSING_VARIANT)
+            self.parts["known"] = f"buildings_missing{missing_buildings}/{MISSING_VARIANT}"
+        self._open_caches()
         found = self._complete_scenes()
         chosen = select(self.root, split, sorted(found))[:max_samples]
         if not chosen:
@@ -104,6 +116,7 @@ class RadioMapSeer:
             )
         self.scenes = chosen
         self.names = [f"{m}_{t}" for m, t in chosen]
+        self.picture_shift = self._measure_picture_shift()
         self.report += f"; split {split}: {len(chosen)} scenes of {len({m for m, _ in chosen})} maps"
         log.info(self.report)
 
@@ -115,17 +128,25 @@ class RadioMapSeer:
             raise DataError(f"{self.gain_folder}: no such folder{there}")
         matches = (_NAME.fullmatch(path.name) for path in self.gain_folder.iterdir())
         scenes = [(int(m[1]), int(m[2])) for m in matches if m]
-        antennas = self._stems(self.antenna_folder)
-        needed = {"png/antennas": [s for s in scenes if f"{s[0]}_{s[1]}" not in antennas]}
-        by_map = [self.building_folder, self.cars_folder, self.known_folder]
-        for folder in filter(None, by_map):
-            stems = self._stems(folder)
-            needed[str(folder.relative_to(self.root))] = [s for s in scenes if str(s[0]) not in stems]
-        incomplete = {scene for missing in needed.values() for scene in missing}
-        lacks = [f"{len(missing)} lack {folder}" for folder, missing in needed.items() if missing]
+        listed, drawn = self._stems("antenna", ".json"), self._stems("png/antennas", ".png")
+        lacking = {"antenna": [s for s in scenes if str(s[0]) not in listed and f"{s[0]}_{s[1]}" not in drawn]}
+        self.outlines: dict[str, set[str]] = {}
+        traced: set[str] = set()
+        for part in self.parts.values():
+            self.outlines[part] = self._stems(f"polygon/{part}", ".json")
+            pictures = self._stems(f"png/{part}", ".png")
+            lacking[part] = [s for s in scenes if str(s[0]) not in self.outlines[part] | pictures]
+            traced |= {str(s[0]) for s in scenes if str(s[0]) in pictures - self.outlines[part]}
+        for part, without in lacking.items():
+            if scenes and len(without) == len(scenes):
+                raise DataError(f"{self.root}: has neither {self._folders(part)}; RadioMapSeer has both")
+        incomplete = {scene for without in lacking.values() for scene in without}
+        lacks = [f"{len(without)} lack {self._folders(part)}" for part, without in lacking.items() if without]
         self.report = f"{self.root}: {len(scenes)} {self.simulation_type} maps" + (
             f", of which {', '.join(lacks)}" if lacks else ""
         )
+        if traced:
+            self.report += f"; {len(traced)} layouts have no outlines (polygon/): {TRACING_COSTS}"
         complete = [scene for scene in scenes if scene not in incomplete]
         if not complete:
             raise DataError(
@@ -133,10 +154,14 @@ class RadioMapSeer:
             )
         return complete
 
-    def _stems(self, folder: Path) -> set[str]:
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; RadioMapSeer has it")
-        return {path.stem for path in folder.iterdir() if path.suffix == ".png"}
+    def _stems(self, folder: str, suffix: str) -> set[str]:
+        """Names of the files of a kind in a folder; none where it is not there."""
+        path = self.root / folder
+        return {file.stem for file in path.iterdir() if file.suffix == suffix} if path.is_dir() else set()
+
+    @staticmethod
+    def _folders(part: str) -> str:
+        return "antenna/ nor png/antennas/" if part == "antenna" else f"polygon/{part} nor png/{part}"
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -145,35 +170,99 @@ class RadioMapSeer:
         """Read one scene.
 
         Raises:
-            DataError: naming the file that is unreadable or of another size than its gain map.
+            DataError: naming the file that is unreadable, or does not belong to its gain map.
         """
-        map_id, _ = self.scenes[index]
+        map_id, transmitter = self.scenes[index]
         name = self.names[index]
-        gain_path = self.gain_folder / f"{name}.png"
-        gain = read_grey(gain_path)
+        path = self.gain_folder / f"{name}.png"
+        gain = read_grey(path)
+        layouts = {key: self._layouts(part, map_id, gain.shape) for key, part in self.parts.items()}
+        layout = layouts["layout"]
+        if layout.exact and layout.inside.any() and (gain[layout.inside] > 0).mean() > ANOTHER_LAYOUT:
+            raise DataError(
+                f"{self._file('polygon', 'buildings_complete', map_id)}: outlines of another layout; {path} has gain inside of them"
+            )
+        tx = self._transmitter(map_id, transmitter, gain.shape)
+        return Scene(name, tx=tx, gain=(gain / 255).astype(np.float32), **layouts)
 
-        def picture(path: Path) -> np.ndarray:
-            pixels = read_grey(path)
-            if pixels.shape != gain.shape:
-                raise DataError(
-                    f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px, {gain_path} {gain.shape[1]}x{gain.shape[0]}"
-                )
-            return pixels
+    def _file(self, kind: str, part: str, map_id: int) -> Path:
+        return self.root / kind / part / f"{map_id}.{'json' if kind == 'polygon' else 'png'}"
 
-        antenna_path = self.antenna_folder / f"{name}.png"
-        return Scene(
-            name=name,
-            buildings=picture(self.building_folder / f"{map_id}.png") > 0,
-            tx=transmitter_position(picture(antenna_path), antenna_path),
-            gain=(gain / 255).astype(np.float32),
-            cars=picture(self.cars_folder / f"{map_id}.png") > 0 if self.cars_folder else None,
-            known_buildings=picture(self.known_folder / f"{map_id}.png") > 0 if self.known_folder else None,
-        )
+    def _read_layout(self, part: str, map_id: int, shape: tuple[int, int]) -> Layout:
+        """Outlines where they are, or those traced from the picture."""
+        if str(map_id) in self.outlines[part]:
+            return read_outlines(self._file("polygon", part, map_id), shape)
+        path = self._file("png", part, map_id)
+        return Layout.traced(_of_shape(read_grey(path), path, shape) > 0, self.picture_shift)
+
+    def _measure_picture_shift(self) -> tuple[float, float] | None:
+        """RadioMapSeer's, or None for a tree whose building pictures were cut from its maps and so lie exactly over them."""
+        traced = [scene for scene in self.scenes if str(scene[0]) not in self.outlines["buildings_complete"]]
+        inside = total = 0.0
+        for place in spread(len(traced), MEASURED):
+            map_id, transmitter = traced[place]
+            path = self._file("png", "buildings_complete", map_id)
+            gain = read_grey(self.gain_folder / f"{map_id}_{transmitter}.png").astype(np.float64) ** 2
+            inside += float(gain[_of_shape(read_grey(path), path, gain.shape) > 0].sum())
+            total += float(gain.sum())
+        return None if traced and inside <= EXACTLY_OVER * total else PICTURE
+
+    def _transmitter(self, map_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
+        listed = self.root / "antenna" / f"{map_id}.json"
+        if not listed.exists():
+            path = self.root / "png" / "antennas" / f"{map_id}_{transmitter}.png"
+            return transmitter_position(_of_shape(read_grey(path), path, shape), path)
+        positions = self._antennas(listed, shape[0])
+        if transmitter >= len(positions):
+            raise DataError(f"{listed}: lists {len(positions)} transmitters; gain/ has a map of number {transmitter}")
+        x, y = (float(value) for value in positions[transmitter])
+        if not (-0.5 <= x < shape[1] - 0.5 and -0.5 <= y < shape[0] - 0.5):
+            raise DataError(f"{listed}: transmitter {transmitter} is outside of the {shape[1]}x{shape[0]} px map")
+        return x, y
+
+    def _open_caches(self) -> None:
+        self._layouts = lru_cache(LAYOUTS_KEPT)(self._read_layout)
+        self._antennas = lru_cache(LAYOUTS_KEPT)(read_antennas)
+
+    def __getstate__(self) -> dict:
+        """For workers that are not forked: what was read stays behind."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_layouts", "_antennas")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open_caches()
 
     def identity(self) -> dict[str, object]:
         """What is read, as JSON has it; another one as soon as a file of these scenes is changed."""
-        maps = {str(map_id) for map_id, _ in self.scenes}
-        by_map = [self.building_folder, *filter(None, (self.cars_folder, self.known_folder))]
-        files = [folder / f"{name}.png" for folder in (self.gain_folder, self.antenna_folder) for name in self.names]
-        files += [folder / f"{map_id}.png" for folder in by_map for map_id in sorted(maps)]
-        return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": file_digest(files)}
+        maps = sorted({map_id for map_id, _ in self.scenes})
+        files = [self.gain_folder / f"{name}.png" for name in self.names]
+        files += [self.root / "png" / "antennas" / f"{name}.png" for name in self.names]
+        files += [self.root / "antenna" / f"{map_id}.json" for map_id in maps]
+        files += [
+            self._file(kind, part, m) for kind in ("polygon", "png") for part in self.parts.values() for m in maps
+        ]
+        return {
+            "tree": str(self.root.resolve()),
+            "scenes": digest(self.names),
+            "files": file_digest(path for path in files if path.exists()),
+        }
+
+
+def _of_shape(pixels: np.ndarray, path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A picture, or DataError where its size is not its map's."""
+    if pixels.shape != shape:
+        raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px, its gain map {shape[1]}x{shape[0]}")
+    return pixels
+
+
+def _refuse_older_simulation(root: Path) -> None:
+    """Raises DataError for a tree of scripts/make_dataset.py from before it wrote RadioMapSeer's registration."""
+    manifest = root / "dataset.json"
+    if not manifest.is_file():
+        return
+    content = read_json(manifest)
+    settings = content.get("settings") if isinstance(content, dict) else None
+    if isinstance(settings, dict) and settings.get("version", REGISTERED) < REGISTERED:
+        raise DataError(
+            f"{root}: is of an earlier version, whose pictures lie in another frame; make it again with scripts/make_dataset.py"
+        )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
-from .simulator.polygons import rings_from_mask
+from .layout import Layout
 from .units import GAIN_MIN_DB
 
 FREQUENCY = 5.9e9  # Hz
@@ -54,24 +54,22 @@ class RayTracer:
     """A city prepared once for any number of transmitters; the same interface as `Simulator`.
 
     Args:
-        buildings: (H, W) bool, one pixel a metre.
-        polygons: outlines, (N, 2) arrays of x, y; traced from the mask where they are not known.
+        layout: its buildings.
         max_depth: reflections in a path.
 
     Raises:
         DataError: Sionna RT or its LLVM is missing.
     """
 
-    def __init__(self, buildings: np.ndarray, polygons: list[np.ndarray] | None = None, max_depth: int = 4):
+    def __init__(self, layout: Layout, max_depth: int = 4):
         self.rt = require_sionna()
-        self.buildings, self.max_depth = buildings, max_depth
-        rings = polygons if polygons is not None else rings_from_mask(buildings)
-        height, width = buildings.shape
+        self.buildings, self.max_depth = layout.inside, max_depth
+        height, width = layout.shape
         with tempfile.TemporaryDirectory() as folder:
             names = ["ground"]
             corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
             _write_mesh(Path(folder) / "ground.ply", _raised(corners, 0), np.array([[0, 2, 1], [0, 3, 2]]))
-            for number, ring in enumerate(rings):
+            for number, ring in enumerate(layout.outlines):
                 names.append(f"building_{number}")
                 _write_mesh(Path(folder) / f"{names[-1]}.ply", *_walls(ring))
             shapes = "\n".join(_SHAPE.format(name=name, file=f"{name}.ply") for name in names)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import DataError
+from .scene import Scene
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -28,23 +29,25 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return F.interpolate(tensor, (size, size), mode="bilinear", antialias=True, align_corners=False)[0, 0].numpy()
 
 
-def to_native(gain: np.ndarray, mask: np.ndarray, buildings: np.ndarray) -> np.ndarray:
-    """A map at the networks' resolution back to the scene's.
+def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
+    """A map at the networks' resolution back to the scene's, zero where the scene's `ori_mask` says so.
 
-    A coarse pixel is the mean over its open part times that part's share, so the bilinear interpolation is normalised
-    by the interpolated share: interp(g) / interp(1 - mask). Buildings are zero.
+    A coarse pixel is the mean over its open part times that part's share, so that enlarging is a bilinear interpolation normalised
+    by the interpolated share, and what is inside of buildings is zero.
 
     Args:
-        gain: (h, w) grey levels, already multiplied by 1 - mask.
-        mask: (h, w) share of buildings in each coarse pixel.
-        buildings: (H, W) bool.
+        gain: (h, w) grey levels in [0, 1].
+        scene: of (H, W) pixels.
 
     Returns:
         (H, W) float32 grey levels in [0, 1].
     """
-    if gain.shape == buildings.shape:
-        return np.where(buildings, 0, gain).astype(np.float32)
-    pair = torch.from_numpy(np.stack([gain, 1 - mask]).astype(np.float32))[None]
-    antialias = buildings.shape[0] < gain.shape[0]
-    fine = F.interpolate(pair, buildings.shape, mode="bilinear", antialias=antialias, align_corners=False)[0].numpy()
-    return np.where(buildings, 0, np.clip(fine[0] / np.maximum(fine[1], 1e-3), 0, 1)).astype(np.float32)
+    height, side = scene.layout.shape[0], gain.shape[0]
+    if side > height:
+        gain = resize(gain, height)
+    elif side < height:
+        inside = scene.shown.inside
+        pair = torch.from_numpy(np.stack([gain, resize(~inside, side)]))[None]
+        fine, share = F.interpolate(pair, (height, height), mode="bilinear", align_corners=False)[0].numpy()
+        gain = np.where(inside, 0, fine / np.maximum(share, 1e-3))
+    return np.where(scene.ori_mask, 0, gain).clip(0, 1).astype(np.float32)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
+from .layout import Layout
 
 
 @dataclass
@@ -15,25 +16,35 @@ class Scene:
 
     Attributes:
         name: e.g. `12_3`, map and transmitter.
-        buildings: (H, W) bool, the real ones; where the map is zero by convention.
+        layout: the real buildings.
         tx: (x, y) = (column, row) of the transmitter in pixels, possibly fractional; None where only a ready-made condition
             knows it.
         gain: (H, W) float32 grey levels in [0, 1], None where the truth is unknown.
-        cars: (H, W) bool, None where the data has none.
-        known_buildings: (H, W) bool, those that the condition may show; None for all of them.
+        cars: None where the data has none.
+        known: the buildings that the condition may show; None for all of them.
     """
 
     name: str
-    buildings: np.ndarray
+    layout: Layout
     tx: tuple[float, float] | None
     gain: np.ndarray | None = None
-    cars: np.ndarray | None = None
-    known_buildings: np.ndarray | None = None
+    cars: Layout | None = None
+    known: Layout | None = None
 
     @property
-    def shown_buildings(self) -> np.ndarray:
+    def shown(self) -> Layout:
         """The buildings that the condition shows."""
-        return self.buildings if self.known_buildings is None else self.known_buildings
+        return self.layout if self.known is None else self.known
+
+    @property
+    def buildings(self) -> np.ndarray:
+        """(H, W) bool: pixels whose centre is inside a real building."""
+        return self.layout.inside
+
+    @property
+    def ori_mask(self) -> np.ndarray:
+        """(H, W) bool: where the buildings shown leave no doubt that the map is zero."""
+        return self.shown.certain
 
 
 def read_grey(path: Path) -> np.ndarray:
@@ -82,16 +93,16 @@ def parse_position(text: str) -> tuple[float, float]:
     return x, y
 
 
-def scene_at(name: str, buildings: np.ndarray, position: str) -> Scene:
-    """The scene of a city (H, W) bool and a transmitter at `X,Y`.
+def scene_at(name: str, layout: Layout, position: str) -> Scene:
+    """The scene of a city and a transmitter at `X,Y`.
 
     Raises:
         DataError: the position is none, is outside, or is inside a building.
     """
     tx = parse_position(position)
-    height, width = buildings.shape
+    height, width = layout.shape
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
         raise DataError(f"--tx {position}: is outside {name} ({width}x{height} px)")
-    if buildings[round(tx[1]), round(tx[0])]:
+    if layout.inside[round(tx[1]), round(tx[0])]:
         raise DataError(f"--tx {position}: is inside a building of {name}")
-    return Scene(f"{name}_{tx[0]:g}_{tx[1]:g}", buildings, tx)
+    return Scene(f"{name}_{tx[0]:g}_{tx[1]:g}", layout, tx)

@@ -38,9 +38,9 @@ def random_scenes(seed: int, positions: Sequence[str] | None = None) -> list[Sce
     """
     rng = np.random.default_rng(seed)
     city = random_city(rng, SIDE)
-    simulator = Simulator(city.buildings, city.polygons)
+    simulator = Simulator(city)
     positions = positions or [",".join(map(str, random_transmitter(city, rng)))]
-    scenes = [scene_at(f"city{seed}", city.buildings, position) for position in positions]
+    scenes = [scene_at(f"city{seed}", city, position) for position in positions]
     for scene in scenes:
         gain = db_to_gain(simulator.path_gain(scene.tx))
         scene.gain = (gain_to_uint8(gain) / np.float32(255)).astype(np.float32)

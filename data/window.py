@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .layout import cut
 from .scene import Scene
 
 SIDE = 256  # metres and pixels; RadioMapSeer's maps, which models are trained on
@@ -28,7 +29,7 @@ class Window:
 
     def place(self, values: np.ndarray) -> np.ndarray:
         """(side, side) -> (H, W) of the city, float32, NaN outside of the window."""
-        height, width = self.city.buildings.shape
+        height, width = self.city.layout.shape
         placed = np.full((height, width), np.nan, np.float32)
         part = placed[self.row : self.row + values.shape[0], self.column : self.column + values.shape[1]]
         part[:] = values[: part.shape[0], : part.shape[1]]
@@ -39,29 +40,23 @@ def window(city: Scene, side: int = SIDE) -> Window:
     """The window of a city: as centred on its transmitter as the city's borders allow.
 
     Args:
-        city: `buildings` (H, W) of any size; a truth, if it has one, is cut too.
+        city: of any size; a truth, if it has one, is cut too.
         side: of the window, px.
     """
-    height, width = city.buildings.shape
+    height, width = city.layout.shape
 
     def first(centre: float, length: int) -> int:
         return int(np.clip(round(centre - side / 2), 0, max(length - side, 0)))
 
     row, column = first(city.tx[1], height), first(city.tx[0], width)
 
-    def cut(image: np.ndarray | None) -> np.ndarray | None:
-        if image is None:
-            return None
-        part = image[row : row + side, column : column + side]
-        return np.pad(part, [(0, side - length) for length in part.shape])
-
     scene = replace(
         city,
         tx=(city.tx[0] - column, city.tx[1] - row),
-        buildings=cut(city.buildings),
-        gain=cut(city.gain),
-        cars=cut(city.cars),
-        known_buildings=cut(city.known_buildings),
+        layout=city.layout.window(row, column, side),
+        gain=None if city.gain is None else cut(city.gain, row, column, side),
+        cars=city.cars and city.cars.window(row, column, side),
+        known=city.known and city.known.window(row, column, side),
     )
     notes = []
     if height > side or width > side:

@@ -37,7 +37,6 @@ def build_loss(config: FirstStageConfig) -> AutoencoderLoss:
         discr_weight=loss.discr_weight,
         perceptual_weight=loss.perceptual_weight,
         lpips_weights=loss.lpips_weights,
-        mask_buildings=loss.mask_buildings,
     )
 
 

@@ -161,6 +161,10 @@ def _resolve_trainer(config: Config, stage: str) -> None:
         )
     if trainer.sample_interval is None:
         trainer.sample_interval = trainer.save_interval
+    if trainer.init_from and config.first_stage_config.ckpt_path and stage == "ldm":
+        raise ConfigError(
+            "trainer.init_from and first_stage_config.ckpt_path exclude each other: a whole stage 2 holds its first stage"
+        )
     if trainer.results_folder is None:
         trainer.results_folder = STAGES[stage]
 

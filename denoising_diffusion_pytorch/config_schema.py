@@ -43,7 +43,6 @@ class LossConfig:
     discr_channels: int = 64
     perceptual_weight: float = 0.0
     lpips_weights: str | None = None  # a VGG16 state dict; None: the user's torch cache
-    mask_buildings: bool = False  # score only what is outside buildings, where the answer is known anyway
 
 
 @dataclass
@@ -221,6 +220,7 @@ class TrainerConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_scheduler: LRConfig = field(default_factory=LRConfig)
     results_folder: str | None = None  # derived: ./radiodiff_results_VAE or ./radiodiff_results_LDM
+    init_from: str | None = None  # a checkpoint or results folder of the same stage: weights that a new run starts from
     enable_resume: bool = True
     resume_milestone: int | str = "latest"  # a step, or 0 / latest
     seed: int = 0

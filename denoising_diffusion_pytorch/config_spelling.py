@@ -7,6 +7,7 @@ up by its last name in a table; nothing is ever imported because of a file.
 
 import dataclasses
 import difflib
+import logging
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,8 @@ from . import config_schema as schema
 from .config_values import Setting, type_hints
 from .config_yaml import same, show
 from .errors import ConfigError
+
+log = logging.getLogger("radiodiff")
 
 
 def _sections(cls: Any, path: str) -> dict[str, type]:
@@ -108,6 +111,10 @@ CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "trainer.mixed_precision": _precision,
 }
 
+RETIRED = {  # settings of earlier versions, which their files and checkpoints may still hold
+    "first_stage_config.lossconfig.mask_buildings": "ori_mask is always applied, to what is certain",
+}
+
 Settings = dict[str, Setting]
 
 
@@ -143,7 +150,9 @@ def _walk(tree: Any, section: str, source: str, opened: frozenset[str] = frozens
         raise ConfigError(f"{source or 'a configuration'} must be a mapping (key: value lines), not {show(tree)}")
     for key, value in tree.items():
         here = _dotted(source, key)
-        if key == "target" and (section in TARGETS or "params" in tree):
+        if _dotted(section, key) in RETIRED:
+            log.warning("%s is left out: %s", here, RETIRED[_dotted(section, key)])
+        elif key == "target" and (section in TARGETS or "params" in tree):
             _check_target(section, value, here)
         elif key in _wrappers(section) and key not in opened:
             yield from _walk(value, section, here, opened | {key})

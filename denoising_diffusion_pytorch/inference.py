@@ -150,14 +150,13 @@ def predict_batch(
         draws = [ceilings]
     predictions = []
     for index, (scene, sample) in enumerate(zip(scenes, samples, strict=True)):
-        mask = sample["ori_mask"][0]
-        natives = np.stack([to_native(gain[index], mask, scene.buildings) for gain in draws])
+        natives = np.stack([to_native(gain[index], scene) for gain in draws])
         prediction = Prediction(scene, natives.mean(0), np.mean([gain[index] for gain in draws], axis=0))
         if len(draws) > 1:
             prediction.std = natives.std(0, ddof=1)
         if images is not None:
             prediction.truth = (sample["image"][0] + 1) / 2
         if ceilings is not None:
-            prediction.reconstruction = to_native(ceilings[index], mask, scene.buildings)
+            prediction.reconstruction = to_native(ceilings[index], scene)
         predictions.append(prediction)
     return predictions

@@ -240,7 +240,7 @@ class LatentDiffusion(nn.Module):
 
         Args:
             conditions: (B, C, s, s) in [-1, 1].
-            ori_mask: (B, 1, H, W) in [0, 1], 1 inside buildings, whose pixels become zero gain; None leaves all.
+            ori_mask: (B, 1, H, W), 1 where the map is zero beyond doubt, else 0; None leaves all.
             steps: network calls (None: `sampling_timesteps`).
             sampler: ddim, ddpm or dpm_solver; decoupled or dpm_solver for const_sde (None: the configured one).
             keys: one integer a map: the same map whatever batch it is in.
@@ -273,7 +273,7 @@ class LatentDiffusion(nn.Module):
 
 
 def to_gain(x: Tensor, ori_mask: Tensor | None) -> Tensor:
-    """Network range -> grey levels: buildings to zero, then one clamp to [0, 1]."""
+    """Network range -> grey levels: zero where the mask is 1, then one clamp to [0, 1]."""
     return ((apply_mask(x.float(), ori_mask) + 1) / 2).clamp(0, 1)
 
 
@@ -287,7 +287,7 @@ def reconstruct(
         autoencoder: either stage's.
         images: (B, 1, H, W) in [-1, 1].
         conditions: (B, C, s, s), for a decoder that sees it.
-        ori_mask: (B, 1, H, W) in [0, 1], 1 inside buildings.
+        ori_mask: as `LatentDiffusion.sample`.
 
     Returns:
         grey levels (B, 1, H, W) in [0, 1].

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 from data import Augmentation, OwnSamples, close_dataloader, create_dataloader, create_dataset, process_batch
 
 from .build import build_discriminator
+from .checkpoint import find_checkpoint
 from .config import load_config, placeholders, to_yaml
 from .config_schema import Config
 from .errors import ConfigError
@@ -115,6 +117,11 @@ class TrainingData:
             close_dataloader(loader)
 
 
+def is_continued(config: Config) -> bool:
+    """Whether the results folder holds a checkpoint that the run goes on from."""
+    return config.trainer.enable_resume and find_checkpoint(Path(config.trainer.results_folder)) is not None
+
+
 @dataclass
 class Start:
     """A run that may begin: its settings are checked, its data is open, its processes know each other."""
@@ -123,6 +130,11 @@ class Start:
     stage: str
     accelerator: Accelerator
     data: TrainingData
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether this is a new run that begins with the weights of another one."""
+        return self.config.trainer.init_from is not None and not is_continued(self.config)
 
     def train(self, model: nn.Module, objectives: list[nn.Module], **prepare) -> None:
         """Train `model` by `objectives` to the end; arguments and errors as `Trainer`."""

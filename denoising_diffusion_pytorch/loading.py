@@ -28,7 +28,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Pat
     if wrong:
         wrong = sorted(wrong)
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise CheckpointError(f"{source}: weights of another geometry: {'; '.join(wrong[:4])}{more}")
+        raise CheckpointError(f"{source}: weights of another architecture: {'; '.join(wrong[:4])}{more}")
     module.load_state_dict(state)
 
 
@@ -50,6 +50,46 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
     model = build_model(config, checkpoint.stage)
     load_strictly(model, state, checkpoint.path)
     return model.to(device).to(memory_format=torch.channels_last).eval(), config, checkpoint
+
+
+def load_initial(model: nn.Module, config: Config, stage: str) -> str:
+    """Fill a new run's model with the weights of another run of its stage, averaged ones where there are any.
+
+    Channels that `data.cond_channels` appends to the other run's are new inputs: their weights are zero, so that the model answers
+    as before until it has learnt what they are good for.
+
+    Args:
+        model: what `build_model` builds; its weights are replaced.
+        config: resolved; `trainer.init_from` names the other run.
+        stage: `vae`, `ldm` or `baseline`.
+
+    Returns:
+        a line saying what was loaded.
+
+    Raises:
+        CheckpointError: not there, of another stage, of other channels, or of another architecture.
+    """
+    checkpoint = open_checkpoint(config.trainer.init_from)
+    if checkpoint.stage != stage:
+        raise CheckpointError(f"{checkpoint.path}: is of stage {checkpoint.stage}, not {stage} (trainer.init_from)")
+    before, now = checkpoint.config.data.cond_channels, config.data.cond_channels
+    if now[: len(before)] != before:
+        raise CheckpointError(
+            f"{checkpoint.path}: was trained with data.cond_channels [{', '.join(before)}]; [{', '.join(now)}] must begin with them"
+        )
+    state = checkpoint.weights("model") | checkpoint.weights("ema")
+    if len(now) > len(before):
+        fitting = build_model(config, stage).state_dict()
+        state = {name: _with_new_inputs(value, fitting.get(name)) for name, value in state.items()}
+    load_strictly(model, state, checkpoint.path)
+    return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"
+
+
+def _with_new_inputs(weight: Tensor, fitting: Tensor | None) -> Tensor:
+    """A convolution's weight (out, in, h, w) with zeros for further inputs: the condition's channels come last in every layer."""
+    if fitting is None or weight.ndim != 4 or fitting.shape[1] <= weight.shape[1]:
+        return weight
+    return nn.functional.pad(weight, (0, 0, 0, 0, 0, fitting.shape[1] - weight.shape[1]))
 
 
 def build_model(config: Config, stage: str) -> Any:

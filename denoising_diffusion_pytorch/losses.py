@@ -16,11 +16,8 @@ from .serialization import load_plain
 
 
 def apply_mask(x: Tensor, ori_mask: Tensor | None) -> Tensor:
-    """Set buildings to zero gain: x (B, 1, H, W) in [-1, 1], ori_mask (B, 1, H, W) in [0, 1], 1 inside buildings.
-
-    Linear in the mask, so that a pixel which is the mean of several gets exactly the share of its open part.
-    """
-    return x if ori_mask is None else (x + 1) * (1 - ori_mask) - 1
+    """Zero gain where the mask is 1: x (B, 1, H, W) in [-1, 1], ori_mask (B, 1, H, W), 1 where the map is zero beyond doubt."""
+    return x if ori_mask is None else torch.where(ori_mask > 0.5, -1.0, x)
 
 
 def hinge_gan_loss(fake_pred: Tensor, real_pred: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,20 +117,14 @@ class AutoencoderLoss(nn.Module):
         discr_weight: float = 0.5,
         perceptual_weight: float = 0.0,
         lpips_weights: str | None = None,
-        mask_buildings: bool = False,
     ):
         super().__init__()
         self.l1_weight, self.l2_weight, self.kl_weight = l1_weight, l2_weight, kl_weight
         self.discr_weight, self.perceptual_weight = discr_weight, perceptual_weight
-        self.mask_buildings = mask_buildings
         self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight > 0 else None
 
-    def masked(self, x: Tensor, ori_mask: Tensor | None) -> Tensor:
-        """What the loss sees of a decoded x: all of it, or x with buildings at zero gain as the image has them."""
-        return apply_mask(x, ori_mask) if self.mask_buildings else x
-
     def reconstruction(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """l1 |e| + l2 e^2 + perceptual LPIPS, (B, C, H, W) both, the latter already `masked`: loss, {term: detached scalar}."""
+        """l1 |e| + l2 e^2 + perceptual LPIPS, (B, C, H, W) both, the latter after `apply_mask`: loss, {term: detached scalar}."""
         error = reconstruction.float() - image.float()
         l1, l2 = error.abs().mean(), error.square().mean()
         loss = self.l1_weight * l1 + self.l2_weight * l2
@@ -156,7 +147,7 @@ class AutoencoderLoss(nn.Module):
         """Total loss and its terms.
 
         Args:
-            image, reconstruction: (B, C, H, W) in about [-1, 1], the latter already `masked`.
+            image, reconstruction: (B, C, H, W) in about [-1, 1], the latter after `apply_mask`.
             posterior: of the encoder.
             fake_pred: the discriminator's logits of `reconstruction`; None before it takes part.
             last_layer: decoder weight at which the adaptive weight is taken; needed with `fake_pred`.

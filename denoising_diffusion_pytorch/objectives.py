@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .autoencoder import AutoencoderKL
 from .config_schema import EndToEndConfig
 from .latent_diffusion import LatentDiffusion
-from .losses import AutoencoderLoss, PatchDiscriminator, hinge_gan_loss
+from .losses import AutoencoderLoss, PatchDiscriminator, apply_mask, hinge_gan_loss
 from .randomness import KeyedRandom
 from .regression import RegressionUnet
 
@@ -48,9 +48,9 @@ class AutoencoderObjective(nn.Module):
 
     def pixel_loss(self, batch: Batch, posterior, noise: Tensor, step: int) -> Output:
         """The loss of decoding a sample of the posterior."""
-        image = batch["images"]  # is zero inside buildings already, by the same share as the mask says
+        image = batch["images"]  # is zero already where the mask is 1
         decoded = self.autoencoder.decode(posterior.sample(noise), batch["conditions"])
-        reconstruction = self.loss.masked(decoded, batch["masks"])
+        reconstruction = apply_mask(decoded, batch["masks"])
         fake_pred = None
         discriminator = self.judge[0]
         if discriminator is not None and step >= self.discr_start:
@@ -121,7 +121,7 @@ class LatentObjective(nn.Module):
         if start is None or step < start:
             return latent, logs, carry
         decoded = self.model.decode_first_stage(x_start / self.model.scale_factor, batch["conditions"])
-        pixel, terms = self.loss.reconstruction(batch["images"], self.loss.masked(decoded, batch["masks"]))
+        pixel, terms = self.loss.reconstruction(batch["images"], apply_mask(decoded, batch["masks"]))
         return pixel + self.end_to_end.latent_weight * latent, logs | terms, carry
 
 
@@ -138,7 +138,7 @@ class RegressionObjective(nn.Module):
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
-        prediction = self.loss.masked(self.model(batch["conditions"]), batch["masks"])
+        prediction = apply_mask(self.model(batch["conditions"]), batch["masks"])
         loss, logs = self.loss.reconstruction(batch["images"], prediction)
         return loss, logs, carry
 

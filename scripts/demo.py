@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data import DataError, Scene
 from data.conditions import simulated_gain
+from data.layout import Layout
 from data.scene import read_grey, scene_at
 from data.simulated import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
@@ -81,7 +82,7 @@ def unpack(text: object) -> np.ndarray:
 def centre_of(name: str, buildings: np.ndarray) -> tuple[np.ndarray, str]:
     """The 256 m x 256 m in the middle of a city of any size, and a note of what was done."""
     height, width = buildings.shape
-    view = window(Scene(name, buildings, ((width - 1) / 2, (height - 1) / 2)))
+    view = window(Scene(name, Layout.traced(buildings), ((width - 1) / 2, (height - 1) / 2)))
     return view.scene.buildings, view.note.replace("around the transmitter", "in its middle")
 
 
@@ -120,12 +121,12 @@ def read_scenes(body: object) -> list[Scene]:
         raise DataError("a request needs `buildings` and `tx`")
     if not 1 <= len(body["tx"]) <= MAX_TRANSMITTERS:
         raise DataError(f"place 1 to {MAX_TRANSMITTERS} transmitters, not {len(body['tx'])}")
-    buildings = unpack(body.get("buildings"))
+    layout = Layout.traced(unpack(body.get("buildings")))
     try:
         positions = [f"{float(x)},{float(y)}" for x, y in body["tx"]]
     except (TypeError, ValueError) as error:
         raise DataError("tx: must be a list of [x, y]") from error
-    return [scene_at("city", buildings, position) for position in positions]
+    return [scene_at("city", layout, position) for position in positions]
 
 
 def create_app(predictor: Predictor) -> Flask:

@@ -91,7 +91,7 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
     predictions = predictor.predict(scenes, arguments.batch_size)
     for prediction in tqdm(predictions, total=len(dataset), desc="scoring", unit="map"):
         scene = prediction.scene
-        visible = line_of_sight(scene.buildings, scene.tx)
+        visible = line_of_sight(scene.layout, scene.tx)
         ours = scores[OURS].add(scene.name, prediction.gain, scene.gain, visible)
         scores[COARSE].add(scene.name, prediction.model_gain, prediction.truth)
         if prediction.reconstruction is not None:

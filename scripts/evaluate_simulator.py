@@ -2,7 +2,7 @@
 
     python scripts/evaluate_simulator.py --data path/to/RadioMapSeer [--split all]
 
-Building masks and transmitters are the tree's; raw grey levels, native resolution, means over maps, CPU seconds a map.
+Buildings and transmitters are the tree's; raw grey levels, native resolution, means over maps, CPU seconds a map.
 """
 
 import argparse
@@ -30,12 +30,12 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = RadioMapSeer(arguments.data, arguments.simulation_type, arguments.split)
     scene = dataset.scene(0)
-    Simulator(scene.buildings).path_gain(scene.tx)  # compiles, or reads the compiled code
+    Simulator(scene.layout).path_gain(scene.tx)  # compiles, or reads the compiled code
     scores, seconds, corners = Scores(), [], []
     for index in tqdm(range(len(dataset)), unit="map"):
         scene = dataset.scene(index)
         start = time.process_time()
-        simulator = Simulator(scene.buildings)
+        simulator = Simulator(scene.layout)
         prepared = time.process_time()
         path_gain = simulator.path_gain(scene.tx)
         seconds.append((prepared - start, time.process_time() - prepared))

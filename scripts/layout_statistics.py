@@ -15,21 +15,22 @@ import numpy as np
 from tqdm import tqdm
 
 from data import DataError, RadioMapSeer
+from data.layout import Layout
 from data.simulator import Simulator, line_of_sight, random_city, random_transmitter
 from data.simulator.statistics import GAIN_PERCENTILES, PERCENTILES, layout_statistics, merge
 from data.units import db_to_gain
 from denoising_diffusion_pytorch.cli import run
 
-Triple = tuple[np.ndarray, np.ndarray, tuple[float, float]]
+Triple = tuple[Layout, np.ndarray, tuple[float, float]]
 
 
 def simulated(maps: int, seed: int) -> Iterator[Triple]:
-    """(buildings, grey levels, transmitter) of random cities."""
+    """(layout, grey levels, transmitter) of random cities."""
     for index in range(maps):
         rng = np.random.default_rng((seed, index))
         city = random_city(rng)
-        tx = random_transmitter(city.buildings, rng)
-        yield city.buildings, db_to_gain(Simulator(city.buildings, city.polygons).path_gain(tx)), tx
+        tx = random_transmitter(city, rng)
+        yield city, db_to_gain(Simulator(city).path_gain(tx)), tx
 
 
 def measured(root: Path) -> Iterator[Triple]:
@@ -38,7 +39,7 @@ def measured(root: Path) -> Iterator[Triple]:
     first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(dataset.scenes)))}
     for index in first.values():
         scene = dataset.scene(index)
-        yield scene.buildings, scene.gain, scene.tx
+        yield scene.layout, scene.gain, scene.tx
 
 
 def main() -> None:
@@ -51,9 +52,9 @@ def main() -> None:
         raise DataError("give either --data ROOT or --maps N")
     triples = measured(arguments.data) if arguments.data else simulated(arguments.maps, arguments.seed)
     layouts, visible, levels, means = [], [], [], []
-    for buildings, gain, tx in tqdm(triples, unit="map", total=arguments.maps):
-        layouts.append(layout_statistics(buildings))
-        visible.append(line_of_sight(buildings, tx).sum() / max((~buildings).sum(), 1))
+    for layout, gain, tx in tqdm(triples, unit="map", total=arguments.maps):
+        layouts.append(layout_statistics(layout))
+        visible.append(line_of_sight(layout, tx).sum() / max((~layout.inside).sum(), 1))
         levels.append(gain[gain > 0])
         means.append(gain.mean())
     print(f"{len(layouts)} maps; percentiles " + " / ".join(map(str, PERCENTILES)))

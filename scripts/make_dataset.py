@@ -5,9 +5,8 @@
     python scripts/make_dataset.py --out runs/traced --maps 20 --tx 2 --engine sionna              requirements-sionna.txt)
 
 Map N depends on (seed, N) alone, so the files are the same whatever the number of workers. Run it again to go on after
-an interruption, or with more --maps to extend the set; files that are there are kept. Beside the pictures of
-RadioMapSeer (8-bit, one channel), antenna/MAP.json lists the transmitters [x, y] of a map and dataset.json says how
-the set was made.
+an interruption, or with more --maps to extend the set; files that are there are kept. Outlines, transmitters and pictures lie
+over the maps as RadioMapSeer's do (data/registration.py); dataset.json says how the set was made.
 """
 
 import argparse
@@ -29,14 +28,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.errors import DataError
-from data.layouts import ATTRIBUTION, CITIES, footprints, real_city
+from data.layout import Layout
+from data.osm_cities import ATTRIBUTION, CITIES, footprints, real_city
+from data.radiomapseer import REGISTERED
 from data.ray_tracing import RayTracer, require_sionna
-from data.simulator import City, Simulator, random_city, random_transmitter
+from data.registration import antennas_as_file, outlines_as_file, picture_of
+from data.simulator import Simulator, random_city, random_transmitter
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run
 
 RANDOM, DOMINANT_PATH = "random", "dominant_path"
-VERSION = 2  # of the generator and the laws; another one makes other maps from the same seed
+VERSION = REGISTERED  # of the generator and the laws; another one makes other maps from the same seed
 
 
 def write_aside(path: Path, save: Callable[[Path], object]) -> None:
@@ -62,9 +64,14 @@ def scene_files(root: Path, map_id: int, tx: int) -> tuple[Path, Path]:
     return root / "gain" / "DPM" / name, root / "png" / "antennas" / name
 
 
-def city_files(root: Path, map_id: int) -> tuple[Path, Path]:
-    """(buildings, list of transmitters) of a city."""
-    return root / "png" / "buildings_complete" / f"{map_id}.png", root / "antenna" / f"{map_id}.json"
+def city_files(root: Path, map_id: int) -> tuple[Path, Path, Path]:
+    """(outlines, their picture, list of transmitters) of a city."""
+    part, name = "buildings_complete", str(map_id)
+    return (
+        root / "polygon" / part / f"{name}.json",
+        root / "png" / part / f"{name}.png",
+        root / "antenna" / f"{name}.json",
+    )
 
 
 def is_complete(root: Path, map_id: int, transmitters: int) -> bool:
@@ -89,7 +96,7 @@ class Recipe:
         made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
         return made | {"layouts": self.layouts, "engine": self.engine}
 
-    def city(self, rng: np.random.Generator) -> City:
+    def city(self, rng: np.random.Generator) -> Layout:
         """A random layout, or a window of a real one."""
         if self.layouts == RANDOM:
             return random_city(rng, self.size)
@@ -106,11 +113,13 @@ def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
         except ValueError:  # nothing open in the middle: another city from the same stream
             continue
         break
-    building_path, list_path = city_files(root, map_id)
+    outline_path, building_path, list_path = city_files(root, map_id)
+    if not outline_path.exists():
+        write_json(outline_path, outlines_as_file(city))
     if not building_path.exists():
-        write_png(building_path, city.buildings.astype(np.uint8) * 255)
+        write_png(building_path, picture_of(city).astype(np.uint8) * 255)
     if not list_path.exists():
-        write_json(list_path, positions)
+        write_json(list_path, antennas_as_file(positions, recipe.size))
     simulator = None
     written = 0
     for index, tx in enumerate(positions):
@@ -121,7 +130,7 @@ def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
             write_png(antenna_path, antenna)
         if not gain_path.exists():
             engine = Simulator if recipe.engine == DOMINANT_PATH else RayTracer
-            simulator = simulator or engine(city.buildings, city.polygons)
+            simulator = simulator or engine(city)
             write_png(gain_path, gain_to_uint8(db_to_gain(simulator.path_gain(tx))))
             written += 1
     return written
@@ -149,7 +158,7 @@ def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
             raise DataError(f"{root}: was made with {listed}; use the same, or choose another --out")
     elif root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"{root}: exists and was not made by this script; choose another --out")
-    for folder in ("gain/DPM", "png/buildings_complete", "png/antennas", "antenna"):
+    for folder in ("gain/DPM", "polygon/buildings_complete", "png/buildings_complete", "png/antennas", "antenna"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     if settings["layouts"] != RANDOM:
         (root / "ATTRIBUTION.txt").write_text(ATTRIBUTION, encoding="utf-8")

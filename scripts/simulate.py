@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from PIL import Image
 
 from data.errors import DataError
+from data.layout import Layout
 from data.scene import parse_position, read_grey
-from data.simulator import simulate
+from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run
 
@@ -31,14 +32,14 @@ def main() -> None:
     tx = parse_position(arguments.tx)
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
-    buildings = read_grey(arguments.buildings) > 0
+    layout = Layout.traced(read_grey(arguments.buildings) > 0)
     try:
-        path_gain = simulate(buildings, tx)
+        path_gain = Simulator(layout).path_gain(tx)
     except ValueError as error:
         raise DataError(f"--tx {arguments.tx}: {error}; {arguments.buildings} shows where the open is") from error
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gain_to_uint8(db_to_gain(path_gain))).save(arguments.out, format="PNG")
-    print(f"{arguments.out}: path gain from {path_gain[~buildings].min():.1f} to {path_gain.max():.1f} dB")
+    print(f"{arguments.out}: path gain from {path_gain[~layout.inside].min():.1f} to {path_gain.max():.1f} dB")
 
 
 if __name__ == "__main__":

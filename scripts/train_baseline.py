@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from denoising_diffusion_pytorch.build import build_loss
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.launch import begin
-from denoising_diffusion_pytorch.loading import build_model
+from denoising_diffusion_pytorch.loading import build_model, load_initial
 from denoising_diffusion_pytorch.objectives import RegressionObjective
 
 
@@ -19,6 +19,8 @@ def main() -> None:
     start = begin("baseline", __doc__)
     if start is not None:
         model = build_model(start.config, "baseline")
+        if start.starts_from_weights:
+            start.accelerator.print(load_initial(model, start.config, "baseline"))
         start.train(model, [RegressionObjective(model, build_loss(start.config.first_stage_config))])
 
 

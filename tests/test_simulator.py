@@ -4,12 +4,12 @@ import os
 
 import numpy as np
 import pytest
+from data.simulator.polygons import corners_of, rasterize, rings_from_mask, turn_angles
 
 from data import DataError, RadioMapSeer, Scene
 from data.conditions import condition
 from data.simulated import random_scenes
 from data.simulator import Laws, Simulator, detour_distance, line_of_sight, random_city, random_transmitter, simulate
-from data.simulator.polygons import corners_of, rasterize, rings_from_mask, turn_angles
 from data.simulator.statistics import layout_statistics, merge
 from data.simulator.visibility import blocked, blocking_wall, make_walls
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, db_to_gain

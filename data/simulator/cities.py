@@ -11,24 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .polygons import drop_straight, rasterize
+from ..layout import Layout
+from ..polygons import clip, drop_straight
+from ..registration import snap
 
 BORDER_LOSS = 0.7  # share of the lots across the map's border that stay open; real maps have few cut buildings
 LOTS_A_BLOCK = 12  # largest block, in median lots
 EDGE_STEP = 14.0  # m, longest straight piece of a wall that the bend is applied to
-
-
-@dataclass
-class City:
-    """A layout, one pixel a metre.
-
-    Attributes:
-        buildings: (size, size) bool.
-        polygons: exact outlines, (N, 2) arrays of x, y; one inside another one is a courtyard. None where only pixels are known.
-    """
-
-    buildings: np.ndarray
-    polygons: list[np.ndarray] | None
 
 
 @dataclass
@@ -79,8 +68,8 @@ def random_style(rng: np.random.Generator) -> Style:
     )
 
 
-def random_city(rng: np.random.Generator, size: int = 256) -> City:
-    """Draw a layout of size x size metres."""
+def random_city(rng: np.random.Generator, size: int = 256) -> Layout:
+    """Draw a layout of size x size metres; corners are whole metres, cut buildings end at the border, as in RadioMapSeer."""
     style = random_style(rng)
     centres = rng.uniform(0, size, (style.districts, 2))
     base = rng.uniform(0, np.pi / 2)
@@ -101,7 +90,7 @@ def random_city(rng: np.random.Generator, size: int = 256) -> City:
             turn = angle + np.radians(rng.normal(0, style.irregular))
             placed = [bend(_rotate(ring, turn) + centre) for ring in _building(rng, lot)]
             _add(buildings, kept, placed, size)
-    return City(buildings, kept)
+    return Layout(kept, (size, size))
 
 
 def _random_bend(rng: np.random.Generator, style: Style):
@@ -234,12 +223,13 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
 
 def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray], size: int) -> None:
     """Put a building on the map unless it touches another one or hardly reaches into the map."""
-    low = np.floor(rings[0].min(axis=0)).astype(int) - 3
-    high = np.ceil(rings[0].max(axis=0)).astype(int) + 4
-    if (high < 0).any() or (low > size).any():
+    rings = [snap(clip(ring, (0, 0), (size - 1, size - 1))) for ring in rings]
+    rings = [ring for ring in rings if len(ring) >= 3]
+    if not rings:
         return
-    side = int(max(high - low))
-    local = rasterize([ring - low for ring in rings], side)  # (side, side), origin at `low`
+    low = np.floor(rings[0].min(axis=0)).astype(int) - 3
+    side = int(max(np.ceil(rings[0].max(axis=0)).astype(int) + 4 - low))
+    local = Layout([ring - low for ring in rings], (side, side)).inside  # origin at `low`
     rows = slice(max(low[1], 0), min(low[1] + side, size))
     columns = slice(max(low[0], 0), min(low[0] + side, size))
     part = local[rows.start - low[1] : rows.stop - low[1], columns.start - low[0] : columns.stop - low[0]]
@@ -252,17 +242,13 @@ def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray],
     kept.extend(rings)
 
 
-def random_transmitter(city: City | np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+def random_transmitter(city: Layout, rng: np.random.Generator) -> tuple[int, int]:
     """(x, y) of a whole pixel in the open, in the central 150 / 256 of the map as in RadioMapSeer.
-
-    Args:
-        city: a city, or its (H, W) bool mask of buildings.
-        rng: the source of the draw.
 
     Raises:
         ValueError: no open pixel there.
     """
-    buildings = city.buildings if isinstance(city, City) else city
+    buildings = city.inside
     height, width = buildings.shape
     margin_y, margin_x = round(height * 53 / 256), round(width * 53 / 256)
     open_pixels = ~ndimage.binary_dilation(buildings)

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from ..layout import Layout
+from ..polygons import corners_of, segments_of, shrink
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB
-from .polygons import corners_of, rings_from_mask, segments_of, shrink
 from .visibility import blocked, blocking_wall, make_walls
 
 MARGIN = 0.6  # px at the ends of a ray where walls do not count
@@ -32,21 +33,21 @@ class Laws(NamedTuple):
     offset: float = -1.34  # a, dB
     slope: float = 28.6  # s, dB a decade
     per_degree: float = 0.1535  # b, dB a degree
-    turn_limit: float = 11.9  # M, dB
-    per_corner: float = 2.74  # c, dB
-    roof_height: float = 23.5  # m of the roofs above the antennas
-    max_corners: int = 4
+    turn_limit: float = 11.2  # M, dB
+    per_corner: float = 3.0  # c, dB
+    roof_height: float = 21.8  # m of the roofs above the antennas
+    max_corners: int = 3
     labels: int = 2  # best paths kept at a corner, which differ in the direction they arrive from
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _turn_loss(cosine, laws):
     """Loss of one corner for the cosine of the turn."""
     angle = np.arccos(min(1.0, max(-1.0, cosine))) * DEGREES
     return laws.per_corner + min(laws.per_degree * angle, laws.turn_limit)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _is_taut(corner, ux, uy, vx, vy):
     """Whether a path arriving along u and leaving along v is a string pulled tight around the corner."""
     turn = ux * vy - uy * vx
@@ -56,7 +57,7 @@ def _is_taut(corner, ux, uy, vx, vy):
     return turn * building >= -TAUT
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _corner_visibility(corners, walls):
     """(C, C) bool: corners that see each other."""
     count = corners.shape[0]
@@ -69,7 +70,7 @@ def _corner_visibility(corners, walls):
     return visible
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _best_paths(corners, visible, walls, tx, ty, laws):
     """Best-first search from the transmitter over corners.
 
@@ -125,7 +126,7 @@ def _best_paths(corners, visible, walls, tx, ty, laws):
     return _sorted_paths(labels, filled, laws)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _place(labels, filled, vx, vy, key, laws):
     """Slot for a new label at a corner, -1 if one there is at least as good whatever follows."""
     worst = 0
@@ -140,7 +141,7 @@ def _place(labels, filled, vx, vy, key, laws):
     return worst if labels[worst, 5] > key else -1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _sorted_paths(labels, filled, laws):
     total = filled.sum()
     paths = np.zeros((total, 7))
@@ -155,7 +156,7 @@ def _sorted_paths(labels, filled, laws):
     return paths[np.argsort(paths[:, 0])]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _roof_loss(buildings, tx, ty, column, row, best, laws):
     """Loss of the path over the roofs; infinite where no building stands between or it cannot beat `best`."""
     height, width = buildings.shape
@@ -182,7 +183,7 @@ def _roof_loss(buildings, tx, ty, column, row, best, laws):
     return laws.offset + laws.slope * np.log10(length) + _turn_loss(cosines[0], laws) + _turn_loss(cosines[1], laws)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _around_corners(paths, corners, walls, shadows, column, row, first, stop, bound, laws):
     """Least loss below `bound` around corners at a pixel, over paths[first:stop], and its path (-1: none).
 
@@ -218,7 +219,7 @@ def _around_corners(paths, corners, walls, shadows, column, row, first, stop, bo
     return best, winner
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _solve(buildings, corners, walls, sight_walls, paths, tx, ty, laws):
     """Loss at every pixel in dB, (H, W); infinite inside buildings and where no path leads."""
     height, width = buildings.shape
@@ -254,25 +255,43 @@ def _solve(buildings, corners, walls, sight_walls, paths, tx, ty, laws):
     return out
 
 
+@njit(cache=True, nogil=True)
+def _line_of_sight(buildings, walls, tx, ty):
+    height, width = buildings.shape
+    visible = np.zeros((height, width), np.bool_)
+    shadow = -1
+    for row in range(height):
+        for column in range(width):
+            if not buildings[row, column]:
+                wall = blocking_wall(walls, tx, ty, float(column), float(row), MARGIN, shadow)
+                if wall < 0:
+                    visible[row, column] = True
+                else:
+                    shadow = wall
+    return visible
+
+
+def line_of_sight(layout: Layout, tx: tuple[float, float]) -> np.ndarray:
+    """Pixels (H, W) bool that see the transmitter at (x, y) past the outlines; False inside buildings."""
+    return _line_of_sight(layout.inside, layout.walls, float(tx[0]), float(tx[1]))
+
+
 class Simulator:
     """A city prepared once for any number of transmitters.
 
     Args:
-        buildings: (H, W) bool, one pixel a metre.
-        polygons: exact outlines, (N, 2) arrays of x, y, where they are known; traced from the mask otherwise.
+        layout: its buildings.
         laws: constants.
     """
 
-    def __init__(self, buildings: np.ndarray, polygons: list[np.ndarray] | None = None, laws: Laws | None = None):
-        self.buildings = np.ascontiguousarray(buildings, dtype=np.bool_)
+    def __init__(self, layout: Layout, laws: Laws | None = None):
+        self.buildings = layout.inside
         self.laws = laws or Laws()
-        exact = polygons is not None
-        rings = polygons if exact else rings_from_mask(self.buildings)
-        shape = self.buildings.shape
-        self.corners = corners_of(rings, self.buildings)
-        self.sight_walls = make_walls(segments_of(rings), shape)
-        shrunk = [shrink(ring, self.buildings, SHRINK) for ring in rings]
-        self.walls = self.sight_walls if exact else make_walls(segments_of(shrunk), shape)
+        self.corners = corners_of(layout.outlines, self.buildings)
+        self.sight_walls = self.walls = layout.walls
+        if not layout.exact:
+            shrunk = [shrink(ring, self.buildings, SHRINK) for ring in layout.outlines]
+            self.walls = make_walls(segments_of(shrunk), layout.shape)
         self.visible = _corner_visibility(self.corners, self.walls)
 
     def path_gain(self, tx: tuple[float, float]) -> np.ndarray:
@@ -293,8 +312,3 @@ class Simulator:
         paths = _best_paths(self.corners, self.visible, self.walls, x, y, self.laws)
         loss = _solve(self.buildings, self.corners, self.walls, self.sight_walls, paths, x, y, self.laws)
         return np.maximum(GAIN_MAX_DB - loss, GAIN_MIN_DB).astype(np.float32)
-
-
-def simulate(buildings: np.ndarray, tx: tuple[float, float]) -> np.ndarray:
-    """Path gain in dB (H, W) of one scene; see `Simulator`."""
-    return Simulator(buildings).path_gain(tx)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import ndimage
 
-from .polygons import rings_from_mask
+from ..layout import Layout
 
 PERCENTILES = (5, 25, 50, 75, 95)
 GAIN_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -21,12 +21,13 @@ def _rectangle(points: np.ndarray) -> tuple[float, float]:
     return float(best[1]), float(best[2])
 
 
-def layout_statistics(buildings: np.ndarray) -> dict[str, list[float]]:
-    """Figures of one (H, W) bool mask; one value a map, or one a building.
+def layout_statistics(layout: Layout) -> dict[str, list[float]]:
+    """Figures of one layout; one value per map, or per building.
 
     Areas are in m2, sides and gaps in m. `alignment` is |mean of exp(4 i direction)| over wall length: 1 where all walls
     are parallel modulo 90 degrees. `gap` is the distance to the nearest other building.
     """
+    buildings = layout.inside
     labels, count = ndimage.label(buildings)
     out: dict[str, list[float]] = {"coverage": [float(buildings.mean())], "buildings": [float(count)]}
     for key in ("area", "short side", "long side", "aspect", "filled", "gap", "vertices", "on border"):
@@ -46,7 +47,7 @@ def layout_statistics(buildings: np.ndarray) -> dict[str, list[float]]:
         if count > 1:
             out["gap"].append(_gap(labels, number, rows, columns))
     walls = []
-    for ring in rings_from_mask(buildings):
+    for ring in layout.outlines:
         out["vertices"].append(float(len(ring)))
         walls.append(np.roll(ring, -1, axis=0) - ring)
     if walls:

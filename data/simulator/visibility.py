@@ -1,4 +1,4 @@
-"""Who sees whom: rays through a grid of building pixels, and rays against wall segments."""
+"""Who sees whom: rays against wall segments."""
 
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ def make_walls(segments: np.ndarray, shape: tuple[int, int]) -> Walls:
     return Walls(segments, np.searchsorted(cells, np.arange(height * width + 1)), items, height, width)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def crosses(segments, s, x0, y0, dx, dy, first, last):
     """Whether wall `s` crosses the ray from (x0, y0) along (dx, dy) between the shares `first` and `last` of it."""
     ax, ay = segments[s, 0], segments[s, 1]
@@ -63,7 +63,7 @@ def crosses(segments, s, x0, y0, dx, dy, first, last):
     return -1e-9 <= u <= 1 + 1e-9
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def blocking_wall(walls, x0, y0, x1, y1, margin, guess=-1):
     """Index of a wall that crosses the segment from (x0, y0) to (x1, y1), `margin` px at either end left out; or -1.
 
@@ -100,61 +100,7 @@ def blocking_wall(walls, x0, y0, x1, y1, margin, guess=-1):
     return -1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def blocked(walls, x0, y0, x1, y1, margin):
     """Whether any wall crosses the segment; see `blocking_wall`."""
     return blocking_wall(walls, x0, y0, x1, y1, margin) >= 0
-
-
-@njit(cache=True)
-def _ray_is_free(buildings, x0, y0, column_end, row_end):
-    """Whether no building pixel lies strictly between (x0, y0) and the centre of a pixel."""
-    height, width = buildings.shape
-    dx, dy = column_end - x0, row_end - y0
-    column, row = int(np.floor(x0 + 0.5)), int(np.floor(y0 + 0.5))
-    step_x, step_y = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
-    per_x = abs(1.0 / dx) if dx != 0 else 1e18
-    per_y = abs(1.0 / dy) if dy != 0 else 1e18
-    next_x = ((column + 0.5 * step_x) - x0) / dx if dx != 0 else 1e18
-    next_y = ((row + 0.5 * step_y) - y0) / dy if dy != 0 else 1e18
-    while column != column_end or row != row_end:
-        if abs(next_x - next_y) < 1e-9:  # through a pixel's corner: diagonally on
-            column += step_x
-            row += step_y
-            next_x += per_x
-            next_y += per_y
-        elif next_x < next_y:
-            column += step_x
-            next_x += per_x
-        else:
-            row += step_y
-            next_y += per_y
-        if (column == column_end and row == row_end) or not (0 <= column < width and 0 <= row < height):
-            return True
-        if buildings[row, column]:
-            return False
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _line_of_sight(buildings, x, y):
-    height, width = buildings.shape
-    visible = np.zeros((height, width), np.bool_)
-    for row in range(height):
-        for column in range(width):
-            if not buildings[row, column]:
-                visible[row, column] = _ray_is_free(buildings, x, y, column, row)
-    return visible
-
-
-def line_of_sight(buildings: np.ndarray, tx: tuple[float, float]) -> np.ndarray:
-    """Pixels that see the transmitter past the building pixels.
-
-    Args:
-        buildings: (H, W) bool.
-        tx: (x, y) = (column, row) in pixels.
-
-    Returns:
-        (H, W) bool, False inside buildings.
-    """
-    return _line_of_sight(np.ascontiguousarray(buildings, dtype=np.bool_), float(tx[0]), float(tx[1]))

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .errors import DataError
-from .simulator import City
+from .layout import Layout
+from .registration import snap
 
 CITIES = ("munich", "florence", "etoile", "san_francisco")
 ATTRIBUTION = (
@@ -73,7 +74,7 @@ def footprints(name: str) -> np.ndarray:
     return np.array(picture, bool)
 
 
-def real_city(names: tuple[str, ...], rng: np.random.Generator, size: int) -> City:
+def real_city(names: tuple[str, ...], rng: np.random.Generator, size: int) -> Layout:
     """A window of one of the cities at a random place, in one of the eight symmetries; outlines are traced from its pixels.
 
     Raises:
@@ -86,8 +87,8 @@ def real_city(names: tuple[str, ...], rng: np.random.Generator, size: int) -> Ci
         row, column = (int(rng.integers(length - size + 1)) for length in whole.shape)
         window = whole[row : row + size, column : column + size]
         if BUILT[0] <= window.mean() <= BUILT[1]:
-            window = np.rot90(window, int(rng.integers(4)))
-            return City(np.ascontiguousarray(window[:, ::-1] if rng.integers(2) else window), None)
+            traced = Layout.traced(window).symmetry(int(rng.integers(8)))
+            return Layout([snap(ring) for ring in traced.outlines], window.shape)
     raise DataError(
         f"--layouts {','.join(names)}: no window of {size} m with {BUILT[0]:.0%} to {BUILT[1]:.0%} of buildings"
     )

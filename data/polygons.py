@@ -1,14 +1,14 @@
-"""Building masks <-> polygons. A ring is an (N, 2) float64 array of x, y; pixel centres are whole numbers."""
+"""Outlines of buildings, traced from masks and taken apart. A ring is an (N, 2) float64 array of x, y in pixels."""
+
+from collections.abc import Sequence
 
 import contourpy
 import numpy as np
-from PIL import Image, ImageDraw
 from scipy import ndimage
 
 TOLERANCE = 1.0  # px; an outline may be this far from the pixels' edge midpoints
 STRAIGHT = 8.0  # degrees; a vertex that bends less is left out
 MIN_AREA = 3  # px
-OVERSAMPLING = 4
 
 
 def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list[np.ndarray]:
@@ -134,15 +134,22 @@ def segments_of(rings: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, 4))
 
 
-def rasterize(rings: list[np.ndarray], size: int) -> np.ndarray:
-    """(size, size) bool: pixels more than half covered by rings (a ring inside another one is a courtyard)."""
-    fine = np.zeros((size * OVERSAMPLING,) * 2, bool)
-    for ring in rings:
-        image = Image.new("1", fine.shape)
-        corners = (ring + 0.5) * OVERSAMPLING - 0.5  # centre of the fine pixel grid
-        ImageDraw.Draw(image).polygon([tuple(c) for c in corners], fill=1)
-        fine ^= np.array(image)
-    return fine.reshape(size, OVERSAMPLING, size, OVERSAMPLING).mean(axis=(1, 3)) > 0.5
+def clip(ring: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
+    """The part of a ring (N, 2) inside the rectangle from `low` to `high`, (M, 2) (Sutherland & Hodgman, 1974).
+
+    Parts that the border separates stay joined along it, where they enclose nothing.
+    """
+    for axis, bound, sign in ((0, low[0], 1), (1, low[1], 1), (0, high[0], -1), (1, high[1], -1)):
+        following = np.roll(ring, -1, axis=0)
+        depth, next_depth = sign * (ring[:, axis] - bound), sign * (following[:, axis] - bound)
+        kept = []
+        for point, after, d, e in zip(ring, following, depth, next_depth, strict=True):
+            if d >= 0:
+                kept.append(point)
+            if (d >= 0) != (e >= 0):
+                kept.append(point + (after - point) * (d / (d - e)))
+        ring = np.array(kept).reshape(-1, 2)
+    return ring
 
 
 def corners_of(rings: list[np.ndarray], buildings: np.ndarray, outward: float = 0.02) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""A city as outlines: everything geometric that is told or asked of a city is drawn from them.
+
+The frame is the map's: x = column, y = row, pixel centres at whole numbers. registration.py brings RadioMapSeer's files into it.
+"""
+
+from functools import cached_property
+
+import numpy as np
+from scipy import ndimage
+
+from .polygons import rings_from_mask, segments_of
+
+SUBROWS = 8  # lines per pixel row on which the covered area is measured; exact along a line
+
+
+def cut(image: np.ndarray, row: int, column: int, side: int) -> np.ndarray:
+    """The square of `side` px of an image (H, W) whose first pixel is (row, column); zero where the image ends."""
+    part = image[row : row + side, column : column + side]
+    return np.pad(part, [(0, side - length) for length in part.shape])
+
+
+class Layout:
+    """The buildings of a city, or its cars.
+
+    Args:
+        outlines: closed rings, (N, 2) float64 arrays of x, y without the repeated first point; one inside another is a courtyard.
+        shape: (H, W) of the map.
+        inside: (H, W) bool, where a picture says what is built; None: pixels whose centre lies inside the outlines.
+        certain: (H, W) bool, where the map is zero beyond doubt; None: `inside`, which holds for outlines that are exact.
+        exact: whether the outlines are the city's own, or were traced from pixels.
+    """
+
+    def __init__(
+        self,
+        outlines: list[np.ndarray],
+        shape: tuple[int, int],
+        *,
+        inside: np.ndarray | None = None,
+        certain: np.ndarray | None = None,
+        exact: bool = True,
+    ):
+        self.outlines, self.shape, self.exact = outlines, shape, exact
+        if inside is not None:
+            self.inside = np.ascontiguousarray(inside, dtype=bool)
+        if certain is not None:
+            self.certain = certain
+
+    @classmethod
+    def traced(cls, mask: np.ndarray, shift: tuple[float, float] | None = None) -> "Layout":
+        """The layout of a picture.
+
+        Args:
+            mask: (H, W) bool, True inside buildings.
+            shift: x and y by which the picture's frame must be moved into the map's, a pixel at most; None: it is the map's, and the
+                picture is what the city is. Otherwise its outermost pixels are not certain.
+        """
+        outlines = rings_from_mask(mask)
+        if shift is None:
+            return cls(outlines, mask.shape, inside=mask, exact=False)
+        certain = ndimage.binary_erosion(mask)
+        return cls([ring + shift for ring in outlines], mask.shape, certain=certain, exact=False)
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """(H, W) bool: pixels whose centre lies inside an outline."""
+        height, width = self.shape
+        line, x = self._crossings(np.arange(height, dtype=np.float64))
+        first = np.clip(np.ceil(x), 0, width).astype(int)  # the first column past the wall
+        change = np.zeros((height, width + 1), int)
+        np.add.at(change, (line, first), np.where(np.arange(len(x)) % 2, -1, 1))
+        return np.cumsum(change, axis=1)[:, :width] > 0
+
+    @cached_property
+    def certain(self) -> np.ndarray:
+        """(H, W) bool: pixels where the map is zero beyond doubt."""
+        return self.inside
+
+    @cached_property
+    def coverage(self) -> np.ndarray:
+        """(H, W) float32 in [0, 1]: share of each pixel's area that is covered."""
+        height, width = self.shape
+        line, x = self._crossings((np.arange(height * SUBROWS) + 0.5) / SUBROWS - 0.5)
+        x = np.clip(x + 0.5, 0, width)  # from the left border of the first pixel
+        sign = np.where(np.arange(len(x)) % 2, 1.0, -1.0)  # entering takes away what leaving adds
+        column = x.astype(int)
+        area = np.zeros((height, width + 1))
+        np.add.at(area, (line // SUBROWS, column), sign * (x - column))
+        whole = np.zeros((height, width + 1))  # pixels to the left of a crossing count in full
+        np.add.at(whole, (line // SUBROWS, column), sign)
+        whole = np.cumsum(whole[:, ::-1], axis=1)[:, ::-1]
+        return ((area[:, :width] + whole[:, 1:]) / SUBROWS).clip(0, 1).astype(np.float32)
+
+    @cached_property
+    def walls(self):
+        """The outlines in the form that rays are tested against (simulator/visibility.py)."""
+        from .simulator.visibility import make_walls  # numba is slow to import
+
+        return make_walls(segments_of(self.outlines), self.shape)
+
+    def _crossings(self, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where horizontal lines at y cross the outlines: (index of the line, x), sorted; each odd one leaves what the one before
+        entered.
+        """
+        edges = segments_of(self.outlines)
+        x0, y0, x1, y1 = edges.T
+        line, edge = np.nonzero((y0 <= lines[:, None]) != (y1 <= lines[:, None]))
+        x = x0[edge] + (lines[line] - y0[edge]) / (y1 - y0)[edge] * (x1 - x0)[edge]
+        order = np.lexsort((x, line))
+        return line[order], x[order]
+
+    def window(self, row: int, column: int, side: int) -> "Layout":
+        """The square of `side` px whose first pixel is (row, column); open ground where the map ends."""
+        moved = [ring - (column, row) for ring in self.outlines]
+        inside, certain = (cut(image, row, column, side) for image in (self.inside, self.certain))
+        return Layout(moved, (side, side), inside=inside, certain=certain, exact=self.exact)
+
+    def symmetry(self, index: int) -> "Layout":
+        """What `augment.symmetry` does to pictures of a square layout, done to the outlines."""
+        last = self.shape[0] - 1
+
+        def turn(ring: np.ndarray) -> np.ndarray:
+            x, y = ring.T
+            if index & 4:
+                x = last - x
+            for _ in range(index & 3):
+                x, y = y, last - x
+            return np.column_stack([x, y])
+
+        return Layout([turn(ring) for ring in self.outlines], self.shape, exact=self.exact)

@@ -1,0 +1,105 @@
+"""Where things lie in RadioMapSeer's files: the one place that knows how they are registered to the map.
+
+Measured on 2,720 maps of 34 layouts (docs/data.md). In the map's frame, x = column and y = row, pixel centres at whole numbers:
+
+    polygon/    x - 1, H - y; a pixel of the map is zero where its centre lies inside, left and lower walls included
+    antenna/    x, H - 1 - y; png/antennas/ likewise
+    png/        buildings, cars: half a pixel to the left of the outlines, and below
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+from .layout import Layout
+
+# x and y by which outlines are moved left and down: corners are whole numbers, so that walls often run through pixel centres. A little
+# more to the left, which decides for walls along the diagonal; far less than the distance of any other wall from a centre.
+EDGE = (2.0**-12 + 2.0**-22, 2.0**-12)
+PICTURE = (0.5, -0.5)  # x and y from a building picture's frame to the map's
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file; DataError that names it where it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable JSON ({error}); download or make it again") from error
+
+
+def _points(value: Any, path: Path, what: str) -> np.ndarray:
+    """(N, 2) float64; DataError for anything else."""
+    try:
+        points = np.array(value, np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}: {what} is no list of [x, y]") from error
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+        raise DataError(f"{path}: {what} is no list of [x, y]")
+    return points
+
+
+def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
+    """A file of polygon/: a list of closed rings.
+
+    Args:
+        path: of the file.
+        shape: (H, W) of the map.
+
+    Raises:
+        DataError: naming a file that is no list of closed rings inside the picture.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DataError(f"{path}: holds no list of outlines")
+    height, width = shape
+    outlines = []
+    for number, value in enumerate(content, 1):
+        ring = _points(value, path, f"outline {number}")
+        if len(ring) < 4 or (ring[0] != ring[-1]).any():
+            raise DataError(f"{path}: outline {number} is not closed; its last point must repeat its first")
+        if ring.min() < 0 or (ring > (width + 1, height + 1)).any():
+            raise DataError(f"{path}: outline {number} reaches outside of the {width}x{height} px map")
+        x, y = ring[:-1].T
+        outlines.append(np.column_stack([x - 1 - EDGE[0], height - y + EDGE[1]]))
+    return Layout(outlines, shape)
+
+
+def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
+    """The inverse of `read_outlines`: closed rings as polygon/ has them; whole numbers where the layout's are."""
+    height = layout.shape[0]
+    rings = []
+    for ring in layout.outlines:
+        x, y = ring[:, 0] + 1 + EDGE[0], height - (ring[:, 1] - EDGE[1])
+        points = np.column_stack([x, y])
+        closed = np.concatenate([points, points[:1]])
+        rings.append([[int(v) if v == int(v) else float(v) for v in point] for point in closed.tolist()])
+    return rings
+
+
+def snap(ring: np.ndarray) -> np.ndarray:
+    """An outline (N, 2) with its corners at whole metres of polygon/, repeated ones left out."""
+    ring = np.round(ring)
+    return ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] + (-EDGE[0], EDGE[1])
+
+
+def picture_of(layout: Layout) -> np.ndarray:
+    """(H, W) bool as png/buildings_complete/ shows a layout: pixels covered by more than half, half a pixel aside."""
+    aside = Layout([ring - PICTURE for ring in layout.outlines], layout.shape)
+    return aside.coverage > 0.5
+
+
+def read_antennas(path: Path, height: int) -> np.ndarray:
+    """(N, 2) x, y in the map's frame of the transmitters that a file of antenna/ lists; DataError that names the file."""
+    x, y = _points(read_json(path), path, "the file").T
+    return np.column_stack([x, height - 1 - y])
+
+
+def antennas_as_file(positions: Sequence[Sequence[float]], height: int) -> list[list[float]]:
+    """The inverse of `read_antennas`."""
+    return [[x, height - 1 - y] for x, y in positions]
