@@ -19,13 +19,14 @@ COLUMNS = {  # heading: (key of a summary, digits)
     "NMSE LOS": ("nmse_los", 4),
     "NMSE NLOS": ("nmse_nlos", 4),
     "NMSE 0.2": ("thresholded.nmse_whole_set", 4),
+    "NMSE 0.2 per map": ("thresholded.nmse", 4),
     "RMSE 0.2": ("thresholded.rmse_whole_set", 4),
     "SSIM 0.2": ("thresholded.ssim", 4),
 }
 LEGEND = (
-    "Raw grey levels v / 255, buildings zero, means over maps; in brackets the 95 % bootstrap interval over maps. LOS and NLOS: open "
-    "pixels that see the transmitter and those that do not. 0.2: RadioUNet's convention, levels max(g - 0.2, 0) / 0.8, errors "
-    "summed over the whole set (SSIM: mean over maps); never to be compared with the raw columns."
+    "Raw grey levels v / 255, means over maps; in brackets the 95 % bootstrap interval over maps. LOS and NLOS: open pixels that see "
+    "the transmitter and those that do not. 0.2: RadioUNet's convention, levels max(g - 0.2, 0) / 0.8, errors summed over the whole "
+    "set; 0.2 per map and SSIM 0.2: the same levels, means over maps. Figures of different conventions must never be compared."
 )
 
 

@@ -6,7 +6,6 @@ The frame is the map's: x = column, y = row, pixel centres at whole numbers. reg
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
 
 from .polygons import rings_from_mask, segments_of
 
@@ -46,19 +45,9 @@ class Layout:
             self.certain = certain
 
     @classmethod
-    def traced(cls, mask: np.ndarray, shift: tuple[float, float] | None = None) -> "Layout":
-        """The layout of a picture.
-
-        Args:
-            mask: (H, W) bool, True inside buildings.
-            shift: x and y by which the picture's frame must be moved into the map's, a pixel at most; None: it is the map's, and the
-                picture is what the city is. Otherwise its outermost pixels are not certain.
-        """
-        outlines = rings_from_mask(mask)
-        if shift is None:
-            return cls(outlines, mask.shape, inside=mask, exact=False)
-        certain = ndimage.binary_erosion(mask)
-        return cls([ring + shift for ring in outlines], mask.shape, certain=certain, exact=False)
+    def traced(cls, mask: np.ndarray) -> "Layout":
+        """The layout of a picture in the map's own frame, (H, W) bool: the city is what it shows, its outlines are traced."""
+        return cls(rings_from_mask(mask), mask.shape, inside=mask, exact=False)
 
     @cached_property
     def inside(self) -> np.ndarray:

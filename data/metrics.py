@@ -1,8 +1,8 @@
-"""Scores of radio maps, under both conventions of the literature.
+"""Scores of radio maps, under the three conventions of the literature.
 
 Raw (RadioDiff): grey levels g as they are; NMSE = MSE / mean(target^2), RMSE, SSIM and PSNR for each map, averaged
 over maps. Thresholded (RadioUNet, RMDM, RadioFlow): g' = max(g - 0.2, 0) / 0.8 first; RadioUNet sums errors over the
-whole set. Figures under different conventions must not be compared.
+whole set, GeoRayMap averages the maps' NMSE. Figures under different conventions must not be compared.
 """
 
 import math

@@ -23,7 +23,7 @@ import numpy as np
 
 from .errors import DataError
 from .layout import Layout
-from .registration import PICTURE, read_antennas, read_json, read_outlines
+from .registration import read_antennas, read_json, read_outlines, read_picture
 from .scene import Scene, read_grey, transmitter_position
 from .splits import select, spread
 from .store import digest
@@ -37,7 +37,7 @@ ANOTHER_LAYOUT = 0.5  # share of the pixels inside outlines with a gain from whi
 MEASURED = 8  # scenes on which a tree's building pictures are laid over the maps
 EXACTLY_OVER = 1e-5  # share of the maps' energy inside the pictures; half a pixel aside it is about .01
 REGISTERED = 3  # first version of scripts/make_dataset.py that writes RadioMapSeer's registration
-TRACING_COSTS = "traced from their pictures, at about 1.5 times the error"
+TRACING_COSTS = "they are fitted to png/, at about 1.5 times the error"
 _NAME = re.compile(r"(\d+)_(\d+)\.png$")
 
 
@@ -116,7 +116,7 @@ class RadioMapSeer:
             )
         self.scenes = chosen
         self.names = [f"{m}_{t}" for m, t in chosen]
-        self.picture_shift = self._measure_picture_shift()
+        self.pictures_lie_over_maps = self._pictures_lie_over_maps()
         self.report += f"; split {split}: {len(chosen)} scenes of {len({m for m, _ in chosen})} maps"
         log.info(self.report)
 
@@ -185,6 +185,11 @@ class RadioMapSeer:
         tx = self._transmitter(map_id, transmitter, gain.shape)
         return Scene(name, tx=tx, gain=(gain / 255).astype(np.float32), **layouts)
 
+    def picture(self, index: int) -> np.ndarray | None:
+        """The building picture of a scene, (H, W) bool as it is on disk, half a pixel aside of the map; None where there is none."""
+        path = self._file("png", "buildings_complete", self.scenes[index][0])
+        return read_grey(path) > 0 if path.exists() else None
+
     def _file(self, kind: str, part: str, map_id: int) -> Path:
         return self.root / kind / part / f"{map_id}.{'json' if kind == 'polygon' else 'png'}"
 
@@ -193,10 +198,11 @@ class RadioMapSeer:
         if str(map_id) in self.outlines[part]:
             return read_outlines(self._file("polygon", part, map_id), shape)
         path = self._file("png", part, map_id)
-        return Layout.traced(_of_shape(read_grey(path), path, shape) > 0, self.picture_shift)
+        mask = _of_shape(read_grey(path), path, shape) > 0
+        return Layout.traced(mask) if self.pictures_lie_over_maps else self._fitted(mask.tobytes(), shape)
 
-    def _measure_picture_shift(self) -> tuple[float, float] | None:
-        """RadioMapSeer's, or None for a tree whose building pictures were cut from its maps and so lie exactly over them."""
+    def _pictures_lie_over_maps(self) -> bool:
+        """Whether a tree's building pictures were cut from its maps, unlike RadioMapSeer's, which are half a pixel aside."""
         traced = [scene for scene in self.scenes if str(scene[0]) not in self.outlines["buildings_complete"]]
         inside = total = 0.0
         for place in spread(len(traced), MEASURED):
@@ -205,7 +211,7 @@ class RadioMapSeer:
             gain = read_grey(self.gain_folder / f"{map_id}_{transmitter}.png").astype(np.float64) ** 2
             inside += float(gain[_of_shape(read_grey(path), path, gain.shape) > 0].sum())
             total += float(gain.sum())
-        return None if traced and inside <= EXACTLY_OVER * total else PICTURE
+        return bool(traced) and inside <= EXACTLY_OVER * total
 
     def _transmitter(self, map_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
         listed = self.root / "antenna" / f"{map_id}.json"
@@ -223,10 +229,13 @@ class RadioMapSeer:
     def _open_caches(self) -> None:
         self._layouts = lru_cache(LAYOUTS_KEPT)(self._read_layout)
         self._antennas = lru_cache(LAYOUTS_KEPT)(read_antennas)
+        self._fitted = lru_cache(None)(
+            _fitted_layout
+        )  # takes a second; the outlines of the whole data set need little memory
 
     def __getstate__(self) -> dict:
         """For workers that are not forked: what was read stays behind."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_layouts", "_antennas")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_layouts", "_antennas", "_fitted")}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -246,6 +255,10 @@ class RadioMapSeer:
             "scenes": digest(self.names),
             "files": file_digest(path for path in files if path.exists()),
         }
+
+
+def _fitted_layout(content: bytes, shape: tuple[int, int]) -> Layout:
+    return read_picture(np.frombuffer(content, bool).reshape(shape))
 
 
 def _of_shape(pixels: np.ndarray, path: Path, shape: tuple[int, int]) -> np.ndarray:

@@ -8,18 +8,23 @@ Measured on 2,720 maps of 34 layouts (docs/data.md). In the map's frame, x = col
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from .errors import DataError
 from .layout import Layout
+from .polygons import rings_from_mask
 
 # x and y by which outlines are moved left and down: corners are whole numbers, so that walls often run through pixel centres. A little
 # more to the left, which decides for walls along the diagonal; far less than the distance of any other wall from a centre.
 EDGE = (2.0**-12 + 2.0**-22, 2.0**-12)
+ROOM = 4  # px around an outline that is fitted
+SWEEPS = 8  # over all corners of an outline
+NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 PICTURE = (0.5, -0.5)  # x and y from a building picture's frame to the map's
 
 
@@ -92,6 +97,68 @@ def picture_of(layout: Layout) -> np.ndarray:
     """(H, W) bool as png/buildings_complete/ shows a layout: pixels covered by more than half, half a pixel aside."""
     aside = Layout([ring - PICTURE for ring in layout.outlines], layout.shape)
     return aside.coverage > 0.5
+
+
+def read_picture(mask: np.ndarray) -> Layout:
+    """The layout of a building picture (H, W) bool as RadioMapSeer has it.
+
+    Outlines are traced from the pixels, brought to the map's frame, and fitted: their corners are whole numbers in polygon/, and
+    those are sought that draw the picture. What cannot be known is which of several outlines drew it.
+    """
+    return Layout([_fit(ring, mask) for ring in rings_from_mask(mask)], mask.shape)
+
+
+def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The outline (N, 2) in the map's frame near a traced one in the picture's whose pixels differ least from the picture's."""
+    low = np.floor(traced.min(axis=0)).astype(int) - ROOM
+    side = int((np.ceil(traced.max(axis=0)).astype(int) + ROOM + 1 - low).max())
+    picture = np.pad(mask, side, constant_values=False)[low[1] + side :, low[0] + side :][:side, :side]
+
+    def draw(ring: np.ndarray) -> np.ndarray:
+        return Layout([ring - PICTURE - low], (side, side)).inside
+
+    ring = snap(traced + PICTURE)
+    drawn = draw(ring)
+    rows, columns = np.indices((side, side)) + low[::-1, None, None]
+    band = ndimage.binary_dilation(drawn, iterations=3) & ~ndimage.binary_erosion(drawn, iterations=4)
+    band &= (rows >= 0) & (rows < mask.shape[0]) & (columns >= 0) & (columns < mask.shape[1])
+    if picture[drawn & ~ndimage.binary_erosion(drawn, iterations=2)].mean() < 0.5:
+        picture = ~picture  # a courtyard
+
+    def wrong(ring: np.ndarray) -> int:
+        return int((draw(ring) != picture)[band].sum())
+
+    least = wrong(ring)
+    for _ in range(SWEEPS):
+        before = least
+        for corner in range(len(ring)):
+            for step in NEIGHBOURS:
+                moved = ring.copy()
+                moved[corner] += step
+                count = wrong(moved)
+                if count < least:
+                    least, ring = count, moved
+        if least == before and least > 1:
+            count, longer = min(
+                ((wrong(longer), longer) for longer in _with_a_corner_more(ring)), key=lambda pair: pair[0]
+            )
+            if count < least - 1:
+                least, ring = count, longer
+        if least == before or least == 0:
+            break
+    return ring
+
+
+def _with_a_corner_more(ring: np.ndarray) -> Iterator[np.ndarray]:
+    """Outlines with a further corner on or beside one of the walls."""
+    yield ring
+    for place, (start, end) in enumerate(zip(ring, np.roll(ring, -1, axis=0), strict=True), 1):
+        if np.hypot(*(end - start)) < 4:
+            continue
+        for share in (0.25, 0.5, 0.75):
+            for step in ((0, 0), *NEIGHBOURS):
+                corner = start + np.round((end - start) * share) + step
+                yield np.insert(ring, place, corner, axis=0)
 
 
 def read_antennas(path: Path, height: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from scipy.ndimage import binary_erosion
 from tqdm import tqdm
 
 from data import DataError, RadioMapSeer, Scene, gain_to_db
@@ -27,13 +28,14 @@ from denoising_diffusion_pytorch.cli import run
 OPENED = 300  # scenes without --all
 SHEET = 16
 BINS = 10
+NO_ENERGY = 1e-3  # share of the maps' energy inside what should be zero from which a warning is due
 WHOLE = 701 * 80  # maps of the complete data set in each of the DPM and IRT2 simulations
 
 
 def oddities(scene: Scene) -> Iterator[str]:
     """What is unlike a radio map, in a few words each."""
     x, y = (round(c) for c in scene.tx)
-    inside = scene.gain[scene.buildings]
+    inside = scene.gain[scene.ori_mask]
     if scene.buildings.shape[0] != scene.buildings.shape[1]:
         yield f"is {scene.buildings.shape[1]}x{scene.buildings.shape[0]} px, no square"
     if scene.buildings[y, x]:
@@ -41,11 +43,56 @@ def oddities(scene: Scene) -> Iterator[str]:
     if not scene.gain.any():
         yield "the map is black everywhere"
     elif inside.size and (inside > 0).mean() > 0.01:
-        yield f"{(inside > 0).mean():.0%} of the building pixels have a gain; they are zero by convention"
+        yield f"{(inside > 0).mean():.0%} of the pixels inside buildings have a gain; they are zero in RadioMapSeer"
     elif scene.gain[y, x] < scene.gain.max() - 0.05:
         yield "the strongest level is not at the transmitter"
     if scene.buildings.mean() > 0.9 or not scene.buildings.any():
         yield f"buildings cover {scene.buildings.mean():.0%}"
+
+
+class Registration:
+    """How buildings lie over the maps: shares of the maps' energy inside of them, and zeros in the open."""
+
+    def __init__(self) -> None:
+        self.energy = dict.fromkeys(
+            ("map", "png/buildings_complete", "what is certain", "the same without its border"), 0.0
+        )
+        self.open = self.zeros = 0
+
+    def add(self, scene: Scene, picture: np.ndarray | None) -> None:
+        """One more scene, and its building picture (H, W) bool where there is one."""
+        power = scene.gain.astype(np.float64) ** 2
+        certain = scene.ori_mask
+        places = {
+            "map": slice(None),
+            "what is certain": certain,
+            "the same without its border": binary_erosion(certain),
+        }
+        if picture is not None and picture.shape == power.shape:
+            places["png/buildings_complete"] = picture
+        for name, where in places.items():
+            self.energy[name] += float(power[where].sum())
+        outside = ~scene.buildings
+        self.open += int(outside.sum())
+        self.zeros += int((scene.gain[outside] == 0).sum())
+
+    def lines(self) -> list[str]:
+        """The measurement, and a warning where it is not as RadioMapSeer's."""
+        total = max(self.energy["map"], 1e-12)
+        shares = {name: energy / total for name, energy in self.energy.items() if name != "map"}
+        measured = ", ".join(f"{share:.2%} inside {name}" for name, share in shares.items())
+        lines = [
+            f"registration: of the maps' energy {measured}; {self.zeros / max(self.open, 1):.2%} of the open pixels are zero (outage)"
+        ]
+        if shares["the same without its border"] > NO_ENERGY:
+            lines.append(
+                "warning: the buildings do not lie over the maps, not even a pixel aside; are polygon/ or png/ of another data set?"
+            )
+        elif shares["what is certain"] > NO_ENERGY:
+            lines.append(
+                "warning: the buildings lie a pixel or less aside of the maps; predictions will be dark along walls"
+            )
+        return lines
 
 
 class Findings:
@@ -65,16 +112,17 @@ class Findings:
         self.shown: list[Scene] = []
         self.counts = np.zeros(BINS, np.int64)
         self.below_floor = 0
+        self.registration = Registration()
 
     def read(self, source: RadioMapSeer, indices: list[int]) -> None:
         """Open scenes, several at a time."""
         shown = {indices[place] for place in spread(len(indices), SHEET)}
 
-        def open_one(index: int) -> Scene | str:
+        def open_one(index: int) -> tuple[Scene | str, np.ndarray | None]:
             try:
-                return source.scene(index)
+                return source.scene(index), source.picture(index)
             except DataError as error:
-                return str(error)
+                return str(error), None
 
         with (
             ThreadPoolExecutor() as pool,
@@ -82,15 +130,16 @@ class Findings:
         ):
             for first in range(0, len(indices), OPENED):  # a part at a time: a pool would read ahead without limit
                 part = indices[first : first + OPENED]
-                for index, scene in zip(part, pool.map(open_one, part), strict=True):
-                    self._add(source.gain_folder / f"{source.names[index]}.png", scene, index in shown)
+                for index, (scene, picture) in zip(part, pool.map(open_one, part), strict=True):
+                    self._add(source.gain_folder / f"{source.names[index]}.png", scene, picture, index in shown)
                     bar.update()
 
-    def _add(self, path: Path, scene: Scene | str, shown: bool) -> None:
+    def _add(self, path: Path, scene: Scene | str, picture: np.ndarray | None, shown: bool) -> None:
         if isinstance(scene, str):
             self.problems.append(scene)
             return
         self.opened += 1
+        self.registration.add(scene, picture)
         self.problems += [f"{path}: {text}" for text in oddities(scene)]
         self.shapes.add(scene.buildings.shape)
         levels = scene.gain[~scene.buildings]
@@ -131,6 +180,7 @@ def main() -> None:
     sides = ", ".join(f"{width}x{height}" for height, width in sorted(findings.shapes))
     print(f"opened {findings.opened} scenes; sizes: {sides} px")
     if findings.opened:
+        print("\n".join(findings.registration.lines()))
         print("levels of open pixels:")
         print("\n".join(findings.histogram()))
         if arguments.sheet:

@@ -4,8 +4,8 @@
     python scripts/evaluate.py --data path/to/RadioMapSeer --split test --json scores.json --markdown table.md
     python scripts/evaluate.py --ckpt radiodiff_results_LDM --baseline radiodiff_results_baseline --data ... --csv maps.csv
 
-Every scene is predicted with the averaged weights and scored at the data's own resolution, under both conventions of the literature
-(data/metrics.py), which must never be compared with each other.
+Every scene is predicted with the averaged weights and scored at the data's own resolution, under the three conventions of the
+literature (data/metrics.py), which must never be compared with each other.
 """
 
 import argparse
@@ -70,14 +70,15 @@ def mean_map(predictor: Predictor) -> Predictors:
         return {}
 
 
-def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, visible: np.ndarray) -> None:
-    """The predictors that look at one scene at a time; one that cannot is dropped with a word why."""
-    for name, predict in list(others.items()):
+def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, visible: np.ndarray) -> list[str]:
+    """The predictors that look at one scene at a time; says of each that cannot why."""
+    failures = []
+    for name, predict in others.items():
         try:
             scores[name].add(scene.name, predict(scene), scene.gain, visible)
         except DataError as error:
-            print(f"no {name}: {error}", file=sys.stderr)
-            del others[name], scores[name]
+            failures.append(f"{name}: {error}")
+    return failures
 
 
 def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> tuple[dict[str, Scores], list[dict]]:
@@ -86,7 +87,8 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
     others: Predictors = {"simulator": simulator_map, "line-of-sight law": los_nlos_law, "25 log10 d": log_distance_law}
     others |= mean_map(predictor)
     scores = {name: Scores() for name in (OURS, COARSE, CEILING, REGRESSION, *others)}
-    gallery = []
+    gallery: list[tuple[float, dict]] = []
+    failures: list[str] = []
     scenes = (dataset.scene(i) for i in range(len(dataset)))
     predictions = predictor.predict(scenes, arguments.batch_size)
     for prediction in tqdm(predictions, total=len(dataset), desc="scoring", unit="map"):
@@ -99,11 +101,20 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
         if baseline:
             answer = next(baseline.predict([scene]))
             scores[REGRESSION].add(scene.name, answer.gain, scene.gain, visible)
-        score_others(others, scores, scene, visible)
+        failures += score_others(others, scores, scene, visible)
         row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain}
         gallery.append((ours["nmse"], row | {"buildings": scene.buildings, "tx": scene.tx}))
+    for name in others:
+        mine = [text for text in failures if text.startswith(f"{name}: ")]
+        if mine:
+            print(f"{name} is scored without {len(mine)} of {len(gallery)} maps; the first: {mine[0]}", file=sys.stderr)
     gallery.sort(key=lambda entry: entry[0])
     return {name: each for name, each in scores.items() if each.rows}, [row for _, row in gallery]
+
+
+def is_enlarged(predictor: Predictor, gallery: list[dict]) -> bool:
+    """Whether maps are smaller in the network than in the data."""
+    return any(row["real"].shape[0] > predictor.config.data.image_size for row in gallery)
 
 
 def main() -> None:
@@ -127,7 +138,12 @@ def main() -> None:
         "split": arguments.split if arguments.data else None,
     }
     where = f"{dataset.report}\n" + ", ".join(f"{key} {value}" for key, value in facts.items() if key != "data")
-    print(f"{where}\n{table(rows)}\n{LEGEND}")
+    shown = {name: row for name, row in rows.items() if name != COARSE or is_enlarged(predictor, gallery)}
+    print(f"{where}\n{table(shown)}\n{LEGEND}")
+    if isinstance(dataset, SimulatedScenes) and "simulated" in predictor.config.data.cond_channels:
+        print(
+            "note: this model is told the simulator's map, which is the truth here; only other maps say how good it is (--data)"
+        )
     if arguments.json:
         summary = rows[OURS] | {
             "model_resolution": rows[COARSE] | {"pixels": predictor.config.data.image_size},
@@ -137,7 +153,7 @@ def main() -> None:
         write_json(arguments.json, summary | facts | {"convention": LEGEND, "per_map": scores[OURS].rows})
     if arguments.markdown:
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
-        arguments.markdown.write_text(f"{where}\n\n{table(rows, markdown=True)}", encoding="utf-8")
+        arguments.markdown.write_text(f"{where}\n\n{table(shown, markdown=True)}", encoding="utf-8")
     if arguments.csv:
         write_csv(arguments.csv, {name: each for name, each in scores.items() if name != COARSE})
     if arguments.gallery:

@@ -7,6 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from data.layout import Layout
+from data.registration import antennas_as_file, outlines_as_file, picture_of, snap
+
 torch.set_num_threads(1)
 
 
@@ -16,24 +19,31 @@ def save_grey(path, pixels):
 
 
 def make_scene_files(root, map_id, tx, size=32, simulation="DPM"):
-    """One scene of random rectangles; returns its building mask and grey levels."""
+    """One scene of random rectangles in RadioMapSeer's registration; returns its layout, grey levels and transmitter."""
     random = np.random.default_rng(map_id)
-    buildings = np.zeros((size, size), bool)
-    for _ in range(3):
-        y, x = random.integers(0, size - 8, 2)
-        buildings[y : y + 5, x : x + 6] = True
-    rows, columns = np.nonzero(~buildings)
+    rings = []
+    for left in (3, 13, 23):  # apart: an outline inside another would be a courtyard
+        y, x = random.integers(2, size - 8), left + random.integers(0, 3)
+        rings.append(snap(np.array([[x, y], [x + 5, y + 2], [x + 4, y + 7], [x, y + 6]], float)))
+    layout = Layout(rings, (size, size))
+    rows, columns = np.nonzero(~layout.inside)
     pick = np.random.default_rng((map_id, tx)).integers(len(rows))
     position = int(columns[pick]), int(rows[pick])
     y, x = np.indices((size, size))
     distance = np.maximum(np.hypot(x - position[0], y - position[1]), 1)
-    gain = np.where(buildings, 0, np.round(255 * (1 - 25 * np.log10(distance) / 99.16)))
+    gain = np.where(layout.inside, 0, np.round(255 * (1 - 25 * np.log10(distance) / 99.16)))
     antenna = np.zeros((size, size))
     antenna[position[1], position[0]] = 255
     save_grey(root / "gain" / simulation / f"{map_id}_{tx}.png", gain)
-    save_grey(root / "png" / "buildings_complete" / f"{map_id}.png", buildings * 255)
+    save_grey(root / "png" / "buildings_complete" / f"{map_id}.png", picture_of(layout) * 255)
     save_grey(root / "png" / "antennas" / f"{map_id}_{tx}.png", antenna)
-    return buildings, gain.astype(np.uint8), position
+    save_json(root / "polygon" / "buildings_complete" / f"{map_id}.json", outlines_as_file(layout))
+    return layout, gain.astype(np.uint8), position
+
+
+def save_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -41,8 +51,8 @@ def radiomapseer(tmp_path):
     """A tree of 10 maps with 2 transmitters each, 32 px, of the simulated kind (split 8 / 1 / 1)."""
     root = tmp_path / "tree"
     for map_id in range(10):
-        for tx in range(2):
-            make_scene_files(root, map_id, tx)
+        positions = [make_scene_files(root, map_id, tx)[2] for tx in range(2)]
+        save_json(root / "antenna" / f"{map_id}.json", antennas_as_file(positions, 32))
     (root / "dataset.json").write_text(json.dumps({"settings": {}}))
     return root
 

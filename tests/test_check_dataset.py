@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data import Scene
-from scripts.check_dataset import oddities
+from data.layout import Layout
+from scripts.check_dataset import Registration, oddities
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "check_dataset.py"
 
@@ -18,7 +19,7 @@ def good():
     buildings[10:20, 10:20] = True
     gain = np.where(buildings, 0, 0.4).astype(np.float32)
     gain[5, 4] = 1.0
-    return Scene("1_0", buildings, (4.0, 5.0), gain)
+    return Scene("1_0", Layout.traced(buildings), (4.0, 5.0), gain)
 
 
 def spoil(what):
@@ -27,15 +28,15 @@ def spoil(what):
         scene.tx = (12.0, 12.0)
     elif what == "black everywhere":
         scene.gain[:] = 0
-    elif what == "building pixels have a gain":
+    elif what == "inside buildings have a gain":
         scene.gain[scene.buildings] = 0.3
     elif what == "not at the transmitter":
         scene.gain[25, 25] = 1.0
         scene.gain[5, 4] = 0.5
     elif what == "buildings cover 0%":
-        scene.buildings[:] = False
+        scene.layout = Layout([], (32, 32))
     else:
-        scene.buildings, scene.gain = scene.buildings[:20], scene.gain[:20]
+        scene.layout, scene.gain = Layout.traced(scene.buildings[:20]), scene.gain[:20]
     return scene
 
 
@@ -48,7 +49,7 @@ def test_a_good_scene_is_not_odd():
     [
         "inside a building",
         "black everywhere",
-        "building pixels have a gain",
+        "inside buildings have a gain",
         "not at the transmitter",
         "buildings cover 0%",
         "no square",
@@ -70,12 +71,30 @@ def test_command(tmp_path):
     found = check(tree, "--sheet", tmp_path / "sheet.png")
     assert found.returncode == 0, found.stderr + found.stdout
     assert "6 complete scenes of 3 maps" in found.stdout and "nothing odd" in found.stdout
+    assert "0.00% inside what is certain" in found.stdout and "warning" not in found.stdout
     assert "train 4" in found.stdout and (tmp_path / "sheet.png").stat().st_size > 10_000
     victim = tree / "gain" / "DPM" / "1_0.png"
     victim.write_bytes(victim.read_bytes()[:100])
+    (tree / "antenna" / "2.json").unlink()
     (tree / "png" / "antennas" / "2_1.png").unlink()
     found = check(tree)
     assert found.returncode == 1
-    assert str(victim) in found.stdout and "1 lack png/antennas" in found.stdout and "1 oddities" in found.stderr
+    assert (
+        str(victim) in found.stdout
+        and "1 lack antenna/ nor png/antennas/" in found.stdout
+        and "1 oddities" in found.stderr
+    )
     nothing = check(tmp_path / "nothing")
     assert nothing.returncode == 2 and "no such folder" in nothing.stderr
+
+
+def test_buildings_aside_of_the_maps_are_told():
+    def lines(aside):
+        registration, scene = Registration(), good()
+        registration.add(scene, None)
+        scene.layout = Layout.traced(np.roll(scene.buildings, aside, axis=1))
+        registration.add(scene, scene.buildings)
+        return " ".join(registration.lines())
+
+    assert "warning" not in lines(0) and "0.00% inside png" in lines(0)
+    assert "a pixel or less aside" in lines(1) and "not even a pixel aside" in lines(4)

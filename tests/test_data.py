@@ -1,5 +1,6 @@
 """Trees, splits, samples, conditions, augmentation, batches."""
 
+import json
 import os
 import pickle
 import shutil
@@ -22,16 +23,20 @@ from data import (
     create_dataloader,
     db_to_gain,
     gain_to_db,
+    prepare,
     process_batch,
 )
 from data.augment import symmetry
 from data.conditions import condition
+from data.layout import Layout
+from data.registration import outlines_as_file, picture_of, read_outlines, read_picture, snap
 from data.resize import resize, to_native
 from data.sampler import SampleStream
 from data.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
 from data.window import best_server, window
-from tests.conftest import make_scene_files, save_grey
+from denoising_diffusion_pytorch.losses import apply_mask
+from tests.conftest import make_scene_files, save_grey, save_json
 
 
 def test_grey_levels_and_decibels():
@@ -49,30 +54,115 @@ def test_scenes_are_read_by_name(radiomapseer):
     assert len(dataset) == 20 and dataset.names[:3] == ["0_0", "0_1", "1_0"]
     for index in (0, 7):
         scene = dataset.scene(index)
-        buildings, gain, tx = make_scene_files(radiomapseer, *map(int, scene.name.split("_")))
-        assert (scene.buildings == buildings).all() and scene.tx == tx
+        layout, gain, tx = make_scene_files(radiomapseer, *map(int, scene.name.split("_")))
+        assert (scene.buildings == layout.inside).all() and scene.tx == tx
         assert np.array_equal(scene.gain * 255, gain.astype(np.float32))
+        assert all(np.array_equal(a, b) for a, b in zip(scene.layout.outlines, layout.outlines, strict=True))
+        assert not scene.gain[scene.ori_mask].any() and (scene.ori_mask == layout.inside).all()
+
+
+def test_a_tree_without_outlines_is_read_from_its_pictures(radiomapseer):
+    """They lie half a pixel aside; outlines with whole corners that draw them are nearly those that are missing."""
+    before = RadioMapSeer(radiomapseer)
+    exact = before.scene(0)
+    scenes = [before.scene(i) for i in range(20)]
+    shutil.rmtree(radiomapseer / "polygon")
+    shutil.rmtree(radiomapseer / "antenna")
+    dataset = RadioMapSeer(radiomapseer)
+    assert "10 layouts have no outlines" in dataset.report
+    traced = dataset.scene(0)
+    assert traced.tx == exact.tx
+    picture = np.array(Image.open(radiomapseer / "png" / "buildings_complete" / "0.png")) > 0
+    assert exact.gain[picture].any()  # what the correction is for
+    pairs = [(dataset.scene(i).buildings, scenes[i].buildings) for i in range(0, 20, 2)]
+    pictures = [
+        np.array(Image.open(path)) > 0 for path in sorted((radiomapseer / "png" / "buildings_complete").iterdir())
+    ]
+    wrong = sum((fitted != true).sum() for fitted, true in pairs)
+    assert wrong < 0.5 * sum((aside != true).sum() for aside, (_, true) in zip(pictures, pairs, strict=True))
+
+
+def test_courtyards_are_fitted_too():
+    ring = np.array([[4.0, 3.0], [30.0, 8.0], [27.0, 28.0], [3.0, 24.0]])
+    layout = Layout([snap(ring), snap(ring * 0.4 + 9)], (36, 36))
+    fitted = read_picture(picture_of(layout))
+    assert len(fitted.outlines) == 2 and (fitted.inside != layout.inside).sum() <= 12
+
+
+def test_pictures_cut_from_the_maps_lie_over_them(radiomapseer):
+    shutil.rmtree(radiomapseer / "polygon")
+    for scene in range(10):
+        zeros = np.array(Image.open(radiomapseer / "gain" / "DPM" / f"{scene}_0.png")) == 0
+        save_grey(radiomapseer / "png" / "buildings_complete" / f"{scene}.png", zeros * 255)
+    scene = RadioMapSeer(radiomapseer).scene(0)
+    assert np.array_equal(scene.ori_mask, scene.gain == 0)
 
 
 def test_a_partial_download_works_and_says_what_is_missing(radiomapseer):
+    shutil.rmtree(radiomapseer / "antenna")
     (radiomapseer / "png" / "antennas" / "3_1.png").unlink()
     (radiomapseer / "png" / "buildings_complete" / "5.png").unlink()
+    (radiomapseer / "polygon" / "buildings_complete" / "5.json").unlink()
     dataset = RadioMapSeer(radiomapseer)
     assert len(dataset) == 17 and not {"3_1", "5_0", "5_1"} & set(dataset.names)
-    assert "1 lack png/antennas" in dataset.report and "2 lack png/buildings_complete" in dataset.report
+    assert (
+        "1 lack antenna/ nor png/antennas/" in dataset.report and "2 lack polygon/buildings_complete" in dataset.report
+    )
+    shutil.rmtree(radiomapseer / "png" / "antennas")
+    with pytest.raises(DataError, match="neither antenna/ nor png/antennas/"):
+        RadioMapSeer(radiomapseer)
 
 
 def test_cars_and_missing_buildings(radiomapseer):
     make_scene_files(radiomapseer, 0, 0, simulation="carsDPM")
-    save_grey(radiomapseer / "png" / "cars" / "0.png", np.eye(32) * 255)
-    fewer = np.zeros((32, 32))
-    fewer[0, 0] = 255
-    save_grey(radiomapseer / "png" / "buildings_missing2" / "1" / "0.png", fewer)
+    save_json(radiomapseer / "polygon" / "cars" / "0.json", [[[5, 5], [9, 5], [9, 7], [5, 7], [5, 5]]])
+    fewer = json.loads((radiomapseer / "polygon" / "buildings_complete" / "0.json").read_text())[:1]
+    save_json(radiomapseer / "polygon" / "buildings_missing2" / "1" / "0.json", fewer)
     scene = RadioMapSeer(radiomapseer, "carsDPM", missing_buildings=2).scene(0)
-    assert scene.cars.sum() == 32
-    assert scene.shown_buildings.sum() == 1 < scene.buildings.sum()
-    shown, cars = condition(scene, ["buildings", "cars"], 32)
-    assert (shown > 0).sum() == 1 and (cars > 0).sum() == 32
+    assert scene.cars.inside.sum() == 8 == round(float(scene.cars.coverage.sum()))
+    assert 0 < scene.shown.inside.sum() < scene.buildings.sum()
+    assert np.array_equal(scene.ori_mask, scene.shown.inside)  # what is left out must not be told by the mask
+    shown, cars = (condition(scene, ["buildings", "cars"], 32) + 1) / 2
+    assert shown.sum() == pytest.approx(scene.shown.coverage.sum()) and cars.sum() == pytest.approx(8)
+    shutil.rmtree(radiomapseer / "polygon" / "cars")
+    save_grey(radiomapseer / "png" / "cars" / "0.png", np.pad(np.ones((3, 4)), ((5, 24), (5, 23))) * 255)
+    assert 6 < RadioMapSeer(radiomapseer, "carsDPM").scene(0).cars.coverage.sum() < 15
+
+
+@pytest.mark.parametrize(
+    "which,content,message",
+    [
+        ("polygon/buildings_complete/0.json", "no json", "not readable JSON"),
+        ("polygon/buildings_complete/0.json", "{}", "no list of outlines"),
+        ("polygon/buildings_complete/0.json", "[[[1, 1], [9, 1], [9, 9]]]", "not closed"),
+        ("polygon/buildings_complete/0.json", "[[[1, 1], [9, 1], [9, 9], [1, 9]]]", "not closed"),
+        ("polygon/buildings_complete/0.json", "[[[1, 1], [99, 1], [9, 9], [1, 1]]]", "outside of the 32x32 px map"),
+        ("polygon/buildings_complete/0.json", "[[[1, 1], [NaN, 1], [9, 9], [1, 1]]]", "no list of"),
+        ("polygon/buildings_complete/0.json", '[[1, "a"]]', "no list of"),
+        ("polygon/buildings_complete/0.json", "[[[1, 28], [31, 28], [31, 31], [1, 31], [1, 28]]]", "another layout"),
+        ("antenna/0.json", "[[3, 4]]", "lists 1 transmitters"),
+        ("antenna/0.json", "[[3, 4], [99, 4]]", "outside of the 32x32 px map"),
+        ("antenna/0.json", "7", "no list of"),
+    ],
+)
+def test_odd_outlines_and_antennas_are_named(radiomapseer, which, content, message):
+    (radiomapseer / which).write_text(content)
+    with pytest.raises(DataError, match=f"{which}.*{message}"):
+        RadioMapSeer(radiomapseer).scene(1)
+
+
+def test_outlines_survive_a_file(tmp_path):
+    layout = Layout([snap(np.array([[3.2, 4.1], [9.9, 4.0], [6.0, 11.7]]))], (32, 32))
+    save_json(tmp_path / "a.json", outlines_as_file(layout))
+    again = read_outlines(tmp_path / "a.json", (32, 32))
+    assert all(np.array_equal(a, b) for a, b in zip(layout.outlines, again.outlines, strict=True))
+    assert json.loads((tmp_path / "a.json").read_text())[0][0] == [4, 28]
+
+
+def test_trees_of_older_simulators_are_refused(radiomapseer):
+    (radiomapseer / "dataset.json").write_text('{"settings": {"version": 2}}')
+    with pytest.raises(DataError, match="make it again"):
+        RadioMapSeer(radiomapseer)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +205,8 @@ def broken(kind, path):
 @pytest.mark.parametrize("kind", ["truncated", "text", "empty", "size", "16 bit", "black"])
 @pytest.mark.parametrize("which", ["png/antennas/0_0.png", "gain/DPM/0_0.png", "png/buildings_complete/0.png"])
 def test_odd_pictures_are_named(radiomapseer, kind, which):
+    shutil.rmtree(radiomapseer / "polygon")
+    shutil.rmtree(radiomapseer / "antenna")
     if kind == "black" and "antennas" not in which:
         pytest.skip("a black map is a map")
     broken(kind, radiomapseer / which)
@@ -195,7 +287,7 @@ def test_flat_tree_errors_name_the_file(flat_tree, case):
 
 
 def open_scene(tx=(3.0, 5.0), size=16):
-    return Scene("0_0", np.zeros((size, size), bool), tx)
+    return Scene("0_0", Layout([], (size, size)), tx)
 
 
 def test_transmitter_channel():
@@ -212,7 +304,7 @@ def test_distance_and_sight_channels():
     free = data.conditions.log_distance(scene, 16)
     assert free[5, 3] == pytest.approx(1) and free[5, 13] == pytest.approx(1 - 25 / 99.16)
     assert data.conditions.line_of_sight(scene, 16).min() == 1
-    scene.buildings[:, 8] = True
+    scene.layout = Layout([np.array([[7.5, -1.0], [8.5, -1.0], [8.5, 17.0], [7.5, 17.0]])], (16, 16))
     visible = data.conditions.line_of_sight(scene, 16)
     assert visible[:, :8].min() == 1 and visible[:, 8:].max() == 0
     assert (data.conditions.cars(scene, 16) == data.conditions.buildings(scene, 16)).all()
@@ -232,10 +324,23 @@ def test_resizing():
 def test_back_to_native_undoes_the_area_mean():
     buildings = np.zeros((16, 16), bool)
     buildings[3:9, 5:7] = True
+    scene = Scene("s", Layout.traced(buildings), (0.0, 0.0))
     gain = np.where(buildings, 0, 0.6).astype(np.float32)
-    back = to_native(resize(gain, 4), resize(buildings.astype(np.float32), 4), buildings)
-    assert np.allclose(back, gain, atol=1e-6)
-    assert np.array_equal(to_native(gain, buildings.astype(np.float32), buildings), gain)
+    assert np.allclose(to_native(resize(gain, 4), scene), gain, atol=1e-6)
+    assert np.array_equal(to_native(gain, scene), gain)
+    assert (to_native(np.full((20, 20), 0.6, np.float32), scene)[buildings] == 0).all()
+
+
+def test_a_perfect_answer_at_another_size_is_not_darkened(radiomapseer):
+    """The mask holds only pixels that are certain as a whole, and is applied to a target that is zero there already."""
+    scene = RadioMapSeer(radiomapseer).scene(0)
+    sample = prepare(scene, 40, 40, ["buildings"])
+    image, mask = (torch.from_numpy(sample[key])[None] for key in ("image", "ori_mask"))
+    assert mask.any() and set(mask.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(apply_mask(image, mask), image)
+    plain = resize(resize(scene.gain, 40), 32)
+    back = to_native((apply_mask(image, mask)[0, 0].numpy() + 1) / 2, scene)
+    assert np.allclose(back, np.where(scene.ori_mask, 0, plain), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (20, 30), (5, 30), (3, 4)])
@@ -243,7 +348,7 @@ def test_a_window_of_any_city(shape):
     """What is cut out is put back where it was; the transmitter stays on its pixel."""
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     for tx in ((0, 0), (shape[1] - 1, shape[0] - 1), (shape[1] // 2, shape[0] // 2)):
-        seen = window(Scene("c", values > 1e9, tx, gain=values), side=8)
+        seen = window(Scene("c", Layout([], shape), tx, gain=values), side=8)
         assert seen.scene.gain.shape == (8, 8) == seen.scene.buildings.shape
         x, y = seen.scene.tx
         assert seen.scene.gain[int(y), int(x)] == values[tx[1], tx[0]]
@@ -252,7 +357,7 @@ def test_a_window_of_any_city(shape):
         assert np.array_equal(back[known], values[known])
         assert known.sum() == min(shape[0], 8) * min(shape[1], 8)
         assert bool(seen.note) == (shape != (8, 8))
-    middle = window(Scene("c", np.zeros((40, 40), bool), (20, 20)), side=8)
+    middle = window(Scene("c", Layout([], (40, 40)), (20, 20)), side=8)
     assert (middle.row, middle.column) == (16, 16) and middle.scene.gain is None
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import DataError, RadioMapSeer, layouts, ray_tracing
+from data import DataError, RadioMapSeer, osm_cities, ray_tracing
+from data.layout import Layout
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_dataset.py"
 
@@ -20,14 +21,14 @@ def make(out, *arguments):
 
 def test_what_is_missing_is_said(monkeypatch):
     with pytest.raises(DataError, match="atlantis.*choose from munich"):
-        layouts.scene_folder("atlantis")
+        osm_cities.scene_folder("atlantis")
 
     def nothing(name):
-        raise layouts.importlib.metadata.PackageNotFoundError(name)
+        raise osm_cities.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(layouts.importlib.metadata, "distribution", nothing)
+    monkeypatch.setattr(osm_cities.importlib.metadata, "distribution", nothing)
     with pytest.raises(DataError, match="requirements-sionna.txt"):
-        layouts.scene_folder("munich")
+        osm_cities.scene_folder("munich")
     monkeypatch.setitem(sys.modules, "drjit", None)
     with pytest.raises(DataError, match="requirements-sionna.txt"):
         ray_tracing.require_sionna()
@@ -35,10 +36,10 @@ def test_what_is_missing_is_said(monkeypatch):
 
 def test_real_layouts(tmp_path):
     pytest.importorskip("plyfile", reason="real layouts need: pip install -r requirements-sionna.txt")
-    city = layouts.real_city(("munich",), np.random.default_rng(0), 256)
-    assert city.buildings.shape == (256, 256) and layouts.BUILT[0] <= city.buildings.mean() <= layouts.BUILT[1]
-    again = layouts.real_city(("munich",), np.random.default_rng(0), 256)
-    assert (again.buildings == city.buildings).all()
+    city = osm_cities.real_city(("munich",), np.random.default_rng(0), 256)
+    assert city.inside.shape == (256, 256) and osm_cities.BUILT[0] <= city.inside.mean() <= osm_cities.BUILT[1]
+    again = osm_cities.real_city(("munich",), np.random.default_rng(0), 256)
+    assert (again.inside == city.inside).all()
     done = make(tmp_path / "tree", "--layouts", "munich,etoile")
     assert done.returncode == 0, done.stderr
     assert "OpenStreetMap" in (tmp_path / "tree" / "ATTRIBUTION.txt").read_text()
@@ -55,7 +56,7 @@ def test_ray_tracer():
         pytest.skip(str(error))
     buildings = np.zeros((64, 64), bool)
     buildings[20:44, 30:36] = True
-    tracer = ray_tracing.RayTracer(buildings)
+    tracer = ray_tracing.RayTracer(Layout.traced(buildings))
     gain = tracer.path_gain((10, 32))
     assert gain.shape == (64, 64) and (gain[buildings] == -147).all()
     # free space at 10 m of height difference and distance: 20 log10(4 pi d / lambda)

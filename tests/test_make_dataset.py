@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from data import RadioMapSeer
 from denoising_diffusion_pytorch.cli import run
@@ -65,6 +66,7 @@ def test_the_tree_is_radiomapseer_s(tree):
     scenes = [f"{m}_{t}" for m in range(3) for t in range(2)]
     expected = {f"{folder}/{scene}.png" for folder in ("gain/DPM", "png/antennas") for scene in scenes}
     expected |= {f"png/buildings_complete/{m}.png" for m in range(3)} | {f"antenna/{m}.json" for m in range(3)}
+    expected |= {f"polygon/buildings_complete/{m}.json" for m in range(3)}
     assert names == expected | {"dataset.json"}
     for name in expected:
         if name.endswith(".png"):
@@ -73,10 +75,11 @@ def test_the_tree_is_radiomapseer_s(tree):
     buildings = np.array(Image.open(tree / "png/buildings_complete/1.png"))
     assert set(np.unique(buildings)) == {0, 255}
     for tx, (x, y) in enumerate(json.loads((tree / "antenna/1.json").read_text())):
+        y = 63 - y  # upwards in the list
         antenna = np.array(Image.open(tree / f"png/antennas/1_{tx}.png"))
         gain = np.array(Image.open(tree / f"gain/DPM/1_{tx}.png"))
         assert antenna[y, x] == 255 and antenna.sum() == 255
-        assert gain[y, x] == 255 and (gain[buildings > 0] == 0).all()
+        assert gain[y, x] == 255 and (gain[ndimage.binary_erosion(buildings)] == 0).all()
     scene = RadioMapSeer(tree).scene(0)
     assert scene.gain.shape == (64, 64) and (scene.gain[scene.buildings] == 0).all()
 

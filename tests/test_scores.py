@@ -9,6 +9,7 @@ from data import DataError, Scene
 from data.baselines import MeanMap, log_distance_law, los_nlos_law
 from data.evaluation import interval
 from data.figures import comparison_figure, radio_map_figure
+from data.layout import Layout
 from data.metrics import PERFECT_PSNR, Scores, map_scores, ssim
 from data.units import apply_noise_floor
 
@@ -89,7 +90,7 @@ def test_both_conventions():
 def walled_scene():
     buildings = np.zeros((16, 16), bool)
     buildings[:, 8] = True
-    return Scene("0_0", buildings, (2.0, 3.0), gain=np.where(buildings, 0, 0.5).astype(np.float32))
+    return Scene("0_0", Layout.traced(buildings), (2.0, 3.0), gain=np.where(buildings, 0, 0.5).astype(np.float32))
 
 
 def test_baselines():
@@ -99,12 +100,12 @@ def test_baselines():
     assert law[3, 6] == free[3, 6]
     assert law[3, 12] == pytest.approx(1 - (28.6 + 8) / 99.16)
     assert (free[scene.buildings] == 0).all() and (law[scene.buildings] == 0).all()
-    mean = MeanMap([scene, Scene("1_0", scene.buildings, (0.0, 0.0), gain=scene.gain * 2)])
+    mean = MeanMap([scene, Scene("1_0", scene.layout, (0.0, 0.0), gain=scene.gain * 2)])
     assert mean(scene)[0, 0] == pytest.approx(0.75) and mean(scene)[0, 8] == 0
     with pytest.raises(DataError, match="no scenes"):
         MeanMap([])
     with pytest.raises(DataError, match="7_7"):
-        mean(Scene("7_7", np.zeros((8, 8), bool), (0.0, 0.0)))
+        mean(Scene("7_7", Layout([], (8, 8)), (0.0, 0.0)))
 
 
 def test_figures_are_written(tmp_path):

@@ -17,17 +17,20 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from data import DataError, Scene
+from data.layout import Layout
 from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch import loading
 from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
+from denoising_diffusion_pytorch.checkpoint import save_checkpoint
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError, TrainingError
 from denoising_diffusion_pytorch.inference import Prediction
+from denoising_diffusion_pytorch.loading import build_model, load_initial
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective, LatentObjective
 from denoising_diffusion_pytorch.processes import choose_precision, make_accelerator
 from denoising_diffusion_pytorch.results import read_log
 from denoising_diffusion_pytorch.trainer import Trainer
 from tests.conftest import save_grey
-from tests.tiny import tiny_batch, tiny_batches, tiny_config
+from tests.tiny import merged, tiny_batch, tiny_batches, tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +104,7 @@ class OneScene:
         self.asked.append("drawn" if only_drawn else "all")
         self.models.append(model)
         truth = np.full((16, 16), 0.5, np.float32)
-        scene = Scene("s", np.zeros((16, 16), bool), (3, 3), truth)
+        scene = Scene("s", Layout([], (16, 16)), (3, 3), truth)
         gain = truth + self.errors.pop(0)
         return {0: Prediction(scene, gain, gain, truth, reconstruction=truth + 0.001)}
 
@@ -432,16 +435,14 @@ def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
     assert seen == [(0, False, False), (1, False, False), (2, True, True), (3, True, True)]
 
 
-def test_masked_pixels_are_compared_with_the_image_as_it_is():
-    """A decoder that gives the open part's gain everywhere is perfect, also where a pixel is half a building."""
-    first = tiny_config(
-        "vae", first_stage_config={"lossconfig": {"mask_buildings": True, "kl_weight": 0.0}}
-    ).first_stage_config
+def test_nothing_is_asked_of_masked_pixels():
+    """Whatever the decoder says there counts as zero gain, as the image has it."""
+    first = tiny_config("vae", first_stage_config={"lossconfig": {"kl_weight": 0.0}}).first_stage_config
     model = build_autoencoder(first)
     batch = tiny_batch(0)
-    batch["masks"] = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    batch["images"] = 2 * 0.6 * (1 - batch["masks"]) - 1  # open gain 0.6, averaged with buildings at zero
-    model.decode = lambda z, cond: torch.full((2, 1, 16, 16), 2 * 0.6 - 1)
+    batch["masks"] = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    batch["images"] = torch.where(batch["masks"] > 0, -1.0, 0.2)
+    model.decode = lambda z, cond: torch.full((2, 1, 16, 16), 0.2)
     loss, _, _ = AutoencoderObjective(model, build_loss(first))(batch, 0, {})
     assert loss.item() < 1e-6
 
@@ -692,3 +693,56 @@ def test_resuming_takes_the_new_settings_of_the_optimizer(tmp_path):
     resumed.train()
     group = resumed.optimizers[0].param_groups[0]
     assert group["weight_decay"] == 0.5 and group["betas"] == (0.8, 0.9) and group["fused"] == resumed.fused
+
+
+def trained_ldm(folder, **changes):
+    """A results folder of a short stage-2 run with a decoder that sees the condition."""
+    sections = {
+        "first_stage_config": {"ddconfig": {"decoder_cond": True}},
+        "data": {"cond_channels": ["buildings", "transmitter"]},
+    }
+    config = tiny_config("ldm", **merged(sections, changes))
+    config.trainer.results_folder = str(folder)
+    model = build_model(config, "ldm")
+    model.scale_factor.fill_(1.5)
+    ema = {name: value + 0.1 for name, value in model.state_dict().items() if value.is_floating_point()}
+    save_checkpoint(folder, step=7, stage="ldm", config=config, model=model.state_dict(), ema=ema, training={})
+    return model, config
+
+
+def test_a_run_starts_from_the_weights_of_another_one(tmp_path):
+    """The averaged ones; further channels change nothing until they are learnt."""
+    model, config = trained_ldm(tmp_path / "first")
+    config.trainer.init_from = str(tmp_path / "first")
+    same = build_model(config, "ldm")
+    assert "step 7" in load_initial(same, config, "ldm")
+    assert all(torch.allclose(value, model.state_dict()[name] + 0.1) for name, value in same.state_dict().items())
+    config.data.cond_channels = ["buildings", "transmitter", "simulated"]
+    config.cond_stage_config.in_channels = 3
+    grown = build_model(config, "ldm")
+    load_initial(grown, config, "ldm")
+    cond = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    before, after = (m.eval().sample(c, keys=[1, 2]) for m, c in ((same, cond[:, :2]), (grown, cond)))
+    assert torch.allclose(before, after, atol=1e-5) and float(grown.scale_factor) == pytest.approx(1.6)
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
+    trained_ldm(tmp_path / "first")
+    changes = [
+        (
+            {"data": {"cond_channels": ["transmitter", "buildings"]}},
+            r"\[buildings, transmitter\]; \[transmitter, buildings\]",
+        ),
+        ({"unet_config": {"model_channels": 16}}, "another architecture: .*unet"),
+    ]
+    for change, message in changes:
+        _, config = trained_ldm(tmp_path / "other", **change)
+        config.trainer.init_from = str(tmp_path / "first")
+        with pytest.raises(CheckpointError, match=message):
+            load_initial(build_model(config, "ldm"), config, "ldm")
+    config.trainer.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        load_initial(build_model(config, "ldm"), config, "ldm")
+    config.trainer.init_from = str(tmp_path / "first")
+    with pytest.raises(CheckpointError, match="is of stage ldm, not vae"):
+        load_initial(build_model(config, "ldm"), config, "vae")
