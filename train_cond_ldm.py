@@ -73,7 +73,8 @@ def train(start: Start) -> None:
         )
 
     def measure_scale(accelerator: Accelerator) -> None:
-        if config.diffusion_config.scale_factor is None and not model.scale_factor.isfinite():
+        given = config.diffusion_config.scale_factor is not None
+        if not given and (first_stage.trainable or not start.starts_from_weights):  # else it came with the weights
             images = (batch["images"] for batch in islice(start.data.batches(accelerator, 0), SCALE_BATCHES))
             several = accelerator.num_processes > 1
 

@@ -26,8 +26,7 @@ def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list
             if len(points) < 6:
                 continue
             ring = _simplify(points, tolerance)
-            if len(ring) >= 3:
-                rings.append(drop_straight(ring))
+            rings.append(drop_straight(ring) if len(ring) >= 3 else points)  # a thin wall would vanish
     return rings
 
 

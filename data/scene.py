@@ -16,7 +16,7 @@ class Scene:
 
     Attributes:
         name: e.g. `12_3`, map and transmitter.
-        layout: the real buildings.
+        layout: the real buildings; given as a picture, (H, W) bool, its outlines are traced.
         tx: (x, y) = (column, row) of the transmitter in pixels, possibly fractional; None where only a ready-made condition
             knows it.
         gain: (H, W) float32 grey levels in [0, 1], None where the truth is unknown.
@@ -30,6 +30,10 @@ class Scene:
     gain: np.ndarray | None = None
     cars: Layout | None = None
     known: Layout | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layout, np.ndarray):
+            self.layout = Layout.traced(self.layout)
 
     @property
     def shown(self) -> Layout:

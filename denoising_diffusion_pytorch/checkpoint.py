@@ -371,7 +371,7 @@ def check_geometry(checkpoint: Checkpoint, config: Config) -> list[str]:
     geometry = [line for line in changed if line.startswith(decisive) and not line.startswith(NOT_GEOMETRY)]
     if geometry:
         raise CheckpointError(
-            f"{checkpoint.path}: made with another geometry: {'; '.join(geometry)}; use those settings, or choose another "
+            f"{checkpoint.path}: made with another architecture: {'; '.join(geometry)}; use those settings, or choose another "
             "trainer.results_folder"
         )
     return changed

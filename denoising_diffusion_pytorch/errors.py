@@ -6,7 +6,7 @@ class ConfigError(ValueError):
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or of another geometry."""
+    """A checkpoint is missing, damaged or of another architecture."""
 
 
 class TrainingError(RuntimeError):

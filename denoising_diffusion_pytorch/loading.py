@@ -116,7 +116,7 @@ def load_first_stage(autoencoder: nn.Module, path: str | Path) -> str:
         a line saying what was loaded.
 
     Raises:
-        CheckpointError: not there, not readable without running code, or of another geometry.
+        CheckpointError: not there, not readable without running code, or of another architecture.
     """
     path = Path(path)
     if path.is_dir():

@@ -233,7 +233,7 @@ def test_mistakes_end_in_one_line(workplace, tmp_path):
     refused(command(*train, ckpt, "data.train.data_root=/nowhere", cwd=tmp_path), "/nowhere")
     refused(command(*train, ckpt, "data.train.simulation_type=DMP", cwd=tmp_path), "did you mean DPM")
     refused(command(*train, ckpt, "data.cond_channels=[buildings,transmiter,cars]", cwd=tmp_path), "transmiter")
-    refused(command(*train, ckpt, "first_stage_config.embed_dim=3", cwd=tmp_path), "another geometry")
+    refused(command(*train, ckpt, "first_stage_config.embed_dim=3", cwd=tmp_path), "another architecture")
     refused(command(*train, "first_stage_config.ckpt_path=gone.pt", cwd=tmp_path), "gone.pt")
     other = "data.cond_channels=[buildings,transmitter,line_of_sight]"
     refused(command(*train, other, cwd=workplace), "data.cond_channels")

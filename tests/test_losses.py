@@ -27,11 +27,9 @@ def test_hinge():
     assert discriminator == (0 + 1) / 2 + (1.5 + 0) / 2
 
 
-def test_mask_is_the_area_mean():
-    open_part = torch.tensor(0.6)  # grey level of the open half of a pixel
-    mask = torch.tensor(0.5)
-    assert torch.allclose(apply_mask(2 * open_part - 1, mask), 2 * torch.tensor(0.3) - 1)
+def test_mask_is_zero_gain_or_nothing():
     assert apply_mask(torch.tensor(0.7), torch.tensor(1.0)) == -1
+    assert apply_mask(torch.tensor(0.7), torch.tensor(0.0)) == torch.tensor(0.7)
     assert apply_mask(torch.tensor(0.7), None) == torch.tensor(0.7)
 
 

@@ -192,6 +192,13 @@ def test_polygons_of_a_mask():
     assert len(corners_of(rings_from_mask(court), court)) == 4  # the courtyard's corners are concave
 
 
+def test_a_wall_of_one_pixel_blocks_the_view():
+    wall = np.zeros((32, 32), bool)
+    wall[4:28, 16] = True
+    visible = line_of_sight(Layout.traced(wall), (8, 16))
+    assert not visible[12:20, 20:].any() and visible[:, :16].all()
+
+
 def test_pixels_of_outlines():
     ring = np.array([[4.5, 4.5], [20.5, 4.5], [20.5, 12.5], [4.5, 12.5]])
     expected = np.zeros((32, 32), bool)

@@ -607,7 +607,7 @@ def test_foreign_files_run_no_code_and_fail_clearly(tmp_path, monkeypatch):
     assert not (tmp_path / "executed").exists()
     other = build_autoencoder(tiny_config("vae", first_stage_config={"ddconfig": {"ch": 16}}).first_stage_config)
     torch.save({"model": other.state_dict()}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="another geometry.*not"):
+    with pytest.raises(CheckpointError, match="another architecture.*not"):
         loading.load_first_stage(target, tmp_path / "other.pt")
 
 
