@@ -7,6 +7,7 @@ A channel is a function (scene, size) -> (size, size) float32 in [0, 1], registe
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from .errors import DataError
 from .resize import resize
@@ -88,8 +89,13 @@ def simulated_gain(scene: Scene) -> np.ndarray:
     """
     from .simulator import Simulator  # numba is slow to import
 
+    tx, inside = scene.tx, scene.shown.inside
+    if scene.outlines_are_guessed and inside[round(tx[1]), round(tx[0])]:
+        nearest_open = ndimage.distance_transform_edt(inside, return_distances=False, return_indices=True)
+        row, column = nearest_open[:, round(tx[1]), round(tx[0])]
+        tx = (float(column), float(row))
     try:
-        return db_to_gain(Simulator(scene.shown).path_gain(scene.tx)).astype(np.float32)
+        return db_to_gain(Simulator(scene.shown).path_gain(tx)).astype(np.float32)
     except ValueError as error:
         raise DataError(f"scene {scene.name}: {error}") from error
 

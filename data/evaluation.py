@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 from scipy.stats import bootstrap
 
 from .metrics import Scores
+from .scene import Scene
+from .units import NOISE_FLOOR
 
 COLUMNS = {  # heading: (key of a summary, digits)
     "NMSE": ("nmse", 4),
@@ -28,6 +31,32 @@ LEGEND = (
     "the transmitter and those that do not. 0.2: RadioUNet's convention, levels max(g - 0.2, 0) / 0.8, errors summed over the whole "
     "set; 0.2 per map and SSIM 0.2: the same levels, means over maps. Figures of different conventions must never be compared."
 )
+
+
+def error_shares(prediction: np.ndarray, scene: Scene, visible: np.ndarray) -> dict[str, float]:
+    """Where a map's squared error lies, each pixel counted in the first place that it belongs to; the shares add up to the map's NMSE.
+
+    Args:
+        prediction: (H, W) grey levels in [0, 1].
+        scene: with its truth.
+        visible: (H, W) bool, pixels in line of sight.
+    """
+    error = (prediction.astype(np.float64) - scene.gain) ** 2
+    power = max(float((scene.gain.astype(np.float64) ** 2).sum()), 1e-12)
+    inside = scene.buildings
+    places = {
+        "inside buildings": inside,
+        "outage (zero in the open)": scene.gain == 0,
+        "beside a wall": ndimage.binary_dilation(inside, np.ones((3, 3))),
+        "line of sight": visible,
+        "deep shadow (below -127 dB)": scene.gain < NOISE_FLOOR,
+        "other shadow": np.ones_like(inside),
+    }
+    shares, counted = {}, np.zeros_like(inside)
+    for name, place in places.items():
+        shares[name] = float(error[place & ~counted].sum()) / power
+        counted |= place
+    return shares
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:

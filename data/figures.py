@@ -20,7 +20,7 @@ def _show(
     axes: Any, values: np.ndarray, buildings: np.ndarray, tx: Sequence[float] | None, cmap: str, limits: tuple
 ) -> Any:
     axes.set_facecolor(BUILDING_GREY)
-    shown = np.ma.masked_where((buildings > 0.99) | np.isnan(values), values)
+    shown = np.ma.masked_where(buildings | np.isnan(values), values)
     image = axes.imshow(shown, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     if tx is not None:
         axes.plot(*tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
@@ -40,8 +40,8 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
 
     Args:
         path: PNG to write.
-        rows: dicts with `name`, `real` and every name of `columns` (H, W) grey levels in [0, 1], `buildings` (H, W) share
-            in [0, 1], and optionally `tx` (x, y) in pixels.
+        rows: dicts with `name`, `real` and every name of `columns` (H, W) grey levels in [0, 1], `buildings` (H, W) bool,
+            and optionally `tx` (x, y) in pixels.
         columns: names of the predictions, which are also their titles.
     """
     count = len(columns) + 2

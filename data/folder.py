@@ -68,7 +68,7 @@ class FlatTree:
         """Image and mask as a scene; what its condition shows is in `cond` alone. The map is zero where the mask is set."""
         image = self.image(index)
         mask = self.mask(index, image.shape)
-        layout = Layout([], mask.shape, inside=mask, certain=mask, exact=False)
+        layout = Layout.traced(mask)
         return Scene(self.names[index], layout, tx=None, gain=np.where(mask, 0, image))
 
     def cond(self, index: int) -> np.ndarray:

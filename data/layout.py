@@ -21,24 +21,28 @@ def cut(image: np.ndarray, row: int, column: int, side: int) -> np.ndarray:
 class Layout:
     """The buildings of a city, or its cars.
 
+    Attributes:
+        exact: whether outlines were given; traced ones lie a little outside of the walls.
+
     Args:
         outlines: closed rings, (N, 2) float64 arrays of x, y without the repeated first point; one inside another is a courtyard.
+            None: traced from `inside` when they are asked for.
         shape: (H, W) of the map.
         inside: (H, W) bool, where a picture says what is built; None: pixels whose centre lies inside the outlines.
-        certain: (H, W) bool, where the map is zero beyond doubt; None: `inside`, which holds for outlines that are exact.
-        exact: whether the outlines are the city's own, or were traced from pixels.
+        certain: (H, W) bool, where the map is zero beyond doubt; None: `inside`.
     """
 
     def __init__(
         self,
-        outlines: list[np.ndarray],
+        outlines: list[np.ndarray] | None,
         shape: tuple[int, int],
         *,
         inside: np.ndarray | None = None,
         certain: np.ndarray | None = None,
-        exact: bool = True,
     ):
-        self.outlines, self.shape, self.exact = outlines, shape, exact
+        self.shape, self.exact = shape, outlines is not None
+        if outlines is not None:
+            self.outlines = outlines
         if inside is not None:
             self.inside = np.ascontiguousarray(inside, dtype=bool)
         if certain is not None:
@@ -47,7 +51,12 @@ class Layout:
     @classmethod
     def traced(cls, mask: np.ndarray) -> "Layout":
         """The layout of a picture in the map's own frame, (H, W) bool: the city is what it shows, its outlines are traced."""
-        return cls(rings_from_mask(mask), mask.shape, inside=mask, exact=False)
+        return cls(None, mask.shape, inside=mask)
+
+    @cached_property
+    def outlines(self) -> list[np.ndarray]:
+        """Those given, or traced from the pixels inside; buildings of one or two pixels have none."""
+        return rings_from_mask(self.inside)
 
     @cached_property
     def inside(self) -> np.ndarray:
@@ -99,9 +108,9 @@ class Layout:
 
     def window(self, row: int, column: int, side: int) -> "Layout":
         """The square of `side` px whose first pixel is (row, column); open ground where the map ends."""
-        moved = [ring - (column, row) for ring in self.outlines]
+        moved = [ring - (column, row) for ring in self.outlines] if self.exact else None
         inside, certain = (cut(image, row, column, side) for image in (self.inside, self.certain))
-        return Layout(moved, (side, side), inside=inside, certain=certain, exact=self.exact)
+        return Layout(moved, (side, side), inside=inside, certain=certain)
 
     def symmetry(self, index: int) -> "Layout":
         """What `augment.symmetry` does to pictures of a square layout, done to the outlines."""
@@ -115,4 +124,4 @@ class Layout:
                 x, y = y, last - x
             return np.column_stack([x, y])
 
-        return Layout([turn(ring) for ring in self.outlines], self.shape, exact=self.exact)
+        return Layout([turn(ring) for ring in self.outlines], self.shape)

@@ -122,8 +122,8 @@ class RadioMapDataset(Dataset):
 
     def identity(self) -> dict[str, object]:
         """What the samples are made of, as JSON has it; another one as soon as a file, a setting or the code for them changes."""
-        presented = {"image": self.image_size, "cond": self.cond_size, "channels": list(self.cond_channels)}
-        return self.source.identity() | presented | {"code": _code_digest()}
+        sizes = {"image": self.image_size, "cond": self.cond_size, "channels": list(self.cond_channels)}
+        return self.source.identity() | sizes | {"code": _code_digest()}
 
     def _fill_store(self, folder: Path | None) -> SampleStore:
         """Every sample prepared once, by several threads. One that cannot be read is left to be tried, and reported, in its turn."""

@@ -88,7 +88,10 @@ def real_city(names: tuple[str, ...], rng: np.random.Generator, size: int) -> La
         window = whole[row : row + size, column : column + size]
         if BUILT[0] <= window.mean() <= BUILT[1]:
             traced = Layout.traced(window).symmetry(int(rng.integers(8)))
-            return Layout([snap(ring) for ring in traced.outlines], window.shape)
+            rings = [
+                snap(ring + 0.5) for ring in traced.outlines
+            ]  # walls lie between pixels: half a pixel, the same for all
+            return Layout([ring for ring in rings if len(ring) >= 3], window.shape)
     raise DataError(
         f"--layouts {','.join(names)}: no window of {size} m with {BUILT[0]:.0%} to {BUILT[1]:.0%} of buildings"
     )

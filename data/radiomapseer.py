@@ -15,6 +15,7 @@ gain, buildings and transmitter; of a partial download the complete scenes are u
 import difflib
 import logging
 import re
+import threading
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 
 from .errors import DataError
 from .layout import Layout
-from .registration import read_antennas, read_json, read_outlines, read_picture
+from .registration import fit_outlines, read_antennas, read_json, read_outlines
 from .scene import Scene, read_grey, transmitter_position
 from .splits import select, spread
 from .store import digest
@@ -177,13 +178,14 @@ class RadioMapSeer:
         path = self.gain_folder / f"{name}.png"
         gain = read_grey(path)
         layouts = {key: self._layouts(part, map_id, gain.shape) for key, part in self.parts.items()}
-        layout = layouts["layout"]
-        if layout.exact and layout.inside.any() and (gain[layout.inside] > 0).mean() > ANOTHER_LAYOUT:
+        layout, guessed = layouts["layout"], str(map_id) not in self.outlines["buildings_complete"]
+        if not guessed and layout.inside.any() and (gain[layout.inside] > 0).mean() > ANOTHER_LAYOUT:
             raise DataError(
                 f"{self._file('polygon', 'buildings_complete', map_id)}: outlines of another layout; {path} has gain inside of them"
             )
         tx = self._transmitter(map_id, transmitter, gain.shape)
-        return Scene(name, tx=tx, gain=(gain / 255).astype(np.float32), **layouts)
+        shown = {key: layouts.get(key) for key in ("cars", "known")}
+        return Scene(name, layout, tx, (gain / 255).astype(np.float32), **shown, outlines_are_guessed=guessed)
 
     def picture(self, index: int) -> np.ndarray | None:
         """The building picture of a scene, (H, W) bool as it is on disk, half a pixel aside of the map; None where there is none."""
@@ -199,7 +201,14 @@ class RadioMapSeer:
             return read_outlines(self._file("polygon", part, map_id), shape)
         path = self._file("png", part, map_id)
         mask = _of_shape(read_grey(path), path, shape) > 0
-        return Layout.traced(mask) if self.pictures_lie_over_maps else self._fitted(mask.tobytes(), shape)
+        return Layout.traced(mask) if self.pictures_lie_over_maps else Layout(self._fitted_outlines(path, mask), shape)
+
+    def _fitted_outlines(self, path: Path, mask: np.ndarray) -> list[np.ndarray]:
+        """`fit_outlines`, which takes a second, once per picture and process."""
+        with self._fitting:
+            if path not in self._fitted:
+                self._fitted[path] = fit_outlines(mask)
+            return self._fitted[path]
 
     def _pictures_lie_over_maps(self) -> bool:
         """Whether a tree's building pictures were cut from its maps, unlike RadioMapSeer's, which are half a pixel aside."""
@@ -208,10 +217,13 @@ class RadioMapSeer:
         for place in spread(len(traced), MEASURED):
             map_id, transmitter = traced[place]
             path = self._file("png", "buildings_complete", map_id)
-            gain = read_grey(self.gain_folder / f"{map_id}_{transmitter}.png").astype(np.float64) ** 2
-            inside += float(gain[_of_shape(read_grey(path), path, gain.shape) > 0].sum())
+            try:
+                gain = read_grey(self.gain_folder / f"{map_id}_{transmitter}.png").astype(np.float64) ** 2
+                inside += float(gain[_of_shape(read_grey(path), path, gain.shape) > 0].sum())
+            except DataError:  # said when its scene is read
+                continue
             total += float(gain.sum())
-        return bool(traced) and inside <= EXACTLY_OVER * total
+        return total > 0 and inside <= EXACTLY_OVER * total
 
     def _transmitter(self, map_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
         listed = self.root / "antenna" / f"{map_id}.json"
@@ -229,13 +241,16 @@ class RadioMapSeer:
     def _open_caches(self) -> None:
         self._layouts = lru_cache(LAYOUTS_KEPT)(self._read_layout)
         self._antennas = lru_cache(LAYOUTS_KEPT)(read_antennas)
-        self._fitted = lru_cache(None)(
-            _fitted_layout
-        )  # takes a second; the outlines of the whole data set need little memory
+        self._fitted: dict[Path, list[np.ndarray]] = {}
+        self._fitting = threading.Lock()
 
     def __getstate__(self) -> dict:
         """For workers that are not forked: what was read stays behind."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_layouts", "_antennas", "_fitted")}
+        return {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("_layouts", "_antennas", "_fitted", "_fitting")
+        }
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -257,10 +272,6 @@ class RadioMapSeer:
         }
 
 
-def _fitted_layout(content: bytes, shape: tuple[int, int]) -> Layout:
-    return read_picture(np.frombuffer(content, bool).reshape(shape))
-
-
 def _of_shape(pixels: np.ndarray, path: Path, shape: tuple[int, int]) -> np.ndarray:
     """A picture, or DataError where its size is not its map's."""
     if pixels.shape != shape:
@@ -275,7 +286,8 @@ def _refuse_older_simulation(root: Path) -> None:
         return
     content = read_json(manifest)
     settings = content.get("settings") if isinstance(content, dict) else None
-    if isinstance(settings, dict) and settings.get("version", REGISTERED) < REGISTERED:
+    version = settings.get("version") if isinstance(settings, dict) else None
+    if isinstance(version, int) and version < REGISTERED:
         raise DataError(
             f"{root}: is of an earlier version, whose pictures lie in another frame; make it again with scripts/make_dataset.py"
         )

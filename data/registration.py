@@ -99,13 +99,13 @@ def picture_of(layout: Layout) -> np.ndarray:
     return aside.coverage > 0.5
 
 
-def read_picture(mask: np.ndarray) -> Layout:
-    """The layout of a building picture (H, W) bool as RadioMapSeer has it.
+def fit_outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """The outlines, in the map's frame, of a building picture (H, W) bool as RadioMapSeer has it.
 
-    Outlines are traced from the pixels, brought to the map's frame, and fitted: their corners are whole numbers in polygon/, and
-    those are sought that draw the picture. What cannot be known is which of several outlines drew it.
+    They are traced from the pixels, brought to the map's frame, and fitted: corners are whole numbers in polygon/, and those are
+    sought that draw the picture. What cannot be known is which of several outlines drew it, so that walls may be a pixel off.
     """
-    return Layout([_fit(ring, mask) for ring in rings_from_mask(mask)], mask.shape)
+    return [_fit(ring, mask) for ring in rings_from_mask(mask)]
 
 
 def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -32,8 +32,8 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
     """A map at the networks' resolution back to the scene's, zero where the scene's `ori_mask` says so.
 
-    A coarse pixel is the mean over its open part times that part's share, so that enlarging is a bilinear interpolation normalised
-    by the interpolated share, and what is inside of buildings is zero.
+    A pixel of another size is the mean over its open part times that part's share, so that the way back is a bilinear interpolation
+    normalised by the interpolated share, and what is inside of buildings is zero.
 
     Args:
         gain: (h, w) grey levels in [0, 1].
@@ -43,11 +43,10 @@ def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
         (H, W) float32 grey levels in [0, 1].
     """
     height, side = scene.layout.shape[0], gain.shape[0]
-    if side > height:
-        gain = resize(gain, height)
-    elif side < height:
+    if side != height:
         inside = scene.shown.inside
         pair = torch.from_numpy(np.stack([gain, resize(~inside, side)]))[None]
-        fine, share = F.interpolate(pair, (height, height), mode="bilinear", align_corners=False)[0].numpy()
-        gain = np.where(inside, 0, fine / np.maximum(share, 1e-3))
+        how = {"mode": "bilinear", "antialias": side > height, "align_corners": False}
+        native, share = F.interpolate(pair, (height, height), **how)[0].numpy()
+        gain = np.where(inside, 0, native / np.maximum(share, 1e-3))
     return np.where(scene.ori_mask, 0, gain).clip(0, 1).astype(np.float32)

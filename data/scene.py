@@ -22,6 +22,8 @@ class Scene:
         gain: (H, W) float32 grey levels in [0, 1], None where the truth is unknown.
         cars: None where the data has none.
         known: the buildings that the condition may show; None for all of them.
+        outlines_are_guessed: from a picture half a pixel aside; the transmitter may then seem to be inside a building, and the
+            simulator starts from the nearest open pixel.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Scene:
     gain: np.ndarray | None = None
     cars: Layout | None = None
     known: Layout | None = None
+    outlines_are_guessed: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.layout, np.ndarray):

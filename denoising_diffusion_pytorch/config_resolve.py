@@ -161,9 +161,9 @@ def _resolve_trainer(config: Config, stage: str) -> None:
         )
     if trainer.sample_interval is None:
         trainer.sample_interval = trainer.save_interval
-    if trainer.init_from and config.first_stage_config.ckpt_path and stage == "ldm":
+    if trainer.init_from and config.first_stage_config.ckpt_path:
         raise ConfigError(
-            "trainer.init_from and first_stage_config.ckpt_path exclude each other: a whole stage 2 holds its first stage"
+            "trainer.init_from and first_stage_config.ckpt_path exclude each other: a checkpoint of either stage holds the autoencoder"
         )
     if trainer.results_folder is None:
         trainer.results_folder = STAGES[stage]

@@ -67,7 +67,7 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
         a line saying what was loaded.
 
     Raises:
-        CheckpointError: not there, of another stage, of other channels, or of another architecture.
+        CheckpointError: not there, of another stage, of other channels, of another objective, or of another architecture.
     """
     checkpoint = open_checkpoint(config.trainer.init_from)
     if checkpoint.stage != stage:
@@ -77,9 +77,15 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
         raise CheckpointError(
             f"{checkpoint.path}: was trained with data.cond_channels [{', '.join(before)}]; [{', '.join(now)}] must begin with them"
         )
+    for name in ("model_type", "objective") if stage == "ldm" else ():
+        theirs, ours = getattr(checkpoint.config.diffusion_config, name), getattr(config.diffusion_config, name)
+        if theirs != ours:
+            raise CheckpointError(f"{checkpoint.path}: was trained with diffusion_config.{name} {theirs}, not {ours}")
     state = checkpoint.weights("model") | checkpoint.weights("ema")
+    fitting = model.state_dict()
+    if stage == "ldm" and config.diffusion_config.scale_factor is not None:
+        state["scale_factor"] = fitting["scale_factor"]
     if len(now) > len(before):
-        fitting = build_model(config, stage).state_dict()
         state = {name: _with_new_inputs(value, fitting.get(name)) for name, value in state.items()}
     load_strictly(model, state, checkpoint.path)
     return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"

@@ -48,7 +48,7 @@ class AutoencoderObjective(nn.Module):
 
     def pixel_loss(self, batch: Batch, posterior, noise: Tensor, step: int) -> Output:
         """The loss of decoding a sample of the posterior."""
-        image = batch["images"]  # is zero already where the mask is 1
+        image = batch["images"]  # zero where the mask is 1, but for free rotations
         decoded = self.autoencoder.decode(posterior.sample(noise), batch["conditions"])
         reconstruction = apply_mask(decoded, batch["masks"])
         fake_pred = None

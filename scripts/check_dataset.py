@@ -57,6 +57,7 @@ class Registration:
         self.energy = dict.fromkeys(
             ("map", "png/buildings_complete", "what is certain", "the same without its border"), 0.0
         )
+        self.pictured = 0.0  # energy of the maps that have a picture
         self.open = self.zeros = 0
 
     def add(self, scene: Scene, picture: np.ndarray | None) -> None:
@@ -70,6 +71,7 @@ class Registration:
         }
         if picture is not None and picture.shape == power.shape:
             places["png/buildings_complete"] = picture
+            self.pictured += float(power.sum())
         for name, where in places.items():
             self.energy[name] += float(power[where].sum())
         outside = ~scene.buildings
@@ -80,6 +82,10 @@ class Registration:
         """The measurement, and a warning where it is not as RadioMapSeer's."""
         total = max(self.energy["map"], 1e-12)
         shares = {name: energy / total for name, energy in self.energy.items() if name != "map"}
+        if self.pictured:
+            shares["png/buildings_complete"] *= total / self.pictured
+        else:
+            del shares["png/buildings_complete"]
         measured = ", ".join(f"{share:.2%} inside {name}" for name, share in shares.items())
         lines = [
             f"registration: of the maps' energy {measured}; {self.zeros / max(self.open, 1):.2%} of the open pixels are zero (outage)"
@@ -120,9 +126,13 @@ class Findings:
 
         def open_one(index: int) -> tuple[Scene | str, np.ndarray | None]:
             try:
-                return source.scene(index), source.picture(index)
+                scene = source.scene(index)
             except DataError as error:
                 return str(error), None
+            try:
+                return scene, source.picture(index)
+            except DataError:  # outlines are there, so nothing needs the picture
+                return scene, None
 
         with (
             ThreadPoolExecutor() as pool,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data import DataError, RadioMapSeer, Scene
 from data.baselines import MeanMap, log_distance_law, los_nlos_law, simulator_map
-from data.evaluation import LEGEND, summarize, table, write_csv, write_json
+from data.evaluation import LEGEND, error_shares, summarize, table, write_csv, write_json
 from data.figures import comparison_figure
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
@@ -103,9 +103,12 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
             scores[REGRESSION].add(scene.name, answer.gain, scene.gain, visible)
         failures += score_others(others, scores, scene, visible)
         row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain}
+        row["shares"] = error_shares(prediction.gain, scene, visible)
         gallery.append((ours["nmse"], row | {"buildings": scene.buildings, "tx": scene.tx}))
     for name in others:
         mine = [text for text in failures if text.startswith(f"{name}: ")]
+        if mine and scores[name].rows:
+            scores[f"{name} ({len(scores[name].rows)} of {len(gallery)} maps)"] = scores.pop(name)
         if mine:
             print(f"{name} is scored without {len(mine)} of {len(gallery)} maps; the first: {mine[0]}", file=sys.stderr)
     gallery.sort(key=lambda entry: entry[0])
@@ -128,6 +131,7 @@ def main() -> None:
         dataset = SimulatedScenes(arguments.maps, FRESH_CITIES)
     scores, gallery = score_all(arguments, predictor, dataset)
     rows = {name: summarize(each) for name, each in scores.items()}
+    shares = {place: float(np.mean([row["shares"][place] for row in gallery])) for place in gallery[0]["shares"]}
     facts = {
         "checkpoint": str(predictor.checkpoint.path),
         "step": predictor.checkpoint.step,
@@ -140,6 +144,7 @@ def main() -> None:
     where = f"{dataset.report}\n" + ", ".join(f"{key} {value}" for key, value in facts.items() if key != "data")
     shown = {name: row for name, row in rows.items() if name != COARSE or is_enlarged(predictor, gallery)}
     print(f"{where}\n{table(shown)}\n{LEGEND}")
+    print("its NMSE by place: " + ", ".join(f"{place} {share:.4f}" for place, share in shares.items()))
     if isinstance(dataset, SimulatedScenes) and "simulated" in predictor.config.data.cond_channels:
         print(
             "note: this model is told the simulator's map, which is the truth here; only other maps say how good it is (--data)"
@@ -150,7 +155,10 @@ def main() -> None:
             "reconstruction": rows.get(CEILING),
             "baselines": {name: row for name, row in rows.items() if name not in (OURS, COARSE, CEILING)},
         }
-        write_json(arguments.json, summary | facts | {"convention": LEGEND, "per_map": scores[OURS].rows})
+        write_json(
+            arguments.json,
+            summary | facts | {"nmse_by_place": shares, "convention": LEGEND, "per_map": scores[OURS].rows},
+        )
     if arguments.markdown:
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
         arguments.markdown.write_text(f"{where}\n\n{table(shown, markdown=True)}", encoding="utf-8")

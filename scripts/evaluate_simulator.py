@@ -2,7 +2,7 @@
 
     python scripts/evaluate_simulator.py --data path/to/RadioMapSeer [--split all]
 
-Buildings and transmitters are the tree's; raw grey levels, native resolution, means over maps, CPU seconds a map.
+Buildings and transmitters are the tree's; native resolution, the three conventions of data/metrics.py, CPU seconds per map.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import RadioMapSeer
+from data.evaluation import LEGEND, summarize, table
 from data.metrics import Scores
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
@@ -41,10 +42,7 @@ def main() -> None:
         seconds.append((prepared - start, time.process_time() - prepared))
         corners.append(len(simulator.corners))
         scores.add(scene.name, gain_to_uint8(db_to_gain(path_gain)) / 255, scene.gain)
-    summary = scores.summary()
-    print(
-        " ".join(f"{key}={summary[key]:.4f}" for key in ("nmse", "rmse", "ssim", "psnr")) + f" maps={summary['maps']}"
-    )
+    print(f"{dataset.report}\n{table({'simulator': summarize(scores)})}\n{LEGEND}")
     prepare, solve = np.mean(seconds, axis=0)
     slowest = np.sum(seconds, axis=1).max()
     print(

@@ -30,7 +30,6 @@ from tqdm import tqdm
 from data.errors import DataError
 from data.layout import Layout
 from data.osm_cities import ATTRIBUTION, CITIES, footprints, real_city
-from data.radiomapseer import REGISTERED
 from data.ray_tracing import RayTracer, require_sionna
 from data.registration import antennas_as_file, outlines_as_file, picture_of
 from data.simulator import Simulator, random_city, random_transmitter
@@ -38,7 +37,7 @@ from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run
 
 RANDOM, DOMINANT_PATH = "random", "dominant_path"
-VERSION = REGISTERED  # of the generator and the laws; another one makes other maps from the same seed
+VERSION = 3  # of the generator and the laws; another one makes other maps from the same seed
 
 
 def write_aside(path: Path, save: Callable[[Path], object]) -> None:

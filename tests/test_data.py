@@ -29,7 +29,8 @@ from data import (
 from data.augment import symmetry
 from data.conditions import condition
 from data.layout import Layout
-from data.registration import outlines_as_file, picture_of, read_outlines, read_picture, snap
+from data.metrics import map_scores
+from data.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
 from data.resize import resize, to_native
 from data.sampler import SampleStream
 from data.splits import standard_split
@@ -85,7 +86,7 @@ def test_a_tree_without_outlines_is_read_from_its_pictures(radiomapseer):
 def test_courtyards_are_fitted_too():
     ring = np.array([[4.0, 3.0], [30.0, 8.0], [27.0, 28.0], [3.0, 24.0]])
     layout = Layout([snap(ring), snap(ring * 0.4 + 9)], (36, 36))
-    fitted = read_picture(picture_of(layout))
+    fitted = Layout(fit_outlines(picture_of(layout)), layout.shape)
     assert len(fitted.outlines) == 2 and (fitted.inside != layout.inside).sum() <= 12
 
 
@@ -338,9 +339,8 @@ def test_a_perfect_answer_at_another_size_is_not_darkened(radiomapseer):
     image, mask = (torch.from_numpy(sample[key])[None] for key in ("image", "ori_mask"))
     assert mask.any() and set(mask.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(apply_mask(image, mask), image)
-    plain = resize(resize(scene.gain, 40), 32)
     back = to_native((apply_mask(image, mask)[0, 0].numpy() + 1) / 2, scene)
-    assert np.allclose(back, np.where(scene.ori_mask, 0, plain), atol=1e-6)
+    assert (back[scene.ori_mask] == 0).all() and map_scores(back, scene.gain)["nmse"] < 1e-3
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (20, 30), (5, 30), (3, 4)])

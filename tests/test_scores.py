@@ -7,7 +7,7 @@ import pytest
 
 from data import DataError, Scene
 from data.baselines import MeanMap, log_distance_law, los_nlos_law
-from data.evaluation import interval
+from data.evaluation import error_shares, interval
 from data.figures import comparison_figure, radio_map_figure
 from data.layout import Layout
 from data.metrics import PERFECT_PSNR, Scores, map_scores, ssim
@@ -106,6 +106,21 @@ def test_baselines():
         MeanMap([])
     with pytest.raises(DataError, match="7_7"):
         mean(Scene("7_7", Layout([], (8, 8)), (0.0, 0.0)))
+
+
+def test_error_by_place_adds_up():
+    scene = walled_scene()
+    scene.gain[0, 0] = 0
+    visible = np.zeros((16, 16), bool)
+    visible[:, :8] = True
+    prediction = np.where(scene.buildings, 0.1, 0.4).astype(np.float32)
+    shares = error_shares(prediction, scene, visible)
+    power = float((scene.gain**2).sum())
+    assert sum(shares.values()) == pytest.approx(map_scores(prediction, scene.gain)["nmse"], rel=1e-5)
+    assert shares["inside buildings"] == pytest.approx(16 * 0.01 / power, rel=1e-5)
+    assert shares["outage (zero in the open)"] == pytest.approx(0.16 / power, rel=1e-5)
+    assert shares["beside a wall"] == pytest.approx(32 * 0.01 / power, rel=1e-5)
+    assert shares["line of sight"] == pytest.approx((7 * 16 - 1) * 0.01 / power, rel=1e-5)
 
 
 def test_figures_are_written(tmp_path):
