@@ -24,7 +24,7 @@ from data.figures import comparison_figure, coverage_figure, radio_map_figure
 from data.layout import Layout
 from data.metrics import Scores
 from data.scene import read_grey, scene_at
-from data.simulated import random_scenes
+from data.simulated import TOLD, random_scenes
 from data.units import GAIN_MIN_DB, GAIN_SPAN_DB, NOISE_FLOOR, gain_to_uint8
 from data.window import Window, best_server, window
 from denoising_diffusion_pytorch.cli import run
@@ -148,6 +148,8 @@ def main() -> None:
         write_coverage(folder, windows, gains, arguments.threshold)
     for note in sorted({w.note for w in windows or () if w.note}):
         print(f"note: {note}")
+    if arguments.simulate is not None and predictor.is_told_the_simulation:
+        print(TOLD)
     print(f"{count} maps in {folder} ({predictor.sampler}, {predictor.steps} steps, {predictor.checkpoint.path})")
 
 

@@ -9,6 +9,8 @@ from .simulator import Simulator, random_city, random_transmitter
 from .units import db_to_gain, gain_to_uint8
 from .window import SIDE
 
+TOLD = "note: this model is told the simulator's map, which is the truth here; only other maps say how good it is"
+
 
 class SimulatedScenes:
     """Cities number `seed`, `seed` + 1, ... with one transmitter each; the same interface as `RadioMapSeer`.

@@ -79,6 +79,11 @@ class Predictor:
         if isinstance(model, LatentDiffusion):
             self.use(sampler, steps)
 
+    @property
+    def is_told_the_simulation(self) -> bool:
+        """Whether the embedded simulator's map is part of the condition; scores on that simulator's own maps then say nothing."""
+        return "simulated" in self.config.data.cond_channels
+
     def use(self, sampler: str | None, steps: int | None) -> None:
         """Choose sampler and number of network calls, None for the configured ones.
 

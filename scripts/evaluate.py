@@ -23,7 +23,7 @@ from data.baselines import MeanMap, log_distance_law, los_nlos_law, simulator_ma
 from data.evaluation import LEGEND, error_shares, summarize, table, write_csv, write_json
 from data.figures import comparison_figure
 from data.metrics import Scores
-from data.simulated import SimulatedScenes
+from data.simulated import TOLD, SimulatedScenes
 from data.simulator import line_of_sight
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.inference import Predictor
@@ -145,10 +145,8 @@ def main() -> None:
     shown = {name: row for name, row in rows.items() if name != COARSE or is_enlarged(predictor, gallery)}
     print(f"{where}\n{table(shown)}\n{LEGEND}")
     print("its NMSE by place: " + ", ".join(f"{place} {share:.4f}" for place, share in shares.items()))
-    if isinstance(dataset, SimulatedScenes) and "simulated" in predictor.config.data.cond_channels:
-        print(
-            "note: this model is told the simulator's map, which is the truth here; only other maps say how good it is (--data)"
-        )
+    if isinstance(dataset, SimulatedScenes) and predictor.is_told_the_simulation:
+        print(f"{TOLD} (--data)")
     if arguments.json:
         summary = rows[OURS] | {
             "model_resolution": rows[COARSE] | {"pixels": predictor.config.data.image_size},
