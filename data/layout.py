@@ -29,24 +29,14 @@ class Layout:
             None: traced from `inside` when they are asked for.
         shape: (H, W) of the map.
         inside: (H, W) bool, where a picture says what is built; None: pixels whose centre lies inside the outlines.
-        certain: (H, W) bool, where the map is zero beyond doubt; None: `inside`.
     """
 
-    def __init__(
-        self,
-        outlines: list[np.ndarray] | None,
-        shape: tuple[int, int],
-        *,
-        inside: np.ndarray | None = None,
-        certain: np.ndarray | None = None,
-    ):
+    def __init__(self, outlines: list[np.ndarray] | None, shape: tuple[int, int], *, inside: np.ndarray | None = None):
         self.shape, self.exact = shape, outlines is not None
         if outlines is not None:
             self.outlines = outlines
         if inside is not None:
             self.inside = np.ascontiguousarray(inside, dtype=bool)
-        if certain is not None:
-            self.certain = certain
 
     @classmethod
     def traced(cls, mask: np.ndarray) -> "Layout":
@@ -67,11 +57,6 @@ class Layout:
         change = np.zeros((height, width + 1), int)
         np.add.at(change, (line, first), np.where(np.arange(len(x)) % 2, -1, 1))
         return np.cumsum(change, axis=1)[:, :width] > 0
-
-    @cached_property
-    def certain(self) -> np.ndarray:
-        """(H, W) bool: pixels where the map is zero beyond doubt."""
-        return self.inside
 
     @cached_property
     def coverage(self) -> np.ndarray:
@@ -109,8 +94,7 @@ class Layout:
     def window(self, row: int, column: int, side: int) -> "Layout":
         """The square of `side` px whose first pixel is (row, column); open ground where the map ends."""
         moved = [ring - (column, row) for ring in self.outlines] if self.exact else None
-        inside, certain = (cut(image, row, column, side) for image in (self.inside, self.certain))
-        return Layout(moved, (side, side), inside=inside, certain=certain)
+        return Layout(moved, (side, side), inside=cut(self.inside, row, column, side))
 
     def symmetry(self, index: int) -> "Layout":
         """What `augment.symmetry` does to pictures of a square layout, done to the outlines."""

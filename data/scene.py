@@ -51,7 +51,7 @@ class Scene:
     @property
     def ori_mask(self) -> np.ndarray:
         """(H, W) bool: where the buildings shown leave no doubt that the map is zero."""
-        return self.shown.certain
+        return self.shown.inside
 
 
 def read_grey(path: Path) -> np.ndarray:

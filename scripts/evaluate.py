@@ -70,14 +70,14 @@ def mean_map(predictor: Predictor) -> Predictors:
         return {}
 
 
-def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, visible: np.ndarray) -> list[str]:
-    """The predictors that look at one scene at a time; says of each that cannot why."""
-    failures = []
+def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, visible: np.ndarray) -> dict[str, str]:
+    """Scores of the predictors that look at one scene at a time; says of each that cannot why."""
+    failures = {}
     for name, predict in others.items():
         try:
             scores[name].add(scene.name, predict(scene), scene.gain, visible)
         except DataError as error:
-            failures.append(f"{name}: {error}")
+            failures[name] = str(error)
     return failures
 
 
@@ -88,7 +88,7 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
     others |= mean_map(predictor)
     scores = {name: Scores() for name in (OURS, COARSE, CEILING, REGRESSION, *others)}
     gallery: list[tuple[float, dict]] = []
-    failures: list[str] = []
+    failures: dict[str, list[str]] = {}
     scenes = (dataset.scene(i) for i in range(len(dataset)))
     predictions = predictor.predict(scenes, arguments.batch_size)
     for prediction in tqdm(predictions, total=len(dataset), desc="scoring", unit="map"):
@@ -101,16 +101,17 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
         if baseline:
             answer = next(baseline.predict([scene]))
             scores[REGRESSION].add(scene.name, answer.gain, scene.gain, visible)
-        failures += score_others(others, scores, scene, visible)
+        for name, why in score_others(others, scores, scene, visible).items():
+            failures.setdefault(name, []).append(why)
         row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain}
         row["shares"] = error_shares(prediction.gain, scene, visible)
         gallery.append((ours["nmse"], row | {"buildings": scene.buildings, "tx": scene.tx}))
-    for name in others:
-        mine = [text for text in failures if text.startswith(f"{name}: ")]
-        if mine and scores[name].rows:
+    for name, reasons in failures.items():
+        print(
+            f"{name} is scored without {len(reasons)} of {len(gallery)} maps; the first: {reasons[0]}", file=sys.stderr
+        )
+        if scores[name].rows:
             scores[f"{name} ({len(scores[name].rows)} of {len(gallery)} maps)"] = scores.pop(name)
-        if mine:
-            print(f"{name} is scored without {len(mine)} of {len(gallery)} maps; the first: {mine[0]}", file=sys.stderr)
     gallery.sort(key=lambda entry: entry[0])
     return {name: each for name, each in scores.items() if each.rows}, [row for _, row in gallery]
 

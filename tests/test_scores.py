@@ -12,6 +12,7 @@ from data.figures import comparison_figure, radio_map_figure
 from data.layout import Layout
 from data.metrics import PERFECT_PSNR, Scores, map_scores, ssim
 from data.units import apply_noise_floor
+from scripts.evaluate import score_others
 
 
 def direct_ssim(x, y):
@@ -106,6 +107,15 @@ def test_baselines():
         MeanMap([])
     with pytest.raises(DataError, match="7_7"):
         mean(Scene("7_7", Layout([], (8, 8)), (0.0, 0.0)))
+
+
+def test_a_predictor_that_fails_on_a_map_is_said():
+    def broken(scene):
+        raise DataError("no way")
+
+    scene, scores = walled_scene(), {"law": Scores(), "broken": Scores()}
+    failures = score_others({"law": los_nlos_law, "broken": broken}, scores, scene, ~scene.buildings)
+    assert failures == {"broken": "no way"} and len(scores["law"].rows) == 1 and not scores["broken"].rows
 
 
 def test_error_by_place_adds_up():

@@ -205,7 +205,9 @@ def test_pixels_of_outlines():
     expected[5:13, 5:21] = True
     layout = Layout([ring], (32, 32))
     assert (
-        (layout.inside == expected).all() and (layout.coverage == expected).all() and (layout.certain == expected).all()
+        (layout.inside == expected).all()
+        and (layout.coverage == expected).all()
+        and (Scene("s", layout, None).ori_mask == expected).all()
     )
     court = Layout([ring, ring * 0.5 + [6.25, 4.25]], (32, 32))  # one inside another
     assert court.inside.sum() == court.coverage.sum() == 16 * 8 - 8 * 4
