@@ -72,10 +72,10 @@ class FlatTree:
         return Scene(self.names[index], layout, tx=None, gain=np.where(mask, 0, image))
 
     def cond(self, index: int) -> np.ndarray:
-        """The condition (C, h, w) float32 in [-1, 1]; uint8 arrays are mapped from 0..255.
+        """The condition (C, h, w) float32, any finite numbers, best of the order of 1; uint8 arrays are mapped from 0..255 to [-1, 1].
 
         Raises:
-            DataError: naming a file that is unreadable, of another shape, not finite or out of range.
+            DataError: naming a file that is unreadable, of another shape, or not finite.
         """
         path = self.root / "conditions" / f"{self.names[index]}.npy"
         try:
@@ -87,6 +87,6 @@ class FlatTree:
         if array.dtype == np.uint8:
             return array.astype(np.float32) / 127.5 - 1
         array = array.astype(np.float32)
-        if not np.isfinite(array).all() or np.abs(array).max(initial=0) > 1:
-            raise DataError(f"{path}: values must be finite and within [-1, 1] (uint8 arrays are scaled)")
+        if not np.isfinite(array).all():
+            raise DataError(f"{path}: holds values that are not finite numbers")
         return array

@@ -20,7 +20,7 @@ from .radiomapseer import RadioMapSeer, check_root, is_radiomapseer
 from .resize import resize
 from .sampler import SampleStream
 from .scene import Scene
-from .store import SampleStore, digest
+from .store import DTYPE, SampleStore, digest
 
 MAX_SUBSTITUTES = 16  # neighbours tried in place of an unreadable sample before the whole disk is suspected
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
@@ -132,7 +132,10 @@ class RadioMapDataset(Dataset):
 
         def fill(index: int) -> None:
             try:
-                store.write(index, self._read(index))
+                sample = self._read(index)
+                if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # of a flat tree, whose numbers are its own
+                    raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
+                store.write(index, sample)
             except DataError:
                 if not self.tolerant:
                     raise

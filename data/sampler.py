@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 
-def sample_key(seed: int, epoch: int, index: int) -> int:
-    """The 63-bit random key of one draw of one sample."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()
+def random_key(*parts: object) -> int:
+    """A 63-bit random key that follows from what is given, e.g. a seed, an epoch and a sample's number."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -64,7 +64,7 @@ class SampleStream:
             )
             self._epoch, self._order = epoch, order
         index = int(self._order[offset])
-        return index, sample_key(self.seed, epoch, index)
+        return index, random_key(self.seed, epoch, index)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Batches of (index, key)."""

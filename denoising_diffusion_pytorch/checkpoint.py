@@ -22,6 +22,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from .config import differences, parse_config, resolve, to_dict
 from .config_schema import Config
 from .errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, FORMAT)  # in format 2 a network of pred_noise put out the noise itself; all else was the same
 FOLDER = "checkpoints"
 PATTERN = re.compile(r"ckpt_(\d+)$")
 _AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
@@ -98,6 +100,13 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _digest(path: Path) -> str:
+    """SHA-256 of a file, which is read again only after it has changed: a run looks at its checkpoints several times."""
+    state = path.stat()
+    return _digest_of(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**22):
@@ -289,10 +298,17 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     """meta.json, or CheckpointError that says in a few words what is wrong with it."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT or meta["stage"] not in GEOMETRY:
+        if meta["format"] not in READABLE or meta["stage"] not in GEOMETRY:
             raise CheckpointError(f"is of format {meta['format']!r:.20}; this version reads {FORMAT}")
         if meta["checksum"] != _meta_digest(meta):
             raise CheckpointError("meta.json is altered")
+        objective = meta["config"]["diffusion_config"]["objective"] if meta["stage"] == "ldm" else None
+        if meta["format"] == 2 and objective == "pred_noise":
+            raise CheckpointError(
+                "is of an older version, whose pred_noise networks mean something else; train it anew"
+            )
+    except CheckpointError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"meta.json is unreadable ({type(error).__name__})") from error
     return meta
@@ -336,7 +352,7 @@ def find_checkpoint(results: Path, milestone: int | str = "latest", warn=print) 
     for step in sorted(steps, reverse=True):
         problem = damage(steps[step])
         if problem is None:
-            return _read(steps[step])
+            return Checkpoint(steps[step], _read_meta(steps[step]))
         warn(f"{steps[step]}: {problem}; falling back to an older one")
     if steps:
         raise CheckpointError(f"{results / FOLDER}: every checkpoint is damaged; start in another results folder")

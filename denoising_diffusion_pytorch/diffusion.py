@@ -1,10 +1,13 @@
 """The mathematics of diffusion: forward processes, objectives, and samplers over a callable.
 
-Two processes behind one interface (`draw_t`, `q_sample`, `target`, `predictions`, `time_input`, `loss`):
+Two processes behind one interface (`draw_t`, `time_input`, `q_sample`, `predictions`, `estimate`, `target`, `loss`):
 
 * `GaussianDiffusion`: T discrete, variance-preserving steps (Ho et al., 2020), objectives `pred_noise`, `pred_x0`,
   `pred_v` (Salimans & Ho, 2022).
 * `DecoupledDiffusion`: RadioDiff's `const_sde` (Huang et al., "Decoupled Diffusion Models", 2023), objective `pred_KC`.
+
+The network's output has unit variance at every t, and `predictions` makes x_start and noise of it, whatever the
+objective (preconditioning, after Karras et al., 2022); the objective is what the loss is taken of.
 
 A sampler is a free function; its `model` is any callable (x_t, t) -> model_output, its `randn` any callable that
 returns fresh standard normal noise of the shape of its argument. N steps are N calls of the model.
@@ -63,12 +66,18 @@ def elementwise_loss(prediction: Tensor, target: Tensor, loss_type: str) -> Tens
 class GaussianDiffusion(nn.Module):
     """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I), t in 0 .. T - 1.
 
+    With signal = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t) the network's output F becomes
+
+        pred_x0:             x_start = F
+        pred_noise, pred_v:  x_start = signal x_t - sigma F,  noise = sigma x_t + signal F
+
+    where F is v = signal noise - sigma x_start (Salimans & Ho, 2022). Nothing is divided by the signal, which is all but
+    zero near t = T: a network that predicts the noise itself has its error there multiplied by sigma / signal.
+
     Args:
         timesteps: T.
         schedule: see `beta_schedule`.
-        objective: what the network predicts: the noise, x_start, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_start.
-        clip_x_start: predictions of x_start are clamped to +-this (latents have unit standard deviation); the noise
-            objective divides its error by sqrt(alpha_bar_t), which is small near t = T.
+        objective: of what the loss is taken: the noise, x_start, or v.
     """
 
     heads = 1  # model outputs a latent channel
@@ -79,7 +88,6 @@ class GaussianDiffusion(nn.Module):
         schedule: str = "scaled_linear",
         objective: str = "pred_noise",
         loss_type: str = "l2",
-        clip_x_start: float = 5.0,
     ):
         super().__init__()
         if objective not in OBJECTIVES:
@@ -87,7 +95,6 @@ class GaussianDiffusion(nn.Module):
         self.timesteps = timesteps
         self.objective = objective
         self.loss_type = loss_type
-        self.clip_x_start = clip_x_start
         alpha_bar = torch.cumprod(1 - beta_schedule(schedule, timesteps), dim=0)
         # float32: some accelerators have no float64
         self.sqrt_alpha_bar: Tensor
@@ -97,7 +104,7 @@ class GaussianDiffusion(nn.Module):
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise amplitudes at t (B,) int64, shaped for `like`; t = -1 stands for the clean x_start."""
-        index = t.clamp(min=0)
+        index = t.clamp(min=0).long()
         signal = torch.where(t < 0, 1.0, self.sqrt_alpha_bar[index])
         noise = torch.where(t < 0, 0.0, self.sqrt_one_minus_alpha_bar[index])
         return _per_sample(signal, like), _per_sample(noise, like)
@@ -116,8 +123,19 @@ class GaussianDiffusion(nn.Module):
         signal, sigma = self.coefficients(t, x_start)
         return signal * x_start + sigma * noise
 
+    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Model output -> (x_start, noise), consistent with x_t = signal x_start + sigma noise."""
+        signal, sigma = self.coefficients(t, x_t)
+        if self.objective == "pred_x0":
+            return model_output, (x_t - signal * model_output) / sigma
+        return signal * x_t - sigma * model_output, sigma * x_t + signal * model_output
+
+    def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Model output -> the objective's quantity, of x_t's shape."""
+        return self.predictions(model_output, x_t, t)[1] if self.objective == "pred_noise" else model_output
+
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What the network should output, of x_start's shape."""
+        """The truth of the objective's quantity, of x_start's shape."""
         if self.objective == "pred_noise":
             return noise
         if self.objective == "pred_x0":
@@ -125,21 +143,9 @@ class GaussianDiffusion(nn.Module):
         signal, sigma = self.coefficients(t, x_start)
         return signal * noise - sigma * x_start
 
-    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output -> (x_start, noise), consistent with x_t = signal x_start + sigma noise."""
-        signal, sigma = self.coefficients(t, x_t)
-        if self.objective == "pred_noise":
-            x_start = (x_t - sigma * model_output) / signal
-        elif self.objective == "pred_x0":
-            x_start = model_output
-        else:
-            x_start = signal * x_t - sigma * model_output
-        x_start = x_start.clamp(-self.clip_x_start, self.clip_x_start)
-        return x_start, (x_t - signal * x_start) / sigma
-
     def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The training loss, a scalar."""
-        return elementwise_loss(model_output, self.target(x_start, t, noise), self.loss_type)
+        return elementwise_loss(self.estimate(model_output, x_t, t), self.target(x_start, t, noise), self.loss_type)
 
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
         """Descending times of `steps` sampling steps and the end -1, (steps + 1,) int64.
@@ -155,8 +161,8 @@ class GaussianDiffusion(nn.Module):
 class DecoupledDiffusion(nn.Module):
     """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: signal and noise decay apart.
 
-    The network's two heads F1, F2 are preconditioned so that each has a unit-variance target at every t when x_start
-    has unit variance (after Karras et al., 2022). With v = (1 - t)^2 + t, the variance of x_t:
+    The network's two heads F1, F2 each have a unit-variance target at every t when x_start has unit variance. With
+    v = (1 - t)^2 + t, the variance of x_t:
 
         C     = -(1 - t) / v  x_t + sqrt(t / v)    F1
         noise = sqrt(t)  / v  x_t + (1 - t) / sqrt(v) F2
@@ -191,28 +197,28 @@ class DecoupledDiffusion(nn.Module):
         signal, sigma = self.coefficients(t, x_start)
         return signal * x_start + sigma * noise
 
-    def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """(C, noise) along the channels, (B, 2 Z, h, w)."""
-        return torch.cat([-x_start, noise], dim=1)
-
-    def heads_to_prediction(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Network output (B, 2 Z, h, w) -> (C, noise), (B, Z, h, w) each."""
+    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Model output (B, 2 Z, h, w) -> (x_start, noise), (B, Z, h, w) each."""
         f1, f2 = model_output.chunk(2, dim=1)
         t = _per_sample(t, x_t)
         variance = (1 - t).square() + t
         c = -(1 - t) / variance * x_t + (t / variance).sqrt() * f1
         noise = t.sqrt() / variance * x_t + (1 - t) / variance.sqrt() * f2
-        return c, noise
-
-    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output -> (x_start, noise)."""
-        c, noise = self.heads_to_prediction(model_output, x_t, t)
         return -c, noise
+
+    def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Model output -> (C, noise) along the channels, (B, 2 Z, h, w)."""
+        x_start, noise = self.predictions(model_output, x_t, t)
+        return torch.cat([-x_start, noise], dim=1)
+
+    def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The true (C, noise), (B, 2 Z, h, w)."""
+        return torch.cat([-x_start, noise], dim=1)
 
     def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The training loss, summed over the two heads, a scalar."""
-        c, predicted_noise = self.heads_to_prediction(model_output, x_t, t)
-        return elementwise_loss(c, -x_start, self.loss_type) + elementwise_loss(predicted_noise, noise, self.loss_type)
+        estimate, target = self.estimate(model_output, x_t, t), self.target(x_start, t, noise)
+        return self.heads * elementwise_loss(estimate, target, self.loss_type)
 
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
         """Descending times 1 .. 0 of `steps` sampling steps, (steps + 1,) float32."""
@@ -260,9 +266,9 @@ def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, s
     times = diffusion.schedule(steps, x_t.device)
     for now, then in zip(times[:-1], times[1:], strict=True):
         t = now.expand(x_t.shape[0])
-        c, noise = diffusion.heads_to_prediction(model(x_t, t), x_t, t)
+        x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
         s = now - then
-        x_t = x_t - s * c - s / now.sqrt() * noise
+        x_t = x_t + s * x_start - s / now.sqrt() * noise
         if then > 0:
             x_t = x_t + (s * then / now).sqrt() * randn(x_t)
     return x_t

@@ -1,6 +1,5 @@
 """A trained model applied to scenes: condition -> network -> radio map at the scene's own resolution."""
 
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +10,7 @@ import torch
 
 from data import Scene, prepare
 from data.resize import to_native
+from data.sampler import random_key
 
 from .autoencoder import AutoencoderKL
 from .errors import CheckpointError, ConfigError
@@ -31,7 +31,8 @@ class Prediction:
         model_gain: (h, w) float32 at the network's resolution.
         truth: (h, w) float32, the scene's map brought to the network's resolution; None without one.
         std: (H, W) float32, standard deviation over the draws, of which `gain` is the mean; None for a single draw.
-        reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do.
+        reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do. None
+            where nobody asked for it.
     """
 
     scene: Scene
@@ -97,19 +98,18 @@ class Predictor:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    def predict(self, scenes: Iterable[Scene], batch_size: int = 16) -> Iterator[Prediction]:
-        """One prediction a scene, in order; scenes are read as they are needed."""
+    def predict(self, scenes: Iterable[Scene], batch_size: int = 16, *, ceiling: bool = False) -> Iterator[Prediction]:
+        """One prediction per scene, in order; scenes are read as they are needed. `ceiling` as in `predict_batch`."""
         scenes = iter(scenes)
         while batch := list(islice(scenes, batch_size)):
-            yield from self._predict_batch(batch)
+            yield from self._predict_batch(batch, ceiling)
 
-    def _predict_batch(self, scenes: list[Scene]) -> list[Prediction]:
+    def _predict_batch(self, scenes: list[Scene], ceiling: bool) -> list[Prediction]:
         data = self.config.data
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
         how = {"steps": self.steps, "sampler": self.sampler} if isinstance(self.model, LatentDiffusion) else {}
-        return predict_batch(
-            self.model, scenes, samples, self.device, seed=self.seed, num_samples=self.num_samples, **how
-        )
+        how |= {"seed": self.seed, "num_samples": self.num_samples, "ceiling": ceiling}
+        return predict_batch(self.model, scenes, samples, self.device, **how)
 
 
 @torch.no_grad()
@@ -121,6 +121,7 @@ def predict_batch(
     *,
     seed: int = 0,
     num_samples: int = 1,
+    ceiling: bool = False,
     **how,
 ) -> list[Prediction]:
     """What a model makes of scenes, in one batch.
@@ -132,7 +133,8 @@ def predict_batch(
         samples: the same as `data.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
-        num_samples: draws a scene.
+        num_samples: draws per scene.
+        ceiling: reconstruct the truth too, where it is known: an encoder and a decoder pass more.
         how: `steps` and `sampler` of `LatentDiffusion.sample`.
     """
 
@@ -142,11 +144,11 @@ def predict_batch(
 
     images, conditions, masks = (stacked(key) for key in ("image", "cond", "ori_mask"))
     ceilings = None
-    if images is not None and not isinstance(model, RegressionUnet):
+    if isinstance(model, AutoencoderKL) or (ceiling and images is not None and isinstance(model, LatentDiffusion)):
         autoencoder = model.first_stage_model if isinstance(model, LatentDiffusion) else model
         ceilings = reconstruct(autoencoder, images, conditions, masks)[:, 0].cpu().numpy()
     if isinstance(model, LatentDiffusion):
-        keys = [zlib.crc32(scene.name.encode()) + (seed << 32) for scene in scenes]
+        keys = [random_key(seed, scene.name) for scene in scenes]
         drawn = model.draws(conditions, masks, num_samples, keys=keys, **how)
         draws = [gain[:, 0].cpu().numpy() for gain in drawn]  # each (B, h, w)
     elif isinstance(model, RegressionUnet):

@@ -131,10 +131,20 @@ class LatentDiffusion(nn.Module):
         """cond (B, C, s, s) in [-1, 1] -> features, one map a level; once a scene, not once a denoising step."""
         return self.cond_stage_model(cond)
 
+    def model_output(self, x_t: Tensor, t: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """The U-Net's output for x_t (B, Z, h, w) at t (B,), as `diffusion` takes it; float32."""
+        return self.unet(x_t, self.diffusion.time_input(t), features).float()
+
     def denoise(self, x_t: Tensor, t: Tensor, cond: Tensor | Sequence[Tensor]) -> Tensor:
-        """The network's output for x_t (B, Z, h, w) at t (B,), given a condition image or its features."""
+        """What the objective names: the predicted noise, x_start, v, or (C, noise) along the channels.
+
+        Args:
+            x_t: (B, Z, h, w).
+            t: (B,).
+            cond: condition image (B, C, s, s), or what `encode_condition` makes of it.
+        """
         features = self.encode_condition(cond) if isinstance(cond, Tensor) else cond
-        return self.unet(x_t, self.diffusion.time_input(t), features)
+        return self.diffusion.estimate(self.model_output(x_t, t, features), x_t, t)
 
     def latent_loss(self, x_start: Tensor, cond: Tensor, random: Random) -> tuple[Tensor, Tensor]:
         """The denoising loss at random times, a scalar, and the prediction of x_start (B, Z, h, w) behind it.
@@ -148,7 +158,7 @@ class LatentDiffusion(nn.Module):
         t = self.diffusion.draw_t(u, final)
         noise = random.randn_like(x_start)
         x_t = self.q_sample(x_start, t, noise)
-        output = self.denoise(x_t, t, cond).float()
+        output = self.model_output(x_t, t, self.encode_condition(cond))
         return self.diffusion.loss(output, x_start, x_t, t, noise), self.diffusion.predictions(output, x_t, t)[0]
 
     def random_for(self, batch_size: int, keys: Tensor | Sequence[int] | None) -> Random:
@@ -224,7 +234,7 @@ class LatentDiffusion(nn.Module):
         random = GlobalRandom(batch, device, generator) if keys is None else KeyedRandom(keys, device)
 
         def model(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.denoise(x_t, t, features).float()
+            return self.model_output(x_t, t, features)
 
         samplers: dict[str, Callable[..., Tensor]] = {
             "ddpm": sample_ddpm,

@@ -7,21 +7,24 @@ and the step at which a run was interrupted.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 class KeyedRandom:
-    """One CPU generator a sample.
+    """One CPU generator per sample.
 
     Args:
-        keys: B integers (any sign; taken modulo 2^63).
+        keys: B integers (any sign; taken modulo 2^63), all of whose bits count.
         device: where results go.
     """
 
     def __init__(self, keys: Sequence[int] | Tensor, device: torch.device | str = "cpu"):
         keys = keys.tolist() if isinstance(keys, Tensor) else keys
-        self.generators = [torch.Generator().manual_seed(int(key) % 2**63) for key in keys]
+        # torch's CPU generator looks at the lowest 32 bits of a seed only: they must follow from the whole key
+        seeds = [int(np.random.SeedSequence(int(key) % 2**63).generate_state(1)[0]) for key in keys]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.device = torch.device(device)
 
     def rand(self) -> Tensor:

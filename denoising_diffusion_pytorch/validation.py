@@ -48,7 +48,7 @@ class Validation:
         for start in range(0, len(chosen), self.batch_size):
             indices, scenes, samples = zip(*chosen[start : start + self.batch_size], strict=True)
             with self.accelerator.autocast():
-                predictions = predict_batch(model, scenes, samples, self.accelerator.device)
+                predictions = predict_batch(model, scenes, samples, self.accelerator.device, ceiling=True)
             found += zip(indices, predictions, strict=True)
         if self.accelerator.num_processes > 1:
             found = gather_object(found)

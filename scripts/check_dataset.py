@@ -2,10 +2,12 @@
 
     python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all] [--sheet sheet.png]
 
-Counts every file; opens a spread of scenes, or all of them with --all. Ends with status 1 where something is wrong.
+Counts every file; opens a spread of scenes, or all of them with --all. Of a tree with images/ and conditions/ it tells
+shapes and ranges. Ends with status 1 where something is wrong.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from tqdm import tqdm
 
 from data import DataError, RadioMapSeer, Scene, gain_to_db
 from data.figures import contact_sheet
+from data.folder import FlatTree, is_flat_tree
 from data.radiomapseer import SIMULATIONS, check_root
 from data.splits import STANDARD, select, spread
 from data.units import NOISE_FLOOR
@@ -169,6 +172,37 @@ class Findings:
         return lines
 
 
+def check_flat(source: FlatTree, indices: list[int]) -> None:
+    """Print what the conditions of a tree of ready-made ones hold, and what is wrong with it; exits with 1 where something is."""
+    shapes: set[tuple[int, ...]] = set()
+    low, high, outside = math.inf, -math.inf, 0
+    problems = []
+    for index in tqdm(indices, desc="opening", unit="sample", mininterval=1.0):
+        try:
+            source.scene(index)
+            cond = source.cond(index)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        shapes.add(cond.shape)
+        low, high = min(low, float(cond.min())), max(high, float(cond.max()))
+        outside += int(np.abs(cond).max() > 1)
+    print(f"{source.report}; opened {len(indices)}")
+    if shapes:
+        print(f"conditions: {', '.join(map(str, sorted(shapes)))}, from {low:.4g} to {high:.4g}")
+    if outside:
+        print(f"warning: {outside} conditions leave [-1, 1]; training takes them as they are, best of the order of 1")
+    if len(shapes) > 1:
+        problems.append(
+            "conditions have several shapes; all must be data.cond_channels x data.cond_size x data.cond_size"
+        )
+    for problem in problems[:20]:
+        print(f"odd: {problem}")
+    if problems:
+        sys.exit(f"{len(problems)} oddities in {len(indices)} samples")
+    print("nothing odd")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="RadioMapSeer tree")
@@ -177,6 +211,15 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG to draw of some of the scenes")
     arguments = parser.parse_args()
     root = check_root(arguments.root)
+    if is_flat_tree(root):
+        flat = FlatTree(root)
+        check_flat(flat, spread(len(flat), len(flat) if arguments.all else OPENED))
+    else:
+        check_radiomapseer(root, arguments)
+
+
+def check_radiomapseer(root: Path, arguments: argparse.Namespace) -> None:
+    """Print what a RadioMapSeer tree holds; exits with 1 where something is wrong."""
     present = [name for name in SIMULATIONS if (root / "gain" / name).is_dir()]
     print(f"simulations: {', '.join(present) or 'none'}")
     source = RadioMapSeer(root, arguments.simulation_type or (present or ["DPM"])[0], "all")

@@ -90,7 +90,7 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
     gallery: list[tuple[float, dict]] = []
     failures: dict[str, list[str]] = {}
     scenes = (dataset.scene(i) for i in range(len(dataset)))
-    predictions = predictor.predict(scenes, arguments.batch_size)
+    predictions = predictor.predict(scenes, arguments.batch_size, ceiling=True)
     for prediction in tqdm(predictions, total=len(dataset), desc="scoring", unit="map"):
         scene = prediction.scene
         visible = line_of_sight(scene.layout, scene.tx)

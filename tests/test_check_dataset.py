@@ -40,6 +40,20 @@ def spoil(what):
     return scene
 
 
+def test_a_flat_tree_is_told_its_range(flat_tree):
+    def check():
+        return subprocess.run([sys.executable, SCRIPT, flat_tree], capture_output=True, text=True)
+
+    done = check()
+    assert done.returncode == 0 and "(3, 80, 80)" in done.stdout and "warning" not in done.stdout
+    np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
+    done = check()
+    assert done.returncode == 0 and "from -40 to" in done.stdout and "warning: 1 conditions" in done.stdout
+    np.save(flat_tree / "conditions" / "s2.npy", np.full((3, 8, 80), np.nan))
+    done = check()
+    assert done.returncode == 1 and "s2.npy" in done.stdout and "not finite" in done.stdout
+
+
 def test_a_good_scene_is_not_odd():
     assert not list(oddities(good()))
 

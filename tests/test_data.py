@@ -260,7 +260,7 @@ def test_cache_gives_the_same_samples(radiomapseer):
         assert torch.allclose(plain[5][key], cached[5][key], atol=1e-3)
 
 
-@pytest.mark.parametrize("case", ["no image", "no condition", "shape", "nan", "range", "pickle", "noise", "mask"])
+@pytest.mark.parametrize("case", ["no image", "no condition", "shape", "nan", "pickle", "noise", "mask"])
 def test_flat_tree_errors_name_the_file(flat_tree, case):
     path = flat_tree / "conditions" / "s1.npy"
     name = "s1.npy"
@@ -279,12 +279,20 @@ def test_flat_tree_errors_name_the_file(flat_tree, case):
         array = {
             "shape": np.zeros((2, 80, 80)),
             "nan": np.full((3, 80, 80), np.nan),
-            "range": np.full((3, 80, 80), 2.0),
             "pickle": np.array([{}], object),
         }[case]
         np.save(path, array, allow_pickle=True)
     with pytest.raises(DataError, match=name):
         RadioUNet_c(flat_tree)[1]
+
+
+def test_conditions_of_a_flat_tree_are_taken_as_they_are(flat_tree):
+    np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
+    assert (RadioUNet_c(flat_tree)[1]["cond"] == -40).all()
+    np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), 1e6))
+    assert (RadioUNet_c(flat_tree)[1]["cond"] == 1e6).all()
+    with pytest.raises(DataError, match=r"s1.*data\.cache"):
+        RadioUNet_c(flat_tree, cache=True)  # in half precision
 
 
 def open_scene(tx=(3.0, 5.0), size=16):

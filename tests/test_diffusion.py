@@ -48,16 +48,46 @@ def test_schedule_end_points():
         beta_schedule("quadratic", 10)
 
 
+def right_output(diffusion, x_start, t, noise):
+    """What a network that knows the answer puts out."""
+    signal, sigma = diffusion.coefficients(t, x_start)
+    return x_start if diffusion.objective == "pred_x0" else signal * noise - sigma * x_start
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_predictions_invert_the_target(objective):
+def test_predictions_invert_the_forward_process(objective):
     diffusion = GaussianDiffusion(objective=objective)
     x_start, noise = draws()
     t = torch.tensor([0, 10, 500, 999])
     x_t = diffusion.q_sample(x_start, t, noise)
-    target = diffusion.target(x_start, t, noise)
-    got_x, got_noise = diffusion.predictions(target, x_t, t)
+    output = right_output(diffusion, x_start, t, noise)
+    got_x, got_noise = diffusion.predictions(output, x_t, t)
     assert torch.allclose(got_x, x_start, atol=1e-6) and torch.allclose(got_noise, noise, atol=1e-4)
-    assert diffusion.loss(target, x_start, x_t, t, noise) == 0
+    assert torch.allclose(diffusion.estimate(output, x_t, t), diffusion.target(x_start, t, noise), atol=1e-6)
+    assert diffusion.loss(output, x_start, x_t, t, noise) < 1e-12
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("schedule", ["scaled_linear", "cosine"])
+def test_a_wrong_output_is_no_worse_at_the_noisy_end(objective, schedule):
+    """Output off by 1 everywhere: x_start is off by at most 1 at every t, whatever the signal's amplitude there."""
+    diffusion = GaussianDiffusion(schedule=schedule, objective=objective)
+    x_start, noise = draws()
+    for step in (999, 998, 500, 1):
+        t = torch.full((4,), step)
+        x_t = diffusion.q_sample(x_start, t, noise)
+        got, _ = diffusion.predictions(right_output(diffusion, x_start, t, noise) + 1, x_t, t)
+        assert (got - x_start).abs().max() < 1 + 1e-5
+
+
+def test_the_noise_loss_weighs_the_output_by_the_signal():
+    """Its error is that of the predicted noise: signal times the output's."""
+    diffusion, (x_start, noise) = GaussianDiffusion(objective="pred_noise"), draws()
+    t = torch.tensor([0, 10, 500, 999])
+    x_t = diffusion.q_sample(x_start, t, noise)
+    signal, _ = diffusion.coefficients(t, x_start)
+    loss = diffusion.loss(right_output(diffusion, x_start, t, noise) + 0.3, x_start, x_t, t, noise)
+    assert torch.allclose(loss, (0.3 * signal).square().mean())
 
 
 def test_q_sample_keeps_unit_variance():
@@ -74,7 +104,7 @@ def oracle(diffusion, x_start):
     def model(x_t, t):
         model.calls += 1
         signal, sigma = diffusion.coefficients(t, x_t)
-        return diffusion.target(x_start, t, (x_t - signal * x_start) / sigma)
+        return right_output(diffusion, x_start, t, (x_t - signal * x_start) / sigma)
 
     model.calls = 0
     return model
@@ -170,12 +200,13 @@ def test_decoupled_preconditioning():
     output = decoupled_output(diffusion, x_start, noise, x_t, t)
     got_x, got_noise = diffusion.predictions(output, x_t, t)
     assert torch.allclose(got_x, x_start) and torch.allclose(got_noise, noise)
+    assert torch.allclose(diffusion.estimate(output, x_t, t), diffusion.target(x_start, t, noise))
     assert diffusion.loss(output, x_start, x_t, t, noise) < 1e-12
     # an untrained network (zeros) is right at both ends: C -> -x_t as t -> 0, noise = x_t at t = 1
     tiny = torch.full((4,), 1e-8, dtype=torch.double)
-    c, _ = diffusion.heads_to_prediction(torch.zeros_like(output), x_t, tiny)
-    assert torch.allclose(c, -x_t, atol=1e-6)
-    _, at_one = diffusion.heads_to_prediction(torch.zeros_like(output), x_t, torch.ones(4, dtype=torch.double))
+    clean, _ = diffusion.predictions(torch.zeros_like(output), x_t, tiny)
+    assert torch.allclose(clean, x_t, atol=1e-6)
+    _, at_one = diffusion.predictions(torch.zeros_like(output), x_t, torch.ones(4, dtype=torch.double))
     assert torch.equal(at_one, x_t)
 
 

@@ -1,10 +1,14 @@
 """The second stage as one module: scale, losses, sampling."""
 
+import numpy as np
 import pytest
 import torch
 
+from data import Scene, prepare
+from data.layout import Layout
 from denoising_diffusion_pytorch.build import build_loss
 from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.inference import predict_batch
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.loading import build_model
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, JointObjective, LatentObjective
@@ -35,6 +39,19 @@ def test_loss_and_sample(model_type, objective):
     assert maps.shape == (2, 1, 16, 16) and maps.min() >= 0 and maps.max() <= 1
 
 
+def test_denoise_predicts_what_the_objective_names():
+    """The document's own training step compares it with the noise."""
+    model, batch = tiny_model(objective="pred_noise").eval(), tiny_batch(0)
+    z = model.encode_first_stage(batch["images"]).mode()
+    t, noise = torch.tensor([3, 900]), torch.randn(z.shape)
+    x_t = model.q_sample(z, t, noise)
+    features = model.encode_condition(batch["conditions"])
+    output = model.model_output(x_t, t, features)
+    assert torch.equal(model.denoise(x_t, t, batch["conditions"]), model.diffusion.predictions(output, x_t, t)[1])
+    loss = torch.nn.functional.mse_loss(model.denoise(x_t, t, features), noise)
+    assert torch.allclose(loss, model.diffusion.loss(output, z, x_t, t, noise))
+
+
 def test_one_call_a_step_and_one_condition_encoding():
     model, batch = tiny_model().eval(), tiny_batch(0)
     calls = {"unet": 0, "cond": 0}
@@ -58,6 +75,26 @@ def test_sampling_leaves_the_global_generator_alone():
     model.sample(batch["conditions"], keys=[1, 2], sampler="ddpm", steps=3)
     model.sample(batch["conditions"], generator=torch.Generator().manual_seed(0))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_seeds_and_names_draw_different_maps_and_the_ceiling_is_asked_for():
+    model = tiny_model().eval()
+    model.unet.conv_out.weight.data.normal_()  # an untrained one puts out nothing
+    layout = Layout([], (16, 16))
+    scenes = [Scene(name, layout, (3.0, 4.0), np.zeros((16, 16), np.float32)) for name in ("a", "b")]
+    samples = [prepare(scene, 16, 8, ["buildings", "transmitter", "cars"]) for scene in scenes]
+
+    def predict(seed, **how):
+        return predict_batch(model, scenes, samples, torch.device("cpu"), seed=seed, sampler="ddpm", steps=2, **how)
+
+    (a, b), (other, _) = predict(1), predict(2)
+    assert not np.array_equal(a.gain, b.gain) and not np.array_equal(a.gain, other.gain)
+    assert np.array_equal(a.gain, predict(1)[0].gain)
+    assert a.reconstruction is None and predict(1, ceiling=True)[0].reconstruction is not None
+    calls = []
+    model.first_stage_model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    predict(1)
+    assert not calls
 
 
 def test_buildings_are_zero():

@@ -147,6 +147,12 @@ def test_keyed_randomness_does_not_depend_on_the_batch():
     assert not torch.equal(together.randn(4)[0], together.randn(4)[0])
 
 
+def test_every_bit_of_a_key_counts():
+    keys = [1, 1 + 2**32, 1 + 2**40, 1 + 2**62]
+    drawn = KeyedRandom(keys).randn(8)
+    assert all(not torch.equal(drawn[a], drawn[b]) for a in range(4) for b in range(a))
+
+
 def test_global_randomness_takes_a_generator_and_leaves_the_global_one_alone():
     before = torch.random.get_rng_state()
     a = GlobalRandom(3, generator=torch.Generator().manual_seed(1))

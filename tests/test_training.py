@@ -504,6 +504,26 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, victim, how):
         ck.find_checkpoint(tmp_path, 4)
 
 
+def test_a_checkpoint_is_hashed_once(tmp_path):
+    make_trainer(tmp_path).train()
+    ck._digest_of.cache_clear()
+    for _ in range(3):
+        assert ck.find_checkpoint(tmp_path).step == 4
+    assert ck._digest_of.cache_info().misses == 3  # model, average, training state
+
+
+def test_networks_of_older_noise_objectives_are_refused(tmp_path):
+    for objective, readable in (("pred_x0", True), ("pred_noise", False)):
+        folder = tmp_path / objective
+        make_trainer(folder, diffusion_config={"objective": objective}).train()
+        path = folder / "checkpoints" / "ckpt_4"
+        meta = json.loads((path / "meta.json").read_text()) | {"format": 2}
+        ck._write_meta(path, meta)
+        assert (ck.damage(path) is None) == readable
+    with pytest.raises(CheckpointError, match="pred_noise.*train it anew"):
+        ck.open_checkpoint(path)
+
+
 def test_what_a_killed_save_left_is_swept_away(tmp_path):
     left = tmp_path / "checkpoints" / ".ckpt_2"
     left.mkdir(parents=True)
