@@ -55,14 +55,14 @@ def train(start: Start) -> None:
     """Build the latent diffusion on its trained autoencoder and train it to the end."""
     config, first_stage = start.config, start.config.first_stage_config
     model = build_model(config, "ldm")
-    continued = is_continued(config)
+    continued, channels = is_continued(config), config.data.cond_channels
     if start.starts_from_weights:
         start.accelerator.print(load_initial(model, config, "ldm"))
     elif first_stage.ckpt_path and not continued:
-        start.accelerator.print(load_first_stage(model.first_stage_model, first_stage.ckpt_path))
+        start.accelerator.print(load_first_stage(model.first_stage_model, first_stage.ckpt_path, channels))
     if config.data.cache_latents:
         if continued:  # the trainer loads its checkpoint later than the encoder is needed here
-            load_first_stage(model.first_stage_model, config.trainer.results_folder)
+            load_first_stage(model.first_stage_model, config.trainer.results_folder, channels)
         start.data.dataset = encode_dataset(
             start.data.dataset,
             model.first_stage_model,

@@ -29,7 +29,7 @@ def train(start: Start) -> None:
     if start.starts_from_weights:
         start.accelerator.print(load_initial(autoencoder, start.config, "vae"))
     elif first_stage.ckpt_path:
-        start.accelerator.print(load_first_stage(autoencoder, first_stage.ckpt_path))
+        start.accelerator.print(load_first_stage(autoencoder, first_stage.ckpt_path, start.config.data.cond_channels))
     start.train(autoencoder, make_objectives(start.config, autoencoder))
 
 

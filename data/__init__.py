@@ -10,9 +10,9 @@ from .loader import (
     close_dataloader,
     create_dataloader,
     create_dataset,
-    prepare,
     process_batch,
 )
+from .presentation import prepare
 from .radiomapseer import RadioMapSeer
 from .scene import Scene
 from .units import db_to_gain, gain_to_db

@@ -13,42 +13,17 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .augment import Augmentation
-from .conditions import check_channels, condition
+from .conditions import check_channels
 from .errors import DataError
 from .folder import FlatTree, is_flat_tree
+from .presentation import code_digest, prepare, presented
 from .radiomapseer import RadioMapSeer, check_root, is_radiomapseer
-from .resize import resize
 from .sampler import SampleStream
 from .scene import Scene
-from .store import DTYPE, SampleStore, digest
+from .store import DTYPE, SampleStore
 
 MAX_SUBSTITUTES = 16  # neighbours tried in place of an unreadable sample before the whole disk is suspected
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
-
-
-def _code_digest() -> str:
-    """A name of the code that makes samples out of files: a change in it must not meet what older code prepared."""
-    folder = Path(__file__).parent
-    return digest(*(path.read_bytes() for path in sorted(folder.rglob("*.py"))))
-
-
-def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[str]) -> dict[str, np.ndarray]:
-    """A scene at the networks' sizes.
-
-    Returns:
-        `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S), 1 where the map is zero beyond doubt, else 0, and, where
-        the truth is known, `image` (1, S, S) in [-1, 1]; float32.
-    """
-    return presented(scene, image_size) | {"cond": condition(scene, channels, cond_size)}
-
-
-def presented(scene: Scene, image_size: int) -> dict[str, np.ndarray]:
-    """`ori_mask` and, where the truth is known, `image` of a scene, as `prepare` gives them."""
-    mask = resize(scene.ori_mask, image_size)[None] > 1 - 1e-6  # pixels that are certain as a whole
-    sample = {"ori_mask": mask.astype(np.float32)}
-    if scene.gain is not None:
-        sample["image"] = np.where(mask, -1, 2 * resize(scene.gain, image_size)[None] - 1)
-    return sample
 
 
 class RadioMapDataset(Dataset):
@@ -123,7 +98,7 @@ class RadioMapDataset(Dataset):
     def identity(self) -> dict[str, object]:
         """What the samples are made of, as JSON has it; another one as soon as a file, a setting or the code for them changes."""
         sizes = {"image": self.image_size, "cond": self.cond_size, "channels": list(self.cond_channels)}
-        return self.source.identity() | sizes | {"code": _code_digest()}
+        return self.source.identity() | sizes | {"code": code_digest()}
 
     def _fill_store(self, folder: Path | None) -> SampleStore:
         """Every sample prepared once, by several threads. One that cannot be read is left to be tried, and reported, in its turn."""
@@ -150,7 +125,7 @@ class RadioMapDataset(Dataset):
         index, key = item if isinstance(item, tuple) else (item, None)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        if self.store is not None and self.store.done[index]:
+        if self.store is not None and self.store.has(index):
             sample: dict[str, Any] = {name: self.store.read(index, name) for name in self.store.shapes}
             found, problem = index, ""
         else:
@@ -309,8 +284,8 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
 
     Returns:
         `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), each or
-        None; `names`, a list; `seeds`, (B,) on the CPU, where random generators are seeded; `problems`, a list of what could not
-        be read.
+        None; `names`, `seeds`, lists: what is needed on the CPU must not go through the device; `problems`, a list of what could
+        not be read.
     """
 
     def move(key: str) -> torch.Tensor | None:
@@ -323,6 +298,6 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
         "masks": move("ori_mask"),
         "moments": move("moments"),
         "names": list(batch["name"]),
-        "seeds": batch.get("seed"),
+        "seeds": batch["seed"].tolist() if "seed" in batch else None,
         "problems": [problem for problem in batch.get("problem", ()) if problem],
     }

@@ -41,9 +41,12 @@ class SampleStore:
     On disk a store is a folder of its own below `folder`, named by what its samples were made of, so that other data never meets
     it and nothing is ever overwritten:
 
-        store.json   what the samples were made of
-        NAME.npy     (count, *shape) float16, mapped into memory; all processes of a machine share its pages
-        done.npy     (count,) uint8: 1 for samples that are there; a filling that was interrupted goes on from here
+        store.json     what the samples were made of
+        NAME_000.npy   (rows, *shape) float16, mapped into memory; all processes of a machine share its pages
+        done_000.npy   (rows,) uint8: 1 for samples that are there; a filling that was interrupted goes on from here
+
+    and so on for each shard, a run of `rows` samples. Processes of several machines may fill one store at a time if no two write
+    into one shard: a network file system tears what two machines write into one page.
 
     Args:
         kind: first part of the folder's name, e.g. `samples`.
@@ -51,6 +54,7 @@ class SampleStore:
         shapes: of each array of a sample.
         folder: where stores are kept; None for memory.
         identity: what the samples are made of, as JSON has it.
+        rows: samples per shard; None for one shard.
 
     Raises:
         DataError: too little space on the disk, found out before anything is written.
@@ -63,26 +67,31 @@ class SampleStore:
         shapes: Mapping[str, tuple[int, ...]],
         folder: Path | None = None,
         identity: Mapping[str, object] | None = None,
+        rows: int | None = None,
     ):
         self.count = count
+        self.rows = rows or max(count, 1)
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.path: Path | None = None
         self._marking = threading.Lock()
         self._unmarked: list[int] = []  # written, but not safe yet
+        self.arrays: dict[str, list[Any]] = {}  # by name, an array for each shard
+        self.done: list[Any] = []
         if folder is None:
-            self.arrays: dict[str, Any] = {
-                name: np.empty((count, *shape), DTYPE) for name, shape in self.shapes.items()
-            }
-            self.done: Any = np.zeros(count, np.uint8)
+            for size in self._sizes():
+                for name, shape in self.shapes.items():
+                    self.arrays.setdefault(name, []).append(np.empty((size, *shape), DTYPE))
+                self.done.append(np.zeros(size, np.uint8))
             return
-        facts = {"count": count, "shapes": {k: list(v) for k, v in self.shapes.items()}, **(identity or {})}
+        facts = {"count": count, "rows": self.rows, "shapes": {k: list(v) for k, v in self.shapes.items()}}
+        facts |= identity or {}
         self.path = folder / f"{kind}_{digest(facts)}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with self.lock():
                 if not (self.path / "store.json").exists():
                     self._create(facts)
-            self._open()
+            self.open()
         except DataError:
             raise
         except (OSError, ValueError) as error:
@@ -96,22 +105,35 @@ class SampleStore:
                 f"{self.path}: needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free; free some space, name another "
                 "data.cache_folder, or leave the cache off"
             )
-        for name, shape in self.shapes.items():
-            self._allocate(name, DTYPE, shape)
-        self._allocate("done", np.uint8, ())
+        for shard, size in enumerate(self._sizes()):
+            for name, shape in self.shapes.items():
+                self._allocate(self._file(name, shard), DTYPE, (size, *shape))
+            self._allocate(self._file("done", shard), np.uint8, (size,))
         (self.path / "store.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")  # last: all is there
 
-    def _allocate(self, name: str, dtype: type, shape: tuple[int, ...]) -> None:
+    def _sizes(self) -> list[int]:
+        """Samples in each shard."""
+        return [min(self.rows, self.count - first) for first in range(0, self.count, self.rows)]
+
+    def _file(self, name: str, shard: int) -> Path:
+        return self.path / f"{name}_{shard:03}.npy"
+
+    def _allocate(self, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
         """A file of zeros whose space is reserved: a mapped file that meets a full disk later would end the process."""
-        path = self.path / f"{name}.npy"
-        np.lib.format.open_memmap(path, "w+", dtype, (self.count, *shape)).flush()
+        np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
         if hasattr(os, "posix_fallocate"):
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
-    def _open(self) -> None:
-        self.arrays = {name: np.lib.format.open_memmap(self.path / f"{name}.npy", "r+") for name in self.shapes}
-        self.done = np.lib.format.open_memmap(self.path / "done.npy", "r+")
+    def open(self) -> None:
+        """Map the files; once more after other processes have written, so that a network file system asks for what they wrote."""
+        if self.path is None:
+            return
+        shards = range(len(self._sizes()))
+        self.arrays = {
+            name: [np.lib.format.open_memmap(self._file(name, shard), "r+") for shard in shards] for name in self.shapes
+        }
+        self.done = [np.lib.format.open_memmap(self._file("done", shard), "r+") for shard in shards]
 
     def __getstate__(self) -> dict:
         """A worker that does not inherit memory opens the files again."""
@@ -124,8 +146,7 @@ class SampleStore:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._marking = threading.Lock()
-        if self.path is not None:
-            self._open()
+        self.open()
 
     @contextmanager
     def lock(self):
@@ -142,12 +163,22 @@ class SampleStore:
 
     def missing(self) -> np.ndarray:
         """Numbers of the samples that are not there yet."""
-        return np.flatnonzero(self.done == 0)
+        return np.flatnonzero(np.concatenate(self.done) == 0) if self.done else np.zeros(0, np.int64)
+
+    def has(self, index: int) -> bool:
+        """Whether a sample is there."""
+        shard, row = divmod(index, self.rows)
+        return bool(self.done[shard][row])
+
+    def shard(self, index: int) -> int:
+        """Number of the shard that a sample belongs to."""
+        return index // self.rows
 
     def write(self, index: int, sample: Mapping[str, np.ndarray | torch.Tensor]) -> None:
-        """Keep a sample, which counts from the next `flush` on; threads and processes may write different ones at a time."""
-        for name, array in self.arrays.items():
-            array[index] = sample[name]
+        """Keep a sample, which counts from the next `flush` on; threads may write different ones at a time."""
+        shard, row = divmod(index, self.rows)
+        for name, arrays in self.arrays.items():
+            arrays[shard][row] = sample[name]
         with self._marking:
             self._unmarked.append(index)
         if len(self._unmarked) >= FLUSH_EVERY:
@@ -157,13 +188,19 @@ class SampleStore:
         """Bring everything to the disk, the samples before the marks that vouch for them."""
         with self._marking:
             written, self._unmarked = self._unmarked, []
+        places = [divmod(index, self.rows) for index in written]
+        shards = {shard for shard, _ in places}
         if self.path is not None:
-            for array in self.arrays.values():
-                array.flush()
-        self.done[written] = 1
+            for arrays in self.arrays.values():
+                for shard in shards:
+                    arrays[shard].flush()
+        for shard, row in places:
+            self.done[shard][row] = 1
         if self.path is not None:
-            self.done.flush()
+            for shard in shards:
+                self.done[shard].flush()
 
     def read(self, index: int, name: str) -> torch.Tensor:
         """One array of a sample that is there, float32."""
-        return torch.from_numpy(self.arrays[name][index]).float()
+        shard, row = divmod(index, self.rows)
+        return torch.from_numpy(self.arrays[name][shard][row]).float()

@@ -168,12 +168,20 @@ class Decoder(nn.Module):
             )
 
     @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight at which the adaptive adversarial weight compares gradients (Esser et al., 2021, eq. 7)."""
-        return self.conv_out.weight if self.patch_size == 1 else self.head[-1].weight
+    def last_layer(self) -> nn.Conv2d:
+        """The layer at whose weight the adaptive adversarial weight compares gradients (Esser et al., 2021, eq. 7)."""
+        return self.conv_out if self.patch_size == 1 else self.head[-1]
+
+    def compile(self, *args, **kwargs) -> None:
+        """As usual, but for the last layer: comparing gradients there must not run the whole decoder backwards."""
+        setattr(self, "features", torch.compile(self.features, *args, **kwargs))  # noqa: B010 - a method, for mypy
 
     def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
         """z (B, Z, h, w), cond (B, cond_channels, f h, f w) -> (B, C, f h, f w)."""
+        return self.last_layer(self.features(z, cond))
+
+    def features(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        """What the last layer sees, (B, c, f h, f w)."""
         if (cond is None) != (self.cond_channels == 0):
             raise ValueError(f"this decoder takes a condition of {self.cond_channels} channels")
         h = self.conv_in(z)
@@ -187,11 +195,12 @@ class Decoder(nn.Module):
                 h = attn(block(h))
             if "upsample" in stage:
                 h = stage["upsample"](h)  # (B, c, 2H, 2W)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = F.silu(self.norm_out(h))
         if self.patch_size == 1:
             return h
-        h = F.pixel_shuffle(h, self.patch_size)  # (B, HEAD_CHANNELS, f h, f w)
-        return self.head(h if cond is None else torch.cat([h, cond], dim=1))
+        h = F.pixel_shuffle(self.conv_out(h), self.patch_size)  # (B, HEAD_CHANNELS, f h, f w)
+        conv, activation, _ = self.head
+        return activation(conv(h if cond is None else torch.cat([h, cond], dim=1)))
 
 
 class AutoencoderKL(nn.Module):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,8 +108,9 @@ class Predictor:
     def _predict_batch(self, scenes: list[Scene], ceiling: bool) -> list[Prediction]:
         data = self.config.data
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
-        how = {"steps": self.steps, "sampler": self.sampler} if isinstance(self.model, LatentDiffusion) else {}
-        how |= {"seed": self.seed, "num_samples": self.num_samples, "ceiling": ceiling}
+        how: dict[str, Any] = {"seed": self.seed, "num_samples": self.num_samples, "ceiling": ceiling}
+        if isinstance(self.model, LatentDiffusion):
+            how |= {"steps": self.steps, "sampler": self.sampler}
         return predict_batch(self.model, scenes, samples, self.device, **how)
 
 

@@ -14,6 +14,8 @@ from data.store import SampleStore, digest
 
 from .autoencoder import AutoencoderKL
 
+SHARDS = 64  # files of a store; a process writes whole ones
+
 
 class CachedLatents(Dataset):
     """The samples of a dataset, each with `moments` (2 Z, h, w): mean and log-variance of the posterior of its image, float32.
@@ -78,9 +80,11 @@ def encode_dataset(
     side = dataset.image_size // autoencoder.downsampling_factor
     identity = dataset.identity() | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
     shape = (2 * autoencoder.embed_dim, side, side)
-    store = SampleStore("latents", len(dataset) * len(symmetries), {"moments": shape}, folder, identity)
+    rows = -(-len(dataset) // SHARDS) * len(symmetries)  # all symmetries of a map lie in one shard
+    store = SampleStore("latents", len(dataset) * len(symmetries), {"moments": shape}, folder, identity, rows)
+    rank, processes = accelerator.process_index, accelerator.num_processes
     missing = sorted({row // len(symmetries) for row in store.missing().tolist()})
-    mine = [index for index in missing if index % accelerator.num_processes == accelerator.process_index]
+    mine = [index for index in missing if store.shard(index * len(symmetries)) % processes == rank]
     size = max(1, batch_size // len(symmetries))
     loader = DataLoader(dataset, size, sampler=mine, num_workers=num_workers if mine else 0)
     with tqdm(total=len(mine), desc="encoding", unit="map", disable=not accelerator.is_main_process) as bar:
@@ -99,6 +103,7 @@ def encode_dataset(
                 bar.update()
     store.flush()
     accelerator.wait_for_everyone()
+    store.open()
     missing_here = len(store.missing())
     if missing_here:
         raise DataError(

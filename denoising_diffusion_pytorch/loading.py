@@ -1,11 +1,13 @@
 """Networks with the weights that a file or a checkpoint holds, ours or of other code."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .autoencoder import AutoencoderKL
 from .build import build_autoencoder, build_baseline
 from .checkpoint import load_safetensors, open_checkpoint
 from .config_schema import Config
@@ -111,10 +113,13 @@ def build_model(config: Config, stage: str) -> Any:
     )
 
 
-def load_first_stage(autoencoder: nn.Module, path: str | Path) -> str:
+def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels: Sequence[str] = ()) -> str:
     """Fill an autoencoder from a trained one, averaged weights where there are any.
 
     Args:
+        autoencoder: its weights are replaced.
+        cond_channels: names of the condition's channels, which a decoder that sees them must have been trained with; weights alone
+            do not tell theirs.
         path: a checkpoint or results folder of either stage, a .safetensors file of an autoencoder, or a .pt / .ckpt
             of the original RadioDiff, DDM or latent-diffusion code (`ema`, `model` or `state_dict` inside).
 
@@ -122,11 +127,17 @@ def load_first_stage(autoencoder: nn.Module, path: str | Path) -> str:
         a line saying what was loaded.
 
     Raises:
-        CheckpointError: not there, not readable without running code, or of another architecture.
+        CheckpointError: not there, not readable without running code, of another architecture, or of other channels.
     """
     path = Path(path)
     if path.is_dir():
         checkpoint = open_checkpoint(path)
+        theirs = checkpoint.config.data.cond_channels
+        if autoencoder.decoder.cond_channels and theirs != list(cond_channels):
+            raise CheckpointError(
+                f"{checkpoint.path}: its decoder was trained with data.cond_channels [{', '.join(theirs)}], not with "
+                f"[{', '.join(cond_channels)}]; use the same ones in the same order"
+            )
         state, source = checkpoint.weights("model") | checkpoint.weights("ema"), checkpoint.path
     elif not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (first_stage_config.ckpt_path)")

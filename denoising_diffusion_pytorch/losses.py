@@ -14,6 +14,9 @@ from .autoencoder import DiagonalGaussianDistribution
 from .errors import CheckpointError
 from .serialization import load_plain
 
+PIXEL_SCALE = 2.0**14  # of a loss, on its way to the pixels through networks in half precision
+LAYER_SCALE = 2.0**12  # of the pixels' gradients, summed; times an activation it must stay below 65504
+
 
 def apply_mask(x: Tensor, ori_mask: Tensor | None) -> Tensor:
     """Zero gain where the mask is 1: x (B, 1, H, W) in [-1, 1], ori_mask (B, 1, H, W), 1 where the map is zero beyond doubt."""
@@ -23,8 +26,9 @@ def apply_mask(x: Tensor, ori_mask: Tensor | None) -> Tensor:
 def hinge_gan_loss(fake_pred: Tensor, real_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Hinge losses of generator and discriminator (Lim & Ye, 2017), scalars.
 
-    generator: -E[D(fake)]; discriminator: E[relu(1 - D(real))] + E[relu(1 + D(fake))]. Logits of any shape.
+    generator: -E[D(fake)]; discriminator: E[relu(1 - D(real))] + E[relu(1 + D(fake))]. Logits of any shape and precision.
     """
+    fake_pred, real_pred = fake_pred.float(), real_pred.float()
     generator = -fake_pred.mean()
     discriminator = F.relu(1 - real_pred).mean() + F.relu(1 + fake_pred).mean()
     return generator, discriminator
@@ -142,15 +146,15 @@ class AutoencoderLoss(nn.Module):
         posterior: DiagonalGaussianDistribution,
         *,
         fake_pred: Tensor | None = None,
-        last_layer: Tensor | None = None,
+        last_weight: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and its terms.
 
         Args:
-            image, reconstruction: (B, C, H, W) in about [-1, 1], the latter after `apply_mask`.
+            image, reconstruction: (B, C, H, W) float32 in about [-1, 1], the latter after `apply_mask`.
             posterior: of the encoder.
             fake_pred: the discriminator's logits of `reconstruction`; None before it takes part.
-            last_layer: decoder weight at which the adaptive weight is taken; needed with `fake_pred`.
+            last_weight: decoder weight at which the adaptive weight is taken; needed with `fake_pred`.
 
         Returns:
             scalar loss, {term: detached scalar}.
@@ -161,18 +165,35 @@ class AutoencoderLoss(nn.Module):
         logs["kl"] = kl.detach()
         if fake_pred is not None:
             generator = -fake_pred.float().mean()
-            adaptive = adaptive_weight(nll, generator, last_layer)
+            adaptive = adaptive_weight(nll, generator, reconstruction, last_weight)
             loss = loss + self.discr_weight * adaptive * generator
             logs |= {"generator": generator.detach(), "adaptive_weight": adaptive}
         return loss, logs
 
 
-def adaptive_weight(nll: Tensor, generator: Tensor, last_layer: Tensor) -> Tensor:
-    """|grad nll| / (|grad generator| + 1e-4) at the decoder's last layer, in [0, 1e4] (Esser et al., 2021, eq. 7)."""
-    nll_grad = torch.autograd.grad(nll, last_layer, retain_graph=True)[0]
-    generator_grad = torch.autograd.grad(generator, last_layer, retain_graph=True)[0]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # of the global batch: N processes must weigh as one does
-        for grad in (nll_grad, generator_grad):
+def adaptive_weight(nll: Tensor, generator: Tensor, reconstruction: Tensor, last_weight: Tensor) -> Tensor:
+    """|grad nll| / (|grad generator| + 1e-4) at the decoder's last layer, in [0, 1e4] (Esser et al., 2021, eq. 7).
+
+    Over the micro-batch of all processes; micro-batches that are accumulated have a weight each.
+
+    Args:
+        nll, generator: scalars, functions of `reconstruction`.
+        reconstruction: float32, a function of `last_weight` through one layer, whatever that layer's precision.
+        last_weight: weight of the decoder's last layer.
+    """
+    norms = []
+    for loss in (nll, generator):
+        grad = _gradient(loss, reconstruction, last_weight)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # of the global batch: N processes must weigh as one does
             torch.distributed.all_reduce(grad.div_(torch.distributed.get_world_size()))
-    return (nll_grad.norm() / (generator_grad.norm() + 1e-4)).clamp(0, 1e4).detach()
+        norms.append(grad.norm())
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
+
+
+def _gradient(loss: Tensor, reconstruction: Tensor, last_weight: Tensor) -> Tensor:
+    """d loss / d last_weight. Gradients of a mean over pixels vanish in fp16 (below 6e-8), so that no part is taken unscaled."""
+    (pixels,) = torch.autograd.grad(PIXEL_SCALE * loss, reconstruction, retain_graph=True)
+    scale = LAYER_SCALE / pixels.abs().sum().clamp(min=1e-30)  # bounds the sum over all pixels, too
+    (grad,) = torch.autograd.grad(reconstruction, last_weight, scale * pixels, retain_graph=True)
+    return grad.float() / (scale * PIXEL_SCALE)

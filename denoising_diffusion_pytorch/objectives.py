@@ -50,7 +50,7 @@ class AutoencoderObjective(nn.Module):
         """The loss of decoding a sample of the posterior."""
         image = batch["images"]  # zero where the mask is 1, but for free rotations
         decoded = self.autoencoder.decode(posterior.sample(noise), batch["conditions"])
-        reconstruction = apply_mask(decoded, batch["masks"])
+        reconstruction = apply_mask(decoded.float(), batch["masks"])
         fake_pred = None
         discriminator = self.judge[0]
         if discriminator is not None and step >= self.discr_start:
@@ -62,7 +62,7 @@ class AutoencoderObjective(nn.Module):
             reconstruction,
             posterior,
             fake_pred=fake_pred,
-            last_layer=self.autoencoder.decoder.last_layer,
+            last_weight=self.autoencoder.decoder.last_layer.weight,
         )
         return loss, logs, {"real": image, "fake": reconstruction.detach()}
 

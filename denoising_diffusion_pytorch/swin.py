@@ -28,7 +28,7 @@ FEW_KEYS = 128
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k' / sqrt(d) + bias) v: q (..., N, d), k and v (..., M, d), bias broadcast to (..., N, M).
+    """softmax(q k' / sqrt(d) + bias) v: q (B, h, N, d), k and v (B, h, M, d), bias broadcast to (B, h, N, M).
 
     On a CPU the fused kernel's backward pass is slower than the plain products where keys are few: with 16 to 64 of
     them a training step of the tiny U-Net takes a fifth longer.
@@ -92,11 +92,13 @@ class WindowAttention(nn.Module):
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
         windows = window_partition(x, w)  # (B * windows, w^2, C)
-        # three of (B, windows, heads, w^2, C / heads)
-        q, k, v = rearrange(self.qkv(windows), "(b n) p (s h d) -> s b n h p d", b=b, s=3, h=self.num_heads)
+        # three of (B * windows, heads, w^2, C / heads)
+        q, k, v = rearrange(self.qkv(windows), "n p (s h d) -> s n h p d", s=3, h=self.num_heads)
         bias = self._attention_bias(height, width, padded_h, padded_w, q.dtype)
+        if len(bias) > 1:
+            bias = bias.repeat(b, 1, 1, 1)  # (B * windows, heads, w^2, w^2)
         y = attend(q, k, v, bias)
-        y = self.proj(rearrange(y, "b n h p d -> (b n) p (h d)"))
+        y = self.proj(rearrange(y, "n h p d -> n p (h d)"))
         y = window_reverse(y, w, padded_h, padded_w)
         if self.shift:
             y = torch.roll(y, (self.shift, self.shift), dims=(1, 2))

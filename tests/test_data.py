@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,7 @@ from data.augment import symmetry
 from data.conditions import condition
 from data.layout import Layout
 from data.metrics import map_scores
+from data.presentation import MAKERS, code_digest
 from data.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
 from data.resize import resize, to_native
 from data.sampler import SampleStream
@@ -286,6 +288,22 @@ def test_flat_tree_errors_name_the_file(flat_tree, case):
         RadioUNet_c(flat_tree)[1]
 
 
+def test_caches_outlive_changes_of_code_that_makes_no_samples(tmp_path):
+    """A module is one or the other: a new one must be classified."""
+    others = {"__init__", "augment", "baselines", "errors", "evaluation", "figures", "loader", "metrics", "osm_cities"}
+    others |= {"ray_tracing", "sampler", "simulated", "splits", "store", "window"}
+    others |= {f"simulator/{name}" for name in ("__init__", "cities", "statistics")}
+    folder = Path(data.__file__).parent
+    modules = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py")}
+    assert modules == others | set(MAKERS) and not others & set(MAKERS)
+    copy = shutil.copytree(folder, tmp_path / "data")
+    before = code_digest(copy)
+    (copy / "figures.py").write_text("another plot")
+    assert code_digest(copy) == before == code_digest()
+    (copy / "simulator" / "propagation.py").write_text("other laws")
+    assert code_digest(copy) != before
+
+
 def test_conditions_of_a_flat_tree_are_taken_as_they_are(flat_tree):
     np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
     assert (RadioUNet_c(flat_tree)[1]["cond"] == -40).all()
@@ -477,8 +495,8 @@ def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, mo
     plain = RadioMapDataset(source, 16, 16)
     first = RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)
     with monkeypatch.context() as patched:  # what is there is not read again, and an interrupted filling goes on
-        first.store.done[3] = 0
-        first.store.flush()
+        first.store.done[0][3] = 0
+        first.store.done[0].flush()
         read = []
         original = RadioMapDataset._read
         patched.setattr(RadioMapDataset, "_read", lambda self, i: read.append(i) or original(self, i))

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -31,15 +32,26 @@ def encode(dataset, model, folder):
     return encode_dataset(dataset, model.first_stage_model, folder, Accelerator(cpu=True), batch_size=24)
 
 
+def one_of(rank, processes):
+    """One of several processes that do not wait for each other."""
+    return SimpleNamespace(
+        process_index=rank,
+        num_processes=processes,
+        device=torch.device("cpu"),
+        is_main_process=rank == 0,
+        wait_for_everyone=lambda: None,
+    )
+
+
 def batch_of(samples):
     keys = {"images": "image", "conditions": "cond", "masks": "ori_mask"}
     batch = {ours: torch.stack([sample[theirs] for sample in samples]) for ours, theirs in keys.items()}
-    return batch | {"seeds": torch.tensor([sample["seed"] for sample in samples])}
+    return batch | {"seeds": [sample["seed"] for sample in samples]}
 
 
 def test_cached_latents_give_the_loss_of_encoding(dataset, model, tmp_path):
     cached = encode(dataset, model, tmp_path)
-    assert len(cached.store.done) == 8 * len(dataset) and cached.store.done.all()
+    assert sum(map(len, cached.store.done)) == 8 * len(dataset) and not len(cached.store.missing())
     objective = LatentObjective(model, None, tiny_config("ldm").diffusion_config.end_to_end)
     items = [(index, 100 + index) for index in range(len(dataset))]  # keys that draw several of the symmetries
     assert len({dataset.augmentation.symmetry_of(key) for _, key in items}) > 4
@@ -54,9 +66,10 @@ def test_cached_latents_give_the_loss_of_encoding(dataset, model, tmp_path):
 def test_encoding_goes_on_where_it_was_interrupted_and_knows_its_encoder(dataset, model, tmp_path):
     whole = encode(dataset, model, tmp_path)
     expected = whole.store.read(8 * 5 + 3, "moments")
-    whole.store.done[8 * 5 : 8 * 7] = 0
-    whole.store.arrays["moments"][8 * 5 : 8 * 7] = 0
-    whole.store.flush()
+    for lost in (whole.store.shard(8 * 5), whole.store.shard(8 * 6)):
+        for array in (whole.store.done[lost], whole.store.arrays["moments"][lost]):
+            array[:] = 0
+            array.flush()
     calls = []
     encoder = model.first_stage_model.encoder
     handle = encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
@@ -70,6 +83,23 @@ def test_encoding_goes_on_where_it_was_interrupted_and_knows_its_encoder(dataset
     assert torch.equal(whole.store.read(8 * 5 + 3, "moments"), expected)
 
 
+def test_no_two_processes_write_one_file(dataset, model, tmp_path):
+    """What all of them have written together is the whole."""
+    before: dict[str, bytes] = {}
+    touched: list[set[str]] = []
+    for rank in range(3):
+        try:
+            encode_dataset(dataset, model.first_stage_model, tmp_path, one_of(rank, 3), batch_size=8)
+        except DataError as error:
+            assert rank < 2 and "latents are not here" in str(error)
+        after = {path.name: path.read_bytes() for path in tmp_path.glob("latents_*/*.npy")}
+        touched.append({name for name, content in after.items() if np.frombuffer(content, np.uint8)[128:].any()})
+        touched[-1] -= {name for name, content in after.items() if before.get(name) == content}
+        before = after
+    assert all(touched) and not touched[0] & touched[1] and not touched[2] & (touched[0] | touched[1])
+    assert len(touched[0] | touched[1] | touched[2]) == len(before)
+
+
 def test_settings_that_exclude_cached_latents():
     with pytest.raises(ConfigError, match="cache_latents.*trainable"):
         tiny_config("ldm", data={"cache_latents": True}, first_stage_config={"trainable": True})
@@ -79,15 +109,8 @@ def test_settings_that_exclude_cached_latents():
 
 
 def test_an_incomplete_store_is_refused(dataset, model, tmp_path):
-    one_of_two = SimpleNamespace(
-        process_index=0,
-        num_processes=2,
-        device=torch.device("cpu"),
-        is_main_process=True,
-        wait_for_everyone=lambda: None,
-    )
     with pytest.raises(DataError, match="80 latents are not here.*cache_folder"):
-        encode_dataset(dataset, model.first_stage_model, tmp_path, one_of_two)
+        encode_dataset(dataset, model.first_stage_model, tmp_path, one_of(0, 2))
 
 
 def test_no_neighbour_is_kept_in_place_of_an_unreadable_map(radiomapseer, model, tmp_path):

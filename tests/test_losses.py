@@ -53,15 +53,41 @@ def test_adversarial_term_reaches_the_decoder_and_its_weight_is_finite():
     y, posterior = model(x)
     criterion = AutoencoderLoss(discr_weight=0.5)
     plain, _ = criterion(x, y, posterior)
-    loss, logs = criterion(x, y, posterior, fake_pred=discriminator(y), last_layer=model.decoder.last_layer)
+    last = model.decoder.last_layer.weight
+    loss, logs = criterion(x, y, posterior, fake_pred=discriminator(y), last_weight=last)
     assert torch.isfinite(logs["adaptive_weight"]) and logs["adaptive_weight"] > 0
     assert torch.allclose(loss, plain + 0.5 * logs["adaptive_weight"] * logs["generator"])
 
 
 def test_adaptive_weight_is_the_ratio_of_gradients():
     w = torch.tensor([3.0], requires_grad=True)
-    assert torch.allclose(adaptive_weight(4 * w.sum(), 2 * w.sum(), w), torch.tensor(4 / (2 + 1e-4)))
-    assert adaptive_weight(1e9 * w.sum(), 1e-9 * w.sum(), w) == 1e4
+    y = 5 * w
+    assert torch.allclose(adaptive_weight(4 * y.sum(), 2 * y.sum(), y, w), torch.tensor(20 / (10 + 1e-4)))
+    assert adaptive_weight(1e9 * y.sum(), 1e-9 * y.sum(), y, w) == 1e4
+    assert adaptive_weight(y.sum(), 0 * y.sum(), y, w) == 1e4
+
+
+@pytest.mark.parametrize("dtype,within", [(torch.float16, 0.02), (torch.bfloat16, 0.1)])
+def test_adaptive_weight_in_half_precision(dtype, within):
+    """A good reconstruction of many pixels: each one's share of the mean is far below what fp16 can tell from zero."""
+    torch.manual_seed(0)
+    conv, discriminator = nn.Conv2d(8, 1, 3, padding=1), PatchDiscriminator(1, 8, 2)
+    h = torch.randn(4, 8, 128, 128)
+    error = 1e-3 * torch.randn(4, 1, 128, 128)
+
+    def weight():
+        y = conv(h).float()
+        nll = (y - (y - error).detach()).square().mean()
+        return adaptive_weight(nll, -discriminator(y).float().mean(), y, conv.weight)
+
+    exact = weight()
+    with torch.autocast("cpu", dtype):
+        assert weight() == pytest.approx(exact.item(), rel=within)
+
+
+def test_hinge_is_taken_in_full_precision():
+    fake, real = (torch.full((1000,), value, dtype=torch.bfloat16) for value in (0.30078125, -0.2001953125))
+    assert all(loss.dtype == torch.float32 for loss in hinge_gan_loss(fake, real))
 
 
 def test_discriminator_shape():

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from torch.distributed.utils import _recursive_to
 
-from data import DataError, Scene
+from data import DataError, RadioUNet_c, Scene, process_batch
 from data.layout import Layout
 from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch import loading
@@ -27,6 +29,7 @@ from denoising_diffusion_pytorch.inference import Prediction
 from denoising_diffusion_pytorch.loading import build_model, load_initial
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective, LatentObjective
 from denoising_diffusion_pytorch.processes import choose_precision, make_accelerator
+from denoising_diffusion_pytorch.randomness import KeyedRandom
 from denoising_diffusion_pytorch.results import read_log
 from denoising_diffusion_pytorch.trainer import Trainer
 from tests.conftest import save_grey
@@ -222,12 +225,12 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 @pytest.mark.parametrize("stage", ["ldm", "vae"])
 def test_accumulation_equals_one_large_batch(tmp_path, stage):
-    """8 x 16 accumulated samples give the gradient of 1 x 128, in double precision."""
+    """8 x 16 accumulated samples give the gradient of 1 x 128, in double precision, before the adversarial term acts."""
     gradients = []
     parts = [tiny_batch(number, batch_size=16) for number in range(8)]
     whole = {
-        key: [n for p in parts for n in p[key]] if key == "names" else torch.cat([p[key] for p in parts])
-        for key in parts[0]
+        key: torch.cat([p[key] for p in parts]) if torch.is_tensor(value) else [n for p in parts for n in p[key]]
+        for key, value in parts[0].items()
     }
     for key in ("images", "conditions", "masks"):
         whole[key] = whole[key].double()
@@ -306,12 +309,25 @@ def test_a_nonfinite_last_step_is_not_saved(tmp_path):
     assert ck.find_checkpoint(tmp_path).step == 2
 
 
+def as_data_parallel_gives_it(batch, device):
+    """What DistributedDataParallel hands to the module that it wraps: every tensor is on the device."""
+    return _recursive_to((batch,), torch.device(device), False)[0][0]
+
+
+def test_with_several_processes_nothing_is_asked_of_the_device_for_randomness(radiomapseer):
+    """On the meta device nothing can be: values that the processor needs stay out of tensors."""
+    loader = torch.utils.data.DataLoader(RadioUNet_c(radiomapseer), 2)
+    batch = as_data_parallel_gives_it(process_batch(next(iter(loader)), "cpu"), "meta")
+    assert batch["images"].device.type == "meta"
+    assert KeyedRandom(batch["seeds"]).randn(3).shape == (2, 3)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU works while the processor goes on")
 @pytest.mark.parametrize("stage", ["ldm", "vae"])
 def test_a_step_never_waits_for_the_gpu(tmp_path, stage):
     def on_device(accelerator, first):
         for batch in tiny_batches(accelerator, first):
-            yield {k: v.to(accelerator.device) if torch.is_tensor(v) and k != "seeds" else v for k, v in batch.items()}
+            yield as_data_parallel_gives_it(batch, accelerator.device)
 
     trainer = make_trainer(tmp_path, stage, batches=on_device)
     batches = list(islice(on_device(trainer.accelerator, 0), 8))
@@ -691,10 +707,11 @@ def test_memory_layout_changes_no_result(tmp_path, stage):
 
 @pytest.mark.parametrize("stage", ["ldm", "vae"])
 def test_compile_changes_no_result_and_breaks_no_graph(tmp_path, stage, monkeypatch):
-    compile_module = torch.nn.Module.compile  # without generating C++, which takes minutes
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="aot_eager"))
+    """Nor does it end when the discriminator starts, at step 1."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # C++ would take minutes
     for name, compiled in (("eager", False), ("compiled", True)):
-        trainer = make_trainer(tmp_path / name, stage, trainer={"compile": compiled, "training_steps": 2})
+        changes = {"first_stage_config": {"lossconfig": {"discr_start": 1}}} if stage == "vae" else {}
+        trainer = make_trainer(tmp_path / name, stage, trainer={"compile": compiled, "training_steps": 2}, **changes)
         if compiled:
             torch._dynamo.utils.counters.clear()
         trainer.train()
@@ -728,6 +745,17 @@ def trained_ldm(folder, **changes):
     ema = {name: value + 0.1 for name, value in model.state_dict().items() if value.is_floating_point()}
     save_checkpoint(folder, step=7, stage="ldm", config=config, model=model.state_dict(), ema=ema, training={})
     return model, config
+
+
+def test_a_conditioned_decoder_keeps_the_order_of_its_channels(tmp_path):
+    model, config = trained_ldm(tmp_path)
+    channels = config.data.cond_channels
+    target = build_model(config, "ldm").first_stage_model
+    loading.load_first_stage(target, tmp_path, channels)
+    ema = ck.find_checkpoint(tmp_path).weights("ema")
+    assert torch.equal(target.decoder.conv_in.weight, ema["first_stage_model.decoder.conv_in.weight"])
+    with pytest.raises(CheckpointError, match=r"\[buildings, transmitter\], not with \[transmitter, buildings\]"):
+        loading.load_first_stage(target, tmp_path, channels[::-1])
 
 
 def test_a_run_starts_from_the_weights_of_another_one(tmp_path):
