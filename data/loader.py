@@ -95,10 +95,10 @@ class RadioMapDataset(Dataset):
                     raise
         raise DataError(f"{problem}; nor could any of the {MAX_SUBSTITUTES} samples from there on be read")
 
-    def identity(self) -> dict[str, object]:
-        """What the samples are made of, as JSON has it; another one as soon as a file, a setting or the code for them changes."""
-        sizes = {"image": self.image_size, "cond": self.cond_size, "channels": list(self.cond_channels)}
-        return self.source.identity() | sizes | {"code": code_digest()}
+    def identity(self, *, cond: bool = True) -> dict[str, object]:
+        """What the samples are made of, or the images alone; another one as soon as a file, a setting or the code for them changes."""
+        identity = self.source.identity() | {"image": self.image_size, "code": code_digest()}
+        return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
     def _fill_store(self, folder: Path | None) -> SampleStore:
         """Every sample prepared once, by several threads. One that cannot be read is left to be tried, and reported, in its turn."""

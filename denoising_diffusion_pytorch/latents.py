@@ -78,7 +78,7 @@ def encode_dataset(
     autoencoder = autoencoder.to(accelerator.device).eval()
     symmetries = _symmetries(dataset)
     side = dataset.image_size // autoencoder.downsampling_factor
-    identity = dataset.identity() | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
+    identity = dataset.identity(cond=False) | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
     shape = (2 * autoencoder.embed_dim, side, side)
     rows = -(-len(dataset) // SHARDS) * len(symmetries)  # all symmetries of a map lie in one shard
     store = SampleStore("latents", len(dataset) * len(symmetries), {"moments": shape}, folder, identity, rows)

@@ -45,6 +45,8 @@ STAGES = {  # command, configuration, maps a step
     "baseline": ("scripts/train_baseline.py", "tiny_baseline.yaml", 16),
 }
 SAME_TIME = "diffusion_config.final_step_share=0"
+NOISE = ("diffusion_config.objective=pred_noise", SAME_TIME)
+SCALED_LINEAR = "diffusion_config.beta_schedule=scaled_linear"
 LAST_STEP_ONLY = "diffusion_config.final_step_share=1"
 FEW_CHANNELS = "data.cond_channels=[buildings, transmitter]"
 SOME_CHANNELS = "data.cond_channels=[buildings, transmitter, line_of_sight]"
@@ -83,9 +85,8 @@ VARIANTS = {
     "x0, t uniform": Variant((SAME_TIME,), calls=(1, 4)),
     "v": Variant(("diffusion_config.objective=pred_v",), calls=(1, 4, 10)),
     "v, t uniform": Variant(("diffusion_config.objective=pred_v", SAME_TIME), calls=(1, 4, 10)),
-    "noise (the document's), t uniform": Variant(
-        ("diffusion_config.objective=pred_noise", SAME_TIME), calls=(1, 10, 50)
-    ),
+    "noise (the document's), t uniform": Variant(NOISE, calls=(1, 4, 10, 50)),
+    "noise, t uniform, scaled_linear schedule": Variant((*NOISE, SCALED_LINEAR), calls=(1, 4, 10, 50)),
     "decoupled (const_sde)": Variant(
         ("diffusion_config.model_type=const_sde", "diffusion_config.objective=pred_KC"), calls=(1, 2, 5)
     ),

@@ -83,6 +83,11 @@ def test_encoding_goes_on_where_it_was_interrupted_and_knows_its_encoder(dataset
     assert torch.equal(whole.store.read(8 * 5 + 3, "moments"), expected)
 
 
+def test_latents_do_not_depend_on_the_condition(dataset, model, tmp_path, radiomapseer):
+    other = RadioMapDataset(RadioMapSeer(radiomapseer), 16, 16, ["transmitter"], augmentation=Augmentation())
+    assert encode(other, model, tmp_path).store.path == encode(dataset, model, tmp_path).store.path
+
+
 def test_no_two_processes_write_one_file(dataset, model, tmp_path):
     """What all of them have written together is the whole."""
     before: dict[str, bytes] = {}
