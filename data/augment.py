@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 Sample = dict[str, Any]
@@ -91,6 +90,8 @@ class Augmentation:
 
     @staticmethod
     def _move(x: Tensor, angle: float, shift: np.ndarray, fill: float) -> Tensor:
+        import torchvision.transforms.v2.functional as TF  # takes two seconds, and few need it
+
         side = x.shape[-1]
         return TF.affine(
             x,
