@@ -35,10 +35,23 @@ def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
     return float(value[5:-5, 5:-5].mean())
 
 
-def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """nmse, rmse, ssim, psnr (dB) of one map, (H, W) grey levels in [0, 1].
+def detail(prediction: np.ndarray, target: np.ndarray) -> float:
+    """Power finer than four pixels, the prediction's over the target's: below 1 for a blurred map; NaN for a flat target.
 
-    A target that is zero everywhere has no NMSE: NaN.
+    Args:
+        prediction, target: (H, W) grey levels.
+    """
+    fine = (
+        np.hypot(np.fft.fftfreq(target.shape[0])[:, None], np.fft.rfftfreq(target.shape[1])) > 0.25
+    )  # cycles per pixel
+    power = [float((np.abs(np.fft.rfft2(image.astype(np.float64))[fine]) ** 2).sum()) for image in (prediction, target)]
+    return power[0] / power[1] if power[1] > 1e-9 else math.nan  # rounding
+
+
+def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """nmse, rmse, ssim, psnr (dB) and `detail` of one map, (H, W) grey levels in [0, 1].
+
+    A target that is zero everywhere has neither NMSE nor detail: NaN.
     """
     error = prediction.astype(np.float64) - target
     mse, power = float((error**2).mean()), float((target.astype(np.float64) ** 2).mean())
@@ -47,6 +60,7 @@ def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
         "rmse": math.sqrt(mse),
         "ssim": ssim(prediction, target),
         "psnr": min(PERFECT_PSNR, -10 * math.log10(mse)) if mse else PERFECT_PSNR,
+        "detail": detail(prediction, target),
     }
 
 

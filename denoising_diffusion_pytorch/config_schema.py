@@ -198,7 +198,9 @@ class TrainerConfig:
     """The loop. A step is an optimizer step: batch_size x gradient_accumulation samples a process."""
 
     batch_size: int = 16
-    gradient_accumulation: int = 8  # the same as larger batches, but that each micro-batch has its own adversarial weight
+    gradient_accumulation: int = (
+        8  # the same as larger batches, but that each micro-batch has its own adversarial weight
+    )
     learning_rate: float = 5e-5
     min_learning_rate: float | None = None  # derived: min_lr_ratio * learning_rate
     training_steps: int = 50000

@@ -78,7 +78,7 @@ def _arrays(sample: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def score(predictions: Iterable[Prediction]) -> dict[str, float]:
-    """nmse, rmse, ssim, psnr at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `ceiling_` of the
+    """nmse, rmse, ssim, psnr, detail at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `ceiling_` of the
     autoencoder's reconstruction, if there is one. Means over maps (data/metrics.py).
     """
     sampled, ceiling = Scores(), Scores()

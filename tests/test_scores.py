@@ -10,7 +10,7 @@ from data.baselines import MeanMap, log_distance_law, los_nlos_law
 from data.evaluation import error_shares, interval
 from data.figures import comparison_figure, radio_map_figure
 from data.layout import Layout
-from data.metrics import PERFECT_PSNR, Scores, map_scores, ssim
+from data.metrics import PERFECT_PSNR, Scores, detail, map_scores, ssim
 from data.units import apply_noise_floor
 from scripts.evaluate import score_others
 
@@ -46,6 +46,16 @@ def test_map_scores():
     assert scores["psnr"] == pytest.approx(20)
     assert map_scores(target, target)["psnr"] == PERFECT_PSNR
     assert math.isnan(map_scores(target, np.zeros((16, 16)))["nmse"])
+
+
+def test_detail_is_power_of_fine_waves():
+    y, x = np.indices((32, 32))
+    fine, coarse = np.sin(2 * np.pi * x * 3 / 8), np.sin(2 * np.pi * y / 8)  # 2.7 and 8 pixels long
+    target = 0.5 + 0.2 * fine + 0.2 * coarse
+    assert detail(target, target) == 1
+    assert detail(0.5 + 0.1 * fine + 0.4 * coarse, target) == pytest.approx(0.25)
+    assert detail(0.5 + 0.2 * coarse, target) == pytest.approx(0, abs=1e-9)
+    assert math.isnan(detail(target, np.full((32, 32), 0.3)))
 
 
 def test_line_of_sight_and_shadow_are_scored_apart():
