@@ -28,10 +28,10 @@ COLUMNS = {  # heading: (key of a summary, digits)
     "SSIM 0.2": ("thresholded.ssim", 4),
 }
 LEGEND = (
-    "Raw grey levels v / 255, means over maps; in brackets the 95 % bootstrap interval over maps. Detail: power finer than four pixels, "
-    "as a share of the real map's. LOS and NLOS: open pixels that see the transmitter and those that do not. 0.2: RadioUNet's "
-    "convention, levels max(g - 0.2, 0) / 0.8, errors summed over the whole set; 0.2 per map and SSIM 0.2: the same levels, means over "
-    "maps. Figures of different conventions must never be compared."
+    "Raw grey levels v / 255, means over maps; in brackets the 95 % bootstrap interval over maps. Detail: power finer than four "
+    "pixels, as a share of the real map's. LOS and NLOS: open pixels that see the transmitter and those that do not. 0.2: "
+    "RadioUNet's convention, levels max(g - 0.2, 0) / 0.8, errors summed over the whole set; 0.2 per map and SSIM 0.2: the "
+    "same levels, means over maps. Figures of different conventions must never be compared."
 )
 
 
