@@ -75,13 +75,14 @@ def train(start: Start) -> None:
     def measure_scale(accelerator: Accelerator) -> None:
         given = config.diffusion_config.scale_factor is not None
         if not given and (first_stage.trainable or not start.starts_from_weights):  # else it came with the weights
-            images = (batch["images"] for batch in islice(start.data.batches(accelerator, 0), SCALE_BATCHES))
+            batches = islice(start.data.batches(accelerator, 0), SCALE_BATCHES)
+            posteriors = (model.posterior(batch["images"], batch["moments"]) for batch in batches)
             several = accelerator.num_processes > 1
 
             def add_up(total: Tensor) -> Tensor:
                 return accelerator.reduce(total.to(accelerator.device), "sum").cpu() if several else total
 
-            scale = model.set_scale(images, add_up)
+            scale = model.set_scale(posteriors, add_up)
             accelerator.print(f"latent scale factor {scale:.5f}")
 
     objectives = make_objectives(config, model)

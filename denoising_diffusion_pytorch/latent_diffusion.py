@@ -93,25 +93,26 @@ class LatentDiffusion(nn.Module):
         """z (B, Z, h, w), not scaled; cond (B, C, H, W) for a decoder that sees it -> (B, 1, H, W), about [-1, 1]."""
         return self.first_stage_model.decode(z, cond)
 
-    def set_scale(self, batches: Iterable[Tensor], reduce=lambda total: total) -> float:
-        """Measure 1 / std of z over batches of images and keep it; E[z^2] = mean^2 + var needs no draw.
+    @torch.no_grad()
+    def posterior(self, images: Tensor, moments: Tensor | None = None) -> DiagonalGaussianDistribution:
+        """Over z, of images (B, 1, H, W) in [-1, 1]; from their moments (B, 2 Z, h, w) where they are known already (latents.py)."""
+        return self.encode_first_stage(images) if moments is None else DiagonalGaussianDistribution(moments)
+
+    @torch.no_grad()
+    def set_scale(self, posteriors: Iterable[DiagonalGaussianDistribution], reduce=lambda total: total) -> float:
+        """Measure 1 / std of z and keep it; E[z^2] = mean^2 + var needs no draw.
 
         Args:
-            batches: images (B, 1, H, W) in [-1, 1].
+            posteriors: of batches of images.
             reduce: sums a (3,) float64 tensor over all processes.
 
         Returns:
             the scale factor.
         """
-        device = self.scale_factor.device
-        total = torch.zeros(
-            3, dtype=torch.float64
-        )  # count, sum, sum of squares; on the CPU: not all devices have doubles
-        with torch.no_grad():
-            for images in batches:
-                posterior = self.encode_first_stage(images.to(device))
-                mean, second = posterior.mean.cpu().double(), posterior.std.cpu().double().square()
-                total += torch.stack([torch.tensor(mean.numel()), mean.sum(), (mean.square() + second).sum()])
+        total = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares; not all devices have doubles
+        for posterior in posteriors:
+            mean, second = posterior.mean.cpu().double(), posterior.std.cpu().double().square()
+            total += torch.stack([torch.tensor(mean.numel()), mean.sum(), (mean.square() + second).sum()])
         count, first, second = reduce(total)
         variance = second / count - (first / count) ** 2
         self.scale_factor.fill_(float(variance.rsqrt()))
@@ -183,13 +184,12 @@ class LatentDiffusion(nn.Module):
             images: (B, 1, H, W) in [-1, 1].
             conditions: (B, C, s, s) in [-1, 1].
             keys: one integer a sample for reproducible randomness.
-            moments: (B, 2 Z, h, w) of the images' posteriors, where they are known already (latents.py).
+            moments: as `posterior`.
         """
         self.require_scale()
         random = self.random_for(images.shape[0], keys)
-        with torch.no_grad():
-            posterior = self.encode_first_stage(images) if moments is None else DiagonalGaussianDistribution(moments)
-            x_start = self.latent(posterior, random.randn_like(posterior.mean))
+        posterior = self.posterior(images, moments)
+        x_start = self.latent(posterior, random.randn_like(posterior.mean))
         return self.latent_loss(x_start, conditions, random)
 
     def require_scale(self) -> None:
