@@ -29,7 +29,7 @@ from data.units import GAIN_MIN_DB, GAIN_SPAN_DB, NOISE_FLOOR, gain_to_uint8
 from data.window import Window, best_server, window
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
-from denoising_diffusion_pytorch.config_schema import SampleConfig
+from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Prediction, Predictor
 

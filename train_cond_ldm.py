@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from denoising_diffusion_pytorch.build import build_discriminator, build_loss
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.config_schema import Config
+from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.latents import encode_dataset

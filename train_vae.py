@@ -8,7 +8,7 @@ from torch import nn
 from denoising_diffusion_pytorch.autoencoder import AutoencoderKL
 from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.config_schema import Config
+from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.launch import Start, begin
 from denoising_diffusion_pytorch.loading import load_first_stage, load_initial
 from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective

@@ -1,7 +1,7 @@
 """Settings -> networks: the one place that knows which setting becomes which keyword argument."""
 
 from .autoencoder import AutoencoderKL
-from .config_schema import BaselineConfig, CondStageConfig, DiffusionConfig, FirstStageConfig, UnetConfig
+from .config.schema import BaselineConfig, CondStageConfig, DiffusionConfig, FirstStageConfig, UnetConfig
 from .diffusion import DecoupledDiffusion, GaussianDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
 from .regression import RegressionUnet

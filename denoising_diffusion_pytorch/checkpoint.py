@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .config import differences, parse_config, resolve, to_dict
-from .config_schema import Config
+from .config.schema import Config
 from .errors import CheckpointError
 
 FORMAT = 3

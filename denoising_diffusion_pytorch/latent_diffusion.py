@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .build import build_autoencoder, build_cond_stage, build_diffusion, build_unet
 from .config import resolve, section
-from .config_schema import SAMPLERS, Config, DataConfig
+from .config.schema import SAMPLERS, Config, DataConfig
 from .diffusion import sample_ddim, sample_ddpm, sample_decoupled, sample_dpm_solver
 from .losses import apply_mask
 from .randomness import GlobalRandom, KeyedRandom
@@ -26,7 +26,7 @@ class LatentDiffusion(nn.Module):
 
     Args:
         first_stage_config, cond_stage_config, unet_config, diffusion_config: the sections of a configuration, as the
-            dataclasses of config_schema.py or as plain dicts in any spelling that a YAML file may use; None for the
+            dataclasses of config/schema.py or as plain dicts in any spelling that a YAML file may use; None for the
             document's values.
         cond_size: side of the condition image in pixels (None: the latent's side).
 

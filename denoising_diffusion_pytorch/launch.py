@@ -18,7 +18,7 @@ from data import Augmentation, OwnSamples, close_dataloader, create_dataloader, 
 from .build import build_discriminator
 from .checkpoint import find_checkpoint
 from .config import load_config, placeholders, to_yaml
-from .config_schema import Config
+from .config.schema import Config
 from .errors import ConfigError
 from .loading import build_model
 from .processes import make_accelerator

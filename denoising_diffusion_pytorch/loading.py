@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .autoencoder import AutoencoderKL
 from .build import build_autoencoder, build_baseline
 from .checkpoint import load_safetensors, open_checkpoint
-from .config_schema import Config
+from .config.schema import Config
 from .errors import CheckpointError
 from .latent_diffusion import LatentDiffusion
 from .serialization import load_plain

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL
-from .config_schema import EndToEndConfig
+from .config.schema import EndToEndConfig
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator, apply_mask, hinge_gan_loss
 from .randomness import KeyedRandom

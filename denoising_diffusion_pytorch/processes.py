@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
-from .config_schema import TrainerConfig
+from .config.schema import TrainerConfig
 from .errors import ConfigError
 
 log = logging.getLogger("radiodiff")

@@ -25,7 +25,7 @@ from PIL import Image
 
 from .checkpoint import versions
 from .config import to_yaml
-from .config_schema import Config
+from .config.schema import Config
 from .errors import CheckpointError
 
 try:

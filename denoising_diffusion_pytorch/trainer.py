@@ -28,7 +28,7 @@ from .checkpoint import (
     save_checkpoint,
     set_aside_newer,
 )
-from .config_schema import Config
+from .config.schema import Config
 from .ema import EMAModel
 from .errors import CheckpointError, TrainingError
 from .loading import load_strictly

@@ -1,7 +1,6 @@
 """The fixed validation subset of a run: predicted with the averaged weights, scored, drawn."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from data.figures import comparison_figure
 from data.metrics import Scores
 from data.splits import spread
 
-from .config_schema import Config
+from .config.schema import Config
 from .inference import Prediction, predict_batch
 
 
@@ -33,7 +32,7 @@ class Validation:
     def __init__(self, config: Config, stage: str, accelerator: Accelerator):
         self.accelerator = accelerator
         self.batch_size = config.trainer.batch_size
-        dataset = create_dataset(config.data.validation, replace(config.data, cache=False))
+        dataset = create_dataset(config.data.validation, config.data.model_copy(update={"cache": False}))
         scored = config.trainer.validation_samples if config.trainer.validate_every else 0
         chosen = spread(len(dataset), max(scored, config.trainer.num_samples))
         self.drawn = {chosen[place] for place in spread(len(chosen), config.trainer.num_samples)}

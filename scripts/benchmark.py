@@ -38,7 +38,7 @@ from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.checkpoint import save_checkpoint
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config import load_config
-from denoising_diffusion_pytorch.config_schema import Config
+from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import RELEASED, Predictor
 from denoising_diffusion_pytorch.loading import build_model

@@ -15,7 +15,7 @@ from data import RadioMapSeer
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.config_schema import SAMPLERS
+from denoising_diffusion_pytorch.config.schema import SAMPLERS
 from denoising_diffusion_pytorch.inference import Predictor
 
 
