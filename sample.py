@@ -99,17 +99,17 @@ def write_coverage(folder: Path, windows: list[Window], gains: list[np.ndarray],
     buildings = windows[0].city.buildings
     server, best = best_server(np.stack(gains), buildings)
     covered = gain_to_db(best) >= threshold_db
-    figures = {
+    summary = {
         "threshold_db": threshold_db,
         "covered_share_of_open_area": float(covered.sum() / max((~buildings).sum(), 1)),
         "best_server_share": {
             w.city.name: float((server == i).sum() / max((server >= 0).sum(), 1)) for i, w in enumerate(windows)
         },
     }
-    (folder / "coverage.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    (folder / "coverage.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     np.save(folder / "best_server.npy", server.astype(np.int16))
     coverage_figure(folder / "coverage.png", server, best, buildings, [w.city.tx for w in windows], threshold_db)
-    print(f"{figures['covered_share_of_open_area']:.1%} of the open area has at least {threshold_db:.0f} dB")
+    print(f"{summary['covered_share_of_open_area']:.1%} of the open area has at least {threshold_db:.0f} dB")
 
 
 def main() -> None:

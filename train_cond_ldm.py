@@ -3,26 +3,30 @@
 accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_run] [key=value ...]
 """
 
+from functools import partial
 from itertools import islice
-from pathlib import Path
 
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from denoising_diffusion_pytorch.build import build_discriminator, build_loss
+from denoising_diffusion_pytorch.build import build_discriminator, build_loss, build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
-from denoising_diffusion_pytorch.latents import encode_dataset
-from denoising_diffusion_pytorch.launch import Start, begin, is_continued
-from denoising_diffusion_pytorch.loading import build_model, load_first_stage, load_initial
-from denoising_diffusion_pytorch.objectives import (
+from denoising_diffusion_pytorch.loading import load_first_stage, load_starting_weights
+from denoising_diffusion_pytorch.training.checkpoint import is_continued
+from denoising_diffusion_pytorch.training.data import TrainingData
+from denoising_diffusion_pytorch.training.objectives import (
     AutoencoderObjective,
     DiscriminatorObjective,
     JointObjective,
     LatentObjective,
 )
+from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
+from denoising_diffusion_pytorch.training.trainer import Trainer
+from denoising_diffusion_pytorch.training.validation import make_validation
 
 SCALE_BATCHES = 32  # micro-batches over which each process measures the latents' standard deviation
 
@@ -51,48 +55,54 @@ def require_autoencoder(config: Config) -> None:
         )
 
 
-def train(start: Start) -> None:
-    """Build the latent diffusion on its trained autoencoder and train it to the end."""
-    config, first_stage = start.config, start.config.first_stage_config
+def measure_latent_scale(model: LatentDiffusion, data: TrainingData, accelerator: Accelerator) -> None:
+    """Set the model's scale factor from the first batches of all processes."""
+
+    def sum_over_processes(total: Tensor) -> Tensor:
+        return accelerator.reduce(total.to(accelerator.device), "sum").cpu() if accelerator.num_processes > 1 else total
+
+    batches = islice(data.batches(accelerator, 0), SCALE_BATCHES)
+    posteriors = (model.posterior(batch["images"], batch["moments"]) for batch in batches)
+    accelerator.print(f"latent scale factor {model.set_scale(posteriors, sum_over_processes):.5f}")
+
+
+def train(config: Config, dataset: Dataset | None = None) -> None:
+    """Train U-Net and condition encoder to the end, or go on with a run that was interrupted.
+
+    Args:
+        config: resolved for stage `ldm`.
+        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+    """
+    require_autoencoder(config)
+    first_stage, trainer, diffusion = config.first_stage_config, config.trainer, config.diffusion_config
+    accelerator = make_accelerator(trainer, some_unused=diffusion.end_to_end.start_step is not None)  # the decoder
+    data = TrainingData(config, dataset)
     model = build_model(config, "ldm")
-    continued, channels = is_continued(config), config.data.cond_channels
-    if start.starts_from_weights:
-        start.accelerator.print(load_initial(model, config, "ldm"))
-    elif first_stage.ckpt_path and not continued:
-        start.accelerator.print(load_first_stage(model.first_stage_model, first_stage.ckpt_path, channels))
+    load_starting_weights(model, config, "ldm", accelerator.print)
     if config.data.cache_latents:
-        if continued:  # the trainer loads its checkpoint later than the encoder is needed here
-            load_first_stage(model.first_stage_model, config.trainer.results_folder, channels)
-        start.data.dataset = encode_dataset(
-            start.data.dataset,
-            model.first_stage_model,
-            Path(config.data.cache_folder or config.trainer.results_folder),
-            start.accelerator,
-            batch_size=config.trainer.batch_size,
-            num_workers=config.data.num_workers,
-        )
-
-    def measure_scale(accelerator: Accelerator) -> None:
-        given = config.diffusion_config.scale_factor is not None
-        if not given and (first_stage.trainable or not start.starts_from_weights):  # else it came with the weights
-            batches = islice(start.data.batches(accelerator, 0), SCALE_BATCHES)
-            posteriors = (model.posterior(batch["images"], batch["moments"]) for batch in batches)
-            several = accelerator.num_processes > 1
-
-            def add_up(total: Tensor) -> Tensor:
-                return accelerator.reduce(total.to(accelerator.device), "sum").cpu() if several else total
-
-            scale = model.set_scale(posteriors, add_up)
-            accelerator.print(f"latent scale factor {scale:.5f}")
-
+        if is_continued(config):  # the trainer restores the weights later than the encoder is needed
+            load_first_stage(model.first_stage_model, trainer.results_folder, config.data.cond_channels)
+        data.cache_latents(model.first_stage_model, accelerator)
     objectives = make_objectives(config, model)
-    start.train(model, objectives, prepare=measure_scale, prepare_again=first_stage.trainable)
+    # with the weights of another run comes its scale; an encoder that is trained changes it
+    scale_is_known = diffusion.scale_factor is not None or (trainer.init_from and not first_stage.trainable)
+    Trainer(
+        config,
+        "ldm",
+        model,
+        objectives,
+        data.batches,
+        accelerator=accelerator,
+        validation=make_validation(config, "ldm", accelerator),
+        prepare=None if scale_is_known else partial(measure_latent_scale, model, data),
+        prepare_again=first_stage.trainable,
+    ).train()
 
 
 def main() -> None:
-    start = begin("ldm", __doc__, require_autoencoder)
-    if start is not None:
-        train(start)
+    config = read_command("ldm", __doc__)
+    if config is not None:
+        train(config)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,18 @@ accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key
 """
 
 from torch import nn
+from torch.utils.data import Dataset
 
 from denoising_diffusion_pytorch.autoencoder import AutoencoderKL
-from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
+from denoising_diffusion_pytorch.build import build_discriminator, build_loss, build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
-from denoising_diffusion_pytorch.launch import Start, begin
-from denoising_diffusion_pytorch.loading import load_first_stage, load_initial
-from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective
+from denoising_diffusion_pytorch.loading import load_starting_weights
+from denoising_diffusion_pytorch.training.data import TrainingData
+from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, DiscriminatorObjective
+from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
+from denoising_diffusion_pytorch.training.trainer import Trainer
+from denoising_diffusion_pytorch.training.validation import make_validation
 
 
 def make_objectives(config: Config, autoencoder: AutoencoderKL) -> list[nn.Module]:
@@ -22,21 +26,28 @@ def make_objectives(config: Config, autoencoder: AutoencoderKL) -> list[nn.Modul
     return [generator, DiscriminatorObjective(discriminator, first_step)]
 
 
-def train(start: Start) -> None:
-    """Build the autoencoder and train it to the end."""
-    first_stage = start.config.first_stage_config
-    autoencoder = build_autoencoder(first_stage, start.config.cond_stage_config.in_channels)
-    if start.starts_from_weights:
-        start.accelerator.print(load_initial(autoencoder, start.config, "vae"))
-    elif first_stage.ckpt_path:
-        start.accelerator.print(load_first_stage(autoencoder, first_stage.ckpt_path, start.config.data.cond_channels))
-    start.train(autoencoder, make_objectives(start.config, autoencoder))
+def train(config: Config, dataset: Dataset | None = None) -> None:
+    """Train the autoencoder to the end, or go on with a run that was interrupted.
+
+    Args:
+        config: resolved for stage `vae`.
+        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+    """
+    accelerator = make_accelerator(config.trainer)
+    data = TrainingData(config, dataset)
+    autoencoder = build_model(config, "vae")
+    load_starting_weights(autoencoder, config, "vae", accelerator.print)
+    objectives = make_objectives(config, autoencoder)
+    validation = make_validation(config, "vae", accelerator)
+    Trainer(
+        config, "vae", autoencoder, objectives, data.batches, accelerator=accelerator, validation=validation
+    ).train()
 
 
 def main() -> None:
-    start = begin("vae", __doc__)
-    if start is not None:
-        train(start)
+    config = read_command("vae", __doc__)
+    if config is not None:
+        train(config)
 
 
 if __name__ == "__main__":

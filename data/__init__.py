@@ -1,4 +1,4 @@
-"""Radio maps: reading, making, presenting and scoring them. Knows nothing of networks."""
+"""Radio maps: reading, simulating, preparing and scoring them. Imports nothing from the network package."""
 
 from .augment import Augmentation, RandomAugmentation
 from .errors import DataError
@@ -9,8 +9,8 @@ from .loader import (
     RadioUNet_c,
     close_dataloader,
     create_dataloader,
-    create_dataset,
     process_batch,
+    training_loader,
 )
 from .presentation import prepare
 from .radiomapseer import RadioMapSeer
@@ -29,9 +29,9 @@ __all__ = [
     "Scene",
     "close_dataloader",
     "create_dataloader",
-    "create_dataset",
     "db_to_gain",
     "gain_to_db",
     "prepare",
     "process_batch",
+    "training_loader",
 ]

@@ -1,4 +1,4 @@
-"""Augmentation: one draw for image, condition and mask together, decided by a key alone."""
+"""Augmentation: one draw for image, condition and mask together, determined by a key."""
 
 from typing import Any
 
@@ -8,28 +8,31 @@ from torch import Tensor
 
 Sample = dict[str, Any]
 GEOMETRIC = ("image", "cond", "ori_mask")
-# what lies outside a moved picture: zero gain, nothing of any condition, a building (where the map is zero)
+# outside a moved image: zero gain, an empty condition, and a building (where the map is zero)
 FILL = {"image": -1.0, "cond": -1.0, "ori_mask": 1.0}
 
 
 def symmetry(x: Tensor, index: int) -> Tensor:
-    """One of the eight symmetries of the square on the last two dimensions; bit 2 flips, bits 0-1 quarter turns."""
+    """Apply one of the eight symmetries of the square to the last two dimensions.
+
+    Bit 2 of `index` flips, bits 0-1 count quarter turns.
+    """
     if index & 4:
         x = x.flip(-1)
     return torch.rot90(x, index & 3, (-2, -1))
 
 
 class Augmentation:
-    """Random symmetries, and by choice free rotation, translation and colour jitter.
+    """Random symmetries, and optionally free rotation, translation and colour jitter.
 
     Flips and quarter turns are exact symmetries of propagation. The others change what a pixel means: rotation and
-    translation resample and cut the city, colour jitter changes the gain, and none is on unless asked for.
+    translation resample and crop the city, colour jitter changes the gain. They are off by default.
 
     Args:
-        p: probability that a sample is augmented at all.
+        p: probability that a sample is augmented.
         flip, rot90: mirror images; quarter turns.
         rotation: largest free rotation in degrees.
-        translation: largest shift as a share of the side.
+        translation: largest shift as a fraction of the side.
         color_jitter: largest relative change of the image's brightness and contrast.
     """
 
@@ -67,17 +70,17 @@ class Augmentation:
         return sample
 
     def symmetry_of(self, seed: int) -> int:
-        """The symmetry that a sample with this key gets."""
+        """The symmetry applied to a sample with this key."""
         return self._draw_symmetry(np.random.default_rng(seed)) or 0
 
     @property
     def symmetries(self) -> list[int]:
-        """All that `symmetry_of` can give, sorted."""
+        """All values that `symmetry_of` can return, sorted."""
         drawn = {self._allowed(index) for index in range(8)} if self.p else set()
         return sorted(drawn | ({0} if self.p < 1 else set()))
 
     def _draw_symmetry(self, random: np.random.Generator) -> int | None:
-        """The index for `symmetry`; None for a sample that is not augmented at all."""
+        """The index for `symmetry`; None for a sample that is not augmented."""
         if random.random() >= self.p:
             return None
         return self._allowed(int(random.integers(8)))
@@ -90,7 +93,7 @@ class Augmentation:
 
     @staticmethod
     def _move(x: Tensor, angle: float, shift: np.ndarray, fill: float) -> Tensor:
-        import torchvision.transforms.v2.functional as TF  # takes two seconds, and few need it
+        import torchvision.transforms.v2.functional as TF  # takes two seconds to import, and few runs need it
 
         side = x.shape[-1]
         return TF.affine(
@@ -115,7 +118,7 @@ class RandomAugmentation:
         self.p = p
 
     def __call__(self, x: Sample | Tensor) -> Sample | Tensor:
-        """A sample dict (image, cond and ori_mask move together) or one tensor (..., H, W); shapes stay."""
+        """A sample dict (image, cond and ori_mask move together) or one tensor (..., H, W); shapes are kept."""
         if float(torch.rand(())) >= self.p:
             return x
         index = int(torch.randint(1, 8, ()))

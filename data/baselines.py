@@ -1,4 +1,4 @@
-"""Predictors that need no training, to stand beside every score. Scene -> grey levels (H, W) in [0, 1]."""
+"""Predictors that need no training, as references for every score. Scene -> grey levels (H, W) in [0, 1]."""
 
 from collections.abc import Iterable
 
@@ -25,7 +25,7 @@ def los_nlos_law(scene: Scene) -> np.ndarray:
 
 
 def simulator_map(scene: Scene) -> np.ndarray:
-    """The embedded simulator's map of the buildings shown, buildings at zero; errors as `simulated_gain`."""
+    """The embedded simulator's map of the buildings shown, buildings at zero; raises as `simulated_gain` does."""
     return np.where(scene.buildings, 0, simulated_gain(scene)).astype(np.float32)
 
 
@@ -33,21 +33,21 @@ class MeanMap:
     """The pixel-wise mean of training maps, buildings at zero.
 
     Args:
-        scenes: of one size, with their gain.
+        scenes: all of one size, with gain.
 
     Raises:
-        DataError: no scenes, or of several sizes.
+        DataError: no scenes, or scenes of several sizes.
     """
 
     def __init__(self, scenes: Iterable[Scene]):
         total, count = None, 0
         for scene in scenes:
             if total is not None and scene.gain.shape != total.shape:
-                raise DataError(f"scene {scene.name}: is of another size than the scenes before it; no mean map")
+                raise DataError(f"scene {scene.name}: differs in size from the scenes before it; no mean map")
             total = scene.gain.astype(np.float64) if total is None else total + scene.gain
             count += 1
         if total is None:
-            raise DataError("no scenes to take a mean of")
+            raise DataError("no scenes to average")
         self.mean = (total / count).astype(np.float32)
 
     def __call__(self, scene: Scene) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Condition channels: what the network is told of a scene.
+"""Condition channels: what the network sees of a scene.
 
 A channel is a function (scene, size) -> (size, size) float32 in [0, 1], registered under the name that
-`data.cond_channels` uses; adding one is writing that function.
+`data.cond_channels` uses. To add one, write that function.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def buildings(scene: Scene, size: int) -> np.ndarray:
 
 @channel
 def transmitter(scene: Scene, size: int) -> np.ndarray:
-    """The transmitter spread over its four nearest pixels, of total 1, drawn at the target resolution."""
+    """The transmitter spread over its four nearest pixels (sum 1), drawn at the target resolution."""
     side = scene.layout.shape[0]
     x, y = ((c + 0.5) * size / side - 0.5 for c in scene.tx)  # pixel centres are whole numbers in both grids
     image = np.zeros((size, size), np.float32)
@@ -46,7 +46,7 @@ def transmitter(scene: Scene, size: int) -> np.ndarray:
 
 @channel
 def cars(scene: Scene, size: int) -> np.ndarray:
-    """Share covered by cars; buildings again where the data has none, as RadioDiff does."""
+    """Share of each pixel's area that cars cover; the buildings again if the data has no cars, as in RadioDiff."""
     return buildings(scene, size) if scene.cars is None else resize(scene.cars.coverage, size)
 
 
@@ -60,13 +60,16 @@ def line_of_sight(scene: Scene, size: int) -> np.ndarray:
 
 @channel
 def log_distance(scene: Scene, size: int) -> np.ndarray:
-    """Grey level of free propagation, loss 25 log10 d with d in metres and at least 1."""
+    """Grey level of free propagation, loss 25 log10 d with d in metres, at least 1."""
     return resize(free_gain(scene), size)
 
 
 @channel
 def detour(scene: Scene, size: int) -> np.ndarray:
-    """Grey level of the shadow law 28.6 log10 d + 1.4 dB, d the shortest way around the buildings shown; 0 where none leads."""
+    """Grey level of the shadow law, loss 28.6 log10 d + 1.4 dB; 0 where there is no path.
+
+    d is the length of the shortest path around the buildings shown in metres, at least 2.
+    """
     from .simulator import detour_distance  # numba is slow to import
 
     length = detour_distance(scene.shown.inside, scene.tx)
@@ -75,8 +78,9 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 
 @channel
 def simulated(scene: Scene, size: int) -> np.ndarray:
-    """The embedded simulator's map of the buildings shown, as a prior: what is left to learn is what its physics misses. About
-    0.2 s per scene, so use it with `data.cache`; pointless where the truth is that simulator's own.
+    """The embedded simulator's map of the buildings shown, as a prior: the network learns what its physics misses.
+
+    About 0.2 s per scene, so use it with `data.cache`. Pointless where the same simulator made the ground truth.
     """
     return resize(simulated_gain(scene), size)
 
@@ -85,7 +89,7 @@ def simulated_gain(scene: Scene) -> np.ndarray:
     """Grey levels (H, W) of the embedded simulator for the buildings shown; 0 inside them.
 
     Raises:
-        DataError: it cannot place the transmitter there.
+        DataError: the transmitter is outside the map or inside a building.
     """
     from .simulator import Simulator  # numba is slow to import
 
@@ -112,7 +116,7 @@ def free_gain(scene: Scene) -> np.ndarray:
 
 
 def check_channels(names: Sequence[str]) -> None:
-    """Raises DataError for a name that is no channel."""
+    """Raise DataError for a name that is not a channel."""
     for name in names:
         if name not in CONDITION_CHANNELS:
             raise DataError(f"data.cond_channels: {name!r} is unknown; choose from {', '.join(CONDITION_CHANNELS)}")

@@ -1,4 +1,4 @@
-"""The error for data that a user can mend."""
+"""The error for bad data that a user can fix."""
 
 
 class DataError(ValueError):

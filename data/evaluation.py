@@ -28,19 +28,21 @@ COLUMNS = {  # heading: (key of a summary, digits)
     "SSIM 0.2": ("thresholded.ssim", 4),
 }
 LEGEND = (
-    "Raw grey levels v / 255, means over maps; in brackets the 95 % bootstrap interval over maps. Detail: power finer than four "
-    "pixels, as a share of the real map's. LOS and NLOS: open pixels that see the transmitter and those that do not. 0.2: "
-    "RadioUNet's convention, levels max(g - 0.2, 0) / 0.8, errors summed over the whole set; 0.2 per map and SSIM 0.2: the "
-    "same levels, means over maps. Figures of different conventions must never be compared."
+    "Raw grey levels v / 255, means over maps; in brackets the 95 % bootstrap interval over maps. Detail: power finer "
+    "than four pixels, as a share of the real map's. LOS and NLOS: open pixels that see the transmitter and those that "
+    "do not. 0.2: RadioUNet's convention, levels max(g - 0.2, 0) / 0.8, errors summed over the whole set; 0.2 per map "
+    "and SSIM 0.2: the same levels, means over maps. Numbers under different conventions must never be compared."
 )
 
 
 def error_shares(prediction: np.ndarray, scene: Scene, visible: np.ndarray) -> dict[str, float]:
-    """Where a map's squared error lies, each pixel counted in the first place that it belongs to; the shares add up to the map's NMSE.
+    """Where a map's squared error lies; the shares add up to the map's NMSE.
+
+    Each pixel counts once, for the first place in the list that it belongs to.
 
     Args:
         prediction: (H, W) grey levels in [0, 1].
-        scene: with its truth.
+        scene: with its ground truth.
         visible: (H, W) bool, pixels in line of sight.
     """
     error = (prediction.astype(np.float64) - scene.gain) ** 2
@@ -73,7 +75,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None
 
 
 def summarize(scores: Scores) -> dict:
-    """`Scores.summary` and the interval of its NMSE."""
+    """`Scores.summary` with the interval of its NMSE."""
     return scores.summary() | {"nmse_interval": interval([row["nmse"] for row in scores.rows])}
 
 
@@ -91,7 +93,7 @@ def _cells(name: str, row: dict) -> list[str]:
 
 
 def table(rows: dict[str, dict], markdown: bool = False) -> str:
-    """The table of several summaries by name, for the terminal or as Markdown."""
+    """Several named summaries as one table, for the terminal or in Markdown."""
     lines = [["", *COLUMNS], *(_cells(name, row) for name, row in rows.items())]
     if markdown:
         lines.insert(1, ["---"] * len(lines[0]))
@@ -104,7 +106,7 @@ def table(rows: dict[str, dict], markdown: bool = False) -> str:
 
 
 def write_csv(path: Path, scores: dict[str, Scores]) -> None:
-    """One row a predictor and map."""
+    """One row per predictor and map."""
     rows = [{"predictor": name} | row for name, each in scores.items() for row in each.rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -114,7 +116,7 @@ def write_csv(path: Path, scores: dict[str, Scores]) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Indented JSON; figures that are not finite become null."""
+    """Indented JSON; numbers that are not finite become null."""
 
     def finite(value):
         if isinstance(value, dict):

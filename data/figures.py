@@ -1,4 +1,4 @@
-"""Pictures of radio maps: dB with a colour bar, buildings grey, the transmitter marked."""
+"""Figures of radio maps: dB with a colour bar, buildings in grey, the transmitter marked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,13 +36,13 @@ def _save(figure: Figure, path: str | Path) -> None:
 
 
 def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
-    """real | each of `columns` | error of the last, one row a scene.
+    """real | each of `columns` | error of the last, one row per scene.
 
     Args:
         path: PNG to write.
-        rows: dicts with `name`, `real` and every name of `columns` (H, W) grey levels in [0, 1], `buildings` (H, W) bool,
-            and optionally `tx` (x, y) in pixels.
-        columns: names of the predictions, which are also their titles.
+        rows: dicts with `name`; `real` and every name in `columns`, (H, W) grey levels in [0, 1]; `buildings` (H, W)
+            bool; optionally `tx` (x, y) in pixels.
+        columns: names of the predictions, also used as titles.
     """
     count = len(columns) + 2
     figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
@@ -65,12 +65,12 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
 
 
 def contact_sheet(path: str | Path, scenes: Sequence[Scene], columns: int = 4) -> None:
-    """The truths of many scenes side by side.
+    """The true maps of many scenes side by side.
 
     Args:
         path: PNG to write.
-        scenes: with their gain.
-        columns: scenes a row.
+        scenes: with gain.
+        columns: scenes per row.
     """
     lines = -(-len(scenes) // columns)
     figure = Figure(figsize=(2.4 * columns + 1, 2.5 * lines + 0.3), layout="constrained")
@@ -92,11 +92,11 @@ def radio_map_figure(
     title: str = "",
     std: np.ndarray | None = None,
 ) -> None:
-    """One map in dB and, where it is given, its uncertainty.
+    """One map in dB and, if given, its uncertainty.
 
     Args:
         path: PNG to write.
-        gain: (H, W) in [0, 1], NaN where nothing is known.
+        gain: (H, W) in [0, 1], NaN where it is unknown.
         buildings: (H, W).
         tx: (x, y) in pixels.
         title: above the map.
@@ -130,8 +130,8 @@ def coverage_figure(
         path: PNG to write.
         server, gain: (H, W), see `data.window.best_server`.
         buildings: (H, W).
-        transmitters: (x, y) in pixels each.
-        threshold_db: path gain from which a pixel is covered.
+        transmitters: (x, y) of each, in pixels.
+        threshold_db: lowest path gain at which a pixel is covered.
     """
     figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)

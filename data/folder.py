@@ -11,19 +11,19 @@ from .scene import Scene, read_grey
 
 
 def is_flat_tree(root: Path) -> bool:
-    """Whether a folder looks like this kind of tree."""
+    """Whether a folder looks like a flat tree."""
     return (root / "images").is_dir() and (root / "conditions").is_dir()
 
 
 class FlatTree:
-    """Ready-made conditions in place of buildings and transmitters.
+    """Scenes with ready-made conditions in place of buildings and transmitters.
 
     Args:
         data_root: the folder.
-        max_samples: the first names only.
+        max_samples: use only the first names.
 
     Raises:
-        DataError: an image without its condition or the other way round, or no image at all.
+        DataError: an image without its condition or vice versa, or no image.
     """
 
     def __init__(self, data_root: str | Path, max_samples: int | None = None):
@@ -45,7 +45,7 @@ class FlatTree:
         return len(self.names)
 
     def identity(self) -> dict[str, object]:
-        """What is read, as JSON has it; another one as soon as a file is changed."""
+        """What is read, in JSON types; changes when a file changes."""
         parts = (("images", "png"), ("conditions", "npy"), ("masks", "png"))
         files = [self.root / folder / f"{name}.{suffix}" for folder, suffix in parts for name in self.names]
         return {"tree": str(self.root.resolve()), "files": file_digest(path for path in files if path.exists())}
@@ -55,7 +55,7 @@ class FlatTree:
         return (read_grey(self.root / "images" / f"{self.names[index]}.png") / 255).astype(np.float32)
 
     def mask(self, index: int, shape: tuple[int, int]) -> np.ndarray:
-        """Buildings (H, W) bool; none where there is no mask."""
+        """Buildings (H, W) bool; all False if there is no mask file."""
         path = self.root / "masks" / f"{self.names[index]}.png"
         if not path.exists():
             return np.zeros(shape, bool)
@@ -65,22 +65,24 @@ class FlatTree:
         return mask > 127
 
     def scene(self, index: int) -> Scene:
-        """Image and mask as a scene; what its condition shows is in `cond` alone. The map is zero where the mask is set."""
+        """Image and mask as a scene, without its condition (see `cond`). The map is zero where the mask is set."""
         image = self.image(index)
         mask = self.mask(index, image.shape)
         layout = Layout.traced(mask)
         return Scene(self.names[index], layout, tx=None, gain=np.where(mask, 0, image))
 
     def cond(self, index: int) -> np.ndarray:
-        """The condition (C, h, w) float32, any finite numbers, best of the order of 1; uint8 arrays are mapped from 0..255 to [-1, 1].
+        """The condition (C, h, w) float32: any finite numbers, best of order 1.
+
+        uint8 arrays are mapped from 0..255 to [-1, 1].
 
         Raises:
-            DataError: naming a file that is unreadable, of another shape, or not finite.
+            DataError: names a file that is unreadable, not (C, h, w), or not finite.
         """
         path = self.root / "conditions" / f"{self.names[index]}.npy"
         try:
             array = np.load(path, allow_pickle=False)
-        except Exception as error:  # numpy evaluates the header, and raises whatever a broken one leads to
+        except Exception as error:  # numpy evaluates the header; a broken one can raise anything
             raise DataError(f"{path}: not a readable array of numbers ({type(error).__name__})") from error
         if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "uif":
             raise DataError(f"{path}: must be a (C, h, w) array of numbers")

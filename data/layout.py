@@ -1,6 +1,7 @@
-"""A city as outlines: everything geometric that is told or asked of a city is drawn from them.
+"""A city as outlines, from which its masks, covered areas and walls are computed.
 
-The frame is the map's: x = column, y = row, pixel centres at whole numbers. registration.py brings RadioMapSeer's files into it.
+The frame is the map's: x = column, y = row, pixel centres at whole numbers. registration.py converts RadioMapSeer's
+files to it.
 """
 
 from functools import cached_property
@@ -9,11 +10,11 @@ import numpy as np
 
 from .polygons import rings_from_mask, segments_of
 
-SUBROWS = 8  # lines per pixel row on which the covered area is measured; exact along a line
+SUBROWS = 8  # scan lines per pixel row for the covered area, which is exact along each line
 
 
 def cut(image: np.ndarray, row: int, column: int, side: int) -> np.ndarray:
-    """The square of `side` px of an image (H, W) whose first pixel is (row, column); zero where the image ends."""
+    """The square of `side` px of an image (H, W) whose first pixel is (row, column); zero beyond the image."""
     part = image[row : row + side, column : column + side]
     return np.pad(part, [(0, side - length) for length in part.shape])
 
@@ -22,13 +23,13 @@ class Layout:
     """The buildings of a city, or its cars.
 
     Attributes:
-        exact: whether outlines were given; traced ones lie a little outside of the walls.
+        exact: whether outlines were given; traced ones lie slightly outside the walls.
 
     Args:
-        outlines: closed rings, (N, 2) float64 arrays of x, y without the repeated first point; one inside another is a courtyard.
-            None: traced from `inside` when they are asked for.
+        outlines: closed rings, (N, 2) float64 arrays of x, y without a repeated first point; a ring inside another is
+            a courtyard. None: traced from `inside` when needed.
         shape: (H, W) of the map.
-        inside: (H, W) bool, where a picture says what is built; None: pixels whose centre lies inside the outlines.
+        inside: (H, W) bool, the built pixels of a picture; None: pixels whose centre lies inside the outlines.
     """
 
     def __init__(self, outlines: list[np.ndarray] | None, shape: tuple[int, int], *, inside: np.ndarray | None = None):
@@ -40,12 +41,12 @@ class Layout:
 
     @classmethod
     def traced(cls, mask: np.ndarray) -> "Layout":
-        """The layout of a picture in the map's own frame, (H, W) bool: the city is what it shows, its outlines are traced."""
+        """The layout of a picture (H, W) bool in the map's frame; `inside` is the picture, outlines are traced."""
         return cls(None, mask.shape, inside=mask)
 
     @cached_property
     def outlines(self) -> list[np.ndarray]:
-        """Those given, or traced from the pixels inside; buildings of one or two pixels have none."""
+        """The outlines given, or those traced from `inside`; buildings of one or two pixels have none."""
         return rings_from_mask(self.inside)
 
     @cached_property
@@ -63,8 +64,8 @@ class Layout:
         """(H, W) float32 in [0, 1]: share of each pixel's area that is covered."""
         height, width = self.shape
         line, x = self._crossings((np.arange(height * SUBROWS) + 0.5) / SUBROWS - 0.5)
-        x = np.clip(x + 0.5, 0, width)  # from the left border of the first pixel
-        sign = np.where(np.arange(len(x)) % 2, 1.0, -1.0)  # entering takes away what leaving adds
+        x = np.clip(x + 0.5, 0, width)  # measured from the left border of the first pixel
+        sign = np.where(np.arange(len(x)) % 2, 1.0, -1.0)  # leaving adds the area to the left, entering subtracts it
         column = x.astype(int)
         area = np.zeros((height, width + 1))
         np.add.at(area, (line // SUBROWS, column), sign * (x - column))
@@ -75,14 +76,15 @@ class Layout:
 
     @cached_property
     def walls(self):
-        """The outlines in the form that rays are tested against (simulator/visibility.py)."""
+        """The outlines in the form used by ray tests (simulator/visibility.py)."""
         from .simulator.visibility import make_walls  # numba is slow to import
 
         return make_walls(segments_of(self.outlines), self.shape)
 
     def _crossings(self, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where horizontal lines at y cross the outlines: (index of the line, x), sorted; each odd one leaves what the one before
-        entered.
+        """Where horizontal lines at y cross the outlines: (index of the line, x), sorted.
+
+        Counted from 0, even crossings enter a building and odd ones leave it.
         """
         edges = segments_of(self.outlines)
         x0, y0, x1, y1 = edges.T
@@ -92,12 +94,12 @@ class Layout:
         return line[order], x[order]
 
     def window(self, row: int, column: int, side: int) -> "Layout":
-        """The square of `side` px whose first pixel is (row, column); open ground where the map ends."""
+        """The square of `side` px whose first pixel is (row, column); open ground beyond the map."""
         moved = [ring - (column, row) for ring in self.outlines] if self.exact else None
         return Layout(moved, (side, side), inside=cut(self.inside, row, column, side))
 
     def symmetry(self, index: int) -> "Layout":
-        """What `augment.symmetry` does to pictures of a square layout, done to the outlines."""
+        """The outlines of a square layout, transformed as `augment.symmetry` transforms its pictures."""
         last = self.shape[0] - 1
 
         def turn(ring: np.ndarray) -> np.ndarray:

@@ -22,23 +22,23 @@ from .sampler import SampleStream
 from .scene import Scene
 from .store import DTYPE, SampleStore
 
-MAX_SUBSTITUTES = 16  # neighbours tried in place of an unreadable sample before the whole disk is suspected
+MAX_SUBSTITUTES = 16  # neighbours tried in place of an unreadable sample before giving up
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
 
 
 class RadioMapDataset(Dataset):
     """Samples of a tree: `image` (1, S, S), `cond` (C, s, s), `ori_mask` (1, S, S), `name`, `seed`, `problem`.
 
-    `dataset[i]` is sample i as it is; `dataset[i, key]` is augmented by a draw that depends on `key` alone.
+    `dataset[i]` is sample i unchanged; `dataset[i, key]` is augmented by a draw that depends on `key` alone.
 
     Args:
         source: scenes, or a flat tree with ready-made conditions.
         image_size, cond_size: S and s in pixels.
-        cond_channels: names of conditions.py; a flat tree must have as many.
+        cond_channels: names from conditions.py; for a flat tree only their number counts.
         augmentation: None for none.
-        cache: prepare every sample once, now, and keep it (half precision).
-        cache_folder: keep it in files there, see store.py; None for memory.
-        tolerant: give the next readable sample in place of an unreadable one, and say so under `problem`; otherwise
+        cache: prepare every sample once, at construction, and keep it in half precision.
+        cache_folder: keep the cache in files there (see store.py); None for memory.
+        tolerant: replace an unreadable sample by the next readable one and say so under `problem`; otherwise raise
             DataError.
     """
 
@@ -64,7 +64,7 @@ class RadioMapDataset(Dataset):
 
     @property
     def report(self) -> str:
-        """What was found, one line."""
+        """What was found, in one line."""
         return self.source.report
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class RadioMapDataset(Dataset):
         return presented(scene, self.image_size) | {"cond": cond}
 
     def _readable(self, index: int) -> tuple[int, dict[str, np.ndarray], str]:
-        """(index of what was read, sample, what was wrong with `index` or '')."""
+        """(index of the sample that was read, the sample, what was wrong with `index` or '')."""
         problem = ""
         for candidate in range(index, index + MAX_SUBSTITUTES):
             candidate %= len(self)
@@ -93,22 +93,25 @@ class RadioMapDataset(Dataset):
                 problem = problem or str(error)
                 if not self.tolerant:
                     raise
-        raise DataError(f"{problem}; nor could any of the {MAX_SUBSTITUTES} samples from there on be read")
+        raise DataError(f"{problem}; none of the {MAX_SUBSTITUTES} samples from there on can be read")
 
     def identity(self, *, cond: bool = True) -> dict[str, object]:
-        """What the samples are made of, or the images alone; another one as soon as a file, a setting or the code for them changes."""
+        """What determines the samples, or the images alone; changes when a file, a setting or the code changes."""
         identity = self.source.identity() | {"image": self.image_size, "code": code_digest()}
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
     def _fill_store(self, folder: Path | None) -> SampleStore:
-        """Every sample prepared once, by several threads. One that cannot be read is left to be tried, and reported, in its turn."""
+        """Prepare every sample once, in several threads.
+
+        With `tolerant`, an unreadable sample is skipped here, then tried and reported again when it is requested.
+        """
         shapes = {key: value.shape for key, value in self._readable(0)[1].items()}
         store = SampleStore("samples", len(self), shapes, folder, self.identity() if folder is not None else None)
 
         def fill(index: int) -> None:
             try:
                 sample = self._read(index)
-                if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # of a flat tree, whose numbers are its own
+                if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
                     raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
                 store.write(index, sample)
             except DataError:
@@ -136,20 +139,20 @@ class RadioMapDataset(Dataset):
         return sample | {"name": self.source.names[found], "seed": key or 0, "problem": problem}
 
     def scene(self, index: int) -> Scene:
-        """What sample `index` was made of, at its own resolution."""
+        """The scene that sample `index` is made from, at native resolution."""
         return self.source.scene(index)
 
 
-class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
-    """The document's dataset: a RadioMapSeer tree, or a flat images/ conditions/ masks/ tree.
+class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the design document's name
+    """The design document's dataset: a RadioMapSeer tree, or a flat images/ conditions/ masks/ tree.
 
     Args:
         data_root: the tree.
-        simulation_type, split, missing_buildings, max_samples: see `RadioMapSeer` (a flat tree has only `max_samples`).
+        simulation_type, split, missing_buildings, max_samples: see `RadioMapSeer`; flat trees use only `max_samples`.
         image_size, cond_size, cond_channels, augmentation, cache, cache_folder, tolerant: see `RadioMapDataset`.
 
     Raises:
-        DataError: the tree is neither, or incomplete.
+        DataError: the folder is neither kind of tree, or is incomplete.
     """
 
     def __init__(
@@ -171,17 +174,18 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
             )
         else:
             raise DataError(
-                f"{root}: is no data set; expected RadioMapSeer's gain/ and png/ folders, or images/ and conditions/"
+                f"{root}: is not a data set; expected RadioMapSeer's gain/ and png/ folders, or images/ and conditions/"
             )
         super().__init__(source, **presentation)
 
 
 class OwnSamples(Dataset):
-    """Samples of your own in the form that training wants: augmented by their key, named by their number.
+    """Your own samples in the form that training expects: augmented by their key, named by their number.
 
     Args:
-        dataset: `len(dataset)`, and `dataset[i]` a dict of tensors: `image` (1, S, S) in [-1, 1], `cond` (C, s, s) in [-1, 1] and
-            `ori_mask` (1, S, S), 1 where the map is zero beyond doubt and `image` is -1, else 0; S and s as the configuration says.
+        dataset: has `len(dataset)`, and `dataset[i]` is a dict of tensors: `image` (1, S, S) in [-1, 1], `cond`
+            (C, s, s) in [-1, 1] and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0;
+            S and s as configured.
         augmentation: None for none.
     """
 
@@ -201,79 +205,70 @@ class OwnSamples(Dataset):
         return sample | {"name": str(index), "seed": key, "problem": ""}
 
 
-def create_dataset(source, data, augmented: bool = False, tolerant: bool = False) -> RadioUNet_c:
-    """The dataset of one source.
-
-    Args:
-        source: settings with `data_root` and optionally simulation_type, split, missing_buildings, max_samples.
-        data: settings with optionally image_size, cond_size, cond_channels, augmentation, cache, cache_folder.
-        augmented: whether `data.augmentation` applies.
-        tolerant: see `RadioMapDataset`.
-    """
-    chosen = {k: getattr(source, k) for k in ("split", "missing_buildings", "max_samples") if hasattr(source, k)}
-    presentation = ("image_size", "cond_size", "cond_channels", "cache", "cache_folder")
-    shown = {k: getattr(data, k) for k in presentation if hasattr(data, k)}
-    if augmented:
-        settings = getattr(data, "augmentation", None)
-        shown["augmentation"] = Augmentation(**vars(settings)) if settings is not None else Augmentation()
-    return RadioUNet_c(
-        source.data_root, getattr(source, "simulation_type", "DPM"), tolerant=tolerant, **chosen, **shown
-    )
-
-
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)  # workers share the cores with each other and with training
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the training process decides when to end
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # signals reach the whole group; the training process decides when to stop
         signal.signal(number, signal.SIG_IGN)
 
 
-def create_dataloader(
-    config,
+def training_loader(
+    dataset: RadioMapDataset | OwnSamples,
+    batch_size: int,
+    seed: int = 0,
     *,
-    dataset: RadioMapDataset | OwnSamples | None = None,
     rank: int = 0,
     world_size: int = 1,
     start_batch: int = 0,
-    endless: bool = False,
+    batches: int | None = None,
+    num_workers: int = 4,
 ) -> DataLoader:
-    """Shuffled, augmented training batches.
+    """Shuffled, augmented batches; see `SampleStream` for their order and the other arguments.
 
     Args:
-        config: a Config, or anything with `data.params.data_root`, `data.params.simulation_type` and
-            `trainer.batch_size`, as the document writes it.
-        dataset: one that is open already; None to open what the settings name.
-        rank, world_size, start_batch: see `SampleStream`.
-        endless: go on for ever; otherwise one epoch of whole batches.
-
-    Raises:
-        DataError: no data, or fewer samples than one batch of a finite epoch.
+        dataset: indexed by (index, key).
+        num_workers: reading processes, limited to the number of processors.
     """
-    data = getattr(config.data, "params", config.data)
-    if dataset is None:
-        dataset = create_dataset(getattr(data, "train", data), data, augmented=True)
-    batch_size = config.trainer.batch_size
-    batches = None if endless else len(dataset) // (batch_size * world_size)
-    if batches == 0:
-        raise DataError(f"{dataset.report}: fewer than one batch of {batch_size * world_size} (trainer.batch_size)")
-    seed = getattr(config.trainer, "seed", 0)
     stream = SampleStream(
         len(dataset), batch_size, seed, rank=rank, world_size=world_size, start_batch=start_batch, batches=batches
     )
-    workers = min(getattr(data, "num_workers", 4), os.cpu_count() or 1)
+    workers = min(num_workers, os.cpu_count() or 1)
     return DataLoader(
         dataset,
         batch_sampler=stream,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0 and endless,
+        persistent_workers=workers > 0 and batches is None,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker,
     )
 
 
+def create_dataloader(config: Any) -> DataLoader:
+    """The design document's loader: one epoch of whole batches of the data set that `config` names.
+
+    Args:
+        config: has `data.params.data_root`, `data.params.simulation_type` and `trainer.batch_size`; the package's own
+            Config works too.
+
+    Raises:
+        DataError: no data, or fewer samples than one batch.
+    """
+    source = config.data.params if hasattr(config.data, "params") else config.data.train
+    sizes = ("image_size", "cond_size", "cond_channels")
+    shown = {name: getattr(config.data, name) for name in sizes if hasattr(config.data, name)}
+    dataset = RadioUNet_c(source.data_root, source.simulation_type, augmentation=Augmentation(), **shown)
+    batch_size = config.trainer.batch_size
+    if len(dataset) < batch_size:
+        raise DataError(f"{dataset.report}: fewer than one batch of {batch_size} (trainer.batch_size)")
+    return training_loader(dataset, batch_size, batches=len(dataset) // batch_size)
+
+
 def close_dataloader(loader: DataLoader) -> None:
-    """End the workers of a loader now. They ignore SIGTERM, by which the interpreter would try to end them at exit."""
-    workers = getattr(loader, "_iterator", None)  # torch offers no public way
+    """Stop the workers of a loader now. They ignore SIGTERM, which the interpreter would send them at exit."""
+    workers = getattr(loader, "_iterator", None)  # torch has no public method for this
     if workers is not None and hasattr(workers, "_shutdown_workers"):
         workers._shutdown_workers()
         loader._iterator = None
@@ -283,9 +278,9 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
     """A collated batch on the device.
 
     Returns:
-        `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), each or
-        None; `names`, `seeds`, lists: what is needed on the CPU must not go through the device; `problems`, a list of what could
-        not be read.
+        `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), None where
+        absent; `names`, a list, and `seeds`, a list or None, which stay on the CPU, where they are used; `problems`, a
+        list of what could not be read.
     """
 
     def move(key: str) -> torch.Tensor | None:

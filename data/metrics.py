@@ -2,7 +2,7 @@
 
 Raw (RadioDiff): grey levels g as they are; NMSE = MSE / mean(target^2), RMSE, SSIM and PSNR for each map, averaged
 over maps. Thresholded (RadioUNet, RMDM, RadioFlow): g' = max(g - 0.2, 0) / 0.8 first; RadioUNet sums errors over the
-whole set, GeoRayMap averages the maps' NMSE. Figures under different conventions must not be compared.
+whole set, GeoRayMap averages NMSE over maps. Numbers under different conventions must not be compared.
 """
 
 import math
@@ -13,11 +13,11 @@ from scipy.ndimage import gaussian_filter
 
 from .units import apply_noise_floor
 
-PERFECT_PSNR = 100.0  # dB; stands for an exact map, so that means stay finite
+PERFECT_PSNR = 100.0  # dB, assigned to an exact map so that means stay finite
 
 
 def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Structural similarity (Wang et al., 2004): Gaussian window 11 px, sigma 1.5, data range 1, mean inside the border.
+    """Structural similarity (Wang et al., 2004): Gaussian window 11 px, sigma 1.5, data range 1, 5 px border left out.
 
     Args:
         prediction, target: (H, W) in [0, 1], sides of at least 11.
@@ -36,7 +36,7 @@ def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def detail(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Power finer than four pixels, the prediction's over the target's: below 1 for a blurred map; NaN for a flat target.
+    """Power at periods below four pixels, prediction over target: below 1 for a blurred map, NaN for a flat target.
 
     Args:
         prediction, target: (H, W) grey levels.
@@ -45,13 +45,13 @@ def detail(prediction: np.ndarray, target: np.ndarray) -> float:
         np.hypot(np.fft.fftfreq(target.shape[0])[:, None], np.fft.rfftfreq(target.shape[1])) > 0.25
     )  # cycles per pixel
     power = [float((np.abs(np.fft.rfft2(image.astype(np.float64))[fine]) ** 2).sum()) for image in (prediction, target)]
-    return power[0] / power[1] if power[1] > 1e-9 else math.nan  # rounding
+    return power[0] / power[1] if power[1] > 1e-9 else math.nan  # below: rounding errors
 
 
 def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """nmse, rmse, ssim, psnr (dB) and `detail` of one map, (H, W) grey levels in [0, 1].
 
-    A target that is zero everywhere has neither NMSE nor detail: NaN.
+    NMSE and detail are NaN for a target that is zero everywhere.
     """
     error = prediction.astype(np.float64) - target
     mse, power = float((error**2).mean()), float((target.astype(np.float64) ** 2).mean())
@@ -71,24 +71,24 @@ def _share(error: np.ndarray, target: np.ndarray, where: np.ndarray) -> float:
 
 
 class Scores:
-    """Collects maps one at a time.
+    """Collects scores, one map at a time.
 
     Attributes:
-        rows: one dict a map: name and the raw scores.
+        rows: one dict per map: name and raw scores.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self._thresholded: list[dict[str, float]] = []
-        self._sums = np.zeros(3)  # squared error, squared target, pixels; after the threshold, whole set
+        self._sums = np.zeros(3)  # squared error, squared target, pixels; thresholded, over the whole set
 
     def add(
         self, name: str, prediction: np.ndarray, target: np.ndarray, visible: np.ndarray | None = None
     ) -> dict[str, float]:
         """Score one map, (H, W) grey levels in [0, 1]; returns its raw scores.
 
-        With `visible` (H, W) bool, the pixels in line of sight, also nmse_los and nmse_nlos; building pixels have no power
-        and no error, and so belong to neither.
+        With `visible` (H, W) bool, the pixels in line of sight, also nmse_los and nmse_nlos. Building pixels count as
+        NLOS, and contribute nothing where prediction and target are zero.
         """
         raw = map_scores(prediction, target)
         if visible is not None:
@@ -101,7 +101,7 @@ class Scores:
         return raw
 
     def summary(self) -> dict[str, Any]:
-        """Means over maps under the raw convention, and under `thresholded` those of the other one."""
+        """Means over maps under the raw convention, and under the key `thresholded` those of the thresholded one."""
 
         def means(rows: list[dict]) -> dict[str, float]:
             keys = [key for key in rows[0] if key != "name"]

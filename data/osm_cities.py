@@ -1,7 +1,7 @@
-"""Real cities as layouts: footprints of the OpenStreetMap models that the `sionna-rt` package carries.
+"""Real cities as layouts: building footprints from the OpenStreetMap models in the `sionna-rt` package.
 
-Only its files are read; nothing of it is imported. © OpenStreetMap contributors, Open Database License: what is made from
-them carries the notice that `ATTRIBUTION` holds.
+Only its files are read; nothing is imported from it. © OpenStreetMap contributors, Open Database License: data made
+from them must carry the notice in `ATTRIBUTION`.
 """
 
 import importlib.metadata
@@ -21,14 +21,14 @@ ATTRIBUTION = (
     "(https://opendatacommons.org/licenses/odbl/1-0/), by way of the city models of the sionna-rt package. "
     "A database of maps made from them is to be shared under the same licence, with this notice.\n"
 )
-MIN_HEIGHT = 3.0  # m above the lowest point; lower triangles are ground
-LARGEST_BUILDING = 400.0  # m; what is wider is ground or water
-BUILT = (0.08, 0.55)  # share of buildings in a window that is taken
+MIN_HEIGHT = 3.0  # m above the ground (2 % quantile of heights); lower triangles are not buildings
+LARGEST_BUILDING = 400.0  # m; wider meshes are ground or water
+BUILT = (0.08, 0.55)  # share of built pixels in an accepted window
 TRIES = 200
 
 
 def scene_folder(name: str) -> Path:
-    """The folder of a city model; raises DataError where the package or the city is missing."""
+    """The folder of a city model; raises DataError if the package or the city is missing."""
     if name not in CITIES:
         raise DataError(f"--layouts: {name!r} is unknown; choose from {', '.join(CITIES)}")
     try:
@@ -45,7 +45,7 @@ def scene_folder(name: str) -> Path:
 
 @cache
 def footprints(name: str) -> np.ndarray:
-    """Everything built in a city, (H, W) bool, one pixel a metre, north up.
+    """All buildings of a city, (H, W) bool, one pixel per metre, north up.
 
     Raises:
         DataError: the package, the city or a reader for its files is missing.
@@ -75,7 +75,7 @@ def footprints(name: str) -> np.ndarray:
 
 
 def real_city(names: tuple[str, ...], rng: np.random.Generator, size: int) -> Layout:
-    """A window of one of the cities at a random place, in one of the eight symmetries; outlines are traced from its pixels.
+    """A window of one of the cities at a random place and in a random symmetry, with outlines traced from its pixels.
 
     Raises:
         DataError: no window of that size has enough buildings.
@@ -88,10 +88,7 @@ def real_city(names: tuple[str, ...], rng: np.random.Generator, size: int) -> La
         window = whole[row : row + size, column : column + size]
         if BUILT[0] <= window.mean() <= BUILT[1]:
             traced = Layout.traced(window).symmetry(int(rng.integers(8)))
-            rings = [
-                snap(ring + 0.5) for ring in traced.outlines
-            ]  # walls lie between pixels: half a pixel, the same for all
+            # walls lie between pixels, so that all outlines move by the same half pixel
+            rings = [snap(ring + 0.5) for ring in traced.outlines]
             return Layout([ring for ring in rings if len(ring) >= 3], window.shape)
-    raise DataError(
-        f"--layouts {','.join(names)}: no window of {size} m with {BUILT[0]:.0%} to {BUILT[1]:.0%} of buildings"
-    )
+    raise DataError(f"--layouts {','.join(names)}: no window of {size} m is {BUILT[0]:.0%} to {BUILT[1]:.0%} built")

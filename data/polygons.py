@@ -1,4 +1,4 @@
-"""Outlines of buildings, traced from masks and taken apart. A ring is an (N, 2) float64 array of x, y in pixels."""
+"""Outlines of buildings: tracing, simplifying, clipping. A ring is an (N, 2) float64 array of x, y in pixels."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ import contourpy
 import numpy as np
 from scipy import ndimage
 
-TOLERANCE = 1.0  # px; an outline may be this far from the pixels' edge midpoints
-STRAIGHT = 8.0  # degrees; a vertex that bends less is left out
+TOLERANCE = 1.0  # px; largest distance of an outline from the midpoints of pixel edges
+STRAIGHT = 8.0  # degrees; vertices that bend less are dropped
 MIN_AREA = 3  # px
 
 
 def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list[np.ndarray]:
-    """Outlines (and courtyards) of the 4-connected buildings of a (H, W) bool mask, as few-cornered rings."""
+    """Simplified outlines, courtyards included, of the 4-connected buildings of a mask (H, W) bool."""
     labels, _ = ndimage.label(buildings)
     rings = []
     for number, window in enumerate(ndimage.find_objects(labels), 1):
@@ -31,7 +31,7 @@ def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list
 
 
 def _simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
-    """Douglas-Peucker on a closed contour, then every edge fitted to its points and neighbours intersected."""
+    """Douglas-Peucker on a closed contour; then a line is fitted to each edge and neighbouring lines intersected."""
     centre = points.mean(axis=0)
     points = np.roll(points, -int(np.argmax(((points - centre) ** 2).sum(1))), axis=0)
     count = len(points)
@@ -86,14 +86,14 @@ def _fit_edges(points: np.ndarray, kept: list[int]) -> np.ndarray:
 
 
 def turn_angles(ring: np.ndarray) -> np.ndarray:
-    """By how many degrees the outline turns at each vertex, signed, (N,)."""
+    """Signed angle in degrees by which the outline turns at each vertex, (N,)."""
     arriving, leaving = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
     cross = arriving[:, 0] * leaving[:, 1] - arriving[:, 1] * leaving[:, 0]
     return np.degrees(np.arctan2(cross, (arriving * leaving).sum(1)))
 
 
 def drop_straight(ring: np.ndarray) -> np.ndarray:
-    """Leave out vertices (N, 2) that bend by less than STRAIGHT degrees, the flattest first."""
+    """Drop vertices of a ring (N, 2) that bend by less than STRAIGHT degrees, the flattest first."""
     while len(ring) > 3:
         angles = np.abs(turn_angles(ring))
         flattest = int(np.argmin(angles))
@@ -104,7 +104,7 @@ def drop_straight(ring: np.ndarray) -> np.ndarray:
 
 
 def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarray:
-    """Move every edge of a ring by `distance` px into the building, whichever side of the ring that is."""
+    """Move every edge of a ring by `distance` px into the building, on whichever side of the ring it lies."""
     edge = np.roll(ring, -1, axis=0) - ring
     length = np.hypot(edge[:, 0], edge[:, 1])
     tangent = edge / np.maximum(length, 1e-9)[:, None]
@@ -115,7 +115,7 @@ def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarr
         normal = -normal
     bisector = np.roll(normal, 1, axis=0) + normal
     square = (bisector**2).sum(1)
-    # a mitre where the corner is not too sharp, else two steps along the bisector
+    # a mitre, unless the corner is too sharp: then twice the distance along the bisector
     scale = np.where(square > 0.3, 2 / np.maximum(square, 1e-12), 2 / np.maximum(np.sqrt(square), 1e-6))
     return ring + distance * bisector * scale[:, None]
 
@@ -136,7 +136,7 @@ def segments_of(rings: list[np.ndarray]) -> np.ndarray:
 def clip(ring: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
     """The part of a ring (N, 2) inside the rectangle from `low` to `high`, (M, 2) (Sutherland & Hodgman, 1974).
 
-    Parts that the border separates stay joined along it, where they enclose nothing.
+    Parts that the border separates stay joined by edges along it, which enclose no area.
     """
     for axis, bound, sign in ((0, low[0], 1), (1, low[1], 1), (0, high[0], -1), (1, high[1], -1)):
         following = np.roll(ring, -1, axis=0)
@@ -180,7 +180,7 @@ def corners_of(rings: list[np.ndarray], buildings: np.ndarray, outward: float = 
 
 
 def _vote(buildings: np.ndarray, points: np.ndarray) -> int:
-    """Building minus open pixels among the points inside the image."""
+    """Number of building pixels minus open pixels among the points inside the image."""
     height, width = buildings.shape
     column, row = np.floor(points + 0.5).astype(int).T
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)

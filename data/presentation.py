@@ -1,4 +1,4 @@
-"""Scenes at the networks' sizes."""
+"""Scenes at the networks' resolution."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from .resize import resize
 from .scene import Scene
 from .store import digest
 
-# the modules that decide what a sample looks like, of this folder
+# the modules of this folder that decide what a sample looks like
 MAKERS = (
     "conditions",
     "folder",
@@ -29,23 +29,23 @@ MAKERS = (
 
 
 def code_digest(folder: Path = Path(__file__).parent) -> str:
-    """A name of the code that makes samples out of files: a change in it must not meet what older code prepared."""
+    """Digest of the code that turns files into samples, so that changed code never uses samples of an older cache."""
     return digest(*((folder / f"{name}.py").read_bytes() for name in MAKERS))
 
 
 def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[str]) -> dict[str, np.ndarray]:
-    """A scene at the networks' sizes.
+    """A scene at the networks' resolution.
 
     Returns:
-        `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S), 1 where the map is zero beyond doubt, else 0, and, where
-        the truth is known, `image` (1, S, S) in [-1, 1]; float32.
+        `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S), 1 where the map is certainly zero, else 0,
+        and, if the truth is known, `image` (1, S, S) in [-1, 1]; float32.
     """
     return presented(scene, image_size) | {"cond": condition(scene, channels, cond_size)}
 
 
 def presented(scene: Scene, image_size: int) -> dict[str, np.ndarray]:
-    """`ori_mask` and, where the truth is known, `image` of a scene, as `prepare` gives them."""
-    mask = resize(scene.ori_mask, image_size)[None] > 1 - 1e-6  # pixels that are certain as a whole
+    """`ori_mask` and, if the truth is known, `image` of a scene, as in `prepare`."""
+    mask = resize(scene.ori_mask, image_size)[None] > 1 - 1e-6  # only pixels that are certain over their whole area
     sample = {"ori_mask": mask.astype(np.float32)}
     if scene.gain is not None:
         sample["image"] = np.where(mask, -1, 2 * resize(scene.gain, image_size)[None] - 1)

@@ -1,15 +1,15 @@
 """The RadioMapSeer tree (Yapar et al., 2022), or any part of it, as scenes.
 
-    ROOT/gain/{DPM,IRT2,IRT4,carsDPM,carsIRT2,carsIRT4}/{map}_{tx}.png      grey levels, 0 inside buildings
-    ROOT/polygon/buildings_complete/{map}.json                              outlines of the buildings
-    ROOT/polygon/buildings_missing{1..4}/{1..6}/{map}.json                  some buildings left out, six variants
-    ROOT/polygon/cars/{map}.json                                            outlines of the cars
-    ROOT/antenna/{map}.json                                                 positions of a map's transmitters, in order
-    ROOT/png/...                                                            the same as pictures; png/antennas/{map}_{tx}.png
+    ROOT/gain/{DPM,IRT2,IRT4,carsDPM,carsIRT2,carsIRT4}/{map}_{tx}.png    grey levels, 0 inside buildings
+    ROOT/polygon/buildings_complete/{map}.json                            outlines of the buildings
+    ROOT/polygon/buildings_missing{1..4}/{1..6}/{map}.json                some buildings left out, six variants
+    ROOT/polygon/cars/{map}.json                                          outlines of the cars
+    ROOT/antenna/{map}.json                                               positions of a map's transmitters, in order
+    ROOT/png/...                                                          pictures of these; antennas/{map}_{tx}.png
 
-Files belong together by name, and registration.py knows how they lie over each other. Outlines and antenna lists are preferred;
-where there are none, outlines are traced from the pictures, which are half a pixel aside and cost accuracy. A scene needs its
-gain, buildings and transmitter; of a partial download the complete scenes are used and the rest is counted.
+Files are matched by name; registration.py knows how they are aligned. Outlines and antenna lists are preferred.
+Without outlines, they are traced from the pictures, which are offset by half a pixel and cost accuracy. A scene needs
+gain, buildings and transmitter; of a partial download, the complete scenes are used and the others counted.
 """
 
 import difflib
@@ -32,23 +32,23 @@ from .store import digest
 log = logging.getLogger("radiodiff")
 
 SIMULATIONS = ("DPM", "IRT2", "IRT4", "carsDPM", "carsIRT2", "carsIRT4")
-MISSING_VARIANT = 1  # of the six ways to leave buildings out; a fixed one, so that a scene has one condition
-LAYOUTS_KEPT = 64  # consecutive scenes share their layout
-ANOTHER_LAYOUT = 0.5  # share of the pixels inside outlines with a gain from which they cannot be the map's
-MEASURED = 8  # scenes on which a tree's building pictures are laid over the maps
-EXACTLY_OVER = 1e-5  # share of the maps' energy inside the pictures; half a pixel aside it is about .01
+MISSING_VARIANT = 1  # of the six ways to leave buildings out; fixed, so that a scene has one condition
+LAYOUTS_KEPT = 64  # cached in memory; consecutive scenes share their layout
+ANOTHER_LAYOUT = 0.5  # if more of the pixels inside outlines have a gain, the outlines belong to another map
+MEASURED = 8  # scenes that decide whether a tree's building pictures are aligned with its maps
+EXACTLY_OVER = 1e-5  # largest share of the maps' energy inside aligned pictures; about .01 at half a pixel's offset
 REGISTERED = 3  # first version of scripts/make_dataset.py that writes RadioMapSeer's registration
 TRACING_COSTS = "they are fitted to png/, at about 1.5 times the error"
 _NAME = re.compile(r"(\d+)_(\d+)\.png$")
 
 
 def is_radiomapseer(root: Path) -> bool:
-    """Whether a folder looks like this kind of tree."""
+    """Whether a folder looks like a RadioMapSeer tree."""
     return (root / "gain").is_dir() or (root / "png").is_dir()
 
 
 def check_root(data_root: str | Path) -> Path:
-    """The folder, or DataError that says what is wrong with the path."""
+    """The folder as a Path; raises DataError that says what is wrong with it."""
     if str(data_root).startswith("path/to"):
         raise DataError(f"{data_root}: is a placeholder; set data_root to the folder of your data")
     root = Path(data_root)
@@ -58,7 +58,7 @@ def check_root(data_root: str | Path) -> Path:
 
 
 def file_digest(paths: Iterable[Path]) -> str:
-    """A name of the files' sizes and times of change; none of them is read."""
+    """Digest of the files' sizes and modification times; no file is read."""
     states = ((path, path.stat()) for path in paths)
     return digest([(str(path), state.st_size, state.st_mtime_ns) for path, state in states])
 
@@ -71,14 +71,14 @@ class RadioMapSeer:
         simulation_type: one of SIMULATIONS.
         split: see splits.py.
         missing_buildings: 0, or 1..4 buildings left out of what the condition shows (not of the truth).
-        max_samples: the first scenes only.
+        max_samples: use only the first scenes.
 
     Attributes:
         names: of the scenes, sorted by map and transmitter.
         report: one line that says what was found and what is missing.
 
     Raises:
-        DataError: no such tree, simulation type or split, or not a single complete scene.
+        DataError: no such tree, simulation type or split, or no complete scene.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class RadioMapSeer:
         _refuse_older_simulation(self.root)
         self.simulation_type = simulation_type
         self.gain_folder = self.root / "gain" / simulation_type
-        self.parts = {"layout": "buildings_complete"}  # what a scene is made of: its folder below polygon/ and png/
+        self.parts = {"layout": "buildings_complete"}  # layout of a scene: its folder below polygon/ and png/
         if simulation_type.startswith("cars"):
             self.parts["cars"] = "cars"
         if missing_buildings:
@@ -112,8 +112,8 @@ class RadioMapSeer:
         chosen = select(self.root, split, sorted(found))[:max_samples]
         if not chosen:
             raise DataError(
-                f"{self.root}: split {split!r} holds none of the {len(found)} scenes that are there; choose another split "
-                "(data.train.split, data.validation.split), e.g. all, or list your own in splits/NAME.txt"
+                f"{self.root}: split {split!r} holds none of the {len(found)} scenes that are there; choose another "
+                "split (data.train.split, data.validation.split), e.g. all, or list your own in splits/NAME.txt"
             )
         self.scenes = chosen
         self.names = [f"{m}_{t}" for m, t in chosen]
@@ -122,7 +122,7 @@ class RadioMapSeer:
         log.info(self.report)
 
     def _complete_scenes(self) -> list[tuple[int, int]]:
-        """(map, tx) of every scene whose files are all there; sets `report`."""
+        """(map, tx) of every scene whose files are all present; sets `report`."""
         if not self.gain_folder.is_dir():
             present = [s for s in SIMULATIONS if (self.root / "gain" / s).is_dir()]
             there = f"; there are: {', '.join(present)}" if present else "; is data_root a RadioMapSeer folder?"
@@ -156,7 +156,7 @@ class RadioMapSeer:
         return complete
 
     def _stems(self, folder: str, suffix: str) -> set[str]:
-        """Names of the files of a kind in a folder; none where it is not there."""
+        """Names of the files in a folder with this suffix; empty if there is no such folder."""
         path = self.root / folder
         return {file.stem for file in path.iterdir() if file.suffix == suffix} if path.is_dir() else set()
 
@@ -171,7 +171,7 @@ class RadioMapSeer:
         """Read one scene.
 
         Raises:
-            DataError: naming the file that is unreadable, or does not belong to its gain map.
+            DataError: names the file that is unreadable or does not belong to its gain map.
         """
         map_id, transmitter = self.scenes[index]
         name = self.names[index]
@@ -181,14 +181,15 @@ class RadioMapSeer:
         layout, guessed = layouts["layout"], str(map_id) not in self.outlines["buildings_complete"]
         if not guessed and layout.inside.any() and (gain[layout.inside] > 0).mean() > ANOTHER_LAYOUT:
             raise DataError(
-                f"{self._file('polygon', 'buildings_complete', map_id)}: outlines of another layout; {path} has gain inside of them"
+                f"{self._file('polygon', 'buildings_complete', map_id)}: outlines of another layout; "
+                f"{path} has gain inside them"
             )
         tx = self._transmitter(map_id, transmitter, gain.shape)
         shown = {key: layouts.get(key) for key in ("cars", "known")}
         return Scene(name, layout, tx, (gain / 255).astype(np.float32), **shown, outlines_are_guessed=guessed)
 
     def picture(self, index: int) -> np.ndarray | None:
-        """The building picture of a scene, (H, W) bool as it is on disk, half a pixel aside of the map; None where there is none."""
+        """The building picture of a scene, (H, W) bool as stored, offset by half a pixel; None if there is none."""
         path = self._file("png", "buildings_complete", self.scenes[index][0])
         return read_grey(path) > 0 if path.exists() else None
 
@@ -196,7 +197,7 @@ class RadioMapSeer:
         return self.root / kind / part / f"{map_id}.{'json' if kind == 'polygon' else 'png'}"
 
     def _read_layout(self, part: str, map_id: int, shape: tuple[int, int]) -> Layout:
-        """Outlines where they are, or those traced from the picture."""
+        """From its outlines if there are any, else traced from the picture."""
         if str(map_id) in self.outlines[part]:
             return read_outlines(self._file("polygon", part, map_id), shape)
         path = self._file("png", part, map_id)
@@ -204,14 +205,14 @@ class RadioMapSeer:
         return Layout.traced(mask) if self.pictures_lie_over_maps else Layout(self._fitted_outlines(path, mask), shape)
 
     def _fitted_outlines(self, path: Path, mask: np.ndarray) -> list[np.ndarray]:
-        """`fit_outlines`, which takes a second, once per picture and process."""
+        """`fit_outlines`, which takes a second, run once per picture and process."""
         with self._fitting:
             if path not in self._fitted:
                 self._fitted[path] = fit_outlines(mask)
             return self._fitted[path]
 
     def _pictures_lie_over_maps(self) -> bool:
-        """Whether a tree's building pictures were cut from its maps, unlike RadioMapSeer's, which are half a pixel aside."""
+        """Whether a tree's building pictures are aligned with its maps; RadioMapSeer's are offset by half a pixel."""
         traced = [scene for scene in self.scenes if str(scene[0]) not in self.outlines["buildings_complete"]]
         inside = total = 0.0
         for place in spread(len(traced), MEASURED):
@@ -220,7 +221,7 @@ class RadioMapSeer:
             try:
                 gain = read_grey(self.gain_folder / f"{map_id}_{transmitter}.png").astype(np.float64) ** 2
                 inside += float(gain[_of_shape(read_grey(path), path, gain.shape) > 0].sum())
-            except DataError:  # said when its scene is read
+            except DataError:  # reported when the scene is read
                 continue
             total += float(gain.sum())
         return total > 0 and inside <= EXACTLY_OVER * total
@@ -245,7 +246,7 @@ class RadioMapSeer:
         self._fitting = threading.Lock()
 
     def __getstate__(self) -> dict:
-        """For workers that are not forked: what was read stays behind."""
+        """For workers that are not forked: caches and locks are not copied."""
         return {
             key: value
             for key, value in self.__dict__.items()
@@ -257,7 +258,7 @@ class RadioMapSeer:
         self._open_caches()
 
     def identity(self) -> dict[str, object]:
-        """What is read, as JSON has it; another one as soon as a file of these scenes is changed."""
+        """What is read, in JSON types; changes when a file of these scenes changes."""
         maps = sorted({map_id for map_id, _ in self.scenes})
         files = [self.gain_folder / f"{name}.png" for name in self.names]
         files += [self.root / "png" / "antennas" / f"{name}.png" for name in self.names]
@@ -273,14 +274,14 @@ class RadioMapSeer:
 
 
 def _of_shape(pixels: np.ndarray, path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """A picture, or DataError where its size is not its map's."""
+    """The picture itself; raises DataError if its size is not its map's."""
     if pixels.shape != shape:
         raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px, its gain map {shape[1]}x{shape[0]}")
     return pixels
 
 
 def _refuse_older_simulation(root: Path) -> None:
-    """Raises DataError for a tree of scripts/make_dataset.py from before it wrote RadioMapSeer's registration."""
+    """Raise DataError for a tree by an old scripts/make_dataset.py, which did not use RadioMapSeer's registration."""
     manifest = root / "dataset.json"
     if not manifest.is_file():
         return
@@ -289,5 +290,6 @@ def _refuse_older_simulation(root: Path) -> None:
     version = settings.get("version") if isinstance(settings, dict) else None
     if isinstance(version, int) and version < REGISTERED:
         raise DataError(
-            f"{root}: is of an earlier version, whose pictures lie in another frame; make it again with scripts/make_dataset.py"
+            f"{root}: was made by an earlier version, whose pictures lie in another frame; "
+            "make it again with scripts/make_dataset.py"
         )

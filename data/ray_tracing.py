@@ -1,7 +1,8 @@
-"""Radio maps by the ray tracer Sionna RT (Hoydis et al., 2023) instead of the embedded simulator; an optional engine.
+"""Radio maps by the ray tracer Sionna RT (Hoydis et al., 2023), an optional alternative to the embedded simulator.
 
-Line of sight, specular reflections and first-order diffraction around extruded buildings. Cells that no ray reaches stay at the
-floor, so that these maps are unlike the dominant-path maps of RadioMapSeer in deep shadow: another physics, not a better copy.
+Line of sight, specular reflections and first-order diffraction around extruded buildings. Cells that no ray reaches
+stay at the floor, so in deep shadow these maps differ from RadioMapSeer's dominant-path maps: different physics, not a
+better copy.
 """
 
 import tempfile
@@ -16,8 +17,8 @@ from .units import GAIN_MIN_DB
 FREQUENCY = 5.9e9  # Hz
 HEIGHT = 25.0  # m, of buildings
 RECEIVER, TRANSMITTER = 1.5, 4.0  # m; at equal heights a horizontal map would miss the direct path
-MIN_LLVM = 19  # older ones end the process without a word
-SAMPLES = 20_000_000  # rays a transmitter; with fewer, far cells stay empty by chance
+MIN_LLVM = 19  # older versions crash the process without a message
+SAMPLES = 20_000_000  # rays per transmitter; with fewer, far cells stay empty by chance
 _SCENE = """<scene version="2.1.0">
 <bsdf type="itu-radio-material" id="concrete"><string name="type" value="concrete"/><float name="thickness" value="0.3"/></bsdf>
 {shapes}
@@ -55,7 +56,7 @@ class RayTracer:
 
     Args:
         layout: its buildings.
-        max_depth: reflections in a path.
+        max_depth: largest number of reflections per path.
 
     Raises:
         DataError: Sionna RT or its LLVM is missing.

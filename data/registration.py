@@ -1,10 +1,11 @@
-"""Where things lie in RadioMapSeer's files: the one place that knows how they are registered to the map.
+"""How RadioMapSeer's files are registered to the map; the only module that knows it.
 
-Measured on 2,720 maps of 34 layouts (docs/data.md). In the map's frame, x = column and y = row, pixel centres at whole numbers:
+Measured on 2,720 maps of 34 layouts (docs/data.md). The map's frame has x = column, y = row, and pixel centres at
+whole numbers. In it, a point (x, y) of a file lies at:
 
-    polygon/    x - 1, H - y; a pixel of the map is zero where its centre lies inside, left and lower walls included
-    antenna/    x, H - 1 - y; png/antennas/ likewise
-    png/        buildings, cars: half a pixel to the left of the outlines, and below
+    polygon/    x - 1, H - y; a pixel of the map is zero if its centre lies inside, left and lower walls included
+    antenna/    x, H - 1 - y
+    png/        x, y in antennas/; buildings and cars lie half a pixel to the left of the outlines and below them
 """
 
 import json
@@ -19,17 +20,18 @@ from .errors import DataError
 from .layout import Layout
 from .polygons import rings_from_mask
 
-# x and y by which outlines are moved left and down: corners are whole numbers, so that walls often run through pixel centres. A little
-# more to the left, which decides for walls along the diagonal; far less than the distance of any other wall from a centre.
+# Outlines are moved left and down by this x and y, because corners are whole numbers and walls often run through pixel
+# centres. Slightly more to the left, which decides for diagonal walls; far less than any other wall's distance from a
+# centre.
 EDGE = (2.0**-12 + 2.0**-22, 2.0**-12)
-ROOM = 4  # px around an outline that is fitted
-SWEEPS = 8  # over all corners of an outline
+ROOM = 4  # px of margin around an outline that is fitted
+SWEEPS = 8  # passes over all corners of an outline
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
-PICTURE = (0.5, -0.5)  # x and y from a building picture's frame to the map's
+PICTURE = (0.5, -0.5)  # offset in x and y from a building picture's frame to the map's
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file; DataError that names it where it is missing or no JSON."""
+    """The content of a file; raises DataError that names it if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -50,14 +52,14 @@ def _points(value: Any, path: Path, what: str) -> np.ndarray:
 
 
 def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
-    """A file of polygon/: a list of closed rings.
+    """The layout in a file of polygon/, a list of closed rings.
 
     Args:
         path: of the file.
         shape: (H, W) of the map.
 
     Raises:
-        DataError: naming a file that is no list of closed rings inside the picture.
+        DataError: names a file that is not a list of closed rings inside the map.
     """
     content = read_json(path)
     if not isinstance(content, list):
@@ -76,7 +78,7 @@ def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
 
 
 def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
-    """The inverse of `read_outlines`: closed rings as polygon/ has them; whole numbers where the layout's are."""
+    """The inverse of `read_outlines`: closed rings in the frame of polygon/; whole values are written as integers."""
     height = layout.shape[0]
     rings = []
     for ring in layout.outlines:
@@ -88,28 +90,29 @@ def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
 
 
 def snap(ring: np.ndarray) -> np.ndarray:
-    """An outline (N, 2) with its corners at whole metres of polygon/, repeated ones left out."""
+    """An outline (N, 2) with its corners moved to whole metres of polygon/ and repeated corners dropped."""
     ring = np.round(ring)
     return ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] + (-EDGE[0], EDGE[1])
 
 
 def picture_of(layout: Layout) -> np.ndarray:
-    """(H, W) bool as png/buildings_complete/ shows a layout: pixels covered by more than half, half a pixel aside."""
+    """(H, W) bool, a layout as in png/buildings_complete/: pixels more than half covered, offset by half a pixel."""
     aside = Layout([ring - PICTURE for ring in layout.outlines], layout.shape)
     return aside.coverage > 0.5
 
 
 def fit_outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """The outlines, in the map's frame, of a building picture (H, W) bool as RadioMapSeer has it.
+    """Outlines, in the map's frame, of one of RadioMapSeer's building pictures (H, W) bool.
 
-    They are traced from the pixels, brought to the map's frame, and fitted: corners are whole numbers in polygon/, and those are
-    sought that draw the picture. What cannot be known is which of several outlines drew it, so that walls may be a pixel off.
+    They are traced from the pixels, moved to the map's frame and fitted: corners are whole numbers in polygon/, and
+    the fit looks for those that reproduce the picture. Several outlines can give the same picture, so walls may be a
+    pixel off.
     """
     return [_fit(ring, mask) for ring in rings_from_mask(mask)]
 
 
 def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The outline (N, 2) in the map's frame near a traced one in the picture's whose pixels differ least from the picture's."""
+    """The outline (N, 2) in the map's frame, near one traced in the picture's, that best reproduces the picture."""
     low = np.floor(traced.min(axis=0)).astype(int) - ROOM
     side = int((np.ceil(traced.max(axis=0)).astype(int) + ROOM + 1 - low).max())
     picture = np.pad(mask, side, constant_values=False)[low[1] + side :, low[0] + side :][:side, :side]
@@ -150,7 +153,7 @@ def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _with_a_corner_more(ring: np.ndarray) -> Iterator[np.ndarray]:
-    """Outlines with a further corner on or beside one of the walls."""
+    """The outline itself, then outlines with one more corner on or beside a wall."""
     yield ring
     for place, (start, end) in enumerate(zip(ring, np.roll(ring, -1, axis=0), strict=True), 1):
         if np.hypot(*(end - start)) < 4:
@@ -162,7 +165,7 @@ def _with_a_corner_more(ring: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def read_antennas(path: Path, height: int) -> np.ndarray:
-    """(N, 2) x, y in the map's frame of the transmitters that a file of antenna/ lists; DataError that names the file."""
+    """(N, 2) x, y of the transmitters in a file of antenna/, in the map's frame; a DataError names the file."""
     x, y = _points(read_json(path), path, "the file").T
     return np.column_stack([x, height - 1 - y])
 

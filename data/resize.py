@@ -1,4 +1,4 @@
-"""Between a scene's own resolution and the networks': area means, bilinear, and the way back."""
+"""Resizing from a scene's native resolution to the networks' (area means or bilinear) and back."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from .scene import Scene
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W) float -> (size, size) float32.
 
-    Whole factors down are exact area means; everything else is bilinear with antialiasing, as torchvision's Resize.
+    Downsizing by a whole factor takes exact area means; otherwise bilinear with antialiasing, as torchvision's Resize.
 
     Raises:
         DataError: the image is not square.
@@ -30,10 +30,10 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
-    """A map at the networks' resolution back to the scene's, zero where the scene's `ori_mask` says so.
+    """A map at the networks' resolution resized to the scene's, zero where the scene's `ori_mask` is set.
 
-    A pixel of another size is the mean over its open part times that part's share, so that the way back is a bilinear interpolation
-    normalised by the interpolated share, and what is inside of buildings is zero.
+    Because buildings are zero, a resized pixel is the mean over its open part times the share of that part. Resizing
+    back therefore interpolates bilinearly, divides by the interpolated share, and sets building pixels to zero.
 
     Args:
         gain: (h, w) grey levels in [0, 1].

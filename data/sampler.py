@@ -1,4 +1,4 @@
-"""The order of samples: an endless, seeded stream that can be entered anywhere and shared among processes."""
+"""The order of samples: an endless seeded stream that can start at any position and be shared among processes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def random_key(*parts: object) -> int:
-    """A 63-bit random key that follows from what is given, e.g. a seed, an epoch and a sample's number."""
+    """A 63-bit random key determined by the arguments, e.g. a seed, an epoch and a sample's number."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -15,18 +15,18 @@ def random_key(*parts: object) -> int:
 class SampleStream:
     """Batch sampler over the global positions 0, 1, 2, ...; position p is sample p % n of epoch p // n.
 
-    Micro-batch m of rank r takes the positions [(m W + r) B, (m W + r + 1) B). What a position holds depends on the seed
-    alone, so W processes with batches of B see together what one process sees with batches of W B, and a run that was
-    interrupted goes on with `start_batch`. Batches may span two epochs; nothing is dropped or repeated.
+    Micro-batch m of rank r takes the positions [(m W + r) B, (m W + r + 1) B). The sample at a position depends on the
+    seed alone, so W processes with batches of B together see what one process sees with batches of W B, and an
+    interrupted run resumes with `start_batch`. Batches may span two epochs; nothing is dropped or repeated.
 
     Args:
         length: n, at least 1.
         batch_size: B.
-        seed: of the shuffle and of the samples' keys.
+        seed: of the shuffle and the samples' keys.
         rank, world_size: r and W.
         start_batch: first micro-batch.
         batches: number of micro-batches, None for endless.
-        shuffle: a new permutation each epoch.
+        shuffle: draw a new permutation in each epoch.
     """
 
     def __init__(

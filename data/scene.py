@@ -1,4 +1,4 @@
-"""A scene: one city, one transmitter, and the measured or simulated map where it is known."""
+"""A scene: one city, one transmitter, and the measured or simulated map if it is known."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,18 @@ from .layout import Layout
 
 @dataclass
 class Scene:
-    """At native resolution, one pixel a metre, (row, column) indexed.
+    """At native resolution, one pixel per metre, indexed (row, column).
 
     Attributes:
         name: e.g. `12_3`, map and transmitter.
-        layout: the real buildings; given as a picture, (H, W) bool, its outlines are traced.
-        tx: (x, y) = (column, row) of the transmitter in pixels, possibly fractional; None where only a ready-made condition
-            knows it.
-        gain: (H, W) float32 grey levels in [0, 1], None where the truth is unknown.
-        cars: None where the data has none.
+        layout: the real buildings; a picture (H, W) bool is accepted too, and its outlines are traced.
+        tx: (x, y) = (column, row) of the transmitter in pixels, possibly fractional; None if only a ready-made
+            condition contains it.
+        gain: (H, W) float32 grey levels in [0, 1]; None if the truth is unknown.
+        cars: None if the data has none.
         known: the buildings that the condition may show; None for all of them.
-        outlines_are_guessed: from a picture half a pixel aside; the transmitter may then seem to be inside a building, and the
-            simulator starts from the nearest open pixel.
+        outlines_are_guessed: outlines come from a picture, usually offset by half a pixel; the transmitter may then
+            seem to be inside a building, and the simulator starts from the nearest open pixel.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Scene:
 
     @property
     def ori_mask(self) -> np.ndarray:
-        """(H, W) bool: where the buildings shown leave no doubt that the map is zero."""
+        """(H, W) bool: pixels inside the buildings shown, where the map is certainly zero."""
         return self.shown.inside
 
 
@@ -58,10 +58,10 @@ def read_grey(path: Path) -> np.ndarray:
     """An 8-bit picture as (H, W) uint8 (colour pictures are converted to grey).
 
     Raises:
-        DataError: naming the file, where it is missing, unreadable or not 8 bits a channel.
+        DataError: names a file that is missing, unreadable or not 8 bits per channel.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as file:  # other formats have readers that start programs
+        with Image.open(path, formats=("PNG",)) as file:  # readers of other formats may start programs
             picture: Image.Image = file
             if picture.mode in ("1", "P", "RGB", "RGBA", "LA"):
                 picture = picture.convert("L")
@@ -77,7 +77,7 @@ def read_grey(path: Path) -> np.ndarray:
 
 
 def transmitter_position(antenna: np.ndarray, path: Path) -> tuple[float, float]:
-    """(x, y) of the white pixel of an antenna picture; the centre where several are equally white.
+    """(x, y) of the brightest pixel of an antenna picture; the centre if several are equally bright.
 
     Raises:
         DataError: the picture is black.
@@ -90,7 +90,7 @@ def transmitter_position(antenna: np.ndarray, path: Path) -> tuple[float, float]
 
 
 def parse_position(text: str) -> tuple[float, float]:
-    """`X,Y` of a command line as numbers; raises DataError for anything else."""
+    """`X,Y` from a command line as numbers; raises DataError for anything else."""
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -101,10 +101,10 @@ def parse_position(text: str) -> tuple[float, float]:
 
 
 def scene_at(name: str, layout: Layout, position: str) -> Scene:
-    """The scene of a city and a transmitter at `X,Y`.
+    """The scene of a city with a transmitter at `X,Y`.
 
     Raises:
-        DataError: the position is none, is outside, or is inside a building.
+        DataError: the position is malformed, outside the map, or inside a building.
     """
     tx = parse_position(position)
     height, width = layout.shape

@@ -1,4 +1,4 @@
-"""Scenes of random cities that exist in memory only."""
+"""Scenes of random cities, simulated in memory."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from .simulator import Simulator, random_city, random_transmitter
 from .units import db_to_gain, gain_to_uint8
 from .window import SIDE
 
-TOLD = "note: this model is told the simulator's map, which is the truth here; only other maps say how good it is"
+TOLD = "note: the simulator's map is an input of this model and the truth here; only other maps show how good it is"
 
 
 class SimulatedScenes:
@@ -17,7 +17,8 @@ class SimulatedScenes:
 
     Args:
         count: how many.
-        seed: number of the first city; a data set of `scripts/make_dataset.py` shares a city only if its own seed is that number.
+        seed: number of the first city; a data set of `scripts/make_dataset.py` shares a city only if its seed is that
+            city's number.
     """
 
     def __init__(self, count: int, seed: int):
@@ -28,15 +29,15 @@ class SimulatedScenes:
         return self.count
 
     def scene(self, index: int) -> Scene:
-        """City, transmitter and the simulator's map of number `index`, in 8-bit grey levels as a data set has them."""
+        """Scene `index`: city, transmitter and the simulator's map in 8-bit grey levels, as a data set stores it."""
         return random_scenes(self.seed + index)[0]
 
 
 def random_scenes(seed: int, positions: Sequence[str] | None = None) -> list[Scene]:
-    """One random city with transmitters at `X,Y` each, or at one random place, and the maps that its exact outlines give.
+    """One random city with a transmitter at each `X,Y`, or at one random place, with maps simulated from its outlines.
 
     Raises:
-        DataError: a position is none, is outside, or is inside a building.
+        DataError: a position is malformed, outside the map, or inside a building.
     """
     rng = np.random.default_rng(seed)
     city = random_city(rng, SIDE)

@@ -2,13 +2,14 @@
 
 `train`, `val`, `test` mean, in this order of precedence:
 
-1. `ROOT/splits/NAME.txt`, where it exists: one map id (`12`) or scene (`12_3`) a line. Any other name works so too.
-2. In a tree with `ROOT/dataset.json` (made by scripts/make_dataset.py): the first 80 % of its map ids, the next 10 %, the rest.
-3. Otherwise RadioMapSeer's standard split (RadioUNet): ids 0..699 shuffled by numpy's seed 42, positions 0-500, 501-600,
-   601-699; its loaders count maps from 1, so id = shuffled + 1.
+1. `ROOT/splits/NAME.txt`, if it exists: one map id (`12`) or scene (`12_3`) per line. Any other name works this way.
+2. In a tree with `ROOT/dataset.json` (made by scripts/make_dataset.py): the first 80 % of its map ids, the next 10 %,
+   the rest.
+3. Otherwise RadioMapSeer's standard split (RadioUNet): ids 0..699 shuffled by numpy's seed 42, positions 0-500,
+   501-600, 601-699; its loaders count maps from 1, so id = shuffled + 1.
 
-`radiodiff_train` / `radiodiff_test` are RadioDiff's own positions 0-600 and 600-699, which share one map; use them only to
-repeat its figures. `all` is everything.
+`radiodiff_train` / `radiodiff_test` are RadioDiff's positions 0-600 and 600-699, which share one map; use them only to
+reproduce its results. `all` is everything.
 """
 
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ SIMULATED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
 def spread(length: int, count: int) -> list[int]:
-    """`count` numbers spread evenly over 0 .. length - 1; all of them where there are fewer."""
+    """`count` numbers spread evenly over 0 .. length - 1, or all of them if there are fewer."""
     count = min(length, count)
     return [place * length // count for place in range(count)]
 
@@ -45,7 +46,7 @@ def select(root: Path, name: str, scenes: Iterable[tuple[int, int]]) -> list[tup
     """The (map, transmitter) pairs of a split, in the order given.
 
     Raises:
-        DataError: the name is unknown, or its file holds something else than ids.
+        DataError: the name is unknown, or its file contains something other than ids.
     """
     scenes = list(scenes)
     own = root / "splits" / f"{name}.txt"

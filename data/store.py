@@ -1,4 +1,4 @@
-"""Arrays of numbered samples that are computed once and kept: in memory, or in files that later runs find again."""
+"""Arrays of numbered samples that are computed once and kept, in memory or in files that later runs reuse."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ except ImportError:  # Windows: do not start two runs on one new store at the sa
 log = logging.getLogger("radiodiff")
 
 DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
-FLUSH_EVERY = 256  # samples between two moments at which everything written so far is safe
+FLUSH_EVERY = 256  # samples between two flushes to disk
 
 
 def digest(*parts: object) -> str:
-    """A short name of what was given; the same for equal parts in every process."""
+    """A short hash of the arguments, the same in every process."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
@@ -38,26 +38,26 @@ def digest(*parts: object) -> str:
 class SampleStore:
     """`count` samples, each a few arrays of fixed shapes in half precision.
 
-    On disk a store is a folder of its own below `folder`, named by what its samples were made of, so that other data never meets
-    it and nothing is ever overwritten:
+    On disk, a store is a folder below `folder`, named by a hash of what its samples are made from, so that it is never
+    used for other data and nothing is ever overwritten:
 
-        store.json     what the samples were made of
+        store.json     what the samples are made from
         NAME_000.npy   (rows, *shape) float16, mapped into memory; all processes of a machine share its pages
-        done_000.npy   (rows,) uint8: 1 for samples that are there; a filling that was interrupted goes on from here
+        done_000.npy   (rows,) uint8: 1 for samples that are stored; an interrupted filling resumes from here
 
-    and so on for each shard, a run of `rows` samples. Processes of several machines may fill one store at a time if no two write
-    into one shard: a network file system tears what two machines write into one page.
+    and so on for each shard, a run of `rows` samples. Processes on several machines may fill one store at the same
+    time if no two write to the same shard: a network file system corrupts pages that two machines write.
 
     Args:
         kind: first part of the folder's name, e.g. `samples`.
         count: number of samples.
-        shapes: of each array of a sample.
+        shapes: shape of each array of a sample, by name.
         folder: where stores are kept; None for memory.
-        identity: what the samples are made of, as JSON has it.
+        identity: what the samples are made from, in JSON types.
         rows: samples per shard; None for one shard.
 
     Raises:
-        DataError: too little space on the disk, found out before anything is written.
+        DataError: too little space on the disk, detected before anything is written, or an unusable folder.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class SampleStore:
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.path: Path | None = None
         self._marking = threading.Lock()
-        self._unmarked: list[int] = []  # written, but not safe yet
-        self.arrays: dict[str, list[Any]] = {}  # by name, an array for each shard
+        self._unmarked: list[int] = []  # written, but not flushed yet
+        self.arrays: dict[str, list[Any]] = {}  # by name, one array per shard
         self.done: list[Any] = []
         if folder is None:
             for size in self._sizes():
@@ -102,14 +102,15 @@ class SampleStore:
         free = shutil.disk_usage(self.path).free
         if free < needed + 2**20:
             raise DataError(
-                f"{self.path}: needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free; free some space, name another "
-                "data.cache_folder, or leave the cache off"
+                f"{self.path}: needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free; free some space, "
+                "name another data.cache_folder, or leave the cache off"
             )
         for shard, size in enumerate(self._sizes()):
             for name, shape in self.shapes.items():
                 self._allocate(self._file(name, shard), DTYPE, (size, *shape))
             self._allocate(self._file("done", shard), np.uint8, (size,))
-        (self.path / "store.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")  # last: all is there
+        # last: its presence says that all files are there
+        (self.path / "store.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
     def _sizes(self) -> list[int]:
         """Samples in each shard."""
@@ -119,14 +120,14 @@ class SampleStore:
         return self.path / f"{name}_{shard:03}.npy"
 
     def _allocate(self, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-        """A file of zeros whose space is reserved: a mapped file that meets a full disk later would end the process."""
+        """A file of zeros with its space reserved: writing to a mapped file on a full disk would kill the process."""
         np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
         if hasattr(os, "posix_fallocate"):
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
     def open(self) -> None:
-        """Map the files; once more after other processes have written, so that a network file system asks for what they wrote."""
+        """Map the files; called again after other processes wrote, so that network file systems fetch their data."""
         if self.path is None:
             return
         shards = range(len(self._sizes()))
@@ -150,7 +151,7 @@ class SampleStore:
 
     @contextmanager
     def lock(self):
-        """One process at a time; the others wait."""
+        """Held by one process at a time; the others wait."""
         if self.path is None or fcntl is None:
             yield
             return
@@ -162,11 +163,11 @@ class SampleStore:
             yield
 
     def missing(self) -> np.ndarray:
-        """Numbers of the samples that are not there yet."""
+        """Numbers of the samples that are not stored yet."""
         return np.flatnonzero(np.concatenate(self.done) == 0) if self.done else np.zeros(0, np.int64)
 
     def has(self, index: int) -> bool:
-        """Whether a sample is there."""
+        """Whether a sample is stored."""
         shard, row = divmod(index, self.rows)
         return bool(self.done[shard][row])
 
@@ -175,7 +176,7 @@ class SampleStore:
         return index // self.rows
 
     def write(self, index: int, sample: Mapping[str, np.ndarray | torch.Tensor]) -> None:
-        """Keep a sample, which counts from the next `flush` on; threads may write different ones at a time."""
+        """Store a sample, which counts from the next `flush` on; threads may write different samples concurrently."""
         shard, row = divmod(index, self.rows)
         for name, arrays in self.arrays.items():
             arrays[shard][row] = sample[name]
@@ -185,7 +186,7 @@ class SampleStore:
             self.flush()
 
     def flush(self) -> None:
-        """Bring everything to the disk, the samples before the marks that vouch for them."""
+        """Write everything to disk, the samples before the marks that declare them stored."""
         with self._marking:
             written, self._unmarked = self._unmarked, []
         places = [divmod(index, self.rows) for index in written]
@@ -201,6 +202,6 @@ class SampleStore:
                 self.done[shard].flush()
 
     def read(self, index: int, name: str) -> torch.Tensor:
-        """One array of a sample that is there, float32."""
+        """One array of a stored sample, float32."""
         shard, row = divmod(index, self.rows)
         return torch.from_numpy(self.arrays[name][shard][row]).float()

@@ -1,4 +1,4 @@
-"""A city of any size seen through the window that the networks know: 256 m x 256 m around the transmitter."""
+"""The networks' window, 256 m x 256 m around the transmitter, cut from a city of any size."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ import numpy as np
 from .layout import cut
 from .scene import Scene
 
-SIDE = 256  # metres and pixels; RadioMapSeer's maps, which models are trained on
+SIDE = 256  # metres and pixels: the size of RadioMapSeer's maps, on which models are trained
 
 
 @dataclass
@@ -15,10 +15,10 @@ class Window:
     """The part of a city that is predicted.
 
     Attributes:
-        scene: (side, side), the city there; open ground where the city ends.
-        city: the whole one.
+        scene: (side, side), the city inside the window; open ground beyond the city.
+        city: the whole city.
         row, column: of the window's first pixel in the city.
-        note: what was done, in a few words; '' where the city fills the window exactly.
+        note: what was done, in a few words; '' if the city fills the window exactly.
     """
 
     scene: Scene
@@ -28,7 +28,7 @@ class Window:
     note: str
 
     def place(self, values: np.ndarray) -> np.ndarray:
-        """(side, side) -> (H, W) of the city, float32, NaN outside of the window."""
+        """(side, side) -> (H, W) of the city, float32, NaN outside the window."""
         height, width = self.city.layout.shape
         placed = np.full((height, width), np.nan, np.float32)
         part = placed[self.row : self.row + values.shape[0], self.column : self.column + values.shape[1]]
@@ -37,11 +37,11 @@ class Window:
 
 
 def window(city: Scene, side: int = SIDE) -> Window:
-    """The window of a city: as centred on its transmitter as the city's borders allow.
+    """The window of a city, centred on its transmitter as far as the city's borders allow.
 
     Args:
-        city: of any size; a truth, if it has one, is cut too.
-        side: of the window, px.
+        city: of any size; its true map, if any, is cut too.
+        side: side of the window in px.
     """
     height, width = city.layout.shape
 
@@ -70,11 +70,11 @@ def best_server(gains: np.ndarray, buildings: np.ndarray) -> tuple[np.ndarray, n
     """Which transmitter is received best.
 
     Args:
-        gains: (N, H, W) grey levels, NaN where a map says nothing.
+        gains: (N, H, W) grey levels, NaN where a map has no value.
         buildings: (H, W) bool.
 
     Returns:
-        number of the transmitter (H, W) int, -1 in buildings and where no map says anything; its gain (H, W), NaN there.
+        number of the transmitter (H, W) int, -1 in buildings and where no map has a value; its gain (H, W), NaN there.
     """
     known = ~np.isnan(gains).all(axis=0) & ~buildings
     filled = np.where(np.isnan(gains), -1, gains)

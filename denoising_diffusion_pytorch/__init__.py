@@ -1,7 +1,9 @@
-"""RadioDiff's model package: networks, diffusion, training loop, checkpoints."""
+"""RadioDiff's model package. Importing it loads networks, diffusion and losses; the training loop is in `training`."""
+
+import importlib
+from typing import Any
 
 from .autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistribution, Encoder
-from .config import load_config
 from .diffusion import (
     DecoupledDiffusion,
     GaussianDiffusion,
@@ -10,14 +12,11 @@ from .diffusion import (
     sample_decoupled,
     sample_dpm_solver,
 )
-from .ema import EMAModel
-from .inference import Prediction, Predictor
 from .latent_diffusion import LatentDiffusion
-from .launch import start
-from .loading import load_first_stage, load_model
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
-from .schedule import learning_rate
 from .swin import SwinConditionEncoder, TransformerBlock, WindowAttention
+from .training.ema import EMAModel
+from .training.schedule import learning_rate
 from .unet import Unet
 
 __all__ = [
@@ -32,20 +31,28 @@ __all__ = [
     "LPIPSLoss",
     "LatentDiffusion",
     "PatchDiscriminator",
-    "Prediction",
-    "Predictor",
     "SwinConditionEncoder",
     "TransformerBlock",
     "Unet",
     "WindowAttention",
     "hinge_gan_loss",
     "learning_rate",
-    "load_config",
-    "load_first_stage",
-    "load_model",
     "sample_ddim",
     "sample_ddpm",
     "sample_decoupled",
     "sample_dpm_solver",
-    "start",
 ]
+
+_ON_DEMAND = {  # names that need files, data sets or settings, and load what reads them
+    "Prediction": "inference",
+    "Predictor": "inference",
+    "load_config": "config",
+    "load_first_stage": "loading",
+    "load_model": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_ON_DEMAND[name]}", __name__), name)

@@ -1,6 +1,6 @@
 """The first stage: a KL-regularised convolutional autoencoder (Rombach et al., 2022; Kingma & Welling, 2014).
 
-At the document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1, 320, 320). Module names are CompVis'
+At the design document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1, 320, 320). Module names are CompVis'
 (`encoder.down.0.block.0.norm1`, `decoder.up.1.upsample.conv`, `quant_conv`, ...).
 """
 
@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize
+from .radio_map import to_gain
 
-HEAD_CHANNELS = 16  # channels at full resolution behind a space-to-depth decoder
+HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of the decoder
 
 
 class DiagonalGaussianDistribution:
     """q(z | x) = N(mean, diag(exp(logvar))).
 
     Args:
-        moments: (B, 2 * Z, h, w), mean and log-variance along the channels; log-variance is clamped to [-30, 20].
+        moments: (B, 2 * Z, h, w), mean and log-variance along the channels; the log-variance is clamped to [-30, 20].
     """
 
     def __init__(self, moments: Tensor):
@@ -33,7 +34,7 @@ class DiagonalGaussianDistribution:
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
-        """mean + std * noise, (B, Z, h, w); `noise` is drawn from `generator` where it is not given."""
+        """mean + std * noise, (B, Z, h, w); `noise` is drawn from `generator` if it is not given."""
         if noise is None:
             noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return self.mean + self.std * noise
@@ -61,8 +62,8 @@ class Encoder(nn.Module):
     Args:
         channels: image channels, then the channels of each level; one halving between levels.
         z_channels: latent channels; the output has twice as many.
-        num_res_blocks: residual blocks a level.
-        attn_levels: levels with self-attention behind every block.
+        num_res_blocks: residual blocks per level.
+        attn_levels: levels with self-attention after every block.
         patch_size: space-to-depth factor of the image before the first convolution.
     """
 
@@ -113,12 +114,12 @@ class Decoder(nn.Module):
     """Latent (after `post_quant_conv`) -> image.
 
     With `cond_channels` the decoder also sees the condition: at each level it is folded to that level's resolution
-    (space-to-depth, so that nothing is averaged away), convolved and added. A latent then needs to carry only what
-    the condition does not say.
+    (space-to-depth, so that nothing is averaged away), convolved and added. The latent then only needs to carry what
+    the condition does not contain.
 
-    Args: as `Encoder`, and
-        out_channels: image channels (None: as the encoder's).
-        cond_channels: channels of the full-resolution condition, 0 for a decoder that sees none.
+    Args: as for `Encoder`, and
+        out_channels: image channels (None: as in the encoder).
+        cond_channels: channels of the full-resolution condition; 0: the decoder does not see it.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class Decoder(nn.Module):
         return self.conv_out if self.patch_size == 1 else self.head[-1]
 
     def compile(self, *args, **kwargs) -> None:
-        """As usual, but for the last layer: comparing gradients there must not run the whole decoder backwards."""
+        """Compile all but the last layer: comparing gradients there must not run the whole decoder backwards."""
         setattr(self, "features", torch.compile(self.features, *args, **kwargs))  # noqa: B010 - a method, for mypy
 
     def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -181,7 +182,7 @@ class Decoder(nn.Module):
         return self.last_layer(self.features(z, cond))
 
     def features(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
-        """What the last layer sees, (B, c, f h, f w)."""
+        """Input of the last layer, (B, c, f h, f w)."""
         if (cond is None) != (self.cond_channels == 0):
             raise ValueError(f"this decoder takes a condition of {self.cond_channels} channels")
         h = self.conv_in(z)
@@ -211,7 +212,8 @@ class AutoencoderKL(nn.Module):
         channels: image channels, then the channels of each level, e.g. (1, 128, 256, 512).
         z_channels: channels between encoder and `quant_conv` (None: `embed_dim`).
         num_res_blocks, dropout, mid_attention, patch_size: see `Encoder`.
-        attn_resolutions, resolution: sides of feature maps that get self-attention, and the image's side.
+        attn_resolutions: sides of the feature maps with self-attention, px.
+        resolution: side of the image, px.
         out_channels, cond_channels: see `Decoder`.
     """
 
@@ -260,7 +262,7 @@ class AutoencoderKL(nn.Module):
         return DiagonalGaussianDistribution(self.quant_conv(self.encoder(x)))
 
     def decode(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
-        """z (B, Z, h, w), cond (B, cond_channels, f h, f w) if the decoder sees it -> (B, C, f h, f w), about [-1, 1]."""
+        """z (B, Z, h, w), cond (B, cond_channels, f h, f w) if the decoder sees it -> (B, C, f h, f w) in ~[-1, 1]."""
         return self.decoder(self.post_quant_conv(z), cond if self.decoder.cond_channels else None)
 
     def forward(
@@ -269,3 +271,16 @@ class AutoencoderKL(nn.Module):
         """Reconstruct through a sample of the posterior: (B, C, H, W) -> the same, and the posterior."""
         posterior = self.encode(x)
         return self.decode(posterior.sample(noise), cond), posterior
+
+    @torch.no_grad()
+    def reconstruct(self, batch: dict[str, Any]) -> Tensor:
+        """`images` (B, C, H, W) of a batch through the posterior's mean and back -> grey levels in [0, 1].
+
+        `batch` also holds `conditions` and `masks`, as from `data.process_batch`.
+        """
+        decoded = self.decode(self.encode(batch["images"]).mode(), batch["conditions"])
+        return to_gain(decoded, batch["masks"])
+
+    def predict(self, batch: dict[str, Any]) -> list[Tensor]:
+        """The first stage's predictions for a batch: its reconstruction."""
+        return [self.reconstruct(batch)]

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 def normalize(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 32 groups, or as many of them as divide `channels` (Wu & He, 2018)."""
+    """GroupNorm (Wu & He, 2018) with 32 groups, or the largest power of two below that divides `channels`."""
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
 def zero_init(module: nn.Module) -> nn.Module:
-    """Start a residual branch as the identity."""
+    """Set all parameters to zero, so that a residual block starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -22,7 +22,7 @@ def zero_init(module: nn.Module) -> nn.Module:
 class ResnetBlock(nn.Module):
     """norm - SiLU - conv, twice, plus a skip; optionally modulated by a time embedding (scale and shift).
 
-    Module names are CompVis', so that autoencoders trained elsewhere load.
+    Module names are CompVis', so that autoencoders trained elsewhere can be loaded.
 
     Args:
         in_channels, out_channels: channels of input and output (None: as the input).
@@ -101,7 +101,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
     """Sinusoidal embedding of time (Vaswani et al., 2017), cos first as in DDPM's U-Net.
 
     Args:
-        t: (B,) times in [0, 1000], not necessarily whole.
+        t: (B,) times in [0, 1000], not necessarily integers.
         dim: even width of the embedding.
 
     Returns:
@@ -116,7 +116,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
 class FourierFeatures(nn.Module):
     """Random Fourier features of the pixel coordinates (Tancik et al., 2020).
 
-    Coordinates run over [-1, 1]; frequencies are drawn once from N(0, scale^2) / 2 cycles and kept with the weights.
+    Frequencies, in cycles per image side, are drawn once from N(0, (scale / 2)^2) and saved with the weights.
     """
 
     def __init__(self, num_features: int, scale: float = 16.0):
@@ -125,7 +125,7 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", torch.randn(num_features // 2, 2) * scale / 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), of which only the shape counts -> (B, num_features, H, W)."""
+        """(B, C, H, W), of which only the shape is used -> (B, num_features, H, W)."""
         b, _, h, w = x.shape
         ys = (torch.arange(h, device=x.device, dtype=torch.float32) + 0.5) * (2 / h) - 1
         xs = (torch.arange(w, device=x.device, dtype=torch.float32) + 0.5) * (2 / w) - 1

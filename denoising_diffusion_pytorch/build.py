@@ -1,8 +1,20 @@
-"""Settings -> networks: the one place that knows which setting becomes which keyword argument."""
+"""Settings -> networks: the last place that sees a configuration, and knows which setting becomes which argument."""
+
+from typing import Any
 
 from .autoencoder import AutoencoderKL
-from .config.schema import BaselineConfig, CondStageConfig, DiffusionConfig, FirstStageConfig, UnetConfig
+from .config import resolve, section
+from .config.schema import (
+    BaselineConfig,
+    CondStageConfig,
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    FirstStageConfig,
+    UnetConfig,
+)
 from .diffusion import DecoupledDiffusion, GaussianDiffusion
+from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
 from .regression import RegressionUnet
 from .swin import SwinConditionEncoder
@@ -63,7 +75,7 @@ def build_cond_stage(config: CondStageConfig, unet: UnetConfig) -> SwinCondition
 
 
 def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
-    """The denoising network for an objective with `heads` outputs a latent channel."""
+    """The denoising network for an objective with `heads` outputs per latent channel."""
     return Unet(
         dim=config.model_channels,
         channels=config.in_channels,
@@ -92,3 +104,63 @@ def build_diffusion(config: DiffusionConfig) -> GaussianDiffusion | DecoupledDif
     if config.model_type == "const_sde":
         return DecoupledDiffusion(config.loss_type)
     return GaussianDiffusion(config.timesteps, config.beta_schedule, config.objective, config.loss_type)
+
+
+def latent_diffusion_parts(
+    first_stage_config: Any = None,
+    cond_stage_config: Any = None,
+    unet_config: Any = None,
+    diffusion_config: Any = None,
+    cond_size: int | None = None,
+) -> dict[str, Any]:
+    """The arguments of `LatentDiffusion` from sections of a configuration.
+
+    Args:
+        first_stage_config, cond_stage_config, unet_config, diffusion_config: as the models of config/schema.py, or as plain
+            dicts in any spelling that a YAML file may use; None for the design document's values.
+        cond_size: side of the condition image in pixels (None: the latent's side).
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    config = Config(
+        first_stage_config=section("first_stage_config", first_stage_config),
+        cond_stage_config=section("cond_stage_config", cond_stage_config),
+        unet_config=section("unet_config", unet_config),
+        diffusion_config=section("diffusion_config", diffusion_config),
+        data=DataConfig(cond_size=cond_size),
+    )
+    return _parts(resolve(config, stage="ldm"))
+
+
+def _parts(config: Config) -> dict[str, Any]:
+    """The same from a resolved configuration; what stage 2 does not train is frozen."""
+    first, settings = config.first_stage_config, config.diffusion_config
+    autoencoder = build_autoencoder(first, config.cond_stage_config.in_channels)
+    autoencoder.requires_grad_(first.trainable)
+    if settings.end_to_end.start_step is not None:
+        autoencoder.decoder.requires_grad_(True)
+        autoencoder.post_quant_conv.requires_grad_(True)
+    diffusion = build_diffusion(settings)
+    return {
+        "first_stage_model": autoencoder,
+        "cond_stage_model": build_cond_stage(config.cond_stage_config, config.unet_config),
+        "unet": build_unet(config.unet_config, diffusion.heads),
+        "diffusion": diffusion,
+        "sampler": settings.sampler,
+        "sampling_timesteps": settings.sampling_timesteps,
+        "ddim_eta": settings.ddim_eta,
+        "final_step_share": settings.final_step_share,
+        "scale_factor": settings.scale_factor,
+    }
+
+
+def build_model(config: Config, stage: str) -> Any:
+    """The network of a stage from its resolved configuration: AutoencoderKL (`vae`), LatentDiffusion (`ldm`) or
+    RegressionUnet (`baseline`).
+    """
+    if stage == "baseline":
+        return build_baseline(config.baseline_config, config.cond_stage_config.in_channels)
+    if stage == "vae":
+        return build_autoencoder(config.first_stage_config, config.cond_stage_config.in_channels)
+    return LatentDiffusion(**_parts(config))

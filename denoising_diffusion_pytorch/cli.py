@@ -1,4 +1,4 @@
-"""What every command shares: a user's mistake ends in one line and exit code 2, never in a traceback."""
+"""Shared by every command: a user's mistake ends in one line and exit code 2, never in a traceback."""
 
 import errno
 import sys
@@ -16,14 +16,15 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except USER_ERRORS as error:
-        # an error from a data loading worker comes with the worker's traceback in front of its one line
+        # an error from a data loading worker carries the worker's traceback before its one line
         print(f"error: {str(error).splitlines()[-1].removeprefix('data.errors.DataError: ')}", file=sys.stderr)
         code = 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         print(
-            f"error: {error.strerror}: {error.filename or 'the results folder'}; free some space or choose another folder",
+            f"error: {error.strerror}: {error.filename or 'the results folder'}; "
+            "free some space or choose another folder",
             file=sys.stderr,
         )
         code = 2

@@ -1,16 +1,17 @@
-"""The mathematics of diffusion: forward processes, objectives, and samplers over a callable.
+"""The mathematics of diffusion: forward processes, objectives, and samplers for any callable.
 
-Two processes behind one interface (`draw_t`, `time_input`, `q_sample`, `predictions`, `estimate`, `target`, `loss`):
+Two processes with one interface (`draw_t`, `time_input`, `q_sample`, `predictions`, `estimate`, `target`, `loss`):
 
 * `GaussianDiffusion`: T discrete, variance-preserving steps (Ho et al., 2020), objectives `pred_noise`, `pred_x0`,
   `pred_v` (Salimans & Ho, 2022).
-* `DecoupledDiffusion`: RadioDiff's `const_sde` (Huang et al., "Decoupled Diffusion Models", 2023), objective `pred_KC`.
+* `DecoupledDiffusion`: RadioDiff's `const_sde` (Huang et al., "Decoupled Diffusion Models", 2023), objective
+  `pred_KC`.
 
-The network's output has unit variance at every t, and `predictions` makes x_start and noise of it, whatever the
-objective (preconditioning, after Karras et al., 2022); the objective is what the loss is taken of.
+The network's output has unit variance at every t, and `predictions` turns it into x_start and noise for every
+objective (preconditioning, after Karras et al., 2022). The objective is the quantity that the loss compares.
 
 A sampler is a free function; its `model` is any callable (x_t, t) -> model_output, its `randn` any callable that
-returns fresh standard normal noise of the shape of its argument. N steps are N calls of the model.
+returns fresh standard normal noise of its argument's shape. N steps are N calls of the model.
 """
 
 import math
@@ -47,12 +48,12 @@ def beta_schedule(name: str, timesteps: int) -> Tensor:
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1), in the other tensor's precision."""
+    """(B,) -> (B, 1, 1, 1) for a 4-D `like`, in its precision."""
     return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
 def elementwise_loss(prediction: Tensor, target: Tensor, loss_type: str) -> Tensor:
-    """Mean over everything of the squared error (`l2`), absolute error (`l1`), or half of their sum (`l1_l2`)."""
+    """Mean over all elements of the squared error (`l2`), absolute error (`l1`), or half of their sum (`l1_l2`)."""
     error = prediction - target
     if loss_type == "l2":
         return error.square().mean()
@@ -71,16 +72,16 @@ class GaussianDiffusion(nn.Module):
         pred_x0:             x_start = F
         pred_noise, pred_v:  x_start = signal x_t - sigma F,  noise = sigma x_t + signal F
 
-    where F is v = signal noise - sigma x_start (Salimans & Ho, 2022). Nothing is divided by the signal, which is all but
-    zero near t = T: a network that predicts the noise itself has its error there multiplied by sigma / signal.
+    where F is v = signal noise - sigma x_start (Salimans & Ho, 2022). Nothing is divided by the signal, which is
+    almost zero near t = T: if the network predicted the noise itself, its error would be multiplied by sigma / signal.
 
     Args:
         timesteps: T.
         schedule: see `beta_schedule`.
-        objective: of what the loss is taken: the noise, x_start, or v.
+        objective: the quantity that the loss compares: noise, x_start, or v.
     """
 
-    heads = 1  # model outputs a latent channel
+    heads = 1  # model outputs per latent channel
 
     def __init__(
         self,
@@ -110,12 +111,12 @@ class GaussianDiffusion(nn.Module):
         return _per_sample(signal, like), _per_sample(noise, like)
 
     def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
-        """u (B,) in [0, 1) -> t (B,) int64, uniform over the steps; T - 1 where `final_step` (B,) bool says so."""
+        """u (B,) in [0, 1) -> t (B,) int64, uniform over the steps; T - 1 where `final_step` (B,) bool is set."""
         t = (u * self.timesteps).long().clamp(max=self.timesteps - 1)
         return torch.where(final_step, self.timesteps - 1, t)
 
     def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> what the network is told, in [0, 1000)."""
+        """t (B,) -> the network's time input, in [0, 1000)."""
         return t.float() * (1000 / self.timesteps)
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ class GaussianDiffusion(nn.Module):
         return self.predictions(model_output, x_t, t)[1] if self.objective == "pred_noise" else model_output
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The truth of the objective's quantity, of x_start's shape."""
+        """The true value of the objective's quantity, of x_start's shape."""
         if self.objective == "pred_noise":
             return noise
         if self.objective == "pred_x0":
@@ -148,9 +149,9 @@ class GaussianDiffusion(nn.Module):
         return elementwise_loss(self.estimate(model_output, x_t, t), self.target(x_start, t, noise), self.loss_type)
 
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
-        """Descending times of `steps` sampling steps and the end -1, (steps + 1,) int64.
+        """Descending times of `steps` sampling steps and the final -1, (steps + 1,) int64.
 
-        Spaced from T - 1 down ("trailing", Lin et al., 2024), so that the first call really sees pure noise.
+        Spaced from T - 1 down ("trailing", Lin et al., 2024), so that the first call sees pure noise.
         """
         if not 1 <= steps <= self.timesteps:
             raise ValueError(f"steps must lie in 1..{self.timesteps}, not {steps}")
@@ -159,16 +160,16 @@ class GaussianDiffusion(nn.Module):
 
 
 class DecoupledDiffusion(nn.Module):
-    """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: signal and noise decay apart.
+    """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: signal and noise are decoupled.
 
-    The network's two heads F1, F2 each have a unit-variance target at every t when x_start has unit variance. With
+    The targets of the network's two heads F1 and F2 have unit variance at every t if x_start has. With
     v = (1 - t)^2 + t, the variance of x_t:
 
         C     = -(1 - t) / v  x_t + sqrt(t / v)    F1
         noise = sqrt(t)  / v  x_t + (1 - t) / sqrt(v) F2
 
-    so that C tends to -x_t as t -> 0 and noise is x_t itself at t = 1. The loss is taken on C and noise, that is,
-    each head is weighted by how much of the answer x_t does not already give.
+    so that C tends to -x_t as t -> 0 and noise is x_t itself at t = 1. The loss compares C and noise, so each head is
+    weighted by how much x_t leaves undetermined.
     """
 
     heads = 2
@@ -184,12 +185,12 @@ class DecoupledDiffusion(nn.Module):
         return _per_sample(1 - t, like), _per_sample(t.sqrt(), like)
 
     def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
-        """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool says so."""
+        """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool is set."""
         t = self.t_min + u * (1 - self.t_min)
         return torch.where(final_step, torch.ones_like(t), t)
 
     def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> what the network is told, in (0, 1000]."""
+        """t (B,) -> the network's time input, in (0, 1000]."""
         return t.float() * 1000
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -228,14 +229,14 @@ class DecoupledDiffusion(nn.Module):
 
 
 def sample_ddpm(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
-    """Ancestral sampling (Ho et al., 2020, algorithm 2) on a subset of the steps: x_T -> x_start, of the same shape."""
+    """Ancestral sampling (Ho et al., 2020, algorithm 2) on a subset of the steps: x_T -> x_start of the same shape."""
     times = diffusion.schedule(steps, x_t.device)
     for now, then in zip(times[:-1], times[1:], strict=True):
         t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
         x_start, _ = diffusion.predictions(model(x_t, t), x_t, t)
         (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
         step = (signal_t / signal_s).square()  # alpha of the combined step s -> t
-        beta = sigma_t.square() - step * sigma_s.square()  # 1 - step, without its cancellation
+        beta = sigma_t.square() - step * sigma_s.square()  # 1 - step, without cancellation
         mean = signal_s * beta / sigma_t.square() * x_start + step.sqrt() * sigma_s.square() / sigma_t.square() * x_t
         std = (sigma_s.square() / sigma_t.square() * beta).sqrt()
         x_t = mean + std * randn(x_t) if then >= 0 else mean
@@ -277,14 +278,15 @@ def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, s
 def sample_dpm_solver(
     diffusion: GaussianDiffusion | DecoupledDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None
 ) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2): x_T -> x_start, deterministic, second order from the second step on.
+    """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2): x_T -> x_start, deterministic.
 
-    With lambda = log(signal / sigma) and h = lambda_s - lambda_t a step from t to s is
-    x_s = sigma_s / sigma_t x_t + signal_s (1 - e^-h) D, where D extrapolates this and the last prediction of x_start. The last
-    step, to the end, is of first order, as its h is infinite.
+    With lambda = log(signal / sigma) and h = lambda_s - lambda_t, a step from t to s is
+    x_s = sigma_s / sigma_t x_t + signal_s (1 - e^-h) D, where D extrapolates the current and the previous prediction
+    of x_start. Steps are of second order, except the first, which has no previous prediction, and those that meet an
+    infinite h: the last and, for the decoupled diffusion, the second.
 
     Args:
-        randn: not used; there so that samplers are called alike.
+        randn: not used; all samplers take the same arguments.
     """
     times = diffusion.schedule(steps, x_t.device)
     last_x_start, last_h = None, None

@@ -1,8 +1,8 @@
-"""Errors that a user can mend: one line that names the key or file and says what to do."""
+"""Errors that a user can fix: one line that names the key or file and says what to do."""
 
 
 class ConfigError(ValueError):
-    """A setting is unknown, missing, mistyped or disagrees with another."""
+    """A setting is unknown, missing, mistyped or contradicts another."""
 
 
 class CheckpointError(ValueError):

@@ -15,7 +15,7 @@ from data.sampler import random_key
 
 from .autoencoder import AutoencoderKL
 from .errors import CheckpointError, ConfigError
-from .latent_diffusion import LatentDiffusion, reconstruct, to_gain
+from .latent_diffusion import LatentDiffusion
 from .loading import load_model
 from .regression import RegressionUnet
 
@@ -33,7 +33,7 @@ class Prediction:
         truth: (h, w) float32, the scene's map brought to the network's resolution; None without one.
         std: (H, W) float32, standard deviation over the draws, of which `gain` is the mean; None for a single draw.
         reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do. None
-            where nobody asked for it.
+            unless `ceiling` was set.
     """
 
     scene: Scene
@@ -51,7 +51,7 @@ class Predictor:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
         steps, sampler: as in `LatentDiffusion.sample`.
-        num_samples: draws a scene; a prediction is their mean.
+        num_samples: draws per scene; a prediction is their mean.
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
         device: None for the GPU if there is one.
 
@@ -108,10 +108,10 @@ class Predictor:
     def _predict_batch(self, scenes: list[Scene], ceiling: bool) -> list[Prediction]:
         data = self.config.data
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
-        how: dict[str, Any] = {"seed": self.seed, "num_samples": self.num_samples, "ceiling": ceiling}
+        how: dict[str, Any] = {}
         if isinstance(self.model, LatentDiffusion):
-            how |= {"steps": self.steps, "sampler": self.sampler}
-        return predict_batch(self.model, scenes, samples, self.device, **how)
+            how = {"num_samples": self.num_samples, "steps": self.steps, "sampler": self.sampler}
+        return predict_batch(self.model, scenes, samples, self.device, seed=self.seed, ceiling=ceiling, **how)
 
 
 @torch.no_grad()
@@ -122,7 +122,6 @@ def predict_batch(
     device: torch.device,
     *,
     seed: int = 0,
-    num_samples: int = 1,
     ceiling: bool = False,
     **how,
 ) -> list[Prediction]:
@@ -130,40 +129,37 @@ def predict_batch(
 
     Args:
         model: a LatentDiffusion samples maps, a RegressionUnet has one answer; an AutoencoderKL reconstructs the truth, which is
-            then its `gain`.
+            then its `gain`. Their `predict(batch)` gives the draws.
         scenes: at their own resolution.
         samples: the same as `data.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
-        num_samples: draws per scene.
-        ceiling: reconstruct the truth too, where it is known: an encoder and a decoder pass more.
-        how: `steps` and `sampler` of `LatentDiffusion.sample`.
+        ceiling: reconstruct the truth too, where it is known and the model can: an encoder and a decoder pass more.
+        how: `num_samples`, `steps` and `sampler` of `LatentDiffusion.predict`.
     """
 
     def stacked(key: str) -> torch.Tensor | None:
         arrays = [sample[key] for sample in samples if key in sample]
         return torch.from_numpy(np.stack(arrays)).to(device) if len(arrays) == len(samples) else None
 
-    images, conditions, masks = (stacked(key) for key in ("image", "cond", "ori_mask"))
+    batch: dict[str, Any] = {
+        "images": stacked("image"),
+        "conditions": stacked("cond"),
+        "masks": stacked("ori_mask"),
+        "seeds": [random_key(seed, scene.name) for scene in scenes],
+    }
+    draws = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
+    known = batch["images"] is not None
     ceilings = None
-    if isinstance(model, AutoencoderKL) or (ceiling and images is not None and isinstance(model, LatentDiffusion)):
-        autoencoder = model.first_stage_model if isinstance(model, LatentDiffusion) else model
-        ceilings = reconstruct(autoencoder, images, conditions, masks)[:, 0].cpu().numpy()
-    if isinstance(model, LatentDiffusion):
-        keys = [random_key(seed, scene.name) for scene in scenes]
-        drawn = model.draws(conditions, masks, num_samples, keys=keys, **how)
-        draws = [gain[:, 0].cpu().numpy() for gain in drawn]  # each (B, h, w)
-    elif isinstance(model, RegressionUnet):
-        draws = [to_gain(model(conditions), masks)[:, 0].cpu().numpy()]
-    else:
-        draws = [ceilings]
+    if ceiling and known and isinstance(model, LatentDiffusion):
+        ceilings = model.ceiling(batch)[:, 0].cpu().numpy()
     predictions = []
     for index, (scene, sample) in enumerate(zip(scenes, samples, strict=True)):
         natives = np.stack([to_native(gain[index], scene) for gain in draws])
         prediction = Prediction(scene, natives.mean(0), np.mean([gain[index] for gain in draws], axis=0))
         if len(draws) > 1:
             prediction.std = natives.std(0, ddof=1)
-        if images is not None:
+        if known:
             prediction.truth = (sample["image"][0] + 1) / 2
         if ceilings is not None:
             prediction.reconstruction = to_native(ceilings[index], scene)

@@ -3,84 +3,85 @@
 This module alone knows the latent scale factor: x_start = scale_factor * z has unit standard deviation.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL, DiagonalGaussianDistribution
-from .build import build_autoencoder, build_cond_stage, build_diffusion, build_unet
-from .config import resolve, section
-from .config.schema import SAMPLERS, Config, DataConfig
-from .diffusion import sample_ddim, sample_ddpm, sample_decoupled, sample_dpm_solver
-from .losses import apply_mask
+from .diffusion import (
+    DecoupledDiffusion,
+    GaussianDiffusion,
+    sample_ddim,
+    sample_ddpm,
+    sample_decoupled,
+    sample_dpm_solver,
+)
+from .radio_map import to_gain
 from .randomness import GlobalRandom, KeyedRandom
 
 Random = GlobalRandom | KeyedRandom
-KEY_STRIDE = 0x1E3779B97F4A7C15  # between the keys of two draws of one map: odd, and nothing that keys are apart by
+Keys = Tensor | Sequence[int]
+KEY_STRIDE = 0x1E3779B97F4A7C15  # between the keys of two draws of one map: odd, and no difference of two maps' keys
+SAMPLERS: dict[type, dict[str, Any]] = {  # the first one is the default
+    GaussianDiffusion: {"ddim": sample_ddim, "ddpm": sample_ddpm, "dpm_solver": sample_dpm_solver},
+    DecoupledDiffusion: {"decoupled": sample_decoupled, "dpm_solver": sample_dpm_solver},
+}
 
 
 class LatentDiffusion(nn.Module):
     """Autoencoder, condition encoder, U-Net and forward process in one module.
 
-    Args:
-        first_stage_config, cond_stage_config, unet_config, diffusion_config: the sections of a configuration, as the
-            dataclasses of config/schema.py or as plain dicts in any spelling that a YAML file may use; None for the
-            document's values.
-        cond_size: side of the condition image in pixels (None: the latent's side).
+    `LatentDiffusion(first_stage_config=..., cond_stage_config=..., unet_config=..., diffusion_config=...)`, the design
+    document's call, builds the modules from sections of a configuration (see `build.latent_diffusion_parts`).
 
-    Attributes:
-        scale_factor: buffer, NaN until `set_scale` or a checkpoint gives it.
+    Args:
+        first_stage_model: stays in eval mode unless its encoder is trainable.
+        cond_stage_model: condition image (B, C, s, s) -> one map per level of the U-Net.
+        unet: (x_t, time, maps) -> model output.
+        diffusion: the forward process and its objective.
+        sampler, sampling_timesteps, ddim_eta: defaults of `sample`.
+        final_step_share: share of the training samples that are put at t = T.
+        scale_factor: None: NaN until `set_scale` or a checkpoint gives it.
+        sections: in place of all of the above.
     """
 
     def __init__(
         self,
-        first_stage_config=None,
-        cond_stage_config=None,
-        unet_config=None,
-        diffusion_config=None,
+        first_stage_model: AutoencoderKL | None = None,
+        cond_stage_model: nn.Module | None = None,
+        unet: nn.Module | None = None,
+        diffusion: GaussianDiffusion | DecoupledDiffusion | None = None,
         *,
-        cond_size=None,
+        sampler: str | None = None,
+        sampling_timesteps: int = 50,
+        ddim_eta: float = 0.0,
+        final_step_share: float = 0.0,
+        scale_factor: float | None = None,
+        **sections,
     ):
+        if unet is None:
+            from .build import latent_diffusion_parts  # build.py imports this module
+
+            LatentDiffusion.__init__(self, **latent_diffusion_parts(**sections))
+            return
         super().__init__()
-        config = Config(
-            first_stage_config=section("first_stage_config", first_stage_config),
-            cond_stage_config=section("cond_stage_config", cond_stage_config),
-            unet_config=section("unet_config", unet_config),
-            diffusion_config=section("diffusion_config", diffusion_config),
-        )
-        cond_channels = config.cond_stage_config.in_channels
-        size = cond_size or config.cond_stage_config.size
-        config.data = DataConfig(cond_size=size)
-        if cond_channels is not None:
-            config.data.cond_channels = [f"channel_{index}" for index in range(cond_channels)]
-        config = resolve(config, stage="ldm")
-        self.diffusion_config = config.diffusion_config
-        self.train_first_stage = config.first_stage_config.trainable
+        self.first_stage_model, self.cond_stage_model = first_stage_model, cond_stage_model
+        self.unet, self.diffusion = unet, diffusion
+        self.samplers = SAMPLERS[type(diffusion)]
+        self.sampler, self.sampling_timesteps = sampler or next(iter(self.samplers)), sampling_timesteps
+        self.ddim_eta, self.final_step_share = ddim_eta, final_step_share
         self.scale_factor: Tensor
-        self.diffusion = build_diffusion(config.diffusion_config)
-        self.first_stage_model: AutoencoderKL = build_autoencoder(
-            config.first_stage_config, config.cond_stage_config.in_channels
-        )
-        self.cond_stage_model = build_cond_stage(config.cond_stage_config, config.unet_config)
-        self.unet = build_unet(config.unet_config, self.diffusion.heads)
-        self.latent_shape = (
-            config.first_stage_config.embed_dim,
-            config.unet_config.image_size,
-            config.unet_config.image_size,
-        )
-        self.register_buffer("scale_factor", torch.tensor(config.diffusion_config.scale_factor or float("nan")))
+        self.register_buffer("scale_factor", torch.tensor(scale_factor or float("nan")))
         self._scale_known = False
-        self.first_stage_model.requires_grad_(self.train_first_stage)
-        if config.diffusion_config.end_to_end.start_step is not None:
-            self.first_stage_model.decoder.requires_grad_(True)
-            self.first_stage_model.post_quant_conv.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
         """As usual, except that a frozen first stage stays in eval mode."""
         super().train(mode)
-        self.first_stage_model.train(mode and self.train_first_stage)
+        trained = any(p.requires_grad for p in self.first_stage_model.encoder.parameters())
+        self.first_stage_model.train(mode and trained)
         return self
 
     # ---- the first stage -------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class LatentDiffusion(nn.Module):
         return self.diffusion.q_sample(x_start, t, torch.randn_like(x_start) if noise is None else noise)
 
     def encode_condition(self, cond: Tensor) -> list[Tensor]:
-        """cond (B, C, s, s) in [-1, 1] -> features, one map a level; once a scene, not once a denoising step."""
+        """cond (B, C, s, s) in [-1, 1] -> features, one map per level; once per scene, not once per denoising step."""
         return self.cond_stage_model(cond)
 
     def model_output(self, x_t: Tensor, t: Tensor, features: Sequence[Tensor]) -> Tensor:
@@ -148,26 +149,26 @@ class LatentDiffusion(nn.Module):
         return self.diffusion.estimate(self.model_output(x_t, t, features), x_t, t)
 
     def latent_loss(self, x_start: Tensor, cond: Tensor, random: Random) -> tuple[Tensor, Tensor]:
-        """The denoising loss at random times, a scalar, and the prediction of x_start (B, Z, h, w) behind it.
+        """The denoising loss at random times, a scalar, and the prediction of x_start (B, Z, h, w) that it came from.
 
         Args:
             x_start: (B, Z, h, w), unit standard deviation.
             cond: (B, C, s, s) in [-1, 1].
             random: where time and noise come from.
         """
-        u, final = random.rand(), random.rand() < self.diffusion_config.final_step_share
+        u, final = random.rand(), random.rand() < self.final_step_share
         t = self.diffusion.draw_t(u, final)
         noise = random.randn_like(x_start)
         x_t = self.q_sample(x_start, t, noise)
         output = self.model_output(x_t, t, self.encode_condition(cond))
         return self.diffusion.loss(output, x_start, x_t, t, noise), self.diffusion.predictions(output, x_t, t)[0]
 
-    def random_for(self, batch_size: int, keys: Tensor | Sequence[int] | None) -> Random:
+    def random_for(self, batch_size: int, keys: Keys | None) -> Random:
         """Keyed randomness where keys are given, else torch's global generator."""
         device = self.scale_factor.device
         return GlobalRandom(batch_size, device) if keys is None else KeyedRandom(keys, device)
 
-    def forward(self, images: Tensor, conditions: Tensor, keys: Tensor | Sequence[int] | None = None) -> Tensor:
+    def forward(self, images: Tensor, conditions: Tensor, keys: Keys | None = None) -> Tensor:
         """The second stage's training loss, a scalar; no gradient reaches the autoencoder. Arguments as `denoising`."""
         return self.denoising(images, conditions, keys)[0]
 
@@ -175,7 +176,7 @@ class LatentDiffusion(nn.Module):
         self,
         images: Tensor,
         conditions: Tensor,
-        keys: Tensor | Sequence[int] | None = None,
+        keys: Keys | None = None,
         moments: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`latent_loss` of images.
@@ -183,7 +184,7 @@ class LatentDiffusion(nn.Module):
         Args:
             images: (B, 1, H, W) in [-1, 1].
             conditions: (B, C, s, s) in [-1, 1].
-            keys: one integer a sample for reproducible randomness.
+            keys: one integer per sample for reproducible randomness.
             moments: as `posterior`.
         """
         self.require_scale()
@@ -194,7 +195,7 @@ class LatentDiffusion(nn.Module):
 
     def require_scale(self) -> None:
         """Raises RuntimeError while the scale factor is unknown."""
-        if not self._scale_known:  # asked once: a GPU would have to finish all its work before it can answer
+        if not self._scale_known:  # read once: it waits for all work that is queued on a GPU
             if not torch.isfinite(self.scale_factor):
                 raise RuntimeError("the latent scale factor is not known yet: call set_scale, or load a checkpoint")
             self._scale_known = True
@@ -207,14 +208,11 @@ class LatentDiffusion(nn.Module):
         Raises:
             ValueError: the sampler does not fit the process, or it has not that many steps.
         """
-        settings = self.diffusion_config
-        sampler = sampler or settings.sampler
-        steps = settings.sampling_timesteps if steps is None else steps
-        allowed = SAMPLERS[settings.model_type]
-        if sampler not in allowed:
-            raise ValueError(
-                f"sampler {sampler!r} does not fit {settings.model_type}; choose from {', '.join(allowed)}"
-            )
+        sampler = sampler or self.sampler
+        steps = self.sampling_timesteps if steps is None else steps
+        if sampler not in self.samplers:
+            process = type(self.diffusion).__name__
+            raise ValueError(f"sampler {sampler!r} does not fit {process}; choose from {', '.join(self.samplers)}")
         self.diffusion.schedule(steps)
         return sampler, steps
 
@@ -225,7 +223,7 @@ class LatentDiffusion(nn.Module):
         *,
         steps: int | None = None,
         sampler: str | None = None,
-        keys: Tensor | Sequence[int] | None = None,
+        keys: Keys | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """x_start (B, Z, h, w) from noise and `encode_condition`'s features; other arguments as `sample`."""
@@ -236,24 +234,22 @@ class LatentDiffusion(nn.Module):
         def model(x_t: Tensor, t: Tensor) -> Tensor:
             return self.model_output(x_t, t, features)
 
-        samplers: dict[str, Callable[..., Tensor]] = {
-            "ddpm": sample_ddpm,
-            "ddim": partial(sample_ddim, eta=self.diffusion_config.ddim_eta),
-            "decoupled": sample_decoupled,
-            "dpm_solver": sample_dpm_solver,
-        }
-        return samplers[sampler](self.diffusion, model, random.randn(*self.latent_shape), steps, random.randn_like)
+        draw = self.samplers[sampler]
+        if sampler == "ddim":
+            draw = partial(draw, eta=self.ddim_eta)
+        shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
+        return draw(self.diffusion, model, random.randn(*shape), steps, random.randn_like)
 
     @torch.no_grad()
     def sample(self, conditions: Tensor, ori_mask: Tensor | None = None, **how) -> Tensor:
-        """Draw one radio map a condition.
+        """Draw one radio map per condition.
 
         Args:
             conditions: (B, C, s, s) in [-1, 1].
             ori_mask: (B, 1, H, W), 1 where the map is zero beyond doubt, else 0; None leaves all.
             steps: network calls (None: `sampling_timesteps`).
             sampler: ddim, ddpm or dpm_solver; decoupled or dpm_solver for const_sde (None: the configured one).
-            keys: one integer a map: the same map whatever batch it is in.
+            keys: one integer per map: the same map whatever batch it is in.
             generator: randomness without keys; on the conditions' device.
 
         Returns:
@@ -268,7 +264,7 @@ class LatentDiffusion(nn.Module):
         ori_mask: Tensor | None,
         count: int,
         *,
-        keys: Tensor | Sequence[int] | None = None,
+        keys: Keys | None = None,
         **how,
     ) -> Iterator[Tensor]:
         """`count` independent draws of `sample`, one after the other; the condition is encoded once. The first one is what
@@ -281,25 +277,10 @@ class LatentDiffusion(nn.Module):
             x_start = self.sample_latent(features, keys=own, **how)
             yield to_gain(self.decode_first_stage(x_start / self.scale_factor, conditions), ori_mask)
 
+    def predict(self, batch: dict[str, Any], num_samples: int = 1, **how) -> Iterator[Tensor]:
+        """`draws` of a batch with `conditions`, `masks` and `seeds`."""
+        return self.draws(batch["conditions"], batch["masks"], num_samples, keys=batch["seeds"], **how)
 
-def to_gain(x: Tensor, ori_mask: Tensor | None) -> Tensor:
-    """Network range -> grey levels: zero where the mask is 1, then one clamp to [0, 1]."""
-    return ((apply_mask(x.float(), ori_mask) + 1) / 2).clamp(0, 1)
-
-
-@torch.no_grad()
-def reconstruct(
-    autoencoder: AutoencoderKL, images: Tensor, conditions: Tensor, ori_mask: Tensor | None = None
-) -> Tensor:
-    """The autoencoder's ceiling: images through the posterior's mean and back.
-
-    Args:
-        autoencoder: either stage's.
-        images: (B, 1, H, W) in [-1, 1].
-        conditions: (B, C, s, s), for a decoder that sees it.
-        ori_mask: as `LatentDiffusion.sample`.
-
-    Returns:
-        grey levels (B, 1, H, W) in [0, 1].
-    """
-    return to_gain(autoencoder.decode(autoencoder.encode(images).mode(), conditions), ori_mask)
+    def ceiling(self, batch: dict[str, Any]) -> Tensor:
+        """The autoencoder's reconstruction of a batch's images: the best that the U-Net could do."""
+        return self.first_stage_model.reconstruct(batch)

@@ -1,6 +1,6 @@
 """Networks with the weights that a file or a checkpoint holds, ours or of other code."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import AutoencoderKL
-from .build import build_autoencoder, build_baseline
-from .checkpoint import load_safetensors, open_checkpoint
+from .build import build_model
 from .config.schema import Config
 from .errors import CheckpointError
-from .latent_diffusion import LatentDiffusion
 from .serialization import load_plain
+from .training.checkpoint import is_continued, load_safetensors, open_checkpoint
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
@@ -93,24 +92,33 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
     return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"
 
 
+def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[[str], None] = print) -> None:
+    """Fill a new run's model with the weights that its configuration names; a run that is continued has its own.
+
+    Args:
+        model: what `build_model` builds.
+        config: resolved; `trainer.init_from` or `first_stage_config.ckpt_path` names the weights.
+        stage: `vae`, `ldm` or `baseline`.
+        say: is told what was loaded.
+
+    Raises:
+        CheckpointError: the weights are not there, or do not fit.
+    """
+    if is_continued(config):
+        return
+    path = config.first_stage_config.ckpt_path
+    if config.trainer.init_from:
+        say(load_initial(model, config, stage))
+    elif path and stage != "baseline":
+        autoencoder = model.first_stage_model if stage == "ldm" else model
+        say(load_first_stage(autoencoder, path, config.data.cond_channels))
+
+
 def _with_new_inputs(weight: Tensor, fitting: Tensor | None) -> Tensor:
     """A convolution's weight (out, in, h, w) with zeros for further inputs: the condition's channels come last in every layer."""
     if fitting is None or weight.ndim != 4 or fitting.shape[1] <= weight.shape[1]:
         return weight
     return nn.functional.pad(weight, (0, 0, 0, 0, 0, fitting.shape[1] - weight.shape[1]))
-
-
-def build_model(config: Config, stage: str) -> Any:
-    """The network of a stage from its resolved configuration: AutoencoderKL (`vae`), LatentDiffusion (`ldm`) or
-    RegressionUnet (`baseline`).
-    """
-    if stage == "baseline":
-        return build_baseline(config.baseline_config, config.cond_stage_config.in_channels)
-    if stage == "vae":
-        return build_autoencoder(config.first_stage_config, config.cond_stage_config.in_channels)
-    return LatentDiffusion(
-        config.first_stage_config, config.cond_stage_config, config.unet_config, config.diffusion_config
-    )
 
 
 def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels: Sequence[str] = ()) -> str:

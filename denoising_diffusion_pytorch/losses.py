@@ -1,7 +1,7 @@
 """Losses of the first stage: reconstruction, KL, hinge GAN with a PatchGAN discriminator, LPIPS.
 
 All terms are means over pixels, and KL is divided by the number of pixels too, so that `kl_weight` weighs nats
-against summed pixel errors as in the latent diffusion code, whatever the image size.
+against summed pixel errors as in the latent diffusion code, at any image size.
 """
 
 from pathlib import Path
@@ -14,19 +14,15 @@ from .autoencoder import DiagonalGaussianDistribution
 from .errors import CheckpointError
 from .serialization import load_plain
 
-PIXEL_SCALE = 2.0**14  # of a loss, on its way to the pixels through networks in half precision
-LAYER_SCALE = 2.0**12  # of the pixels' gradients, summed; times an activation it must stay below 65504
-
-
-def apply_mask(x: Tensor, ori_mask: Tensor | None) -> Tensor:
-    """Zero gain where the mask is 1: x (B, 1, H, W) in [-1, 1], ori_mask (B, 1, H, W), 1 where the map is zero beyond doubt."""
-    return x if ori_mask is None else torch.where(ori_mask > 0.5, -1.0, x)
+PIXEL_SCALE = 2.0**14  # scale of a loss while its gradient passes through half-precision networks to the pixels
+LAYER_SCALE = 2.0**12  # scaled sum of the pixels' gradients; times an activation it must stay below 65504
 
 
 def hinge_gan_loss(fake_pred: Tensor, real_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Hinge losses of generator and discriminator (Lim & Ye, 2017), scalars.
 
-    generator: -E[D(fake)]; discriminator: E[relu(1 - D(real))] + E[relu(1 + D(fake))]. Logits of any shape and precision.
+    generator: -E[D(fake)]; discriminator: E[relu(1 - D(real))] + E[relu(1 + D(fake))]. Logits have any shape and
+    precision.
     """
     fake_pred, real_pred = fake_pred.float(), real_pred.float()
     generator = -fake_pred.mean()
@@ -35,11 +31,11 @@ def hinge_gan_loss(fake_pred: Tensor, real_pred: Tensor) -> tuple[Tensor, Tensor
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN (Isola et al., 2017): one logit for each overlapping patch.
+    """PatchGAN (Isola et al., 2017): one logit per overlapping patch.
 
     Args:
         in_channels: image channels.
-        channels: channels of the first layer; doubled by each further one, up to eightfold.
+        channels: channels of the first layer; doubled by each further layer, up to eightfold.
         num_layers: strided layers.
     """
 
@@ -74,7 +70,7 @@ class LPIPSLoss(nn.Module):
         weights: a torchvision VGG16 state dict (.pth), None for `TORCH_HOME/hub/checkpoints/vgg16-397923af.pth`.
 
     Raises:
-        CheckpointError: the VGG16 weights are not there or are not VGG16's.
+        CheckpointError: the weights are missing or are not VGG16's.
     """
 
     def __init__(self, weights: str | None = None):
@@ -84,8 +80,8 @@ class LPIPSLoss(nn.Module):
         path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
         if not path.is_file():
             raise CheckpointError(
-                f"{path}: VGG16 weights for LPIPS not found; download vgg16-397923af.pth from pytorch.org there, name a "
-                "copy in first_stage_config.lossconfig.lpips_weights, or set perceptual_weight to 0"
+                f"{path}: VGG16 weights for LPIPS not found; download vgg16-397923af.pth from pytorch.org there, name "
+                "a copy in first_stage_config.lossconfig.lpips_weights, or set perceptual_weight to 0"
             )
         state = load_plain(path)
         self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
@@ -107,7 +103,7 @@ class LPIPSLoss(nn.Module):
 
 
 class AutoencoderLoss(nn.Module):
-    """The generator's side: l1 |e| + l2 e^2 + kl KL + discr * adaptive * hinge + perceptual LPIPS.
+    """The generator's loss: l1 |e| + l2 e^2 + kl KL + discr * adaptive * hinge + perceptual LPIPS.
 
     Args: see `LossConfig` for the weights.
     """
@@ -128,7 +124,11 @@ class AutoencoderLoss(nn.Module):
         self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight > 0 else None
 
     def reconstruction(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """l1 |e| + l2 e^2 + perceptual LPIPS, (B, C, H, W) both, the latter after `apply_mask`: loss, {term: detached scalar}."""
+        """l1 |e| + l2 e^2 + perceptual LPIPS of two (B, C, H, W), the latter after `apply_mask`.
+
+        Returns:
+            scalar loss, {term: detached scalar}.
+        """
         error = reconstruction.float() - image.float()
         l1, l2 = error.abs().mean(), error.square().mean()
         loss = self.l1_weight * l1 + self.l2_weight * l2
@@ -148,7 +148,7 @@ class AutoencoderLoss(nn.Module):
         fake_pred: Tensor | None = None,
         last_weight: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss and its terms.
+        """The total loss and its terms.
 
         Args:
             image, reconstruction: (B, C, H, W) float32 in about [-1, 1], the latter after `apply_mask`.
@@ -174,7 +174,7 @@ class AutoencoderLoss(nn.Module):
 def adaptive_weight(nll: Tensor, generator: Tensor, reconstruction: Tensor, last_weight: Tensor) -> Tensor:
     """|grad nll| / (|grad generator| + 1e-4) at the decoder's last layer, in [0, 1e4] (Esser et al., 2021, eq. 7).
 
-    Over the micro-batch of all processes; micro-batches that are accumulated have a weight each.
+    Taken over the micro-batch of all processes; accumulated micro-batches have separate weights.
 
     Args:
         nll, generator: scalars, functions of `reconstruction`.
@@ -185,15 +185,15 @@ def adaptive_weight(nll: Tensor, generator: Tensor, reconstruction: Tensor, last
     for loss in (nll, generator):
         grad = _gradient(loss, reconstruction, last_weight)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # of the global batch: N processes must weigh as one does
+            # gradient of the global batch: N processes must give the same weight as one
             torch.distributed.all_reduce(grad.div_(torch.distributed.get_world_size()))
         norms.append(grad.norm())
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
 
 
 def _gradient(loss: Tensor, reconstruction: Tensor, last_weight: Tensor) -> Tensor:
-    """d loss / d last_weight. Gradients of a mean over pixels vanish in fp16 (below 6e-8), so that no part is taken unscaled."""
+    """d loss / d last_weight, scaled at every stage: gradients of a mean over pixels vanish in fp16 (below 6e-8)."""
     (pixels,) = torch.autograd.grad(PIXEL_SCALE * loss, reconstruction, retain_graph=True)
-    scale = LAYER_SCALE / pixels.abs().sum().clamp(min=1e-30)  # bounds the sum over all pixels, too
+    scale = LAYER_SCALE / pixels.abs().sum().clamp(min=1e-30)  # also bounds the sum over all pixels
     (grad,) = torch.autograd.grad(reconstruction, last_weight, scale * pixels, retain_graph=True)
     return grad.float() / (scale * PIXEL_SCALE)

@@ -1,8 +1,8 @@
 """Random numbers that belong to a sample, not to a process.
 
-Every sample of a batch carries an integer key. Time, noise and the posterior's draw of that sample come from a
-generator seeded by its key, so that they are the same whatever the batch size, the number of processes, the device
-and the step at which a run was interrupted.
+Every sample of a batch carries an integer key. Time, noise and the posterior's draw for that sample come from a
+generator seeded by its key, so they do not depend on the batch size, the number of processes, the device, or the step
+at which a run was interrupted.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ class KeyedRandom:
     """One CPU generator per sample.
 
     Args:
-        keys: B integers (any sign; taken modulo 2^63), all of whose bits count.
-        device: where results go.
+        keys: B integers (any sign; taken modulo 2^63); all bits count.
+        device: device of the results.
     """
 
     def __init__(self, keys: Sequence[int] | Tensor, device: torch.device | str = "cpu"):
         keys = keys.tolist() if isinstance(keys, Tensor) else keys
-        # torch's CPU generator looks at the lowest 32 bits of a seed only: they must follow from the whole key
+        # torch's CPU generator uses only the lowest 32 bits of a seed: they must depend on the whole key
         seeds = [int(np.random.SeedSequence(int(key) % 2**63).generate_state(1)[0]) for key in keys]
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.device = torch.device(device)
@@ -40,7 +40,7 @@ class KeyedRandom:
         return self.randn(*x.shape[1:])
 
     def _moved(self, x: Tensor) -> Tensor:
-        """On the device; from pinned memory, because a copy from elsewhere waits for all work that is queued on a GPU."""
+        """Copy to the device, from pinned memory: any other copy waits for all work that is queued on a GPU."""
         return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
 
 

@@ -1,12 +1,14 @@
-"""The yardstick: a U-Net that regresses the map from the condition in one go (the family of RadioUNet, Levie et al., 2021)."""
+"""A baseline: a U-Net that regresses the map from the condition in one go (the family of RadioUNet, Levie et al., 2021)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import Downsample, ResnetBlock, Upsample, normalize, zero_init
+from .radio_map import to_gain
 
 
 class RegressionUnet(nn.Module):
@@ -16,7 +18,7 @@ class RegressionUnet(nn.Module):
         cond_channels: channels of the condition.
         dim: channels at full resolution.
         dim_mults: channels of level l are dim * dim_mults[l]; one halving between levels.
-        num_res_blocks: residual blocks a level, on the way down and on the way up.
+        num_res_blocks: residual blocks per level, on the way down and on the way up.
     """
 
     def __init__(
@@ -59,3 +61,8 @@ class RegressionUnet(nn.Module):
             if "upsample" in stage:
                 h = stage["upsample"](h)
         return self.conv_out(F.silu(self.norm_out(h)))
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Any]) -> list[Tensor]:
+        """Its one answer to a batch's `conditions`, zero where `masks` say so -> grey levels (B, 1, S, S)."""
+        return [to_gain(self(batch["conditions"]), batch["masks"])]

@@ -1,4 +1,4 @@
-"""Reading files that somebody else wrote."""
+"""Reading files from untrusted sources."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ def load_plain(path: Path) -> Any:
     """The tensors and plain containers of a torch file, on the CPU; nothing in the file is executed.
 
     Raises:
-        CheckpointError: the file is damaged, no torch file, or needs code to be unpickled.
+        CheckpointError: the file is damaged, not a torch file, or needs code to be unpickled.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds here; all mean that the file is not to be trusted
+    except Exception as error:  # torch raises many kinds here; all mean that the file cannot be trusted
         reason = (str(error).splitlines() or [""])[0][:200]
         raise CheckpointError(
             f"{path}: cannot be loaded as plain tensors ({type(error).__name__}: {reason})"

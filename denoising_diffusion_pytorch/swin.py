@@ -30,8 +30,8 @@ FEW_KEYS = 128
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q k' / sqrt(d) + bias) v: q (B, h, N, d), k and v (B, h, M, d), bias broadcast to (B, h, N, M).
 
-    On a CPU the fused kernel's backward pass is slower than the plain products where keys are few: with 16 to 64 of
-    them a training step of the tiny U-Net takes a fifth longer.
+    On a CPU the fused kernel's backward pass is slower than plain products if there are few keys: with 16 to 64 keys a
+    training step of the tiny U-Net takes a fifth longer.
     """
     plain = q.device.type == "cpu" and k.shape[-2] <= FEW_KEYS
     with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
@@ -41,13 +41,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside (optionally shifted) windows, with a relative position bias.
 
-    Maps whose sides the window does not divide are padded; padded tokens and tokens that only the cyclic shift
-    brought together do not see each other.
+    Maps whose sides are not multiples of the window are padded. Padded tokens, and tokens that only the cyclic shift
+    made neighbours, do not attend to each other.
 
     Args:
         dim: channels, a multiple of `num_heads`.
         window_size: side w of a window in pixels.
-        shift: whether windows are displaced by w // 2.
+        shift: whether windows are shifted by w // 2.
     """
 
     def __init__(self, dim: int, num_heads: int = 4, window_size: int = 8, shift: bool = False):
@@ -74,7 +74,7 @@ class WindowAttention(nn.Module):
         regions = []
         for side, padded in ((height, padded_h), (width, padded_w)):
             position = torch.arange(padded, device=device).roll(-self.shift)  # where each token comes from
-            wrapped = torch.arange(padded, device=device) >= padded - self.shift  # brought round by the shift
+            wrapped = torch.arange(padded, device=device) >= padded - self.shift  # wrapped around by the shift
             regions.append(wrapped.long() + 2 * (position >= side).long())
         region = regions[0][:, None] * 4 + regions[1][None]  # (padded_h, padded_w)
         region = window_partition(region[None, :, :, None], self.window_size).squeeze(-1)  # (windows, w^2)
@@ -130,7 +130,7 @@ class CrossAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between, on the last dimension."""
+    """Two linear layers with a GELU in between, on the last dimension."""
 
     def __init__(self, dim: int, expansion: int = 4):
         super().__init__()
@@ -174,7 +174,7 @@ class TransformerBlock(nn.Module):
             self.cross_attn = CrossAttention(dim, context_dim, num_heads)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), context (B, N, context_dim) -> (B, C, H, W); without context only the rest acts."""
+        """x (B, C, H, W), context (B, N, context_dim) -> (B, C, H, W); no cross-attention without context."""
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         if self.attn is not None:
             x = x + self.attn(self.norm1(x))
@@ -186,15 +186,15 @@ class TransformerBlock(nn.Module):
 
 
 class SwinConditionEncoder(nn.Module):
-    """Condition image -> a pyramid of features, one map for each level of the U-Net.
+    """Condition image -> a pyramid of features, one map per level of the U-Net.
 
     Args:
         in_channels: channels of the condition.
         dim: channels of level 0.
         dim_mults: channels of level l are dim * dim_mults[l]; its side is 2^-l of level 0's.
-        depths: Swin blocks a level; every second one has shifted windows.
+        depths: Swin blocks per level; every second one has shifted windows.
         patch_size: side of the condition / side of level 0 (the latent's).
-        fourier_scale: spread of the random Fourier features of the coordinates, 0 for none.
+        fourier_scale: scale of the random Fourier features of the coordinates, 0 for none.
         use_checkpoint: recompute blocks in the backward pass instead of keeping their activations.
     """
 
@@ -241,7 +241,8 @@ class SwinConditionEncoder(nn.Module):
         multiple = self.patch_size * 2 ** (len(self.levels) - 1)
         if cond.shape[1] != self.in_channels or cond.shape[-1] % multiple or cond.shape[-2] % multiple:
             raise ValueError(
-                f"condition {tuple(cond.shape)} must be (B, {self.in_channels}, H, W) with sides that are multiples of {multiple}"
+                f"condition {tuple(cond.shape)} must be (B, {self.in_channels}, H, W) "
+                f"with sides that are multiples of {multiple}"
             )
         x = self.patch_embed(cond)
         if self.fourier is not None:

@@ -26,11 +26,10 @@ class Unet(nn.Module):
         channels: latent channels.
         dim_mults: channels of level l are dim * dim_mults[l].
         out_channels: channels of the output (None: `channels`; twice as many for a two-headed objective).
-        context_channels: channels of the condition's map at each level; None stands for a bare condition image of
-            three channels, whose averages then serve as the maps.
-        num_res_blocks: residual blocks a level, on the way down and on the way up.
+        context_channels: channels of the condition's map at each level; None for a network without a condition.
+        num_res_blocks: residual blocks per level, on the way down and on the way up.
         attention_resolutions: downsampling factors whose levels get Swin self-attention; the middle always does.
-        use_cross_attention: False leaves the concatenation only.
+        use_cross_attention: False leaves the concatenation only, and of the condition its level 0.
         fourier_scale: spread of the random Fourier features of the coordinates at the input, 0 for none.
         use_checkpoint: recompute blocks in the backward pass instead of keeping their activations.
     """
@@ -57,8 +56,8 @@ class Unet(nn.Module):
         super().__init__()
         self.dim = dim
         self.use_checkpoint = use_checkpoint
-        self.use_cross_attention = use_cross_attention
-        self.context_channels = list(context_channels) if context_channels is not None else [3] * len(dim_mults)
+        self.context_channels: list[int] = list(context_channels or ())[: None if use_cross_attention else 1]
+        self.use_cross_attention = use_cross_attention and bool(self.context_channels)
         emb_dim = 4 * dim
         self.time_embed = nn.Sequential(nn.Linear(dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim), nn.SiLU())
         self.fourier = FourierFeatures(fourier_features, fourier_scale) if fourier_scale else None
@@ -69,8 +68,8 @@ class Unet(nn.Module):
             return ResnetBlock(in_channels, width, emb_channels=emb_dim, dropout=dropout)
 
         def transformer(level: int, self_attention: bool) -> nn.ModuleList:
-            """Blocks behind a level's last residual block; none where neither attention is wanted."""
-            context_dim = self.context_channels[level] if use_cross_attention else 0
+            """Blocks after a level's last residual block; none where neither attention is wanted."""
+            context_dim = self.context_channels[level] if self.use_cross_attention else 0
             depth = transformer_depth if self_attention else int(bool(context_dim))
             return nn.ModuleList(
                 TransformerBlock(
@@ -84,7 +83,7 @@ class Unet(nn.Module):
                 for index in range(depth)
             )
 
-        self.conv_in = nn.Conv2d(channels + self.context_channels[0] + extra, dim, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels + sum(self.context_channels[:1]) + extra, dim, 3, padding=1)
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         current, last = dim, len(widths) - 1
         for level, width in enumerate(widths):
@@ -107,48 +106,40 @@ class Unet(nn.Module):
         self.norm_out = normalize(dim * dim_mults[0])
         self.conv_out = zero_init(nn.Conv2d(dim * dim_mults[0], out_channels or channels, 3, padding=1))
 
-    def _features(self, x: Tensor, cond: Tensor | Sequence[Tensor] | None) -> list[Tensor] | None:
-        """The condition as one map a level, level 0 at x's size; None stays None."""
-        if cond is None:
-            return None
-        if not isinstance(cond, Tensor):
-            return list(cond)
-        return [
-            F.adaptive_avg_pool2d(cond, (x.shape[-2] >> level, x.shape[-1] >> level))
-            for level in range(len(self.downs))
-        ]
-
     def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         if self.use_checkpoint and self.training and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | Sequence[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Sequence[Tensor] | None = None) -> Tensor:
         """Predict.
 
         Args:
             x: (B, channels, h, w), sides multiples of 2^(levels - 1).
             t: (B,) times in [0, 1000].
-            cond: features from `SwinConditionEncoder` [(B, C_l, h / 2^l, w / 2^l)], or a bare (B, C, H, W) image,
-                or None for an unconditional prediction.
+            cond: the condition's maps [(B, C_l, h / 2^l, w / 2^l)], as `SwinConditionEncoder` gives them; None for a network
+                without `context_channels`.
 
         Returns:
             (B, out_channels, h, w).
+
+        Raises:
+            ValueError: sides that the levels do not divide, or maps of other channels than `context_channels`.
         """
         multiple = 2 ** (len(self.downs) - 1)
         if x.shape[-1] % multiple or x.shape[-2] % multiple:
             raise ValueError(f"latent sides {tuple(x.shape[-2:])} must be multiples of {multiple}")
-        features = self._features(x, cond)
+        given = [level.shape[1] for level in cond] if cond is not None else []
+        if given != self.context_channels:
+            raise ValueError(f"the condition's maps have {given} channels; this network takes {self.context_channels}")
+        inputs = [x, *(cond or [])[:1]]  # level 0 of the condition has x's size
+        if self.fourier is not None:
+            inputs.append(self.fourier(x))
         tokens: list[Tensor | None] = [None] * len(self.downs)
-        if features is None:
-            level0 = x.new_zeros(x.shape[0], self.context_channels[0], *x.shape[-2:])
-        else:
-            level0 = features[0]
-            if self.use_cross_attention:
-                grid = features[-1].shape[-2:]  # (h / 2^(levels - 1), w / 2^(levels - 1))
-                tokens = [F.adaptive_avg_pool2d(f, grid).flatten(2).transpose(1, 2) for f in features]  # (B, N, C_l)
+        if self.use_cross_attention:
+            grid = cond[-1].shape[-2:]  # (h / 2^(levels - 1), w / 2^(levels - 1))
+            tokens = [F.adaptive_avg_pool2d(level, grid).flatten(2).transpose(1, 2) for level in cond]  # (B, N, C_l)
         emb = self.time_embed(timestep_embedding(t, self.dim).to(self.time_embed[0].weight.dtype))  # (B, 4 dim)
-        inputs = [x, level0] if self.fourier is None else [x, level0, self.fourier(x)]
         h = self.conv_in(torch.cat(inputs, dim=1))  # (B, dim, h, w)
         skips = []
         for level, stage in enumerate(self.downs):

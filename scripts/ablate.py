@@ -1,11 +1,13 @@
-"""Compare choices at equal wall-clock: every variant trains for the same time, then all are scored on the same scenes.
+"""Compare choices at equal wall-clock time: every variant trains equally long, then all are scored on the same scenes.
 
     python scripts/make_dataset.py --out runs/ablation/data --maps 500 --tx 3 --seed 1
-    python scripts/ablate.py --train runs/ablation/data --real path/to/RadioMapSeer --out runs/ablation --markdown table.md
+    python scripts/ablate.py --train runs/ablation/data --real path/to/RadioMapSeer --out runs/ablation \\
+        --markdown table.md
 
-The speed of each variant is measured first, all under the same load, and gives the number of steps that its time allows; so what
-else runs on the machine later does not change the result. The regression U-Net gets the autoencoder's time too. A variant
-that is complete is not run again: the same command goes on after an interruption. A table of the tiny 64 px configurations.
+The speed of each variant is measured first, all under the same load, and determines how many steps fit into its time;
+other programs that run later therefore do not change the result. The regression U-Net gets the autoencoder's time too.
+A finished variant is not run again: the same command resumes after an interruption. All variants use the tiny 64 px
+configurations.
 """
 
 import argparse
@@ -29,17 +31,17 @@ from data import RadioMapSeer, Scene
 from data.evaluation import interval, write_json
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
-from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.errors import TrainingError
 from denoising_diffusion_pytorch.inference import Predictor
-from denoising_diffusion_pytorch.results import read_log
+from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.training.results import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 PROBE_STEPS = 40  # optimizer steps that measure a variant's speed; the first half is not counted
 PROBE_SCENES = 64
 FRESH_CITIES = 7_000_000  # number of the first simulated city that is scored
-STAGES = {  # command, configuration, maps a step
+STAGES = {  # command, configuration, maps per step
     "vae": ("train_vae.py", "tiny_vae.yaml", 8),
     "ldm": ("train_cond_ldm.py", "tiny_ldm.yaml", 16),
     "baseline": ("scripts/train_baseline.py", "tiny_baseline.yaml", 16),
@@ -60,12 +62,13 @@ class Variant:
     """One row: overrides of configs/tiny_ldm.yaml, or of tiny_baseline.yaml for the regression.
 
     Attributes:
-        overrides: key=value of the diffusion's, or the baseline's, run.
-        vae: key=value of both stages' runs.
-        calls: numbers of network calls that are scored.
-        end_to_end: share of the time for the end-to-end phase.
+        overrides: key=value for the run of the diffusion, or of the baseline.
+        vae: key=value for the runs of both stages.
+        calls: numbers of network calls to score.
+        end_to_end: share of the time spent on the end-to-end phase.
         ema: score the averaged weights.
-        seeds: whether all seeds are run, or the first alone.
+        seeds: run all seeds, not only the first.
+        baseline: train the regression U-Net instead of the latent diffusion.
     """
 
     overrides: tuple[str, ...] = ()
@@ -103,12 +106,12 @@ VARIANTS = {
 
 
 class Trainings:
-    """Training commands below one folder; each runs once, and goes on where it was interrupted.
+    """Training commands below one folder; each runs once, and resumes if it was interrupted.
 
     Args:
         out: folder.
         tree: training data.
-        threads: of each process.
+        threads: per process.
     """
 
     def __init__(self, out: Path, tree: Path, threads: int):
@@ -116,7 +119,7 @@ class Trainings:
         self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # variants may share a run
 
     def train(self, folder: Path, stage: str, steps: int, overrides: Sequence[str]) -> Path:
-        """Train `stage` for `steps` in `folder`, unless that is done, and give the folder back."""
+        """Train `stage` for `steps` in `folder`, unless that is done; returns the folder."""
         with self._locks[folder]:
             found = find_checkpoint(folder)
             if found is None or found.step < steps:
@@ -139,7 +142,7 @@ class Trainings:
             raise TrainingError(f"{folder / 'output.txt'}: training failed; its last lines say why")
 
     def speed(self, stage: str, overrides: Sequence[str], vae: Sequence[str] = ()) -> float:
-        """Optimizer steps a second, measured once on a few scenes; stage 2 on the autoencoder that was measured for `vae`."""
+        """Optimizer steps per second, measured once on a few scenes; stage 2 uses the autoencoder timed for `vae`."""
         probes = self.out / "speed"
         few = [*vae, *overrides, f"trainer.log_interval={PROBE_STEPS // 2}", f"data.train.max_samples={PROBE_SCENES}"]
         if stage == "ldm":
@@ -149,12 +152,12 @@ class Trainings:
 
 
 def slug(texts: Sequence[str]) -> str:
-    """A folder's name."""
+    """A name for a folder."""
     return re.sub(r"[^a-z0-9]+", "_", " ".join(texts).lower()).strip("_") or "default"
 
 
 def probe(trainings: Trainings, variant: Variant, seconds: float, vae_seconds: float) -> dict[str, int]:
-    """The steps that a variant's time allows: `baseline`, or `vae`, `ldm` and of these `end_to_end`."""
+    """The steps that fit into a variant's time: `baseline`, or `vae`, `ldm` and the `end_to_end` steps after these."""
     if variant.baseline:
         return {"baseline": round((seconds + vae_seconds) * trainings.speed("baseline", variant.overrides))}
     steps = {"vae": round(vae_seconds * trainings.speed("vae", variant.vae))}
@@ -167,7 +170,7 @@ def probe(trainings: Trainings, variant: Variant, seconds: float, vae_seconds: f
 
 
 def train_variant(trainings: Trainings, variant: Variant, steps: dict[str, int], seed: int) -> Path:
-    """Stage 2 on its autoencoder, which is there, or the regression; gives back the results folder."""
+    """Train stage 2 on its autoencoder, which is already trained, or the regression; returns the results folder."""
     seeded = [f"trainer.seed={seed}"]
     if variant.baseline:
         folder = trainings.out / "runs" / f"baseline_{slug(variant.overrides)}_{seed}"
@@ -183,7 +186,7 @@ def train_variant(trainings: Trainings, variant: Variant, steps: dict[str, int],
 
 
 def score(folder: Path, variant: Variant, scenes: dict[str, list[Scene]]) -> dict:
-    """NMSE and SSIM by number of calls and set of scenes, kept in the folder."""
+    """NMSE and SSIM by number of calls and set of scenes, saved in the folder."""
     kept = folder / ("scores.json" if variant.ema else "scores_without_ema.json")
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     facts = {"step": find_checkpoint(folder).step, "scenes": {k: [s.name for s in v] for k, v in scenes.items()}}
@@ -203,7 +206,7 @@ def score(folder: Path, variant: Variant, scenes: dict[str, list[Scene]]) -> dic
 
 
 def markdown(found: dict[str, list[dict]], steps: dict[str, dict[str, int]], places: Sequence[str]) -> str:
-    """One line a variant and number of calls; several seeds are averaged map by map before the interval is taken."""
+    """One line per variant and number of calls; seeds are averaged map by map before the interval is taken."""
     heads = [f"{quantity}, {where}" for where in places for quantity in ("NMSE", "SSIM")]
     lines = [["", "steps", "seeds", "calls", *heads]]
     lines.append(["---"] * len(lines[0]))
@@ -228,12 +231,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", default="all", help="of --real (%(default)s)")
     parser.add_argument("--maps", type=int, default=50, help="simulated cities to score on (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for all runs")
-    parser.add_argument("--seconds", type=float, default=200, help="of the diffusion's training (%(default)s)")
-    parser.add_argument("--vae_seconds", type=float, default=120, help="of the autoencoder's (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=200, help="training time of the diffusion (%(default)s)")
+    parser.add_argument("--vae_seconds", type=float, default=120, help="training time of the autoencoder (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--parallel", type=int, default=1, help="runs at a time (%(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each run (%(default)s)")
+    parser.add_argument("--parallel", type=int, default=1, help="concurrent runs (%(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="per run (%(default)s)")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     return parser.parse_args()
 
@@ -251,7 +254,7 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.parallel) as pool:
 
         def each(function: Callable, items: Iterable[tuple]) -> list:
-            """function(*item) of all items, `parallel` at a time."""
+            """function(*item) for all items, `parallel` at a time."""
             return list(pool.map(lambda item: function(*item), items))
 
         each(trainings.speed, {("vae", variant.vae) for variant in chosen.values() if not variant.baseline})

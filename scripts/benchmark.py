@@ -1,14 +1,14 @@
-"""How fast, how large and how close to the machine's limit: training steps, sampling, simulator, reading, saving.
+"""Speed, memory and share of the machine's peak: training steps, sampling, simulator, reading, saving.
 
-    python scripts/benchmark.py                            the document's sizes on the GPU, or on the CPU with one map a step
+    python scripts/benchmark.py                            the design document's sizes; on a CPU, one map per step
     python scripts/benchmark.py --tiny                     the quickstart's sizes
     python scripts/benchmark.py --only ldm sample --json out.json --profile
     python scripts/benchmark.py --only ldm --batch 16 32 64          the largest batch that fits
 
-Every row runs in a process of its own, so that its peak memory is its own. `of peak` is the counted floating point operations
-(torch.utils.flop_counter: products and convolutions, what checkpointing computes twice included) over the time and over the speed
-of a large matrix product of the same type, measured in the same process just before. `speed-up` compares with the first
-row of the part. Compare only what one run printed.
+Every row runs in a separate process, so that its peak memory is not affected by other rows. `of peak` is the number of
+floating point operations that torch.utils.flop_counter counts (products and convolutions, including what checkpointing
+computes twice), divided by the time and by the speed of a large matrix product of the same type, measured just before
+in the same process. `speed-up` compares with the first row of the part. Compare only numbers from the same run.
 """
 
 import argparse
@@ -33,18 +33,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train_cond_ldm
 import train_vae
-from data import create_dataloader, create_dataset, process_batch
+from data import Augmentation, process_batch, training_loader
 from data.simulator import Simulator, random_city, random_transmitter
-from denoising_diffusion_pytorch.checkpoint import save_checkpoint
+from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import RELEASED, Predictor
-from denoising_diffusion_pytorch.loading import build_model
-from denoising_diffusion_pytorch.processes import make_accelerator
-from denoising_diffusion_pytorch.results import memory_gib
-from denoising_diffusion_pytorch.trainer import Trainer, step_networks
+from denoising_diffusion_pytorch.training.checkpoint import save_checkpoint
+from denoising_diffusion_pytorch.training.data import open_dataset
+from denoising_diffusion_pytorch.training.results import memory_gib
+from denoising_diffusion_pytorch.training.setup import make_accelerator
+from denoising_diffusion_pytorch.training.trainer import Trainer, step_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -53,10 +54,10 @@ CONFIGS = {
 }
 BF16, COMPILE, PLAIN_LAYOUT = "trainer.mixed_precision=bf16", "trainer.compile=true", "trainer.channels_last=false"
 FULL = "trainer.mixed_precision=no"
-KEEP = "unet_config.use_checkpoint=false"  # activations are kept instead of computed again
+KEEP = "unet_config.use_checkpoint=false"  # keep activations instead of recomputing them
 AFTER_START = "first_stage_config.lossconfig.discr_start=0"
 CACHED = "data.cache_latents=true"
-# part: rows of (name, overrides); the first row is what the others are compared with
+# part: rows of (name, overrides); the others are compared with the first
 ROWS: dict[str, list[tuple[str, list[str]]]] = {
     "vae": [
         ("fp32", [FULL]),
@@ -89,17 +90,17 @@ TRAINED = ("vae", "ldm")
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="the quickstart's configurations instead of the document's")
+    parser.add_argument("--tiny", action="store_true", help="the quickstart's sizes instead of the design document's")
     parser.add_argument(
         "--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="PART", help=", ".join(ROWS)
     )
     parser.add_argument("--rows", nargs="+", default=[], help="only rows whose name contains one of these")
     parser.add_argument(
-        "--batch", type=int, nargs="+", help="maps a step or call; default 1 on a CPU, else as configured"
+        "--batch", type=int, nargs="+", help="maps per step or call; default 1 on a CPU, else as configured"
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed repetitions after one to warm up (%(default)s)")
     parser.add_argument("--profile", action="store_true", help="show which operations take the time of a training step")
-    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--json", type=Path, help="file for all measurements")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # the child's work, as JSON
     return parser.parse_args()
 
@@ -113,7 +114,7 @@ def synchronize() -> None:
 
 
 def seconds_of(work: Callable[[], object], repeats: int) -> list[float]:
-    """Durations after one run to warm up."""
+    """Durations after one warm-up run."""
     work()
     times = []
     for _ in range(repeats):
@@ -126,23 +127,23 @@ def seconds_of(work: Callable[[], object], repeats: int) -> list[float]:
 
 
 def matmul_peak(dtype: torch.dtype, device: str) -> float:
-    """Floating point operations a second of a large matrix product."""
+    """Floating point operations per second of a large matrix product."""
     side = 8192 if device == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / min(seconds_of(lambda: a @ b, 5))
 
 
 def timed(work: Callable[[], object], repeats: int, maps: int) -> dict[str, Any]:
-    """Best and median duration of `work`, which makes `maps` maps, and the peak memory until then."""
+    """Best and median duration of `work`, which makes `maps` maps, and its peak memory."""
     if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()  # the peak of what is measured, without the matrix products before it
+        torch.cuda.reset_peak_memory_stats()  # leave out the matrix products before
     times = seconds_of(work, repeats)
     memory = memory_gib(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return {"seconds": min(times), "median": median(times), "memory": memory, "maps": maps}
 
 
 def counted(work: Callable[[], object], seconds: float, peak: float) -> dict[str, Any]:
-    """The operations of one more run of `work`, and how close `seconds` comes to the time that they need at `peak`."""
+    """The operations of one more run of `work`, and their rate over `seconds` as a share of `peak`."""
     with FlopCounterMode(display=False) as counter:
         work()
     operations = counter.get_total_flops()
@@ -179,11 +180,11 @@ def make_step(stage: str, config: Config) -> tuple[Callable[[], object], torch.n
     objectives = {"vae": train_vae, "ldm": train_cond_ldm}[stage].make_objectives(config, model)
     batches = synthetic_batches(config, config.data.cache_latents, accelerator.device)
     trainer = Trainer(config, stage, model, objectives, lambda *_: batches, accelerator=accelerator)
-    return lambda: trainer.take_step(batches), model
+    return lambda: trainer.train_step(batches), model
 
 
 def stage_seconds(step: Callable[[], object], model: torch.nn.Module) -> dict[str, float]:
-    """Seconds of one step in the forward pass of each network; the rest is backward pass and update."""
+    """Seconds of one step spent in each network's forward pass; the rest is backward pass and update."""
     found: defaultdict[str, float] = defaultdict(float)
     handles = []
     for name, module in step_networks(model).items():
@@ -208,7 +209,7 @@ def stage_seconds(step: Callable[[], object], model: torch.nn.Module) -> dict[st
 
 
 def top_operations(step: Callable[[], object], count: int = 10) -> dict[str, float]:
-    """Share of a step's time by operation, the largest first."""
+    """Share of a step's time per operation, the largest first."""
     gpu = torch.cuda.is_available()
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as found:
         step()
@@ -226,7 +227,7 @@ def measure_training(stage: str, arguments: argparse.Namespace, config: Config, 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     found = timed(step, arguments.repeats, config.trainer.batch_size)
-    if not config.trainer.compile:  # its graph is not counted operation by operation
+    if not config.trainer.compile:  # the counter cannot see into a compiled graph
         found |= counted(step, found["seconds"], peak) | {"stages": stage_seconds(step, model)}
         if arguments.profile:
             found["operations"] = top_operations(step)
@@ -255,14 +256,15 @@ def measure_simulator(repeats: int) -> dict:
 
 
 def measure_reading(config: Config, folder: Path, repeats: int) -> dict:
-    """Batches of the training loader, of simulated scenes that are written first."""
+    """Batches of the training loader from simulated scenes, which are written first."""
     tree = folder / "tree"
     if not tree.exists():
         command = [sys.executable, str(ROOT / "scripts" / "make_dataset.py"), "--out", str(tree), "--maps", "40"]
         subprocess.run([*command, "--tx", "4", "--seed", "1"], check=True, stdout=subprocess.DEVNULL)
     config.data.train.data_root = str(tree)
-    dataset = create_dataset(config.data.train, config.data, augmented=True)
-    loader = create_dataloader(config, dataset=dataset, endless=True)
+    cache = {"cache": config.data.cache, "cache_folder": config.data.cache_folder}
+    dataset = open_dataset(config, config.data.train, augmentation=Augmentation(), **cache)
+    loader = training_loader(dataset, config.trainer.batch_size, num_workers=config.data.num_workers)
     batches = iter(loader)
     count = max(1, 128 // config.trainer.batch_size)
 
@@ -321,7 +323,7 @@ def measure(arguments: argparse.Namespace, row: dict) -> dict:
 
 
 def run_row(row: dict) -> dict:
-    """The figures of a row's process, or under `failed` the last line of what it said."""
+    """The measurements of a row's process, or under `failed` the last line of its error output."""
     command = [sys.executable, __file__, *sys.argv[1:], "--row", json.dumps(row)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -353,7 +355,7 @@ def main() -> None:
         return
     on_cpu = not torch.cuda.is_available()
     name = f"CPU, {torch.get_num_threads()} threads" if on_cpu else torch.cuda.get_device_name()
-    sizes = "tiny" if arguments.tiny else "the document's"
+    sizes = "tiny" if arguments.tiny else "the design document's"
     print(f"{name}, torch {torch.__version__}, {sizes} sizes; matmul peak of each row's type in --json", flush=True)
     results: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:

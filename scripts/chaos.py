@@ -1,9 +1,10 @@
-"""Kill a training run again and again, and check that it ends with the same bits as one that was left alone.
+"""Kill a training run repeatedly, and check that it ends with the same bits as an uninterrupted run.
 
 python scripts/chaos.py --out runs/chaos [--stage vae|ldm|both] [--kills 20] [--workers 2] [--accumulation 2] [--seed 0]
 
-Works on simulated cities and tiny networks of its own, on the CPU; takes about five minutes a stage. A third of the kills
-(SIGKILL) are aimed at a save in progress, some at the start of a run, the rest at random moments. Exits with 1 if a bit differs.
+Uses simulated cities and tiny networks on the CPU and takes about five minutes per stage. A third of the kills
+(SIGKILL) are aimed at a save in progress, some at the start of a run, the others at random moments. Exits with 1 if a
+bit differs.
 """
 
 import argparse
@@ -23,9 +24,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from denoising_diffusion_pytorch.checkpoint import find_checkpoint  # noqa: E402
 from denoising_diffusion_pytorch.cli import run  # noqa: E402
-from denoising_diffusion_pytorch.results import read_log  # noqa: E402
+from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint  # noqa: E402
+from denoising_diffusion_pytorch.training.results import read_log  # noqa: E402
 
 SCRIPTS = {"vae": "train_vae.py", "ldm": "train_cond_ldm.py"}
 LONGEST_LIFE = 2.5  # seconds of training before a random kill
@@ -62,7 +63,7 @@ CONFIG = {
 
 
 def environment() -> dict[str, str]:
-    """One thread each: killed and whole runs compute alike, and side by side."""
+    """One thread per run, so that killed and uninterrupted runs compute the same bits, even side by side."""
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
 
 
@@ -89,31 +90,31 @@ def train_command(stage: str, config: Path, results: Path, *overrides: str) -> l
 
 
 def lives(results: Path) -> int:
-    """How often a run in this folder has begun to train."""
+    """How many times training has begun in this folder."""
     path = results / "starts.jsonl"
     return path.read_text(encoding="utf-8").count("\n") if path.exists() else 0
 
 
 def half_written(results: Path) -> set[tuple[str, int]]:
-    """Saves in progress, or that were when their process died: names and times."""
+    """Saves in progress or left unfinished by a killed process: names and times."""
     try:
         return {(path.name, path.stat().st_ctime_ns) for path in (results / "checkpoints").glob(".ckpt_*")}
     except FileNotFoundError:
-        return set()  # done meanwhile
+        return set()  # finished in the meantime
 
 
 def newest_step(results: Path) -> int:
-    """Step of the newest good checkpoint, 0 for none."""
+    """Step of the newest valid checkpoint, 0 if there is none."""
     found = find_checkpoint(results, warn=lambda message: None)
     return found.step if found else 0
 
 
 def live_and_die(command: list[str], results: Path, log: Path, how: str, moment: float) -> bool:
-    """Start a run and kill it; returns False where it ended by itself before.
+    """Start a run and kill it; returns False if it ended by itself first.
 
     Args:
-        how: `start`: `moment` seconds after the process began; `random`: after training began; `save`: as soon as a save
-            is seen after that.
+        how: `start`: `moment` seconds after the process began; `random`: `moment` seconds after training began;
+            `save`: at the first save after that.
     """
     before, left_behind = lives(results), half_written(results)
     with log.open("a", encoding="utf-8") as output:
@@ -137,7 +138,7 @@ def live_and_die(command: list[str], results: Path, log: Path, how: str, moment:
 
 
 def differences(a: object, b: object, name: str) -> list[str]:
-    """Dotted names at which two trees of tensors, lists and numbers differ in a single bit."""
+    """Dotted names at which two trees of tensors, lists and numbers are not equal."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return [] if a.dtype == b.dtype and torch.equal(a, b) else [name]
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
@@ -157,7 +158,7 @@ def compare(one: Path, other: Path) -> list[str]:
 
 
 def chaos(stage: str, config: Path, out: Path, kills: int, seed: int, steps: int, overrides: list[str]) -> dict:
-    """One run left alone, one killed `kills` times; returns the figures."""
+    """One uninterrupted run and one killed `kills` times; returns the results."""
     overrides = [*overrides, f"trainer.training_steps={steps}"]
     whole, victim, log = out / f"{stage}_whole", out / f"{stage}_killed", out / f"{stage}.log"
     with log.open("a", encoding="utf-8") as output:
@@ -176,7 +177,7 @@ def chaos(stage: str, config: Path, out: Path, kills: int, seed: int, steps: int
         figures["saves_interrupted"] += not half_written(victim) <= left_behind
         reached = max(read_log(victim / "train.log").get("loss", {0: 0})) if (victim / "train.log").exists() else 0
         figures["most_steps_lost"] = max(figures["most_steps_lost"], reached - newest_step(victim))
-        print(f"{stage}: kill {number + 1} ({how}) behind step {reached}, newest checkpoint {newest_step(victim)}")
+        print(f"{stage}: kill {number + 1} ({how}) after step {reached}, newest checkpoint {newest_step(victim)}")
     with log.open("a", encoding="utf-8") as output:
         subprocess.run(command, env=environment(), stdout=output, stderr=output, check=True)
     different = compare(whole, victim)
@@ -188,7 +189,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="an empty or new folder")
     parser.add_argument("--stage", choices=("vae", "ldm", "both"), default="both")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=1500, help="of each run; enough for all kills to happen")
+    parser.add_argument("--steps", type=int, default=1500, help="per run; enough for all kills to happen")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--accumulation", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -205,7 +206,8 @@ def main() -> int:
     ]
     results = []
     for stage in ("vae", "ldm") if arguments.stage != "vae" else ("vae",):
-        attacked = arguments.stage in (stage, "both")  # stage 2 needs an autoencoder, in peace if need be
+        # stage 2 needs an autoencoder; if stage 1 is not tested, it is trained without kills
+        attacked = arguments.stage in (stage, "both")
         kills, steps = (arguments.kills, arguments.steps) if attacked else (0, 20)
         own = overrides[:2] if stage == "vae" else overrides
         results.append(chaos(stage, config, out, kills, arguments.seed, steps, own))

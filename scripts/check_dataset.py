@@ -1,9 +1,9 @@
-"""What a RadioMapSeer tree holds, before hours are spent on it: files, splits, odd pictures, levels, a contact sheet.
+"""Check a RadioMapSeer tree before hours are spent on it: files, splits, odd pictures, levels, a contact sheet.
 
     python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all] [--sheet sheet.png]
 
-Counts every file; opens a spread of scenes, or all of them with --all. Of a tree with images/ and conditions/ it tells
-shapes and ranges. Ends with status 1 where something is wrong.
+Counts every file and opens some scenes, or all of them with --all. For a tree with images/ and conditions/ it reports
+shapes and ranges. Exits with status 1 if something is wrong.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from data.splits import STANDARD, select, spread
 from data.units import NOISE_FLOOR
 from denoising_diffusion_pytorch.cli import run
 
-OPENED = 300  # scenes without --all
+OPENED = 300  # scenes opened without --all
 SHEET = 16
 BINS = 10
-NO_ENERGY = 1e-3  # share of the maps' energy inside what should be zero from which a warning is due
-WHOLE = 701 * 80  # maps of the complete data set in each of the DPM and IRT2 simulations
+NO_ENERGY = 1e-3  # a larger share of the maps' energy where they should be zero gives a warning
+WHOLE = 701 * 80  # maps of the complete data set, in each of the DPM and IRT2 simulations
 
 
 def oddities(scene: Scene) -> Iterator[str]:
-    """What is unlike a radio map, in a few words each."""
+    """Whatever does not look like a radio map, in a few words each."""
     x, y = (round(c) for c in scene.tx)
     inside = scene.gain[scene.ori_mask]
     if scene.buildings.shape[0] != scene.buildings.shape[1]:
@@ -54,7 +54,7 @@ def oddities(scene: Scene) -> Iterator[str]:
 
 
 class Registration:
-    """How buildings lie over the maps: shares of the maps' energy inside of them, and zeros in the open."""
+    """How buildings are aligned with the maps: shares of the maps' energy inside buildings, and zeros in the open."""
 
     def __init__(self) -> None:
         self.energy = dict.fromkeys(
@@ -64,7 +64,7 @@ class Registration:
         self.open = self.zeros = 0
 
     def add(self, scene: Scene, picture: np.ndarray | None) -> None:
-        """One more scene, and its building picture (H, W) bool where there is one."""
+        """Add a scene and its building picture (H, W) bool, if there is one."""
         power = scene.gain.astype(np.float64) ** 2
         certain = scene.ori_mask
         places = {
@@ -82,7 +82,7 @@ class Registration:
         self.zeros += int((scene.gain[outside] == 0).sum())
 
     def lines(self) -> list[str]:
-        """The measurement, and a warning where it is not as RadioMapSeer's."""
+        """The measurement, and a warning if it differs from RadioMapSeer's."""
         total = max(self.energy["map"], 1e-12)
         shares = {name: energy / total for name, energy in self.energy.items() if name != "map"}
         if self.pictured:
@@ -91,11 +91,13 @@ class Registration:
             del shares["png/buildings_complete"]
         measured = ", ".join(f"{share:.2%} inside {name}" for name, share in shares.items())
         lines = [
-            f"registration: of the maps' energy {measured}; {self.zeros / max(self.open, 1):.2%} of the open pixels are zero (outage)"
+            f"registration: of the maps' energy {measured}; "
+            f"{self.zeros / max(self.open, 1):.2%} of the open pixels are zero (outage)"
         ]
         if shares["the same without its border"] > NO_ENERGY:
             lines.append(
-                "warning: the buildings do not lie over the maps, not even a pixel aside; are polygon/ or png/ of another data set?"
+                "warning: the buildings do not lie over the maps, not even a pixel aside; "
+                "are polygon/ or png/ of another data set?"
             )
         elif shares["what is certain"] > NO_ENERGY:
             lines.append(
@@ -105,12 +107,12 @@ class Registration:
 
 
 class Findings:
-    """What opened scenes have in common, scene by scene, so that the whole of a large tree fits into memory.
+    """Statistics of opened scenes, collected scene by scene, so that memory is enough for a large tree.
 
     Attributes:
         opened: number of scenes read.
-        problems: one line for each oddity.
-        shapes: (H, W) that occur.
+        problems: one line per oddity.
+        shapes: all (H, W) that occur.
         shown: the scenes of the contact sheet.
     """
 
@@ -134,14 +136,14 @@ class Findings:
                 return str(error), None
             try:
                 return scene, source.picture(index)
-            except DataError:  # outlines are there, so nothing needs the picture
+            except DataError:  # not needed: the scene has outlines
                 return scene, None
 
         with (
             ThreadPoolExecutor() as pool,
             tqdm(total=len(indices), desc="opening", unit="scene", mininterval=1.0) as bar,
         ):
-            for first in range(0, len(indices), OPENED):  # a part at a time: a pool would read ahead without limit
+            for first in range(0, len(indices), OPENED):  # in parts: a pool would read ahead without limit
                 part = indices[first : first + OPENED]
                 for index, (scene, picture) in zip(part, pool.map(open_one, part), strict=True):
                     self._add(source.gain_folder / f"{source.names[index]}.png", scene, picture, index in shown)
@@ -162,18 +164,18 @@ class Findings:
             self.shown.append(scene)
 
     def histogram(self) -> list[str]:
-        """The levels of open pixels, a bar a tenth of the range."""
+        """The levels of open pixels, one bar per tenth of the range."""
         total, edges = max(int(self.counts.sum()), 1), np.linspace(0, 1, BINS + 1)
         lines = []
         for count, (low, high) in zip(self.counts, pairwise(edges), strict=True):
             bar = "#" * round(60 * count / total)
-            lines.append(f"  {low:.1f} .. {high:.1f} ({gain_to_db(low):6.1f} dB on)  {count / total:6.1%}  {bar}")
+            lines.append(f"  {low:.1f} .. {high:.1f} (from {gain_to_db(low):6.1f} dB)  {count / total:6.1%}  {bar}")
         lines.append(f"  below the noise floor of {NOISE_FLOOR}: {self.below_floor / total:.1%}")
         return lines
 
 
 def check_flat(source: FlatTree, indices: list[int]) -> None:
-    """Print what the conditions of a tree of ready-made ones hold, and what is wrong with it; exits with 1 where something is."""
+    """Print what a flat tree's conditions contain and what is wrong with them; exits with 1 if something is."""
     shapes: set[tuple[int, ...]] = set()
     low, high, outside = math.inf, -math.inf, 0
     problems = []
@@ -191,7 +193,7 @@ def check_flat(source: FlatTree, indices: list[int]) -> None:
     if shapes:
         print(f"conditions: {', '.join(map(str, sorted(shapes)))}, from {low:.4g} to {high:.4g}")
     if outside:
-        print(f"warning: {outside} conditions leave [-1, 1]; training takes them as they are, best of the order of 1")
+        print(f"warning: {outside} conditions leave [-1, 1]; training uses them unchanged; order 1 is best")
     if len(shapes) > 1:
         problems.append(
             "conditions have several shapes; all must be data.cond_channels x data.cond_size x data.cond_size"
@@ -206,9 +208,9 @@ def check_flat(source: FlatTree, indices: list[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="RadioMapSeer tree")
-    parser.add_argument("--simulation_type", choices=SIMULATIONS, help="default: the first that is there")
-    parser.add_argument("--all", action="store_true", help=f"open every scene, not {OPENED} of them")
-    parser.add_argument("--sheet", type=Path, help="PNG to draw of some of the scenes")
+    parser.add_argument("--simulation_type", choices=SIMULATIONS, help="default: the first one present")
+    parser.add_argument("--all", action="store_true", help=f"open every scene, not only {OPENED}")
+    parser.add_argument("--sheet", type=Path, help="PNG to write: a contact sheet of some scenes")
     arguments = parser.parse_args()
     root = check_root(arguments.root)
     if is_flat_tree(root):
@@ -219,13 +221,13 @@ def main() -> None:
 
 
 def check_radiomapseer(root: Path, arguments: argparse.Namespace) -> None:
-    """Print what a RadioMapSeer tree holds; exits with 1 where something is wrong."""
+    """Print what a RadioMapSeer tree contains; exits with 1 if something is wrong."""
     present = [name for name in SIMULATIONS if (root / "gain" / name).is_dir()]
     print(f"simulations: {', '.join(present) or 'none'}")
     source = RadioMapSeer(root, arguments.simulation_type or (present or ["DPM"])[0], "all")
     maps = len({map_id for map_id, _ in source.scenes})
-    print(f"{source.report}; the whole of RadioMapSeer has {WHOLE:,} ({len(source) / WHOLE:.1%} of it are here)")
-    print(f"{len(source):,} complete scenes of {maps} maps, {len(source) / maps:.1f} transmitters a map")
+    print(f"{source.report}; the whole of RadioMapSeer has {WHOLE:,} ({len(source) / WHOLE:.1%} of it is here)")
+    print(f"{len(source):,} complete scenes of {maps} maps, {len(source) / maps:.1f} transmitters per map")
     sizes = {name: len(select(root, name, source.scenes)) for name in STANDARD}
     print("splits: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items()))
     findings = Findings()

@@ -1,10 +1,10 @@
-"""A web page that predicts while you draw: paint a city, place transmitters, compare the released model with the simulator.
+"""A web page that predicts while you draw: paint a city, place transmitters, compare the model with the simulator.
 
     pip install -r requirements-demo.txt
     python scripts/demo.py [--ckpt RESULTS] [--port 7860]
 
-Serves http://127.0.0.1:7860 to this machine only; `--host 0.0.0.0` serves everybody who can reach it. The server keeps nothing: every
-request brings its whole city, so that several people at once do not mix.
+Serves http://127.0.0.1:7860 to this machine only; `--host 0.0.0.0` serves everyone who can reach it. The server keeps
+no state: every request carries its whole city, so that several people can use it at once.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def unpack(text: object) -> np.ndarray:
 
 
 def centre_of(name: str, buildings: np.ndarray) -> tuple[np.ndarray, str]:
-    """The 256 m x 256 m in the middle of a city of any size, and a note of what was done."""
+    """The central 256 m x 256 m of a city of any size, and a note on what was done."""
     height, width = buildings.shape
     view = window(Scene(name, Layout.traced(buildings), ((width - 1) / 2, (height - 1) / 2)))
     return view.scene.buildings, view.note.replace("around the transmitter", "in its middle")
@@ -94,7 +94,7 @@ def read_upload(content: bytes, name: str) -> np.ndarray:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{name}: is no PNG") from error
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise DataError(f"{name}: is {width}x{height} px; at most {MAX_SIDE} a side are taken")
+        raise DataError(f"{name}: is {width}x{height} px; at most {MAX_SIDE} per side are accepted")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload.png"
         path.write_bytes(content)
@@ -109,7 +109,7 @@ def whole_number(value: object, what: str, low: int, high: int) -> int:
     try:
         number = int(str(value))
     except ValueError as error:
-        raise DataError(f"{what}: {value!r:.40} is no whole number") from error
+        raise DataError(f"{what}: {value!r:.40} is not a whole number") from error
     if not low <= number <= high:
         raise DataError(f"{what}: {number} is not within {low} .. {high}")
     return number
@@ -130,7 +130,7 @@ def read_scenes(body: object) -> list[Scene]:
 
 
 def create_app(predictor: Predictor) -> Flask:
-    """The page and what it asks for."""
+    """The page and the requests that it makes."""
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
     best = predictor.sampler, predictor.steps
@@ -194,7 +194,7 @@ def create_app(predictor: Predictor) -> Flask:
         draws = whole_number(body.get("draws", 1), "draws", 1, MAX_DRAWS)
         with one_at_a_time:
             predictor.num_samples = draws
-            # one call gives the best map, and nearly the same one in every draw; several calls show what could be otherwise
+            # one call gives the best map, nearly the same in every draw; several calls show how draws differ
             predictor.use(*(best if draws == 1 else (stochastic, SPREAD_CALLS)))
             started = time.perf_counter()
             predictions = list(predictor.predict(scenes))
@@ -215,10 +215,10 @@ def create_app(predictor: Predictor) -> Flask:
 
     @app.post("/file/<kind>")
     def file(kind: str):
-        """The map that the page shows, as PNG in RadioMapSeer's levels, dB in .npy, or CSV of x, y, dB without buildings."""
+        """The displayed map: PNG in RadioMapSeer's levels, dB in .npy, or CSV of x, y, dB without buildings."""
         body = request.get_json()
         if not isinstance(body, dict) or kind not in ("png", "npy", "csv"):
-            raise DataError("ask for png, npy or csv, and send `values` and `buildings`")
+            raise DataError("request png, npy or csv, and send `values` and `buildings`")
         values = decode(body.get("values"), "<f4", SIDE * SIDE, "values").reshape(SIDE, SIDE)
         buildings = unpack(body.get("buildings"))
         content = io.BytesIO()
@@ -250,7 +250,7 @@ def main() -> None:
     predictor = Predictor(arguments.ckpt, device=arguments.device)
     if not isinstance(predictor.model, LatentDiffusion):
         raise ConfigError(f"--ckpt {arguments.ckpt}: is a regression U-Net; the page shows draws of a latent diffusion")
-    list(predictor.predict(random_scenes(0)))  # the first prediction compiles; nobody should wait for it
+    list(predictor.predict(random_scenes(0)))  # the first prediction compiles; done before anyone waits
     simulated_gain(random_scenes(0)[0])
     print(f"http://{arguments.host}:{arguments.port} (Ctrl-C ends it)", flush=True)
     try:

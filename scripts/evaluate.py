@@ -1,11 +1,12 @@
-"""Score a trained model, beside the simulator, untrained predictors and a baseline.
+"""Score a trained model next to the simulator, untrained predictors and a baseline.
 
-    python scripts/evaluate.py                                                  the released model on unseen simulated cities
+    python scripts/evaluate.py                                  the released model on unseen simulated cities
     python scripts/evaluate.py --data path/to/RadioMapSeer --split test --json scores.json --markdown table.md
-    python scripts/evaluate.py --ckpt radiodiff_results_LDM --baseline radiodiff_results_baseline --data ... --csv maps.csv
+    python scripts/evaluate.py --ckpt radiodiff_results_LDM --baseline radiodiff_results_baseline --data ... \\
+        --csv maps.csv
 
-Every scene is predicted with the averaged weights and scored at the data's own resolution, under the three conventions of the
-literature (data/metrics.py), which must never be compared with each other.
+Every scene is predicted with the averaged weights and scored at the data's native resolution, under the three
+conventions of the literature (data/metrics.py), which must never be compared with each other.
 """
 
 import argparse
@@ -42,36 +43,36 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--baseline", help="checkpoint or results folder of scripts/train_baseline.py")
     parser.add_argument("--data", type=Path, help="RadioMapSeer tree; default: simulated cities that no model has seen")
     parser.add_argument("--maps", type=int, default=50, help="simulated cities, without --data (%(default)s)")
-    parser.add_argument("--split", default="test", help="train, val, test, all, or a split of your own")
+    parser.add_argument("--split", default="test", help="train, val, test, all, or your own split")
     parser.add_argument("--simulation_type", default="DPM")
-    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--json", type=Path, help="file for all scores")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     parser.add_argument("--csv", type=Path, help="file for the scores of each map")
     parser.add_argument("--gallery", type=Path, help="PNG: real | sampled | error from the best to the worst map")
-    parser.add_argument("--steps", type=int, help="network calls a map; default: as configured for the checkpoint")
+    parser.add_argument("--steps", type=int, help="network calls per map; default: as configured for the checkpoint")
     parser.add_argument(
         "--sampler", help="ddim, ddpm, decoupled or dpm_solver; default: as configured for the checkpoint"
     )
-    parser.add_argument("--num_samples", type=int, default=1, help="draws a map, of which the mean is scored")
+    parser.add_argument("--num_samples", type=int, default=1, help="draws per map, whose mean is scored")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def mean_map(predictor: Predictor) -> Predictors:
-    """The mean of the maps that the model was trained on; nothing, with a word why, where they are not at hand."""
+    """The mean of the maps that the model was trained on; empty, with a message, if they are not available."""
     source = predictor.config.data.train
     try:
         scenes = RadioMapSeer(source.data_root, source.simulation_type, source.split, max_samples=source.max_samples)
         progress = tqdm(range(len(scenes)), desc="mean map", unit="map", leave=False)
         return {"mean map": MeanMap(scenes.scene(i) for i in progress)}
     except DataError as error:
-        print(f"no mean map: the training data is not at hand ({error})", file=sys.stderr)
+        print(f"no mean map: the training data is not available ({error})", file=sys.stderr)
         return {}
 
 
 def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, visible: np.ndarray) -> dict[str, str]:
-    """Scores of the predictors that look at one scene at a time; says of each that cannot why."""
+    """Score the predictors that take one scene at a time; returns the reason for each that fails."""
     failures = {}
     for name, predict in others.items():
         try:
@@ -82,7 +83,7 @@ def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, vi
 
 
 def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> tuple[dict[str, Scores], list[dict]]:
-    """Scores by predictor, and rows for `comparison_figure` from the best to the worst map."""
+    """Scores by predictor, and rows for `comparison_figure`, from the best to the worst map."""
     baseline = Predictor(arguments.baseline) if arguments.baseline else None
     others: Predictors = {"simulator": simulator_map, "line-of-sight law": los_nlos_law, "25 log10 d": log_distance_law}
     others |= mean_map(predictor)
@@ -117,7 +118,7 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
 
 
 def is_enlarged(predictor: Predictor, gallery: list[dict]) -> bool:
-    """Whether maps are smaller in the network than in the data."""
+    """Whether the network's maps are smaller than the data's."""
     return any(row["real"].shape[0] > predictor.config.data.image_size for row in gallery)
 
 

@@ -2,7 +2,8 @@
 
     python scripts/evaluate_simulator.py --data path/to/RadioMapSeer [--split all]
 
-Buildings and transmitters are the tree's; native resolution, the three conventions of data/metrics.py, CPU seconds per map.
+Uses the tree's buildings and transmitters at native resolution. Reports scores under the three conventions of
+data/metrics.py, and CPU seconds per map.
 """
 
 import argparse
@@ -46,7 +47,8 @@ def main() -> None:
     prepare, solve = np.mean(seconds, axis=0)
     slowest = np.sum(seconds, axis=1).max()
     print(
-        f"CPU seconds a map: {prepare:.3f} to prepare + {solve:.3f} to solve; slowest {slowest:.2f} (up to {max(corners)} corners)"
+        f"CPU seconds per map: {prepare:.3f} to prepare + {solve:.3f} to solve; "
+        f"slowest {slowest:.2f} (up to {max(corners)} corners)"
     )
 
 

@@ -1,8 +1,8 @@
-"""Make a checkpoint small enough to give away: averaged weights in half precision, and the configuration.
+"""Export a checkpoint for distribution: averaged weights in half precision, and the configuration.
 
     python scripts/export_model.py --ckpt radiodiff_results_LDM --out my_model
 
-The folder can be used wherever a checkpoint can, except to go on training.
+The folder can be used wherever a checkpoint can, except to resume training.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from denoising_diffusion_pytorch.checkpoint import export_model, open_checkpoint
 from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.training.checkpoint import export_model, open_checkpoint
 
 
 def main() -> None:

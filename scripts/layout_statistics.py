@@ -1,4 +1,4 @@
-"""What city layouts look like, in figures: of a RadioMapSeer tree, or of the simulator's random cities.
+"""Statistics of city layouts: of a RadioMapSeer tree, or of the simulator's random cities.
 
 python scripts/layout_statistics.py --data path/to/RadioMapSeer
 python scripts/layout_statistics.py --maps 200 --seed 7
@@ -34,7 +34,7 @@ def simulated(maps: int, seed: int) -> Iterator[Triple]:
 
 
 def measured(root: Path) -> Iterator[Triple]:
-    """The same of one scene for each map of a tree."""
+    """The same for one scene per map of a tree."""
     dataset = RadioMapSeer(root)
     first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(dataset.scenes)))}
     for index in first.values():
@@ -44,7 +44,7 @@ def measured(root: Path) -> Iterator[Triple]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="RadioMapSeer tree; one scene of each map is taken")
+    parser.add_argument("--data", type=Path, help="RadioMapSeer tree; one scene per map is used")
     parser.add_argument("--maps", type=int, help="number of random cities")
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()

@@ -1,12 +1,13 @@
 """Simulate a data set: random cities with dominant-path radio maps, as a RadioMapSeer tree.
 
     python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
-    python scripts/make_dataset.py --out runs/real --maps 100 --tx 3 --layouts munich,florence     real footprints (needs
-    python scripts/make_dataset.py --out runs/traced --maps 20 --tx 2 --engine sionna              requirements-sionna.txt)
+    python scripts/make_dataset.py --out runs/real --maps 100 --tx 3 --layouts munich,florence    real footprints
+    python scripts/make_dataset.py --out runs/traced --maps 20 --tx 2 --engine sionna             ray tracing
 
-Map N depends on (seed, N) alone, so the files are the same whatever the number of workers. Run it again to go on after
-an interruption, or with more --maps to extend the set; files that are there are kept. Outlines, transmitters and pictures lie
-over the maps as RadioMapSeer's do (data/registration.py); dataset.json says how the set was made.
+The last two need requirements-sionna.txt. Map N depends on (seed, N) alone, so the files do not depend on the number
+of workers. Run the command again to resume after an interruption, or with more --maps to extend the set; existing
+files are kept. Outlines, transmitters and pictures are registered to the maps as in RadioMapSeer
+(data/registration.py); dataset.json records how the set was made.
 """
 
 import argparse
@@ -37,11 +38,11 @@ from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run
 
 RANDOM, DOMINANT_PATH = "random", "dominant_path"
-VERSION = 3  # of the generator and the laws; another one makes other maps from the same seed
+VERSION = 3  # of the generator and the laws; other versions make other maps from the same seed
 
 
 def write_aside(path: Path, save: Callable[[Path], object]) -> None:
-    """Write aside and rename, so that a file is there whole or not at all."""
+    """Write to a temporary name and rename, so that a file is never incomplete."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     save(aside)
     os.replace(aside, path)
@@ -53,7 +54,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Anything that json can write."""
+    """Write JSON."""
     write_aside(path, lambda aside: aside.write_text(json.dumps(content) + "\n", encoding="utf-8"))
 
 
@@ -91,7 +92,7 @@ class Recipe:
 
     @property
     def settings(self) -> dict[str, int | str]:
-        """What the manifest remembers."""
+        """What the manifest records."""
         made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
         return made | {"layouts": self.layouts, "engine": self.engine}
 
@@ -103,13 +104,13 @@ class Recipe:
 
 
 def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
-    """Write one city and its maps, except for what is there already; returns the number of maps written."""
+    """Write one city and its maps, except files that exist; returns the number of maps written."""
     rng = np.random.default_rng((recipe.seed, map_id))
     while True:
         city = recipe.city(rng)
         try:
             positions = [random_transmitter(city, rng) for _ in range(recipe.transmitters)]
-        except ValueError:  # nothing open in the middle: another city from the same stream
+        except ValueError:  # no open pixel in the middle: draw another city from the same stream
             continue
         break
     outline_path, building_path, list_path = city_files(root, map_id)
@@ -139,7 +140,7 @@ def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
     """Create the tree and its manifest, or check that it was made with the same settings; `maps` may grow.
 
     Raises:
-        DataError: the folder holds something else.
+        DataError: the folder contains something else.
     """
     manifest = root / "dataset.json"
     if manifest.is_file():
@@ -169,14 +170,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the new tree")
     parser.add_argument("--maps", type=int, required=True, help="number of cities")
-    parser.add_argument("--tx", type=int, required=True, help="transmitters a city")
+    parser.add_argument("--tx", type=int, required=True, help="transmitters per city")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
     parser.add_argument("--layouts", default=RANDOM, help=f"real cities in place of random ones: {','.join(CITIES)}")
     parser.add_argument("--engine", default=DOMINANT_PATH, choices=(DOMINANT_PATH, "sionna"))
-    # the CPUs that this process may use, where the system tells
+    # the CPUs that this process may use, if the system reports them
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cpus, help="processes; the CPUs at hand by default")
+    parser.add_argument("--workers", type=int, default=cpus, help="processes; default: the available CPUs")
     arguments = parser.parse_args()
     for name in ("maps", "tx", "workers"):
         if getattr(arguments, name) < 1:
@@ -193,7 +194,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """What the command line asks for."""
+    """The recipe that the command line describes."""
     return Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.engine)
 
 
@@ -205,7 +206,7 @@ def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar
         written += make_map(root, missing[0], how)
         bar.update(arguments.tx)
     ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: workers finish their city, this process stops the rest
-    # a GPU that this process has opened does not survive a fork
+    # an open GPU does not survive a fork
     context = multiprocessing.get_context("spawn") if arguments.engine == "sionna" else None
     pool = ProcessPoolExecutor(min(arguments.workers, max(len(missing), 1)), context, signal.signal, ignore_interrupt)
     try:
@@ -213,7 +214,7 @@ def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar
             written += job.result()
             bar.update(arguments.tx)
     except BrokenProcessPool as error:
-        raise DataError("a worker process was killed, out of memory perhaps; run again with fewer --workers") from error
+        raise DataError("a worker process was killed, perhaps out of memory; run again with fewer --workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
     return written

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to radio maps of unseen cities: set up .venv, simulate cities, train the tiny VAE and the tiny latent
-# diffusion (64 px), score them beside trivial predictors, draw a gallery. Run it again to go on where it stopped.
+# diffusion (64 px), score them next to trivial predictors, draw a gallery. Run it again to resume where it stopped.
 #
 #   bash scripts/quickstart.sh                              simulated cities, nothing to download but packages
 #   DATA=path/to/RadioMapSeer bash scripts/quickstart.sh    your own data instead
@@ -29,4 +29,4 @@ echo "== 4/4 scoring cities that were never trained on"
 $PY scripts/evaluate.py --ckpt "$OUT/ldm" --data "$DATA" --split test --json "$OUT/scores.json" --gallery "$OUT/gallery.png"
 END=$(date +%s)
 echo "set up in $((SETUP - START)) s, the rest took $((END - SETUP)) s"
-echo "look at $OUT/gallery.png (real | sampled | error); figures in $OUT/scores.json, training curves: tensorboard --logdir $OUT"
+echo "see $OUT/gallery.png (real | sampled | error) and $OUT/scores.json; training curves: tensorboard --logdir $OUT"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv with everything the project needs. Nothing is done twice: the marker remembers the requirements.
+# Make .venv with everything the project needs. Nothing is done twice: a marker file records the requirements.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}

@@ -2,8 +2,8 @@
 
     python scripts/simulate.py --buildings city.png --tx 120,80 --out map.png
 
-The city is a grey picture, one pixel a metre, non-zero inside buildings; the result is an 8-bit PNG in RadioMapSeer's
-levels (path gain = 99.16 v / 255 - 147 dB, buildings 0).
+The city is a grey picture, one pixel per metre, non-zero inside buildings. The result is an 8-bit PNG in
+RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0).
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     try:
         path_gain = Simulator(layout).path_gain(tx)
     except ValueError as error:
-        raise DataError(f"--tx {arguments.tx}: {error}; {arguments.buildings} shows where the open is") from error
+        raise DataError(f"--tx {arguments.tx}: {error}; choose an open pixel of {arguments.buildings}") from error
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gain_to_uint8(db_to_gain(path_gain))).save(arguments.out, format="PNG")
     print(f"{arguments.out}: path gain from {path_gain[~layout.inside].min():.1f} to {path_gain.max():.1f} dB")

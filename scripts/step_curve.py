@@ -1,4 +1,4 @@
-"""How many network calls a model needs, and what the mean of several draws adds.
+"""How many network calls a model needs, and what averaging several draws adds.
 
     python scripts/step_curve.py --data path/to/RadioMapSeer --split test [--ckpt RESULTS] [--markdown curve.md]
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
     parser.add_argument("--data", type=Path, help="RadioMapSeer tree; default: simulated cities")
-    parser.add_argument("--split", default="test", help="train, val, test, all, or a split of your own")
+    parser.add_argument("--split", default="test", help="train, val, test, all, or your own split")
     parser.add_argument("--maps", type=int, default=25, help="simulated cities, without --data (%(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 5, 10, 20, 50])
     parser.add_argument("--samplers", nargs="+", help="default: all that fit the model")
@@ -39,7 +39,7 @@ def main() -> None:
     predictor = Predictor(arguments.ckpt)
     samplers = arguments.samplers or SAMPLERS[predictor.config.diffusion_config.model_type]
     for sampler in samplers:
-        predictor.use(sampler, None)  # a wrong name is found out before any time is lost
+        predictor.use(sampler, None)  # fails on a wrong name before any time is lost
     titles = [f"{name}, mean of {draws}" if draws > 1 else name for name in samplers for draws in arguments.num_samples]
     lines = [["calls", *titles], ["---"] * (len(titles) + 1)]
     for steps in arguments.steps:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test suite, as the README gives it: sets up .venv, checks style and types, runs pytest. Arguments go to pytest.
+# The test suite, as in the README: sets up .venv, checks style and types, runs pytest. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh

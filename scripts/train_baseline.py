@@ -1,4 +1,4 @@
-"""Train the yardstick: a U-Net that regresses the map from the same condition, by the same loop.
+"""Train the regression baseline: a U-Net that predicts the map directly from the same condition, with the same loop.
 
 accelerate launch scripts/train_baseline.py --cfg configs/tiny_baseline.yaml [--dry_run] [key=value ...]
 """
@@ -8,20 +8,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from denoising_diffusion_pytorch.build import build_loss
+from denoising_diffusion_pytorch.build import build_loss, build_model
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.launch import begin
-from denoising_diffusion_pytorch.loading import build_model, load_initial
-from denoising_diffusion_pytorch.objectives import RegressionObjective
+from denoising_diffusion_pytorch.config.schema import Config
+from denoising_diffusion_pytorch.loading import load_starting_weights
+from denoising_diffusion_pytorch.training.data import TrainingData
+from denoising_diffusion_pytorch.training.objectives import RegressionObjective
+from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
+from denoising_diffusion_pytorch.training.trainer import Trainer
+from denoising_diffusion_pytorch.training.validation import make_validation
+
+
+def train(config: Config) -> None:
+    """Train the U-Net to the end, or resume a run that was interrupted."""
+    accelerator = make_accelerator(config.trainer)
+    data = TrainingData(config)
+    model = build_model(config, "baseline")
+    load_starting_weights(model, config, "baseline", accelerator.print)
+    objectives = [RegressionObjective(model, build_loss(config.first_stage_config))]
+    validation = make_validation(config, "baseline", accelerator)
+    Trainer(config, "baseline", model, objectives, data.batches, accelerator=accelerator, validation=validation).train()
 
 
 def main() -> None:
-    start = begin("baseline", __doc__)
-    if start is not None:
-        model = build_model(start.config, "baseline")
-        if start.starts_from_weights:
-            start.accelerator.print(load_initial(model, start.config, "baseline"))
-        start.train(model, [RegressionObjective(model, build_loss(start.config.first_stage_config))])
+    config = read_command("baseline", __doc__)
+    if config is not None:
+        train(config)
 
 
 if __name__ == "__main__":

@@ -1,69 +1,87 @@
 """The structure itself: who may import whom."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "denoising_diffusion_pytorch"
 
-# module -> modules of the package that it may import; everything else is refused
+# file or room -> modules and rooms of the package that it may import; everything else is refused
+NETWORKS = {"blocks", "swin", "unet", "autoencoder", "regression"}
+MATHEMATICS = {"diffusion", "losses", "radio_map", "randomness", "latent_diffusion"}
 ALLOWED = {
-    "blocks": set(),
-    "diffusion": set(),
-    "ema": set(),
-    "randomness": set(),
-    "schedule": set(),
-    "watch": set(),
-    "report": set(),
-    "errors": set(),
-    "autoencoder": {"blocks"},
-    "swin": {"blocks"},
-    "unet": {"blocks", "swin"},
+    **{name: {"blocks", "swin", "radio_map"} for name in NETWORKS},
+    **dict.fromkeys(("blocks", "diffusion", "radio_map", "randomness", "errors"), set()),
     "serialization": {"errors"},
     "losses": {"autoencoder", "errors", "serialization"},
-    "regression": {"blocks"},
-    "build": {"autoencoder", "config", "diffusion", "losses", "regression", "swin", "unet"},
+    "latent_diffusion": {"autoencoder", "diffusion", "radio_map", "randomness", "build"},  # build: the document's call
+    "config": {"errors"},
+    "build": NETWORKS | MATHEMATICS | {"config"},
+    "loading": {"autoencoder", "build", "config", "errors", "serialization", "training/checkpoint"},
+    "inference": NETWORKS | MATHEMATICS | {"errors", "loading"},
+    "cli": {"errors"},
 }
-ENTRY = {"__init__", "launch", "cli", "inference", "latents", "validation"}  # the modules that may know datasets
+IN_TRAINING = {  # the rest of the room may import everything
+    **dict.fromkeys(("ema", "schedule", "report"), set()),
+    "checkpoint": {"config", "errors"},
+    "objectives": NETWORKS | MATHEMATICS | {"config"},
+    "finite_guard": {"training/trainer"},  # for its type
+    "checkpointer": {"config", "errors", "loading"}
+    | {f"training/{name}" for name in ("checkpoint", "ema", "objectives")},
+    "latents": {"autoencoder"},
+}
+KNOW_DATASETS = {"inference", "cli", "training/data", "training/latents", "training/validation"}
 
 
-def imports(path: Path) -> set[str]:
-    """Project modules that a file imports: `data`, or names inside the package."""
-    found = set()
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """(modules of the package, other packages) that a file imports: `swin`, `config`, `training/ema`; `data`, `torch`."""
+    ours, others = set(), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            if node.level or (node.module or "").startswith(PACKAGE.name):
-                module = (node.module or "").removeprefix(PACKAGE.name).strip(".")
-                found |= {module.split(".")[0]} if module else {alias.name for alias in node.names}
-            else:
-                found.add((node.module or "").split(".")[0])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-    return found
+        if isinstance(node, ast.Import):
+            others |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            room = path.relative_to(PACKAGE).parent.parts[: 2 - node.level]
+            places = [node.module] if node.module else [alias.name for alias in node.names]
+            ours |= {"/".join((*room, *place.split("."))) for place in places}
+        elif isinstance(node, ast.ImportFrom):
+            others.add(node.module.split(".")[0])
+    return {"config" if place.startswith("config/") else place for place in ours}, others
 
 
-def test_networks_import_downwards_only():
-    modules = {path.stem for path in PACKAGE.glob("*.py")}
+def test_imports_go_one_way():
     for name, allowed in ALLOWED.items():
-        used = imports(PACKAGE / f"{name}.py")
-        assert used & modules <= allowed, (name, used & modules - allowed)
+        room = PACKAGE / name
+        for path in room.glob("*.py") if room.is_dir() else [PACKAGE / f"{name}.py"]:
+            assert imports(path)[0] <= allowed | {name}, path
+    for name, allowed in IN_TRAINING.items():
+        assert imports(PACKAGE / "training" / f"{name}.py")[0] <= allowed, name
 
 
-def test_reading_a_configuration_needs_no_networks():
-    modules = {path.stem for path in PACKAGE.glob("*.py")}
+def test_every_module_has_its_place():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} <= ALLOWED.keys()
+
+
+def test_networks_load_no_more_than_themselves():
+    """What a notebook that wants a network must not wait for."""
+    heavy = ("accelerate", "matplotlib", "data", "pydantic", "tensorboard", "torchvision")
+    code = f"import sys; from denoising_diffusion_pytorch import Unet; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_reading_a_configuration_needs_no_torch():
     for path in (PACKAGE / "config").glob("*.py"):
-        used = imports(path)
-        assert "torch" not in used, path
-        assert used & modules <= {"errors"}, path
+        assert "torch" not in imports(path)[1], path
 
 
-def test_only_the_entry_layer_knows_datasets():
-    for path in PACKAGE.glob("*.py"):
-        if path.stem not in ENTRY:
-            assert "data" not in imports(path), path
+def test_only_some_modules_know_datasets():
+    for path in PACKAGE.rglob("*.py"):
+        if str(path.relative_to(PACKAGE).with_suffix("")) not in KNOW_DATASETS:
+            assert "data" not in imports(path)[1], path
 
 
 def test_data_knows_no_networks():
     for path in (ROOT / "data").rglob("*.py"):
-        assert PACKAGE.name not in {name.split(".")[0] for name in imports(path)}, path
-        assert f"from {PACKAGE.name}" not in path.read_text(encoding="utf-8"), path
+        assert PACKAGE.name not in path.read_text(encoding="utf-8"), path

@@ -441,7 +441,7 @@ def test_whole_numbers_are_numbers(load):
 # ---- derivations -------------------------------------------------------------------------------------------------
 
 
-def test_geometry_is_derived(load):
+def test_architecture_is_derived(load):
     config = load("first_stage_config: {embed_dim: 4, ddconfig: {resolution: 128, patch_size: 2, ch_mult: [1, 2]}}")
     unet, cond = config.unet_config, config.cond_stage_config
     assert (unet.image_size, unet.in_channels, unet.out_channels) == (32, 4, 4)
@@ -504,19 +504,36 @@ def test_stage_1_does_not_judge_the_networks_of_stage_2(load):
         resolve(schema.Config(), "both")
 
 
+def test_stage_2_takes_the_autoencoder_from_its_checkpoint(tmp_path):
+    """Where the file does not say what it looks like; what the file does say stays."""
+    path = tmp_path / "ldm.yaml"
+    path.write_text(
+        "first_stage_config: {ckpt_path: somewhere, ddconfig: {ch: 8}}\nunet_config: {attention_resolutions: [2]}"
+    )
+    theirs = resolve(
+        parse_config({"first_stage_config": {"embed_dim": 4, "ddconfig": {"ch_mult": [1, 2], "ch": 16}}}), "vae"
+    )
+    asked = []
+    config = load_config(path, trained=lambda place: asked.append(place) or theirs.first_stage_config)
+    first = config.first_stage_config
+    assert (first.embed_dim, first.ddconfig.ch_mult, first.ddconfig.ch) == (4, [1, 2], 8) and asked == ["somewhere"]
+    assert config.unet_config.in_channels == 4 and config.unet_config.image_size == 160
+    assert load_config(path, trained=lambda place: None).first_stage_config.embed_dim == 3
+    assert load_config(path, stage="vae", trained=lambda place: 1 / 0).first_stage_config.embed_dim == 3
+
+
 def test_floor_of_the_learning_rate(load, refuse):
     def floor(text, *overrides):
-        trainer = load(text, *overrides).trainer
-        return trainer.min_learning_rate, trainer.lr_scheduler.min_lr_ratio
+        return load(text, *overrides).trainer.min_learning_rate
 
-    assert floor("") == (5e-6, 0.1)
-    assert floor("trainer: {lr: 1e-3}") == (1e-4, 0.1)
-    assert floor("trainer: {lr: 1e-3, min_lr: 1e-5}") == (1e-5, pytest.approx(0.01))
-    assert floor("trainer: {min_lr: 0}") == (0.0, 0.0)
+    assert floor("") == 5e-6
+    assert floor("trainer: {lr: 1e-3}") == 1e-4
+    assert floor("trainer: {lr: 1e-3, min_lr: 1e-5}") == 1e-5
+    assert floor("trainer: {min_lr: 0}") == 0
     both = "trainer: {lr: 5e-5, min_lr: 5e-6, lr_scheduler: {min_lr_ratio: 0.1}}"
-    assert floor(both, "trainer.learning_rate=1e-4") == (1e-5, 0.1)
-    assert floor(both, "optimization.min_lr=1e-6") == (1e-6, pytest.approx(0.02))
-    assert floor(both, "trainer.lr_scheduler.min_lr_ratio=0.5") == (2.5e-5, 0.5)
+    assert floor(both, "trainer.learning_rate=1e-4") == 1e-5
+    assert floor(both, "optimization.min_lr=1e-6") == 1e-6
+    assert floor(both, "trainer.lr_scheduler.min_lr_ratio=0.5") == 2.5e-5
     refuse("trainer: {min_lr: 1e-6, lr_scheduler: {min_lr_ratio: 0.1}}", "trainer.min_learning_rate", "min_lr_ratio")
     refuse("trainer: {min_lr: 1e-3}", "trainer.min_learning_rate is 0.001", "learning_rate")
 

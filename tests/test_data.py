@@ -26,6 +26,7 @@ from data import (
     gain_to_db,
     prepare,
     process_batch,
+    training_loader,
 )
 from data.augment import symmetry
 from data.conditions import condition
@@ -38,7 +39,7 @@ from data.sampler import SampleStream
 from data.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
 from data.window import best_server, window
-from denoising_diffusion_pytorch.losses import apply_mask
+from denoising_diffusion_pytorch.radio_map import apply_mask
 from tests.conftest import make_scene_files, save_grey, save_json
 
 
@@ -465,8 +466,8 @@ def test_stream_covers_every_epoch_and_is_shared_by_ranks():
         len(SampleStream(7, 2))
 
 
-def documents_config(root, batch_size, workers=0):
-    params = SimpleNamespace(data_root=root, simulation_type="DPM", num_workers=workers)
+def documents_config(root, batch_size):
+    params = SimpleNamespace(data_root=root, simulation_type="DPM")
     return SimpleNamespace(data=SimpleNamespace(params=params), trainer=SimpleNamespace(batch_size=batch_size))
 
 
@@ -484,7 +485,8 @@ def test_create_dataloader_and_process_batch(radiomapseer):
 def test_workers_change_nothing(radiomapseer):
     batches = []
     for workers in (0, 1):
-        loader = iter(create_dataloader(documents_config(radiomapseer, 4, workers), start_batch=3, endless=True))
+        dataset = RadioUNet_c(radiomapseer, augmentation=Augmentation())
+        loader = iter(training_loader(dataset, 4, start_batch=3, num_workers=workers))
         batches.append([next(loader) for _ in range(3)])
     for a, b in zip(*batches, strict=True):
         assert a["name"] == b["name"] and torch.equal(a["image"], b["image"]) and torch.equal(a["seed"], b["seed"])

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from denoising_diffusion_pytorch.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
 from scripts.chaos import chaos, compare, environment, lives, set_up, train_command
 
 

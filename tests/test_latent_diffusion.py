@@ -6,12 +6,14 @@ import torch
 
 from data import Scene, prepare
 from data.layout import Layout
-from denoising_diffusion_pytorch.build import build_loss
+from denoising_diffusion_pytorch import latent_diffusion
+from denoising_diffusion_pytorch.build import build_loss, build_model
+from denoising_diffusion_pytorch.config import schema
+from denoising_diffusion_pytorch.diffusion import DecoupledDiffusion, GaussianDiffusion
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import predict_batch
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
-from denoising_diffusion_pytorch.loading import build_model
-from denoising_diffusion_pytorch.objectives import AutoencoderObjective, JointObjective, LatentObjective
+from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, JointObjective, LatentObjective
 from tests.tiny import TINY, tiny_batch, tiny_config
 
 VARIANTS = [("ddpm", "pred_noise"), ("ddpm", "pred_x0"), ("ddpm", "pred_v"), ("const_sde", "pred_KC")]
@@ -190,18 +192,39 @@ def test_configuration_as_plain_dicts_in_the_documents_spelling():
                 "params": {"model_channels": 128},
             },
         )
-        assert model.latent_shape == (3, 80, 80)
         assert model.encode_first_stage(torch.zeros(1, 1, 320, 320)).mode().shape == (1, 3, 80, 80)
         noisy = model.q_sample(torch.zeros(1, 3, 80, 80), torch.zeros(1, dtype=torch.long))
         assert model.denoise(noisy, torch.zeros(1), torch.zeros(1, 3, 80, 80)).shape == (1, 3, 80, 80)
-        assert LatentDiffusion().latent_shape == (3, 80, 80)
+        assert LatentDiffusion().unet.conv_out.out_channels == 3
 
 
 def test_sections_may_be_dicts_of_the_tiny_file():
     sections = {
         key: TINY[key] for key in ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")
     }
-    assert LatentDiffusion(**sections).latent_shape == (2, 8, 8)
+    model = LatentDiffusion(**sections)
+    model.scale_factor.fill_(1.0)
+    assert model.eval().sample(tiny_batch(0)["conditions"]).shape == (2, 1, 16, 16)
+
+
+def test_modules_are_taken_as_they_are():
+    parts = tiny_model()
+    model = LatentDiffusion(
+        parts.first_stage_model, parts.cond_stage_model, parts.unet, parts.diffusion, sampler="ddpm", scale_factor=2.0
+    )
+    assert model.sampling() == ("ddpm", 50) and model.state_dict().keys() == parts.state_dict().keys()
+    assert model.eval().sample(tiny_batch(0)["conditions"], steps=2).shape == (2, 1, 16, 16)
+
+
+def test_samplers_of_settings_are_those_of_the_processes():
+    for model_type, process in (("ddpm", GaussianDiffusion), ("const_sde", DecoupledDiffusion)):
+        assert tuple(latent_diffusion.SAMPLERS[process]) == schema.SAMPLERS[model_type]
+
+
+def test_a_condition_of_four_unnamed_channels():
+    sections = {key: TINY[key] for key in ("first_stage_config", "unet_config", "diffusion_config")}
+    model = LatentDiffusion(cond_stage_config=TINY["cond_stage_config"] | {"in_channels": 4}, **sections)
+    assert model.encode_condition(torch.zeros(1, 4, 8, 8))[0].shape == (1, 8, 8, 8)
 
 
 def test_wrong_sampler_is_refused():

@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from data import Augmentation, DataError, RadioMapDataset, RadioMapSeer
+from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.latents import encode_dataset
-from denoising_diffusion_pytorch.loading import build_model
-from denoising_diffusion_pytorch.objectives import LatentObjective
+from denoising_diffusion_pytorch.training.latents import encode_dataset
+from denoising_diffusion_pytorch.training.objectives import LatentObjective
 from tests.tiny import tiny_config
 
 

@@ -7,18 +7,18 @@ import torch
 from torch import nn
 
 from denoising_diffusion_pytorch.autoencoder import AutoencoderKL
-from denoising_diffusion_pytorch.ema import EMAModel
 from denoising_diffusion_pytorch.errors import CheckpointError
 from denoising_diffusion_pytorch.losses import (
     AutoencoderLoss,
     LPIPSLoss,
     PatchDiscriminator,
     adaptive_weight,
-    apply_mask,
     hinge_gan_loss,
 )
+from denoising_diffusion_pytorch.radio_map import apply_mask
 from denoising_diffusion_pytorch.randomness import GlobalRandom, KeyedRandom
-from denoising_diffusion_pytorch.schedule import learning_rate
+from denoising_diffusion_pytorch.training.ema import EMAModel
+from denoising_diffusion_pytorch.training.schedule import learning_rate
 
 
 def test_hinge():

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from denoising_diffusion_pytorch.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from denoising_diffusion_pytorch.blocks import AttnBlock, FourierFeatures, timestep_embedding
-from denoising_diffusion_pytorch.report import count_parameters
 from denoising_diffusion_pytorch.swin import SwinConditionEncoder, WindowAttention, window_partition, window_reverse
+from denoising_diffusion_pytorch.training.report import count_parameters
 from denoising_diffusion_pytorch.unet import Unet
 
 
@@ -134,23 +133,39 @@ def test_relative_position_bias_depends_on_offset_alone():
     assert index.unique().numel() == 49
 
 
-def test_unet_inputs_matter_and_none_condition_works():
-    torch.manual_seed(0)
-    unet = Unet(dim=16, channels=3, dim_mults=[1, 2], num_heads=2, window_size=4)
-    torch.nn.init.normal_(unet.conv_out.weight)
-    for module in unet.modules():
+def wake(network):
+    """Give layers that begin at zero random weights."""
+    for module in network.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module.weight.abs().sum() == 0:
             torch.nn.init.normal_(module.weight, std=0.1)
-    x, cond = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
-    base = unet(x, torch.tensor([10.0, 20.0]), cond)
+    return network
+
+
+def test_unet_inputs_matter():
+    torch.manual_seed(0)
+    unet = wake(Unet(dim=16, channels=3, dim_mults=[1, 2], context_channels=[4, 5], num_heads=2, window_size=4))
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 20.0])
+    cond = [torch.randn(2, 4, 8, 8), torch.randn(2, 5, 4, 4)]
+    base = unet(x, t, cond)
     assert base.shape == (2, 3, 8, 8)
     assert not torch.allclose(base, unet(x, torch.tensor([500.0, 20.0]), cond))
-    assert not torch.allclose(base, unet(x, torch.tensor([10.0, 20.0]), cond + 1))
-    assert not torch.allclose(base, unet(x, torch.tensor([10.0, 20.0])))
-    pyramid = [cond, F.avg_pool2d(cond, 2)]
-    assert torch.allclose(base, unet(x, torch.tensor([10.0, 20.0]), pyramid), atol=1e-5)
+    for level in range(2):
+        changed = [each + 1 if index == level else each for index, each in enumerate(cond)]
+        assert not torch.allclose(base, unet(x, t, changed))
     with pytest.raises(ValueError, match="multiples of 2"):
-        unet(torch.randn(1, 3, 9, 8), torch.zeros(1))
+        unet(torch.randn(1, 3, 9, 8), torch.zeros(1), cond)
+    for wrong in (None, cond[:1], [torch.randn(2, 3, 8, 8)]):
+        with pytest.raises(ValueError, match=r"takes \[4, 5\]"):
+            unet(x, t, wrong)
+
+
+def test_unet_of_the_document_needs_no_condition():
+    torch.manual_seed(0)
+    unet = wake(Unet(dim=16, channels=3, dim_mults=[1, 2], num_heads=2, window_size=4))
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 20.0])
+    assert unet(x, t).shape == (2, 3, 8, 8) and not torch.allclose(unet(x, t), unet(x + 1, t))
+    with pytest.raises(ValueError, match=r"takes \[\]"):
+        unet(x, t, [x])
 
 
 def test_gradient_checkpointing_changes_nothing():

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from denoising_diffusion_pytorch.checkpoint import find_checkpoint
-from denoising_diffusion_pytorch.results import read_log
+from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.training.results import read_log
 from scripts.chaos import ROOT, SCRIPTS, set_up
 
 SETTINGS = (

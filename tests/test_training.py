@@ -20,18 +20,22 @@ from torch.distributed.utils import _recursive_to
 
 from data import DataError, RadioUNet_c, Scene, process_batch
 from data.layout import Layout
-from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch import loading
-from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss
-from denoising_diffusion_pytorch.checkpoint import save_checkpoint
+from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss, build_model
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError, TrainingError
 from denoising_diffusion_pytorch.inference import Prediction
-from denoising_diffusion_pytorch.loading import build_model, load_initial
-from denoising_diffusion_pytorch.objectives import AutoencoderObjective, DiscriminatorObjective, LatentObjective
-from denoising_diffusion_pytorch.processes import choose_precision, make_accelerator
+from denoising_diffusion_pytorch.loading import load_initial
 from denoising_diffusion_pytorch.randomness import KeyedRandom
-from denoising_diffusion_pytorch.results import read_log
-from denoising_diffusion_pytorch.trainer import Trainer
+from denoising_diffusion_pytorch.training import checkpoint as ck
+from denoising_diffusion_pytorch.training.checkpoint import save_checkpoint
+from denoising_diffusion_pytorch.training.objectives import (
+    AutoencoderObjective,
+    DiscriminatorObjective,
+    LatentObjective,
+)
+from denoising_diffusion_pytorch.training.results import read_log
+from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
+from denoising_diffusion_pytorch.training.trainer import Trainer
 from tests.conftest import save_grey
 from tests.tiny import merged, tiny_batch, tiny_batches, tiny_config
 
@@ -53,7 +57,7 @@ def make_trainer(folder, stage="ldm", batches=tiny_batches, **changes):
     accelerator = make_accelerator(config.trainer)  # seeds torch
     first = config.first_stage_config
     if stage == "ldm":
-        model = loading.build_model(config, "ldm")
+        model = build_model(config, "ldm")
         model.scale_factor.fill_(1.0)
         objectives = [LatentObjective(model, build_loss(config.first_stage_config), config.diffusion_config.end_to_end)]
     else:
@@ -81,7 +85,7 @@ def test_two_and_two_steps_equal_four(tmp_path, stage, accumulation):
     changes["trainer"] = {"gradient_accumulation": accumulation}
     make_trainer(tmp_path / "whole", stage, **changes).train()
     first = make_trainer(tmp_path / "parts", stage, **changes)
-    first._stopping = lambda: first.step == 2
+    first.stop.agreed = lambda: first.step == 2
     first.train()
     assert ck.find_checkpoint(tmp_path / "parts").step == 2
     second = make_trainer(tmp_path / "parts", stage, **changes)
@@ -173,7 +177,7 @@ def test_ema_of_every_step_under_accumulation(tmp_path):
 
     def watched(step):
         update(step)
-        history.append(torch.cat([p.detach().flatten() for p in trainer.parameters[0]]))
+        history.append(torch.cat([p.detach().flatten() for p in trainer.optimizations[0].parameters]))
 
     trainer.ema.update_after_step = watched
     trainer.train()
@@ -214,7 +218,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()
     holder = "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-    holder += "from pathlib import Path; from denoising_diffusion_pytorch.results import Results\n"
+    holder += "from pathlib import Path; from denoising_diffusion_pytorch.training.results import Results\n"
     holder += "kept = Results(Path(sys.argv[2])); print('held', flush=True); time.sleep(60)"
     root = str(Path(__file__).resolve().parents[1])
     with subprocess.Popen([sys.executable, "-c", holder, root, str(tmp_path)], stdout=subprocess.PIPE) as other:
@@ -252,10 +256,10 @@ def test_accumulation_equals_one_large_batch(tmp_path, stage):
             )
             trainer.model.double()
             captured = []
-            trainer._update = lambda active, seen, logs, t=trainer, c=captured: (
-                c.extend(p.grad.clone() for p in t.parameters[0]) or {}
+            trainer.guard.check = lambda step, values, t=trainer, c=captured: c.extend(
+                p.grad.clone() for p in t.optimizations[0].parameters
             )
-            trainer.take_step(iter(batches(trainer.accelerator, 0)))
+            trainer.train_step(iter(batches(trainer.accelerator, 0)))
         finally:
             torch.set_default_dtype(torch.float)
         gradients.append(captured)
@@ -274,15 +278,17 @@ def test_steps_are_optimizer_steps(tmp_path):
     trainer = make_trainer(tmp_path, batches=counted)
     trainer.train()
     assert taken == [f"{number}_0" for number in range(8)]  # 4 steps x 2 micro-batches
-    steps = [int(state["step"]) for state in trainer.optimizers[0].state.values()]
+    steps = [int(state["step"]) for state in trainer.optimizations[0].optimizer.state.values()]
     assert set(steps) == {4}
 
 
 def test_clipping_happens_before_the_step(tmp_path):
     trainer = make_trainer(tmp_path, trainer={"gradient_clip": 1e-12, "optimizer": {"eps": 1.0, "weight_decay": 0.0}})
-    before = [p.detach().clone() for p in trainer.parameters[0]]
+    before = [p.detach().clone() for p in trainer.optimizations[0].parameters]
     trainer.train()
-    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(before, trainer.parameters[0], strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-9) for a, b in zip(before, trainer.optimizations[0].parameters, strict=True)
+    )
 
 
 def spoiled(name, key, row, value):
@@ -302,6 +308,19 @@ def test_a_nonfinite_loss_stops_before_the_update(tmp_path):
     with pytest.raises(TrainingError, match=r"step 3.*6_0.*ckpt_2"):
         trainer.train()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_nothing_is_updated_from_a_nonfinite_value_on_until_it_is_noticed(tmp_path):
+    """The guard is read at the log line of step 6; the batch of step 1 is read again for the error."""
+    settings = {"training_steps": 6, "save_interval": 100, "log_interval": 100}
+    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "images", 0, "nan"), trainer=settings)
+    history = []
+    step = trainer.train_step
+    trainer.train_step = lambda batches: (step(batches), history.append(trainer.model.unet.conv_in.weight.clone()))[0]
+    with pytest.raises(TrainingError, match=r"non-finite at step 1: .*2_0, 2_1, 3_0, 3_1.*step_1_rank_0"):
+        trainer.train()
+    assert len(history) == 6 and all(torch.equal(history[0], later) for later in history[1:])
+    assert ck.find_checkpoint(tmp_path) is None
 
 
 def test_a_nonfinite_last_step_is_not_saved(tmp_path):
@@ -333,11 +352,11 @@ def test_a_step_never_waits_for_the_gpu(tmp_path, stage):
 
     trainer = make_trainer(tmp_path, stage, batches=on_device)
     batches = list(islice(on_device(trainer.accelerator, 0), 8))
-    trainer.take_step(iter(batches[:2]))  # warms up
-    trainer.take_step(iter(batches[2:4]))
+    trainer.train_step(iter(batches[:2]))  # warms up
+    trainer.train_step(iter(batches[2:4]))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trainer.take_step(iter(batches[4:6]))
+        trainer.train_step(iter(batches[4:6]))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -350,20 +369,20 @@ def test_the_dump_reproduces_a_nonfinite_loss(tmp_path):
     assert (
         dump["step"] == 1 and dump["nonfinite_gradients"] and [b["names"][0] for b in dump["batches"]] == ["2_0", "3_0"]
     )
-    again = make_trainer(tmp_path / "other", unet_config={"dropout": 0.2}).objectives[0]
+    again = make_trainer(tmp_path / "other", unet_config={"dropout": 0.2}).optimizations[0].objective
     again.load_state_dict(dump["objectives"]["diffusion"])
     losses = []
     for batch, state in zip(dump["batches"], dump["rng_states"], strict=True):
         torch.set_rng_state(state)
         losses.append(again(batch, dump["step"], {})[0].item() / 2)
     assert math.isfinite(losses[0]) and not math.isfinite(losses[1])
-    assert not math.isfinite(dump["values"]["loss"])
+    assert [math.isfinite(values["loss"]) for values in dump["values"]] == [True, False]
 
 
 def half_gradients(trainer, scaler):
     """Give a trainer a gradient scaler and gradients with the range of fp16, on any device."""
     trainer.accelerator.scaler = scaler
-    for parameter in trainer.parameters[0]:
+    for parameter in trainer.optimizations[0].parameters:
         parameter.register_hook(lambda gradient: gradient.half().float())
     return trainer
 
@@ -371,16 +390,18 @@ def half_gradients(trainer, scaler):
 def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**21, growth_interval=10**6)
     trainer = half_gradients(make_trainer(tmp_path, trainer={"training_steps": 6}), scaler)
-    before = [p.detach().clone() for p in trainer.parameters[0]]
+    before = [p.detach().clone() for p in trainer.optimizations[0].parameters]
     unchanged = []
-    step = trainer.take_step
+    step = trainer.train_step
 
     def watched(batches):
         logs = step(batches)
-        unchanged.append(all(torch.equal(a, b) for a, b in zip(before, trainer.parameters[0], strict=True)))
+        unchanged.append(
+            all(torch.equal(a, b) for a, b in zip(before, trainer.optimizations[0].parameters, strict=True))
+        )
         return logs
 
-    trainer.take_step = watched
+    trainer.train_step = watched
     trainer.train()
     log = read_log(tmp_path / "train.log")
     skipped = [log["skipped"][number] for number in range(1, 7)]
@@ -390,7 +411,7 @@ def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
     assert log["grad_scale"][6] < 2.0**21
     resumed = make_trainer(tmp_path, trainer={"training_steps": 7})
     resumed.accelerator.scaler = torch.amp.GradScaler("cpu")
-    resumed._resume()
+    resumed.checkpointer.resume()
     assert resumed.accelerator.scaler.get_scale() == log["grad_scale"][6]
 
 
@@ -433,9 +454,9 @@ def test_bad_samples_are_counted_once_and_across_a_resume(tmp_path):
 def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
     changes = {"first_stage_config": {"lossconfig": {"discr_start": 2}}}
     trainer = make_trainer(tmp_path, "vae", **changes)
-    before = [p.detach().clone() for p in trainer.parameters[1]]
+    before = [p.detach().clone() for p in trainer.optimizations[1].parameters]
     seen = []
-    original = trainer.take_step
+    original = trainer.train_step
 
     def watched(batches):
         logs = original(batches)
@@ -443,12 +464,12 @@ def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
             (
                 trainer.step - 1,  # the one just taken
                 "generator" in logs,
-                any(not torch.equal(a, b) for a, b in zip(before, trainer.parameters[1], strict=True)),
+                any(not torch.equal(a, b) for a, b in zip(before, trainer.optimizations[1].parameters, strict=True)),
             )
         )
         return logs
 
-    trainer.take_step = watched
+    trainer.train_step = watched
     trainer.train()
     assert seen == [(0, False, False), (1, False, False), (2, True, True), (3, True, True)]
 
@@ -467,11 +488,11 @@ def test_nothing_is_asked_of_masked_pixels():
 
 def test_the_generator_does_not_move_the_discriminator(tmp_path):
     trainer = make_trainer(tmp_path, "vae", first_stage_config={"lossconfig": {"discr_start": 0}})
-    loss, _, carry = trainer.objectives[0](tiny_batch(0), 0, {})
+    loss, _, carry = trainer.optimizations[0].objective(tiny_batch(0), 0, {})
     loss.backward()
-    assert all(p.grad is None for p in trainer.objectives[1].parameters())
-    trainer.objectives[1](tiny_batch(0), 0, carry)[0].backward()
-    assert all(p.grad is not None for p in trainer.objectives[1].parameters())
+    assert all(p.grad is None for p in trainer.optimizations[1].objective.parameters())
+    trainer.optimizations[1].objective(tiny_batch(0), 0, carry)[0].backward()
+    assert all(p.grad is not None for p in trainer.optimizations[1].objective.parameters())
 
 
 def test_milestones(tmp_path):
@@ -479,8 +500,7 @@ def test_milestones(tmp_path):
     with pytest.raises(CheckpointError, match="no ckpt_3.*2, 4, 6"):
         make_trainer(tmp_path, trainer={"resume_milestone": 3}).train()
     chosen = make_trainer(tmp_path, trainer={"resume_milestone": 4})
-    chosen._resume()
-    assert chosen.step == 4
+    assert chosen.checkpointer.resume() == 4
 
 
 def test_existing_results_are_not_overwritten(tmp_path):
@@ -491,7 +511,7 @@ def test_existing_results_are_not_overwritten(tmp_path):
         make_trainer(tmp_path, "vae").train()
 
 
-def test_another_geometry_is_refused_by_name(tmp_path):
+def test_another_architecture_is_refused_by_name(tmp_path):
     make_trainer(tmp_path).train()
     with pytest.raises(CheckpointError, match="unet_config.model_channels"):
         make_trainer(tmp_path, unet_config={"model_channels": 16}).train()
@@ -703,7 +723,7 @@ def test_memory_layout_changes_no_result(tmp_path, stage):
     assert all(math.isclose(last[step], first[step], rel_tol=1e-4) for step in range(1, 5))
     resumed = make_trainer(tmp_path / "first", stage, trainer={"channels_last": True, "training_steps": 5}, **changes)
     resumed.train()  # moments that were saved in the other layout
-    for parameter, state in resumed.optimizers[0].state.items():
+    for parameter, state in resumed.optimizations[0].optimizer.state.items():
         assert state["exp_avg"].stride() == parameter.stride()
 
 
@@ -730,7 +750,7 @@ def test_resuming_takes_the_new_settings_of_the_optimizer(tmp_path):
         tmp_path, trainer={"training_steps": 5, "optimizer": {"weight_decay": 0.5, "betas": [0.8, 0.9]}}
     )
     resumed.train()
-    group = resumed.optimizers[0].param_groups[0]
+    group = resumed.optimizations[0].optimizer.param_groups[0]
     assert group["weight_decay"] == 0.5 and group["betas"] == (0.8, 0.9) and group["fused"] == resumed.fused
 
 

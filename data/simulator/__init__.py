@@ -1,4 +1,4 @@
-"""The embedded simulator: random cities and dominant-path radio maps; laws and accuracy in docs/simulator.md."""
+"""The embedded simulator: random cities and dominant-path radio maps. Laws and accuracy: docs/simulator.md."""
 
 from .cities import random_city, random_transmitter
 from .detour import detour_distance

@@ -1,9 +1,9 @@
-"""Random city layouts: blocks along streets, rows of equal houses, slabs, courts, large halls, open squares, bends.
+"""Random city layouts: blocks along streets, rows of equal houses, slabs, courtyards, halls, open squares, bends.
 
-A map is cut into blocks by streets and blocks into lots by lanes, in one rotated frame a district; a lot carries a
-building or stays open. A smooth bend of the whole map makes streets and long buildings curve. How large, how dense and
-how regular differs from map to map, so that the spread over maps, not only the mean, is that of real cities (the
-figures stand in docs/simulator.md).
+Streets cut a map into blocks and lanes cut blocks into lots, in one rotated frame per district; a lot carries a
+building or stays open. A smooth bend of the whole map makes streets and long buildings curve. Size, density and
+regularity vary from map to map, so that the spread over maps matches real cities, not only the mean (numbers in
+docs/simulator.md).
 """
 
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ from ..layout import Layout
 from ..polygons import clip, drop_straight
 from ..registration import snap
 
-BORDER_LOSS = 0.7  # share of the lots across the map's border that stay open; real maps have few cut buildings
-LOTS_A_BLOCK = 12  # largest block, in median lots
-EDGE_STEP = 14.0  # m, longest straight piece of a wall that the bend is applied to
+BORDER_LOSS = 0.7  # share of lots across the map's border that stay open; real maps have few cut buildings
+LOTS_A_BLOCK = 12  # area of the largest block, in median lots
+EDGE_STEP = 14.0  # m; walls are cut into pieces of at most this length before the bend
 
 
 @dataclass
 class Style:
-    """What is drawn once a map."""
+    """Parameters that are drawn once per map."""
 
     built: float  # share of lots that carry a building
-    open_blocks: float  # share of blocks that stay open as a whole
+    open_blocks: float  # share of blocks that stay completely open
     lot_area: float  # m2, median lot
-    lot_spread: float  # of the logarithm
+    lot_spread: float  # standard deviation of the logarithm of the area
     street: float  # m, width between blocks
     lane: float  # m, width between lots
     setback: float  # largest share by which a building is smaller than its lot
     regular: float  # share of blocks that are cut into equal lots
-    slabs: float  # share of those whose rows are one long building each
+    slabs: float  # share of those in which each row is one long building
     irregular: float  # degrees, standard deviation of a building's direction
     districts: int
     bend: float  # m, amplitude of the bend of the whole map
@@ -47,7 +47,7 @@ class Lot:
     width: float
     height: float
     fill: tuple[float, float]  # share of width and height that a building takes
-    plain: bool  # a box, as all its neighbours
+    plain: bool  # without wings or a courtyard
 
 
 def random_style(rng: np.random.Generator) -> Style:
@@ -69,7 +69,10 @@ def random_style(rng: np.random.Generator) -> Style:
 
 
 def random_city(rng: np.random.Generator, size: int = 256) -> Layout:
-    """Draw a layout of size x size metres; corners are whole metres, cut buildings end at the border, as in RadioMapSeer."""
+    """Draw a layout of size x size metres.
+
+    As in RadioMapSeer, corners are whole metres and buildings are cut off at the border.
+    """
     style = random_style(rng)
     centres = rng.uniform(0, size, (style.districts, 2))
     base = rng.uniform(0, np.pi / 2)
@@ -94,7 +97,7 @@ def random_city(rng: np.random.Generator, size: int = 256) -> Layout:
 
 
 def _random_bend(rng: np.random.Generator, style: Style):
-    """A smooth map of outlines (N, 2) -> (M, 2) that shifts points across one direction by a long wave."""
+    """A smooth mapping of outlines (N, 2) -> (M, 2) that shifts points sideways along a long sine wave."""
     direction = rng.uniform(0, 2 * np.pi)
     along = np.array([np.cos(direction), np.sin(direction)])
     across = np.array([-along[1], along[0]])
@@ -115,8 +118,8 @@ def _random_bend(rng: np.random.Generator, style: Style):
 
 
 def _lots(rng: np.random.Generator, style: Style, size: int) -> list[Lot]:
-    """The lots of a district's endless street grid, as far as the map may reach."""
-    reach = size * 0.75  # half the diagonal and a little: the frame may be rotated
+    """The lots of a district's street grid, which covers the map in any rotation."""
+    reach = size * 0.75  # a little more than half the diagonal: the frame may be rotated
     pending = [(-reach, -reach, reach, reach, False)]
     lots = []
     while pending:
@@ -150,7 +153,7 @@ def _lots(rng: np.random.Generator, style: Style, size: int) -> list[Lot]:
 
 
 def _equal_lots(rng: np.random.Generator, style: Style, x0: float, y0: float, width: float, height: float) -> list[Lot]:
-    """A block of rows of equal lots along its longer side; with `slabs`, each row is one lot."""
+    """Rows of equal lots along a block's longer side; with probability `style.slabs` each row is one lot."""
     area = style.lot_area * np.exp(rng.normal(-0.1, style.lot_spread / 2))
     sideways = width < height
     long, short = max(width, height), min(width, height)
@@ -176,7 +179,7 @@ def _equal_lots(rng: np.random.Generator, style: Style, x0: float, y0: float, wi
 
 
 def _building(rng: np.random.Generator, lot: Lot) -> list[np.ndarray]:
-    """Outline about the origin, inside a lot; a second ring is a courtyard."""
+    """Outline around the origin that fits into a lot; a second ring is a courtyard."""
     w, h = lot.width * lot.fill[0] / 2, lot.height * lot.fill[1] / 2
     small = min(w, h)
     shape = "box" if lot.plain else rng.choice(["box", "L", "U", "T", "court"], p=[0.6, 0.18, 0.06, 0.06, 0.1])
@@ -205,7 +208,7 @@ def _building(rng: np.random.Generator, lot: Lot) -> list[np.ndarray]:
 
 
 def _stepped(rng: np.random.Generator, w: float, h: float) -> list[tuple[float, float]]:
-    """A long building of a few houses, each of which stands a little further back or forward."""
+    """A long building of several houses, each set back by a different amount."""
     long, short = max(w, h), min(w, h)
     houses = int(np.clip(round(2 * long / rng.uniform(9, 18)), 2, 7))
     ends = np.linspace(-long, long, houses + 1)
@@ -222,7 +225,7 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray], size: int) -> None:
-    """Put a building on the map unless it touches another one or hardly reaches into the map."""
+    """Add a building to the map unless it touches another one or hardly reaches into the map."""
     rings = [snap(clip(ring, (0, 0), (size - 1, size - 1))) for ring in rings]
     rings = [ring for ring in rings if len(ring) >= 3]
     if not rings:
@@ -243,10 +246,10 @@ def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray],
 
 
 def random_transmitter(city: Layout, rng: np.random.Generator) -> tuple[int, int]:
-    """(x, y) of a whole pixel in the open, in the central 150 / 256 of the map as in RadioMapSeer.
+    """(x, y) of a random open pixel in the central 150 / 256 of the map, as in RadioMapSeer.
 
     Raises:
-        ValueError: no open pixel there.
+        ValueError: there is no open pixel.
     """
     buildings = city.inside
     height, width = buildings.shape

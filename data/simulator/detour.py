@@ -1,11 +1,11 @@
-"""The shortest way on foot: distance from the transmitter around the buildings."""
+"""Length of the shortest path from the transmitter around the buildings."""
 
 import heapq
 
 import numpy as np
 from numba import njit
 
-# king's and knight's moves of a grid: 16 directions keep the length within 3 % of the true one
+# king's and knight's moves on a grid: 16 directions keep the length within 3 % of the true one
 STEPS = np.array(
     [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
     + [(2, 1), (2, -1), (-2, 1), (-2, -1), (1, 2), (-1, 2), (1, -2), (-1, -2)]
@@ -14,7 +14,7 @@ STEPS = np.array(
 
 @njit(cache=True, nogil=True)
 def _shortest(free, x, y, steps):
-    """Dijkstra's algorithm on the free cells; infinite where no way leads."""
+    """Dijkstra's algorithm on the free cells; infinite where there is no path."""
     height, width = free.shape
     distance = np.full((height, width), np.inf, np.float32)
     distance[y, x] = 0
@@ -43,16 +43,16 @@ def _shortest(free, x, y, steps):
 
 
 def detour_distance(buildings: np.ndarray, tx: tuple[float, float], cell: int = 2) -> np.ndarray:
-    """Length of the shortest way from the transmitter that stays outside buildings.
+    """Length of the shortest path from the transmitter that stays outside buildings.
 
     Args:
         buildings: (H, W) bool.
         tx: (x, y) in pixels.
-        cell: side of the grid's cells in pixels; a cell is free if less than three quarters of it are built. 1 where the
-            sides are not multiples.
+        cell: side of the grid's cells in pixels, replaced by 1 if H or W is not a multiple; a cell is free if less
+            than three quarters of it are built.
 
     Returns:
-        (H, W) float32 in pixels = metres, infinite where no way leads and inside buildings.
+        (H, W) float32 in pixels = metres, infinite inside buildings and where there is no path.
     """
     height, width = buildings.shape
     if height % cell or width % cell:

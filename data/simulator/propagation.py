@@ -1,11 +1,11 @@
 """Dominant-path propagation in two dimensions, with a law for paths over the roofs.
 
-Follows the dominant path model (Woelfle & Landstorfer, 1998) with constants fitted to RadioMapSeer's DPM maps. D is the
-unfolded length of a path in m, at least 1; losses are in dB beyond the strongest value of the scale (data/units.py):
+Follows the dominant path model (Woelfle & Landstorfer, 1998) with constants fitted to RadioMapSeer's DPM maps. D is
+the unfolded length of a path in m, at least 1; losses are in dB below the scale's strongest value (data/units.py):
 
     line of sight     L = 25 log10 D
     around corners    L = a + s log10 D + sum over corners of (c + min(b phi, M)), phi the turn in degrees
-    over the roofs    the same law in the vertical plane: up to the first wall, across, down behind the last one
+    over the roofs    the same law in the vertical plane: up to the first wall, across, down from the last one
 
 A pixel takes the least loss of the three.
 """
@@ -20,9 +20,9 @@ from ..polygons import corners_of, segments_of, shrink
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB
 from .visibility import blocked, blocking_wall, make_walls
 
-MARGIN = 0.6  # px at the ends of a ray where walls do not count
-SHRINK = 0.4  # px by which walls traced from a mask are moved inwards: the traced outline is a little outside
-TAUT = 0.05  # sine of the turn below which its side does not matter
+MARGIN = 0.6  # px at both ends of a ray where walls do not count
+SHRINK = 0.4  # px by which walls traced from a mask are moved inwards: the traced outline lies slightly outside
+TAUT = 0.05  # sine of the turn below which its direction does not matter
 DEGREES = 180 / np.pi
 
 
@@ -31,18 +31,18 @@ class Laws(NamedTuple):
 
     los_slope: float = 25.0
     offset: float = -1.34  # a, dB
-    slope: float = 28.6  # s, dB a decade
-    per_degree: float = 0.1535  # b, dB a degree
+    slope: float = 28.6  # s, dB per decade
+    per_degree: float = 0.1535  # b, dB per degree
     turn_limit: float = 11.2  # M, dB
     per_corner: float = 3.0  # c, dB
-    roof_height: float = 21.8  # m of the roofs above the antennas
+    roof_height: float = 21.8  # m, of the roofs above the antennas
     max_corners: int = 3
-    labels: int = 2  # best paths kept at a corner, which differ in the direction they arrive from
+    labels: int = 2  # best paths kept per corner, which differ in the direction of arrival
 
 
 @njit(cache=True, nogil=True)
 def _turn_loss(cosine, laws):
-    """Loss of one corner for the cosine of the turn."""
+    """Loss at one corner, from the cosine of the turn."""
     angle = np.arccos(min(1.0, max(-1.0, cosine))) * DEGREES
     return laws.per_corner + min(laws.per_degree * angle, laws.turn_limit)
 
@@ -59,7 +59,7 @@ def _is_taut(corner, ux, uy, vx, vy):
 
 @njit(cache=True, nogil=True)
 def _corner_visibility(corners, walls):
-    """(C, C) bool: corners that see each other."""
+    """(C, C) bool: pairs of corners that see each other."""
     count = corners.shape[0]
     visible = np.zeros((count, count), np.bool_)
     for i in range(count):
@@ -75,8 +75,9 @@ def _best_paths(corners, visible, walls, tx, ty, laws):
     """Best-first search from the transmitter over corners.
 
     Returns:
-        (N, 7) rows sorted by a lower bound of the loss behind them: bound, length, corner losses so far, arriving
-        direction x and y, corner index, and 10^(-corner losses / s), the share of the reach that they leave.
+        (N, 7) rows sorted by a lower bound of the loss after their last corner: bound, length, corner losses so far,
+        direction of arrival x and y, corner index, and 10^(-corner losses / s), the factor by which these losses
+        shorten the reach.
     """
     count, kept = corners.shape[0], laws.labels
     labels = np.full((count, kept, 6), 1e9)  # length, corner losses, ux, uy, corners before, key
@@ -128,11 +129,11 @@ def _best_paths(corners, visible, walls, tx, ty, laws):
 
 @njit(cache=True, nogil=True)
 def _place(labels, filled, vx, vy, key, laws):
-    """Slot for a new label at a corner, -1 if one there is at least as good whatever follows."""
+    """Slot for a new label at a corner; -1 if an existing one is at least as good for every continuation."""
     worst = 0
     for k in range(filled):
         extra = _turn_loss(labels[k, 2] * vx + labels[k, 3] * vy, laws) - laws.per_corner
-        if labels[k, 5] + extra <= key:  # it could turn into our direction and still be no worse
+        if labels[k, 5] + extra <= key:  # it could turn into the new direction and still be no worse
             return -1
         if labels[k, 5] > labels[worst, 5]:
             worst = k
@@ -158,12 +159,12 @@ def _sorted_paths(labels, filled, laws):
 
 @njit(cache=True, nogil=True)
 def _roof_loss(buildings, tx, ty, column, row, best, laws):
-    """Loss of the path over the roofs; infinite where no building stands between or it cannot beat `best`."""
+    """Loss of the path over the roofs; infinite if no building stands in between or it cannot beat `best`."""
     height, width = buildings.shape
     dx, dy = column - tx, row - ty
     d = np.hypot(dx, dy)
     least = laws.offset + laws.slope * np.log10(max(d, 1.0)) + 2 * _turn_loss(d / np.hypot(d, laws.roof_height), laws)
-    if least >= best:  # up and down are at most d each
+    if least >= best:  # a lower bound: the way up and the way down each cover at most d
         return np.inf
     steps = int(d * 3) + 1
     first = last = -1.0
@@ -176,7 +177,7 @@ def _roof_loss(buildings, tx, ty, column, row, best, laws):
             last = share
     if first < 0:
         return np.inf
-    up, down = first * d, (1 - last) * d  # ground distance to the first wall, and behind the last one
+    up, down = first * d, (1 - last) * d  # ground distance to the first wall and from the last one
     h = laws.roof_height
     length = np.hypot(up, h) + (d - up - down) + np.hypot(down, h)
     cosines = up / np.hypot(up, h), down / np.hypot(down, h)
@@ -187,19 +188,18 @@ def _roof_loss(buildings, tx, ty, column, row, best, laws):
 def _around_corners(paths, corners, walls, shadows, column, row, first, stop, bound, laws):
     """Least loss below `bound` around corners at a pixel, over paths[first:stop], and its path (-1: none).
 
-    `shadows` (N,) holds the wall that last blocked each path and is kept up to date: the next pixel mostly lies in the
-    same wall's shadow.
+    `shadows` (N,) holds the wall that last blocked each path and is updated: the next pixel usually lies in the same
+    wall's shadow.
     """
     best, winner = bound, -1
-    reach = 10 ** (
-        (best - laws.offset - laws.per_corner) / laws.slope
-    )  # a straight path of this length has loss `best`
+    # a path of this length with a single turn of zero degrees has loss `best`
+    reach = 10 ** ((best - laws.offset - laws.per_corner) / laws.slope)
     for index in range(first, stop):
         if paths[index, 0] >= best:  # sorted by this bound
             break
         corner = corners[int(paths[index, 5])]
         dx, dy = column - corner[0], row - corner[1]
-        left = reach * paths[index, 6] - paths[index, 1]  # how far the pixel may be; spares a logarithm for most
+        left = reach * paths[index, 6] - paths[index, 1]  # largest useful distance; saves most logarithms
         if left <= 0 or dx * dx + dy * dy >= left * left:
             continue
         d = np.hypot(dx, dy) + 1e-6
@@ -221,7 +221,7 @@ def _around_corners(paths, corners, walls, shadows, column, row, first, stop, bo
 
 @njit(cache=True, nogil=True)
 def _solve(buildings, corners, walls, sight_walls, paths, tx, ty, laws):
-    """Loss at every pixel in dB, (H, W); infinite inside buildings and where no path leads."""
+    """Loss at every pixel in dB, (H, W); infinite inside buildings and where there is no path."""
     height, width = buildings.shape
     out = np.full((height, width), np.inf)
     winners = np.full((height, width), -1, np.int64)
@@ -238,7 +238,7 @@ def _solve(buildings, corners, walls, sight_walls, paths, tx, ty, laws):
                 continue
             sight_shadow = wall
             best, winner = np.inf, -1
-            # neighbours mostly share the path: a tight bound from the start
+            # neighbours usually share the path, which gives a tight bound from the start
             for dr, dc in ((0, -1), (-1, 0), (-1, 1)):
                 if row + dr >= 0 and 0 <= column + dc < width:
                     guess = winners[row + dr, column + dc]

@@ -1,4 +1,4 @@
-"""What a set of building masks looks like, in figures that can be compared with real cities."""
+"""Statistics of city layouts, for comparison with real cities."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ GAIN_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
 def _rectangle(points: np.ndarray) -> tuple[float, float]:
-    """Short and long side of the smallest rectangle around points (N, 2), over all edge directions in whole degrees."""
+    """Short and long side of the smallest rectangle around points (N, 2), over edge directions in whole degrees."""
     best = (np.inf, 0.0, 0.0)
     for angle in np.radians(np.arange(90)):
         c, s = np.cos(angle), np.sin(angle)
@@ -22,10 +22,10 @@ def _rectangle(points: np.ndarray) -> tuple[float, float]:
 
 
 def layout_statistics(layout: Layout) -> dict[str, list[float]]:
-    """Figures of one layout; one value per map, or per building.
+    """Statistics of one layout: one value per map, or per building.
 
-    Areas are in m2, sides and gaps in m. `alignment` is |mean of exp(4 i direction)| over wall length: 1 where all walls
-    are parallel modulo 90 degrees. `gap` is the distance to the nearest other building.
+    Areas are in m2, sides and gaps in m. `alignment` is |mean of exp(4 i direction)| over wall length: 1 if all walls
+    are parallel or perpendicular. `gap` is the distance to the nearest other building.
     """
     buildings = layout.inside
     labels, count = ndimage.label(buildings)
@@ -75,7 +75,7 @@ def _gap(labels: np.ndarray, number: int, rows: slice, columns: slice) -> float:
 
 
 def merge(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Pool the figures of several maps."""
+    """Pool the statistics of several maps."""
     pooled: dict[str, list[float]] = {}
     for part in parts:
         for key, values in part.items():

@@ -1,11 +1,11 @@
-"""Who sees whom: rays against wall segments."""
+"""Visibility: intersection tests between rays and wall segments."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-SAMPLE_STEP = 0.25  # px between the points that tell which cells a wall crosses
+SAMPLE_STEP = 0.25  # px between the points that determine which cells a wall crosses
 CELL_MARGIN = 0.15  # px by which those points are widened, so that no cell that a wall touches is missed
 
 
@@ -50,7 +50,7 @@ def make_walls(segments: np.ndarray, shape: tuple[int, int]) -> Walls:
 
 @njit(cache=True, nogil=True)
 def crosses(segments, s, x0, y0, dx, dy, first, last):
-    """Whether wall `s` crosses the ray from (x0, y0) along (dx, dy) between the shares `first` and `last` of it."""
+    """Whether wall `s` crosses the ray (x0, y0) + t (dx, dy) at some t between `first` and `last`."""
     ax, ay = segments[s, 0], segments[s, 1]
     bx, by = segments[s, 2] - ax, segments[s, 3] - ay
     cross = dx * by - dy * bx
@@ -65,7 +65,7 @@ def crosses(segments, s, x0, y0, dx, dy, first, last):
 
 @njit(cache=True, nogil=True)
 def blocking_wall(walls, x0, y0, x1, y1, margin, guess=-1):
-    """Index of a wall that crosses the segment from (x0, y0) to (x1, y1), `margin` px at either end left out; or -1.
+    """Index of a wall that crosses the segment from (x0, y0) to (x1, y1), less `margin` px at each end; -1 if none.
 
     Walks the pixels along the segment (Amanatides & Woo, 1987) and tests the walls listed there exactly. `guess` is a
     wall to try first, -1 for none: the one that blocked a neighbouring ray saves most of the walks.
@@ -80,7 +80,7 @@ def blocking_wall(walls, x0, y0, x1, y1, margin, guess=-1):
         return guess
     column, row = int(np.floor(x0 + 0.5)), int(np.floor(y0 + 0.5))
     step_x, step_y = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
-    per_x = abs(1.0 / dx) if dx != 0 else 1e18  # share of the segment a pixel takes
+    per_x = abs(1.0 / dx) if dx != 0 else 1e18  # fraction of the segment per pixel
     per_y = abs(1.0 / dy) if dy != 0 else 1e18
     next_x = ((column + 0.5 * step_x) - x0) / dx if dx != 0 else 1e18
     next_y = ((row + 0.5 * step_y) - y0) / dy if dy != 0 else 1e18

@@ -6,7 +6,7 @@ The accepted spellings are listed in spelling.py, types and ranges in schema.py,
 
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError
 from .derive import STAGES, derive
-from .schema import Config, Section
+from .schema import Config, DDConfig, FirstStageConfig, Section
 from .spelling import SECTIONS, Setting, spell
 
 __all__ = ["differences", "load_config", "parse_config", "placeholders", "resolve", "section", "to_dict", "to_yaml"]
@@ -24,18 +24,26 @@ __all__ = ["differences", "load_config", "parse_config", "placeholders", "resolv
 _MIN_LR, _RATIO, _LR = "trainer.min_learning_rate", "trainer.lr_scheduler.min_lr_ratio", "trainer.learning_rate"
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), *, stage: str = "ldm") -> Config:
-    """Read a YAML file, apply the command line, fill defaults and everything derived, check it all.
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    stage: str = "ldm",
+    trained: Callable[[str], FirstStageConfig | None] | None = None,
+) -> Config:
+    """Read a YAML file, apply the command line, fill in defaults and derived values, and check everything.
 
     Args:
-        path: the file; an empty one means the document's values.
-        overrides: `key=value` strings, dotted keys in any spelling, values in YAML. They win over the file, its other
-            spellings of the same setting included. A changed `data.train` changes a `data.validation` that was the
-            same; a changed `trainer.learning_rate` keeps the file's `min_lr_ratio`.
+        path: the file; an empty one means the design document's values.
+        overrides: `key=value` strings, dotted keys in any spelling, values in YAML. They override the file, including
+            other spellings of the same setting. A changed `data.train` changes a `data.validation` that was the same;
+            a changed `trainer.learning_rate` keeps the file's `min_lr_ratio`.
         stage: `vae`, `ldm` or `baseline`.
+        trained: returns the autoencoder's settings for the path of a checkpoint, or None if it is not one of ours.
+            Stage 2 takes from there what the file does not say about the autoencoder's architecture.
 
     Returns:
-        a resolved Config.
+        A resolved Config.
 
     Raises:
         ConfigError: one line that begins with the file's name.
@@ -45,11 +53,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, stage: str =
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot be read ({error})") from error
-        return resolve(parse_config(_read_yaml(text), overrides), stage)
+        config = parse_config(_read_yaml(text), overrides)
+        if trained is not None and stage == "ldm":
+            _adopt_architecture(config.first_stage_config, trained, config.trainer.init_from)
+        config = resolve(config, stage)
+        if config.data.cond_channels is None:
+            given = config.cond_stage_config.in_channels
+            raise ConfigError(
+                f"cond_stage_config.in_channels is {given}; name that many data.cond_channels, or leave it out"
+            )
+        return config
 
 
 def parse_config(mapping: Mapping[str, Any] | None, overrides: Sequence[str] = ()) -> Config:
-    """A Config from a mapping in any spelling; nothing derived yet (see `resolve`).
+    """A Config from a mapping in any spelling, with nothing derived yet (see `resolve`).
 
     Raises:
         ConfigError: naming the key.
@@ -83,10 +100,10 @@ def section(name: str, value: Any = None) -> Any:
 
 
 def resolve(config: Config, stage: str) -> Config:
-    """A complete copy of `config`: no field that can be derived is None any more.
+    """A complete copy of `config`, in which every field that can be derived is filled.
 
     Args:
-        config: sections as read or made; not changed.
+        config: as read or constructed; not changed.
         stage: `vae` (checks only what the autoencoder needs), `ldm`, or `baseline` (whose side is data.image_size).
 
     Raises:
@@ -101,17 +118,17 @@ def resolve(config: Config, stage: str) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Nested plain values; `parse_config` makes an equal Config of them."""
+    """Nested plain values; `parse_config` makes an equal Config from them."""
     return config.model_dump()
 
 
 def to_yaml(config: Config) -> str:
-    """YAML with every setting, which loads back to an equal Config (once resolved)."""
+    """YAML with every setting; it loads back to an equal Config, once resolved."""
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
 def differences(a: Config, b: Config) -> list[str]:
-    """What differs, a line per setting: `trainer.seed: 0 -> 1`."""
+    """What differs, one line per setting: `trainer.seed: 0 -> 1`."""
     before, after = _flatten(to_dict(a)), _flatten(to_dict(b))
     return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
 
@@ -125,17 +142,27 @@ def placeholders(config: Config) -> list[str]:
     ]
 
 
+def _adopt_architecture(
+    ours: FirstStageConfig, trained: Callable[[str], FirstStageConfig | None], init_from: str | None
+) -> None:
+    """Fill in what a file leaves out about its autoencoder's architecture, from the checkpoint that it names."""
+    path = ours.ckpt_path or init_from
+    theirs = trained(path) if path else None
+    if theirs is None:
+        return
+    if "embed_dim" not in ours.model_fields_set:
+        ours.embed_dim = theirs.embed_dim
+    left_out = DDConfig.model_fields.keys() - ours.ddconfig.model_fields_set - {"z_channels"}  # follows from embed_dim
+    ours.ddconfig = ours.ddconfig.model_copy(update={name: getattr(theirs.ddconfig, name) for name in left_out})
+
+
 def _read_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigError(f"{line}{error.problem or error.context}") from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # what PyYAML lets through: impossible dates, deep nesting
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: impossible dates, deep nesting
         raise ConfigError(f"is not valid YAML ({' '.join(str(error).split())})") from error
 
 
@@ -154,9 +181,9 @@ def _override_tree(override: str) -> dict[str, Any]:
 
 
 def _superseded(settings: dict[str, Setting], changes: dict[str, Setting]) -> list[str]:
-    """Settings of the file that follow what the command line changes.
+    """Settings of the file that must follow what the command line changes.
 
-    These are the floor of the learning rate, which has two forms, and a validation source that is the training source.
+    These are the minimum learning rate, which has two forms, and a validation source equal to the training source.
     """
     dropped = []
     if _MIN_LR in changes and _RATIO not in changes:
@@ -171,7 +198,7 @@ def _superseded(settings: dict[str, Setting], changes: dict[str, Setting]) -> li
 
 
 def _validated(cls: type[Section], settings: Mapping[str, Setting], prefix: str = "") -> Any:
-    """A section of settings, checked; `prefix`: its dotted name and a dot, with which their paths begin."""
+    """A checked section from its settings; `prefix`: its dotted name and a dot, with which their paths begin."""
     tree: dict[str, Any] = {}
     for path, setting in settings.items():
         *parents, name = path.removeprefix(prefix).split(".")
@@ -190,7 +217,7 @@ def _validated(cls: type[Section], settings: Mapping[str, Setting], prefix: str 
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{dotted path: value}, lists being values."""
+    """{dotted path: value}; lists count as values."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

@@ -1,6 +1,5 @@
-"""What a configuration leaves to be derived, and whether its sections fit together."""
+"""Derives what a configuration leaves open, and checks that its sections fit together."""
 
-import math
 from typing import Any
 
 from ..errors import ConfigError
@@ -11,11 +10,12 @@ STAGES = {
     "ldm": "./radiodiff_results_LDM",
     "baseline": "./radiodiff_results_baseline",
 }
+DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
 _RESOLUTION = "first_stage_config.ddconfig.resolution"
 
 
 def derive(config: Config, stage: str) -> None:
-    """Fill every field that can be derived, and check what only several sections together can say.
+    """Fill in every field that can be derived, and check what involves several sections.
 
     Args:
         config: valid in each field; filled in place.
@@ -41,7 +41,7 @@ def derive(config: Config, stage: str) -> None:
 
 
 def _agree(owner: Any, key: str, derived: Any, reason: str) -> None:
-    """Set the last part of the dotted `key` on its section to `derived`, or check that it is that already."""
+    """Set the last part of the dotted `key` on its section to `derived`, or check that it already has this value."""
     name = key.rsplit(".", 1)[-1]
     given = getattr(owner, name)
     if given is not None and given != derived:
@@ -50,7 +50,7 @@ def _agree(owner: Any, key: str, derived: Any, reason: str) -> None:
 
 
 def _derive_baseline(config: Config) -> None:
-    """The condition has the image's side, and there is no autoencoder to set it."""
+    """The condition has the image's side, which no autoencoder determines here."""
     data, dd = config.data, config.first_stage_config.ddconfig
     data.image_size = dd.resolution = data.image_size or dd.resolution
     _agree(data, "data.cond_size", data.image_size, "data.image_size")
@@ -58,7 +58,7 @@ def _derive_baseline(config: Config) -> None:
 
 
 def _derive_first_stage(config: Config) -> int:
-    """-> side of the latent, px."""
+    """Returns the side of the latent, px."""
     dd = config.first_stage_config.ddconfig
     embed_dim = config.first_stage_config.embed_dim
     _agree(dd, "first_stage_config.ddconfig.z_channels", embed_dim, "first_stage_config.embed_dim")
@@ -77,7 +77,7 @@ def _must_divide(key: str, size: int, factor: int) -> None:
 
 
 def _known_levels(key: str, wanted: list[int], levels: list[int]) -> None:
-    """Attention asked for at a level that does not exist would be left out without a word."""
+    """Refuse attention at a level that does not exist, which would be ignored silently."""
     unknown = [value for value in wanted if value not in levels]
     if unknown:
         raise ConfigError(f"{key} names {unknown[0]}, which no level has; there are {', '.join(map(str, levels))}")
@@ -90,10 +90,13 @@ def _derive_condition(config: Config, side: int) -> None:
         data.cond_size = cond.size or (dd.resolution if dd.decoder_cond else side)
     if dd.decoder_cond and data.cond_size != dd.resolution:
         raise ConfigError(
-            f"data.cond_size is {data.cond_size}, but first_stage_config.ddconfig.decoder_cond needs the whole condition; "
-            f"set data.cond_size: {dd.resolution}"
+            f"data.cond_size is {data.cond_size}, but first_stage_config.ddconfig.decoder_cond needs the whole "
+            f"condition; set data.cond_size: {dd.resolution}"
         )
-    _agree(cond, "cond_stage_config.in_channels", len(data.cond_channels), "the number of data.cond_channels")
+    if data.cond_channels is None and cond.in_channels in (None, len(DOCUMENT_CHANNELS)):
+        data.cond_channels = [*DOCUMENT_CHANNELS]
+    if data.cond_channels is not None:  # None: a model without data, whose channels have no names
+        _agree(cond, "cond_stage_config.in_channels", len(data.cond_channels), "the number of data.cond_channels")
     _agree(cond, "cond_stage_config.size", data.cond_size, "data.cond_size")
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
     for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, "test")):
@@ -102,7 +105,7 @@ def _derive_condition(config: Config, side: int) -> None:
 
 
 def _inherit(validation: SourceConfig, train: SourceConfig) -> None:
-    """Validation is like training, unless it says otherwise."""
+    """Settings of the validation data default to those of the training data."""
     for name in ("data_root", "simulation_type", "missing_buildings"):
         if name not in validation.model_fields_set:
             setattr(validation, name, getattr(train, name))
@@ -110,26 +113,22 @@ def _inherit(validation: SourceConfig, train: SourceConfig) -> None:
 
 def _derive_trainer(config: Config, stage: str) -> None:
     trainer, schedule = config.trainer, config.trainer.lr_scheduler
-    ratio = 0.1 if schedule.min_lr_ratio is None else schedule.min_lr_ratio  # 5e-5 -> 5e-6, as in the document
-    implied = float(f"{ratio * trainer.learning_rate:.12g}")  # 5e-06 rather than 5.000000000000001e-06
-    if trainer.min_learning_rate is None:
-        trainer.min_learning_rate, schedule.min_lr_ratio = implied, ratio
-    elif schedule.min_lr_ratio is not None and not math.isclose(trainer.min_learning_rate, implied, rel_tol=1e-6):
-        raise ConfigError(
-            f"trainer.min_learning_rate is {trainer.min_learning_rate}, but trainer.lr_scheduler.min_lr_ratio makes it "
-            f"{implied}; keep one"
-        )
-    if schedule.min_lr_ratio is None:
-        schedule.min_lr_ratio = trainer.min_learning_rate / trainer.learning_rate
+    if trainer.min_learning_rate is None or schedule.min_lr_ratio is not None:
+        ratio = 0.1 if schedule.min_lr_ratio is None else schedule.min_lr_ratio  # 5e-5 -> 5e-6
+        floor = float(f"{ratio * trainer.learning_rate:.12g}")  # 5e-06 rather than 5.000000000000001e-06
+        _agree(trainer, "trainer.min_learning_rate", floor, "trainer.lr_scheduler.min_lr_ratio")
+        schedule.min_lr_ratio = None  # stated only once from here on
     if trainer.min_learning_rate > trainer.learning_rate:
         raise ConfigError(
-            f"trainer.min_learning_rate is {trainer.min_learning_rate}, above trainer.learning_rate {trainer.learning_rate}"
+            f"trainer.min_learning_rate is {trainer.min_learning_rate}, "
+            f"above trainer.learning_rate {trainer.learning_rate}"
         )
     trainer.sample_interval = trainer.sample_interval or trainer.save_interval
     trainer.results_folder = trainer.results_folder or STAGES[stage]
     if trainer.init_from and config.first_stage_config.ckpt_path:
         raise ConfigError(
-            "trainer.init_from and first_stage_config.ckpt_path exclude each other: a checkpoint of either stage holds the autoencoder"
+            "trainer.init_from and first_stage_config.ckpt_path exclude each other: "
+            "a checkpoint of either stage holds the autoencoder"
         )
 
 
@@ -141,7 +140,8 @@ def _check_networks(config: Config, side: int) -> None:
         raise ConfigError(f"data.cond_size is {cond.size}, no multiple of the latent's side; choose one of {side}")
     if len(cond.depths) != levels:
         raise ConfigError(
-            f"cond_stage_config.depths has {len(cond.depths)} numbers, unet_config.channel_mult {levels}; give one per level"
+            f"cond_stage_config.depths has {len(cond.depths)} numbers, unet_config.channel_mult {levels}; "
+            "give one per level"
         )
     _known_levels(
         "unet_config.attention_resolutions", unet.attention_resolutions, [2**level for level in range(levels)]
@@ -160,20 +160,20 @@ def _check_diffusion(config: Config) -> None:
         fitting, given = choices[diffusion.model_type], getattr(diffusion, key)
         if given not in fitting:
             raise ConfigError(
-                f"diffusion_config.{key} is {given}, which does not fit diffusion_config.model_type {diffusion.model_type}; "
-                f"choose {' or '.join(fitting)}"
+                f"diffusion_config.{key} is {given}, which does not fit "
+                f"diffusion_config.model_type {diffusion.model_type}; choose {' or '.join(fitting)}"
             )
     if diffusion.sampling_timesteps > diffusion.timesteps:
         raise ConfigError(
-            f"diffusion_config.sampling_timesteps is {diffusion.sampling_timesteps}, more than diffusion_config.timesteps "
-            f"{diffusion.timesteps}"
+            f"diffusion_config.sampling_timesteps is {diffusion.sampling_timesteps}, "
+            f"more than diffusion_config.timesteps {diffusion.timesteps}"
         )
     if first.trainable and diffusion.end_to_end.start_step is not None:
         raise ConfigError(
-            "diffusion_config.end_to_end.start_step and first_stage_config.trainable: true exclude each other; joint training "
-            "trains the decoder from the first step"
+            "diffusion_config.end_to_end.start_step and first_stage_config.trainable: true exclude each other; "
+            "joint training trains the decoder from the first step"
         )
-    if config.data.cache_latents:  # worth it only where neither the encoder nor the images can become others
+    if config.data.cache_latents:  # valid only while neither the encoder nor the images change
         if first.trainable:
             raise ConfigError(
                 "data.cache_latents needs an encoder that stays; first_stage_config.trainable: true trains it"
@@ -181,5 +181,6 @@ def _check_diffusion(config: Config) -> None:
         for key in ("rotation", "translation", "color_jitter"):
             if getattr(config.data.augmentation, key):
                 raise ConfigError(
-                    f"data.cache_latents allows the eight symmetries only; set data.augmentation.{key}: 0, or cache_latents: false"
+                    "data.cache_latents allows the eight symmetries only; "
+                    f"set data.augmentation.{key}: 0, or cache_latents: false"
                 )

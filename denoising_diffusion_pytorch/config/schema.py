@@ -1,7 +1,7 @@
-"""The settings of a run, one model per section; defaults are the values of the RadioDiff document.
+"""The settings of a run, one model per section; defaults are the values of the design document.
 
 Fields that are None are derived from the rest of the file when it is read (derive.py), so that an architecture is
-written once; writing it twice is allowed where the two agree.
+written once; writing it twice is allowed if both agree.
 """
 
 import re
@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Sampler = Literal["ddim", "ddpm", "dpm_solver", "decoupled"]
 
-# what goes with each diffusion_config.model_type; the first one is the default
+# what fits each diffusion_config.model_type; the first sampler is the default
 OBJECTIVES = {"ddpm": ("pred_noise", "pred_x0", "pred_v"), "const_sde": ("pred_KC",)}
 SAMPLERS: dict[str, tuple[Sampler, ...]] = {
     "ddpm": ("ddim", "ddpm", "dpm_solver"),
@@ -20,7 +20,7 @@ SAMPLERS: dict[str, tuple[Sampler, ...]] = {
 
 
 def number(value: Any) -> Any:
-    """5e-5, which PyYAML leaves a text, as a number."""
+    """5e-5, which PyYAML reads as text, as a number."""
     written = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
     return float(value) if written else value
 
@@ -37,16 +37,16 @@ Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
 
 
 class Section(BaseModel):
-    """A section: no unknown keys, and no guessing of types (a whole number is a number, the text "4" is none)."""
+    """A section: no unknown keys, and no guessing of types (an integer is a number, the text "4" is not)."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
 class DDConfig(Section):
-    """Geometry of the autoencoder (CompVis' `ddconfig`)."""
+    """Architecture of the autoencoder (CompVis' `ddconfig`)."""
 
     double_z: Literal[True] = True  # the encoder predicts mean and log-variance
-    resolution: Count = 320  # side of the square image the networks see, px
+    resolution: Count = 320  # side of the square image that the networks see, px
     in_channels: Count = 1
     out_ch: Count = 1
     ch: Count = 128  # channels of the first level
@@ -55,7 +55,7 @@ class DDConfig(Section):
     attn_resolutions: list[Count] = []  # feature map sides that get self-attention
     dropout: BelowOne = 0.0
     z_channels: Count | None = None  # derived: embed_dim
-    patch_size: Count = 1  # space-to-depth of the image before the first convolution (1: none, as CompVis)
+    patch_size: Count = 1  # space-to-depth of the image before the first convolution (1: none, as in CompVis)
     mid_attention: bool = True  # self-attention at the lowest resolution
     decoder_cond: bool = False  # the decoder sees the condition too (needs a full-resolution condition)
 
@@ -118,28 +118,23 @@ class UnetConfig(Section):
 class EndToEndConfig(Section):
     """A last phase of stage 2: U-Net and decoder together on the decoded map, by lossconfig's reconstruction terms."""
 
-    start_step: Natural | None = (
-        None  # the optimizer step from which on; None: never, the whole autoencoder stays frozen
-    )
-    latent_weight: NotNegative = 0.05  # of the denoising loss, which stays beside it
+    # optimizer step at which the phase begins; None: never, the whole autoencoder stays frozen
+    start_step: Natural | None = None
+    latent_weight: NotNegative = 0.05  # of the denoising loss, which is added
 
 
 class DiffusionConfig(Section):
     """Forward process, objective and the default sampler."""
 
-    model_type: Literal["ddpm", "const_sde"] = (
-        "ddpm"  # ddpm: T discrete steps; const_sde: RadioDiff's decoupled diffusion
-    )
-    objective: Literal["pred_noise", "pred_x0", "pred_v", "pred_KC"] = (
-        "pred_noise"  # ddpm: pred_noise, pred_x0, pred_v; const_sde: pred_KC
-    )
+    model_type: Literal["ddpm", "const_sde"] = "ddpm"  # T discrete steps, or RadioDiff's decoupled diffusion
+    # ddpm: pred_noise, pred_x0, pred_v; const_sde: pred_KC
+    objective: Literal["pred_noise", "pred_x0", "pred_v", "pred_KC"] = "pred_noise"
     timesteps: Count = 1000
-    beta_schedule: Literal["scaled_linear", "linear", "cosine"] = (
-        "scaled_linear"  # scaled_linear (LDM), linear (DDPM), cosine (improved DDPM)
-    )
+    # of LDM, DDPM, and improved DDPM
+    beta_schedule: Literal["scaled_linear", "linear", "cosine"] = "scaled_linear"
     loss_type: Literal["l2", "l1", "l1_l2"] = "l2"
-    final_step_share: Share = 0.0  # share of training samples put at t = T (one-step samplers)
-    scale_factor: Positive | None = None  # None: 1 / std of the latents, measured when stage 2 starts
+    final_step_share: Share = 0.0  # share of training samples at t = T, for one-step samplers
+    scale_factor: Positive | None = None  # None: 1 / std of the latents, measured at the start of stage 2
     sampler: Sampler | None = None  # see SAMPLERS; derived: ddim, or decoupled for const_sde
     sampling_timesteps: Count = 50
     ddim_eta: Share = 0.0
@@ -160,8 +155,8 @@ class SourceConfig(Section):
     data_root: Text | None = None
     simulation_type: Text = "DPM"  # DPM, IRT2, IRT4, carsDPM, carsIRT2, carsIRT4
     split: Text | None = None  # derived: train for data.train, val for data.validation
-    missing_buildings: Annotated[int, Field(ge=0, le=4)] = 0  # that many are left out of the condition
-    max_samples: Count | None = None  # the first samples of the split only
+    missing_buildings: Annotated[int, Field(ge=0, le=4)] = 0  # number of buildings left out of the condition
+    max_samples: Count | None = None  # use only the first samples of the split
 
 
 class AugmentConfig(Section):
@@ -170,23 +165,23 @@ class AugmentConfig(Section):
     p: Share = 1.0  # share of samples that are augmented
     flip: bool = True
     rot90: bool = True
-    rotation: Annotated[Number, Field(ge=0, le=180)] = 0.0  # free rotation, degrees; changes what a pixel means: off
-    translation: BelowOne = 0.0  # fraction of the side; off
-    color_jitter: BelowOne = 0.0  # brightness and contrast of the image only; off
+    rotation: Annotated[Number, Field(ge=0, le=180)] = 0.0  # largest free rotation, degrees
+    translation: BelowOne = 0.0  # largest shift as a fraction of the side
+    color_jitter: BelowOne = 0.0  # largest relative change of the image's brightness and contrast
 
 
 class DataConfig(Section):
-    """Scenes and the way they are presented."""
+    """Scenes, and how they are presented to the networks."""
 
     train: SourceConfig = SourceConfig()
     validation: SourceConfig = SourceConfig()
     image_size: Count | None = None  # derived: ddconfig.resolution
-    cond_size: Count | None = None  # derived: the latent's side (the document's 80), or image_size for decoder_cond
-    cond_channels: Annotated[list[Text], Field(min_length=1)] = ["buildings", "transmitter", "cars"]
+    cond_size: Count | None = None  # derived: the latent's side (80 by default), or image_size for decoder_cond
+    cond_channels: Annotated[list[Text], Field(min_length=1)] | None = None  # derived: buildings, transmitter, cars
     augmentation: AugmentConfig = AugmentConfig()
     cache: bool = False  # keep every prepared sample, in memory or in cache_folder
-    cache_latents: bool = False  # stage 2: encode every map once, in all its symmetries, and never again
-    cache_folder: Text | None = None  # of both, for later runs; null: memory, and for latents the results folder
+    cache_latents: bool = False  # stage 2: encode every map only once, in all its symmetries
+    cache_folder: Text | None = None  # of both, for later runs; null: memory, but the results folder for latents
     num_workers: Natural = 4
 
 
@@ -208,11 +203,11 @@ class OptimizerConfig(Section):
 
 
 class LRConfig(Section):
-    """LR(t) = max(min_lr, (1 - t / T)^power * lr); named cosine in the document, a power law in fact."""
+    """LR(t) = max(min_lr, (1 - t / T)^power * lr); the design document calls this power law cosine."""
 
     type: Literal["cosine"] = "cosine"
     power: NotNegative = 0.96
-    min_lr_ratio: Share | None = None  # derived: min_learning_rate / learning_rate, or 0.1 where neither is given
+    min_lr_ratio: Share | None = None  # alternative to min_learning_rate
     warmup_steps: Natural = 0
 
 
@@ -220,40 +215,36 @@ class TrainerConfig(Section):
     """The loop. A step is an optimizer step: batch_size x gradient_accumulation samples per process."""
 
     batch_size: Count = 16
-    gradient_accumulation: Count = 8  # as larger batches, but for an adversarial weight per micro-batch
+    gradient_accumulation: Count = 8  # like larger batches, except for one adversarial weight per micro-batch
     learning_rate: Positive = 5e-5
-    min_learning_rate: NotNegative | None = None  # derived: min_lr_ratio * learning_rate
+    min_learning_rate: NotNegative | None = None  # derived: min_lr_ratio * learning_rate, or a tenth of it
     training_steps: Count = 50000
     save_interval: Count = 200
     sample_interval: Count | None = None  # derived: save_interval
     log_interval: Count = 100
-    num_samples: Natural = 8  # maps in the picture that is made every sample_interval steps
+    num_samples: Natural = 8  # maps in the figure made every sample_interval steps
     validate_every: Natural = 1000  # steps between scores on the validation split; 0: never
-    validation_samples: Count = 64  # maps scored then, spread over the split; always the same ones
+    validation_samples: Count = 64  # maps scored each time, spread over the split; always the same ones
     keep_last: Count = 5  # newest checkpoints kept; older ones are deleted, except the best by validation
-    keep_every: Natural = 0  # multiples of it are kept for good; 0: none
-    max_bad_samples: Natural = 0  # unreadable samples that are replaced by their neighbours before the run stops
+    keep_every: Natural = 0  # checkpoints at multiples of this step are never deleted; 0: none
+    max_bad_samples: Natural = 0  # unreadable samples replaced by their neighbours before the run stops
     gradient_clip: Positive = 1.0
-    mixed_precision: Literal["no", "fp16", "bf16", "auto"] = (
-        "no"  # no, fp16, bf16, or auto: bf16 where the processor computes it natively
-    )
-    tf32: bool = False  # products and convolutions of full precision in TF32, on GPUs that have it
+    mixed_precision: Literal["no", "fp16", "bf16", "auto"] = "no"  # auto: bf16 if the processor supports it natively
+    tf32: bool = False  # full-precision products and convolutions in TF32, on GPUs that support it
     channels_last: bool = True  # memory layout of the convolutions
-    compile: bool = False  # torch.compile; minutes at the start, for a long run
+    compile: bool = False  # torch.compile; takes minutes at the start, for long runs
     ema: EMAConfig = EMAConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_scheduler: LRConfig = LRConfig()
     results_folder: Text | None = None  # derived: ./radiodiff_results_VAE or ./radiodiff_results_LDM
-    init_from: Text | None = (
-        None  # a checkpoint or results folder of the same stage: weights that a new run starts from
-    )
+    init_from: Text | None = None  # checkpoint or results folder of the same stage, with a new run's first weights
     enable_resume: bool = True
-    resume_milestone: Natural | Literal["latest"] = "latest"  # 0 is latest too
+    resume_milestone: Natural | Literal["latest"] = "latest"  # 0 also means latest
     seed: Natural = 0
 
 
 class SampleConfig(Section):
-    """sample.py."""
+    """Settings of sample.py."""
 
     ckpt: Text | None = None  # a checkpoint folder, or a results folder (its newest checkpoint)
     source: SourceConfig = SourceConfig(split="test")
@@ -267,7 +258,7 @@ class SampleConfig(Section):
 
 
 class Config(Section):
-    """A whole file."""
+    """A whole configuration file."""
 
     first_stage_config: FirstStageConfig = FirstStageConfig()
     cond_stage_config: CondStageConfig = CondStageConfig()

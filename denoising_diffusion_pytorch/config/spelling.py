@@ -1,8 +1,8 @@
-"""The spellings of a configuration -> the names of schema.py.
+"""The spellings that a configuration may use -> the names of schema.py.
 
-Besides its own names a file may use CompVis' `target` / `params` wrappers around any section, a `model` section, the
-`optimization` section, the data module's keys, and the keys of the original RadioDiff repository. A `target` is looked
-up by its last name in a table; nothing is ever imported because of a file.
+Besides the names of schema.py a file may use CompVis' `target` / `params` wrappers around any section, a `model`
+section, the `optimization` section, the data module's keys, and the keys of the original RadioDiff repository. A
+`target` is looked up by its last name in a table; a file never causes an import.
 """
 
 import difflib
@@ -37,7 +37,7 @@ def _sections(cls: type[Section], path: str) -> dict[str, type[Section]]:
 SECTIONS = _sections(Config, "")
 _SOURCES = tuple(path for path, cls in SECTIONS.items() if cls is SourceConfig)
 
-# the classes whose settings a section holds, by the last part of a `target`
+# section: the accepted last parts of its `target`, the classes whose settings it holds
 TARGETS: dict[str, tuple[str, ...]] = {
     "": ("LatentDiffusion", "AutoencoderKL"),
     "first_stage_config": ("AutoencoderKL",),
@@ -47,7 +47,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "data": ("DataModuleFromConfig",),
 } | dict.fromkeys(_SOURCES, ("RadioUNet_c",))
 
-# other names, as written in a file without wrappers -> what they mean
+# other names, as in a file without wrappers -> what they mean
 ALIASES: dict[str, tuple[str, ...]] = {
     "optimization": ("trainer",),
     "first_stage_config.ddconfig.channels": ("first_stage_config.ddconfig.in_channels",),
@@ -73,7 +73,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "trainer.ema_update_after_step": ("trainer.ema.start_step",),
     "trainer.ema_update_every": ("trainer.ema.update_interval",),
 }
-# and these inside a `model` section alone; at the top of a file they would be too vague
+# names accepted only inside a `model` section; at the top of a file they would be ambiguous
 _OF_DIFFUSION = ("model_type", "objective", "timesteps", "sampling_timesteps", "loss_type", "scale_factor")
 IN_MODEL: dict[str, tuple[str, ...]] = {
     **{key: (f"diffusion_config.{key}",) for key in _OF_DIFFUSION},
@@ -84,7 +84,7 @@ IN_MODEL: dict[str, tuple[str, ...]] = {
     "ddconfig": ("first_stage_config.ddconfig",),
     "lossconfig": ("first_stage_config.lossconfig",),
 }
-RETIRED = {  # settings of earlier versions, which their files and checkpoints may still hold
+RETIRED = {  # settings of earlier versions, which old files and checkpoints may still contain
     "first_stage_config.lossconfig.mask_buildings": "ori_mask is always applied, to what is certain",
 }
 
@@ -111,7 +111,7 @@ CONVERSIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def spell(tree: Any, section: str = "") -> dict[str, Setting]:
-    """Everything a mapping says, by the dotted path of schema.py.
+    """All settings in a mapping, by their dotted path in schema.py.
 
     Args:
         tree: plain values.
@@ -125,13 +125,14 @@ def spell(tree: Any, section: str = "") -> dict[str, Setting]:
         known = settings.setdefault(path, setting)
         if number(known.value) != number(setting.value):
             raise ConfigError(
-                f"{known.source} is {known.value!r} but {setting.source} is {setting.value!r}, and both mean {path}; keep one"
+                f"{known.source} is {known.value!r} but {setting.source} is {setting.value!r}, "
+                f"and both mean {path}; keep one"
             )
     return settings
 
 
 def _walk(tree: Any, section: str, source: str, wrappers: tuple[str, ...] = ()) -> Iterator[tuple[str, Setting]]:
-    """Settings below `source`; `wrappers`: those of this section that we are inside."""
+    """Settings below `source`; `wrappers`: the wrappers of this section already entered."""
     if tree is None:
         return
     if isinstance(tree, Section):
@@ -163,14 +164,14 @@ def _walk(tree: Any, section: str, source: str, wrappers: tuple[str, ...] = ()) 
 
 
 def _plain(value: Any) -> Any:
-    """Tuples are lists, paths texts, and the text None, which PyYAML leaves a text, is none."""
+    """Tuples become lists, paths become texts, and the text None, which PyYAML does not convert, becomes None."""
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else None if isinstance(value, str) and value == "None" else value
 
 
 def _wraps(key: Any, section: str) -> bool:
-    """Whether the key's mapping is merged into the section that it stands in."""
+    """Whether the key's mapping is merged into the section that contains it."""
     return key == "params" or (key == "model" and not section) or (key == "additional_params" and section in _SOURCES)
 
 
@@ -186,7 +187,7 @@ def _meanings(path: str, section: str, key: Any, here: str, in_model: bool) -> t
 
 
 def _suggestion(section: str, key: str, here: str) -> str:
-    """The nearest known key of the section, else of the whole file, else all keys of the section."""
+    """The nearest known key of the section, else the nearest of all sections, else all keys of the section."""
     aliases = [path.rsplit(".", 1)[-1] for path in ALIASES if path.rpartition(".")[0] == section]
     near = difflib.get_close_matches(key[:80], [*SECTIONS[section].model_fields, *aliases], n=1)
     if near:
@@ -210,7 +211,8 @@ def _widths(value: Any, here: str) -> Iterator[tuple[str, Setting]]:
     whole = isinstance(value, list) and len(value) >= 2 and all(type(item) is int and item > 0 for item in value)
     if not whole or any(width % value[1] for width in value[2:]):
         raise ConfigError(
-            f"{here} must be a list [image channels, width, width, ...], multiples of the first width, not {reprlib.repr(value)}"
+            f"{here} must be a list [image channels, width, width, ...], multiples of the first width, "
+            f"not {reprlib.repr(value)}"
         )
     parts = {"in_channels": value[0], "ch": value[1], "ch_mult": [width // value[1] for width in value[1:]]}
     for name, part in parts.items():

@@ -3,6 +3,10 @@
 import os
 import signal
 import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
 
 ECHO = 5.0  # seconds in which torchrun passes on a signal that its processes have got already
 
@@ -12,12 +16,17 @@ class StopRequest:
 
     Under torchrun the launcher repeats a terminal's Ctrl-C to every process, which is still the first request.
 
+    Args:
+        accelerator: whose processes stop after the same step.
+
     Attributes:
-        requested: whether a signal came.
+        requested: whether a signal came to this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
         self.requested = False
+        # over the processors, after every step: no GPU waits for it
+        self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self._since = 0.0
         self._echo = ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
 
@@ -25,6 +34,14 @@ class StopRequest:
         """Handle both signals from now on."""
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
+
+    def agreed(self) -> bool:
+        """Whether a signal came to any process; to be called by all of them."""
+        if self._group is None:
+            return self.requested
+        flag = torch.tensor(int(self.requested))
+        torch.distributed.all_reduce(flag, group=self._group)
+        return bool(flag)
 
     def _handle(self, number: int, frame: object) -> None:
         if not self.requested:

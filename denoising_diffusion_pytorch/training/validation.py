@@ -8,13 +8,13 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from data import create_dataset
 from data.figures import comparison_figure
 from data.metrics import Scores
 from data.splits import spread
 
-from .config.schema import Config
-from .inference import Prediction, predict_batch
+from ..config.schema import Config
+from ..inference import Prediction, predict_batch
+from .data import open_dataset
 
 
 class Validation:
@@ -32,7 +32,7 @@ class Validation:
     def __init__(self, config: Config, stage: str, accelerator: Accelerator):
         self.accelerator = accelerator
         self.batch_size = config.trainer.batch_size
-        dataset = create_dataset(config.data.validation, config.data.model_copy(update={"cache": False}))
+        dataset = open_dataset(config, config.data.validation)
         scored = config.trainer.validation_samples if config.trainer.validate_every else 0
         chosen = spread(len(dataset), max(scored, config.trainer.num_samples))
         self.drawn = {chosen[place] for place in spread(len(chosen), config.trainer.num_samples)}
@@ -71,12 +71,18 @@ class Validation:
         comparison_figure(path, rows, columns)
 
 
+def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:
+    """The validation of a run; None where nothing is to be scored or drawn, or no data is named for it."""
+    wanted = config.trainer.validate_every or config.trainer.num_samples
+    return Validation(config, stage, accelerator) if wanted and config.data.validation.data_root else None
+
+
 def _arrays(sample: dict[str, Any]) -> dict[str, np.ndarray]:
     """A dataset's sample in the form that `data.prepare` has."""
     return {key: sample[key].numpy() for key in ("image", "cond", "ori_mask")}
 
 
-def score(predictions: Iterable[Prediction]) -> dict[str, float]:
+def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
     """nmse, rmse, ssim, psnr, detail at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `ceiling_` of the
     autoencoder's reconstruction, if there is one. Means over maps (data/metrics.py).
     """
@@ -86,14 +92,14 @@ def score(predictions: Iterable[Prediction]) -> dict[str, float]:
         sampled.add(prediction.scene.name, prediction.gain, truth)
         if prediction.reconstruction is not None:
             ceiling.add(prediction.scene.name, prediction.reconstruction, truth)
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for prefix, scores in (("", sampled), ("ceiling_", ceiling)):
         if not scores.rows:
             continue
         summary = scores.summary()
         thresholded = summary.pop("thresholded")
         summary.pop("maps")
-        figures |= {prefix + key: value for key, value in summary.items()}
+        metrics |= {prefix + key: value for key, value in summary.items()}
         if not prefix:
-            figures |= {f"thresholded_{key}": value for key, value in thresholded.items()}
-    return figures
+            metrics |= {f"thresholded_{key}": value for key, value in thresholded.items()}
+    return metrics

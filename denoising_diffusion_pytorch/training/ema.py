@@ -61,7 +61,7 @@ class EMAModel:
         self._blend(self.model, 0.0)
 
     def update_after_step(self, step: int) -> None:
-        """To be called behind optimizer step `step` (1, 2, ...): copies, averages or waits as the settings say."""
+        """To be called after optimizer step `step` (1, 2, ...): copies, averages or waits as the settings say."""
         if step <= self.start_step:
             self.copy()
         elif step % self.update_interval == 0:

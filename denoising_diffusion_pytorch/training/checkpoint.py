@@ -5,7 +5,7 @@
     model.safetensors   every parameter and buffer of the model
     ema.safetensors     the averaged parameters (frozen ones are in model.safetensors) and buffers
     training.pt         optimizers, gradient scaler, discriminator; loadable with weights_only=True
-    meta.json           stage, step, resolved configuration, versions, validation figures, SHA-256 of the files above
+    meta.json           stage, step, resolved configuration, versions, validation metrics, SHA-256 of the files above
                         and of itself
 
 A checkpoint is written under a hidden name, synced and renamed, so that a reader never sees half of one.
@@ -31,16 +31,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .config import differences, parse_config, resolve, to_dict
-from .config.schema import Config
-from .errors import CheckpointError
+from ..config import differences, parse_config, resolve, to_dict
+from ..config.schema import Config, FirstStageConfig
+from ..errors import CheckpointError
 
 FORMAT = 3
 READABLE = (2, FORMAT)  # in format 2 a network of pred_noise put out the noise itself; all else was the same
 FOLDER = "checkpoints"
 PATTERN = re.compile(r"ckpt_(\d+)$")
 _AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
-GEOMETRY = {  # settings that change what the weights of a stage mean
+ARCHITECTURE = {  # settings that change what the weights of a stage mean
     "vae": _AUTOENCODER,
     "ldm": (
         *_AUTOENCODER,
@@ -55,7 +55,7 @@ GEOMETRY = {  # settings that change what the weights of a stage mean
     ),
     "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
-NOT_GEOMETRY = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
+NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 
 
 @dataclass
@@ -217,7 +217,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def record_metrics(path: Path, metrics: dict[str, float]) -> None:
-    """Add validation figures to the checkpoint that they were measured on."""
+    """Add validation metrics to the checkpoint that they were measured on."""
     meta = _read_meta(path)
     meta["metrics"] = metrics
     _write_meta(path, meta)
@@ -257,7 +257,7 @@ def _score(path: Path) -> float | None:
 
 
 def set_aside_newer(results: Path, step: int) -> Path | None:
-    """Move checkpoints behind `step` out of the way of a run that goes on from there; nothing is deleted.
+    """Move checkpoints after `step` out of the way of a run that goes on from there; nothing is deleted.
 
     Returns:
         the folder that holds them now, None where there were none.
@@ -298,7 +298,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     """meta.json, or CheckpointError that says in a few words what is wrong with it."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] not in READABLE or meta["stage"] not in GEOMETRY:
+        if meta["format"] not in READABLE or meta["stage"] not in ARCHITECTURE:
             raise CheckpointError(f"is of format {meta['format']!r:.20}; this version reads {FORMAT}")
         if meta["checksum"] != _meta_digest(meta):
             raise CheckpointError("meta.json is altered")
@@ -359,6 +359,19 @@ def find_checkpoint(results: Path, milestone: int | str = "latest", warn=print) 
     return None
 
 
+def is_continued(config: Config) -> bool:
+    """Whether the results folder of a run holds a checkpoint that the run goes on from."""
+    return config.trainer.enable_resume and find_checkpoint(Path(config.trainer.results_folder)) is not None
+
+
+def trained_first_stage(path: str) -> FirstStageConfig | None:
+    """The autoencoder's settings of a checkpoint of either stage; None where the path holds no readable one of ours."""
+    try:
+        return open_checkpoint(path).config.first_stage_config
+    except CheckpointError:
+        return None  # a file of other code, or a mistake that is reported when the weights are loaded
+
+
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """A checkpoint folder, or the newest checkpoint of a results folder.
 
@@ -376,18 +389,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return found
 
 
-def check_geometry(checkpoint: Checkpoint, config: Config) -> list[str]:
+def check_architecture(checkpoint: Checkpoint, config: Config) -> list[str]:
     """Refuse a checkpoint whose networks differ from the configuration's; list other settings that changed.
 
     Raises:
-        CheckpointError: naming the keys of the geometry that differ.
+        CheckpointError: naming the keys of the architecture that differ.
     """
     changed = differences(checkpoint.config, config)
-    decisive = GEOMETRY[checkpoint.stage]
-    geometry = [line for line in changed if line.startswith(decisive) and not line.startswith(NOT_GEOMETRY)]
-    if geometry:
+    decisive = ARCHITECTURE[checkpoint.stage]
+    altered = [line for line in changed if line.startswith(decisive) and not line.startswith(NOT_DECISIVE)]
+    if altered:
         raise CheckpointError(
-            f"{checkpoint.path}: made with another architecture: {'; '.join(geometry)}; use those settings, or choose another "
+            f"{checkpoint.path}: made with another architecture: {'; '.join(altered)}; use those settings, or choose another "
             "trainer.results_folder"
         )
     return changed

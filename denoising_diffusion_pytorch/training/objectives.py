@@ -5,16 +5,19 @@ gradient passes through the wrapper's forward and is averaged over the processes
 step, `carry` a dict that an objective leaves for the next one (reconstructions for the discriminator).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .autoencoder import AutoencoderKL
-from .config.schema import EndToEndConfig
-from .latent_diffusion import LatentDiffusion
-from .losses import AutoencoderLoss, PatchDiscriminator, apply_mask, hinge_gan_loss
-from .randomness import KeyedRandom
-from .regression import RegressionUnet
+from ..autoencoder import AutoencoderKL
+from ..config.schema import EndToEndConfig
+from ..latent_diffusion import LatentDiffusion
+from ..losses import AutoencoderLoss, PatchDiscriminator, hinge_gan_loss
+from ..radio_map import apply_mask
+from ..randomness import KeyedRandom
+from ..regression import RegressionUnet
 
 Batch = dict[str, Any]
 Output = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
@@ -26,7 +29,7 @@ class AutoencoderObjective(nn.Module):
     Args:
         autoencoder: the network to train.
         loss: its loss.
-        discriminator: judged by, not trained here; None for none at all.
+        discriminator: scores the reconstructions, is not trained here; None for no adversarial term.
         discr_start: optimizer step from which the adversarial term acts.
     """
 
@@ -44,7 +47,7 @@ class AutoencoderObjective(nn.Module):
         self.autoencoder = autoencoder
         self.loss = loss
         self.discr_start = discr_start
-        self.judge = [discriminator]  # in a list: its weights belong to another objective
+        self.adversary = [discriminator]  # in a list: its weights belong to another objective
 
     def pixel_loss(self, batch: Batch, posterior, noise: Tensor, step: int) -> Output:
         """The loss of decoding a sample of the posterior."""
@@ -52,7 +55,7 @@ class AutoencoderObjective(nn.Module):
         decoded = self.autoencoder.decode(posterior.sample(noise), batch["conditions"])
         reconstruction = apply_mask(decoded.float(), batch["masks"])
         fake_pred = None
-        discriminator = self.judge[0]
+        discriminator = self.adversary[0]
         if discriminator is not None and step >= self.discr_start:
             discriminator.requires_grad_(False)  # the graph must reach the image only
             fake_pred = discriminator(reconstruction)
@@ -93,12 +96,12 @@ class DiscriminatorObjective(nn.Module):
 
 
 class LatentObjective(nn.Module):
-    """The second stage on a frozen encoder: the denoising loss; where `end_to_end` says so followed by a phase in which
-    U-Net and decoder are trained together on the map that the predicted x_start decodes to.
+    """The second stage on a frozen encoder: the denoising loss. Where `end_to_end` says so, a phase follows in which U-Net and
+    decoder are trained together on the map that the predicted x_start decodes to.
 
     Args:
         model: its first stage's decoder is trainable if there is such a phase.
-        loss: whose reconstruction terms judge the decoded map; None where there is no such phase.
+        loss: its reconstruction terms compare the decoded map with the real one; None where there is no such phase.
         end_to_end: start and weight of the phase.
     """
 
@@ -170,6 +173,32 @@ class JointObjective(nn.Module):
         pixel, logs, carry = self.autoencoder.pixel_loss(batch, posterior, noise, step)
         latent, _ = self.model.latent_loss(self.model.latent(posterior, noise), batch["conditions"], random)
         return pixel + latent, logs | {"latent": latent.detach()}, carry
+
+
+@dataclass
+class Optimization:
+    """An objective and what minimises it.
+
+    Attributes:
+        objective: a module of this file.
+        prepared: the same, wrapped for distributed training: what a step calls.
+        parameters: what is trained.
+        optimizer: over these parameters.
+    """
+
+    objective: Any
+    prepared: nn.Module
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def name(self) -> str:
+        """The objective's."""
+        return self.objective.name
+
+    def grad_norm(self) -> Tensor:
+        """Total norm of the gradients, on the device."""
+        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]).detach()
 
 
 def trained_parameters(objective: nn.Module) -> list[nn.Parameter]:

@@ -1,8 +1,8 @@
-"""The results folder of a run, apart from its checkpoints: who works in it, what was done, figures and pictures.
+"""The results folder of a run, apart from its checkpoints: who works in it, what was done, metrics and pictures.
 
 config.yaml         the resolved configuration
-starts.jsonl        one line a start: time, step, command, git revision, versions, processes, device, precision
-train.log           `TIME step=N key=value ...`, one line a logging step; later lines of a step win after a crash
+starts.jsonl        one line per start: time, step, command, git revision, versions, processes, device, precision
+train.log           `TIME step=N key=value ...`, one line per logging step; later lines of a step win after a crash
 model_report.txt    parameters of every part
 samples/            pictures
 events.out.tfevents.*
@@ -23,10 +23,10 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+from ..config import to_yaml
+from ..config.schema import Config
+from ..errors import CheckpointError
 from .checkpoint import versions
-from .config import to_yaml
-from .config.schema import Config
-from .errors import CheckpointError
 
 try:
     import resource
@@ -42,7 +42,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 
 
 def git_revision() -> str | None:
-    """Commit of this code, with `+` behind it where files differ; None where it is no git checkout."""
+    """Commit of this code, with `+` appended where files differ; None outside a git checkout."""
     try:
         commit, changes = (
             subprocess.run(
@@ -91,7 +91,7 @@ class Results:
                 log.warning("%s: the file system has no locks (%s); do not start a second run here", folder, error)
 
     def open(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
-        """Write what is known before the first step, and open log and events to go on behind `step`."""
+        """Write what is known before the first step, and open log and events to go on after `step`."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
 
         self._handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
@@ -117,7 +117,7 @@ class Results:
             file.write(json.dumps(start) + "\n")
         log.info("step=%d event=start processes=%d precision=%s", step, start["processes"], start["precision"])
 
-    def figures(self, group: str, values: dict[str, float], step: int) -> None:
+    def metrics(self, group: str, values: dict[str, float], step: int) -> None:
         """A line of train.log and a scalar each in TensorBoard under `group`/."""
         for name, value in values.items():
             self.writer.add_scalar(f"{group}/{name}", value, step)
@@ -142,15 +142,15 @@ class Results:
 
 
 def read_log(path: str | Path) -> dict[str, dict[int, float]]:
-    """The figures of a train.log: {name: {step: value}}; of a step that was taken again, the last line's."""
-    figures: dict[str, dict[int, float]] = {}
+    """The metrics of a train.log: {name: {step: value}}; of a step that was taken again, the last line's."""
+    metrics: dict[str, dict[int, float]] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         pairs = [word.split("=", 1) for word in line.split()[1:] if "=" in word]
         if not pairs or pairs[0][0] != "step" or any(key == "event" for key, _ in pairs):
             continue
         for key, value in pairs[1:]:
-            figures.setdefault(key, {})[int(pairs[0][1])] = float(value)
-    return figures
+            metrics.setdefault(key, {})[int(pairs[0][1])] = float(value)
+    return metrics
 
 
 def _device_name(device: torch.device) -> str:

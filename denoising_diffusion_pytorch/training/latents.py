@@ -12,7 +12,7 @@ from data import DataError, RadioMapDataset
 from data.augment import symmetry
 from data.store import SampleStore, digest
 
-from .autoencoder import AutoencoderKL
+from ..autoencoder import AutoencoderKL
 
 SHARDS = 64  # files of a store; a process writes whole ones
 

@@ -1,0 +1,1 @@
+"""The training loop of both stages and everything that belongs to it."""

@@ -1,0 +1,94 @@
+"""The stream of training batches of a run."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.data import Dataset
+
+from data import Augmentation, OwnSamples, RadioUNet_c, close_dataloader, process_batch, training_loader
+
+from ..autoencoder import AutoencoderKL
+from ..config.schema import Config, SourceConfig
+from ..errors import ConfigError
+from .latents import encode_dataset
+
+
+def open_dataset(config: Config, source: SourceConfig, **options) -> RadioUNet_c:
+    """A source of the configuration as the networks want it; `options` as `data.RadioMapDataset` takes them.
+
+    Raises:
+        data.DataError: no data where the configuration points.
+    """
+    data = config.data
+    return RadioUNet_c(
+        source.data_root,
+        source.simulation_type,
+        split=source.split,
+        missing_buildings=source.missing_buildings,
+        max_samples=source.max_samples,
+        image_size=data.image_size,
+        cond_size=data.cond_size,
+        cond_channels=data.cond_channels,
+        **options,
+    )
+
+
+class TrainingData:
+    """The training samples of a run; the tree is opened once.
+
+    Args:
+        config: resolved.
+        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+
+    Raises:
+        data.DataError: no data where the configuration points.
+        ConfigError: `data.cache_latents` with a dataset of your own.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset | None = None):
+        self.config = config
+        augmentation = Augmentation(**vars(config.data.augmentation))
+        self.dataset: Any
+        if dataset is None:
+            self.dataset = open_dataset(
+                config,
+                config.data.train,
+                augmentation=augmentation,
+                cache=config.data.cache,
+                cache_folder=config.data.cache_folder,
+                tolerant=config.trainer.max_bad_samples > 0,
+            )
+        elif config.data.cache_latents:
+            raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")
+        else:
+            self.dataset = OwnSamples(dataset, augmentation)
+
+    def cache_latents(self, autoencoder: AutoencoderKL, accelerator: Accelerator) -> None:
+        """Add the posterior of every map in all its symmetries to the samples; what is missing on the disk is encoded first."""
+        self.dataset = encode_dataset(
+            self.dataset,
+            autoencoder,
+            Path(self.config.data.cache_folder or self.config.trainer.results_folder),
+            accelerator,
+            batch_size=self.config.trainer.batch_size,
+            num_workers=self.config.data.num_workers,
+        )
+
+    def batches(self, accelerator: Accelerator, first: int) -> Generator[dict[str, Any], None, None]:
+        """Endless micro-batches of this process on its device, from number `first` on."""
+        loader = training_loader(
+            self.dataset,
+            self.config.trainer.batch_size,
+            self.config.trainer.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            start_batch=first,
+            num_workers=self.config.data.num_workers,
+        )
+        try:
+            for batch in loader:
+                yield process_batch(batch, accelerator.device)
+        finally:
+            close_dataloader(loader)

@@ -1,0 +1,90 @@
+"""No update from a value that is not finite, and no step that waits for the device to find out."""
+
+import math
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+NEVER = 2**62
+
+
+class FiniteGuard:
+    """A flag on the device: set by the first value that is not finite, obeyed by the optimizer, read now and then.
+
+    Args:
+        accelerator: decides device and number of processes.
+
+    Attributes:
+        found_inf: scalar on the device, 1 from the first such value on; fused AdamW, given it as its attribute of that name,
+            changes nothing any more.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.found_inf = torch.zeros((), dtype=torch.float32, device=accelerator.device)
+        self._first_step = torch.full((), NEVER, dtype=torch.int64, device=accelerator.device)
+
+    def check(self, step: int, values: dict[str, Tensor]) -> None:
+        """Set the flag if one of the scalars of `step`, on any process, is not finite."""
+        bad = (~torch.stack([torch.isfinite(value).all() for value in values.values()])).any().float()
+        if self.accelerator.num_processes > 1:
+            bad = self.accelerator.reduce(bad, "sum").clamp(max=1)
+        self._first_step = torch.where(bad > self.found_inf, step, self._first_step)
+        self.found_inf = torch.maximum(self.found_inf, bad)
+
+    def nonfinite_step(self) -> int | None:
+        """The first step with such a value, None so far; waits for the device."""
+        step = int(self._first_step)
+        return step if step != NEVER else None
+
+
+def reproduce(trainer: "Trainer") -> str:
+    """Take the trainer's step again, whose batch follows from (seed, step, rank); returns what was not finite and where.
+
+    Writes `nonfinite/step_N_rank_R.pt`, which `torch.load(path, weights_only=True)` reads: the batch, the weights, and the random
+    state before each forward pass.
+    """
+    step, rank = trainer.step, trainer.accelerator.process_index
+    active = [o for o in trainer.optimizations if step >= o.objective.start_step]
+    for optimization in trainer.optimizations:
+        optimization.optimizer.zero_grad(set_to_none=True)
+    seen, states, values = [], [], []
+    accumulation = trainer.settings.gradient_accumulation
+    with closing(trainer.make_batches(trainer.accelerator, step * accumulation)) as batches:
+        for micro_batch in range(accumulation):
+            seen.append(next(batches))
+            trainer.seed_dropout(micro_batch)
+            states.append(torch.get_rng_state())
+            logs = trainer.backward(seen[-1], micro_batch, active)
+            values.append({name: float(value) for name, value in logs.items()})
+    gradients = [
+        f"{optimization.name}.{name}"
+        for optimization in active
+        for name, parameter in optimization.objective.named_parameters()
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+    ]
+    content = {
+        "step": step,
+        "rank": rank,
+        "values": values,
+        "batches": seen,
+        "rng_states": states,
+        "nonfinite_gradients": gradients,
+        "objectives": {o.name: o.objective.state_dict() for o in trainer.optimizations},
+    }
+    path = trainer.checkpointer.folder / "nonfinite" / f"step_{step}_rank_{rank}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    terms = [name for name in values[0] if not all(math.isfinite(each[name]) for each in values)]
+    terms += [f"the gradients of {len(gradients)} weights"] if gradients else []
+    names = [name for batch in seen for name in batch["names"]]
+    return (
+        f"non-finite at step {step}: {', '.join(terms) or 'on another process'}, in the batch {', '.join(names[:32])}; "
+        f"nothing was updated; weights, batch and gradients' names are in {path}"
+    )

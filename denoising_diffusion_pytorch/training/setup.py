@@ -1,0 +1,126 @@
+"""What a training command does before its first step: command line, dry run, process group and precision."""
+
+import argparse
+import logging
+import os
+import sys
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from torch import nn
+
+from ..build import build_discriminator, build_model
+from ..config import load_config, placeholders, to_yaml
+from ..config.schema import Config, TrainerConfig
+from ..errors import ConfigError
+from .checkpoint import trained_first_stage
+from .report import count_parameters, model_report
+
+log = logging.getLogger("radiodiff")
+
+
+def read_command(stage: str, description: str) -> Config | None:
+    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; None after a dry run.
+
+    Raises:
+        ConfigError: naming what is wrong.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", required=True, help="YAML file, e.g. configs/radio_train_m.yaml")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="check the file, print what it means and the networks' sizes, stop"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+    arguments = parser.parse_args()
+    config = load_config(arguments.cfg, arguments.overrides, stage=stage, trained=trained_first_stage)
+    if arguments.dry_run:
+        _dry_run(config, stage)
+        return None
+    _require_no_placeholders(config)
+    return config
+
+
+def _dry_run(config: Config, stage: str) -> None:
+    """Print the resolved configuration and the networks' sizes; allocates and writes nothing, needs no data."""
+    with torch.device("meta"):
+        parts: dict[str, nn.Module] = {"model": build_model(config, stage)}
+        if stage == "vae" or config.first_stage_config.trainable:
+            parts["discriminator"] = build_discriminator(config.first_stage_config)
+    print(to_yaml(config))
+    print(model_report(parts, depth=2))
+    total = sum(count_parameters(part)[0] for part in parts.values())
+    print(f"{stage}: {total:,} parameters in all")
+    used = [key for key in placeholders(config) if not key.startswith("sample.")]
+    if used:
+        print(f"to be replaced before training: {', '.join(used)}")
+
+
+def _require_no_placeholders(config: Config) -> None:
+    """Raises ConfigError that names every `path/to/...` of the training sections which is still in place.
+
+    A `specific_type` is left to the dataset: a tree of ready-made conditions needs no simulation type.
+    """
+    used = [
+        key for key in placeholders(config) if not key.startswith("sample.") and not key.endswith("simulation_type")
+    ]
+    if config.data.train.data_root is None:
+        used.append("data.train.data_root")
+    if used:
+        raise ConfigError(
+            f"{', '.join(used)}: still a placeholder; set it in the file or on the command line (key=value)"
+        )
+
+
+def choose_precision(setting: str) -> str:
+    """`auto` -> bf16 where the processor computes it natively, else no; anything else is returned as it is."""
+    if setting != "auto":
+        return setting
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "no"
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()  # no public question in torch yet
+    return "bf16" if native else "no"
+
+
+def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Accelerator:
+    """The process group and precision of a run; `accelerate launch --mixed_precision` wins over the file.
+
+    Args:
+        config: precision, accumulation, TF32, seed.
+        some_unused: allow steps in which some trainable parameters take no part.
+
+    Seeds torch by `seed`, so that networks built afterwards start from the same weights in every run and process.
+
+    Raises:
+        ConfigError: a way of distributing the model that this loop does not support.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    precision = launched if launched and launched != "no" else choose_precision(config.mixed_precision)
+    if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        log.warning("mixed_precision fp16 needs a GPU: training in full precision (bf16 is there for CPUs)")
+        precision = "no"
+    if "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ and launched:
+        log.warning(
+            "accelerate launch was asked for several processes and started one: without GPUs it needs --multi_gpu all the same"
+        )
+    accelerator = Accelerator(
+        gradient_accumulation_steps=config.gradient_accumulation,
+        mixed_precision=precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
+        cpu=not torch.accelerator.is_available(),  # or several processes without GPUs would each believe to be alone
+    )
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = config.tf32  # torch would let convolutions use it unasked
+    supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.distributed_type not in supported:
+        raise ConfigError(
+            f"accelerate is set to {accelerator.distributed_type.value}; this loop keeps whole networks in every process "
+            "(accelerate launch --multi_gpu --num_processes N): they fit any GPU that their activations fit, and the averaged "
+            "weights and checkpoints need all parameters in one place"
+        )
+    # warnings to the terminal, from the main process only; progress bars and train.log show the rest
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING if accelerator.is_main_process else logging.ERROR)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
+    return accelerator

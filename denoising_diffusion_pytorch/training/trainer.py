@@ -1,0 +1,325 @@
+"""The training loop of both stages: accumulation, clipping, learning rate, EMA, logging, pictures, checkpoints.
+
+A step is an optimizer step. Everything that a step does follows from (seed, step, rank) and the samples' keys, so
+that a run which was interrupted goes on as if it had not been.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..config.schema import Config
+from ..errors import TrainingError
+from .checkpointer import Checkpointer
+from .ema import EMAModel
+from .finite_guard import FiniteGuard, reproduce
+from .meter import Meter
+from .objectives import Batch, Optimization, trained_parameters
+from .report import model_report
+from .results import Results
+from .schedule import learning_rate
+from .stopping import StopRequest
+from .validation import Validation, metrics_of
+
+log = logging.getLogger("radiodiff")
+
+MAX_SKIPPED = 40  # overflowed fp16 steps in a row: 2^-40 of the first gradient scale is beyond help
+
+
+class Trainer:
+    """Train `model` by its objectives until `training_steps`.
+
+    Args:
+        config: resolved; `config.trainer` rules the loop, the rest is written into checkpoints.
+        stage: `vae`, `ldm` or `baseline`.
+        model: what is averaged, saved and validated.
+        objectives: modules of objectives.py, in the order in which they see a batch.
+        batches: function (accelerator, first micro-batch) -> endless generator of batches on the device, with `seeds`,
+            `names` and optionally `problems`.
+        validation: the scenes that are scored and drawn, or None.
+        prepare: function (accelerator) called once in a run that starts from nothing, e.g. to measure the latent scale.
+        prepare_again: call it again before every checkpoint, for a model whose latents go on changing.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        stage: str,
+        model: nn.Module,
+        objectives: list[Any],
+        batches: Callable[[Accelerator, int], Generator[Batch, None, None]],
+        *,
+        accelerator: Accelerator,
+        validation: Validation | None = None,
+        prepare: Callable[[Accelerator], None] | None = None,
+        prepare_again: bool = False,
+    ):
+        self.config, self.settings, self.stage = config, config.trainer, stage
+        self.accelerator, self.make_batches, self.validation = accelerator, batches, validation
+        self.prepare, self.prepare_again = prepare, prepare_again
+        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        self.model = model = model.to(accelerator.device).to(memory_format=layout)
+        objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
+        ema = self.settings.ema
+        self.ema = EMAModel(model, ema.beta, ema.start_step, ema.update_interval)
+        if self.settings.compile:
+            # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
+            for network in step_networks(model).values():
+                network.compile()
+        self.fused = accelerator.device.type in ("cuda", "cpu")
+        self.optimizations = [self._optimization(objective) for objective in objectives]
+        self.guard = FiniteGuard(accelerator)
+        self.checkpointer = Checkpointer(config, stage, accelerator, model, self.ema, self.optimizations)
+        self.stop = StopRequest(accelerator)
+        self.results: Results | None = None  # the main process's
+        self.step = 0
+        self.skipped = 0  # overflowed fp16 steps in a row
+        samples = self.settings.batch_size * self.settings.gradient_accumulation * accelerator.num_processes
+        self.meter = Meter(accelerator, samples)
+
+    def _optimization(self, objective: nn.Module) -> Optimization:
+        adam, parameters = self.settings.optimizer, trained_parameters(objective)
+        optimizer = torch.optim.AdamW(
+            parameters,
+            lr=self.settings.learning_rate,
+            betas=(adam.betas[0], adam.betas[1]),
+            eps=adam.eps,
+            weight_decay=adam.weight_decay,
+            fused=self.fused,
+        )
+        # the optimizer is not prepared by accelerate: its wrapper updates the gradient scaler once per optimizer
+        return Optimization(objective, self.accelerator.prepare(objective), parameters, optimizer)
+
+    # ---- the run ---------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Resume or start, train, and leave a checkpoint of the last step.
+
+        Raises:
+            CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
+            TrainingError: a loss or gradient became non-finite, or too much of the data is unreadable.
+        """
+        self.stop.install()
+        if self.accelerator.is_main_process:
+            self.results = Results(self.checkpointer.folder)
+        self.accelerator.wait_for_everyone()
+        self.step = self.checkpointer.resume()
+        if self.results is not None:
+            parts = {"model": self.model} | self.checkpointer.extra
+            self.results.open(self.config, model_report(parts), self.accelerator, self.step)
+        if self.step == 0:
+            self._prepare()
+        with closing(self.make_batches(self.accelerator, self.step * self.settings.gradient_accumulation)) as batches:
+            self._loop(batches)
+        if self.step:
+            self.save()
+        if self.step < self.settings.training_steps:
+            self.accelerator.print(f"stopped by a signal at step {self.step}; the same command goes on from here")
+        if self.results is not None:
+            self.results.close()
+        self.accelerator.end_training()
+
+    def _loop(self, batches: Iterator[Batch]) -> None:
+        """Steps until the last one or a request to stop, with what is due after each of them."""
+        settings = self.settings
+        with tqdm(
+            total=settings.training_steps,
+            initial=self.step,
+            desc=self.stage,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+            mininterval=1.0,
+            smoothing=0,  # the mean speed, pauses for saving and validation included: their share of what is left
+        ) as bar:
+            while self.step < settings.training_steps and not self.stop.agreed():
+                started = time.monotonic()
+                self.meter.add(self.train_step(batches), started)
+                bar.update()
+                if self._due(settings.log_interval):
+                    bar.set_postfix(loss=f"{self._log()['loss']:.4g}", refresh=False)
+                if self._due(settings.save_interval):
+                    if self.prepare_again:
+                        self._prepare()  # here, not in save(): an interruption must not change what comes after it
+                    self.save()
+                if self.validation is not None:
+                    self._validate()
+
+    def _prepare(self) -> None:
+        if self.prepare is not None:
+            self.prepare(self.accelerator)
+            self.ema.copy_buffers()
+
+    def _due(self, interval: int) -> bool:
+        """Whether something that happens every `interval` steps, and after the last one, is due now; never for 0."""
+        return interval > 0 and (self.step % interval == 0 or self.step == self.settings.training_steps)
+
+    # ---- a step ----------------------------------------------------------------------------------------------
+
+    def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        """Accumulate, backward, finite guard, clip, step, EMA; returns detached scalars."""
+        scaler = self.accelerator.scaler
+        active = [o for o in self.optimizations if self.step >= o.objective.start_step]
+        logs: dict[str, Tensor] = {}
+        for micro_batch in range(self.settings.gradient_accumulation):
+            batch = self._next_batch(batches)
+            for name, value in self.backward(batch, micro_batch, active).items():
+                logs[name] = logs.get(name, 0) + value / self.settings.gradient_accumulation
+        norms = {}
+        for optimization in active:
+            if scaler is not None:
+                scaler.unscale_(optimization.optimizer)
+            norms[f"grad_norm_{optimization.name}"] = optimization.grad_norm()
+        # a gradient scaler expects gradients to overflow now and then; a loss must be finite all the same
+        self.guard.check(self.step, logs | (norms if scaler is None else {}))
+        if scaler is not None or not self.fused:  # these optimizers do not obey the guard's flag
+            self.raise_if_nonfinite()
+        for optimization, norm in zip(active, norms.values(), strict=True):
+            nn.utils.clip_grads_with_norm_(optimization.parameters, self.settings.gradient_clip, norm)
+            optimizer = optimization.optimizer
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            if scaler is not None:
+                scaler.step(optimizer)  # skips where a gradient overflowed
+            else:
+                # fused AdamW changes nothing where this is 1; torch declares the attribute nowhere
+                setattr(optimizer, "found_inf", self.guard.found_inf)  # noqa: B010
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if scaler is not None:
+            logs |= self._update_scale(scaler)
+        self.step += 1
+        self.ema.update_after_step(self.step)
+        return logs | norms
+
+    def backward(self, batch: Batch, micro_batch: int, active: list[Optimization]) -> dict[str, Tensor]:
+        """Add the gradients of a micro-batch; the same ones for the same step, micro-batch and weights. Returns detached scalars."""
+        self.seed_dropout(micro_batch)
+        logs: dict[str, Tensor] = {}
+        carry: dict[str, Tensor] = {}
+        with self.accelerator.accumulate(*[o.prepared for o in active]):
+            for optimization in active:
+                loss, terms, carry = optimization.prepared(batch, self.step, carry)
+                self.accelerator.backward(loss)  # divided by gradient_accumulation there
+                logs |= terms if logs else {"loss": loss.detach()} | terms
+        return logs
+
+    def seed_dropout(self, micro_batch: int) -> None:
+        """Seed the global generator by (seed, step, micro-batch, rank), after whatever reading the batch drew from it."""
+        numbers = (self.settings.seed, self.step, micro_batch, self.accelerator.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+
+    def learning_rate(self) -> float:
+        """The rate of the step to be taken."""
+        settings = self.settings
+        return learning_rate(
+            self.step,
+            lr=settings.learning_rate,
+            min_lr=settings.min_learning_rate,
+            total_steps=settings.training_steps,
+            power=settings.lr_scheduler.power,
+            warmup_steps=settings.lr_scheduler.warmup_steps,
+        )
+
+    def _next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """The next micro-batch. Where there is none, the steps taken so far are saved before the error goes on."""
+        started = time.monotonic()
+        try:
+            batch = next(batches)
+            self._note_bad_samples(batch.get("problems", ()))
+        except Exception:
+            self.raise_if_nonfinite()
+            if self.accelerator.is_main_process and self.step:
+                self.checkpointer.write(self.step)  # no step is half taken: gradients are, weights are not
+            raise
+        self.meter.waited += time.monotonic() - started
+        return batch
+
+    def _note_bad_samples(self, problems: Iterable[str]) -> None:
+        known = self.checkpointer.bad_samples
+        new = sorted(set(problems) - known)
+        known |= set(new)
+        for problem in new:
+            log.error("unreadable, the next sample takes its place: %s", problem)
+        if new and len(known) > self.settings.max_bad_samples:
+            raise TrainingError(
+                f"{len(known)} unreadable samples, more than trainer.max_bad_samples "
+                f"{self.settings.max_bad_samples}; the last: {new[-1]}"
+            )
+
+    def _update_scale(self, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+        """Let the gradient scaler adapt; raises TrainingError where step after step overflows."""
+        before = scaler.get_scale()
+        scaler.update()
+        overflowed = scaler.get_scale() < before
+        self.skipped = self.skipped + 1 if overflowed else 0
+        if self.skipped > MAX_SKIPPED:
+            raise TrainingError(
+                f"{self.skipped} steps in a row, up to step {self.step}, overflowed in fp16 and were skipped; "
+                f"{self._advice()}; bf16 or full precision does not overflow"
+            )
+        return {"grad_scale": torch.tensor(before), "skipped": torch.tensor(float(overflowed))}
+
+    # ---- what is due after a step ----------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint of the current step, unless a value before it was not finite."""
+        self.raise_if_nonfinite()
+        self.checkpointer.save(self.step)
+
+    def _log(self) -> dict[str, float]:
+        """Means since the last line, over all processes, to train.log and TensorBoard."""
+        self.raise_if_nonfinite()
+        metrics = self.meter.read()
+        for optimization in self.optimizations:
+            if self.step > optimization.objective.start_step:
+                metrics[f"lr_{optimization.name}"] = optimization.optimizer.param_groups[0]["lr"]
+        if self.results is not None:
+            self.results.metrics("train", metrics, self.step)
+        return metrics
+
+    def _validate(self) -> None:
+        """Score and draw the averaged model where either is due; a new best is saved."""
+        scoring = self._due(self.settings.validate_every)
+        drawing = self._due(self.settings.sample_interval) and self.settings.num_samples > 0
+        if not scoring and not drawing:
+            return
+        self.raise_if_nonfinite()
+        predictions = self.validation.predict(self.ema.ema_model, only_drawn=not scoring)
+        if self.results is None:
+            return
+        if scoring:
+            metrics = metrics_of(predictions.values())
+            self.results.metrics("validation", metrics, self.step)
+            self.checkpointer.record(self.step, metrics)
+        if self.settings.num_samples > 0:
+            self.validation.draw(predictions, self.results.picture_path(self.step))
+            self.results.picture(self.step)
+
+    # ---- a value that is not finite --------------------------------------------------------------------------
+
+    def raise_if_nonfinite(self) -> None:
+        """Wait for the device, and end the run if a step so far had a value that is not finite; nothing was updated since."""
+        step = self.guard.nonfinite_step()
+        if step is None:
+            return
+        self.step = step
+        raise TrainingError(f"{reproduce(self)}; {self._advice()}")
+
+    def _advice(self) -> str:
+        last = self.checkpointer.last or "none yet"
+        return f"last good checkpoint: {last}; try a lower trainer.learning_rate or trainer.mixed_precision: 'no'"
+
+
+def step_networks(model: nn.Module) -> dict[str, nn.Module]:
+    """The networks that a training step calls, by name: what torch.compile takes whole, and what can be timed apart."""
+    parts = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
+    modules = dict(model.named_modules())
+    return {name: modules[name] for name in parts if name in modules} or {"model": model}
