@@ -56,7 +56,7 @@ class LatentDiffusion(nn.Module):
         diffusion: GaussianDiffusion | DecoupledDiffusion | None = None,
         *,
         sampler: str | None = None,
-        sampling_timesteps: int = 50,
+        sampling_timesteps: int = 4,
         ddim_eta: float = 0.0,
         final_step_share: float = 0.0,
         scale_factor: float | None = None,

@@ -480,7 +480,7 @@ def test_a_decoder_that_sees_the_condition_gets_it_whole(load, refuse):
         ("diffusion_config.objective=pred_KC", ("objective is pred_KC", "model_type ddpm", "pred_noise")),
         ("diffusion_config.model_type=const_sde", ("objective is pred_noise", "choose pred_KC")),
         ("diffusion_config.sampler=decoupled", ("sampler is decoupled", "ddim or ddpm or dpm_solver")),
-        ("diffusion_config.timesteps=10", ("sampling_timesteps is 50", "timesteps 10")),
+        ("diffusion_config.timesteps=3", ("sampling_timesteps is 4", "timesteps 3")),
         ("trainer.lr_scheduler={min_lr_ratio: 0.2, power: 1}", ()),
     ],
 )

@@ -212,7 +212,7 @@ def test_modules_are_taken_as_they_are():
     model = LatentDiffusion(
         parts.first_stage_model, parts.cond_stage_model, parts.unet, parts.diffusion, sampler="ddpm", scale_factor=2.0
     )
-    assert model.sampling() == ("ddpm", 50) and model.state_dict().keys() == parts.state_dict().keys()
+    assert model.sampling() == ("ddpm", 4) and model.state_dict().keys() == parts.state_dict().keys()
     assert model.eval().sample(tiny_batch(0)["conditions"], steps=2).shape == (2, 1, 16, 16)
 
 

@@ -136,7 +136,7 @@ class DiffusionConfig(Section):
     final_step_share: Share = 0.0  # share of training samples at t = T, for one-step samplers
     scale_factor: Positive | None = None  # None: 1 / std of the latents, measured at the start of stage 2
     sampler: Sampler | None = None  # see SAMPLERS; derived: ddim, or decoupled for const_sde
-    sampling_timesteps: Count = 50
+    sampling_timesteps: Count = 4  # network calls; more of them cost accuracy (docs/accuracy.md)
     ddim_eta: Share = 0.0
     end_to_end: EndToEndConfig = EndToEndConfig()
 

@@ -1,6 +1,7 @@
 """What a run keeps on disk to go on from: resuming, writing, pruning. The format is checkpoint.py's."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..config.schema import Config
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TrainingError
 from ..loading import load_strictly
 from .checkpoint import (
     Checkpoint,
@@ -115,6 +116,18 @@ class Checkpointer:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.bad_samples = set(state["bad_samples"])
+
+    def note_bad_samples(self, problems: Iterable[str]) -> None:
+        """Log what could not be read and had its neighbour in its place; raises TrainingError where that is too much."""
+        new = sorted(set(problems) - self.bad_samples)
+        self.bad_samples |= set(new)
+        for problem in new:
+            log.error("unreadable, the next sample takes its place: %s", problem)
+        limit = self.config.trainer.max_bad_samples
+        if new and len(self.bad_samples) > limit:
+            raise TrainingError(
+                f"{len(self.bad_samples)} unreadable samples, more than trainer.max_bad_samples {limit}; the last: {new[-1]}"
+            )
 
     def save(self, step: int) -> None:
         """Write a checkpoint of `step` on the main process; every process waits for it."""

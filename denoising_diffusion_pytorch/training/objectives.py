@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..autoencoder import AutoencoderKL
-from ..config.schema import EndToEndConfig
+from ..config.schema import EndToEndConfig, TrainerConfig
 from ..latent_diffusion import LatentDiffusion
 from ..losses import AutoencoderLoss, PatchDiscriminator, hinge_gan_loss
 from ..radio_map import apply_mask
@@ -201,6 +202,19 @@ class Optimization:
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]).detach()
 
 
-def trained_parameters(objective: nn.Module) -> list[nn.Parameter]:
-    """Each trainable parameter of an objective, once."""
-    return list({id(p): p for p in objective.parameters() if p.requires_grad}.values())
+def make_optimization(
+    objective: nn.Module, accelerator: Accelerator, settings: TrainerConfig, fused: bool
+) -> Optimization:
+    """An objective with AdamW over its trainable parameters, each once."""
+    parameters = list({id(p): p for p in objective.parameters() if p.requires_grad}.values())
+    adam = settings.optimizer
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=(adam.betas[0], adam.betas[1]),
+        eps=adam.eps,
+        weight_decay=adam.weight_decay,
+        fused=fused,
+    )
+    # the optimizer is not prepared by accelerate: its wrapper updates the gradient scaler once per optimizer
+    return Optimization(objective, accelerator.prepare(objective), parameters, optimizer)

@@ -4,9 +4,8 @@ A step is an optimizer step. Everything that a step does follows from (seed, ste
 that a run which was interrupted goes on as if it had not been.
 """
 
-import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -22,14 +21,12 @@ from .checkpointer import Checkpointer
 from .ema import EMAModel
 from .finite_guard import FiniteGuard, reproduce
 from .meter import Meter
-from .objectives import Batch, Optimization, trained_parameters
+from .objectives import Batch, Optimization, make_optimization
 from .report import model_report
 from .results import Results
 from .schedule import learning_rate
 from .stopping import StopRequest
 from .validation import Validation, metrics_of
-
-log = logging.getLogger("radiodiff")
 
 MAX_SKIPPED = 40  # overflowed fp16 steps in a row: 2^-40 of the first gradient scale is beyond help
 
@@ -75,7 +72,7 @@ class Trainer:
             for network in step_networks(model).values():
                 network.compile()
         self.fused = accelerator.device.type in ("cuda", "cpu")
-        self.optimizations = [self._optimization(objective) for objective in objectives]
+        self.optimizations = [make_optimization(o, accelerator, self.settings, self.fused) for o in objectives]
         self.guard = FiniteGuard(accelerator)
         self.checkpointer = Checkpointer(config, stage, accelerator, model, self.ema, self.optimizations)
         self.stop = StopRequest(accelerator)
@@ -84,19 +81,6 @@ class Trainer:
         self.skipped = 0  # overflowed fp16 steps in a row
         samples = self.settings.batch_size * self.settings.gradient_accumulation * accelerator.num_processes
         self.meter = Meter(accelerator, samples)
-
-    def _optimization(self, objective: nn.Module) -> Optimization:
-        adam, parameters = self.settings.optimizer, trained_parameters(objective)
-        optimizer = torch.optim.AdamW(
-            parameters,
-            lr=self.settings.learning_rate,
-            betas=(adam.betas[0], adam.betas[1]),
-            eps=adam.eps,
-            weight_decay=adam.weight_decay,
-            fused=self.fused,
-        )
-        # the optimizer is not prepared by accelerate: its wrapper updates the gradient scaler once per optimizer
-        return Optimization(objective, self.accelerator.prepare(objective), parameters, optimizer)
 
     # ---- the run ---------------------------------------------------------------------------------------------
 
@@ -233,7 +217,7 @@ class Trainer:
         started = time.monotonic()
         try:
             batch = next(batches)
-            self._note_bad_samples(batch.get("problems", ()))
+            self.checkpointer.note_bad_samples(batch.get("problems", ()))
         except Exception:
             self.raise_if_nonfinite()
             if self.accelerator.is_main_process and self.step:
@@ -241,18 +225,6 @@ class Trainer:
             raise
         self.meter.waited += time.monotonic() - started
         return batch
-
-    def _note_bad_samples(self, problems: Iterable[str]) -> None:
-        known = self.checkpointer.bad_samples
-        new = sorted(set(problems) - known)
-        known |= set(new)
-        for problem in new:
-            log.error("unreadable, the next sample takes its place: %s", problem)
-        if new and len(known) > self.settings.max_bad_samples:
-            raise TrainingError(
-                f"{len(known)} unreadable samples, more than trainer.max_bad_samples "
-                f"{self.settings.max_bad_samples}; the last: {new[-1]}"
-            )
 
     def _update_scale(self, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
         """Let the gradient scaler adapt; raises TrainingError where step after step overflows."""
