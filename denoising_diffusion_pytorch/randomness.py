@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 
+def seed_global(*numbers: int) -> None:
+    """Seed torch's global generators by several numbers, all of whose bits count."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+
+
 class KeyedRandom:
     """One CPU generator per sample.
 

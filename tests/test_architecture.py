@@ -27,7 +27,7 @@ IN_TRAINING = {  # the rest of the room may import everything
     **dict.fromkeys(("ema", "schedule", "report"), set()),
     "checkpoint": {"config", "errors"},
     "objectives": NETWORKS | MATHEMATICS | {"config"},
-    "finite_guard": {"training/trainer"},  # for its type
+    "finite_guard": {"training/objectives"},
     "checkpointer": {"config", "errors", "loading"}
     | {f"training/{name}" for name in ("checkpoint", "ema", "objectives")},
     "latents": {"autoencoder"},

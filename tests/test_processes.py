@@ -94,3 +94,13 @@ def test_no_process_waits_for_one_that_failed(place):
     done = train("vae", config, folder / "failed", 2, *overrides, check=False)
     assert done.returncode != 0
     assert str(victim) in done.stderr
+
+
+def test_all_processes_end_at_a_value_that_is_not_finite(place):
+    folder, config = place
+    done = train("vae", config, folder / "infinite", 2, "trainer.learning_rate=1e30", check=False)
+    assert done.returncode != 0 and "non-finite at step 1" in done.stderr
+    assert {path.name for path in (folder / "infinite" / "nonfinite").iterdir()} == {
+        "step_1_rank_0.pt",
+        "step_1_rank_1.pt",
+    }

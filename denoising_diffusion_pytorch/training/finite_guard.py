@@ -1,15 +1,14 @@
 """No update from a value that is not finite, and no step that waits for the device to find out."""
 
 import math
-from contextlib import closing
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .objectives import Batch, Optimization
 
 NEVER = 2**62
 
@@ -44,41 +43,42 @@ class FiniteGuard:
         return step if step != NEVER else None
 
 
-def reproduce(trainer: "Trainer") -> str:
-    """Take the trainer's step again, whose batch follows from (seed, step, rank); returns what was not finite and where.
+def reproduce(
+    step: int,
+    batches: Iterable[Batch],
+    backward: Callable[[Batch, int], dict[str, Tensor]],
+    optimizations: list[Optimization],
+    path: Path,
+) -> str:
+    """Take a step again that had a value which is not finite; returns which value, and in which batch.
 
-    Writes `nonfinite/step_N_rank_R.pt`, which `torch.load(path, weights_only=True)` reads: the batch, the weights, and the random
-    state before each forward pass.
+    Args:
+        step: its number.
+        batches: its micro-batches; they follow from (seed, step, rank).
+        backward: function (batch, number of the micro-batch) -> detached scalars, which adds to the gradients.
+        optimizations: of which gradients and weights are looked at.
+        path: file for the batches, the weights and the names of bad gradients; `torch.load(path, weights_only=True)` reads it.
     """
-    step, rank = trainer.step, trainer.accelerator.process_index
-    active = [o for o in trainer.optimizations if step >= o.objective.start_step]
-    for optimization in trainer.optimizations:
+    for optimization in optimizations:
         optimization.optimizer.zero_grad(set_to_none=True)
-    seen, states, values = [], [], []
-    accumulation = trainer.settings.gradient_accumulation
-    with closing(trainer.make_batches(trainer.accelerator, step * accumulation)) as batches:
-        for micro_batch in range(accumulation):
-            seen.append(next(batches))
-            trainer.seed_dropout(micro_batch)
-            states.append(torch.get_rng_state())
-            logs = trainer.backward(seen[-1], micro_batch, active)
-            values.append({name: float(value) for name, value in logs.items()})
+    seen, values = [], []
+    for micro_batch, batch in enumerate(batches):
+        logs = backward(batch, micro_batch)
+        seen.append(batch)
+        values.append({name: float(value) for name, value in logs.items()})
     gradients = [
         f"{optimization.name}.{name}"
-        for optimization in active
+        for optimization in optimizations
         for name, parameter in optimization.objective.named_parameters()
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
     content = {
         "step": step,
-        "rank": rank,
         "values": values,
         "batches": seen,
-        "rng_states": states,
         "nonfinite_gradients": gradients,
-        "objectives": {o.name: o.objective.state_dict() for o in trainer.optimizations},
+        "objectives": {o.name: o.objective.state_dict() for o in optimizations},
     }
-    path = trainer.checkpointer.folder / "nonfinite" / f"step_{step}_rank_{rank}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
     terms = [name for name in values[0] if not all(math.isfinite(each[name]) for each in values)]

@@ -7,9 +7,9 @@ that a run which was interrupted goes on as if it had not been.
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..config.schema import Config
 from ..errors import TrainingError
+from ..randomness import seed_global
 from .checkpointer import Checkpointer
 from .ema import EMAModel
 from .finite_guard import FiniteGuard, reproduce
@@ -150,13 +151,12 @@ class Trainer:
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """Accumulate, backward, finite guard, clip, step, EMA; returns detached scalars."""
         scaler = self.accelerator.scaler
-        active = [o for o in self.optimizations if self.step >= o.objective.start_step]
         logs: dict[str, Tensor] = {}
         for micro_batch in range(self.settings.gradient_accumulation):
             batch = self._next_batch(batches)
-            for name, value in self.backward(batch, micro_batch, active).items():
+            for name, value in self.backward(batch, micro_batch).items():
                 logs[name] = logs.get(name, 0) + value / self.settings.gradient_accumulation
-        norms = {}
+        norms, active = {}, self.active()
         for optimization in active:
             if scaler is not None:
                 scaler.unscale_(optimization.optimizer)
@@ -183,9 +183,10 @@ class Trainer:
         self.ema.update_after_step(self.step)
         return logs | norms
 
-    def backward(self, batch: Batch, micro_batch: int, active: list[Optimization]) -> dict[str, Tensor]:
+    def backward(self, batch: Batch, micro_batch: int) -> dict[str, Tensor]:
         """Add the gradients of a micro-batch; the same ones for the same step, micro-batch and weights. Returns detached scalars."""
-        self.seed_dropout(micro_batch)
+        seed_global(self.settings.seed, self.step, micro_batch, self.accelerator.process_index)  # for dropout
+        active = self.active()
         logs: dict[str, Tensor] = {}
         carry: dict[str, Tensor] = {}
         with self.accelerator.accumulate(*[o.prepared for o in active]):
@@ -195,10 +196,9 @@ class Trainer:
                 logs |= terms if logs else {"loss": loss.detach()} | terms
         return logs
 
-    def seed_dropout(self, micro_batch: int) -> None:
-        """Seed the global generator by (seed, step, micro-batch, rank), after whatever reading the batch drew from it."""
-        numbers = (self.settings.seed, self.step, micro_batch, self.accelerator.process_index)
-        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+    def active(self) -> list[Optimization]:
+        """What takes part in the step to be taken; the discriminator starts later."""
+        return [o for o in self.optimizations if self.step >= o.objective.start_step]
 
     def learning_rate(self) -> float:
         """The rate of the step to be taken."""
@@ -283,7 +283,11 @@ class Trainer:
         if step is None:
             return
         self.step = step
-        raise TrainingError(f"{reproduce(self)}; {self._advice()}")
+        accumulation, rank = self.settings.gradient_accumulation, self.accelerator.process_index
+        path = self.checkpointer.folder / "nonfinite" / f"step_{step}_rank_{rank}.pt"
+        with closing(self.make_batches(self.accelerator, step * accumulation)) as batches:
+            what = reproduce(step, islice(batches, accumulation), self.backward, self.optimizations, path)
+        raise TrainingError(f"{what}; {self._advice()}")
 
     def _advice(self) -> str:
         last = self.checkpointer.last or "none yet"
