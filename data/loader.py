@@ -27,7 +27,7 @@ DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
 
 
 class RadioMapDataset(Dataset):
-    """Samples of a tree: `image` (1, S, S), `cond` (C, s, s), `ori_mask` (1, S, S), `name`, `seed`, `problem`.
+    """Samples of a tree: `image` (1, S, S), `cond` (C, s, s), `ori_mask` (1, S, S), `name`, `key`, `problem`.
 
     `dataset[i]` is sample i unchanged; `dataset[i, key]` is augmented by a draw that depends on `key` alone.
 
@@ -136,7 +136,7 @@ class RadioMapDataset(Dataset):
             sample = {name: torch.from_numpy(value) for name, value in arrays.items()}
         if self.augmentation is not None and key is not None:
             sample = self.augmentation(sample, key)
-        return sample | {"name": self.source.names[found], "seed": key or 0, "problem": problem}
+        return sample | {"name": self.source.names[found], "key": key or 0, "problem": problem}
 
     def scene(self, index: int) -> Scene:
         """The scene that sample `index` is made from, at native resolution."""
@@ -202,7 +202,7 @@ class OwnSamples(Dataset):
         sample = {name: given[name] for name in ("image", "cond", "ori_mask")}
         if self.augmentation is not None:
             sample = self.augmentation(sample, key)
-        return sample | {"name": str(index), "seed": key, "problem": ""}
+        return sample | {"name": str(index), "key": key, "problem": ""}
 
 
 def _start_worker(worker: int) -> None:
@@ -279,7 +279,7 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
 
     Returns:
         `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), None where
-        absent; `names`, a list, and `seeds`, a list or None, which stay on the CPU, where they are used; `problems`, a
+        absent; `names`, a list, and `keys`, a list or None, which stay on the CPU, where they are used; `problems`, a
         list of what could not be read.
     """
 
@@ -293,6 +293,6 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
         "masks": move("ori_mask"),
         "moments": move("moments"),
         "names": list(batch["name"]),
-        "seeds": batch["seed"].tolist() if "seed" in batch else None,
+        "keys": batch["key"].tolist() if "key" in batch else None,
         "problems": [problem for problem in batch.get("problem", ()) if problem],
     }

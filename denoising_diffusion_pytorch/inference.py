@@ -146,7 +146,7 @@ def predict_batch(
         "images": stacked("image"),
         "conditions": stacked("cond"),
         "masks": stacked("ori_mask"),
-        "seeds": [random_key(seed, scene.name) for scene in scenes],
+        "keys": [random_key(seed, scene.name) for scene in scenes],
     }
     draws = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
     known = batch["images"] is not None

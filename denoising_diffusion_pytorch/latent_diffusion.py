@@ -278,8 +278,8 @@ class LatentDiffusion(nn.Module):
             yield to_gain(self.decode_first_stage(x_start / self.scale_factor, conditions), ori_mask)
 
     def predict(self, batch: dict[str, Any], num_samples: int = 1, **how) -> Iterator[Tensor]:
-        """`draws` of a batch with `conditions`, `masks` and `seeds`."""
-        return self.draws(batch["conditions"], batch["masks"], num_samples, keys=batch["seeds"], **how)
+        """`draws` of a batch with `conditions`, `masks` and `keys`."""
+        return self.draws(batch["conditions"], batch["masks"], num_samples, keys=batch["keys"], **how)
 
     def ceiling(self, batch: dict[str, Any]) -> Tensor:
         """The autoencoder's reconstruction of a batch's images: the best that the U-Net could do."""

@@ -165,7 +165,7 @@ def synthetic_batches(config: Config, cached: bool, device: torch.device) -> Gen
         "masks": torch.zeros(batch, 1, data.image_size, data.image_size, device=device),
         "moments": random(2 * embed_dim, side, side) if cached else None,
         "names": ["random"] * batch,
-        "seeds": list(range(batch)),
+        "keys": list(range(batch)),
     }
     while True:
         yield content

@@ -250,7 +250,7 @@ def test_samples_of_both_trees_keep_the_contract(radiomapseer, flat_tree):
         assert all(sample[key].dtype == torch.float32 for key in ("image", "cond", "ori_mask"))
         assert sample["image"].abs().max() <= 1 and sample["cond"].abs().max() <= 1
         assert sample["ori_mask"].min() >= 0 and sample["ori_mask"].max() <= 1
-        assert sample["name"] == dataset.source.names[3] and sample["seed"] == 0
+        assert sample["name"] == dataset.source.names[3] and sample["key"] == 0
         with pytest.raises(IndexError):
             dataset[len(dataset)]
 
@@ -406,7 +406,7 @@ def marked_sample(size=8):
     """A sample whose three parts carry the same mark."""
     mark = torch.zeros(1, size, size)
     mark[0, 1, 2] = 1
-    return {"image": mark * 2 - 1, "cond": (mark * 2 - 1).repeat(2, 1, 1), "ori_mask": mark, "name": "a", "seed": 0}
+    return {"image": mark * 2 - 1, "cond": (mark * 2 - 1).repeat(2, 1, 1), "ori_mask": mark, "name": "a", "key": 0}
 
 
 @pytest.mark.parametrize("settings", [{}, {"rotation": 30.0, "translation": 0.2}])
@@ -489,7 +489,7 @@ def test_workers_change_nothing(radiomapseer):
         loader = iter(training_loader(dataset, 4, start_batch=3, num_workers=workers))
         batches.append([next(loader) for _ in range(3)])
     for a, b in zip(*batches, strict=True):
-        assert a["name"] == b["name"] and torch.equal(a["image"], b["image"]) and torch.equal(a["seed"], b["seed"])
+        assert a["name"] == b["name"] and torch.equal(a["image"], b["image"]) and torch.equal(a["key"], b["key"])
 
 
 def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, monkeypatch):

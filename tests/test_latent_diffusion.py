@@ -32,7 +32,7 @@ def tiny_model(model_type="ddpm", objective="pred_x0", **changes):
 @pytest.mark.parametrize("model_type,objective", VARIANTS)
 def test_loss_and_sample(model_type, objective):
     model, batch = tiny_model(model_type, objective), tiny_batch(0)
-    loss = model(batch["images"], batch["conditions"], keys=batch["seeds"])
+    loss = model(batch["images"], batch["conditions"], keys=batch["keys"])
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None for p in model.unet.parameters())

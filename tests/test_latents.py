@@ -46,7 +46,7 @@ def one_of(rank, processes):
 def batch_of(samples):
     keys = {"images": "image", "conditions": "cond", "masks": "ori_mask"}
     batch = {ours: torch.stack([sample[theirs] for sample in samples]) for ours, theirs in keys.items()}
-    return batch | {"seeds": [sample["seed"] for sample in samples]}
+    return batch | {"keys": [sample["key"] for sample in samples]}
 
 
 def test_cached_latents_give_the_loss_of_encoding(dataset, model, tmp_path):

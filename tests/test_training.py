@@ -340,7 +340,7 @@ def test_with_several_processes_nothing_is_asked_of_the_device_for_randomness(ra
     loader = torch.utils.data.DataLoader(RadioUNet_c(radiomapseer), 2)
     batch = as_data_parallel_gives_it(process_batch(next(iter(loader)), "cpu"), "meta")
     assert batch["images"].device.type == "meta"
-    assert KeyedRandom(batch["seeds"]).randn(3).shape == (2, 3)
+    assert KeyedRandom(batch["keys"]).randn(3).shape == (2, 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU works while the processor goes on")

@@ -60,7 +60,7 @@ def tiny_batch(number, batch_size=2, side=16, cond_side=8, cond_channels=3):
         "conditions": torch.rand(batch_size, cond_channels, cond_side, cond_side, generator=generator) * 2 - 1,
         "masks": torch.zeros(batch_size, 1, side, side),
         "names": [f"{number}_{index}" for index in range(batch_size)],
-        "seeds": [batch_size * number + index for index in range(batch_size)],
+        "keys": [batch_size * number + index for index in range(batch_size)],
     }
 
 

@@ -74,7 +74,7 @@ class AutoencoderObjective(nn.Module):
         """See the module's docstring."""
         images = batch["images"]
         posterior = self.autoencoder.encode(images)
-        noise = KeyedRandom(batch["seeds"], images.device).randn_like(posterior.mean)
+        noise = KeyedRandom(batch["keys"], images.device).randn_like(posterior.mean)
         return self.pixel_loss(batch, posterior, noise, step)
 
 
@@ -118,7 +118,7 @@ class LatentObjective(nn.Module):
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
         latent, x_start = self.model.denoising(
-            batch["images"], batch["conditions"], keys=batch["seeds"], moments=batch.get("moments")
+            batch["images"], batch["conditions"], keys=batch["keys"], moments=batch.get("moments")
         )
         logs = {"latent": latent.detach()}
         start = self.end_to_end.start_step
@@ -168,7 +168,7 @@ class JointObjective(nn.Module):
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
         images = batch["images"]
-        random = KeyedRandom(batch["seeds"], images.device)
+        random = KeyedRandom(batch["keys"], images.device)
         posterior = self.model.encode_first_stage(images)
         noise = random.randn_like(posterior.mean)
         pixel, logs, carry = self.autoencoder.pixel_loss(batch, posterior, noise, step)

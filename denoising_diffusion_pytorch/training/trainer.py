@@ -40,7 +40,7 @@ class Trainer:
         stage: `vae`, `ldm` or `baseline`.
         model: what is averaged, saved and validated.
         objectives: modules of objectives.py, in the order in which they see a batch.
-        batches: function (accelerator, first micro-batch) -> endless generator of batches on the device, with `seeds`,
+        batches: function (accelerator, first micro-batch) -> endless generator of batches on the device, with `keys`,
             `names` and optionally `problems`.
         validation: the scenes that are scored and drawn, or None.
         prepare: function (accelerator) called once in a run that starts from nothing, e.g. to measure the latent scale.
