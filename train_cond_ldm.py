@@ -6,11 +6,12 @@ accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_ru
 from functools import partial
 from itertools import islice
 
-from accelerate import Accelerator
-from torch import Tensor, nn
+from accelerate.utils import gather_object
+from torch import nn
 from torch.utils.data import Dataset
 
-from denoising_diffusion_pytorch.build import build_discriminator, build_loss, build_model
+import train_vae
+from denoising_diffusion_pytorch.build import build_loss, build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -19,8 +20,6 @@ from denoising_diffusion_pytorch.loading import load_first_stage, load_starting_
 from denoising_diffusion_pytorch.training.checkpoint import is_continued
 from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.objectives import (
-    AutoencoderObjective,
-    DiscriminatorObjective,
     JointObjective,
     LatentObjective,
 )
@@ -38,32 +37,27 @@ def make_objectives(config: Config, model: LatentDiffusion) -> list[nn.Module]:
         end_to_end = config.diffusion_config.end_to_end
         loss = build_loss(first_stage) if end_to_end.start_step is not None else None  # LPIPS may need weights
         return [LatentObjective(model, loss, end_to_end)]
-    start = first_stage.lossconfig.discr_start
-    discriminator = build_discriminator(first_stage)
-    pixel = AutoencoderObjective(model.first_stage_model, build_loss(first_stage), discriminator, start)
-    return [JointObjective(model, pixel), DiscriminatorObjective(discriminator, start)]
+    pixel, adversary = train_vae.make_objectives(config, model.first_stage_model)
+    return [JointObjective(model, pixel), adversary]
 
 
 def require_autoencoder(config: Config) -> None:
     """Raises ConfigError where the autoencoder would stay untrained."""
     first_stage = config.first_stage_config
     known = first_stage.ckpt_path or first_stage.trainable or config.trainer.init_from
-    if not known and not is_continued(config):
+    if not known and not is_continued(config, "ldm"):
         raise ConfigError(
             "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "
             "folder here, or set first_stage_config.trainable: true to train both together"
         )
 
 
-def measure_latent_scale(model: LatentDiffusion, data: TrainingData, accelerator: Accelerator) -> None:
+def measure_latent_scale(model: LatentDiffusion, data: TrainingData) -> None:
     """Set the model's scale factor from the first batches of all processes."""
-
-    def sum_over_processes(total: Tensor) -> Tensor:
-        return accelerator.reduce(total.to(accelerator.device), "sum").cpu() if accelerator.num_processes > 1 else total
-
-    batches = islice(data.batches(accelerator, 0), SCALE_BATCHES)
+    batches = islice(data.batches(0), SCALE_BATCHES)
     posteriors = (model.posterior(batch["images"], batch["moments"]) for batch in batches)
-    accelerator.print(f"latent scale factor {model.set_scale(posteriors, sum_over_processes):.5f}")
+    scale = model.set_scale(posteriors, lambda total: sum(gather_object([total])))
+    data.accelerator.print(f"latent scale factor {scale:.5f}")
 
 
 def train(config: Config, dataset: Dataset | None = None) -> None:
@@ -75,16 +69,18 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
     """
     require_autoencoder(config)
     first_stage, trainer, diffusion = config.first_stage_config, config.trainer, config.diffusion_config
-    accelerator = make_accelerator(trainer, some_unused=diffusion.end_to_end.start_step is not None)  # the decoder
-    data = TrainingData(config, dataset)
+    # until the end-to-end phase the decoder takes no part
+    accelerator = make_accelerator(trainer, some_unused=diffusion.end_to_end.start_step is not None)
     model = build_model(config, "ldm")
     load_starting_weights(model, config, "ldm", accelerator.print)
-    if config.data.cache_latents:
-        if is_continued(config):  # the trainer restores the weights later than the encoder is needed
-            load_first_stage(model.first_stage_model, trainer.results_folder, config.data.cond_channels)
-        data.cache_latents(model.first_stage_model, accelerator)
     objectives = make_objectives(config, model)
-    # with the weights of another run comes its scale; an encoder that is trained changes it
+    data = TrainingData(config, accelerator, dataset)
+    validation = make_validation(config, "ldm", accelerator)
+    if config.data.cache_latents:
+        if is_continued(config, "ldm"):  # the trainer restores the weights only later
+            load_first_stage(model.first_stage_model, trainer.results_folder, config.data.cond_channels)
+        data.cache_latents(model.first_stage_model)
+    # another run's weights include its scale, which stays valid unless the encoder is trained
     scale_is_known = diffusion.scale_factor is not None or (trainer.init_from and not first_stage.trainable)
     Trainer(
         config,
@@ -93,7 +89,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
         objectives,
         data.batches,
         accelerator=accelerator,
-        validation=make_validation(config, "ldm", accelerator),
+        validation=validation,
         prepare=None if scale_is_known else partial(measure_latent_scale, model, data),
         prepare_again=first_stage.trainable,
     ).train()

@@ -3,7 +3,6 @@
 accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key=value ...]
 """
 
-from torch import nn
 from torch.utils.data import Dataset
 
 from denoising_diffusion_pytorch.autoencoder import AutoencoderKL
@@ -18,12 +17,12 @@ from denoising_diffusion_pytorch.training.trainer import Trainer
 from denoising_diffusion_pytorch.training.validation import make_validation
 
 
-def make_objectives(config: Config, autoencoder: AutoencoderKL) -> list[nn.Module]:
+def make_objectives(config: Config, autoencoder: AutoencoderKL) -> tuple[AutoencoderObjective, DiscriminatorObjective]:
     """The autoencoder's and the discriminator's objectives."""
     first_stage = config.first_stage_config
     discriminator, first_step = build_discriminator(first_stage), first_stage.lossconfig.discr_start
     generator = AutoencoderObjective(autoencoder, build_loss(first_stage), discriminator, first_step)
-    return [generator, DiscriminatorObjective(discriminator, first_step)]
+    return generator, DiscriminatorObjective(discriminator, first_step)
 
 
 def train(config: Config, dataset: Dataset | None = None) -> None:
@@ -34,10 +33,10 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
         dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
     """
     accelerator = make_accelerator(config.trainer)
-    data = TrainingData(config, dataset)
     autoencoder = build_model(config, "vae")
     load_starting_weights(autoencoder, config, "vae", accelerator.print)
     objectives = make_objectives(config, autoencoder)
+    data = TrainingData(config, accelerator, dataset)
     validation = make_validation(config, "vae", accelerator)
     Trainer(
         config, "vae", autoencoder, objectives, data.batches, accelerator=accelerator, validation=validation

@@ -250,16 +250,16 @@ def create_dataloader(config: Any) -> DataLoader:
     """The design document's loader: one epoch of whole batches of the data set that `config` names.
 
     Args:
-        config: has `data.params.data_root`, `data.params.simulation_type` and `trainer.batch_size`; the package's own
-            Config works too.
+        config: has `data.params.data_root`, `data.params.simulation_type` and `trainer.batch_size`, and optionally what a
+            resolved Config of the package says about split, sizes and channels.
 
     Raises:
         DataError: no data, or fewer samples than one batch.
     """
-    source = config.data.params if hasattr(config.data, "params") else config.data.train
-    sizes = ("image_size", "cond_size", "cond_channels")
-    shown = {name: getattr(config.data, name) for name in sizes if hasattr(config.data, name)}
-    dataset = RadioUNet_c(source.data_root, source.simulation_type, augmentation=Augmentation(), **shown)
+    source = config.data.params
+    options = ("split", "image_size", "cond_size", "cond_channels")
+    given = {name: getattr(source, name) for name in options if hasattr(source, name)}
+    dataset = RadioUNet_c(source.data_root, source.simulation_type, augmentation=Augmentation(), **given)
     batch_size = config.trainer.batch_size
     if len(dataset) < batch_size:
         raise DataError(f"{dataset.report}: fewer than one batch of {batch_size} (trainer.batch_size)")

@@ -134,7 +134,7 @@ def latent_diffusion_parts(
 
 
 def _parts(config: Config) -> dict[str, Any]:
-    """The same from a resolved configuration; what stage 2 does not train is frozen."""
+    """The arguments of `LatentDiffusion` from a resolved configuration; what stage 2 does not train is frozen."""
     first, settings = config.first_stage_config, config.diffusion_config
     autoencoder = build_autoencoder(first, config.cond_stage_config.in_channels)
     autoencoder.requires_grad_(first.trainable)

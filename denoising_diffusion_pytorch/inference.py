@@ -24,7 +24,7 @@ RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come
 
 @dataclass
 class Prediction:
-    """What a model says of one scene, as grey levels in [0, 1].
+    """A model's prediction for one scene, as grey levels in [0, 1].
 
     Attributes:
         scene: the input.
@@ -125,7 +125,7 @@ def predict_batch(
     ceiling: bool = False,
     **how,
 ) -> list[Prediction]:
-    """What a model makes of scenes, in one batch.
+    """Predictions for several scenes, in one batch.
 
     Args:
         model: a LatentDiffusion samples maps, a RegressionUnet has one answer; an AutoencoderKL reconstructs the truth, which is

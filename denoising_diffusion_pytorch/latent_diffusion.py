@@ -45,7 +45,7 @@ class LatentDiffusion(nn.Module):
         sampler, sampling_timesteps, ddim_eta: defaults of `sample`.
         final_step_share: share of the training samples that are put at t = T.
         scale_factor: None: NaN until `set_scale` or a checkpoint gives it.
-        sections: in place of all of the above.
+        sections: of a configuration, and optionally `cond_size`, in place of all of the above.
     """
 
     def __init__(
@@ -67,6 +67,10 @@ class LatentDiffusion(nn.Module):
 
             LatentDiffusion.__init__(self, **latent_diffusion_parts(**sections))
             return
+        if sections:
+            raise TypeError(
+                f"LatentDiffusion takes modules or sections of a configuration, not both: {', '.join(sections)}"
+            )
         super().__init__()
         self.first_stage_model, self.cond_stage_model = first_stage_model, cond_stage_model
         self.unet, self.diffusion = unet, diffusion
@@ -101,7 +105,7 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def set_scale(self, posteriors: Iterable[DiagonalGaussianDistribution], reduce=lambda total: total) -> float:
-        """Measure 1 / std of z and keep it; E[z^2] = mean^2 + var needs no draw.
+        """Measure 1 / std of z and keep it; nothing is sampled, as E[z^2] = mean^2 + var.
 
         Args:
             posteriors: of batches of images.
@@ -110,7 +114,9 @@ class LatentDiffusion(nn.Module):
         Returns:
             the scale factor.
         """
-        total = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares; not all devices have doubles
+        total = torch.zeros(
+            3, dtype=torch.float64
+        )  # count, sum, sum of squares; on the CPU: not every device has float64
         for posterior in posteriors:
             mean, second = posterior.mean.cpu().double(), posterior.std.cpu().double().square()
             total += torch.stack([torch.tensor(mean.numel()), mean.sum(), (mean.square() + second).sum()])

@@ -56,8 +56,8 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
 def load_initial(model: nn.Module, config: Config, stage: str) -> str:
     """Fill a new run's model with the weights of another run of its stage, averaged ones where there are any.
 
-    Channels that `data.cond_channels` appends to the other run's are new inputs: their weights are zero, so that the model answers
-    as before until it has learnt what they are good for.
+    Channels that `data.cond_channels` appends to the other run's are new inputs. Their weights start at zero, so that the
+    model's predictions are unchanged at first.
 
     Args:
         model: what `build_model` builds; its weights are replaced.
@@ -99,12 +99,12 @@ def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[
         model: what `build_model` builds.
         config: resolved; `trainer.init_from` or `first_stage_config.ckpt_path` names the weights.
         stage: `vae`, `ldm` or `baseline`.
-        say: is told what was loaded.
+        say: called with a line that says what was loaded.
 
     Raises:
         CheckpointError: the weights are not there, or do not fit.
     """
-    if is_continued(config):
+    if is_continued(config, stage):
         return
     path = config.first_stage_config.ckpt_path
     if config.trainer.init_from:

@@ -29,8 +29,8 @@ class Unet(nn.Module):
         context_channels: channels of the condition's map at each level; None for a network without a condition.
         num_res_blocks: residual blocks per level, on the way down and on the way up.
         attention_resolutions: downsampling factors whose levels get Swin self-attention; the middle always does.
-        use_cross_attention: False leaves the concatenation only, and of the condition its level 0.
-        fourier_scale: spread of the random Fourier features of the coordinates at the input, 0 for none.
+        use_cross_attention: False: the condition enters only through the concatenation of its level-0 map.
+        fourier_scale: scale of the random Fourier features of the coordinates at the input, 0 for none.
         use_checkpoint: recompute blocks in the backward pass instead of keeping their activations.
     """
 

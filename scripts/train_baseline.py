@@ -22,9 +22,9 @@ from denoising_diffusion_pytorch.training.validation import make_validation
 def train(config: Config) -> None:
     """Train the U-Net to the end, or resume a run that was interrupted."""
     accelerator = make_accelerator(config.trainer)
-    data = TrainingData(config)
     model = build_model(config, "baseline")
     load_starting_weights(model, config, "baseline", accelerator.print)
+    data = TrainingData(config, accelerator)
     objectives = [RegressionObjective(model, build_loss(config.first_stage_config))]
     validation = make_validation(config, "baseline", accelerator)
     Trainer(config, "baseline", model, objectives, data.batches, accelerator=accelerator, validation=validation).train()

@@ -504,6 +504,12 @@ def test_stage_1_does_not_judge_the_networks_of_stage_2(load):
         resolve(schema.Config(), "both")
 
 
+def test_the_document_reads_the_data_sets_path_through_params(load):
+    config = load(DATA)
+    assert config.data.params.data_root == "path/to/RadioMapSeer"
+    assert config.data.params.simulation_type == "specific_type"
+
+
 def test_stage_2_takes_the_autoencoder_from_its_checkpoint(tmp_path):
     """Where the file does not say what it looks like; what the file does say stays."""
     path = tmp_path / "ldm.yaml"
@@ -516,9 +522,15 @@ def test_stage_2_takes_the_autoencoder_from_its_checkpoint(tmp_path):
     asked = []
     config = load_config(path, trained=lambda place: asked.append(place) or theirs.first_stage_config)
     first = config.first_stage_config
-    assert (first.embed_dim, first.ddconfig.ch_mult, first.ddconfig.ch) == (4, [1, 2], 8) and asked == ["somewhere"]
+    assert (first.embed_dim, first.ddconfig.ch_mult, first.ddconfig.ch) == (4, [1, 2], 8)
+    assert asked == ["./radiodiff_results_LDM"]
     assert config.unet_config.in_channels == 4 and config.unet_config.image_size == 160
     assert load_config(path, trained=lambda place: None).first_stage_config.embed_dim == 3
+    own = {
+        "./radiodiff_results_LDM": theirs.first_stage_config
+    }  # a run that goes on needs the first stage's folder no more
+    assert load_config(path, trained=own.get).first_stage_config.embed_dim == 4
+    assert load_config(path, ["trainer.enable_resume=false"], trained=own.get).first_stage_config.embed_dim == 3
     assert load_config(path, stage="vae", trained=lambda place: 1 / 0).first_stage_config.embed_dim == 3
 
 
@@ -534,6 +546,10 @@ def test_floor_of_the_learning_rate(load, refuse):
     assert floor(both, "trainer.learning_rate=1e-4") == 1e-5
     assert floor(both, "optimization.min_lr=1e-6") == 1e-6
     assert floor(both, "trainer.lr_scheduler.min_lr_ratio=0.5") == 2.5e-5
+    saved = to_yaml(load("trainer: {lr: 1e-3, min_lr: 1e-5}"))
+    assert floor(saved, "trainer.learning_rate=2e-3") == 1e-5
+    third = "trainer: {lr: 1e-4, min_lr: 3.3333333333333335e-06, lr_scheduler: {min_lr_ratio: 0.033333333333333333}}"
+    assert floor(third) == pytest.approx(1e-5 / 3)
     refuse("trainer: {min_lr: 1e-6, lr_scheduler: {min_lr_ratio: 0.1}}", "trainer.min_learning_rate", "min_lr_ratio")
     refuse("trainer: {min_lr: 1e-3}", "trainer.min_learning_rate is 0.001", "learning_rate")
 

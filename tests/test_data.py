@@ -28,6 +28,7 @@ from data import (
     process_batch,
     training_loader,
 )
+from data import loader as loader_module
 from data.augment import symmetry
 from data.conditions import condition
 from data.layout import Layout
@@ -39,8 +40,10 @@ from data.sampler import SampleStream
 from data.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
 from data.window import best_server, window
+from denoising_diffusion_pytorch.config.derive import DOCUMENT_CHANNELS
 from denoising_diffusion_pytorch.radio_map import apply_mask
 from tests.conftest import make_scene_files, save_grey, save_json
+from tests.tiny import tiny_config
 
 
 def test_grey_levels_and_decibels():
@@ -480,6 +483,14 @@ def test_create_dataloader_and_process_batch(radiomapseer):
     assert process_batch({"image": torch.zeros(1), "cond": torch.zeros(1), "name": ["a"]}, "cpu")["masks"] is None
     with pytest.raises(DataError, match="fewer than one batch"):
         create_dataloader(documents_config(radiomapseer, 21))
+
+
+def test_create_dataloader_of_a_configuration_reads_its_split(radiomapseer):
+    data = {"train": {"data_root": str(radiomapseer)}, "num_workers": 0}
+    config = tiny_config(data=data)
+    loader = create_dataloader(config)
+    assert len(loader.dataset) == 16 and next(iter(loader))["image"].shape == (2, 1, 16, 16)
+    assert loader_module.DOCUMENT_CHANNELS == DOCUMENT_CHANNELS
 
 
 def test_workers_change_nothing(radiomapseer):

@@ -216,6 +216,16 @@ def test_modules_are_taken_as_they_are():
     assert model.eval().sample(tiny_batch(0)["conditions"], steps=2).shape == (2, 1, 16, 16)
 
 
+def test_unknown_arguments_are_refused():
+    parts = tiny_model()
+    with pytest.raises(TypeError, match="sampling_timestep"):
+        LatentDiffusion(
+            parts.first_stage_model, parts.cond_stage_model, parts.unet, parts.diffusion, sampling_timestep=1
+        )
+    with pytest.raises(TypeError, match="unet_confg"):
+        LatentDiffusion(unet_confg={})
+
+
 def test_samplers_of_settings_are_those_of_the_processes():
     for model_type, process in (("ddpm", GaussianDiffusion), ("const_sde", DecoupledDiffusion)):
         assert tuple(latent_diffusion.SAMPLERS[process]) == schema.SAMPLERS[model_type]

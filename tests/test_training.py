@@ -198,6 +198,32 @@ def test_the_best_by_validation_is_kept_and_saved_between_intervals(tmp_path):
     assert ck.find_checkpoint(tmp_path).step == 8
 
 
+def test_a_score_that_is_no_number_is_no_new_best(tmp_path):
+    trainer = make_trainer(tmp_path, trainer={"save_interval": 100, "validate_every": 1})
+    trainer.validation = OneScene([float("nan")] * 4)
+    trainer.train()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["ckpt_4"]
+
+
+def test_an_optimizer_that_is_not_fused_trains_and_stops_as_well(tmp_path):
+    """As on devices for which torch has no fused AdamW."""
+    fused, plain = make_trainer(tmp_path / "fused"), make_trainer(tmp_path / "plain")
+    spoilt = make_trainer(
+        tmp_path / "spoilt", batches=spoiled("3_0", "images", 0, "nan"), trainer={"log_interval": 100}
+    )
+    for trainer in (plain, spoilt):
+        trainer.fused = False
+        for optimization in trainer.optimizations:
+            optimization.optimizer.param_groups[0]["fused"] = False
+    fused.train()
+    plain.train()
+    for name, value in weights(tmp_path / "fused", 4).items():
+        assert torch.allclose(value, weights(tmp_path / "plain", 4)[name], rtol=1e-3, atol=2e-4)
+    with pytest.raises(TrainingError, match="non-finite at step 1"):
+        spoilt.train()
+    assert spoilt.step == 1
+
+
 def test_multiples_of_keep_every_are_kept(tmp_path):
     settings = {"training_steps": 9, "save_interval": 1, "keep_last": 2, "keep_every": 4, "resume_milestone": 0}
     make_trainer(tmp_path, trainer=settings).train()
@@ -242,7 +268,7 @@ def test_accumulation_equals_one_large_batch(tmp_path, stage):
         whole[key] = whole[key].double()
     for batch_size, accumulation in ((16, 8), (128, 1)):
 
-        def batches(accelerator, first, size=batch_size):
+        def batches(first, size=batch_size):
             for start in range(0, 128, size):
                 yield {key: value[start : start + size] for key, value in whole.items()}
 
@@ -259,7 +285,7 @@ def test_accumulation_equals_one_large_batch(tmp_path, stage):
             trainer.guard.check = lambda step, values, t=trainer, c=captured: c.extend(
                 p.grad.clone() for p in t.optimizations[0].parameters
             )
-            trainer.train_step(iter(batches(trainer.accelerator, 0)))
+            trainer.train_step(iter(batches(0)))
         finally:
             torch.set_default_dtype(torch.float)
         gradients.append(captured)
@@ -270,8 +296,8 @@ def test_accumulation_equals_one_large_batch(tmp_path, stage):
 def test_steps_are_optimizer_steps(tmp_path):
     taken = []
 
-    def counted(accelerator, first):
-        for batch in tiny_batches(accelerator, first):
+    def counted(first):
+        for batch in tiny_batches(first):
             taken.append(batch["names"][0])
             yield batch
 
@@ -294,8 +320,8 @@ def test_clipping_happens_before_the_step(tmp_path):
 def spoiled(name, key, row, value):
     """The tiny stream with one value of one micro-batch replaced."""
 
-    def batches(accelerator, first):
-        for batch in tiny_batches(accelerator, first):
+    def batches(first):
+        for batch in tiny_batches(first):
             if batch["names"][0] == name:
                 batch[key][row, 0, 0, 0] = float(value)
             yield batch
@@ -346,12 +372,12 @@ def test_with_several_processes_nothing_is_asked_of_the_device_for_randomness(ra
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU works while the processor goes on")
 @pytest.mark.parametrize("stage", ["ldm", "vae"])
 def test_a_step_never_waits_for_the_gpu(tmp_path, stage):
-    def on_device(accelerator, first):
-        for batch in tiny_batches(accelerator, first):
-            yield as_data_parallel_gives_it(batch, accelerator.device)
+    def on_device(first):
+        for batch in tiny_batches(first):
+            yield as_data_parallel_gives_it(batch, "cuda")
 
     trainer = make_trainer(tmp_path, stage, batches=on_device)
-    batches = list(islice(on_device(trainer.accelerator, 0), 8))
+    batches = list(islice(on_device(0), 8))
     trainer.train_step(iter(batches[:2]))  # warms up
     trainer.train_step(iter(batches[2:4]))
     torch.cuda.set_sync_debug_mode("error")
@@ -424,8 +450,8 @@ def test_endless_overflow_stops(tmp_path):
 
 
 def test_an_error_of_the_data_saves_first(tmp_path):
-    def breaking(accelerator, first):
-        for batch in tiny_batches(accelerator, first):
+    def breaking(first):
+        for batch in tiny_batches(first):
             if batch["names"][0] == "6_0":
                 raise DataError("file.png: not a readable picture")
             yield batch
@@ -440,8 +466,8 @@ def test_an_error_of_the_data_saves_first(tmp_path):
 
 
 def test_bad_samples_are_counted_once_and_across_a_resume(tmp_path):
-    def noting(accelerator, first):
-        for number, batch in enumerate(tiny_batches(accelerator, first), first):
+    def noting(first):
+        for number, batch in enumerate(tiny_batches(first), first):
             yield batch | {"problems": [f"bad{number // 2}.png: truncated"]}
 
     limit = {"max_bad_samples": 3, "training_steps": 2}
@@ -580,8 +606,8 @@ def test_no_space_left_is_said_before_anything_is_written(tmp_path, monkeypatch)
 
 
 def test_a_signal_finishes_the_step_and_saves(tmp_path):
-    def signalling(accelerator, first):
-        for batch in tiny_batches(accelerator, first):
+    def signalling(first):
+        for batch in tiny_batches(first):
             if batch["names"][0] == "2_0":
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch

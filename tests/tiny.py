@@ -64,7 +64,7 @@ def tiny_batch(number, batch_size=2, side=16, cond_side=8, cond_channels=3):
     }
 
 
-def tiny_batches(accelerator, first):
+def tiny_batches(first):
     """An endless stream, as Trainer wants it."""
     number = first
     while True:

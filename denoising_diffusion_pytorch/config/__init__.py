@@ -55,7 +55,7 @@ def load_config(
             raise ConfigError(f"cannot be read ({error})") from error
         config = parse_config(_read_yaml(text), overrides)
         if trained is not None and stage == "ldm":
-            _adopt_architecture(config.first_stage_config, trained, config.trainer.init_from)
+            _adopt_architecture(config, trained)
         config = resolve(config, stage)
         if config.data.cond_channels is None:
             given = config.cond_stage_config.in_channels
@@ -142,12 +142,12 @@ def placeholders(config: Config) -> list[str]:
     ]
 
 
-def _adopt_architecture(
-    ours: FirstStageConfig, trained: Callable[[str], FirstStageConfig | None], init_from: str | None
-) -> None:
-    """Fill in what a file leaves out about its autoencoder's architecture, from the checkpoint that it names."""
-    path = ours.ckpt_path or init_from
-    theirs = trained(path) if path else None
+def _adopt_architecture(config: Config, trained: Callable[[str], FirstStageConfig | None]) -> None:
+    """Fill what a file leaves out about its autoencoder's architecture from its own run, else from the checkpoint it names."""
+    ours, trainer = config.first_stage_config, config.trainer
+    own = trainer.results_folder or STAGES["ldm"] if trainer.enable_resume else None
+    places = [place for place in (own, ours.ckpt_path, trainer.init_from) if place]
+    theirs = next((found for place in places if (found := trained(place)) is not None), None)
     if theirs is None:
         return
     if "embed_dim" not in ours.model_fields_set:
@@ -188,7 +188,7 @@ def _superseded(settings: dict[str, Setting], changes: dict[str, Setting]) -> li
     dropped = []
     if _MIN_LR in changes and _RATIO not in changes:
         dropped.append(_RATIO)
-    elif _RATIO in changes or (_LR in changes and _RATIO in settings):
+    elif _RATIO in changes or (_LR in changes and _RATIO in settings and settings[_RATIO].value is not None):
         dropped.append(_MIN_LR)
     for train, setting in changes.items():
         validation = train.replace("data.train.", "data.validation.")

@@ -1,5 +1,6 @@
 """Derives what a configuration leaves open, and checks that its sections fit together."""
 
+import math
 from typing import Any
 
 from ..errors import ConfigError
@@ -116,7 +117,8 @@ def _derive_trainer(config: Config, stage: str) -> None:
     if trainer.min_learning_rate is None or schedule.min_lr_ratio is not None:
         ratio = 0.1 if schedule.min_lr_ratio is None else schedule.min_lr_ratio  # 5e-5 -> 5e-6
         floor = float(f"{ratio * trainer.learning_rate:.12g}")  # 5e-06 rather than 5.000000000000001e-06
-        _agree(trainer, "trainer.min_learning_rate", floor, "trainer.lr_scheduler.min_lr_ratio")
+        if trainer.min_learning_rate is None or not math.isclose(trainer.min_learning_rate, floor, rel_tol=1e-6):
+            _agree(trainer, "trainer.min_learning_rate", floor, "trainer.lr_scheduler.min_lr_ratio")
         schedule.min_lr_ratio = None  # stated only once from here on
     if trainer.min_learning_rate > trainer.learning_rate:
         raise ConfigError(

@@ -41,6 +41,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
+    @property
+    def params(self) -> "Section":
+        """Itself: the design document writes `config.data.params.data_root`, as CompVis' files nest."""
+        return self
+
 
 class DDConfig(Section):
     """Architecture of the autoencoder (CompVis' `ddconfig`)."""
@@ -183,6 +188,21 @@ class DataConfig(Section):
     cache_latents: bool = False  # stage 2: encode every map only once, in all its symmetries
     cache_folder: Text | None = None  # of both, for later runs; null: memory, but the results folder for latents
     num_workers: Natural = 4
+
+    @property
+    def data_root(self) -> str | None:
+        """Of the training source, as are simulation_type and split."""
+        return self.train.data_root
+
+    @property
+    def simulation_type(self) -> str:
+        """See data_root."""
+        return self.train.simulation_type
+
+    @property
+    def split(self) -> str | None:
+        """See data_root."""
+        return self.train.split
 
 
 class EMAConfig(Section):

@@ -14,13 +14,14 @@ A checkpoint is written under a hidden name, synced and renamed, so that a reade
 import hashlib
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,10 +34,12 @@ from torch import Tensor
 
 from ..config import differences, parse_config, resolve, to_dict
 from ..config.schema import Config, FirstStageConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
+
+log = logging.getLogger("radiodiff")
 
 FORMAT = 3
-READABLE = (2, FORMAT)  # in format 2 a network of pred_noise put out the noise itself; all else was the same
+READABLE = (2, FORMAT)  # in format 2 a pred_noise network predicted the noise itself; everything else was the same
 FOLDER = "checkpoints"
 PATTERN = re.compile(r"ckpt_(\d+)$")
 _AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
@@ -335,7 +338,9 @@ def _read(path: Path) -> Checkpoint:
     return Checkpoint(path, _read_meta(path))
 
 
-def find_checkpoint(results: Path, milestone: int | str = "latest", warn=print) -> Checkpoint | None:
+def find_checkpoint(
+    results: Path, milestone: int | str = "latest", warn: Callable[[str], None] = log.warning
+) -> Checkpoint | None:
     """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all.
 
     Raises:
@@ -359,16 +364,47 @@ def find_checkpoint(results: Path, milestone: int | str = "latest", warn=print) 
     return None
 
 
-def is_continued(config: Config) -> bool:
-    """Whether the results folder of a run holds a checkpoint that the run goes on from."""
-    return config.trainer.enable_resume and find_checkpoint(Path(config.trainer.results_folder)) is not None
+def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:
+    """The checkpoint that a run goes on from: the newest good one, or the chosen milestone; None for a new run.
+
+    Raises:
+        CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
+    """
+    settings, folder = config.trainer, Path(config.trainer.results_folder)
+    found = find_checkpoint(folder, settings.resume_milestone if settings.enable_resume else 0, warn=warn)
+    if found is None:
+        return None
+    if not settings.enable_resume:
+        raise CheckpointError(
+            f"{folder}: already holds checkpoints up to ckpt_{found.step}; set trainer.enable_resume=true to go on, "
+            "or choose another trainer.results_folder"
+        )
+    if found.stage != stage:
+        raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; choose another trainer.results_folder")
+    decisive = ARCHITECTURE[stage]
+    altered = [
+        line
+        for line in differences(found.config, config)
+        if line.startswith(decisive) and not line.startswith(NOT_DECISIVE)
+    ]
+    if altered:
+        raise CheckpointError(
+            f"{found.path}: made with another architecture: {'; '.join(altered)}; use those settings, or choose another "
+            "trainer.results_folder"
+        )
+    return found
+
+
+def is_continued(config: Config, stage: str) -> bool:
+    """Whether a run goes on from a checkpoint; errors as `checkpoint_to_continue`, without a word about damaged ones."""
+    return checkpoint_to_continue(config, stage, warn=lambda line: None) is not None
 
 
 def trained_first_stage(path: str) -> FirstStageConfig | None:
     """The autoencoder's settings of a checkpoint of either stage; None where the path holds no readable one of ours."""
     try:
         return open_checkpoint(path).config.first_stage_config
-    except CheckpointError:
+    except (CheckpointError, ConfigError):
         return None  # a file of other code, or a mistake that is reported when the weights are loaded
 
 
@@ -387,20 +423,3 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder with checkpoints/ckpt_STEP"
         )
     return found
-
-
-def check_architecture(checkpoint: Checkpoint, config: Config) -> list[str]:
-    """Refuse a checkpoint whose networks differ from the configuration's; list other settings that changed.
-
-    Raises:
-        CheckpointError: naming the keys of the architecture that differ.
-    """
-    changed = differences(checkpoint.config, config)
-    decisive = ARCHITECTURE[checkpoint.stage]
-    altered = [line for line in changed if line.startswith(decisive) and not line.startswith(NOT_DECISIVE)]
-    if altered:
-        raise CheckpointError(
-            f"{checkpoint.path}: made with another architecture: {'; '.join(altered)}; use those settings, or choose another "
-            "trainer.results_folder"
-        )
-    return changed

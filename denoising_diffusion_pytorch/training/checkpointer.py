@@ -9,14 +9,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ..config import differences
 from ..config.schema import Config
 from ..errors import CheckpointError, TrainingError
 from ..loading import load_strictly
 from .checkpoint import (
     Checkpoint,
     best_score,
-    check_architecture,
-    find_checkpoint,
+    checkpoint_to_continue,
     prune_checkpoints,
     record_metrics,
     save_checkpoint,
@@ -65,12 +65,12 @@ class Checkpointer:
         Raises:
             CheckpointError: the folder holds checkpoints that this run must not touch or cannot continue.
         """
-        found = self._find()
+        found = checkpoint_to_continue(self.config, self.stage)
         if found is not None:
-            for line in check_architecture(found, self.config):
+            for line in differences(found.config, self.config):
                 self.accelerator.print(f"changed since the checkpoint: {line}")
             self._restore(found)
-        self.accelerator.wait_for_everyone()  # all have read before the main process moves anything
+        self.accelerator.wait_for_everyone()  # no process may still be reading when the main process moves checkpoints
         if found is None:
             return 0
         aside = set_aside_newer(self.folder, found.step) if self.accelerator.is_main_process else None
@@ -79,23 +79,6 @@ class Checkpointer:
         self.last = found.path
         self.accelerator.print(f"resumed from {found.path}")
         return found.step
-
-    def _find(self) -> Checkpoint | None:
-        settings = self.config.trainer
-        if settings.enable_resume:
-            found = find_checkpoint(self.folder, settings.resume_milestone, warn=log.warning)
-        else:
-            found = find_checkpoint(self.folder)
-            if found is not None:
-                raise CheckpointError(
-                    f"{self.folder}: already holds checkpoints up to ckpt_{found.step}; set trainer.enable_resume=true to go on, "
-                    "or choose another trainer.results_folder"
-                )
-        if found is not None and found.stage != self.stage:
-            raise CheckpointError(
-                f"{found.path}: belongs to stage {found.stage}; choose another trainer.results_folder"
-            )
-        return found
 
     def _restore(self, found: Checkpoint) -> None:
         state = found.training_state()
@@ -118,7 +101,7 @@ class Checkpointer:
         self.bad_samples = set(state["bad_samples"])
 
     def note_bad_samples(self, problems: Iterable[str]) -> None:
-        """Log what could not be read and had its neighbour in its place; raises TrainingError where that is too much."""
+        """Log samples that could not be read and were replaced by their neighbours; raises TrainingError if there are too many."""
         new = sorted(set(problems) - self.bad_samples)
         self.bad_samples |= set(new)
         for problem in new:
@@ -157,11 +140,11 @@ class Checkpointer:
         prune_checkpoints(self.folder, settings.keep_last, settings.keep_every, keep)
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
-        """Keep validation metrics with the checkpoint of `step`, which is written if it is not there and a new best; main
+        """Store validation metrics with the checkpoint of `step`; if there is none, it is written only for a new best. Main
         process only.
         """
         saved = self.last is not None and self.last.name == f"ckpt_{step}"
-        if not saved and metrics["nmse"] >= best_score(self.folder):
+        if not saved and not metrics["nmse"] < best_score(self.folder):  # so, because it may be NaN
             return
         if not saved:
             self.write(step)

@@ -16,7 +16,7 @@ from .latents import encode_dataset
 
 
 def open_dataset(config: Config, source: SourceConfig, **options) -> RadioUNet_c:
-    """A source of the configuration as the networks want it; `options` as `data.RadioMapDataset` takes them.
+    """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `data.RadioMapDataset`.
 
     Raises:
         data.DataError: no data where the configuration points.
@@ -40,6 +40,7 @@ class TrainingData:
 
     Args:
         config: resolved.
+        accelerator: decides device, rank and number of processes.
         dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
 
     Raises:
@@ -47,8 +48,8 @@ class TrainingData:
         ConfigError: `data.cache_latents` with a dataset of your own.
     """
 
-    def __init__(self, config: Config, dataset: Dataset | None = None):
-        self.config = config
+    def __init__(self, config: Config, accelerator: Accelerator, dataset: Dataset | None = None):
+        self.config, self.accelerator = config, accelerator
         augmentation = Augmentation(**vars(config.data.augmentation))
         self.dataset: Any
         if dataset is None:
@@ -65,30 +66,30 @@ class TrainingData:
         else:
             self.dataset = OwnSamples(dataset, augmentation)
 
-    def cache_latents(self, autoencoder: AutoencoderKL, accelerator: Accelerator) -> None:
-        """Add the posterior of every map in all its symmetries to the samples; what is missing on the disk is encoded first."""
+    def cache_latents(self, autoencoder: AutoencoderKL) -> None:
+        """Add the posterior of every map in all its symmetries to the samples; those not yet on disk are encoded first."""
         self.dataset = encode_dataset(
             self.dataset,
             autoencoder,
             Path(self.config.data.cache_folder or self.config.trainer.results_folder),
-            accelerator,
+            self.accelerator,
             batch_size=self.config.trainer.batch_size,
             num_workers=self.config.data.num_workers,
         )
 
-    def batches(self, accelerator: Accelerator, first: int) -> Generator[dict[str, Any], None, None]:
+    def batches(self, first: int) -> Generator[dict[str, Any], None, None]:
         """Endless micro-batches of this process on its device, from number `first` on."""
         loader = training_loader(
             self.dataset,
             self.config.trainer.batch_size,
             self.config.trainer.seed,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
             start_batch=first,
             num_workers=self.config.data.num_workers,
         )
         try:
             for batch in loader:
-                yield process_batch(batch, accelerator.device)
+                yield process_batch(batch, self.accelerator.device)
         finally:
             close_dataloader(loader)

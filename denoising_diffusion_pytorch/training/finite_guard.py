@@ -1,4 +1,4 @@
-"""No update from a value that is not finite, and no step that waits for the device to find out."""
+"""Stop all updates at the first value that is not finite, without making every step wait for the device."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -20,8 +20,8 @@ class FiniteGuard:
         accelerator: decides device and number of processes.
 
     Attributes:
-        found_inf: scalar on the device, 1 from the first such value on; fused AdamW, given it as its attribute of that name,
-            changes nothing any more.
+        found_inf: scalar on the device, float32, 1 once a value was not finite. As the attribute of that name of a fused AdamW
+            it makes `step()` change nothing.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -83,8 +83,9 @@ def reproduce(
     torch.save(content, path)
     terms = [name for name in values[0] if not all(math.isfinite(each[name]) for each in values)]
     terms += [f"the gradients of {len(gradients)} weights"] if gradients else []
-    names = [name for batch in seen for name in batch["names"]]
+    what = ", ".join(terms) or "a value that was finite when the step was taken again here"
+    names = ", ".join([name for batch in seen for name in batch["names"]][:32])
     return (
-        f"non-finite at step {step}: {', '.join(terms) or 'on another process'}, in the batch {', '.join(names[:32])}; "
-        f"nothing was updated; weights, batch and gradients' names are in {path}"
+        f"non-finite at step {step}: {what}, in the batch {names}; nothing was updated; weights, batch and gradients' names "
+        f"are in {path}"
     )

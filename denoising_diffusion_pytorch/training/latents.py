@@ -20,7 +20,7 @@ SHARDS = 64  # files of a store; a process writes whole ones
 class CachedLatents(Dataset):
     """The samples of a dataset, each with `moments` (2 Z, h, w): mean and log-variance of the posterior of its image, float32.
 
-    Half precision on the disk: mean and log-variance are off by 5e-4 of themselves at most.
+    Stored in half precision: a relative error of at most 5e-4.
 
     Args:
         dataset: augmented by symmetries alone.
@@ -47,7 +47,7 @@ def _symmetries(dataset: RadioMapDataset) -> list[int]:
 
 
 def _encoder_digest(autoencoder: AutoencoderKL) -> str:
-    """A name of the weights that make moments out of images."""
+    """Hash of the weights that turn images into moments."""
     parts = {"encoder": autoencoder.encoder, "quant_conv": autoencoder.quant_conv}
     tensors = [(f"{part}.{k}", v) for part, module in parts.items() for k, v in module.state_dict().items()]
     return digest(*(piece for name, value in tensors for piece in (name, value.cpu().contiguous().numpy().tobytes())))

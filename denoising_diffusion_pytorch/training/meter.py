@@ -1,4 +1,4 @@
-"""Means of what the steps report, between two lines of the log."""
+"""Means of what the steps report between two log lines."""
 
 import math
 import time

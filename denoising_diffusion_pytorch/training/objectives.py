@@ -1,5 +1,5 @@
 """What each optimizer minimises. An objective is the module that is wrapped for distributed training, so that every
-gradient passes through the wrapper's forward and is averaged over the processes.
+forward pass goes through the wrapper, which averages the gradients over the processes.
 
 `forward(batch, step, carry)` -> (loss, logs, carry): `batch` as `data.process_batch` gives it, `step` the optimizer
 step, `carry` a dict that an objective leaves for the next one (reconstructions for the discriminator).
@@ -52,7 +52,7 @@ class AutoencoderObjective(nn.Module):
 
     def pixel_loss(self, batch: Batch, posterior, noise: Tensor, step: int) -> Output:
         """The loss of decoding a sample of the posterior."""
-        image = batch["images"]  # zero where the mask is 1, but for free rotations
+        image = batch["images"]  # -1, zero gain, where the mask is 1, except after free rotations
         decoded = self.autoencoder.decode(posterior.sample(noise), batch["conditions"])
         reconstruction = apply_mask(decoded.float(), batch["masks"])
         fake_pred = None
@@ -130,7 +130,7 @@ class LatentObjective(nn.Module):
 
 
 class RegressionObjective(nn.Module):
-    """The baseline: the map at once, by lossconfig's reconstruction terms."""
+    """The baseline: lossconfig's reconstruction terms of the predicted map."""
 
     name = "regression"
     start_step = 0
@@ -154,16 +154,16 @@ class JointObjective(nn.Module):
 
     Args:
         model: its first stage is trained.
-        autoencoder: the objective of that same first stage.
+        pixel: the objective of that same first stage.
     """
 
     name = "joint"
     start_step = 0
 
-    def __init__(self, model: LatentDiffusion, autoencoder: AutoencoderObjective):
+    def __init__(self, model: LatentDiffusion, pixel: AutoencoderObjective):
         super().__init__()
         self.model = model
-        self.autoencoder = autoencoder
+        self.pixel = pixel
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
@@ -171,7 +171,7 @@ class JointObjective(nn.Module):
         random = KeyedRandom(batch["keys"], images.device)
         posterior = self.model.encode_first_stage(images)
         noise = random.randn_like(posterior.mean)
-        pixel, logs, carry = self.autoencoder.pixel_loss(batch, posterior, noise, step)
+        pixel, logs, carry = self.pixel.pixel_loss(batch, posterior, noise, step)
         latent, _ = self.model.latent_loss(self.model.latent(posterior, noise), batch["conditions"], random)
         return pixel + latent, logs | {"latent": latent.detach()}, carry
 
@@ -194,7 +194,7 @@ class Optimization:
 
     @property
     def name(self) -> str:
-        """The objective's."""
+        """Name of the objective."""
         return self.objective.name
 
     def grad_norm(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The results folder of a run, apart from its checkpoints: who works in it, what was done, metrics and pictures.
+"""The results folder of a run, apart from its checkpoints: its lock, how the run was started, metrics and pictures.
 
 config.yaml         the resolved configuration
 starts.jsonl        one line per start: time, step, command, git revision, versions, processes, device, precision
@@ -129,7 +129,7 @@ class Results:
         return self.folder / "samples" / f"sample_{step}.png"
 
     def picture(self, step: int) -> None:
-        """Show the picture of a step, which is there now, in TensorBoard too."""
+        """Add the picture of a step, which has been written, to TensorBoard."""
         with Image.open(self.picture_path(step)) as picture:
             self.writer.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 

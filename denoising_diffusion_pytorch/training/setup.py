@@ -33,6 +33,10 @@ def read_command(stage: str, description: str) -> Config | None:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
+    # warnings to the terminal, from the main process only; progress bars and train.log show the rest
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
     config = load_config(arguments.cfg, arguments.overrides, stage=stage, trained=trained_first_stage)
     if arguments.dry_run:
         _dry_run(config, stage)
@@ -78,7 +82,9 @@ def choose_precision(setting: str) -> str:
         return setting
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "no"
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()  # no public question in torch yet
+    native = getattr(
+        torch.cpu, "_is_avx512_bf16_supported", lambda: False
+    )()  # torch has no public function for this yet
     return "bf16" if native else "no"
 
 
@@ -107,7 +113,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         gradient_accumulation_steps=config.gradient_accumulation,
         mixed_precision=precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
-        cpu=not torch.accelerator.is_available(),  # or several processes without GPUs would each believe to be alone
+        cpu=not torch.accelerator.is_available(),  # or several processes without GPUs would each run as if alone
     )
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
@@ -119,8 +125,4 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
             "(accelerate launch --multi_gpu --num_processes N): they fit any GPU that their activations fit, and the averaged "
             "weights and checkpoints need all parameters in one place"
         )
-    # warnings to the terminal, from the main process only; progress bars and train.log show the rest
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.WARNING if accelerator.is_main_process else logging.ERROR)
-    logging.basicConfig(format="%(message)s", handlers=[handler])
     return accelerator

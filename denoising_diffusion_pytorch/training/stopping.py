@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-ECHO = 5.0  # seconds in which torchrun passes on a signal that its processes have got already
+ECHO = 5.0  # seconds during which torchrun may repeat a signal that its processes have already received
 
 
 class StopRequest:
@@ -25,7 +25,7 @@ class StopRequest:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.requested = False
-        # over the processors, after every step: no GPU waits for it
+        # on the CPU, because it is used after every step: no GPU must wait for it
         self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self._since = 0.0
         self._echo = ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0

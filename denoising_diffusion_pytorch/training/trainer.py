@@ -5,7 +5,7 @@ that a run which was interrupted goes on as if it had not been.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any
@@ -40,11 +40,11 @@ class Trainer:
         stage: `vae`, `ldm` or `baseline`.
         model: what is averaged, saved and validated.
         objectives: modules of objectives.py, in the order in which they see a batch.
-        batches: function (accelerator, first micro-batch) -> endless generator of batches on the device, with `keys`,
+        batches: function (first micro-batch) -> endless generator of batches on the device, with `keys`,
             `names` and optionally `problems`.
         validation: the scenes that are scored and drawn, or None.
-        prepare: function (accelerator) called once in a run that starts from nothing, e.g. to measure the latent scale.
-        prepare_again: call it again before every checkpoint, for a model whose latents go on changing.
+        prepare: function called once in a run that starts from nothing, e.g. to measure the latent scale.
+        prepare_again: call it again every `save_interval` steps, for a model whose latents keep changing.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Trainer:
         config: Config,
         stage: str,
         model: nn.Module,
-        objectives: list[Any],
-        batches: Callable[[Accelerator, int], Generator[Batch, None, None]],
+        objectives: Sequence[Any],
+        batches: Callable[[int], Generator[Batch, None, None]],
         *,
         accelerator: Accelerator,
         validation: Validation | None = None,
-        prepare: Callable[[Accelerator], None] | None = None,
+        prepare: Callable[[], None] | None = None,
         prepare_again: bool = False,
     ):
         self.config, self.settings, self.stage = config, config.trainer, stage
@@ -102,7 +102,7 @@ class Trainer:
             self.results.open(self.config, model_report(parts), self.accelerator, self.step)
         if self.step == 0:
             self._prepare()
-        with closing(self.make_batches(self.accelerator, self.step * self.settings.gradient_accumulation)) as batches:
+        with closing(self.make_batches(self.step * self.settings.gradient_accumulation)) as batches:
             self._loop(batches)
         if self.step:
             self.save()
@@ -124,14 +124,20 @@ class Trainer:
             mininterval=1.0,
             smoothing=0,  # the mean speed, pauses for saving and validation included: their share of what is left
         ) as bar:
-            while self.step < settings.training_steps and not self.stop.agreed():
+            while self.step < settings.training_steps:
                 started = time.monotonic()
-                self.meter.add(self.train_step(batches), started)
+                if self.stop.agreed():  # where the processes wait for the slowest one
+                    break
+                logs = self.train_step(batches)
+                if self._due(settings.log_interval):
+                    self.raise_if_nonfinite()  # what the device has still to do belongs to these steps
+                self.meter.add(logs, started)
                 bar.update()
                 if self._due(settings.log_interval):
                     bar.set_postfix(loss=f"{self._log()['loss']:.4g}", refresh=False)
                 if self._due(settings.save_interval):
                     if self.prepare_again:
+                        self.raise_if_nonfinite()  # whose step is taken again with the scale that it had
                         self._prepare()  # here, not in save(): an interruption must not change what comes after it
                     self.save()
                 if self.validation is not None:
@@ -139,7 +145,7 @@ class Trainer:
 
     def _prepare(self) -> None:
         if self.prepare is not None:
-            self.prepare(self.accelerator)
+            self.prepare()
             self.ema.copy_buffers()
 
     def _due(self, interval: int) -> bool:
@@ -173,8 +179,8 @@ class Trainer:
             if scaler is not None:
                 scaler.step(optimizer)  # skips where a gradient overflowed
             else:
-                # fused AdamW changes nothing where this is 1; torch declares the attribute nowhere
-                setattr(optimizer, "found_inf", self.guard.found_inf)  # noqa: B010
+                if self.fused:  # fused AdamW changes nothing where this is 1; torch declares the attribute nowhere
+                    setattr(optimizer, "found_inf", self.guard.found_inf)  # noqa: B010
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if scaler is not None:
@@ -213,21 +219,21 @@ class Trainer:
         )
 
     def _next_batch(self, batches: Iterator[Batch]) -> Batch:
-        """The next micro-batch. Where there is none, the steps taken so far are saved before the error goes on."""
+        """The next micro-batch. If it cannot be read, the steps taken so far are saved before the error is raised."""
         started = time.monotonic()
         try:
             batch = next(batches)
             self.checkpointer.note_bad_samples(batch.get("problems", ()))
         except Exception:
-            self.raise_if_nonfinite()
-            if self.accelerator.is_main_process and self.step:
-                self.checkpointer.write(self.step)  # no step is half taken: gradients are, weights are not
+            sound = self.guard.nonfinite_step() is None
+            if sound and self.accelerator.is_main_process and self.step:
+                self.checkpointer.write(self.step)  # a step may be half accumulated, but no weight has changed in it
             raise
         self.meter.waited += time.monotonic() - started
         return batch
 
     def _update_scale(self, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
-        """Let the gradient scaler adapt; raises TrainingError where step after step overflows."""
+        """Update the gradient scaler; raises TrainingError after too many overflows in a row."""
         before = scaler.get_scale()
         scaler.update()
         overflowed = scaler.get_scale() < before
@@ -248,7 +254,6 @@ class Trainer:
 
     def _log(self) -> dict[str, float]:
         """Means since the last line, over all processes, to train.log and TensorBoard."""
-        self.raise_if_nonfinite()
         metrics = self.meter.read()
         for optimization in self.optimizations:
             if self.step > optimization.objective.start_step:
@@ -278,14 +283,14 @@ class Trainer:
     # ---- a value that is not finite --------------------------------------------------------------------------
 
     def raise_if_nonfinite(self) -> None:
-        """Wait for the device, and end the run if a step so far had a value that is not finite; nothing was updated since."""
+        """Wait for the device; raises TrainingError if any value so far was not finite (nothing was updated since)."""
         step = self.guard.nonfinite_step()
         if step is None:
             return
         self.step = step
         accumulation, rank = self.settings.gradient_accumulation, self.accelerator.process_index
         path = self.checkpointer.folder / "nonfinite" / f"step_{step}_rank_{rank}.pt"
-        with closing(self.make_batches(self.accelerator, step * accumulation)) as batches:
+        with closing(self.make_batches(step * accumulation)) as batches:
             what = reproduce(step, islice(batches, accumulation), self.backward, self.optimizations, path)
         raise TrainingError(f"{what}; {self._advice()}")
 

@@ -49,18 +49,17 @@ class Validation:
             with self.accelerator.autocast():
                 predictions = predict_batch(model, scenes, samples, self.accelerator.device, ceiling=True)
             found += zip(indices, predictions, strict=True)
-        if self.accelerator.num_processes > 1:
-            found = gather_object(found)
+        found = gather_object(found)
         return dict(sorted(found, key=lambda pair: pair[0]))
 
     def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
-        """real | autoencoder's ceiling | sampled | error in dB, as a PNG; one of the two where there is only one."""
+        """real | autoencoder's ceiling | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
         columns = ("reconstructed", self.column) if self.column == "sampled" else (self.column,)
         rows = [
             {
                 "name": prediction.scene.name,
                 "real": prediction.scene.gain,
-                "reconstructed": prediction.reconstruction,
+                "reconstructed": prediction.reconstruction,  # for an autoencoder its `gain` takes this place
                 self.column: prediction.gain,
                 "buildings": prediction.scene.buildings,
                 "tx": prediction.scene.tx,
