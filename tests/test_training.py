@@ -568,6 +568,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, victim, how):
         ck.find_checkpoint(tmp_path, 4)
 
 
+def test_the_log_tells_of_a_damaged_checkpoint_and_the_terminal_of_the_end(tmp_path, capsys):
+    make_trainer(tmp_path).train()
+    (tmp_path / "checkpoints" / "ckpt_4" / "ema.safetensors").unlink()
+    make_trainer(tmp_path).train()
+    assert "ckpt_4: ema.safetensors is missing; falling back" in (tmp_path / "train.log").read_text()
+    assert "ldm: all 4 steps are taken; the result is" in capsys.readouterr().out
+    before = (tmp_path / "checkpoints" / "ckpt_4" / "meta.json").read_bytes()
+    make_trainer(tmp_path).train()  # nothing is left to do
+    assert (tmp_path / "checkpoints" / "ckpt_4" / "meta.json").read_bytes() == before
+
+
 def test_a_checkpoint_is_hashed_once(tmp_path):
     make_trainer(tmp_path).train()
     ck._digest_of.cache_clear()

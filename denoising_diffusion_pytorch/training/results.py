@@ -89,15 +89,16 @@ class Results:
                 ) from error
             except OSError as error:
                 log.warning("%s: the file system has no locks (%s); do not start a second run here", folder, error)
+        # from now on, so that it holds what is said of damaged checkpoints
+        self._handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+        log.addHandler(self._handler)
+        log.setLevel(logging.INFO)
 
     def open(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
         """Write what is known before the first step, and open log and events to go on after `step`."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
 
-        self._handler = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
-        log.addHandler(self._handler)
-        log.setLevel(logging.INFO)
         self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
         (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         (self.folder / "model_report.txt").write_text(report, encoding="utf-8")

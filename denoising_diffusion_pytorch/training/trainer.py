@@ -108,6 +108,10 @@ class Trainer:
             self.save()
         if self.step < self.settings.training_steps:
             self.accelerator.print(f"stopped by a signal at step {self.step}; the same command goes on from here")
+        else:
+            self.accelerator.print(
+                f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
+            )
         if self.results is not None:
             self.results.close()
         self.accelerator.end_training()
