@@ -60,16 +60,18 @@ class Encoder(nn.Module):
     """Image -> moments of the posterior (before `quant_conv`).
 
     Args:
-        channels: image channels, then the channels of each level; one halving between levels.
+        channels: image channels, then the channels of each level; one halving between levels. None: from `ch`, `ch_mult`.
         z_channels: latent channels; the output has twice as many.
         num_res_blocks: residual blocks per level.
         attn_levels: levels with self-attention after every block.
         patch_size: space-to-depth factor of the image before the first convolution.
+        ch, ch_mult, out_ch: the design document's spelling for one image channel: level l has ch * ch_mult[l] channels, the latent
+            out_ch (None: `z_channels`).
     """
 
     def __init__(
         self,
-        channels: Sequence[int] = (1, 128, 256, 512),
+        channels: Sequence[int] | None = None,
         z_channels: int = 3,
         *,
         num_res_blocks: int = 2,
@@ -77,8 +79,12 @@ class Encoder(nn.Module):
         dropout: float = 0.0,
         patch_size: int = 1,
         mid_attention: bool = True,
+        ch: int = 128,
+        ch_mult: Sequence[int] = (1, 2, 4),
+        out_ch: int | None = None,
     ):
         super().__init__()
+        channels = channels or (1, *(ch * mult for mult in ch_mult))
         self.patch_size = patch_size
         widths = channels[1:]
         self.conv_in = nn.Conv2d(channels[0] * patch_size**2, widths[0], 3, padding=1)
@@ -95,7 +101,7 @@ class Encoder(nn.Module):
             self.down.append(stage)
         self.mid = _middle(current, dropout, mid_attention)
         self.norm_out = normalize(current)
-        self.conv_out = nn.Conv2d(current, 2 * z_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(current, 2 * (out_ch or z_channels), 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 2 Z, H/f, W/f), f = patch_size * 2^(levels - 1)."""

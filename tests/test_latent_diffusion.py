@@ -207,6 +207,15 @@ def test_sections_may_be_dicts_of_the_tiny_file():
     assert model.eval().sample(tiny_batch(0)["conditions"]).shape == (2, 1, 16, 16)
 
 
+def test_the_documents_call_with_a_configuration():
+    config = tiny_config(
+        diffusion_config={"sampling_timesteps": 7}, data={"cond_channels": ["buildings", "transmitter"]}
+    )
+    model, built = LatentDiffusion(**config.model.params), build_model(config, "ldm")
+    assert model.sampling_timesteps == 7
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in built.state_dict().items()}
+
+
 def test_modules_are_taken_as_they_are():
     parts = tiny_model()
     model = LatentDiffusion(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from denoising_diffusion_pytorch.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
+from denoising_diffusion_pytorch.autoencoder import AutoencoderKL, DiagonalGaussianDistribution, Encoder
 from denoising_diffusion_pytorch.blocks import AttnBlock, FourierFeatures, timestep_embedding
 from denoising_diffusion_pytorch.swin import SwinConditionEncoder, WindowAttention, window_partition, window_reverse
 from denoising_diffusion_pytorch.training.report import count_parameters
@@ -33,6 +33,15 @@ def test_document_sizes_on_the_meta_device():
     # the counts of the original encoder and decoder
     assert count_parameters(autoencoder.encoder)[0] == 22_348_934
     assert count_parameters(autoencoder.decoder)[0] == 32_958_465
+
+
+def test_encoder_as_the_document_writes_it():
+    with torch.device("meta"):
+        encoder = Encoder(ch=32, out_ch=4, ch_mult=[1, 2], num_res_blocks=1)
+        assert encoder(torch.zeros(1, 1, 16, 16)).shape == (1, 8, 8, 8)
+        documents = Encoder(ch=128, out_ch=3, ch_mult=[1, 2, 4], num_res_blocks=2)
+        assert documents.state_dict().keys() == Encoder().state_dict().keys()
+        assert count_parameters(documents)[0] == 22_348_934
 
 
 def test_state_dict_names_are_compvis():

@@ -5,6 +5,7 @@ written once; writing it twice is allowed if both agree.
 """
 
 import re
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -288,3 +289,9 @@ class Config(Section):
     data: DataConfig = DataConfig()
     trainer: TrainerConfig = TrainerConfig()
     sample: SampleConfig = SampleConfig()
+
+    @property
+    def model(self) -> SimpleNamespace:
+        """Its `params` are the arguments of `LatentDiffusion`, as the design document writes it."""
+        names = ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")
+        return SimpleNamespace(params={name: getattr(self, name) for name in names})
