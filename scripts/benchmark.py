@@ -43,9 +43,10 @@ from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import RELEASED, Predictor
 from denoising_diffusion_pytorch.training.checkpoint import save_checkpoint
 from denoising_diffusion_pytorch.training.data import open_dataset
+from denoising_diffusion_pytorch.training.report import step_networks
 from denoising_diffusion_pytorch.training.results import memory_gib
 from denoising_diffusion_pytorch.training.setup import make_accelerator
-from denoising_diffusion_pytorch.training.trainer import Trainer, step_networks
+from denoising_diffusion_pytorch.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {

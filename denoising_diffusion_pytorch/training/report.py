@@ -1,4 +1,4 @@
-"""The model report: parameters of each part, and which of them are trained."""
+"""The parts of a model: their parameters, which of them are trained, and what a training step calls."""
 
 from torch import nn
 
@@ -27,3 +27,10 @@ def model_report(modules: dict[str, nn.Module], depth: int = 2) -> str:
                 state = "trained" if trained == total else "frozen" if trained == 0 else "partly frozen"
                 lines.append(f"{part:<48} {total:>14,} {trained:>14,}  {state}")
     return "\n".join(lines) + "\n"
+
+
+def step_networks(model: nn.Module) -> dict[str, nn.Module]:
+    """The networks that a training step calls, by name: what torch.compile takes whole, and what can be timed apart."""
+    parts = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
+    modules = dict(model.named_modules())
+    return {name: modules[name] for name in parts if name in modules} or {"model": model}

@@ -23,7 +23,7 @@ from .ema import EMAModel
 from .finite_guard import FiniteGuard, reproduce
 from .meter import Meter
 from .objectives import Batch, Optimization, make_optimization
-from .report import model_report
+from .report import model_report, step_networks
 from .results import Results
 from .schedule import learning_rate
 from .stopping import StopRequest
@@ -66,8 +66,7 @@ class Trainer:
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         self.model = model = model.to(accelerator.device).to(memory_format=layout)
         objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
-        ema = self.settings.ema
-        self.ema = EMAModel(model, ema.beta, ema.start_step, ema.update_interval)
+        self.ema = EMAModel(model, **dict(self.settings.ema))
         if self.settings.compile:
             # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
             for network in step_networks(model).values():
@@ -78,8 +77,7 @@ class Trainer:
         self.checkpointer = Checkpointer(config, stage, accelerator, model, self.ema, self.optimizations)
         self.stop = StopRequest(accelerator)
         self.results: Results | None = None  # the main process's
-        self.step = 0
-        self.skipped = 0  # overflowed fp16 steps in a row
+        self.step, self.skipped = 0, 0  # steps taken, and overflowed fp16 steps in a row
         samples = self.settings.batch_size * self.settings.gradient_accumulation * accelerator.num_processes
         self.meter = Meter(accelerator, samples)
 
@@ -98,8 +96,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.step = self.checkpointer.resume()
         if self.results is not None:
-            parts = {"model": self.model} | self.checkpointer.extra
-            self.results.open(self.config, model_report(parts), self.accelerator, self.step)
+            report = model_report({"model": self.model} | self.checkpointer.extra)
+            self.results.open(self.config, report, self.accelerator, self.step)
         if self.step == 0:
             self._prepare()
         with closing(self.make_batches(self.step * self.settings.gradient_accumulation)) as batches:
@@ -229,8 +227,7 @@ class Trainer:
             batch = next(batches)
             self.checkpointer.note_bad_samples(batch.get("problems", ()))
         except Exception:
-            sound = self.guard.nonfinite_step() is None
-            if sound and self.accelerator.is_main_process and self.step:
+            if self.step and self.accelerator.is_main_process and self.guard.nonfinite_step() is None:
                 self.checkpointer.write(self.step)  # a step may be half accumulated, but no weight has changed in it
             raise
         self.meter.waited += time.monotonic() - started
@@ -301,10 +298,3 @@ class Trainer:
     def _advice(self) -> str:
         last = self.checkpointer.last or "none yet"
         return f"last good checkpoint: {last}; try a lower trainer.learning_rate or trainer.mixed_precision: 'no'"
-
-
-def step_networks(model: nn.Module) -> dict[str, nn.Module]:
-    """The networks that a training step calls, by name: what torch.compile takes whole, and what can be timed apart."""
-    parts = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
-    modules = dict(model.named_modules())
-    return {name: modules[name] for name in parts if name in modules} or {"model": model}
