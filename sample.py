@@ -27,7 +27,7 @@ from data.scene import read_grey, scene_at
 from data.simulated import TOLD, random_scenes
 from data.units import GAIN_MIN_DB, GAIN_SPAN_DB, NOISE_FLOOR, gain_to_uint8
 from data.window import Window, best_server, window
-from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.cli import natural, run
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -43,7 +43,9 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     city.add_argument(
         "--buildings", type=Path, help="a city: PNG of any size, one pixel a metre, non-zero inside buildings"
     )
-    city.add_argument("--simulate", type=int, metavar="SEED", help="a random city, and the simulator's map beside it")
+    city.add_argument(
+        "--simulate", type=natural, metavar="SEED", help="a random city, and the simulator's map beside it"
+    )
     parser.add_argument("--tx", action="append", metavar="X,Y", help="column and row of a transmitter; may be repeated")
     parser.add_argument("--threshold", type=float, default=NOISE_FLOOR * GAIN_SPAN_DB + GAIN_MIN_DB, metavar="DB",
                         help="path gain from which a pixel is covered (%(default).0f)")  # fmt: skip

@@ -1,5 +1,6 @@
 """Shared by every command: a user's mistake ends in one line and exit code 2, never in a traceback."""
 
+import argparse
 import errno
 import sys
 from collections.abc import Callable
@@ -9,6 +10,21 @@ from data.errors import DataError
 from .errors import CheckpointError, ConfigError, TrainingError
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
+USERS_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG"}
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 on, as a type of argparse."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, as a type of argparse."""
+    if natural(text) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -20,7 +36,7 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {str(error).splitlines()[-1].removeprefix('data.errors.DataError: ')}", file=sys.stderr)
         code = 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if errno.errorcode.get(error.errno) not in USERS_FILES:
             raise
         print(
             f"error: {error.strerror}: {error.filename or 'the results folder'}; "

@@ -31,7 +31,7 @@ from data import RadioMapSeer, Scene
 from data.evaluation import interval, write_json
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
-from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.cli import natural, positive, run
 from denoising_diffusion_pytorch.errors import TrainingError
 from denoising_diffusion_pytorch.inference import Predictor
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
@@ -229,14 +229,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, required=True, help="RadioMapSeer tree to train on")
     parser.add_argument("--real", type=Path, help="RadioMapSeer tree to score on, besides simulated cities")
     parser.add_argument("--split", default="all", help="of --real (%(default)s)")
-    parser.add_argument("--maps", type=int, default=50, help="simulated cities to score on (%(default)s)")
+    parser.add_argument("--maps", type=positive, default=50, help="simulated cities to score on (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for all runs")
     parser.add_argument("--seconds", type=float, default=200, help="training time of the diffusion (%(default)s)")
     parser.add_argument("--vae_seconds", type=float, default=120, help="training time of the autoencoder (%(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=natural, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--parallel", type=int, default=1, help="concurrent runs (%(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="per run (%(default)s)")
+    parser.add_argument("--parallel", type=positive, default=1, help="concurrent runs (%(default)s)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="per run (%(default)s)")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     return parser.parse_args()
 

@@ -36,7 +36,7 @@ import train_vae
 from data import Augmentation, process_batch, training_loader
 from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.build import build_model
-from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.cli import positive, run
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -97,9 +97,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rows", nargs="+", default=[], help="only rows whose name contains one of these")
     parser.add_argument(
-        "--batch", type=int, nargs="+", help="maps per step or call; default 1 on a CPU, else as configured"
+        "--batch", type=positive, nargs="+", help="maps per step or call; default 1 on a CPU, else as configured"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="timed repetitions after one to warm up (%(default)s)")
+    parser.add_argument(
+        "--repeats", type=positive, default=3, help="timed repetitions after one to warm up (%(default)s)"
+    )
     parser.add_argument("--profile", action="store_true", help="show which operations take the time of a training step")
     parser.add_argument("--json", type=Path, help="file for all measurements")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # the child's work, as JSON

@@ -26,7 +26,7 @@ from data.figures import comparison_figure
 from data.metrics import Scores
 from data.simulated import TOLD, SimulatedScenes
 from data.simulator import line_of_sight
-from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.cli import natural, positive, run
 from denoising_diffusion_pytorch.inference import Predictor
 
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
@@ -42,20 +42,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
     parser.add_argument("--baseline", help="checkpoint or results folder of scripts/train_baseline.py")
     parser.add_argument("--data", type=Path, help="RadioMapSeer tree; default: simulated cities that no model has seen")
-    parser.add_argument("--maps", type=int, default=50, help="simulated cities, without --data (%(default)s)")
+    parser.add_argument("--maps", type=positive, default=50, help="simulated cities, without --data (%(default)s)")
     parser.add_argument("--split", default="test", help="train, val, test, all, or your own split")
     parser.add_argument("--simulation_type", default="DPM")
     parser.add_argument("--json", type=Path, help="file for all scores")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     parser.add_argument("--csv", type=Path, help="file for the scores of each map")
     parser.add_argument("--gallery", type=Path, help="PNG: real | sampled | error from the best to the worst map")
-    parser.add_argument("--steps", type=int, help="network calls per map; default: as configured for the checkpoint")
+    parser.add_argument(
+        "--steps", type=positive, help="network calls per map; default: as configured for the checkpoint"
+    )
     parser.add_argument(
         "--sampler", help="ddim, ddpm, decoupled or dpm_solver; default: as configured for the checkpoint"
     )
-    parser.add_argument("--num_samples", type=int, default=1, help="draws per map, whose mean is scored")
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_samples", type=positive, default=1, help="draws per map, whose mean is scored")
+    parser.add_argument("--batch_size", type=positive, default=8)
+    parser.add_argument("--seed", type=natural, default=0)
     return parser.parse_args()
 
 

@@ -19,7 +19,7 @@ from data.layout import Layout
 from data.simulator import Simulator, line_of_sight, random_city, random_transmitter
 from data.simulator.statistics import GAIN_PERCENTILES, PERCENTILES, layout_statistics, merge
 from data.units import db_to_gain
-from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.cli import natural, positive, run
 
 Triple = tuple[Layout, np.ndarray, tuple[float, float]]
 
@@ -45,8 +45,8 @@ def measured(root: Path) -> Iterator[Triple]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="RadioMapSeer tree; one scene per map is used")
-    parser.add_argument("--maps", type=int, help="number of random cities")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--maps", type=positive, help="number of random cities")
+    parser.add_argument("--seed", type=natural, default=7)
     arguments = parser.parse_args()
     if (arguments.data is None) == (arguments.maps is None):
         raise DataError("give either --data ROOT or --maps N")

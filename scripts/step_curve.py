@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import RadioMapSeer
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
-from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.cli import positive, run
 from denoising_diffusion_pytorch.config.schema import SAMPLERS
 from denoising_diffusion_pytorch.inference import Predictor
 
@@ -24,10 +24,10 @@ def main() -> None:
     parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
     parser.add_argument("--data", type=Path, help="RadioMapSeer tree; default: simulated cities")
     parser.add_argument("--split", default="test", help="train, val, test, all, or your own split")
-    parser.add_argument("--maps", type=int, default=25, help="simulated cities, without --data (%(default)s)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 5, 10, 20, 50])
+    parser.add_argument("--maps", type=positive, default=25, help="simulated cities, without --data (%(default)s)")
+    parser.add_argument("--steps", type=positive, nargs="+", default=[1, 2, 3, 4, 5, 10, 20, 50])
     parser.add_argument("--samplers", nargs="+", help="default: all that fit the model")
-    parser.add_argument("--num_samples", type=int, nargs="+", default=[1], help="draws whose mean is scored")
+    parser.add_argument("--num_samples", type=positive, nargs="+", default=[1], help="draws whose mean is scored")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     arguments = parser.parse_args()
     dataset = (

@@ -223,6 +223,26 @@ def test_every_configuration_passes_a_dry_run(path, tmp_path):
         assert "data.train.data_root" in out.stdout.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (("sample.py", "--simulate", "-1"), ("--simulate", "whole number from 0 on")),
+        (("sample.py", "--num_samples", "0"), ("sample.num_samples", "greater than or equal to 1")),
+        (("scripts/evaluate.py", "--maps", "0"), ("--maps", "at least 1")),
+        (("scripts/evaluate.py", "--batch_size", "none"), ("--batch_size", "whole number")),
+    ],
+)
+def test_numbers_that_mean_nothing(arguments, words):
+    done = command(*arguments)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert all(word in done.stderr.splitlines()[-1] for word in words), done.stderr
+
+
+def test_an_output_folder_inside_a_file(tmp_path):
+    (tmp_path / "a file").touch()
+    refused(command("sample.py", "--output_folder", tmp_path / "a file" / "maps"), "Not a directory", "a file")
+
+
 def test_mistakes_end_in_one_line(workplace, tmp_path):
     tiny = workplace / "tiny.yaml"
     ckpt = f"first_stage_config.ckpt_path={workplace / 'radiodiff_results_VAE'}"
