@@ -4,12 +4,14 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from data.errors import DataError
 
 from .errors import CheckpointError, ConfigError, TrainingError
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
+PICTURES = (".png", ".jpg", ".jpeg")
 USERS_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG"}
 
 
@@ -25,6 +27,24 @@ def positive(text: str) -> int:
     if natural(text) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return int(text)
+
+
+def new_file(text: str) -> Path:
+    """A file that can be written at the end of the work, as a type of argparse; its folder need not be there yet."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    above = next((parent for parent in path.absolute().parents if parent.exists()), None)
+    if above is None or not above.is_dir():
+        raise argparse.ArgumentTypeError(f"{above or text} is no folder; name a file elsewhere")
+    return path
+
+
+def new_picture(text: str) -> Path:
+    """`new_file` of a format that pictures are written in."""
+    if Path(text).suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text} is no picture; end its name with {' or '.join(PICTURES)}")
+    return new_file(text)
 
 
 def run(main: Callable[[], int | None]) -> None:

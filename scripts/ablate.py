@@ -31,7 +31,7 @@ from data import RadioMapSeer, Scene
 from data.evaluation import interval, write_json
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
-from denoising_diffusion_pytorch.cli import natural, positive, run
+from denoising_diffusion_pytorch.cli import natural, new_file, positive, run
 from denoising_diffusion_pytorch.errors import TrainingError
 from denoising_diffusion_pytorch.inference import Predictor
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
@@ -237,7 +237,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     parser.add_argument("--parallel", type=positive, default=1, help="concurrent runs (%(default)s)")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="per run (%(default)s)")
-    parser.add_argument("--markdown", type=Path, help="file for the table")
+    parser.add_argument("--markdown", type=new_file, help="file for the table")
     return parser.parse_args()
 
 

@@ -36,7 +36,7 @@ import train_vae
 from data import Augmentation, process_batch, training_loader
 from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.build import build_model
-from denoising_diffusion_pytorch.cli import positive, run
+from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -103,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
         "--repeats", type=positive, default=3, help="timed repetitions after one to warm up (%(default)s)"
     )
     parser.add_argument("--profile", action="store_true", help="show which operations take the time of a training step")
-    parser.add_argument("--json", type=Path, help="file for all measurements")
+    parser.add_argument("--json", type=new_file, help="file for all measurements")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # the child's work, as JSON
     return parser.parse_args()
 

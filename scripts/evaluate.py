@@ -26,7 +26,7 @@ from data.figures import comparison_figure
 from data.metrics import Scores
 from data.simulated import TOLD, SimulatedScenes
 from data.simulator import line_of_sight
-from denoising_diffusion_pytorch.cli import natural, positive, run
+from denoising_diffusion_pytorch.cli import natural, new_file, new_picture, positive, run
 from denoising_diffusion_pytorch.inference import Predictor
 
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
@@ -45,10 +45,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--maps", type=positive, default=50, help="simulated cities, without --data (%(default)s)")
     parser.add_argument("--split", default="test", help="train, val, test, all, or your own split")
     parser.add_argument("--simulation_type", default="DPM")
-    parser.add_argument("--json", type=Path, help="file for all scores")
-    parser.add_argument("--markdown", type=Path, help="file for the table")
-    parser.add_argument("--csv", type=Path, help="file for the scores of each map")
-    parser.add_argument("--gallery", type=Path, help="PNG: real | sampled | error from the best to the worst map")
+    parser.add_argument("--json", type=new_file, help="file for all scores")
+    parser.add_argument("--markdown", type=new_file, help="file for the table")
+    parser.add_argument("--csv", type=new_file, help="file for the scores of each map")
+    parser.add_argument(
+        "--gallery", type=new_picture, help="PNG: real | sampled | error from the best to the worst map"
+    )
     parser.add_argument(
         "--steps", type=positive, help="network calls per map; default: as configured for the checkpoint"
     )

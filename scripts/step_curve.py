@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import RadioMapSeer
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
-from denoising_diffusion_pytorch.cli import positive, run
+from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config.schema import SAMPLERS
 from denoising_diffusion_pytorch.inference import Predictor
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--steps", type=positive, nargs="+", default=[1, 2, 3, 4, 5, 10, 20, 50])
     parser.add_argument("--samplers", nargs="+", help="default: all that fit the model")
     parser.add_argument("--num_samples", type=positive, nargs="+", default=[1], help="draws whose mean is scored")
-    parser.add_argument("--markdown", type=Path, help="file for the table")
+    parser.add_argument("--markdown", type=new_file, help="file for the table")
     arguments = parser.parse_args()
     dataset = (
         RadioMapSeer(arguments.data, "DPM", arguments.split)

@@ -230,9 +230,12 @@ def test_every_configuration_passes_a_dry_run(path, tmp_path):
         (("sample.py", "--num_samples", "0"), ("sample.num_samples", "greater than or equal to 1")),
         (("scripts/evaluate.py", "--maps", "0"), ("--maps", "at least 1")),
         (("scripts/evaluate.py", "--batch_size", "none"), ("--batch_size", "whole number")),
+        (("scripts/evaluate.py", "--json", ROOT), ("--json", "is a folder")),
+        (("scripts/evaluate.py", "--gallery", "maps.txt"), ("--gallery", "end its name with .png")),
+        (("scripts/evaluate.py", "--csv", ROOT / "README.md" / "x.csv"), ("--csv", "README.md is no folder")),
     ],
 )
-def test_numbers_that_mean_nothing(arguments, words):
+def test_arguments_that_mean_nothing(arguments, words):
     done = command(*arguments)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert all(word in done.stderr.splitlines()[-1] for word in words), done.stderr
