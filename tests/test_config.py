@@ -390,42 +390,22 @@ def test_files_that_are_none(tmp_path):
         ("trainer: {batch_size: 16.5}", "trainer.batch_size: Input should be a valid integer, not 16.5"),
         ("trainer: {batch_size: true}", "trainer.batch_size: Input should be a valid integer, not True"),
         ("trainer: {batch_size: '16'}", "trainer.batch_size: Input should be a valid integer, not '16'"),
-        ("trainer: {batch_size: }", "trainer.batch_size: Input should be a valid integer, not None"),
-        ("data: {params: {batch_size: x}}", "data.params.batch_size: Input should be a valid integer, not 'x'"),
         ("trainer: {batch_size: 0}", "trainer.batch_size: Input should be greater than or equal to 1, not 0"),
-        ("trainer: {lr: fast}", "trainer.lr: Input should be a valid number, not 'fast'"),
         ("trainer: {lr: true}", "trainer.lr: Input should be a valid number, not True"),
         ("trainer: {lr: .inf}", "trainer.lr: Input should be a finite number, not inf"),
-        ("trainer: {lr: 1e999}", "trainer.lr: Input should be a finite number"),
         ("trainer: {lr: 0}", "trainer.lr: Input should be greater than 0, not 0"),
-        ("trainer: {results_folder: 5}", "trainer.results_folder: Input should be a valid string, not 5"),
         ('trainer: {results_folder: "a\\u0007"}', "trainer.results_folder: String should match"),
-        ("trainer: {optimizer: {betas: 0.9}}", "trainer.optimizer.betas: Input should be a valid list, not 0.9"),
         ("trainer: {optimizer: {betas: [0.9]}}", "trainer.optimizer.betas: List should have at least 2 items"),
-        ("trainer: {optimizer: {betas: [0.9, 1]}}", "trainer.optimizer.betas: Input should be less than 1, not 1"),
         ("trainer: {optimizer: sgd}", "trainer.optimizer.type: Input should be 'adamw', not 'sgd'"),
-        ("optimization: {lr_scheduler: step}", "optimization.lr_scheduler.type: Input should be 'cosine'"),
         ("trainer: {mixed_precision: fp8}", "trainer.mixed_precision: Input should be 'no', 'fp16', 'bf16' or 'auto'"),
-        ("trainer: {amp: fp8}", "trainer.amp: Input should be 'no', 'fp16', 'bf16' or 'auto', not 'fp8'"),
-        ("trainer: {resume_milestone: best}", "trainer.resume_milestone: Input should be"),
         ("trainer: {resume_milestone: -1}", "trainer.resume_milestone: Input should be greater than or equal to 0"),
-        ("trainer: {resume_milestone: true}", "trainer.resume_milestone: Input should be a valid integer"),
         ("unet_config: {channel_mult: [1, 2.5]}", "unet_config.channel_mult: Input should be a valid integer, not 2.5"),
-        ("unet_config: {channel_mult: []}", "unet_config.channel_mult: List should have at least 1 item"),
         (
             "first_stage_config: {ddconfig: {double_z: false}}",
             "first_stage_config.ddconfig.double_z: Input should be True",
         ),
         ("data: {cond_channels: []}", "data.cond_channels: List should have at least 1 item"),
-        ("data: {augmentation: {p: 1.5}}", "data.augmentation.p: Input should be less than or equal to 1"),
-        (
-            "data: {train: {missing_buildings: 5}}",
-            "data.train.missing_buildings: Input should be less than or equal to 4",
-        ),
         ("diffusion_config: {model_type: flow}", "diffusion_config.model_type: Input should be 'ddpm' or 'const_sde'"),
-        ("diffusion_config: {objective: pred_eps}", "diffusion_config.objective: Input should be"),
-        ("diffusion_config: {loss_type: huber}", "diffusion_config.loss_type: Input should be 'l2', 'l1' or 'l1_l2'"),
-        ("diffusion_config: {timesteps: 0}", "diffusion_config.timesteps: Input should be greater than or equal to 1"),
         ("sample: {sampler: euler}", "sample.sampler: Input should be 'ddim', 'ddpm', 'dpm_solver' or 'decoupled'"),
     ],
 )
@@ -763,29 +743,9 @@ def config_or_error(make):
 
 
 @BOUNDED
-@hypothesis.given(
-    strategies.binary(max_size=60) | strategies.text(max_size=60).map(lambda text: text.encode("utf-8", "ignore"))
-)
-def test_any_bytes(load, content):
-    config_or_error(lambda: load(content))
-
-
-@BOUNDED
-@hypothesis.given(strategies.text("a:-[]{}&*!|>'\"%@`#,? \n\t\\u019e.", max_size=60))
-def test_any_yaml_like_text(load, content):
-    config_or_error(lambda: load(content))
-
-
-@BOUNDED
 @hypothesis.given(strategies.dictionaries(KEYS, TREES, max_size=5))
 def test_any_mapping(tree):
     config_or_error(lambda: resolve(parse_config(tree), "ldm"))
-
-
-@BOUNDED
-@hypothesis.given(strategies.text(max_size=30) | strategies.text("trainer.batch_size=014[]{}:", max_size=30))
-def test_any_override(load, text):
-    config_or_error(lambda: load("", text))
 
 
 @BOUNDED
