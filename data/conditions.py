@@ -80,7 +80,7 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 def simulated(scene: Scene, size: int) -> np.ndarray:
     """The embedded simulator's map of the buildings shown, as a prior: the network learns what its physics misses.
 
-    About 0.2 s per scene, so use it with `data.cache`. Pointless where the same simulator made the ground truth.
+    About 0.05 s per scene, so use it with `data.cache`. Pointless where the same simulator made the ground truth.
     """
     return resize(simulated_gain(scene), size)
 

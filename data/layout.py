@@ -10,6 +10,7 @@ import numpy as np
 
 from .polygons import rings_from_mask, segments_of
 
+ON_WALL = 2.0**-20  # px; a pixel centre this close to a slanted wall is on it, and inside
 SUBROWS = 8  # scan lines per pixel row for the covered area, which is exact along each line
 
 
@@ -51,12 +52,13 @@ class Layout:
 
     @cached_property
     def inside(self) -> np.ndarray:
-        """(H, W) bool: pixels whose centre lies inside an outline."""
+        """(H, W) bool: pixels whose centre lies inside an outline, or on it where it runs through many centres."""
         height, width = self.shape
         line, x = self._crossings(np.arange(height, dtype=np.float64))
-        first = np.clip(np.ceil(x), 0, width).astype(int)  # the first column past the wall
+        sign = np.where(np.arange(len(x)) % 2, -1, 1)
+        first = np.clip(np.ceil(x - ON_WALL * sign), 0, width).astype(int)  # the first column past the wall
         change = np.zeros((height, width + 1), int)
-        np.add.at(change, (line, first), np.where(np.arange(len(x)) % 2, -1, 1))
+        np.add.at(change, (line, first), sign)
         return np.cumsum(change, axis=1)[:, :width] > 0
 
     @cached_property

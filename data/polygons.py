@@ -149,39 +149,3 @@ def clip(ring: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.nd
                 kept.append(point + (after - point) * (d / (d - e)))
         ring = np.array(kept).reshape(-1, 2)
     return ring
-
-
-def corners_of(rings: list[np.ndarray], buildings: np.ndarray, outward: float = 0.02) -> np.ndarray:
-    """Convex building corners inside the image, where a path can bend.
-
-    Returns:
-        (C, 6) float64: x, y moved `outward` px away from the building, and the unit vectors along both walls.
-    """
-    height, width = buildings.shape
-    found = []
-    for ring in rings:
-        before, after = np.roll(ring, 1, axis=0) - ring, np.roll(ring, -1, axis=0) - ring
-        for p, a, b in zip(ring, before, after, strict=True):
-            length_a, length_b = np.hypot(*a), np.hypot(*b)
-            if min(length_a, length_b) < 1e-6 or not (0 <= p[0] <= width - 1 and 0 <= p[1] <= height - 1):
-                continue
-            a, b = a / length_a, b / length_b
-            bisector = a + b
-            length = np.hypot(*bisector)
-            if length < 1e-3:
-                continue
-            bisector = bisector / length
-            probes = bisector * np.array([[0.7], [1.0], [1.5]])
-            inside, outside = p + probes, p - probes
-            vote = _vote(buildings, inside) - _vote(buildings, outside)
-            if vote > 0:  # the building lies between the walls: convex
-                found.append((*(p - bisector * outward), *a, *b))
-    return np.array(found).reshape(-1, 6)
-
-
-def _vote(buildings: np.ndarray, points: np.ndarray) -> int:
-    """Number of building pixels minus open pixels among the points inside the image."""
-    height, width = buildings.shape
-    column, row = np.floor(points + 0.5).astype(int).T
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return int((2 * buildings[row[inside], column[inside]].astype(int) - 1).sum())

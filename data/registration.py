@@ -20,10 +20,9 @@ from .errors import DataError
 from .layout import Layout
 from .polygons import rings_from_mask
 
-# Outlines are moved left and down by this x and y, because corners are whole numbers and walls often run through pixel
-# centres. Slightly more to the left, which decides for diagonal walls; far less than any other wall's distance from a
-# centre.
-EDGE = (2.0**-12 + 2.0**-22, 2.0**-12)
+# Outlines are moved left and down by this, because corners are whole numbers and walls often run through pixel centres:
+# far less than any other wall's distance from a centre. Diagonal walls stay where they are; what lies on them is inside.
+EDGE = 2.0**-12
 ROOM = 4  # px of margin around an outline that is fitted
 SWEEPS = 8  # passes over all corners of an outline
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -73,7 +72,7 @@ def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
         if ring.min() < 0 or (ring > (width + 1, height + 1)).any():
             raise DataError(f"{path}: outline {number} reaches outside of the {width}x{height} px map")
         x, y = ring[:-1].T
-        outlines.append(np.column_stack([x - 1 - EDGE[0], height - y + EDGE[1]]))
+        outlines.append(np.column_stack([x - 1 - EDGE, height - y + EDGE]))
     return Layout(outlines, shape)
 
 
@@ -82,7 +81,7 @@ def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
     height = layout.shape[0]
     rings = []
     for ring in layout.outlines:
-        x, y = ring[:, 0] + 1 + EDGE[0], height - (ring[:, 1] - EDGE[1])
+        x, y = ring[:, 0] + 1 + EDGE, height - (ring[:, 1] - EDGE)
         points = np.column_stack([x, y])
         closed = np.concatenate([points, points[:1]])
         rings.append([[int(v) if v == int(v) else float(v) for v in point] for point in closed.tolist()])
@@ -92,7 +91,7 @@ def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
 def snap(ring: np.ndarray) -> np.ndarray:
     """An outline (N, 2) with its corners moved to whole metres of polygon/ and repeated corners dropped."""
     ring = np.round(ring)
-    return ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] + (-EDGE[0], EDGE[1])
+    return ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] + (-EDGE, EDGE)
 
 
 def picture_of(layout: Layout) -> np.ndarray:

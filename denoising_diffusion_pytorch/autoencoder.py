@@ -126,6 +126,7 @@ class Decoder(nn.Module):
     Args: as for `Encoder`, and
         out_channels: image channels (None: as in the encoder).
         cond_channels: channels of the full-resolution condition; 0: the decoder does not see it.
+        residual: the output is added to the condition's last channel, which it equals at first.
     """
 
     def __init__(
@@ -140,12 +141,14 @@ class Decoder(nn.Module):
         patch_size: int = 1,
         mid_attention: bool = True,
         cond_channels: int = 0,
+        residual: bool = False,
     ):
         super().__init__()
         widths = channels[1:]
         out_channels = out_channels or channels[0]
         self.patch_size = patch_size
         self.cond_channels = cond_channels
+        self.residual = residual
         current = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, current, 3, padding=1)
         self.mid = _middle(current, dropout, mid_attention)
@@ -173,6 +176,13 @@ class Decoder(nn.Module):
                 nn.SiLU(),
                 nn.Conv2d(HEAD_CHANNELS, out_channels, 3, padding=1),
             )
+        if residual:
+            self.start_from_condition()
+
+    def start_from_condition(self) -> None:
+        """Set the last layer to zero, so that a residual decoder returns the condition's last channel."""
+        for parameter in self.last_layer.parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def last_layer(self) -> nn.Conv2d:
@@ -185,7 +195,8 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
         """z (B, Z, h, w), cond (B, cond_channels, f h, f w) -> (B, C, f h, f w)."""
-        return self.last_layer(self.features(z, cond))
+        output = self.last_layer(self.features(z, cond))
+        return output + cond[:, -1:] if self.residual and cond is not None else output
 
     def features(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
         """Input of the last layer, (B, c, f h, f w)."""
@@ -220,7 +231,7 @@ class AutoencoderKL(nn.Module):
         num_res_blocks, dropout, mid_attention, patch_size: see `Encoder`.
         attn_resolutions: sides of the feature maps with self-attention, px.
         resolution: side of the image, px.
-        out_channels, cond_channels: see `Decoder`.
+        out_channels, cond_channels, residual: see `Decoder`.
     """
 
     def __init__(
@@ -237,6 +248,7 @@ class AutoencoderKL(nn.Module):
         patch_size: int = 1,
         mid_attention: bool = True,
         cond_channels: int = 0,
+        residual: bool = False,
     ):
         super().__init__()
         z_channels = z_channels or embed_dim
@@ -252,7 +264,8 @@ class AutoencoderKL(nn.Module):
             "mid_attention": mid_attention,
         }
         self.encoder = Encoder(channels, z_channels, **shared)
-        self.decoder = Decoder(channels, z_channels, out_channels=out_channels, cond_channels=cond_channels, **shared)
+        own: dict[str, Any] = {"out_channels": out_channels, "cond_channels": cond_channels, "residual": residual}
+        self.decoder = Decoder(channels, z_channels, **own, **shared)
         self.quant_conv = nn.Conv2d(2 * z_channels, 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
 

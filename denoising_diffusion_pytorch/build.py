@@ -36,6 +36,7 @@ def build_autoencoder(config: FirstStageConfig, cond_channels: int = 0) -> Autoe
         patch_size=dd.patch_size,
         mid_attention=dd.mid_attention,
         cond_channels=cond_channels if dd.decoder_cond else 0,
+        residual=dd.decoder_residual,
     )
 
 

@@ -57,7 +57,7 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
     """Fill a new run's model with the weights of another run of its stage, averaged ones where there are any.
 
     Channels that `data.cond_channels` appends to the other run's are new inputs. Their weights start at zero, so that the
-    model's predictions are unchanged at first.
+    model's predictions are unchanged at first; a decoder that becomes residual starts from the last channel instead.
 
     Args:
         model: what `build_model` builds; its weights are replaced.
@@ -89,6 +89,10 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
     if len(now) > len(before):
         state = {name: _with_new_inputs(value, fitting.get(name)) for name, value in state.items()}
     load_strictly(model, state, checkpoint.path)
+    ours, theirs = config.first_stage_config.ddconfig, checkpoint.config.first_stage_config.ddconfig
+    if stage != "baseline" and ours.decoder_residual and not theirs.decoder_residual:
+        autoencoder: Any = model.first_stage_model if stage == "ldm" else model
+        autoencoder.decoder.start_from_condition()
     return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"
 
 

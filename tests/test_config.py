@@ -439,6 +439,11 @@ def test_a_decoder_that_sees_the_condition_gets_it_whole(load, refuse):
     refuse(text, "data.cond_size is 80", "decoder_cond", "set data.cond_size: 320", overrides=["data.cond_size=80"])
 
 
+def test_a_residual_decoder_must_see_the_condition(load, refuse):
+    refuse("first_stage_config: {ddconfig: {decoder_residual: true}}", "decoder_residual needs decoder_cond: true")
+    assert load("first_stage_config: {ddconfig: {decoder_cond: true, decoder_residual: true}}")
+
+
 @pytest.mark.parametrize(
     "override, parts",
     [

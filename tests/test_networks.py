@@ -82,6 +82,18 @@ def test_autoencoder_variants(patch_size, cond_channels):
             model.decode(posterior.mode())
 
 
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_a_residual_decoder_starts_from_the_last_channel_and_learns(patch_size):
+    model = AutoencoderKL(
+        4, [1, 16, 32], num_res_blocks=1, patch_size=patch_size, cond_channels=3, residual=True, resolution=32
+    )
+    x, cond = torch.randn(2, 1, 32, 32), torch.randn(2, 3, 32, 32)
+    y = model(x, cond)[0]
+    assert torch.equal(y, cond[:, -1:])
+    (y - x).square().mean().backward()
+    assert model.decoder.last_layer.weight.grad.abs().max() > 0
+
+
 def test_encode_refuses_odd_sides():
     with pytest.raises(ValueError, match="multiples of 4"):
         AutoencoderKL(3, [1, 8, 8, 8]).encode(torch.zeros(1, 1, 30, 32))

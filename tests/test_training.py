@@ -831,6 +831,13 @@ def test_a_run_starts_from_the_weights_of_another_one(tmp_path):
     cond = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     before, after = (m.eval().sample(c, keys=[1, 2]) for m, c in ((same, cond[:, :2]), (grown, cond)))
     assert torch.allclose(before, after, atol=1e-5) and float(grown.scale_factor) == pytest.approx(1.6)
+    config.first_stage_config.ddconfig.decoder_residual = True
+    residual = build_model(config, "ldm")
+    load_initial(residual, config, "ldm")
+    assert torch.equal(
+        residual.eval().decode_first_stage(torch.randn(2, config.first_stage_config.embed_dim, 8, 8), cond),
+        cond[:, -1:],
+    )
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):

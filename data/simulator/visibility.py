@@ -7,6 +7,7 @@ from numba import njit
 
 SAMPLE_STEP = 0.25  # px between the points that determine which cells a wall crosses
 CELL_MARGIN = 0.15  # px by which those points are widened, so that no cell that a wall touches is missed
+TOUCH = 0.02  # px within which an end of a ray is at a corner
 
 
 class Walls(NamedTuple):
@@ -50,7 +51,10 @@ def make_walls(segments: np.ndarray, shape: tuple[int, int]) -> Walls:
 
 @njit(cache=True, nogil=True)
 def crosses(segments, s, x0, y0, dx, dy, first, last):
-    """Whether wall `s` crosses the ray (x0, y0) + t (dx, dy) at some t between `first` and `last`."""
+    """Whether wall `s` crosses the ray (x0, y0) + t (dx, dy) at some t between `first` and `last`.
+
+    A ray may begin or end at a corner: an end of the ray within TOUCH of an end of the wall is no crossing.
+    """
     ax, ay = segments[s, 0], segments[s, 1]
     bx, by = segments[s, 2] - ax, segments[s, 3] - ay
     cross = dx * by - dy * bx
@@ -60,21 +64,23 @@ def crosses(segments, s, x0, y0, dx, dy, first, last):
     if not first < t < last:
         return False
     u = ((ax - x0) * dy - (ay - y0) * dx) / cross
-    return -1e-9 <= u <= 1 + 1e-9
+    if not -1e-9 <= u <= 1 + 1e-9:
+        return False
+    return min(t, 1 - t) * np.hypot(dx, dy) > TOUCH or min(u, 1 - u) * np.hypot(bx, by) > TOUCH
 
 
 @njit(cache=True, nogil=True)
-def blocking_wall(walls, x0, y0, x1, y1, margin, guess=-1):
-    """Index of a wall that crosses the segment from (x0, y0) to (x1, y1), less `margin` px at each end; -1 if none.
+def blocking_wall(walls, x0, y0, x1, y1, begin, end, guess):
+    """Index of a wall that crosses the segment from (x0, y0) to (x1, y1), less `begin` and `end` px at its ends, or -1.
 
     Walks the pixels along the segment (Amanatides & Woo, 1987) and tests the walls listed there exactly. `guess` is a
     wall to try first, -1 for none: the one that blocked a neighbouring ray saves most of the walks.
     """
     dx, dy = x1 - x0, y1 - y0
     length = np.hypot(dx, dy)
-    if length <= 2 * margin:
+    if length <= begin + end:
         return -1
-    first, last = margin / length, 1 - margin / length
+    first, last = begin / length, 1 - end / length
     segments, start, items = walls.segments, walls.start, walls.items
     if guess >= 0 and crosses(segments, guess, x0, y0, dx, dy, first, last):
         return guess
@@ -98,9 +104,3 @@ def blocking_wall(walls, x0, y0, x1, y1, margin, guess=-1):
             row += step_y
             next_y += per_y
     return -1
-
-
-@njit(cache=True, nogil=True)
-def blocked(walls, x0, y0, x1, y1, margin):
-    """Whether any wall crosses the segment; see `blocking_wall`."""
-    return blocking_wall(walls, x0, y0, x1, y1, margin) >= 0

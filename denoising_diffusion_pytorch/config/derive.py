@@ -66,6 +66,10 @@ def _derive_first_stage(config: Config) -> int:
     for key in ("in_channels", "out_ch"):
         if getattr(dd, key) != 1:
             raise ConfigError(f"first_stage_config.ddconfig.{key} is {getattr(dd, key)}; a radio map has 1 channel")
+    if dd.decoder_residual and not dd.decoder_cond:
+        raise ConfigError(
+            "first_stage_config.ddconfig.decoder_residual needs decoder_cond: true, whose last channel it adds"
+        )
     sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(len(dd.ch_mult))]
     _must_divide(_RESOLUTION, dd.resolution, dd.patch_size * 2 ** (len(dd.ch_mult) - 1))
     _known_levels("first_stage_config.ddconfig.attn_resolutions", dd.attn_resolutions, sides)
