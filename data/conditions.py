@@ -66,7 +66,7 @@ def log_distance(scene: Scene, size: int) -> np.ndarray:
 
 @channel
 def detour(scene: Scene, size: int) -> np.ndarray:
-    """Grey level of the shadow law, loss 28.6 log10 d + 1.4 dB; 0 where there is no path.
+    """Grey level of a loss of 28.6 log10 d + 1.4 dB, d the shortest way around the buildings; 0 where there is none.
 
     d is the length of the shortest path around the buildings shown in metres, at least 2.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from .polygons import rings_from_mask, segments_of
 
-ON_WALL = 2.0**-20  # px; a pixel centre this close to a slanted wall is on it, and inside
+ON_WALL = 2.0**-20  # px; a pixel centre this close to a wall is inside
 SUBROWS = 8  # scan lines per pixel row for the covered area, which is exact along each line
 
 
@@ -52,7 +52,7 @@ class Layout:
 
     @cached_property
     def inside(self) -> np.ndarray:
-        """(H, W) bool: pixels whose centre lies inside an outline, or on it where it runs through many centres."""
+        """(H, W) bool: pixels whose centre lies inside an outline, or within ON_WALL of it along its row."""
         height, width = self.shape
         line, x = self._crossings(np.arange(height, dtype=np.float64))
         sign = np.where(np.arange(len(x)) % 2, -1, 1)

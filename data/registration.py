@@ -3,7 +3,7 @@
 Measured on 2,720 maps of 34 layouts (docs/data.md). The map's frame has x = column, y = row, and pixel centres at
 whole numbers. In it, a point (x, y) of a file lies at:
 
-    polygon/    x - 1, H - y; a pixel of the map is zero if its centre lies inside, left and lower walls included
+    polygon/    x - 1, H - y; a pixel of the map is zero if its centre lies inside; see EDGE for its walls
     antenna/    x, H - 1 - y
     png/        x, y in antennas/; buildings and cars lie half a pixel to the left of the outlines and below them
 """
@@ -20,8 +20,8 @@ from .errors import DataError
 from .layout import Layout
 from .polygons import rings_from_mask
 
-# Outlines are moved left and down by this, because corners are whole numbers and walls often run through pixel centres:
-# far less than any other wall's distance from a centre. Diagonal walls stay where they are; what lies on them is inside.
+# Outlines are moved left and down by this, because corners are whole numbers and walls often run through pixel centres.
+# Walls at 45 degrees that rise to the right stay where they are; centres on them are inside (layout.ON_WALL).
 EDGE = 2.0**-12
 ROOM = 4  # px of margin around an outline that is fitted
 SWEEPS = 8  # passes over all corners of an outline

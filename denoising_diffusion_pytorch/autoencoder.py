@@ -126,7 +126,7 @@ class Decoder(nn.Module):
     Args: as for `Encoder`, and
         out_channels: image channels (None: as in the encoder).
         cond_channels: channels of the full-resolution condition; 0: the decoder does not see it.
-        residual: the output is added to the condition's last channel, which it equals at first.
+        residual: the network's output, zero at first, is added to the condition's last channel.
     """
 
     def __init__(
@@ -144,6 +144,8 @@ class Decoder(nn.Module):
         residual: bool = False,
     ):
         super().__init__()
+        if residual and not cond_channels:
+            raise ValueError("a residual decoder needs cond_channels")
         widths = channels[1:]
         out_channels = out_channels or channels[0]
         self.patch_size = patch_size

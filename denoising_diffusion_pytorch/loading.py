@@ -12,7 +12,7 @@ from .build import build_model
 from .config.schema import Config
 from .errors import CheckpointError
 from .serialization import load_plain
-from .training.checkpoint import is_continued, load_safetensors, open_checkpoint
+from .training.checkpoint import Checkpoint, is_continued, load_safetensors, open_checkpoint
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
@@ -89,11 +89,29 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
     if len(now) > len(before):
         state = {name: _with_new_inputs(value, fitting.get(name)) for name, value in state.items()}
     load_strictly(model, state, checkpoint.path)
-    ours, theirs = config.first_stage_config.ddconfig, checkpoint.config.first_stage_config.ddconfig
-    if stage != "baseline" and ours.decoder_residual and not theirs.decoder_residual:
-        autoencoder: Any = model.first_stage_model if stage == "ldm" else model
-        autoencoder.decoder.start_from_condition()
+    if stage != "baseline":
+        end_to_end = config.diffusion_config.end_to_end.start_step is not None
+        frozen = stage == "ldm" and not (config.first_stage_config.trainable or end_to_end)
+        _start_residual_decoder(model.first_stage_model if stage == "ldm" else model, config, checkpoint, frozen)
     return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"
+
+
+def _start_residual_decoder(autoencoder: Any, config: Config, checkpoint: Checkpoint, frozen: bool) -> None:
+    """Let a decoder that becomes residual start from the condition; refuse what would change a residual one's base."""
+    ours, theirs = (c.first_stage_config.ddconfig.decoder_residual for c in (config, checkpoint.config))
+    before, now = checkpoint.config.data.cond_channels, config.data.cond_channels
+    if theirs and (not ours or now[-1] != before[-1]):
+        raise CheckpointError(
+            f"{checkpoint.path}: its decoder predicts the difference from {before[-1]}; keep "
+            "first_stage_config.ddconfig.decoder_residual: true and that channel last in data.cond_channels"
+        )
+    if ours and not theirs:
+        if frozen:
+            raise CheckpointError(
+                f"{checkpoint.path}: decoder_residual starts the decoder's last layer anew, which nothing trains; set "
+                "diffusion_config.end_to_end.start_step"
+            )
+        autoencoder.decoder.start_from_condition()
 
 
 def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[[str], None] = print) -> None:
@@ -145,6 +163,10 @@ def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels
     if path.is_dir():
         checkpoint = open_checkpoint(path)
         theirs = checkpoint.config.data.cond_channels
+        if checkpoint.config.first_stage_config.ddconfig.decoder_residual != autoencoder.decoder.residual:
+            raise CheckpointError(
+                f"{checkpoint.path}: was trained with another first_stage_config.ddconfig.decoder_residual"
+            )
         if autoencoder.decoder.cond_channels and theirs != list(cond_channels):
             raise CheckpointError(
                 f"{checkpoint.path}: its decoder was trained with data.cond_channels [{', '.join(theirs)}], not with "

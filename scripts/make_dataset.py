@@ -38,7 +38,7 @@ from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run
 
 RANDOM, DOMINANT_PATH = "random", "dominant_path"
-VERSION = 3  # of the generator and the laws; other versions make other maps from the same seed
+VERSION = 4  # of the generator and the laws; other versions make other maps from the same seed
 
 
 def write_aside(path: Path, save: Callable[[Path], object]) -> None:

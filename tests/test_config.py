@@ -440,8 +440,10 @@ def test_a_decoder_that_sees_the_condition_gets_it_whole(load, refuse):
 
 
 def test_a_residual_decoder_must_see_the_condition(load, refuse):
-    refuse("first_stage_config: {ddconfig: {decoder_residual: true}}", "decoder_residual needs decoder_cond: true")
-    assert load("first_stage_config: {ddconfig: {decoder_cond: true, decoder_residual: true}}")
+    channels = "data: {cond_channels: [buildings, simulated]}\nfirst_stage_config: {ddconfig: {%s}}"
+    refuse(channels % "decoder_residual: true", "decoder_residual needs decoder_cond: true")
+    refuse("first_stage_config: {ddconfig: {decoder_cond: true, decoder_residual: true}}", "simulated as the last")
+    assert load(channels % "decoder_cond: true, decoder_residual: true").first_stage_config.ddconfig.decoder_residual
 
 
 @pytest.mark.parametrize(

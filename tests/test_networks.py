@@ -92,6 +92,8 @@ def test_a_residual_decoder_starts_from_the_last_channel_and_learns(patch_size):
     assert torch.equal(y, cond[:, -1:])
     (y - x).square().mean().backward()
     assert model.decoder.last_layer.weight.grad.abs().max() > 0
+    with pytest.raises(ValueError, match="needs cond_channels"):
+        AutoencoderKL(4, [1, 16, 32], residual=True)
 
 
 def test_encode_refuses_odd_sides():

@@ -16,7 +16,7 @@ from data.simulated import random_scenes
 from data.simulator import Laws, Simulator, detour_distance, line_of_sight, random_city, random_transmitter
 from data.simulator.statistics import layout_statistics, merge
 from data.simulator.visibility import blocking_wall, make_walls
-from data.units import GAIN_MAX_DB, GAIN_MIN_DB, db_to_gain
+from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 
 
 def simulate(mask, tx):
@@ -47,9 +47,9 @@ def around(path, laws):
     return laws.slope * np.log10(lengths.sum()) + bends
 
 
-def test_one_corner_exactly():
+@pytest.mark.parametrize("laws", [Laws(roof_height=0.0), Laws(20.0, 30.0, 4.0, 6.0, 40.0, 0.0)])
+def test_one_corner_exactly(laws):
     """Behind the corner of a block that reaches the lower border; its corner is the centre of an open pixel."""
-    laws = Laws(roof_height=0)
     ring = np.array([[28, 24], [36, 24], [36, 80], [28, 80]]) + (-EDGE, EDGE)
     paths = Simulator(Layout([ring], (64, 64)), laws).paths((20, 40))
     for pixel, bends in (((44, 12), 1), ((60, 20), 1), ((40, 30), 2), ((50, 60), 2)):
@@ -57,15 +57,14 @@ def test_one_corner_exactly():
         column, row = pixel
         assert paths.bends[row, column] == bends
         assert paths.loss[row, column] == pytest.approx(around([(20, 40), *corners, pixel], laws), abs=0.02)
-    assert not paths.over_roofs.any()
+    assert paths.loss[40, 5] == pytest.approx(laws.los_slope * np.log10(15)) and not paths.over_roofs.any()
 
 
 def test_a_turn_costs_no_more_beyond_the_limit():
-    laws = Laws(roof_height=0)
+    laws = Laws(roof_height=0.0)
     ring = np.array([[28, 24], [60, 24], [60, 80], [28, 80]]) + (-EDGE, EDGE)
     loss = Simulator(Layout([ring], (64, 64)), laws).paths((27, 60)).loss
     assert loss[24, 40] == pytest.approx(around([(27, 60), (28, 24), (40, 24)], laws), abs=0.3)
-    assert around([(0, 0), (0, 1), (1, 1)], laws) == pytest.approx(28 * np.log10(2) + laws.per_bend + laws.turn_limit)
 
 
 def test_reciprocity():
@@ -93,14 +92,15 @@ def test_over_the_roofs_by_hand(walls):
     assert least - 0.5 < paths.loss[32, last + 12] < least + (0.5 if walls == 1 else 5)
     assert paths.bends[32, last + 12] == 2 and paths.over_roofs[32, last + 12] and not paths.over_roofs[32, 15]
     assert np.isinf(
-        Simulator(Layout.traced(buildings), laws._replace(roof_height=0)).paths((10, 32)).loss[:, 24:]
+        Simulator(Layout.traced(buildings), laws._replace(roof_height=0.0)).paths((10, 32)).loss[:, 24:]
     ).all()
 
 
-def test_diagonal_walls_hold_the_centres_that_lie_on_them():
+def test_pixel_centres_on_diagonal_walls():
     ring = np.array([[10.0, 30.0], [30.0, 10.0], [40.0, 20.0], [20.0, 40.0]]) + (-EDGE, EDGE)
     inside = Layout([ring], (64, 64)).inside
     assert inside[20, 20] and inside[30, 30] and not inside[19, 20] and not inside[30, 31]
+    assert inside[35, 15] and not inside[15, 35]  # the other diagonals moved to the left and down
 
 
 def test_buildings_and_bounds():
@@ -114,8 +114,8 @@ def test_buildings_and_bounds():
 
 
 @pytest.mark.parametrize("index", range(1, 8))
-def test_symmetries_are_exact(index):
-    """Of outlines and everything drawn from them: channels, mask, simulated map; rays may differ in the last bit at a wall's end."""
+def test_symmetries(index):
+    """Of outlines and all that is drawn from them; the search breaks ties in the order of pixels, so that a few differ."""
     scene = random_scenes(3)[0]
     marked = np.zeros(scene.layout.shape, bool)
     marked[round(scene.tx[1]), round(scene.tx[0])] = True
@@ -233,7 +233,7 @@ def test_exact_outlines_and_traced_ones_agree():
     city = random_city(np.random.default_rng(5), 96)
     tx = random_transmitter(city, np.random.default_rng(6))
     exact, traced = Simulator(city).path_gain(tx), simulate(city.inside, tx)
-    error = (exact - traced)[~city.inside] / 99.16
+    error = (exact - traced)[~city.inside] / GAIN_SPAN_DB
     assert (error**2).mean() < 0.003
 
 

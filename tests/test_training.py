@@ -831,13 +831,35 @@ def test_a_run_starts_from_the_weights_of_another_one(tmp_path):
     cond = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     before, after = (m.eval().sample(c, keys=[1, 2]) for m, c in ((same, cond[:, :2]), (grown, cond)))
     assert torch.allclose(before, after, atol=1e-5) and float(grown.scale_factor) == pytest.approx(1.6)
-    config.first_stage_config.ddconfig.decoder_residual = True
-    residual = build_model(config, "ldm")
-    load_initial(residual, config, "ldm")
-    assert torch.equal(
-        residual.eval().decode_first_stage(torch.randn(2, config.first_stage_config.embed_dim, 8, 8), cond),
-        cond[:, -1:],
-    )
+
+
+def test_a_decoder_becomes_residual_only_where_it_is_trained(tmp_path):
+    simulated = {"data": {"cond_channels": ["buildings", "simulated"]}}
+    residual = merged(simulated, {"first_stage_config": {"ddconfig": {"decoder_residual": True}}})
+    end_to_end = merged(residual, {"diffusion_config": {"end_to_end": {"start_step": 0}}})
+    for name, changes in (("plain", simulated), ("residual", residual), ("end_to_end", end_to_end)):
+        trained_ldm(tmp_path / name, **changes)
+
+    def start(changes, source):
+        _, config = trained_ldm(tmp_path / "new", **changes)
+        config.trainer.init_from = str(tmp_path / source)
+        model = build_model(config, "ldm")
+        load_initial(model, config, "ldm")
+        return model.eval(), config
+
+    model, config = start(end_to_end, "plain")
+    z, cond = torch.randn(2, config.first_stage_config.embed_dim, 8, 8), torch.rand(2, 2, 16, 16)
+    assert torch.equal(model.decode_first_stage(z, cond), cond[:, -1:])
+    kept, _ = start(residual, "residual")
+    assert not torch.equal(kept.decode_first_stage(z, cond), cond[:, -1:])  # its last layer is a trained one
+    for changes, source, message in (
+        (residual, "plain", "which nothing trains"),
+        (simulated, "residual", "keep first_stage_config.ddconfig.decoder_residual: true"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            start(changes, source)
+    with pytest.raises(CheckpointError, match="another first_stage_config.ddconfig.decoder_residual"):
+        loading.load_first_stage(model.first_stage_model, tmp_path / "plain", ["buildings", "simulated"])
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):

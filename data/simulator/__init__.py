@@ -2,10 +2,11 @@
 
 from .cities import random_city, random_transmitter
 from .detour import detour_distance
-from .propagation import Laws, Simulator, line_of_sight
+from .propagation import Laws, Paths, Simulator, line_of_sight
 
 __all__ = [
     "Laws",
+    "Paths",
     "Simulator",
     "detour_distance",
     "line_of_sight",

@@ -4,11 +4,11 @@ Follows the dominant path model (Woelfle & Landstorfer, 1998) as RadioMapSeer's 
 path in m, at least 1; losses are in dB below the scale's strongest value (data/units.py):
 
     line of sight     L = 25 log10 D
-    elsewhere         L = s log10 D + sum over bends of (c + M min(phi / 70 degrees, 1)), phi the turn in three dimensions
+    elsewhere         L = s log10 D + sum over bends of (c + M min(phi / 70 degrees, 1)), phi the turn in 3D
 
 Paths are found by Theta* (Nash et al., 2007): Dijkstra's algorithm over the eight neighbours of a pixel, ordered by L,
-in which a pixel takes over its neighbour's last bend if it sees it, and bends at the neighbour otherwise. Buildings are
-passed at the height of their roofs.
+in which a neighbour that sees the path's last bend takes the straight way from there, and the path bends at the pixel
+otherwise. Buildings are passed at the height of their roofs.
 """
 
 import heapq
@@ -24,15 +24,18 @@ from ..units import GAIN_MAX_DB, GAIN_MIN_DB
 from .visibility import blocking_wall, make_walls
 
 SIGHT_MARGIN = 0.6  # px at both ends of a ray of `line_of_sight` where walls do not count
-MARGIN = 2.0**-13  # px, the same for paths on the ground: less than from a pixel centre to a wall (registration.py)
-ROOF_MARGIN = 1.5  # px at an end on a roof: a roof's pixels lie behind the wall
+MARGIN = 2.0**-13  # px, the same for paths on the ground: half of registration.EDGE, so that walls beside a pixel count
+ROOF_MARGIN = 1.5  # px, the same at an end on a roof, whose pixels lie behind the wall
 SHRINK = 0.4  # px by which walls traced from a mask are moved inwards: the traced outline lies slightly outside
 NEIGHBOURS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
 DEGREES = 180 / np.pi
+# columns of a table of bends: place, length of the path and loss of all bends so far, direction of arrival, which bend of
+# its path it is, the row of the one before, and whether it or one before lies on a roof; row 0 is the transmitter
+X, Y, Z, LENGTH, LOSS, UX, UY, UZ, NUMBER, BEFORE, ROOF, COLUMNS = range(12)
 
 
 class Laws(NamedTuple):
-    """Constants of the laws; see the module's docstring."""
+    """Constants of the laws; see the module's docstring. The search needs per_bend >= 0 and slope >= los_slope."""
 
     los_slope: float = 25.0  # dB per decade, in line of sight
     slope: float = 28.0  # s, dB per decade, elsewhere
@@ -47,8 +50,8 @@ class Paths(NamedTuple):
 
     Attributes:
         loss: dB below the scale's strongest value, float64; infinite where there is no path and on roofs.
-        bends: how often the path bends, int64; 0 in line of sight.
-        over_roofs: whether it touches a roof, bool.
+        bends: how often the path bends, int64; 0 in line of sight, -1 where there is no path.
+        over_roofs: whether one of its bends lies on a roof, bool.
     """
 
     loss: np.ndarray
@@ -64,93 +67,101 @@ class Paths(NamedTuple):
 @njit(cache=True, nogil=True)
 def _leg(bends, bend, x, y, z, laws):
     """Loss at (x, y, z) and loss of all bends on the way there, when `bend` is the last one."""
-    dx, dy, dz = x - bends[bend, 0], y - bends[bend, 1], z - bends[bend, 2]
+    dx, dy, dz = x - bends[bend, X], y - bends[bend, Y], z - bends[bend, Z]
     d = np.sqrt(dx * dx + dy * dy + dz * dz)
-    length = max(bends[bend, 3] + d, 1.0)
+    length = max(bends[bend, LENGTH] + d, 1.0)
     if bend == 0:  # the transmitter, where nothing bends
         return (laws.slope if z > 0 else laws.los_slope) * np.log10(length), 0.0
-    cosine = (bends[bend, 5] * dx + bends[bend, 6] * dy + bends[bend, 7] * dz) / max(d, 1e-9)
+    cosine = (bends[bend, UX] * dx + bends[bend, UY] * dy + bends[bend, UZ] * dz) / max(d, 1e-9)
     turn = np.arccos(min(1.0, max(-1.0, cosine))) * DEGREES
-    bent = bends[bend, 4] + laws.per_bend + laws.turn_limit * min(turn / laws.turn_angle, 1.0)
+    bent = bends[bend, LOSS] + laws.per_bend + laws.turn_limit * min(turn / laws.turn_angle, 1.0)
     return laws.slope * np.log10(length) + bent, bent
 
 
 @njit(cache=True, nogil=True)
-def _search(buildings, deep, walls, tx, ty, laws):
-    """Loss (H * W,), index of the last bend (H * W,) and the bends.
+def _bend_at(bends, origin, new, x, y, z, laws):
+    """Write row `new`: a bend at (x, y, z) on a path whose last bend was `origin`; False if they are one place."""
+    dx, dy, dz = x - bends[origin, X], y - bends[origin, Y], z - bends[origin, Z]
+    d = np.sqrt(dx * dx + dy * dy + dz * dz)
+    if d < 1e-9:
+        return False
+    row = bends[new]
+    row[X], row[Y], row[Z], row[LENGTH] = x, y, z, bends[origin, LENGTH] + d
+    row[LOSS] = _leg(bends, origin, x, y, z, laws)[1]
+    row[UX], row[UY], row[UZ] = dx / d, dy / d, dz / d
+    row[NUMBER], row[BEFORE] = bends[origin, NUMBER] + 1, origin
+    row[ROOF] = 1.0 if z > 0 or bends[origin, ROOF] > 0 else 0.0
+    return True
 
-    Bends are rows of x, y, z, length of the path so far, loss of all bends before, direction of arrival (3), number of
-    bends up to and with this one, the bend before, and whether it or one before lies on a roof. Row 0 is the
-    transmitter.
+
+@njit(cache=True, nogil=True)
+def _sees(bends, bend, x, y, z, walls, interior, shadows):
+    """Whether a straight leg leads from a bend to (x, y, z)."""
+    if z > 0 and bends[bend, Z] > 0:
+        return True  # all roofs are level
+    begin, end = (ROOF_MARGIN if bends[bend, Z] > 0 else MARGIN), (ROOF_MARGIN if z > 0 else MARGIN)
+    wall = blocking_wall(walls, bends[bend, X], bends[bend, Y], x, y, begin, end, shadows[bend])
+    if wall >= 0:
+        shadows[bend] = wall
+        return False
+    # from corner to corner through a building, a leg crosses no wall
+    middle = int((y + bends[bend, Y]) / 2 + 0.5), int((x + bends[bend, X]) / 2 + 0.5)
+    return z > 0 or bends[bend, Z] > 0 or not interior[middle]
+
+
+@njit(cache=True, nogil=True)
+def _search(buildings, interior, walls, tx, ty, laws):
+    """Loss (H * W,), row of the last bend (H * W,; -1: no path), and the bends.
+
+    `interior` (H, W) bool are built pixels whose four neighbours are built.
     """
     height, width = buildings.shape
-    roof = laws.roof_height
-    loss, last = np.full(height * width, np.inf), np.full(height * width, -1, np.int64)
-    done = np.zeros(height * width, np.bool_)
-    bends, count = np.zeros((height * width + 1, 11)), 1
-    bend_at = np.full(height * width, -1, np.int64)
-    shadows = np.full(height * width + 1, -1, np.int64)  # the wall that last hid a pixel from each bend
-    bends[0, 0], bends[0, 1], bends[0, 9] = tx, ty, -1
+    pixels = height * width
+    loss, last = np.full(pixels, np.inf), np.full(pixels, -1, np.int64)
+    settled = np.zeros(pixels, np.bool_)
+    bends, count = np.zeros((pixels + 2, COLUMNS)), 1  # and one row to write the next bend into
+    bend_of = np.full(pixels, -1, np.int64)  # the bend at each pixel
+    shadows = np.full(pixels + 2, -1, np.int64)  # the wall that last hid a pixel from each bend
+    bends[0, X], bends[0, Y], bends[0, BEFORE] = tx, ty, -1
     start = int(np.floor(ty + 0.5)) * width + int(np.floor(tx + 0.5))
     loss[start], last[start] = 0.0, 0
     queue = [(0.0, start)]
     while len(queue):
         least, cell = heapq.heappop(queue)
-        if done[cell] or least > loss[cell]:
+        if settled[cell] or least > loss[cell]:
             continue
-        done[cell] = True
+        settled[cell] = True
         row, column = cell // width, cell % width
-        z = roof if buildings[row, column] else 0.0
-        origin = last[cell]
+        z = laws.roof_height if buildings[row, column] else 0.0
         for k in range(NEIGHBOURS.shape[0]):
             c, r = column + NEIGHBOURS[k, 0], row + NEIGHBOURS[k, 1]
-            if c < 0 or r < 0 or c >= width or r >= height or done[r * width + c]:
+            if c < 0 or r < 0 or c >= width or r >= height or settled[r * width + c]:
                 continue
-            if buildings[r, c] and roof <= 0:
+            if buildings[r, c] and laws.roof_height <= 0:
                 continue
-            neighbour, z2 = r * width + c, (roof if buildings[r, c] else 0.0)
-            bend = origin
-            if z2 > 0:  # all roofs are level, so that the first bend on a roof sees every other roof
-                while bends[bend, 2] > 0 and bends[int(bends[bend, 9]), 2] > 0:
-                    bend = int(bends[bend, 9])
-            through, _ = _leg(bends, bend, c, r, z2, laws)
-            if z2 > 0 and bends[bend, 2] > 0:
-                seen = True
-            elif through < loss[neighbour]:
-                begin, end = (ROOF_MARGIN if bends[bend, 2] > 0 else MARGIN), (ROOF_MARGIN if z2 > 0 else MARGIN)
-                wall = blocking_wall(walls, bends[bend, 0], bends[bend, 1], c, r, begin, end, shadows[bend])
-                seen = wall < 0
-                if not seen:
-                    shadows[bend] = wall
-                elif (
-                    z2 == 0 and bends[bend, 2] == 0
-                ):  # from corner to wall through a building: both ends are in the margin
-                    seen = not deep[int((r + bends[bend, 1]) / 2 + 0.5), int((c + bends[bend, 0]) / 2 + 0.5)]
-            else:
-                seen = False  # and to bend once more costs more
-            if seen:
-                if through < loss[neighbour]:
-                    loss[neighbour], last[neighbour] = through, bend
-                    heapq.heappush(queue, (through, neighbour))
+            neighbour, top = r * width + c, (laws.roof_height if buildings[r, c] else 0.0)
+            bend = last[cell]
+            while top > 0 and bends[bend, Z] > 0 and bends[int(bends[bend, BEFORE]), Z] > 0:
+                bend = int(bends[bend, BEFORE])  # the first one on a roof, which sees every roof
+            through, _ = _leg(bends, bend, c, r, top, laws)
+            if through >= loss[neighbour]:
+                continue  # and to bend once more costs more
+            if _sees(bends, bend, c, r, top, walls, interior, shadows):
+                loss[neighbour], last[neighbour] = through, bend
+                heapq.heappush(queue, (through, neighbour))
                 continue
-            dx, dy, dz = column - bends[origin, 0], row - bends[origin, 1], z - bends[origin, 2]
-            d = np.sqrt(dx * dx + dy * dy + dz * dz)
-            if d < 1e-9:
+            if not _bend_at(bends, last[cell], count, column, row, z, laws):
                 continue
-            new = bends[count]  # kept only if it is used
-            new[0], new[1], new[2], new[3] = column, row, z, bends[origin, 3] + d
-            new[4] = _leg(bends, origin, column, row, z, laws)[1]
-            new[5], new[6], new[7], new[8], new[9] = dx / d, dy / d, dz / d, bends[origin, 8] + 1, origin
-            new[10] = 1.0 if z > 0 or bends[origin, 10] > 0 else 0.0
-            through, _ = _leg(bends, count, c, r, z2, laws)
+            through, _ = _leg(bends, count, c, r, top, laws)
             if through >= loss[neighbour]:
                 continue
-            if z == 0 and z2 == 0 and blocking_wall(walls, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
+            on_ground = z == 0 and top == 0
+            if on_ground and blocking_wall(walls, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
                 continue
-            if bend_at[cell] < 0:
-                bend_at[cell] = count
+            if bend_of[cell] < 0:
+                bend_of[cell] = count
                 count += 1
-            loss[neighbour], last[neighbour] = through, bend_at[cell]
+            loss[neighbour], last[neighbour] = through, bend_of[cell]
             heapq.heappush(queue, (through, neighbour))
     return loss, last, bends[:count]
 
@@ -186,8 +197,8 @@ class Simulator:
 
     def __init__(self, layout: Layout, laws: Laws | None = None):
         self.buildings = layout.inside
-        self.deep = ndimage.binary_erosion(self.buildings)
-        self.laws = laws or Laws()
+        self.interior = ndimage.binary_erosion(self.buildings)
+        self.laws = Laws(*map(float, laws or Laws()))  # numba compiles once per type
         self.walls = layout.walls
         if not layout.exact:
             shrunk = [shrink(ring, self.buildings, SHRINK) for ring in layout.outlines]
@@ -205,12 +216,12 @@ class Simulator:
             raise ValueError(f"the transmitter ({x:g}, {y:g}) is outside the {width}x{height} px map")
         if self.buildings[int(np.floor(y + 0.5)), int(np.floor(x + 0.5))]:
             raise ValueError(f"the transmitter ({x:g}, {y:g}) is inside a building")
-        loss, last, bends = _search(self.buildings, self.deep, self.walls, x, y, self.laws)
-        reached = bends[np.maximum(last, 0)].reshape(height, width, -1)
+        loss, last, bends = _search(self.buildings, self.interior, self.walls, x, y, self.laws)
+        bent = np.where(last < 0, -1, bends[last, NUMBER]).astype(np.int64)
         return Paths(
             np.where(self.buildings, np.inf, loss.reshape(height, width)),
-            reached[..., 8].astype(np.int64),
-            reached[..., 10] > 0,
+            bent.reshape(height, width),
+            ((last >= 0) & (bends[last, ROOF] > 0)).reshape(height, width),
         )
 
     def path_gain(self, tx: tuple[float, float]) -> np.ndarray:

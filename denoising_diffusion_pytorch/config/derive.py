@@ -66,10 +66,6 @@ def _derive_first_stage(config: Config) -> int:
     for key in ("in_channels", "out_ch"):
         if getattr(dd, key) != 1:
             raise ConfigError(f"first_stage_config.ddconfig.{key} is {getattr(dd, key)}; a radio map has 1 channel")
-    if dd.decoder_residual and not dd.decoder_cond:
-        raise ConfigError(
-            "first_stage_config.ddconfig.decoder_residual needs decoder_cond: true, whose last channel it adds"
-        )
     sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(len(dd.ch_mult))]
     _must_divide(_RESOLUTION, dd.resolution, dd.patch_size * 2 ** (len(dd.ch_mult) - 1))
     _known_levels("first_stage_config.ddconfig.attn_resolutions", dd.attn_resolutions, sides)
@@ -102,6 +98,11 @@ def _derive_condition(config: Config, side: int) -> None:
         data.cond_channels = [*DOCUMENT_CHANNELS]
     if data.cond_channels is not None:  # None: a model without data, whose channels have no names
         _agree(cond, "cond_stage_config.in_channels", len(data.cond_channels), "the number of data.cond_channels")
+    if dd.decoder_residual and (not dd.decoder_cond or (data.cond_channels or ["simulated"])[-1] != "simulated"):
+        raise ConfigError(
+            "first_stage_config.ddconfig.decoder_residual needs decoder_cond: true and simulated as the last of "
+            "data.cond_channels, from which the decoder predicts the difference"
+        )
     _agree(cond, "cond_stage_config.size", data.cond_size, "data.cond_size")
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
     for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, "test")):

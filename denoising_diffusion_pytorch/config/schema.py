@@ -64,7 +64,7 @@ class DDConfig(Section):
     patch_size: Count = 1  # space-to-depth of the image before the first convolution (1: none, as in CompVis)
     mid_attention: bool = True  # self-attention at the lowest resolution
     decoder_cond: bool = False  # the decoder sees the condition too (needs a full-resolution condition)
-    decoder_residual: bool = False  # and predicts the difference from its last channel, e.g. simulated
+    decoder_residual: bool = False  # and predicts the difference from its last channel, which must be `simulated`
 
 
 class LossConfig(Section):
