@@ -38,7 +38,7 @@ ANOTHER_LAYOUT = 0.5  # if more of the pixels inside outlines have a gain, the o
 MEASURED = 8  # scenes that decide whether a tree's building pictures are aligned with its maps
 EXACTLY_OVER = 1e-5  # largest share of the maps' energy inside aligned pictures; about .01 at half a pixel's offset
 REGISTERED = 3  # first version of scripts/make_dataset.py that writes RadioMapSeer's registration
-TRACING_COSTS = "they are fitted to png/, at about 1.5 times the error"
+TRACING_COSTS = "they are fitted to png/, at about 2.5 times the error"
 _NAME = re.compile(r"(\d+)_(\d+)\.png$")
 
 
