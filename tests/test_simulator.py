@@ -91,9 +91,27 @@ def test_over_the_roofs_by_hand(walls):
     least = around([(10, 32, 0), (20, 32, 21), (last, 32, 21), (last + 12, 32, 0)], laws)
     assert least - 0.5 < paths.loss[32, last + 12] < least + (0.5 if walls == 1 else 5)
     assert paths.bends[32, last + 12] == 2 and paths.over_roofs[32, last + 12] and not paths.over_roofs[32, 15]
-    assert np.isinf(
-        Simulator(Layout.traced(buildings), laws._replace(roof_height=0.0)).paths((10, 32)).loss[:, 24:]
-    ).all()
+    around_only = Simulator(Layout.traced(buildings), laws._replace(roof_height=0.0)).paths((10, 32))
+    assert np.isinf(around_only.loss[:, 24:]).all() and (around_only.bends[:, 24:] == -1).all()
+
+
+def test_no_path_leads_through_a_building():
+    """From corner to corner, and from a corner to a pixel on the far wall."""
+    laws = Laws(roof_height=0.0)
+    ring = np.array([[28, 24], [36, 24], [36, 34], [28, 34]]) + (-EDGE, EDGE)
+    loss = Simulator(Layout([ring], (64, 64)), laws).paths((20, 16)).loss
+    for column, row in ((36, 30), (37, 35)):
+        least = min(around([(20, 16), corner, (column, row)], laws) for corner in ((36, 24), (27, 34)))
+        assert loss[row, column] >= least - 0.5
+
+
+def test_the_smallest_maps():
+    assert Simulator(Layout([], (1, 1))).path_gain((0, 0)) == pytest.approx(GAIN_MAX_DB)
+    for tx in ((-0.5, -0.5), (7.49, 7.49)):
+        assert np.isfinite(Simulator(Layout([], (8, 8))).paths(tx).loss).all()
+    built = np.ones((8, 8), bool)
+    built[3, 4] = False
+    assert np.isfinite(Simulator(Layout.traced(built)).paths((4, 3)).loss).sum() == 1
 
 
 def test_pixel_centres_on_diagonal_walls():
