@@ -3,11 +3,12 @@
     python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
     python scripts/make_dataset.py --out runs/real --maps 100 --tx 3 --layouts munich,florence    real footprints
     python scripts/make_dataset.py --out runs/traced --maps 20 --tx 2 --engine sionna             ray tracing
+    python scripts/make_dataset.py --out runs/more --maps 34 --tx 30 --layouts path/to/RadioMapSeer --split train
 
-The last two need requirements-sionna.txt. Map N depends on (seed, N) alone, so the files do not depend on the number
-of workers. Run the command again to resume after an interruption, or with more --maps to extend the set; existing
-files are kept. Outlines, transmitters and pictures are registered to the maps as in RadioMapSeer
-(data/registration.py); dataset.json records how the set was made.
+The last line puts new transmitters into the layouts of a tree. The two before it need requirements-sionna.txt. Map N
+depends on (seed, N) alone, so the files do not depend on the number of workers. Run the command again to resume after
+an interruption, or with more --maps to extend the set; existing files are kept. Outlines, transmitters and pictures
+are registered to the maps as in RadioMapSeer (data/registration.py); dataset.json records how the set was made.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,7 +30,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.errors import DataError
+from data import DataError, RadioMapSeer
 from data.layout import Layout
 from data.osm_cities import ATTRIBUTION, CITIES, footprints, real_city
 from data.ray_tracing import RayTracer, require_sionna
@@ -89,25 +91,42 @@ class Recipe:
     size: int
     layouts: str = RANDOM
     engine: str = DOMINANT_PATH
+    split: str = "train"  # of a tree of layouts
 
     @property
     def settings(self) -> dict[str, int | str]:
         """What the manifest records."""
         made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
-        return made | {"layouts": self.layouts, "engine": self.engine}
+        tree = {"split": self.split} if Path(self.layouts).is_dir() else {}
+        return made | {"layouts": self.layouts, "engine": self.engine} | tree
 
-    def city(self, rng: np.random.Generator) -> Layout:
-        """A random layout, or a window of a real one."""
+    def city(self, map_id: int, rng: np.random.Generator) -> Layout:
+        """A random layout, a window of a real one, or one of a tree's."""
         if self.layouts == RANDOM:
             return random_city(rng, self.size)
+        if Path(self.layouts).is_dir():
+            known = tree_layouts(self.layouts, self.split)
+            return known[map_id % len(known)]
         return real_city(tuple(self.layouts.split(",")), rng, self.size)
+
+
+@cache
+def tree_layouts(root: str, split: str) -> list[Layout]:
+    """The layouts of a RadioMapSeer tree's split, one per map.
+
+    Raises:
+        DataError: no such tree or split, or a file that cannot be read.
+    """
+    tree = RadioMapSeer(root, split=split)
+    first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(tree.scenes)))}
+    return [tree.scene(first[map_id]).layout for map_id in sorted(first)]
 
 
 def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
     """Write one city and its maps, except files that exist; returns the number of maps written."""
     rng = np.random.default_rng((recipe.seed, map_id))
     while True:
-        city = recipe.city(rng)
+        city = recipe.city(map_id, rng)
         try:
             positions = [random_transmitter(city, rng) for _ in range(recipe.transmitters)]
         except ValueError:  # no open pixel in the middle: draw another city from the same stream
@@ -147,7 +166,7 @@ def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
         try:
             made = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
             made = {"layouts": RANDOM, "engine": DOMINANT_PATH} | made  # older manifests name neither
-            wrong = {key: made[key] for key, value in settings.items() if made[key] != value}
+            wrong = {key: made.get(key) for key, value in settings.items() if made.get(key) != value}
             maps = max(maps, int(made.get("maps", 0)))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{manifest}: is not a manifest of this script; choose another --out") from error
@@ -160,7 +179,7 @@ def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
         raise DataError(f"{root}: exists and was not made by this script; choose another --out")
     for folder in ("gain/DPM", "polygon/buildings_complete", "png/buildings_complete", "png/antennas", "antenna"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    if settings["layouts"] != RANDOM:
+    if settings["layouts"] != RANDOM and "split" not in settings:
         (root / "ATTRIBUTION.txt").write_text(ATTRIBUTION, encoding="utf-8")
     pixel = "g = v / 255, path gain = 99.16 g - 147 dB"
     write_json(manifest, {"settings": settings | {"maps": maps}, "pixel": pixel, "metres_per_pixel": 1})
@@ -173,7 +192,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tx", type=int, required=True, help="transmitters per city")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
-    parser.add_argument("--layouts", default=RANDOM, help=f"real cities in place of random ones: {','.join(CITIES)}")
+    parser.add_argument(
+        "--layouts",
+        default=RANDOM,
+        help=f"real cities in place of random ones: {','.join(CITIES)}, or the folder of a RadioMapSeer tree",
+    )
+    parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
     parser.add_argument("--engine", default=DOMINANT_PATH, choices=(DOMINANT_PATH, "sionna"))
     # the CPUs that this process may use, if the system reports them
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -184,8 +208,13 @@ def parse_arguments() -> argparse.Namespace:
             raise DataError(f"--{name} is {getattr(arguments, name)}; at least 1 is needed")
     if arguments.size < 64 or arguments.size % 16:
         raise DataError(f"--size is {arguments.size}; a multiple of 16, at least 64, is needed")
-    for name in arguments.layouts.split(",") if arguments.layouts != RANDOM else ():
-        footprints(name)
+    if Path(arguments.layouts).is_dir():
+        sides = {layout.shape for layout in tree_layouts(arguments.layouts, arguments.split)}
+        if sides != {(arguments.size, arguments.size)}:
+            raise DataError(f"--size is {arguments.size}; the layouts of {arguments.layouts} are {sorted(sides)[0]}")
+    elif arguments.layouts != RANDOM:
+        for name in arguments.layouts.split(","):
+            footprints(name)
     if arguments.engine == "sionna":
         require_sionna()
     if arguments.seed < 0:
@@ -195,7 +224,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the command line describes."""
-    return Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.engine)
+    return Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.engine, arguments.split)
 
 
 def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar: tqdm) -> int:
