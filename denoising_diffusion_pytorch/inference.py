@@ -32,6 +32,7 @@ class Prediction:
         model_gain: (h, w) float32 at the network's resolution.
         truth: (h, w) float32, the scene's map brought to the network's resolution; None without one.
         std: (H, W) float32, standard deviation over the draws, of which `gain` is the mean; None for a single draw.
+        draws: (K, H, W) float32; None for a single draw.
         reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do. None
             unless `ceiling` was set.
     """
@@ -41,6 +42,7 @@ class Prediction:
     model_gain: np.ndarray
     truth: np.ndarray | None = None
     std: np.ndarray | None = None
+    draws: np.ndarray | None = None
     reconstruction: np.ndarray | None = None
 
 
@@ -85,6 +87,11 @@ class Predictor:
     def is_told_the_simulation(self) -> bool:
         """Whether the embedded simulator's map is part of the condition; scores on that simulator's own maps then say nothing."""
         return "simulated" in self.config.data.cond_channels
+
+    @property
+    def draws_differ(self) -> bool:
+        """Whether several draws of one scene can be different maps."""
+        return isinstance(self.model, LatentDiffusion)
 
     def use(self, sampler: str | None, steps: int | None) -> None:
         """Choose sampler and number of network calls, None for the configured ones.
@@ -158,7 +165,7 @@ def predict_batch(
         natives = np.stack([to_native(gain[index], scene) for gain in draws])
         prediction = Prediction(scene, natives.mean(0), np.mean([gain[index] for gain in draws], axis=0))
         if len(draws) > 1:
-            prediction.std = natives.std(0, ddof=1)
+            prediction.std, prediction.draws = natives.std(0, ddof=1), natives
         if known:
             prediction.truth = (sample["image"][0] + 1) / 2
         if ceilings is not None:
