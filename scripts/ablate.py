@@ -93,6 +93,9 @@ VARIANTS = {
     "decoupled (const_sde)": Variant(
         ("diffusion_config.model_type=const_sde", "diffusion_config.objective=pred_KC"), calls=(1, 2, 5)
     ),
+    "flow matching": Variant(
+        ("diffusion_config.model_type=flow", "diffusion_config.objective=pred_velocity"), calls=(1, 2, 5)
+    ),
     "buildings and transmitter only": Variant(vae=(FEW_CHANNELS,)),
     "+ line of sight": Variant(vae=(SOME_CHANNELS,)),
     "+ line of sight, log-distance": Variant(vae=(NO_DETOUR,)),
