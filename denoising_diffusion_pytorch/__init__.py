@@ -6,11 +6,14 @@ from typing import Any
 from .autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistribution, Encoder
 from .diffusion import (
     DecoupledDiffusion,
+    FlowMatching,
     GaussianDiffusion,
     sample_ddim,
     sample_ddpm,
     sample_decoupled,
     sample_dpm_solver,
+    sample_euler,
+    sample_heun,
 )
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
@@ -27,6 +30,7 @@ __all__ = [
     "DiagonalGaussianDistribution",
     "EMAModel",
     "Encoder",
+    "FlowMatching",
     "GaussianDiffusion",
     "LPIPSLoss",
     "LatentDiffusion",
@@ -41,6 +45,8 @@ __all__ = [
     "sample_ddpm",
     "sample_decoupled",
     "sample_dpm_solver",
+    "sample_euler",
+    "sample_heun",
 ]
 
 _ON_DEMAND = {  # names that need files, data sets or settings, and load what reads them

@@ -13,7 +13,7 @@ from .config.schema import (
     FirstStageConfig,
     UnetConfig,
 )
-from .diffusion import DecoupledDiffusion, GaussianDiffusion
+from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
 from .regression import RegressionUnet
@@ -100,10 +100,12 @@ def build_baseline(config: BaselineConfig, cond_channels: int) -> RegressionUnet
     return RegressionUnet(cond_channels, config.model_channels, config.channel_mult, config.num_res_blocks)
 
 
-def build_diffusion(config: DiffusionConfig) -> GaussianDiffusion | DecoupledDiffusion:
+def build_diffusion(config: DiffusionConfig) -> Diffusion:
     """The forward process and its objective."""
     if config.model_type == "const_sde":
         return DecoupledDiffusion(config.loss_type)
+    if config.model_type == "flow":
+        return FlowMatching(config.loss_type)
     return GaussianDiffusion(config.timesteps, config.beta_schedule, config.objective, config.loss_type)
 
 

@@ -1,11 +1,13 @@
 """The mathematics of diffusion: forward processes, objectives, and samplers for any callable.
 
-Two processes with one interface (`draw_t`, `time_input`, `q_sample`, `predictions`, `estimate`, `target`, `loss`):
+Three processes with one interface (`draw_t`, `time_input`, `q_sample`, `predictions`, `estimate`, `target`, `loss`):
 
 * `GaussianDiffusion`: T discrete, variance-preserving steps (Ho et al., 2020), objectives `pred_noise`, `pred_x0`,
   `pred_v` (Salimans & Ho, 2022).
 * `DecoupledDiffusion`: RadioDiff's `const_sde` (Huang et al., "Decoupled Diffusion Models", 2023), objective
   `pred_KC`.
+* `FlowMatching`: straight paths (Lipman et al., "Flow Matching for Generative Modeling", 2023), objective
+  `pred_velocity`.
 
 The network's output has unit variance at every t, and `predictions` turns it into x_start and noise for every
 objective (preconditioning, after Karras et al., 2022). The objective is the quantity that the loss compares.
@@ -16,6 +18,7 @@ returns fresh standard normal noise of its argument's shape. N steps are N calls
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +162,64 @@ class GaussianDiffusion(nn.Module):
         return t.to(device)
 
 
-class DecoupledDiffusion(nn.Module):
+class _StraightSignal(nn.Module):
+    """What the processes with x_t = (1 - t) x_start + sigma(t) noise, t in (0, 1], have in common."""
+
+    heads: int
+
+    def __init__(self, loss_type: str, t_min: float):
+        super().__init__()
+        self.loss_type = loss_type
+        self.t_min = t_min
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The noise amplitude at t, of t's shape."""
+        raise NotImplementedError
+
+    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Model output (B, heads Z, h, w) -> (x_start, noise), (B, Z, h, w) each."""
+        raise NotImplementedError
+
+    def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The true value of the objective's quantity, (B, heads Z, h, w)."""
+        raise NotImplementedError
+
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise amplitudes at t (B,) in [0, 1], shaped for `like`."""
+        return _per_sample(1 - t, like), _per_sample(self.sigma(t), like)
+
+    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+        """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool is set."""
+        t = self.t_min + u * (1 - self.t_min)
+        return torch.where(final_step, torch.ones_like(t), t)
+
+    def time_input(self, t: Tensor) -> Tensor:
+        """t (B,) -> the network's time input, in (0, 1000]."""
+        return t.float() * 1000
+
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = (1 - t) x_start + sigma(t) noise."""
+        signal, sigma = self.coefficients(t, x_start)
+        return signal * x_start + sigma * noise
+
+    def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Model output -> the objective's quantity, (B, heads Z, h, w)."""
+        x_start, noise = self.predictions(model_output, x_t, t)
+        return self.target(x_start, t, noise)
+
+    def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The training loss, summed over the heads, a scalar."""
+        estimate, target = self.estimate(model_output, x_t, t), self.target(x_start, t, noise)
+        return self.heads * elementwise_loss(estimate, target, self.loss_type)
+
+    def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
+        """Descending times 1 .. 0 of `steps` sampling steps, (steps + 1,) float32."""
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, not {steps}")
+        return torch.linspace(1, 0, steps + 1, device=device)
+
+
+class DecoupledDiffusion(_StraightSignal):
     """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: signal and noise are decoupled.
 
     The targets of the network's two heads F1 and F2 have unit variance at every t if x_start has. With
@@ -176,27 +236,11 @@ class DecoupledDiffusion(nn.Module):
     objective = "pred_KC"
 
     def __init__(self, loss_type: str = "l1_l2", t_min: float = 1e-4):
-        super().__init__()
-        self.loss_type = loss_type
-        self.t_min = t_min
+        super().__init__(loss_type, t_min)
 
-    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and noise amplitudes at t (B,) in [0, 1], shaped for `like`."""
-        return _per_sample(1 - t, like), _per_sample(t.sqrt(), like)
-
-    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
-        """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool is set."""
-        t = self.t_min + u * (1 - self.t_min)
-        return torch.where(final_step, torch.ones_like(t), t)
-
-    def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> the network's time input, in (0, 1000]."""
-        return t.float() * 1000
-
-    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t = (1 - t) x_start + sqrt(t) noise."""
-        signal, sigma = self.coefficients(t, x_start)
-        return signal * x_start + sigma * noise
+    def sigma(self, t: Tensor) -> Tensor:
+        """sqrt(t)."""
+        return t.sqrt()
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Model output (B, 2 Z, h, w) -> (x_start, noise), (B, Z, h, w) each."""
@@ -207,25 +251,49 @@ class DecoupledDiffusion(nn.Module):
         noise = t.sqrt() / variance * x_t + (1 - t) / variance.sqrt() * f2
         return -c, noise
 
-    def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Model output -> (C, noise) along the channels, (B, 2 Z, h, w)."""
-        x_start, noise = self.predictions(model_output, x_t, t)
+    def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The true (C, noise) along the channels, (B, 2 Z, h, w)."""
         return torch.cat([-x_start, noise], dim=1)
+
+
+class FlowMatching(_StraightSignal):
+    """x_t = (1 - t) x_start + t noise, t in (0, 1]: straight paths of constant velocity noise - x_start.
+
+    Flow matching (Lipman et al., 2023) with the paths of rectified flow (Liu et al., 2023), as RadioFlow (Jia et al.,
+    2025) uses it for radio maps; t runs as in the other processes, from x_start to noise. With v = (1 - t)^2 + t^2, the
+    variance of x_t if x_start has unit variance, the network's output F becomes
+
+        velocity = (2 t - 1) / v x_t + F / sqrt(v)
+
+    where the first term is the best linear guess from x_t, and F has unit variance at every t: it is the v of
+    `GaussianDiffusion` for x_t / sqrt(v). The loss compares the velocity, so F is weighted by 1 / v, 1 to 2.
+    """
+
+    heads = 1
+    objective = "pred_velocity"
+
+    def __init__(self, loss_type: str = "l2", t_min: float = 1e-4):
+        super().__init__(loss_type, t_min)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """t."""
+        return t
+
+    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Model output (B, Z, h, w) -> (x_start, noise), consistent with x_t = (1 - t) x_start + t noise."""
+        signal, sigma = self.coefficients(t, x_t)
+        variance = signal.square() + sigma.square()
+        # x_t - t velocity and x_t + (1 - t) velocity, without the cancellation of x_t at either end
+        x_start = signal / variance * x_t - sigma / variance.sqrt() * model_output
+        noise = sigma / variance * x_t + signal / variance.sqrt() * model_output
+        return x_start, noise
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The true (C, noise), (B, 2 Z, h, w)."""
-        return torch.cat([-x_start, noise], dim=1)
+        """The true velocity dx_t / dt, of x_start's shape."""
+        return noise - x_start
 
-    def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The training loss, summed over the two heads, a scalar."""
-        estimate, target = self.estimate(model_output, x_t, t), self.target(x_start, t, noise)
-        return self.heads * elementwise_loss(estimate, target, self.loss_type)
 
-    def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
-        """Descending times 1 .. 0 of `steps` sampling steps, (steps + 1,) float32."""
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
-        return torch.linspace(1, 0, steps + 1, device=device)
+Diffusion = GaussianDiffusion | DecoupledDiffusion | FlowMatching
 
 
 def sample_ddpm(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
@@ -275,15 +343,55 @@ def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, s
     return x_t
 
 
+def _velocity(diffusion: FlowMatching, model: Model, x_t: Tensor, now: Tensor) -> Tensor:
+    """dx_t / dt at the time `now`, a scalar, of x_t's shape: one call of the model."""
+    t = now.expand(x_t.shape[0])
+    return diffusion.estimate(model(x_t, t), x_t, t)
+
+
+def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
+    """Euler's method for dx_t / dt = velocity: x_1 -> x_start, deterministic; on straight paths it is DDIM.
+
+    Args:
+        randn: not used; all samplers take the same arguments.
+    """
+    times = diffusion.schedule(steps, x_t.device)
+    for now, then in pairwise(times):
+        x_t = x_t + (then - now) * _velocity(diffusion, model, x_t, now)
+    return x_t
+
+
+def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
+    """Heun's method for dx_t / dt = velocity: x_1 -> x_start, deterministic, of second order.
+
+    A Heun step calls the model twice and is twice as long as one of Euler's. The last step is Euler's (as in Karras et
+    al., 2022, algorithm 1): the other end of that step, t = 0, holds no noise to predict a velocity from. An even
+    number of calls begins with a step of Euler's too, where paths are nearly straight. So 5 calls are Heun, Heun,
+    Euler; 4 are Euler, Heun, Euler; 1 and 2 are `sample_euler`.
+
+    Args:
+        randn: not used; all samplers take the same arguments.
+    """
+    times = diffusion.schedule(steps, x_t.device)
+    for start, end in pairwise([0, *range(1 + steps % 2, steps, 2), steps]):
+        now, then = times[start], times[end]
+        velocity = _velocity(diffusion, model, x_t, now)
+        if end - start == 2:
+            ahead = x_t + (then - now) * velocity
+            velocity = (velocity + _velocity(diffusion, model, ahead, then)) / 2
+        x_t = x_t + (then - now) * velocity
+    return x_t
+
+
 def sample_dpm_solver(
-    diffusion: GaussianDiffusion | DecoupledDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None
+    diffusion: Diffusion, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2): x_T -> x_start, deterministic.
 
     With lambda = log(signal / sigma) and h = lambda_s - lambda_t, a step from t to s is
     x_s = sigma_s / sigma_t x_t + signal_s (1 - e^-h) D, where D extrapolates the current and the previous prediction
     of x_start. Steps are of second order, except the first, which has no previous prediction, and those that meet an
-    infinite h: the last and, for the decoupled diffusion, the second.
+    infinite h: the last and, where x_T holds no signal at all (t = 1 of the continuous processes), the second.
 
     Args:
         randn: not used; all samplers take the same arguments.

@@ -13,11 +13,15 @@ from torch import Tensor, nn
 from .autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .diffusion import (
     DecoupledDiffusion,
+    Diffusion,
+    FlowMatching,
     GaussianDiffusion,
     sample_ddim,
     sample_ddpm,
     sample_decoupled,
     sample_dpm_solver,
+    sample_euler,
+    sample_heun,
 )
 from .radio_map import to_gain
 from .randomness import GlobalRandom, KeyedRandom
@@ -28,6 +32,7 @@ KEY_STRIDE = 0x1E3779B97F4A7C15  # between the keys of two draws of one map: odd
 SAMPLERS: dict[type, dict[str, Any]] = {  # the first one is the default
     GaussianDiffusion: {"ddim": sample_ddim, "ddpm": sample_ddpm, "dpm_solver": sample_dpm_solver},
     DecoupledDiffusion: {"decoupled": sample_decoupled, "dpm_solver": sample_dpm_solver},
+    FlowMatching: {"euler": sample_euler, "heun": sample_heun, "dpm_solver": sample_dpm_solver},
 }
 
 
@@ -53,7 +58,7 @@ class LatentDiffusion(nn.Module):
         first_stage_model: AutoencoderKL | None = None,
         cond_stage_model: nn.Module | None = None,
         unet: nn.Module | None = None,
-        diffusion: GaussianDiffusion | DecoupledDiffusion | None = None,
+        diffusion: Diffusion | None = None,
         *,
         sampler: str | None = None,
         sampling_timesteps: int = 4,
@@ -144,7 +149,7 @@ class LatentDiffusion(nn.Module):
         return self.unet(x_t, self.diffusion.time_input(t), features).float()
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Tensor | Sequence[Tensor]) -> Tensor:
-        """What the objective names: the predicted noise, x_start, v, or (C, noise) along the channels.
+        """What the objective names: the predicted noise, x_start, v, velocity, or (C, noise) along the channels.
 
         Args:
             x_t: (B, Z, h, w).
@@ -254,7 +259,8 @@ class LatentDiffusion(nn.Module):
             conditions: (B, C, s, s) in [-1, 1].
             ori_mask: (B, 1, H, W), 1 where the map is zero beyond doubt, else 0; None leaves all.
             steps: network calls (None: `sampling_timesteps`).
-            sampler: ddim, ddpm or dpm_solver; decoupled or dpm_solver for const_sde (None: the configured one).
+            sampler: ddim, ddpm or dpm_solver; decoupled or dpm_solver for const_sde; euler, heun or dpm_solver for flow
+                (None: the configured one).
             keys: one integer per map: the same map whatever batch it is in.
             generator: randomness without keys; on the conditions' device.
 

@@ -134,7 +134,7 @@ def create_app(predictor: Predictor) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
     best = predictor.sampler, predictor.steps
-    stochastic = {"ddpm": "ddpm", "const_sde": "decoupled"}[predictor.config.diffusion_config.model_type]
+    spread = {"ddpm": "ddpm", "const_sde": "decoupled", "flow": "euler"}[predictor.config.diffusion_config.model_type]
     one_at_a_time = threading.Lock()  # a prediction uses all cores
 
     @app.errorhandler(DataError)
@@ -195,7 +195,7 @@ def create_app(predictor: Predictor) -> Flask:
         with one_at_a_time:
             predictor.num_samples = draws
             # one call gives the best map, nearly the same in every draw; several calls show how draws differ
-            predictor.use(*(best if draws == 1 else (stochastic, SPREAD_CALLS)))
+            predictor.use(*(best if draws == 1 else (spread, SPREAD_CALLS)))
             started = time.perf_counter()
             predictions = list(predictor.predict(scenes))
             model_seconds = time.perf_counter() - started

@@ -405,8 +405,11 @@ def test_files_that_are_none(tmp_path):
             "first_stage_config.ddconfig.double_z: Input should be True",
         ),
         ("data: {cond_channels: []}", "data.cond_channels: List should have at least 1 item"),
-        ("diffusion_config: {model_type: flow}", "diffusion_config.model_type: Input should be 'ddpm' or 'const_sde'"),
-        ("sample: {sampler: euler}", "sample.sampler: Input should be 'ddim', 'ddpm', 'dpm_solver' or 'decoupled'"),
+        ("diffusion_config: {model_type: edm}", "model_type: Input should be 'ddpm', 'const_sde' or 'flow', not 'edm'"),
+        (
+            "sample: {sampler: rk4}",
+            "sample.sampler: Input should be 'ddim', 'ddpm', 'dpm_solver', 'decoupled', 'euler'",
+        ),
     ],
 )
 def test_bad_keys_and_values(refuse, text, message):
@@ -466,6 +469,11 @@ def test_a_residual_decoder_must_see_the_condition(load, refuse):
         ("cond_stage_config={size: 160, depths: [1]}", ("cond_stage_config.depths has 1", "channel_mult 4")),
         ("diffusion_config.objective=pred_KC", ("objective is pred_KC", "model_type ddpm", "pred_noise")),
         ("diffusion_config.model_type=const_sde", ("objective is pred_noise", "choose pred_KC")),
+        ("diffusion_config.model_type=flow", ("objective is pred_noise", "choose pred_velocity")),
+        (
+            "diffusion_config={model_type: flow, objective: pred_velocity, sampler: ddim}",
+            ("sampler is ddim", "model_type flow", "euler or heun or dpm_solver"),
+        ),
         ("diffusion_config.sampler=decoupled", ("sampler is decoupled", "ddim or ddpm or dpm_solver")),
         ("diffusion_config.timesteps=3", ("sampling_timesteps is 4", "timesteps 3")),
         ("trainer.lr_scheduler={min_lr_ratio: 0.2, power: 1}", ()),
@@ -476,6 +484,12 @@ def test_sections_must_fit_together(refuse, load, override, parts):
         refuse("", *parts, overrides=[override])
     else:
         assert load("", override).trainer.min_learning_rate == pytest.approx(1e-5)
+
+
+def test_flow_matching(load):
+    flow = "model: {model_type: flow, objective: pred_velocity}"
+    assert load(flow).diffusion_config.sampler == "euler"
+    assert load(flow, "diffusion_config.sampler=heun").diffusion_config.sampler == "heun"
 
 
 def test_cond_stage_size_and_cond_size_agree(load, refuse):

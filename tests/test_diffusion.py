@@ -7,6 +7,7 @@ import torch
 
 from denoising_diffusion_pytorch.diffusion import (
     DecoupledDiffusion,
+    FlowMatching,
     GaussianDiffusion,
     beta_schedule,
     elementwise_loss,
@@ -14,6 +15,8 @@ from denoising_diffusion_pytorch.diffusion import (
     sample_ddpm,
     sample_decoupled,
     sample_dpm_solver,
+    sample_euler,
+    sample_heun,
 )
 
 OBJECTIVES = ["pred_noise", "pred_x0", "pred_v"]
@@ -183,6 +186,19 @@ def test_times_run_from_pure_noise_to_the_end():
     assert diffusion.draw_t(u, torch.tensor([True, False, False])).tolist()[0] == 999
 
 
+@pytest.mark.parametrize("process", [DecoupledDiffusion, FlowMatching])
+def test_continuous_times_run_from_pure_noise_to_the_end(process):
+    diffusion = process()
+    assert diffusion.schedule(4).tolist() == [1, 0.75, 0.5, 0.25, 0]
+    with pytest.raises(ValueError, match="steps"):
+        diffusion.schedule(0)
+    t = diffusion.draw_t(torch.tensor([0.0, 0.5, 0.0]), torch.tensor([False, False, True]))
+    assert torch.allclose(t, torch.tensor([1e-4, 0.50005, 1.0])) and t[2] == 1
+    assert diffusion.time_input(t)[2] == 1000
+    x_start, noise = draws(n=1)
+    assert torch.equal(diffusion.q_sample(x_start, t[2:], noise), noise)
+
+
 def decoupled_output(diffusion, x_start, noise, x_t, t):
     """The network output whose heads are exactly C = -x_start and noise; t below 1."""
     t = t.double().view(-1, 1, 1, 1)
@@ -249,6 +265,105 @@ def test_decoupled_reverse_step_matches_the_posterior():
     rest = x_then - mean
     assert abs(rest.mean()) < 5e-3 and abs(rest.var() - s * (t - s) / t) < 2e-3
     assert abs((rest * w_now).mean()) < 2e-3  # nothing left to predict
+
+
+def flow_output(x_start, noise, t):
+    """The network output that stands for x_start and noise."""
+    t = t.double().view(-1, 1, 1, 1)
+    return ((1 - t) * noise - t * x_start) / ((1 - t) ** 2 + t**2).sqrt()
+
+
+def test_flow_preconditioning():
+    diffusion = FlowMatching()
+    x_start, noise = draws()
+    t = torch.tensor([1e-4, 0.2, 0.7, 1.0], dtype=torch.double)
+    x_t = diffusion.q_sample(x_start, t, noise)
+    output = flow_output(x_start, noise, t)
+    got_x, got_noise = diffusion.predictions(output, x_t, t)
+    assert torch.allclose(got_x, x_start) and torch.allclose(got_noise, noise)
+    velocity = diffusion.target(x_start, t, noise)
+    assert torch.equal(velocity, noise - x_start) and torch.allclose(diffusion.estimate(output, x_t, t), velocity)
+    assert diffusion.loss(output, x_start, x_t, t, noise) < 1e-12
+    # the docstring's form, for any output
+    times = t.view(-1, 1, 1, 1)
+    variance = (1 - times) ** 2 + times**2
+    assert torch.allclose(diffusion.estimate(noise, x_t, t), (2 * times - 1) / variance * x_t + noise / variance.sqrt())
+    # an untrained network (zeros) is right at both ends
+    zeros = torch.zeros_like(output)
+    assert torch.equal(diffusion.predictions(zeros, x_t, torch.zeros(4))[0], x_t)
+    assert torch.equal(diffusion.predictions(zeros, x_t, torch.ones(4))[1], x_t)
+
+
+def test_flow_output_has_a_unit_variance_target_that_x_t_does_not_foretell():
+    diffusion = FlowMatching()
+    torch.manual_seed(0)
+    x_start, noise = torch.randn(2, 20000, 1, 1, 1, dtype=torch.double)
+    for value in (1e-4, 0.3, 0.5, 0.95, 1.0):
+        t = torch.full((20000,), value, dtype=torch.double)
+        output, x_t = flow_output(x_start, noise, t), diffusion.q_sample(x_start, t, noise)
+        assert abs(output.std() - 1) < 0.03 and abs((output * x_t).mean()) < 0.03
+
+
+FLOW_SAMPLERS = [sample_euler, sample_heun, sample_dpm_solver]
+
+
+@pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 20])
+def test_flow_oracle(steps, sampler):
+    diffusion = FlowMatching()
+    x_start, noise = draws()
+    calls = []
+
+    def model(x_t, t):
+        calls.append(float(t[0]))
+        t_ = t.double().view(-1, 1, 1, 1)
+        return flow_output(x_start, (x_t - (1 - t_) * x_start) / t_, t)
+
+    result = sampler(diffusion, model, noise, steps, randn)
+    assert len(calls) == steps and calls[0] == 1 and min(calls) > 0
+    assert torch.allclose(result, x_start, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
+def test_one_call_of_a_flow_is_the_estimate_from_pure_noise(sampler):
+    diffusion, (_, noise) = FlowMatching(), draws()
+    x_start, _ = diffusion.predictions(noise.sin(), noise, torch.ones(4))
+    assert torch.allclose(sampler(diffusion, lambda x_t, t: x_t.sin(), noise, 1, randn), x_start)
+
+
+def test_euler_on_straight_paths_is_ddim():
+    diffusion, (_, noise) = FlowMatching(), draws()
+
+    def model(x_t, t):
+        return (x_t + t.view(-1, 1, 1, 1)).sin()
+
+    euler, ddim = (sampler(diffusion, model, noise, 7, randn) for sampler in (sample_euler, sample_ddim))
+    assert torch.allclose(euler, ddim, atol=1e-6)
+    assert torch.equal(sample_heun(diffusion, model, noise, 2, randn), sample_euler(diffusion, model, noise, 2, randn))
+
+
+@pytest.mark.parametrize("steps", [40, 41])
+def test_a_gaussian_flows_to_its_moments(steps):
+    """For x_start ~ N(m, s^2) the known velocity carries noise z to m + s z; Heun's method is of second order."""
+    m, s = 0.7, 0.4
+    diffusion = FlowMatching()
+
+    def model(x_t, t):
+        signal, sigma = diffusion.coefficients(t, x_t)
+        rest = (x_t - signal * m) / (signal**2 * s**2 + sigma**2)
+        return flow_output(m + signal * s**2 * rest, sigma * rest, t)
+
+    noise = torch.linspace(-3, 3, 101, dtype=torch.double).view(-1, 1, 1, 1)
+
+    def error(sampler, calls):
+        return (sampler(diffusion, model, noise, calls, randn) - (m + s * noise)).abs().max()
+
+    for sampler in FLOW_SAMPLERS:
+        assert error(sampler, 200) < 0.03
+    assert error(sample_heun, steps) < error(sample_euler, steps) / 4
+    assert error(sample_heun, 4 * steps) < error(sample_heun, steps) / 10  # 16 for a perfect second order
+    samples = sample_heun(diffusion, model, torch.randn(4000, 1, 1, 1, dtype=torch.double), steps, randn)
+    assert abs(samples.mean() - m) < 0.03 and abs(samples.std() - s) < 0.03
 
 
 def test_loss_types():

@@ -9,14 +9,14 @@ from data.layout import Layout
 from denoising_diffusion_pytorch import latent_diffusion
 from denoising_diffusion_pytorch.build import build_loss, build_model
 from denoising_diffusion_pytorch.config import schema
-from denoising_diffusion_pytorch.diffusion import DecoupledDiffusion, GaussianDiffusion
+from denoising_diffusion_pytorch.diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import predict_batch
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, JointObjective, LatentObjective
 from tests.tiny import TINY, tiny_batch, tiny_config
 
-VARIANTS = [("ddpm", "pred_noise"), ("ddpm", "pred_x0"), ("ddpm", "pred_v"), ("const_sde", "pred_KC")]
+VARIANTS = [(model_type, objective) for model_type, fitting in schema.OBJECTIVES.items() for objective in fitting]
 
 
 def tiny_model(model_type="ddpm", objective="pred_x0", **changes):
@@ -39,6 +39,17 @@ def test_loss_and_sample(model_type, objective):
     assert all(p.grad is None for p in model.first_stage_model.parameters())
     maps = model.eval().sample(batch["conditions"], batch["masks"], keys=[1, 2])
     assert maps.shape == (2, 1, 16, 16) and maps.min() >= 0 and maps.max() <= 1
+
+
+def test_a_flow_is_sampled_by_all_that_fit_it():
+    model, batch = tiny_model("flow", "pred_velocity").eval(), tiny_batch(0)
+    model.unet.conv_out.weight.data.normal_()  # an untrained one puts out nothing
+    euler, heun, dpm = (
+        model.sample(batch["conditions"], keys=[1, 2], sampler=sampler, steps=3)
+        for sampler in ("euler", "heun", "dpm_solver")
+    )
+    assert torch.equal(euler, model.sample(batch["conditions"], keys=[1, 2], steps=3))
+    assert not torch.equal(euler, heun) and not torch.equal(heun, dpm)
 
 
 def test_denoise_predicts_what_the_objective_names():
@@ -236,7 +247,9 @@ def test_unknown_arguments_are_refused():
 
 
 def test_samplers_of_settings_are_those_of_the_processes():
-    for model_type, process in (("ddpm", GaussianDiffusion), ("const_sde", DecoupledDiffusion)):
+    processes = {"ddpm": GaussianDiffusion, "const_sde": DecoupledDiffusion, "flow": FlowMatching}
+    assert processes.keys() == schema.SAMPLERS.keys() == schema.OBJECTIVES.keys()
+    for model_type, process in processes.items():
         assert tuple(latent_diffusion.SAMPLERS[process]) == schema.SAMPLERS[model_type]
 
 
@@ -246,7 +259,10 @@ def test_a_condition_of_four_unnamed_channels():
     assert model.encode_condition(torch.zeros(1, 4, 8, 8))[0].shape == (1, 8, 8, 8)
 
 
-def test_wrong_sampler_is_refused():
-    model, batch = tiny_model("const_sde", "pred_KC").eval(), tiny_batch(0)
-    with pytest.raises(ValueError, match="decoupled"):
+@pytest.mark.parametrize(
+    "model_type,objective,fitting", [("const_sde", "pred_KC", "decoupled"), ("flow", "pred_velocity", "euler, heun")]
+)
+def test_wrong_sampler_is_refused(model_type, objective, fitting):
+    model, batch = tiny_model(model_type, objective).eval(), tiny_batch(0)
+    with pytest.raises(ValueError, match=fitting):
         model.sample(batch["conditions"], sampler="ddim")

@@ -10,13 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Sampler = Literal["ddim", "ddpm", "dpm_solver", "decoupled"]
+Sampler = Literal["ddim", "ddpm", "dpm_solver", "decoupled", "euler", "heun"]
 
 # what fits each diffusion_config.model_type; the first sampler is the default
-OBJECTIVES = {"ddpm": ("pred_noise", "pred_x0", "pred_v"), "const_sde": ("pred_KC",)}
+OBJECTIVES = {
+    "ddpm": ("pred_noise", "pred_x0", "pred_v"),
+    "const_sde": ("pred_KC",),
+    "flow": ("pred_velocity",),
+}
 SAMPLERS: dict[str, tuple[Sampler, ...]] = {
     "ddpm": ("ddim", "ddpm", "dpm_solver"),
     "const_sde": ("decoupled", "dpm_solver"),
+    "flow": ("euler", "heun", "dpm_solver"),
 }
 
 
@@ -133,16 +138,17 @@ class EndToEndConfig(Section):
 class DiffusionConfig(Section):
     """Forward process, objective and the default sampler."""
 
-    model_type: Literal["ddpm", "const_sde"] = "ddpm"  # T discrete steps, or RadioDiff's decoupled diffusion
-    # ddpm: pred_noise, pred_x0, pred_v; const_sde: pred_KC
-    objective: Literal["pred_noise", "pred_x0", "pred_v", "pred_KC"] = "pred_noise"
+    # T discrete steps, RadioDiff's decoupled diffusion, or flow matching
+    model_type: Literal["ddpm", "const_sde", "flow"] = "ddpm"
+    # ddpm: pred_noise, pred_x0, pred_v; const_sde: pred_KC; flow: pred_velocity
+    objective: Literal["pred_noise", "pred_x0", "pred_v", "pred_KC", "pred_velocity"] = "pred_noise"
     timesteps: Count = 1000
     # of LDM, DDPM, and improved DDPM
     beta_schedule: Literal["scaled_linear", "linear", "cosine"] = "scaled_linear"
     loss_type: Literal["l2", "l1", "l1_l2"] = "l2"
     final_step_share: Share = 0.0  # share of training samples at t = T, for one-step samplers
     scale_factor: Positive | None = None  # None: 1 / std of the latents, measured at the start of stage 2
-    sampler: Sampler | None = None  # see SAMPLERS; derived: ddim, or decoupled for const_sde
+    sampler: Sampler | None = None  # see SAMPLERS; derived: ddim, decoupled for const_sde, euler for flow
     sampling_timesteps: Count = 4  # network calls; more of them cost accuracy (docs/accuracy.md)
     ddim_eta: Share = 0.0
     end_to_end: EndToEndConfig = EndToEndConfig()
