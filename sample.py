@@ -2,6 +2,7 @@
 
     python sample.py --buildings city.png --tx 120,80 [--tx 30,200 ...] [--num_samples 8]
     python sample.py --simulate 7 [--tx 120,80 ...]
+    python sample.py --ckpt RUN --buildings city.png --tx 120,80 --measurements points.csv    x,y,gain_db of measured points
     python sample.py --ckpt radiodiff_results_LDM ...                   a model of your own in place of the released one
     python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]  a split of a data set
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from data import RadioMapSeer, Scene, gain_to_db
 from data.figures import comparison_figure, coverage_figure, radio_map_figure
+from data.incomplete import read_measurements
 from data.layout import Layout
 from data.metrics import Scores
 from data.scene import read_grey, scene_at
@@ -47,6 +49,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
         "--simulate", type=natural, metavar="SEED", help="a random city, and the simulator's map beside it"
     )
     parser.add_argument("--tx", action="append", metavar="X,Y", help="column and row of a transmitter; may be repeated")
+    parser.add_argument("--measurements", type=Path, metavar="CSV",
+                        help="measured points, columns x,y,gain_db; for a model that was trained with some")  # fmt: skip
     parser.add_argument("--threshold", type=float, default=NOISE_FLOOR * GAIN_SPAN_DB + GAIN_MIN_DB, metavar="DB",
                         help="path gain from which a pixel is covered (%(default).0f)")  # fmt: skip
     for name, kind in FLAGS.items():
@@ -55,6 +59,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     arguments = parser.parse_args()
     if arguments.buildings and not arguments.tx:
         parser.error("--buildings needs --tx X,Y")
+    if arguments.measurements and (arguments.cfg or len(arguments.tx or ()) > 1):
+        parser.error("--measurements belong to one --tx of --buildings or --simulate")
     if arguments.tx and arguments.buildings is None and arguments.simulate is None:
         parser.error("--tx belongs to --buildings or --simulate")
     given = {name: getattr(arguments, name) for name in FLAGS if getattr(arguments, name) is not None}
@@ -67,8 +73,12 @@ def city_scenes(arguments: argparse.Namespace) -> list[Window]:
     """One window a transmitter of the city on the command line."""
     if arguments.buildings is not None:
         layout, name = Layout.traced(read_grey(arguments.buildings) > 0), arguments.buildings.stem
-        return [window(scene_at(name, layout, position)) for position in arguments.tx]
-    return [window(scene) for scene in random_scenes(arguments.simulate, arguments.tx)]
+        scenes = [scene_at(name, layout, position) for position in arguments.tx]
+    else:
+        scenes = random_scenes(arguments.simulate, arguments.tx)
+    if arguments.measurements:
+        scenes[0].measurements = read_measurements(arguments.measurements, scenes[0].layout.shape)
+    return [window(scene) for scene in scenes]
 
 
 def data_scenes(settings: SampleConfig) -> RadioMapSeer:
@@ -129,6 +139,11 @@ def main() -> None:
     scenes: Iterable[Scene] = (source.scene(i) for i in range(count)) if source else (w.scene for w in windows)
     how = {name: getattr(settings, name) for name in ("use_ema", "steps", "sampler", "num_samples", "seed")}
     predictor = Predictor(settings.ckpt, **how)
+    if arguments.measurements and not predictor.sees_measurements:
+        raise ConfigError(
+            f"{predictor.checkpoint.path}: was trained without measured points, and would ignore {arguments.measurements}; "
+            "train one with data.incomplete.points (configs/measured_256.yaml)"
+        )
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)
     scores, gains = Scores(), []

@@ -1,4 +1,7 @@
-"""Predictors that need no training, as references for every score. Scene -> grey levels (H, W) in [0, 1]."""
+"""Predictors that need no training, as references for every score. Scene -> grey levels (H, W) in [0, 1].
+
+They see what a scene shows, and raise DataError where it does not show the transmitter.
+"""
 
 from collections.abc import Iterable
 
@@ -12,21 +15,21 @@ from .units import GAIN_MAX_DB, db_to_gain
 
 def log_distance_law(scene: Scene) -> np.ndarray:
     """25 log10 d everywhere, buildings at zero."""
-    return np.where(scene.buildings, 0, free_gain(scene)).astype(np.float32)
+    return np.where(scene.ori_mask, 0, free_gain(scene)).astype(np.float32)
 
 
 def los_nlos_law(scene: Scene) -> np.ndarray:
     """25 log10 d in line of sight, 28.6 log10 d + 8 dB in the shadow, buildings at zero."""
     from .simulator import line_of_sight  # numba is slow to import
 
-    visible = line_of_sight(scene.layout, scene.tx)
     shadow = db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(distance(scene)) - 8)
-    return np.where(scene.buildings, 0, np.where(visible, free_gain(scene), shadow)).astype(np.float32)
+    visible = line_of_sight(scene.shown, scene.shown_tx)
+    return np.where(scene.ori_mask, 0, np.where(visible, free_gain(scene), shadow)).astype(np.float32)
 
 
 def simulator_map(scene: Scene) -> np.ndarray:
     """The embedded simulator's map of the buildings shown, buildings at zero; raises as `simulated_gain` does."""
-    return np.where(scene.buildings, 0, simulated_gain(scene)).astype(np.float32)
+    return np.where(scene.ori_mask, 0, simulated_gain(scene)).astype(np.float32)
 
 
 class MeanMap:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .scene import Scene
 from .units import GAIN_SPAN_DB, gain_to_uint8
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # nominal shares of the intervals whose coverage is reported
@@ -79,6 +80,11 @@ class Calibration:
             total += np.bincount(place, values, minlength=512)
         self.rows.append(row)
         return row
+
+    def add_prediction(self, scene: Scene, draws: np.ndarray | None) -> None:
+        """`add` for a scene's open pixels; does nothing for a model with one answer."""
+        if draws is not None:
+            self.add(scene.name, draws, scene.gain, ~scene.ori_mask)
 
     def coverage(self, level: float) -> float:
         """Share of the pixels whose truth lies in the central interval of this nominal share."""

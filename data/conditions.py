@@ -1,15 +1,16 @@
 """Condition channels: what the network sees of a scene.
 
 A channel is a function (scene, size) -> (size, size) float32 in [0, 1], registered under the name that
-`data.cond_channels` uses. To add one, write that function.
+`data.cond_channels` uses. To add one, write that function. Channels of the transmitter are zero where it is unknown.
 """
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 
 import numpy as np
-from scipy import ndimage
 
 from .errors import DataError
+from .incomplete import measured_planes
 from .resize import resize
 from .scene import Scene
 from .units import GAIN_MAX_DB, db_to_gain
@@ -24,17 +25,27 @@ def channel(function: Channel) -> Channel:
     return function
 
 
+def channel_of_transmitter(function: Channel) -> Channel:
+    """`channel` for one that needs the transmitter."""
+
+    @wraps(function)
+    def known(scene: Scene, size: int) -> np.ndarray:
+        return np.zeros((size, size), np.float32) if scene.shown_tx is None else function(scene, size)
+
+    return channel(known)
+
+
 @channel
 def buildings(scene: Scene, size: int) -> np.ndarray:
     """Share of each pixel's area that buildings cover."""
     return resize(scene.shown.coverage, size)
 
 
-@channel
+@channel_of_transmitter
 def transmitter(scene: Scene, size: int) -> np.ndarray:
     """The transmitter spread over its four nearest pixels (sum 1), drawn at the target resolution."""
     side = scene.layout.shape[0]
-    x, y = ((c + 0.5) * size / side - 0.5 for c in scene.tx)  # pixel centres are whole numbers in both grids
+    x, y = ((c + 0.5) * size / side - 0.5 for c in scene.shown_tx)  # pixel centres are whole numbers in both grids
     image = np.zeros((size, size), np.float32)
     x0, y0 = int(np.floor(x)), int(np.floor(y))
     for row, weight_y in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
@@ -50,21 +61,21 @@ def cars(scene: Scene, size: int) -> np.ndarray:
     return buildings(scene, size) if scene.cars is None else resize(scene.cars.coverage, size)
 
 
-@channel
+@channel_of_transmitter
 def line_of_sight(scene: Scene, size: int) -> np.ndarray:
     """Share of each pixel that sees the transmitter past the buildings shown."""
     from .simulator import line_of_sight as cast_rays  # numba is slow to import, and only this channel needs it
 
-    return resize(cast_rays(scene.shown, scene.tx), size)
+    return resize(cast_rays(scene.shown, scene.shown_tx), size)
 
 
-@channel
+@channel_of_transmitter
 def log_distance(scene: Scene, size: int) -> np.ndarray:
     """Grey level of free propagation, loss 25 log10 d with d in metres, at least 1."""
     return resize(free_gain(scene), size)
 
 
-@channel
+@channel_of_transmitter
 def detour(scene: Scene, size: int) -> np.ndarray:
     """Grey level of a loss of 28.6 log10 d + 1.4 dB, d the shortest way around the buildings; 0 where there is none.
 
@@ -72,17 +83,29 @@ def detour(scene: Scene, size: int) -> np.ndarray:
     """
     from .simulator import detour_distance  # numba is slow to import
 
-    length = detour_distance(scene.shown.inside, scene.tx)
+    length = detour_distance(scene.shown.inside, scene.shown_tx)
     return resize(db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(np.maximum(length, 2)) - 1.4), size)
 
 
-@channel
+@channel_of_transmitter
 def simulated(scene: Scene, size: int) -> np.ndarray:
     """The embedded simulator's map of the buildings shown, as a prior: the network learns what its physics misses.
 
     About 0.05 s per scene, so use it with `data.cache`. Pointless where the same simulator made the ground truth.
     """
     return resize(simulated_gain(scene), size)
+
+
+@channel
+def measured_gain(scene: Scene, size: int) -> np.ndarray:
+    """Grey level where points were measured, 0 elsewhere; belongs to `measured`."""
+    return measured_planes(scene.measurements, scene.layout.shape[0], size)["measured_gain"]
+
+
+@channel
+def measured(scene: Scene, size: int) -> np.ndarray:
+    """1 where points were measured, 0 elsewhere."""
+    return measured_planes(scene.measurements, scene.layout.shape[0], size)["measured"]
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
@@ -93,21 +116,31 @@ def simulated_gain(scene: Scene) -> np.ndarray:
     """
     from .simulator import Simulator  # numba is slow to import
 
-    tx, inside = scene.tx, scene.shown.inside
-    if scene.outlines_are_guessed and inside[round(tx[1]), round(tx[0])]:
-        nearest_open = ndimage.distance_transform_edt(inside, return_distances=False, return_indices=True)
-        row, column = nearest_open[:, round(tx[1]), round(tx[0])]
-        tx = (float(column), float(row))
+    tx = shown_transmitter(scene)
+    if scene.outlines_are_guessed:
+        tx = scene.shown.nearest_open(tx)
     try:
         return db_to_gain(Simulator(scene.shown).path_gain(tx)).astype(np.float32)
     except ValueError as error:
         raise DataError(f"scene {scene.name}: {error}") from error
 
 
+def shown_transmitter(scene: Scene) -> tuple[float, float]:
+    """Where the scene shows its transmitter, (x, y).
+
+    Raises:
+        DataError: it does not.
+    """
+    if scene.shown_tx is None:
+        raise DataError(f"scene {scene.name}: its transmitter is unknown")
+    return scene.shown_tx
+
+
 def distance(scene: Scene) -> np.ndarray:
     """Distance from the transmitter in metres, at least 1, (H, W) float32."""
+    x, y = shown_transmitter(scene)
     rows, columns = np.indices(scene.layout.shape, dtype=np.float32)
-    return np.maximum(np.hypot(columns - scene.tx[0], rows - scene.tx[1]), 1)
+    return np.maximum(np.hypot(columns - x, rows - y), 1)
 
 
 def free_gain(scene: Scene) -> np.ndarray:

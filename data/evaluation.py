@@ -14,6 +14,7 @@ from .metrics import Scores
 from .scene import Scene
 from .units import NOISE_FLOOR
 
+NEAR = 10  # px
 COLUMNS = {  # heading: (key of a summary, digits)
     "NMSE": ("nmse", 4),
     "RMSE": ("rmse", 4),
@@ -22,6 +23,9 @@ COLUMNS = {  # heading: (key of a summary, digits)
     "detail": ("detail", 2),
     "NMSE LOS": ("nmse_los", 4),
     "NMSE NLOS": ("nmse_nlos", 4),
+    "NMSE near": ("nmse_near", 4),
+    "NMSE far": ("nmse_far", 4),
+    "CRPS dB": ("calibration.crps", 2),
     "NMSE 0.2": ("thresholded.nmse_whole_set", 4),
     "NMSE 0.2 per map": ("thresholded.nmse", 4),
     "RMSE 0.2": ("thresholded.rmse_whole_set", 4),
@@ -30,9 +34,22 @@ COLUMNS = {  # heading: (key of a summary, digits)
 LEGEND = (
     "Raw grey levels v / 255, means over maps; in brackets the 95 % bootstrap interval over maps. Detail: power finer "
     "than four pixels, as a share of the real map's. LOS and NLOS: open pixels that see the transmitter and those that "
-    "do not. 0.2: RadioUNet's convention, levels max(g - 0.2, 0) / 0.8, errors summed over the whole set; 0.2 per map "
-    "and SSIM 0.2: the same levels, means over maps. Numbers under different conventions must never be compared."
+    "do not; near and far: within ten pixels of a measured point, and farther. CRPS: of the draws. 0.2: RadioUNet's "
+    "convention, levels max(g - 0.2, 0) / 0.8, errors summed over the whole set; 0.2 per map and SSIM 0.2: the same "
+    "levels, means over maps. Numbers under different conventions must never be compared."
 )
+
+
+def scored_parts(scene: Scene, visible: np.ndarray) -> dict[str, np.ndarray]:
+    """The parts of a map that are scored separately: `los`, `nlos` and, where points were measured, `near` and `far`."""
+    parts = {"los": visible, "nlos": ~visible}
+    if scene.measurements is not None and len(scene.measurements):
+        away = np.ones(visible.shape, bool)
+        column, row = np.round(scene.measurements[:, :2]).astype(int).T
+        away[row, column] = False
+        near = ndimage.distance_transform_edt(away) <= NEAR
+        parts |= {"near": near, "far": ~near}
+    return parts
 
 
 def error_shares(prediction: np.ndarray, scene: Scene, visible: np.ndarray) -> dict[str, float]:
@@ -79,22 +96,28 @@ def summarize(scores: Scores) -> dict:
     return scores.summary() | {"nmse_interval": interval([row["nmse"] for row in scores.rows])}
 
 
-def _cells(name: str, row: dict) -> list[str]:
+def _has(row: dict, key: str) -> bool:
+    first, _, rest = key.partition(".")
+    return first in row and (not rest or _has(row[first], rest))
+
+
+def _cells(name: str, row: dict, columns: dict[str, tuple[str, int]]) -> list[str]:
     def text(key: str, digits: int) -> str:
         value: Any = row
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
 
-    cells = [text(*column) for column in COLUMNS.values()]
+    cells = [text(*column) for column in columns.values()]
     if row["nmse_interval"]:
         cells[0] += " [{:.4f}, {:.4f}]".format(*row["nmse_interval"])
     return [name, *cells]
 
 
 def table(rows: dict[str, dict], markdown: bool = False) -> str:
-    """Several named summaries as one table, for the terminal or in Markdown."""
-    lines = [["", *COLUMNS], *(_cells(name, row) for name, row in rows.items())]
+    """Several named summaries as one table, for the terminal or in Markdown; columns that none of them has are left out."""
+    columns = {title: (key, d) for title, (key, d) in COLUMNS.items() if any(_has(row, key) for row in rows.values())}
+    lines = [["", *columns], *(_cells(name, row, columns) for name, row in rows.items())]
     if markdown:
         lines.insert(1, ["---"] * len(lines[0]))
         return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{LEGEND}\n"

@@ -1,6 +1,6 @@
 """Figures of radio maps: dB with a colour bar, buildings in grey, the transmitter marked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,4 +146,30 @@ def coverage_figure(
     left.set_title("best server", fontsize=10)
     right.set_title(f"covered: at least {threshold_db:g} dB", fontsize=10)
     figure.colorbar(image, ax=right, label="path gain (dB)")
+    _save(figure, path)
+
+
+def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Observed against nominal coverage of central intervals, and the error of the mean against the spread of the draws.
+
+    Args:
+        path: PNG to write.
+        models: `Calibration.summary` by name.
+    """
+    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    largest = 0.0
+    for name, found in models.items():
+        ranks = np.array(found["ranks"])  # the central interval of 2 k hundredths is the 2 k ranks in the middle
+        half = len(ranks) // 2
+        observed = [ranks[half - k : half + k].sum() for k in range(half + 1)]
+        left.plot(np.arange(half + 1) / half, observed, label=name)
+        spread, error, _ = np.array(found["by_spread"]).T
+        right.plot(spread, error, marker="o", markersize=3, label=name)
+        largest = max(largest, spread.max(), error.max())
+    right.plot([0, largest], [0, largest], color="0.6", linewidth=1)
+    left.set(xlabel="nominal share of the interval", ylabel="share of open pixels inside", xlim=(0, 1), ylim=(0, 1))
+    right.set(xlabel="spread of the draws (dB)", ylabel="root mean square error of their mean (dB)")
+    left.legend(frameon=False)
     _save(figure, path)

@@ -7,6 +7,7 @@ files to it.
 from functools import cached_property
 
 import numpy as np
+from scipy import ndimage
 
 from .polygons import rings_from_mask, segments_of
 
@@ -94,6 +95,16 @@ class Layout:
         x = x0[edge] + (lines[line] - y0[edge]) / (y1 - y0)[edge] * (x1 - x0)[edge]
         order = np.lexsort((x, line))
         return line[order], x[order]
+
+    def nearest_open(self, position: tuple[float, float]) -> tuple[float, float]:
+        """A position (x, y) moved onto the map and, from inside a building, to the nearest open pixel."""
+        height, width = self.shape
+        x, y = float(np.clip(position[0], 0, width - 1)), float(np.clip(position[1], 0, height - 1))
+        if not self.inside[round(y), round(x)] or self.inside.all():
+            return x, y
+        nearest = ndimage.distance_transform_edt(self.inside, return_distances=False, return_indices=True)
+        row, column = nearest[:, round(y), round(x)]
+        return float(column), float(row)
 
     def window(self, row: int, column: int, side: int) -> "Layout":
         """The square of `side` px whose first pixel is (row, column); open ground beyond the map."""

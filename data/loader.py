@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from .augment import Augmentation
 from .conditions import check_channels
 from .errors import DataError
 from .folder import FlatTree, is_flat_tree
+from .incomplete import Incomplete, measured_planes
 from .presentation import code_digest, prepare, presented
 from .radiomapseer import RadioMapSeer, check_root, is_radiomapseer
-from .sampler import SampleStream
+from .sampler import SampleStream, random_key
 from .scene import Scene
 from .store import DTYPE, SampleStore
 
@@ -36,6 +38,7 @@ class RadioMapDataset(Dataset):
         image_size, cond_size: S and s in pixels.
         cond_channels: names from conditions.py; for a flat tree only their number counts.
         augmentation: None for none.
+        incomplete: what the condition does not know; None for all that there is.
         cache: prepare every sample once, at construction, and keep it in half precision.
         cache_folder: keep the cache in files there (see store.py); None for memory.
         tolerant: replace an unreadable sample by the next readable one and say so under `problem`; otherwise raise
@@ -49,6 +52,7 @@ class RadioMapDataset(Dataset):
         cond_size: int = 80,
         cond_channels: Sequence[str] = DOCUMENT_CHANNELS,
         augmentation: Augmentation | None = None,
+        incomplete: Incomplete | None = None,
         cache: bool = False,
         cache_folder: str | Path | None = None,
         tolerant: bool = False,
@@ -58,8 +62,12 @@ class RadioMapDataset(Dataset):
         self.image_size, self.cond_size = image_size, cond_size
         self.cond_channels = tuple(cond_channels)
         self.augmentation = augmentation
+        self.incomplete = incomplete or Incomplete()
         if isinstance(source, RadioMapSeer):
             check_channels(self.cond_channels)
+        elif self.incomplete != Incomplete():
+            raise DataError(f"{source.root}: holds ready-made conditions; data.incomplete needs a RadioMapSeer tree")
+        self._side = source.scene(0).layout.shape[0] if self.incomplete.points else image_size
         self.store = self._fill_store(Path(cache_folder) if cache_folder else None) if cache else None
 
     @property
@@ -73,7 +81,7 @@ class RadioMapDataset(Dataset):
     def _read(self, index: int) -> dict[str, np.ndarray]:
         source = self.source
         if isinstance(source, RadioMapSeer):
-            return prepare(source.scene(index), self.image_size, self.cond_size, self.cond_channels)
+            return prepare(self.scene(index), self.image_size, self.cond_size, self.cond_channels)
         scene, cond = source.scene(index), source.cond(index)
         expected = (len(self.cond_channels), self.cond_size, self.cond_size)
         if cond.shape != expected:
@@ -98,6 +106,8 @@ class RadioMapDataset(Dataset):
     def identity(self, *, cond: bool = True) -> dict[str, object]:
         """What determines the samples, or the images alone; changes when a file, a setting or the code changes."""
         identity = self.source.identity() | {"image": self.image_size, "code": code_digest()}
+        if self.incomplete.changes_scenes:  # the map is zero in the buildings that are known
+            identity |= {"incomplete": asdict(replace(self.incomplete, points=0, points_noise=0.0, points_jitter=0.0))}
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
     def _fill_store(self, folder: Path | None) -> SampleStore:
@@ -136,11 +146,25 @@ class RadioMapDataset(Dataset):
             sample = {name: torch.from_numpy(value) for name, value in arrays.items()}
         if self.augmentation is not None and key is not None:
             sample = self.augmentation(sample, key)
-        return sample | {"name": self.source.names[found], "key": key or 0, "problem": problem}
+        name = self.source.names[found]
+        if self.incomplete.points:
+            sample = self._with_measurements(sample, name if key is None else key)
+        return sample | {"name": name, "key": key or 0, "problem": problem}
+
+    def _with_measurements(self, sample: dict[str, Any], key: object) -> dict[str, Any]:
+        """The sample with points measured on its own image, drawn by `key`."""
+        rng = np.random.default_rng(random_key("measured", key))
+        gain = (sample["image"][0].numpy() + 1) / 2
+        scale = self._side / self.image_size
+        points = self.incomplete.measure(gain, sample["ori_mask"][0].numpy() > 0, rng, scale)
+        cond = sample["cond"].clone()
+        for name, plane in measured_planes(points, self.image_size, self.cond_size).items():
+            cond[self.cond_channels.index(name)] = torch.from_numpy(2 * plane - 1)
+        return sample | {"cond": cond}
 
     def scene(self, index: int) -> Scene:
-        """The scene that sample `index` is made from, at native resolution."""
-        return self.source.scene(index)
+        """The scene that sample `index` is made from, at native resolution, as far as it is known."""
+        return self.incomplete.shown(self.source.scene(index))
 
 
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the design document's name
@@ -149,7 +173,7 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the design document's name
     Args:
         data_root: the tree.
         simulation_type, split, missing_buildings, max_samples: see `RadioMapSeer`; flat trees use only `max_samples`.
-        image_size, cond_size, cond_channels, augmentation, cache, cache_folder, tolerant: see `RadioMapDataset`.
+        image_size, cond_size, cond_channels, augmentation, incomplete, cache, cache_folder, tolerant: see `RadioMapDataset`.
 
     Raises:
         DataError: the folder is neither kind of tree, or is incomplete.

@@ -6,6 +6,7 @@ whole set, GeoRayMap averages NMSE over maps. Numbers under different convention
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -83,17 +84,16 @@ class Scores:
         self._sums = np.zeros(3)  # squared error, squared target, pixels; thresholded, over the whole set
 
     def add(
-        self, name: str, prediction: np.ndarray, target: np.ndarray, visible: np.ndarray | None = None
+        self, name: str, prediction: np.ndarray, target: np.ndarray, parts: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, float]:
         """Score one map, (H, W) grey levels in [0, 1]; returns its raw scores.
 
-        With `visible` (H, W) bool, the pixels in line of sight, also nmse_los and nmse_nlos. Building pixels count as
-        NLOS, and contribute nothing where prediction and target are zero.
+        With `parts`, masks (H, W) bool by name, also nmse_NAME of each; pixels where prediction and target are zero,
+        such as buildings, contribute nothing.
         """
         raw = map_scores(prediction, target)
-        if visible is not None:
-            error = prediction.astype(np.float64) - target
-            raw |= {"nmse_los": _share(error, target, visible), "nmse_nlos": _share(error, target, ~visible)}
+        for part, where in (parts or {}).items():
+            raw[f"nmse_{part}"] = _share(prediction.astype(np.float64) - target, target, where)
         self.rows.append({"name": name} | raw)
         p, t = apply_noise_floor(prediction.astype(np.float64)), apply_noise_floor(target.astype(np.float64))
         self._thresholded.append(map_scores(p, t))

@@ -185,8 +185,15 @@ class RadioMapSeer:
                 f"{path} has gain inside them"
             )
         tx = self._transmitter(map_id, transmitter, gain.shape)
-        shown = {key: layouts.get(key) for key in ("cars", "known")}
-        return Scene(name, layout, tx, (gain / 255).astype(np.float32), **shown, outlines_are_guessed=guessed)
+        return Scene(
+            name,
+            layout,
+            tx,
+            (gain / 255).astype(np.float32),
+            cars=layouts.get("cars"),
+            known=layouts.get("known"),
+            outlines_are_guessed=guessed,
+        )
 
     def picture(self, index: int) -> np.ndarray | None:
         """The building picture of a scene, (H, W) bool as stored, offset by half a pixel; None if there is none."""

@@ -22,6 +22,10 @@ class Scene:
         gain: (H, W) float32 grey levels in [0, 1]; None if the truth is unknown.
         cars: None if the data has none.
         known: the buildings that the condition may show; None for all of them.
+        known_tx: where the condition shows the transmitter; None for where it is.
+        tx_is_known: whether the condition tells the transmitter at all.
+        outlines_are_wrong: `known` is not a part of `layout`, so that no pixel is certainly inside a building.
+        measurements: (N, 3) float32, x, y and grey level of measured points; None for none.
         outlines_are_guessed: outlines come from a picture, usually offset by half a pixel; the transmitter may then
             seem to be inside a building, and the simulator starts from the nearest open pixel.
     """
@@ -32,6 +36,10 @@ class Scene:
     gain: np.ndarray | None = None
     cars: Layout | None = None
     known: Layout | None = None
+    known_tx: tuple[float, float] | None = None
+    tx_is_known: bool = True
+    outlines_are_wrong: bool = False
+    measurements: np.ndarray | None = None
     outlines_are_guessed: bool = False
 
     def __post_init__(self) -> None:
@@ -44,6 +52,11 @@ class Scene:
         return self.layout if self.known is None else self.known
 
     @property
+    def shown_tx(self) -> tuple[float, float] | None:
+        """Where the condition shows the transmitter; None if it does not."""
+        return (self.known_tx or self.tx) if self.tx_is_known else None
+
+    @property
     def buildings(self) -> np.ndarray:
         """(H, W) bool: pixels whose centre is inside a real building."""
         return self.layout.inside
@@ -51,7 +64,7 @@ class Scene:
     @property
     def ori_mask(self) -> np.ndarray:
         """(H, W) bool: pixels inside the buildings shown, where the map is certainly zero."""
-        return self.shown.inside
+        return np.zeros(self.layout.shape, bool) if self.outlines_are_wrong else self.shown.inside
 
 
 def read_grey(path: Path) -> np.ndarray:

@@ -49,10 +49,15 @@ def window(city: Scene, side: int = SIDE) -> Window:
         return int(np.clip(round(centre - side / 2), 0, max(length - side, 0)))
 
     row, column = first(city.tx[1], height), first(city.tx[0], width)
+    points = city.measurements
+    if points is not None:
+        points = points - np.array([column, row, 0], points.dtype)
+        points = points[((points[:, :2] >= 0) & (points[:, :2] <= side - 1)).all(1)]
 
     scene = replace(
         city,
         tx=(city.tx[0] - column, city.tx[1] - row),
+        measurements=points,
         layout=city.layout.window(row, column, side),
         gain=None if city.gain is None else cut(city.gain, row, column, side),
         cars=city.cars and city.cars.window(row, column, side),

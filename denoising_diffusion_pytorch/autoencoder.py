@@ -126,7 +126,7 @@ class Decoder(nn.Module):
     Args: as for `Encoder`, and
         out_channels: image channels (None: as in the encoder).
         cond_channels: channels of the full-resolution condition; 0: the decoder does not see it.
-        residual: the network's output, zero at first, is added to the condition's last channel.
+        base_channel: number of the condition's channel that the network's output, zero at first, is added to; None: none.
     """
 
     def __init__(
@@ -141,16 +141,16 @@ class Decoder(nn.Module):
         patch_size: int = 1,
         mid_attention: bool = True,
         cond_channels: int = 0,
-        residual: bool = False,
+        base_channel: int | None = None,
     ):
         super().__init__()
-        if residual and not cond_channels:
-            raise ValueError("a residual decoder needs cond_channels")
+        if base_channel is not None and not 0 <= base_channel < cond_channels:
+            raise ValueError(f"base_channel is {base_channel}; the condition has {cond_channels} channels")
         widths = channels[1:]
         out_channels = out_channels or channels[0]
         self.patch_size = patch_size
         self.cond_channels = cond_channels
-        self.residual = residual
+        self.base_channel = base_channel
         current = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, current, 3, padding=1)
         self.mid = _middle(current, dropout, mid_attention)
@@ -178,11 +178,11 @@ class Decoder(nn.Module):
                 nn.SiLU(),
                 nn.Conv2d(HEAD_CHANNELS, out_channels, 3, padding=1),
             )
-        if residual:
+        if base_channel is not None:
             self.start_from_condition()
 
     def start_from_condition(self) -> None:
-        """Set the last layer to zero, so that a residual decoder returns the condition's last channel."""
+        """Set the last layer to zero, so that a residual decoder returns its base channel."""
         for parameter in self.last_layer.parameters():
             nn.init.zeros_(parameter)
 
@@ -198,7 +198,9 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
         """z (B, Z, h, w), cond (B, cond_channels, f h, f w) -> (B, C, f h, f w)."""
         output = self.last_layer(self.features(z, cond))
-        return output + cond[:, -1:] if self.residual and cond is not None else output
+        if self.base_channel is None or cond is None:
+            return output
+        return output + cond[:, self.base_channel : self.base_channel + 1]
 
     def features(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
         """Input of the last layer, (B, c, f h, f w)."""
@@ -233,7 +235,7 @@ class AutoencoderKL(nn.Module):
         num_res_blocks, dropout, mid_attention, patch_size: see `Encoder`.
         attn_resolutions: sides of the feature maps with self-attention, px.
         resolution: side of the image, px.
-        out_channels, cond_channels, residual: see `Decoder`.
+        out_channels, cond_channels, base_channel: see `Decoder`.
     """
 
     def __init__(
@@ -250,7 +252,7 @@ class AutoencoderKL(nn.Module):
         patch_size: int = 1,
         mid_attention: bool = True,
         cond_channels: int = 0,
-        residual: bool = False,
+        base_channel: int | None = None,
     ):
         super().__init__()
         z_channels = z_channels or embed_dim
@@ -266,7 +268,11 @@ class AutoencoderKL(nn.Module):
             "mid_attention": mid_attention,
         }
         self.encoder = Encoder(channels, z_channels, **shared)
-        own: dict[str, Any] = {"out_channels": out_channels, "cond_channels": cond_channels, "residual": residual}
+        own: dict[str, Any] = {
+            "out_channels": out_channels,
+            "cond_channels": cond_channels,
+            "base_channel": base_channel,
+        }
         self.decoder = Decoder(channels, z_channels, **own, **shared)
         self.quant_conv = nn.Conv2d(2 * z_channels, 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
@@ -305,3 +311,27 @@ class AutoencoderKL(nn.Module):
     def predict(self, batch: dict[str, Any]) -> list[Tensor]:
         """The first stage's predictions for a batch: its reconstruction."""
         return [self.reconstruct(batch)]
+
+
+class PixelSpace(nn.Module):
+    """In an autoencoder's place where there is none: the latent is the image, for diffusion in pixel space."""
+
+    embed_dim = 1
+    downsampling_factor = 1
+    LOGVAR = -30.0  # of the posterior: practically no variance
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.post_quant_conv = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
+        """x (B, 1, H, W) -> the posterior whose mean is x."""
+        return DiagonalGaussianDistribution(torch.cat([x, torch.full_like(x, self.LOGVAR)], dim=1))
+
+    def decode(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        """z (B, 1, H, W) itself."""
+        return z
+
+    def reconstruct(self, batch: dict[str, Any]) -> Tensor:
+        """`images` of a batch as grey levels: there is no ceiling."""
+        return to_gain(batch["images"], batch["masks"])

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from .autoencoder import AutoencoderKL
+from .autoencoder import AutoencoderKL, PixelSpace
 from .config import resolve, section
+from .config.derive import BASE_CHANNEL
 from .config.schema import (
     BaselineConfig,
     CondStageConfig,
@@ -21,11 +22,12 @@ from .swin import SwinConditionEncoder
 from .unet import Unet
 
 
-def build_autoencoder(config: FirstStageConfig, cond_channels: int = 0) -> AutoencoderKL:
-    """The first stage; `cond_channels` is the condition's number of channels, used if its decoder sees it."""
-    dd = config.ddconfig
+def build_autoencoder(config: Config) -> AutoencoderKL:
+    """The first stage."""
+    dd = config.first_stage_config.ddconfig
+    names = config.data.cond_channels or ["simulated"]
     return AutoencoderKL(
-        embed_dim=config.embed_dim,
+        embed_dim=config.first_stage_config.embed_dim,
         channels=[dd.in_channels, *(dd.ch * mult for mult in dd.ch_mult)],
         z_channels=dd.z_channels,
         out_channels=dd.out_ch,
@@ -35,8 +37,8 @@ def build_autoencoder(config: FirstStageConfig, cond_channels: int = 0) -> Autoe
         dropout=dd.dropout,
         patch_size=dd.patch_size,
         mid_attention=dd.mid_attention,
-        cond_channels=cond_channels if dd.decoder_cond else 0,
-        residual=dd.decoder_residual,
+        cond_channels=config.cond_stage_config.in_channels if dd.decoder_cond else 0,
+        base_channel=names.index(BASE_CHANNEL) if dd.decoder_residual else None,
     )
 
 
@@ -139,7 +141,7 @@ def latent_diffusion_parts(
 def _parts(config: Config) -> dict[str, Any]:
     """The arguments of `LatentDiffusion` from a resolved configuration; what stage 2 does not train is frozen."""
     first, settings = config.first_stage_config, config.diffusion_config
-    autoencoder = build_autoencoder(first, config.cond_stage_config.in_channels)
+    autoencoder = PixelSpace() if first.pixel_space else build_autoencoder(config)
     autoencoder.requires_grad_(first.trainable)
     if settings.end_to_end.start_step is not None:
         autoencoder.decoder.requires_grad_(True)
@@ -165,5 +167,5 @@ def build_model(config: Config, stage: str) -> Any:
     if stage == "baseline":
         return build_baseline(config.baseline_config, config.cond_stage_config.in_channels)
     if stage == "vae":
-        return build_autoencoder(config.first_stage_config, config.cond_stage_config.in_channels)
+        return build_autoencoder(config)
     return LatentDiffusion(**_parts(config))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from data import Scene, prepare
+from data.incomplete import MEASURED
 from data.resize import to_native
 from data.sampler import random_key
 
@@ -87,6 +88,11 @@ class Predictor:
     def is_told_the_simulation(self) -> bool:
         """Whether the embedded simulator's map is part of the condition; scores on that simulator's own maps then say nothing."""
         return "simulated" in self.config.data.cond_channels
+
+    @property
+    def sees_measurements(self) -> bool:
+        """Whether measured points are part of the condition."""
+        return set(MEASURED) <= set(self.config.data.cond_channels)
 
     @property
     def draws_differ(self) -> bool:

@@ -57,7 +57,7 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
     """Fill a new run's model with the weights of another run of its stage, averaged ones where there are any.
 
     Channels that `data.cond_channels` appends to the other run's are new inputs. Their weights start at zero, so that the
-    model's predictions are unchanged at first; a decoder that becomes residual starts from the last channel instead.
+    model's predictions are unchanged at first; a decoder that becomes residual starts from the simulated map instead.
 
     Args:
         model: what `build_model` builds; its weights are replaced.
@@ -99,11 +99,10 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
 def _start_residual_decoder(autoencoder: Any, config: Config, checkpoint: Checkpoint, frozen: bool) -> None:
     """Let a decoder that becomes residual start from the condition; refuse what would change a residual one's base."""
     ours, theirs = (c.first_stage_config.ddconfig.decoder_residual for c in (config, checkpoint.config))
-    before, now = checkpoint.config.data.cond_channels, config.data.cond_channels
-    if theirs and (not ours or now[-1] != before[-1]):
+    if theirs and not ours:
         raise CheckpointError(
-            f"{checkpoint.path}: its decoder predicts the difference from {before[-1]}; keep "
-            "first_stage_config.ddconfig.decoder_residual: true and that channel last in data.cond_channels"
+            f"{checkpoint.path}: its decoder predicts the difference from the simulated map; keep "
+            "first_stage_config.ddconfig.decoder_residual: true"
         )
     if ours and not theirs:
         if frozen:
@@ -163,7 +162,8 @@ def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels
     if path.is_dir():
         checkpoint = open_checkpoint(path)
         theirs = checkpoint.config.data.cond_channels
-        if checkpoint.config.first_stage_config.ddconfig.decoder_residual != autoencoder.decoder.residual:
+        is_residual = autoencoder.decoder.base_channel is not None
+        if checkpoint.config.first_stage_config.ddconfig.decoder_residual != is_residual:
             raise CheckpointError(
                 f"{checkpoint.path}: was trained with another first_stage_config.ddconfig.decoder_residual"
             )

@@ -34,12 +34,13 @@ from data import RadioMapSeer, Scene
 from data.baselines import log_distance_law, los_nlos_law, simulator_map
 from data.calibration import Calibration
 from data.evaluation import interval, write_json
+from data.incomplete import Incomplete
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
 from data.splits import spread
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config
-from denoising_diffusion_pytorch.config.schema import Count, Natural, Positive, Section, Share, Text
+from denoising_diffusion_pytorch.config.schema import Count, IncompleteConfig, Natural, Positive, Section, Share, Text
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.inference import Predictor
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
@@ -59,6 +60,7 @@ class Place(Section):
         data_root, simulation_type, split: of a RadioMapSeer tree; without `data_root` fresh simulated cities.
         maps: that many, spread over the split; None for all of it.
         first_city: number of the first simulated city.
+        incomplete: what the condition does not know there; numbers of points and buildings are exact.
     """
 
     data_root: Text | None = None
@@ -66,6 +68,7 @@ class Place(Section):
     split: Text = "val"
     maps: Count | None = None
     first_city: Natural = 7_000_000
+    incomplete: IncompleteConfig = IncompleteConfig()
 
     def scenes(self) -> list[Scene]:
         """Read them."""
@@ -73,7 +76,9 @@ class Place(Section):
             source: RadioMapSeer | SimulatedScenes = SimulatedScenes(self.maps or 50, self.first_city)
         else:
             source = RadioMapSeer(self.data_root, self.simulation_type, self.split)
-        return [source.scene(index) for index in spread(len(source), self.maps or len(source))]
+        incomplete = Incomplete(**vars(self.incomplete), exactly=True)
+        chosen = [source.scene(index) for index in spread(len(source), self.maps or len(source))]
+        return [incomplete.measured(incomplete.shown(scene)) for scene in chosen]
 
 
 class Row(Section):
@@ -249,8 +254,7 @@ def score(predictor: Predictor, draws: int, scenes: Sequence[Scene]) -> dict[str
     for prediction in predictor.predict(scenes):
         scene = prediction.scene
         scores.add(scene.name, prediction.gain, scene.gain)
-        if prediction.draws is not None:
-            calibration.add(scene.name, prediction.draws, scene.gain, ~scene.ori_mask)
+        calibration.add_prediction(scene, prediction.draws)
     found = summary(scores) | {"seconds_per_map": (time.perf_counter() - began) / len(scenes) / draws}
     found["parameters"] = sum(p.numel() for p in predictor.model.parameters())
     if calibration.rows:

@@ -17,16 +17,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import yaml
 from tqdm import tqdm
 
 from data import DataError, RadioMapSeer, Scene
 from data.baselines import MeanMap, log_distance_law, los_nlos_law, simulator_map
-from data.evaluation import LEGEND, error_shares, summarize, table, write_csv, write_json
-from data.figures import comparison_figure
+from data.calibration import Calibration
+from data.evaluation import LEGEND, error_shares, scored_parts, summarize, table, write_csv, write_json
+from data.figures import comparison_figure, reliability_figure
+from data.incomplete import Incomplete
 from data.metrics import Scores
 from data.simulated import TOLD, SimulatedScenes
 from data.simulator import line_of_sight
 from denoising_diffusion_pytorch.cli import natural, new_file, new_picture, positive, run
+from denoising_diffusion_pytorch.config import section
+from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Predictor
 
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
@@ -58,9 +63,16 @@ def parse_arguments() -> argparse.Namespace:
         "--sampler", help="ddim, ddpm, dpm_solver, decoupled, euler or heun; default: as configured for the checkpoint"
     )
     parser.add_argument("--num_samples", type=positive, default=1, help="draws per map, whose mean is scored")
+    parser.add_argument("--incomplete", nargs="+", metavar="key=value",
+                        help="what the condition does not know: points=50 missing_buildings=2 transmitter_error=5 "
+                             "outline_error=1 ..., see data/incomplete.py")  # fmt: skip
+    parser.add_argument("--reliability", type=new_picture, help="PNG: coverage and spread of --num_samples draws")
     parser.add_argument("--batch_size", type=positive, default=8)
     parser.add_argument("--seed", type=natural, default=0)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.reliability and arguments.num_samples < 2:
+        parser.error("--reliability needs several draws: --num_samples 16")
+    return arguments
 
 
 def mean_map(predictor: Predictor) -> Predictors:
@@ -75,38 +87,49 @@ def mean_map(predictor: Predictor) -> Predictors:
         return {}
 
 
-def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, visible: np.ndarray) -> dict[str, str]:
+def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, parts: dict) -> dict[str, str]:
     """Score the predictors that take one scene at a time; returns the reason for each that fails."""
     failures = {}
     for name, predict in others.items():
         try:
-            scores[name].add(scene.name, predict(scene), scene.gain, visible)
+            scores[name].add(scene.name, predict(scene), scene.gain, parts)
         except DataError as error:
             failures[name] = str(error)
     return failures
 
 
-def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> tuple[dict[str, Scores], list[dict]]:
-    """Scores by predictor, and rows for `comparison_figure`, from the best to the worst map."""
-    baseline = Predictor(arguments.baseline) if arguments.baseline else None
+def score_all(
+    arguments: argparse.Namespace, predictor: Predictor, dataset, incomplete: Incomplete
+) -> tuple[dict[str, Scores], dict[str, Calibration], list[dict]]:
+    """Scores and calibration by predictor, and rows for `comparison_figure`, from the best to the worst map."""
+    baseline = Predictor(arguments.baseline, num_samples=arguments.num_samples) if arguments.baseline else None
+    for model in (predictor, baseline):
+        if model is not None and incomplete.points and not model.sees_measurements:
+            raise ConfigError(
+                f"{model.checkpoint.path}: was trained without measured points; --incomplete points needs them"
+            )
+    calibrations: dict[str, Calibration] = {OURS: Calibration(), REGRESSION: Calibration()}
     others: Predictors = {"simulator": simulator_map, "line-of-sight law": los_nlos_law, "25 log10 d": log_distance_law}
     others |= mean_map(predictor)
     scores = {name: Scores() for name in (OURS, COARSE, CEILING, REGRESSION, *others)}
     gallery: list[tuple[float, dict]] = []
     failures: dict[str, list[str]] = {}
-    scenes = (dataset.scene(i) for i in range(len(dataset)))
+    scenes = (incomplete.measured(incomplete.shown(dataset.scene(i))) for i in range(len(dataset)))
     predictions = predictor.predict(scenes, arguments.batch_size, ceiling=True)
     for prediction in tqdm(predictions, total=len(dataset), desc="scoring", unit="map"):
         scene = prediction.scene
         visible = line_of_sight(scene.layout, scene.tx)
-        ours = scores[OURS].add(scene.name, prediction.gain, scene.gain, visible)
+        parts = scored_parts(scene, visible)
+        ours = scores[OURS].add(scene.name, prediction.gain, scene.gain, parts)
+        calibrations[OURS].add_prediction(scene, prediction.draws)
         scores[COARSE].add(scene.name, prediction.model_gain, prediction.truth)
         if prediction.reconstruction is not None:
-            scores[CEILING].add(scene.name, prediction.reconstruction, scene.gain, visible)
+            scores[CEILING].add(scene.name, prediction.reconstruction, scene.gain, parts)
         if baseline:
             answer = next(baseline.predict([scene]))
-            scores[REGRESSION].add(scene.name, answer.gain, scene.gain, visible)
-        for name, why in score_others(others, scores, scene, visible).items():
+            scores[REGRESSION].add(scene.name, answer.gain, scene.gain, parts)
+            calibrations[REGRESSION].add_prediction(scene, answer.draws)
+        for name, why in score_others(others, scores, scene, parts).items():
             failures.setdefault(name, []).append(why)
         row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain}
         row["shares"] = error_shares(prediction.gain, scene, visible)
@@ -118,7 +141,8 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
         if scores[name].rows:
             scores[f"{name} ({len(scores[name].rows)} of {len(gallery)} maps)"] = scores.pop(name)
     gallery.sort(key=lambda entry: entry[0])
-    return {name: each for name, each in scores.items() if each.rows}, [row for _, row in gallery]
+    scored = {name: each for name, each in scores.items() if each.rows}
+    return scored, {name: each for name, each in calibrations.items() if each.rows}, [row for _, row in gallery]
 
 
 def is_enlarged(predictor: Predictor, gallery: list[dict]) -> bool:
@@ -135,8 +159,13 @@ def main() -> None:
         dataset = RadioMapSeer(arguments.data, arguments.simulation_type, arguments.split)
     else:
         dataset = SimulatedScenes(arguments.maps, FRESH_CITIES)
-    scores, gallery = score_all(arguments, predictor, dataset)
+    given = [override.partition("=") for override in arguments.incomplete or ()]
+    settings = section("data.incomplete", {key: yaml.safe_load(value) for key, _, value in given})
+    incomplete = Incomplete(**vars(settings), exactly=True)
+    scores, calibrations, gallery = score_all(arguments, predictor, dataset, incomplete)
     rows = {name: summarize(each) for name, each in scores.items()}
+    for name, each in calibrations.items():
+        rows[name]["calibration"] = each.summary()
     shares = {place: float(np.mean([row["shares"][place] for row in gallery])) for place in gallery[0]["shares"]}
     facts = {
         "checkpoint": str(predictor.checkpoint.path),
@@ -144,6 +173,7 @@ def main() -> None:
         "sampler": predictor.sampler,
         "steps": predictor.steps,
         "num_samples": arguments.num_samples,
+        "incomplete": " ".join(arguments.incomplete or ()) or None,
         "data": str(arguments.data or dataset.report),
         "split": arguments.split if arguments.data else None,
     }
@@ -151,6 +181,10 @@ def main() -> None:
     shown = {name: row for name, row in rows.items() if name != COARSE or is_enlarged(predictor, gallery)}
     print(f"{where}\n{table(shown)}\n{LEGEND}")
     print("its NMSE by place: " + ", ".join(f"{place} {share:.4f}" for place, share in shares.items()))
+    for name in calibrations:
+        found = rows[name]["calibration"]
+        covered = ", ".join(f"{float(level):.0%}: {share:.1%}" for level, share in found["coverage"].items())
+        print(f"{name}: intervals cover {covered}; spread {found['spread']:.2f} dB, error {found['error']:.2f} dB")
     if isinstance(dataset, SimulatedScenes) and predictor.is_told_the_simulation:
         print(f"{TOLD} (--data)")
     if arguments.json:
@@ -172,7 +206,13 @@ def main() -> None:
         count = min(GALLERY_ROWS, len(gallery))
         chosen = [gallery[round(i * (len(gallery) - 1) / max(count - 1, 1))] for i in range(count)]
         comparison_figure(arguments.gallery, chosen, ("sampled",))
-    for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery):
+    if arguments.reliability:
+        if not calibrations:
+            raise ConfigError(
+                f"{predictor.checkpoint.path}: has one answer and no draws; --reliability needs a sampler"
+            )
+        reliability_figure(arguments.reliability, {name: rows[name]["calibration"] for name in calibrations})
+    for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery, arguments.reliability):
         if path:
             print(f"written: {path}")
 

@@ -445,7 +445,7 @@ def test_a_decoder_that_sees_the_condition_gets_it_whole(load, refuse):
 def test_a_residual_decoder_must_see_the_condition(load, refuse):
     channels = "data: {cond_channels: [buildings, simulated]}\nfirst_stage_config: {ddconfig: {%s}}"
     refuse(channels % "decoder_residual: true", "decoder_residual needs decoder_cond: true")
-    refuse("first_stage_config: {ddconfig: {decoder_cond: true, decoder_residual: true}}", "simulated as the last")
+    refuse("first_stage_config: {ddconfig: {decoder_cond: true, decoder_residual: true}}", "simulated among")
     assert load(channels % "decoder_cond: true, decoder_residual: true").first_stage_config.ddconfig.decoder_residual
 
 
@@ -787,3 +787,28 @@ def test_a_retired_setting_is_left_out_with_a_word(load, caplog):
 def test_initial_weights_and_a_first_stage_exclude_each_other(load):
     with pytest.raises(ConfigError, match="init_from and first_stage_config.ckpt_path exclude each other"):
         load("trainer: {init_from: a}\nfirst_stage_config: {ckpt_path: b}")
+
+
+def test_pixel_space_has_no_autoencoder(load, refuse):
+    text = "first_stage_config: {pixel_space: true, ddconfig: {resolution: 64}}"
+    config = load(text)
+    assert config.unet_config.image_size == config.data.cond_size == 64
+    assert config.first_stage_config.embed_dim == config.unet_config.in_channels == 1
+    refuse("first_stage_config: {pixel_space: true, embed_dim: 3}", "embed_dim is 3", "pixel_space makes it 1")
+    for override in (
+        "first_stage_config.ckpt_path=x",
+        "first_stage_config.trainable=true",
+        "first_stage_config.ddconfig.decoder_cond=true",
+        "data.cache_latents=true",
+    ):
+        refuse(text, override.partition("=")[0], "there is no autoencoder", overrides=[override])
+    refuse(text, "no first stage to train", stage="vae")
+
+
+def test_measured_points_need_their_channels(load, refuse):
+    both = "[buildings, transmitter, measured_gain, measured]"
+    text = "data: {incomplete: {points: 9}, cond_channels: %s}"
+    assert load(text % both).data.incomplete.points == 9
+    refuse(text % "[buildings, transmitter]", "incomplete.points is 9", "no measured points")
+    refuse(text % "[buildings, measured]", "has measured; measured points need both")
+    refuse(f"data: {{cond_channels: {both}}}", "incomplete.points is 0", "measured_gain and measured")

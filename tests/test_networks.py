@@ -83,17 +83,17 @@ def test_autoencoder_variants(patch_size, cond_channels):
 
 
 @pytest.mark.parametrize("patch_size", [1, 2])
-def test_a_residual_decoder_starts_from_the_last_channel_and_learns(patch_size):
+def test_a_residual_decoder_starts_from_its_base_channel_and_learns(patch_size):
     model = AutoencoderKL(
-        4, [1, 16, 32], num_res_blocks=1, patch_size=patch_size, cond_channels=3, residual=True, resolution=32
+        4, [1, 16, 32], num_res_blocks=1, patch_size=patch_size, cond_channels=3, base_channel=1, resolution=32
     )
     x, cond = torch.randn(2, 1, 32, 32), torch.randn(2, 3, 32, 32)
     y = model(x, cond)[0]
-    assert torch.equal(y, cond[:, -1:])
+    assert torch.equal(y, cond[:, 1:2])
     (y - x).square().mean().backward()
     assert model.decoder.last_layer.weight.grad.abs().max() > 0
-    with pytest.raises(ValueError, match="needs cond_channels"):
-        AutoencoderKL(4, [1, 16, 32], residual=True)
+    with pytest.raises(ValueError, match="base_channel is 0; the condition has 0 channels"):
+        AutoencoderKL(4, [1, 16, 32], base_channel=0)
 
 
 def test_encode_refuses_odd_sides():

@@ -64,11 +64,14 @@ def test_line_of_sight_and_shadow_are_scored_apart():
     visible[:4] = True
     prediction[visible] += 0.1
     prediction[~visible] -= 0.2
-    scores = Scores().add("a", prediction, target, visible)
+    scores = Scores().add("a", prediction, target, {"los": visible, "nlos": ~visible})
     assert scores["nmse_los"] == pytest.approx(0.04) and scores["nmse_nlos"] == pytest.approx(0.16)
     summary = Scores()
-    summary.add("a", prediction, target, visible)
-    summary.add("all in sight", prediction, target, np.ones((16, 16), bool))  # no shadow: not counted there
+    summary.add("a", prediction, target, {"los": visible, "nlos": ~visible})
+    everywhere = np.ones((16, 16), bool)
+    summary.add(
+        "all in sight", prediction, target, {"los": everywhere, "nlos": ~everywhere}
+    )  # no shadow: not counted there
     assert summary.summary()["nmse_nlos"] == pytest.approx(0.16)
 
 
@@ -124,7 +127,7 @@ def test_a_predictor_that_fails_on_a_map_is_said():
         raise DataError("no way")
 
     scene, scores = walled_scene(), {"law": Scores(), "broken": Scores()}
-    failures = score_others({"law": los_nlos_law, "broken": broken}, scores, scene, ~scene.buildings)
+    failures = score_others({"law": los_nlos_law, "broken": broken}, scores, scene, {"los": ~scene.buildings})
     assert failures == {"broken": "no way"} and len(scores["law"].rows) == 1 and not scores["broken"].rows
 
 

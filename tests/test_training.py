@@ -61,7 +61,7 @@ def make_trainer(folder, stage="ldm", batches=tiny_batches, **changes):
         model.scale_factor.fill_(1.0)
         objectives = [LatentObjective(model, build_loss(config.first_stage_config), config.diffusion_config.end_to_end)]
     else:
-        model, start = build_autoencoder(first), first.lossconfig.discr_start
+        model, start = build_autoencoder(config), first.lossconfig.discr_start
         discriminator = build_discriminator(first)
         objectives = [
             AutoencoderObjective(model, build_loss(first), discriminator, start),
@@ -502,8 +502,8 @@ def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
 
 def test_nothing_is_asked_of_masked_pixels():
     """Whatever the decoder says there counts as zero gain, as the image has it."""
-    first = tiny_config("vae", first_stage_config={"lossconfig": {"kl_weight": 0.0}}).first_stage_config
-    model = build_autoencoder(first)
+    config = tiny_config("vae", first_stage_config={"lossconfig": {"kl_weight": 0.0}})
+    first, model = config.first_stage_config, build_autoencoder(config)
     batch = tiny_batch(0)
     batch["masks"] = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
     batch["images"] = torch.where(batch["masks"] > 0, -1.0, 0.2)
@@ -669,8 +669,8 @@ def foreign_file(tmp_path, kind, autoencoder):
 
 @pytest.mark.parametrize("kind", ["model", "ema", "state_dict"])
 def test_original_checkpoints_load(tmp_path, kind):
-    first = tiny_config("vae").first_stage_config
-    source, target = build_autoencoder(first), build_autoencoder(first)
+    config = tiny_config("vae")
+    source, target = build_autoencoder(config), build_autoencoder(config)
     loading.load_first_stage(target, foreign_file(tmp_path, kind, source))
     assert same(source.state_dict(), target.state_dict())
 
@@ -678,7 +678,7 @@ def test_original_checkpoints_load(tmp_path, kind):
 def test_first_stage_from_our_own_runs(tmp_path):
     trainer = make_trainer(tmp_path / "vae", "vae")
     trainer.train()
-    target = build_autoencoder(tiny_config("vae").first_stage_config)
+    target = build_autoencoder(tiny_config("vae"))
     loading.load_first_stage(target, tmp_path / "vae")
     assert same(target.state_dict(), trainer.ema.ema_model.state_dict())
 
@@ -695,12 +695,12 @@ def test_foreign_files_run_no_code_and_fail_clearly(tmp_path, monkeypatch):
     torch.save([1], tmp_path / "list.pt")
     torch.save({"model": {"a": 1}}, tmp_path / "odd.pt")
     (tmp_path / "half.safetensors").write_bytes(b"\xff" * 40)
-    target = build_autoencoder(tiny_config("vae").first_stage_config)
+    target = build_autoencoder(tiny_config("vae"))
     for name in ("evil.pt", "noise.pt", "list.pt", "odd.pt", "half.safetensors", "absent.pt"):
         with pytest.raises(CheckpointError, match=name):
             loading.load_first_stage(target, tmp_path / name)
     assert not (tmp_path / "executed").exists()
-    other = build_autoencoder(tiny_config("vae", first_stage_config={"ddconfig": {"ch": 16}}).first_stage_config)
+    other = build_autoencoder(tiny_config("vae", first_stage_config={"ddconfig": {"ch": 16}}))
     torch.save({"model": other.state_dict()}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="another architecture.*not"):
         loading.load_first_stage(target, tmp_path / "other.pt")

@@ -11,7 +11,9 @@ STAGES = {
     "ldm": "./radiodiff_results_LDM",
     "baseline": "./radiodiff_results_baseline",
 }
+MEASURED = ("measured_gain", "measured")  # channels of data/incomplete.py
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
+BASE_CHANNEL = "simulated"  # what a residual decoder's output is added to
 _RESOLUTION = "first_stage_config.ddconfig.resolution"
 
 
@@ -27,6 +29,10 @@ def derive(config: Config, stage: str) -> None:
     """
     if stage == "baseline":
         _derive_baseline(config)
+    if stage == "vae" and config.first_stage_config.pixel_space:
+        raise ConfigError(
+            "first_stage_config.pixel_space: true has no first stage to train; start with train_cond_ldm.py"
+        )
     side = _derive_first_stage(config)
     _derive_condition(config, side)
     _derive_trainer(config, stage)
@@ -61,6 +67,8 @@ def _derive_baseline(config: Config) -> None:
 def _derive_first_stage(config: Config) -> int:
     """Returns the side of the latent, px."""
     dd = config.first_stage_config.ddconfig
+    if config.first_stage_config.pixel_space:
+        return _derive_pixel_space(config)
     embed_dim = config.first_stage_config.embed_dim
     _agree(dd, "first_stage_config.ddconfig.z_channels", embed_dim, "first_stage_config.embed_dim")
     for key in ("in_channels", "out_ch"):
@@ -70,6 +78,26 @@ def _derive_first_stage(config: Config) -> int:
     _must_divide(_RESOLUTION, dd.resolution, dd.patch_size * 2 ** (len(dd.ch_mult) - 1))
     _known_levels("first_stage_config.ddconfig.attn_resolutions", dd.attn_resolutions, sides)
     return sides[-1]
+
+
+def _derive_pixel_space(config: Config) -> int:
+    first = config.first_stage_config
+    if "embed_dim" not in first.model_fields_set:
+        first.embed_dim = 1
+    _agree(first, "first_stage_config.embed_dim", 1, "first_stage_config.pixel_space")
+    _agree(first.ddconfig, "first_stage_config.ddconfig.z_channels", 1, "first_stage_config.pixel_space")
+    wrong = {
+        "first_stage_config.ckpt_path": first.ckpt_path,
+        "first_stage_config.trainable": first.trainable,
+        "first_stage_config.ddconfig.decoder_cond": first.ddconfig.decoder_cond,
+        "data.cache_latents": config.data.cache_latents,
+    }
+    for key, value in wrong.items():
+        if value:
+            raise ConfigError(
+                f"{key} is {value}, but first_stage_config.pixel_space: true means that there is no autoencoder"
+            )
+    return first.ddconfig.resolution
 
 
 def _must_divide(key: str, size: int, factor: int) -> None:
@@ -98,16 +126,28 @@ def _derive_condition(config: Config, side: int) -> None:
         data.cond_channels = [*DOCUMENT_CHANNELS]
     if data.cond_channels is not None:  # None: a model without data, whose channels have no names
         _agree(cond, "cond_stage_config.in_channels", len(data.cond_channels), "the number of data.cond_channels")
-    if dd.decoder_residual and (not dd.decoder_cond or (data.cond_channels or ["simulated"])[-1] != "simulated"):
+    if dd.decoder_residual and not (dd.decoder_cond and BASE_CHANNEL in (data.cond_channels or ())):
         raise ConfigError(
-            "first_stage_config.ddconfig.decoder_residual needs decoder_cond: true and simulated as the last of "
+            f"first_stage_config.ddconfig.decoder_residual needs decoder_cond: true and {BASE_CHANNEL} among "
             "data.cond_channels, from which the decoder predicts the difference"
         )
+    _check_measurements(config)
     _agree(cond, "cond_stage_config.size", data.cond_size, "data.cond_size")
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
     for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, "test")):
         source.split = source.split or split
     _inherit(data.validation, data.train)
+
+
+def _check_measurements(config: Config) -> None:
+    """The channels of measured points go together, and with a number of points."""
+    points = config.data.incomplete.points
+    named = [name for name in MEASURED if name in (config.data.cond_channels or ())]
+    if len(named) == 1 or bool(named) != bool(points):
+        raise ConfigError(
+            f"data.incomplete.points is {points}, and data.cond_channels has {' and '.join(named) or 'no measured points'}; "
+            f"measured points need both, with {' and '.join(MEASURED)}"
+        )
 
 
 def _inherit(validation: SourceConfig, train: SourceConfig) -> None:

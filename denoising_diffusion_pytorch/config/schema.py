@@ -69,7 +69,7 @@ class DDConfig(Section):
     patch_size: Count = 1  # space-to-depth of the image before the first convolution (1: none, as in CompVis)
     mid_attention: bool = True  # self-attention at the lowest resolution
     decoder_cond: bool = False  # the decoder sees the condition too (needs a full-resolution condition)
-    decoder_residual: bool = False  # and predicts the difference from its last channel, which must be `simulated`
+    decoder_residual: bool = False  # and predicts the difference from its channel `simulated`
 
 
 class LossConfig(Section):
@@ -92,6 +92,7 @@ class FirstStageConfig(Section):
     embed_dim: Count = 3
     ckpt_path: Text | None = None  # a RadioDiff checkpoint folder, a .safetensors file, or an original model-N.pt
     trainable: bool = False  # stage 2 only: joint training of VAE and U-Net
+    pixel_space: bool = False  # stage 2 only: no autoencoder, the U-Net denoises the map itself
     ddconfig: DDConfig = DDConfig()
     lossconfig: LossConfig = LossConfig()
 
@@ -183,6 +184,20 @@ class AugmentConfig(Section):
     color_jitter: BelowOne = 0.0  # largest relative change of the image's brightness and contrast
 
 
+class IncompleteConfig(Section):
+    """What the condition does not know, or knows from measured points alone; see data/incomplete.py. All but the points
+    are drawn once per scene, the points anew each time.
+    """
+
+    points: Natural = 0  # most measured points; needs the channels measured_gain and measured
+    points_noise: NotNegative = 0.0  # dB
+    points_jitter: NotNegative = 0.0  # m
+    missing_buildings: Natural = 0  # most buildings left out of the condition
+    outline_error: NotNegative = 0.0  # m, of each building's place
+    transmitter_error: NotNegative = 0.0  # m
+    transmitter_unknown: Share = 0.0  # share of the scenes whose condition does not tell the transmitter
+
+
 class DataConfig(Section):
     """Scenes, and how they are presented to the networks."""
 
@@ -192,6 +207,7 @@ class DataConfig(Section):
     cond_size: Count | None = None  # derived: the latent's side (80 by default), or image_size for decoder_cond
     cond_channels: Annotated[list[Text], Field(min_length=1)] | None = None  # derived: buildings, transmitter, cars
     augmentation: AugmentConfig = AugmentConfig()
+    incomplete: IncompleteConfig = IncompleteConfig()
     cache: bool = False  # keep every prepared sample, in memory or in cache_folder
     cache_latents: bool = False  # stage 2: encode every map only once, in all its symmetries
     cache_folder: Text | None = None  # of both, for later runs; null: memory, but the results folder for latents

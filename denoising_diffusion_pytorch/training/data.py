@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 
 from data import Augmentation, OwnSamples, RadioUNet_c, close_dataloader, process_batch, training_loader
+from data.incomplete import Incomplete
 
 from ..autoencoder import AutoencoderKL
 from ..config.schema import Config, SourceConfig
@@ -31,6 +32,7 @@ def open_dataset(config: Config, source: SourceConfig, **options) -> RadioUNet_c
         image_size=data.image_size,
         cond_size=data.cond_size,
         cond_channels=data.cond_channels,
+        incomplete=Incomplete(**vars(data.incomplete)),
         **options,
     )
 

@@ -1,0 +1,189 @@
+"""What one does not know of a scene, or knows from a few measurements: for training and for scoring.
+
+The map stays what it is; what the condition shows becomes poorer (`Incomplete.shown`), and measured points become a
+part of it (`measure`, `measured_planes`). Everything is drawn from a key, so that it depends on nothing but the sample.
+"""
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .errors import DataError
+from .layout import Layout
+from .sampler import random_key
+from .scene import Scene
+from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
+
+MEASURED = ("measured_gain", "measured")  # the two channels of measured points
+
+
+@dataclass(frozen=True)
+class Incomplete:
+    """How incomplete a scene's condition is. Numbers of points and buildings are drawn per scene, or exact.
+
+    Attributes:
+        points: most measured points: half of the scenes have fewer than its square root, some have none.
+        points_noise: standard deviation of a measured value, dB.
+        points_jitter: standard deviation of a point's position in each direction, m.
+        missing_buildings: most buildings that the condition leaves out.
+        outline_error: standard deviation of each building's shift in each direction, m.
+        transmitter_error: standard deviation of the transmitter's shift in each direction, m.
+        transmitter_unknown: share of the scenes whose condition does not tell the transmitter.
+        exactly: as many points and buildings as given, not up to that many.
+    """
+
+    points: int = 0
+    points_noise: float = 0.0
+    points_jitter: float = 0.0
+    missing_buildings: int = 0
+    outline_error: float = 0.0
+    transmitter_error: float = 0.0
+    transmitter_unknown: float = 0.0
+    exactly: bool = False
+
+    @property
+    def changes_scenes(self) -> bool:
+        """Whether `shown` does anything."""
+        unknown = (self.missing_buildings, self.outline_error, self.transmitter_error, self.transmitter_unknown)
+        return any(value > 0 for value in unknown)
+
+    def shown(self, scene: Scene) -> Scene:
+        """The scene as it is known, by its name's key: `known`, `known_tx` and `outlines_are_wrong` are set."""
+        if not self.changes_scenes:
+            return scene
+        rng = np.random.default_rng(random_key("incomplete", scene.name))
+        missing = self.missing_buildings if self.exactly else rng.integers(self.missing_buildings + 1)
+        shift = rng.normal(0, 1, 2) * self.transmitter_error
+        tells = rng.random() >= self.transmitter_unknown
+        layout = scene.shown
+        if missing or self.outline_error:
+            layout = _changed(layout, int(missing), self.outline_error, rng)
+        tx: tuple[float, float] | None = None
+        if tells and scene.tx is not None:
+            tx = layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if shift.any() else scene.tx
+        return replace(scene, known=layout, known_tx=tx, tx_is_known=tells, outlines_are_wrong=self.outline_error > 0)
+
+    def measured(self, scene: Scene) -> Scene:
+        """The scene with `measurements` of its own map, by its name's key; at least one pixel must receive something."""
+        if not self.points or scene.gain is None:
+            return scene
+        rng = np.random.default_rng(random_key("measured", scene.name))
+        return replace(scene, measurements=self.measure(scene.gain, scene.buildings, rng))
+
+    def measure(self, gain: np.ndarray, closed: np.ndarray, rng: np.random.Generator, scale: float = 1.0) -> np.ndarray:
+        """Points where a receiver hears something, uniform over these pixels: (N, 3) float32 of x, y and grey level.
+
+        Args:
+            gain: (H, W) grey levels.
+            closed: (H, W) bool, where nobody measures.
+            rng: of places, noise and the number of points.
+            scale: metres per pixel.
+        """
+        wanted = self.points if self.exactly else int((self.points + 1) ** rng.random()) - 1
+        rows, columns = np.nonzero((gain > 0) & ~closed)
+        chosen = rng.choice(len(rows), min(wanted, len(rows)), replace=False)
+        value = gain[rows[chosen], columns[chosen]] + rng.normal(0, 1, len(chosen)) * self.points_noise / GAIN_SPAN_DB
+        place = (
+            np.column_stack([columns, rows])[chosen] + rng.normal(0, 1, (len(chosen), 2)) * self.points_jitter / scale
+        )
+        place = place.clip(0, np.array(gain.shape[::-1]) - 1)
+        return np.column_stack([place, value.clip(0, 1)]).astype(np.float32)
+
+
+def _changed(layout: Layout, missing: int, error: float, rng: np.random.Generator) -> Layout:
+    """A layout without `missing` of its buildings, the others shifted by N(0, error) in each direction."""
+    buildings = _buildings(layout)
+    kept = rng.permutation(len(buildings))[missing:]
+    outlines = []
+    for number in sorted(kept):
+        shift = rng.normal(0, 1, 2) * error
+        outlines += [ring + shift for ring in buildings[number]]
+    return Layout(outlines, layout.shape)
+
+
+def _buildings(layout: Layout) -> list[list[np.ndarray]]:
+    """The outlines by building: an outer ring, and its courtyards."""
+    rings = layout.outlines
+    low, high = np.array([ring.min(0) for ring in rings]), np.array([ring.max(0) for ring in rings])
+    parents = []
+    for i, ring in enumerate(rings):
+        around = np.flatnonzero((low < ring[0]).all(1) & (high > ring[0]).all(1)).tolist()
+        parents.append([j for j in around if j != i and _within(ring[0], rings[j])])
+    roots = {i: [ring] for i, ring in enumerate(rings) if not parents[i]}
+    for ring, around in zip(rings, parents, strict=True):
+        root = next((i for i in around if i in roots), None)
+        if root is not None:
+            roots[root].append(ring)
+    return list(roots.values())
+
+
+def _within(point: np.ndarray, ring: np.ndarray) -> bool:
+    """Whether a point lies inside a ring: the parity of the edges to its right."""
+    (x, y), following = point, np.roll(ring, -1, 0)
+    crosses = (ring[:, 1] > y) != (following[:, 1] > y)
+    a, b = ring[crosses], following[crosses]
+    return bool((x < a[:, 0] + (y - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0])).sum() % 2)
+
+
+def measured_planes(points: np.ndarray | None, side: int, size: int) -> dict[str, np.ndarray]:
+    """The channels of measured points, {name: (size, size) float32 in [0, 1]}.
+
+    `measured` is 1 in the pixels that hold a point, `measured_gain` the mean grey level of their points; 0 elsewhere.
+
+    Args:
+        points: (N, 3) of x, y and grey level in a map of `side` pixels; None for none.
+        side: of the map that the positions refer to.
+        size: of the planes.
+    """
+    total, count = np.zeros((size, size)), np.zeros((size, size))
+    if points is not None and len(points):
+        column, row = np.floor((points[:, :2] + 0.5) * size / side).astype(int).clip(0, size - 1).T
+        np.add.at(total, (row, column), points[:, 2])
+        np.add.at(count, (row, column), 1)
+    measured = count > 0
+    return {
+        "measured_gain": (total / np.maximum(count, 1)).astype(np.float32),
+        "measured": measured.astype(np.float32),
+    }
+
+
+def read_measurements(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Measured points from a CSV file with the columns x, y (column and row, px) and gain_db.
+
+    Args:
+        path: the file; its first line names the columns, further columns are ignored.
+        shape: (H, W) of the map.
+
+    Returns:
+        (N, 3) float32 of x, y and grey level.
+
+    Raises:
+        DataError: names the file and the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            missing = {"x", "y", "gain_db"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(
+                    f"{path}: has no column {', '.join(sorted(missing))}; its first line must be x,y,gain_db"
+                )
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    points = []
+    for number, row in enumerate(rows, 2):
+        try:
+            x, y, gain = (float(row[name]) for name in ("x", "y", "gain_db"))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: line {number}: is no row of numbers x,y,gain_db") from error
+        if not (0 <= x <= shape[1] - 1 and 0 <= y <= shape[0] - 1):
+            raise DataError(f"{path}: line {number}: {x:g},{y:g} is outside the map ({shape[1]}x{shape[0]} px)")
+        if not GAIN_MIN_DB - GAIN_SPAN_DB <= gain <= GAIN_MAX_DB:
+            raise DataError(
+                f"{path}: line {number}: gain_db is {gain:g}; path gain is a negative number of dB, at most {GAIN_MAX_DB:g}"
+            )
+        points.append((x, y, float(db_to_gain(gain))))
+    return np.array(points, np.float32).reshape(-1, 3)

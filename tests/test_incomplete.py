@@ -1,0 +1,149 @@
+"""Scenes that are known in part: what is left out, and measured points."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data import DataError, RadioMapSeer, RadioUNet_c
+from data.augment import Augmentation
+from data.conditions import CONDITION_CHANNELS, condition
+from data.incomplete import Incomplete, measured_planes, read_measurements
+from data.layout import Layout
+from data.simulated import random_scenes
+from data.window import window
+
+CHANNELS = ("buildings", "transmitter", "measured_gain", "measured")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return random_scenes(3)[0]
+
+
+def test_a_complete_scene_stays_as_it_is(scene):
+    assert Incomplete().shown(scene) is scene and Incomplete().measured(scene) is scene
+
+
+def test_missing_buildings_go_whole_and_are_not_certain(scene):
+    poorer = Incomplete(missing_buildings=3, exactly=True).shown(scene)
+    assert len(poorer.shown.outlines) <= len(scene.layout.outlines) - 3
+    gone = scene.layout.inside & ~poorer.shown.inside
+    assert gone.any() and not (poorer.shown.inside & ~scene.layout.inside).any()
+    assert (poorer.ori_mask == poorer.shown.inside).all() and (poorer.buildings == scene.buildings).all()
+    counts = {len(Incomplete(missing_buildings=2).shown(replace(scene, name=str(n))).shown.outlines) for n in range(30)}
+    assert len(counts) == 3  # none, one or two
+
+
+def test_a_courtyard_goes_with_its_building():
+    square = np.array([[0.0, 0], [20, 0], [20, 20], [0, 20]])
+    layout = Layout([square + 5, square / 2 + 10, square / 2 + 40], (64, 64))
+    for number in range(8):
+        known = Incomplete(missing_buildings=1, exactly=True).shown(
+            replace(random_scenes(3)[0], layout=layout, name=str(number))
+        )
+        assert len(known.shown.outlines) in (1, 2)  # the small building, or the large one with its courtyard
+        assert not (known.shown.inside & ~layout.inside).any()
+
+
+def test_wrong_outlines_make_no_pixel_certain(scene):
+    wrong = Incomplete(outline_error=2.0).shown(scene)
+    assert (wrong.shown.inside != scene.layout.inside).any() and not wrong.ori_mask.any()
+    moved = [a - b for a, b in zip(wrong.shown.outlines, scene.layout.outlines, strict=True)]
+    assert all(np.allclose(shift, shift[0]) for shift in moved)  # each building as a whole
+    assert 0.5 < np.std([shift[0] for shift in moved]) < 4
+
+
+def test_an_uncertain_transmitter(scene):
+    lost = Incomplete(transmitter_unknown=1.0).shown(scene)
+    assert lost.shown_tx is None and lost.tx == scene.tx
+    for name in ("transmitter", "line_of_sight", "log_distance", "detour", "simulated"):
+        assert not CONDITION_CHANNELS[name](lost, 64).any()
+    shifts = []
+    for number in range(40):
+        near = Incomplete(transmitter_error=3.0).shown(replace(scene, name=str(number)))
+        x, y = near.shown_tx
+        assert not near.shown.inside[round(y), round(x)]
+        shifts.append(np.subtract(near.shown_tx, scene.tx))
+    assert 1.5 < np.std(shifts) < 5
+    assert np.abs(CONDITION_CHANNELS["simulated"](near, 256) - scene.gain).max() > 0.01
+
+
+def test_points_lie_where_something_is_received(scene):
+    exact = Incomplete(points=50, exactly=True).measured(scene)
+    x, y, gain = exact.measurements.T
+    assert exact.measurements.shape == (50, 3) and (scene.gain[y.astype(int), x.astype(int)] == gain).all()
+    assert (gain > 0).all() and len(set(zip(x, y, strict=True))) == 50
+    noisy = Incomplete(points=50, points_noise=5.0, points_jitter=2.0, exactly=True).measured(scene).measurements
+    difference = noisy - exact.measurements
+    assert 2 < np.std(difference[:, 2]) * 99.16 < 8 and 1 < np.std(difference[:, :2]) < 3
+    counts = [len(Incomplete(points=99).measured(replace(scene, name=str(n))).measurements) for n in range(200)]
+    assert min(counts) == 0 and max(counts) > 50 and 5 < np.median(counts) < 14
+
+
+def test_planes_average_the_points_of_a_pixel():
+    points = np.array([[0, 0, 0.2], [1, 1, 0.4], [7, 3, 0.5]], np.float32)
+    planes = measured_planes(points, 8, 4)
+    assert planes["measured_gain"][0, 0] == pytest.approx(0.3) and planes["measured_gain"][1, 3] == pytest.approx(0.5)
+    assert planes["measured"].sum() == 2
+    assert not measured_planes(None, 8, 4)["measured"].any()
+
+
+def test_the_condition_shows_given_measurements(scene):
+    known = replace(scene, measurements=np.array([[10, 20, 0.5]], np.float32))
+    cond = condition(known, CHANNELS, 256)
+    assert cond[2, 20, 10] == 0 and cond[3, 20, 10] == 1 and (cond[2:] == -1).sum() == 2 * 256**2 - 2
+    part = window(known, 128).scene  # positions move with the window
+    first = np.subtract(known.tx, part.tx)
+    assert len(part.measurements) == 0 or np.allclose(part.measurements[0, :2] + first, [10, 20])
+
+
+def test_a_dataset_draws_points_by_the_sample_s_key(radiomapseer):
+    how = {"image_size": 32, "cond_size": 32, "cond_channels": CHANNELS, "augmentation": Augmentation()}
+    dataset = RadioUNet_c(radiomapseer, incomplete=Incomplete(points=30), **how)
+    cached = RadioUNet_c(radiomapseer, incomplete=Incomplete(points=30), cache=True, **how)
+    a, b, c = dataset[1, 5], cached[1, 5], dataset[1, 6]
+    assert a["cond"].allclose(b["cond"], atol=1e-3) and not a["cond"].equal(c["cond"])
+    for key in range(5):
+        sample = dataset[1, key]
+        measured = sample["cond"][3] > 0
+        assert sample["cond"][2][measured].equal(sample["image"][0][measured])  # turned with the image
+    assert dataset[1]["cond"].equal(dataset[1]["cond"])
+    plain = RadioUNet_c(radiomapseer, **how)
+    poorer = RadioUNet_c(radiomapseer, incomplete=Incomplete(missing_buildings=1, exactly=True), **how)
+    assert plain.identity() == dataset.identity() != poorer.identity()
+    assert (poorer.scene(0).shown.inside != plain.scene(0).shown.inside).any()
+
+
+def test_a_flat_tree_has_nothing_to_leave_out(flat_tree):
+    with pytest.raises(DataError, match="data.incomplete needs a RadioMapSeer tree"):
+        RadioUNet_c(flat_tree, incomplete=Incomplete(missing_buildings=1))
+
+
+def test_measurements_from_a_file(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("x,y,gain_db,comment\n10,20,-97.42,street\n 3.5,4,-150,\n")
+    assert np.allclose(read_measurements(path, (64, 64)), [[10, 20, 0.5], [3.5, 4, 0]], atol=1e-4)
+    for text, message in (
+        ("x,y\n1,2\n", "has no column gain_db"),
+        ("x,y,gain_db\n1,2\n", "line 2: is no row of numbers"),
+        ("x,y,gain_db\n1,2,-90\n1,b,-90\n", "line 3: is no row of numbers"),
+        ("x,y,gain_db\n64,2,-90\n", r"line 2: 64,2 is outside the map \(64x64 px\)"),
+        ("x,y,gain_db\n6,2,90\n", "line 2: gain_db is 90"),
+        ("x,y,gain_db\n6,2,nan\n", "line 2: gain_db is nan"),
+        ("x,y,gain_db\nnan,2,-90\n", "line 2: nan,2 is outside"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_measurements(path, (64, 64))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_measurements(tmp_path / "absent.csv", (64, 64))
+
+
+def test_a_radiomapseer_scene_can_lack_buildings_twice(radiomapseer):
+    """RadioMapSeer's own files of missing buildings, and some more."""
+    scene = RadioMapSeer(radiomapseer).scene(0)
+    first = replace(scene, known=Layout(scene.layout.outlines[1:], scene.layout.shape))
+    assert (
+        len(Incomplete(missing_buildings=1, exactly=True).shown(first).shown.outlines) == len(scene.layout.outlines) - 2
+    )
