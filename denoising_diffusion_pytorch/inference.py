@@ -14,10 +14,10 @@ from data.resize import to_native
 from data.sampler import random_key
 
 from .autoencoder import AutoencoderKL
+from .baselines import Regression
 from .errors import CheckpointError, ConfigError
 from .latent_diffusion import LatentDiffusion
 from .loading import load_model
-from .regression import RegressionUnet
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
 
@@ -51,7 +51,7 @@ class Predictor:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
         steps, sampler: as in `LatentDiffusion.sample`.
-        num_samples: draws per scene; a prediction is their mean.
+        num_samples: draws per scene; a prediction is their mean. A baseline without a variance has one answer.
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
         device: None for the GPU if there is one.
 
@@ -75,7 +75,7 @@ class Predictor:
         model, self.config, self.checkpoint = load_model(path or RELEASED, use_ema=use_ema, device=self.device)
         if isinstance(model, AutoencoderKL):
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
-        self.model: LatentDiffusion | RegressionUnet = model
+        self.model: LatentDiffusion | Regression = model
         self.seed, self.num_samples = seed, num_samples
         self.sampler, self.steps = "none", 1
         if isinstance(model, LatentDiffusion):
@@ -93,7 +93,7 @@ class Predictor:
             ConfigError: a sampler or a number of steps that does not fit the model.
         """
         if not isinstance(self.model, LatentDiffusion):
-            raise ConfigError("a regression U-Net has one answer and no sampler")
+            raise ConfigError("a regression baseline has no sampler")
         try:
             self.sampler, self.steps = self.model.sampling(sampler, steps)
         except ValueError as error:
@@ -108,15 +108,15 @@ class Predictor:
     def _predict_batch(self, scenes: list[Scene], ceiling: bool) -> list[Prediction]:
         data = self.config.data
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
-        how: dict[str, Any] = {}
+        how: dict[str, Any] = {"num_samples": self.num_samples}
         if isinstance(self.model, LatentDiffusion):
-            how = {"num_samples": self.num_samples, "steps": self.steps, "sampler": self.sampler}
+            how |= {"steps": self.steps, "sampler": self.sampler}
         return predict_batch(self.model, scenes, samples, self.device, seed=self.seed, ceiling=ceiling, **how)
 
 
 @torch.no_grad()
 def predict_batch(
-    model: LatentDiffusion | RegressionUnet | AutoencoderKL,
+    model: LatentDiffusion | Regression | AutoencoderKL,
     scenes: Sequence[Scene],
     samples: Sequence[dict[str, np.ndarray]],
     device: torch.device,
@@ -128,14 +128,14 @@ def predict_batch(
     """Predictions for several scenes, in one batch.
 
     Args:
-        model: a LatentDiffusion samples maps, a RegressionUnet has one answer; an AutoencoderKL reconstructs the truth, which is
+        model: a LatentDiffusion samples maps, a Regression predicts them; an AutoencoderKL reconstructs the truth, which is
             then its `gain`. Their `predict(batch)` gives the draws.
         scenes: at their own resolution.
         samples: the same as `data.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
         ceiling: reconstruct the truth too, where it is known and the model can: an encoder and a decoder pass more.
-        how: `num_samples`, `steps` and `sampler` of `LatentDiffusion.predict`.
+        how: `num_samples`, and `steps` and `sampler` of `LatentDiffusion.predict`.
     """
 
     def stacked(key: str) -> torch.Tensor | None:

@@ -26,13 +26,13 @@ from data.figures import comparison_figure
 from data.metrics import Scores
 from data.simulated import TOLD, SimulatedScenes
 from data.simulator import line_of_sight
+from denoising_diffusion_pytorch.baselines import Regression
 from denoising_diffusion_pytorch.cli import natural, new_file, new_picture, positive, run
 from denoising_diffusion_pytorch.inference import Predictor
 
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
 FRESH_CITIES = 9_000_000  # number of the first city without --data
 OURS, COARSE, CEILING = "latent diffusion", "the same, before enlarging", "autoencoder's ceiling"
-REGRESSION = "regression U-Net"
 
 Predictors = dict[str, Callable[[Scene], np.ndarray]]
 
@@ -89,9 +89,10 @@ def score_others(others: Predictors, scores: dict[str, Scores], scene: Scene, vi
 def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> tuple[dict[str, Scores], list[dict]]:
     """Scores by predictor, and rows for `comparison_figure`, from the best to the worst map."""
     baseline = Predictor(arguments.baseline) if arguments.baseline else None
+    regression = baseline.model.title if baseline and isinstance(baseline.model, Regression) else "another model"
     others: Predictors = {"simulator": simulator_map, "line-of-sight law": los_nlos_law, "25 log10 d": log_distance_law}
     others |= mean_map(predictor)
-    scores = {name: Scores() for name in (OURS, COARSE, CEILING, REGRESSION, *others)}
+    scores = {name: Scores() for name in (OURS, COARSE, CEILING, regression, *others)}
     gallery: list[tuple[float, dict]] = []
     failures: dict[str, list[str]] = {}
     scenes = (dataset.scene(i) for i in range(len(dataset)))
@@ -105,7 +106,7 @@ def score_all(arguments: argparse.Namespace, predictor: Predictor, dataset) -> t
             scores[CEILING].add(scene.name, prediction.reconstruction, scene.gain, visible)
         if baseline:
             answer = next(baseline.predict([scene]))
-            scores[REGRESSION].add(scene.name, answer.gain, scene.gain, visible)
+            scores[regression].add(scene.name, answer.gain, scene.gain, visible)
         for name, why in score_others(others, scores, scene, visible).items():
             failures.setdefault(name, []).append(why)
         row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain}
