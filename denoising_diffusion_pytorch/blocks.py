@@ -1,4 +1,4 @@
-"""Layers that the autoencoder and the U-Net share. Tensors are (B, C, H, W) unless a comment says otherwise."""
+"""Layers that several networks share. Tensors are (B, C, H, W) unless a comment says otherwise."""
 
 import math
 
@@ -95,6 +95,18 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, out, 2H, 2W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def conv_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """A convolution and ReLU that keep both sides; the kernel is odd."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), nn.ReLU())
+
+
+def upsample_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """A transposed convolution and ReLU that double both sides."""
+    padding, more = (kernel - 1) // 2, kernel % 2
+    conv = nn.ConvTranspose2d(in_channels, out_channels, kernel, stride=2, padding=padding, output_padding=more)
+    return nn.Sequential(conv, nn.ReLU())
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .autoencoder import AutoencoderKL, PixelSpace
+from .baselines import PMNet, RadioUNet, Regression, RegressionUnet
 from .config import resolve, section
 from .config.derive import BASE_CHANNEL
 from .config.schema import (
@@ -17,7 +18,6 @@ from .config.schema import (
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
-from .regression import RegressionUnet
 from .swin import SwinConditionEncoder
 from .unet import Unet
 
@@ -97,9 +97,16 @@ def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
     )
 
 
-def build_baseline(config: BaselineConfig, cond_channels: int) -> RegressionUnet:
-    """The regression U-Net."""
-    return RegressionUnet(cond_channels, config.model_channels, config.channel_mult, config.num_res_blocks)
+def build_baseline(config: BaselineConfig, cond_channels: int) -> Regression:
+    """The chosen regression network."""
+    if config.architecture == "radiounet":
+        return RadioUNet(cond_channels, config.radiounet.width, variance=config.variance)
+    if config.architecture == "pmnet":
+        return PMNet(cond_channels, config.pmnet.width, variance=config.variance)
+    unet = config.unet
+    return RegressionUnet(
+        cond_channels, unet.model_channels, unet.channel_mult, unet.num_res_blocks, variance=config.variance
+    )
 
 
 def build_diffusion(config: DiffusionConfig) -> Diffusion:
@@ -161,8 +168,8 @@ def _parts(config: Config) -> dict[str, Any]:
 
 
 def build_model(config: Config, stage: str) -> Any:
-    """The network of a stage from its resolved configuration: AutoencoderKL (`vae`), LatentDiffusion (`ldm`) or
-    RegressionUnet (`baseline`).
+    """The network of a stage from its resolved configuration: AutoencoderKL (`vae`), LatentDiffusion (`ldm`) or a
+    Regression (`baseline`).
     """
     if stage == "baseline":
         return build_baseline(config.baseline_config, config.cond_stage_config.in_channels)

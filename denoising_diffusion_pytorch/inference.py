@@ -15,10 +15,10 @@ from data.resize import to_native
 from data.sampler import random_key
 
 from .autoencoder import AutoencoderKL
+from .baselines import Regression
 from .errors import CheckpointError, ConfigError
 from .latent_diffusion import LatentDiffusion
 from .loading import load_model
-from .regression import RegressionUnet
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
 
@@ -32,7 +32,7 @@ class Prediction:
         gain: (H, W) float32 at the scene's resolution.
         model_gain: (h, w) float32 at the network's resolution.
         truth: (h, w) float32, the scene's map brought to the network's resolution; None without one.
-        std: (H, W) float32, standard deviation over the draws, of which `gain` is the mean; None for a single draw.
+        std: (H, W) float32, standard deviation over the draws; `gain` is their mean, or the network's own; None for a single draw.
         draws: (K, H, W) float32; None for a single draw.
         reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do. None
             unless `ceiling` was set.
@@ -54,7 +54,7 @@ class Predictor:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
         steps, sampler: as in `LatentDiffusion.sample`.
-        num_samples: draws per scene; a prediction is their mean.
+        num_samples: draws per scene; a prediction is their mean. A baseline without a variance has one answer.
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
         device: None for the GPU if there is one.
 
@@ -78,7 +78,7 @@ class Predictor:
         model, self.config, self.checkpoint = load_model(path or RELEASED, use_ema=use_ema, device=self.device)
         if isinstance(model, AutoencoderKL):
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
-        self.model: LatentDiffusion | RegressionUnet = model
+        self.model: LatentDiffusion | Regression = model
         self.seed, self.num_samples = seed, num_samples
         self.sampler, self.steps = "none", 1
         if isinstance(model, LatentDiffusion):
@@ -97,7 +97,12 @@ class Predictor:
     @property
     def draws_differ(self) -> bool:
         """Whether several draws of one scene can be different maps."""
-        return isinstance(self.model, LatentDiffusion)
+        return isinstance(self.model, LatentDiffusion) or self.config.baseline_config.variance
+
+    @property
+    def title(self) -> str:
+        """Of the model, in tables."""
+        return "latent diffusion" if isinstance(self.model, LatentDiffusion) else self.model.title
 
     def use(self, sampler: str | None, steps: int | None) -> None:
         """Choose sampler and number of network calls, None for the configured ones.
@@ -106,7 +111,7 @@ class Predictor:
             ConfigError: a sampler or a number of steps that does not fit the model.
         """
         if not isinstance(self.model, LatentDiffusion):
-            raise ConfigError("a regression U-Net has one answer and no sampler")
+            raise ConfigError("a regression baseline has no sampler")
         try:
             self.sampler, self.steps = self.model.sampling(sampler, steps)
         except ValueError as error:
@@ -121,15 +126,15 @@ class Predictor:
     def _predict_batch(self, scenes: list[Scene], ceiling: bool) -> list[Prediction]:
         data = self.config.data
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
-        how: dict[str, Any] = {}
+        how: dict[str, Any] = {"num_samples": self.num_samples}
         if isinstance(self.model, LatentDiffusion):
-            how = {"num_samples": self.num_samples, "steps": self.steps, "sampler": self.sampler}
+            how |= {"steps": self.steps, "sampler": self.sampler}
         return predict_batch(self.model, scenes, samples, self.device, seed=self.seed, ceiling=ceiling, **how)
 
 
 @torch.no_grad()
 def predict_batch(
-    model: LatentDiffusion | RegressionUnet | AutoencoderKL,
+    model: LatentDiffusion | Regression | AutoencoderKL,
     scenes: Sequence[Scene],
     samples: Sequence[dict[str, np.ndarray]],
     device: torch.device,
@@ -141,14 +146,14 @@ def predict_batch(
     """Predictions for several scenes, in one batch.
 
     Args:
-        model: a LatentDiffusion samples maps, a RegressionUnet has one answer; an AutoencoderKL reconstructs the truth, which is
+        model: a LatentDiffusion samples maps, a Regression predicts them; an AutoencoderKL reconstructs the truth, which is
             then its `gain`. Their `predict(batch)` gives the draws.
         scenes: at their own resolution.
         samples: the same as `data.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
         ceiling: reconstruct the truth too, where it is known and the model can: an encoder and a decoder pass more.
-        how: `num_samples`, `steps` and `sampler` of `LatentDiffusion.predict`.
+        how: `num_samples`, and `steps` and `sampler` of `LatentDiffusion.predict`.
     """
 
     def stacked(key: str) -> torch.Tensor | None:
@@ -162,6 +167,9 @@ def predict_batch(
         "keys": [random_key(seed, scene.name) for scene in scenes],
     }
     draws = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
+    mean = np.mean(draws, axis=0)
+    if len(draws) > 1 and isinstance(model, Regression):
+        mean = model.predict(batch)[0][:, 0].cpu().numpy()  # it knows its mean without the draws' noise
     known = batch["images"] is not None
     ceilings = None
     if ceiling and known and isinstance(model, LatentDiffusion):
@@ -169,7 +177,7 @@ def predict_batch(
     predictions = []
     for index, (scene, sample) in enumerate(zip(scenes, samples, strict=True)):
         natives = np.stack([to_native(gain[index], scene) for gain in draws])
-        prediction = Prediction(scene, natives.mean(0), np.mean([gain[index] for gain in draws], axis=0))
+        prediction = Prediction(scene, to_native(mean[index], scene), mean[index])
         if len(draws) > 1:
             prediction.std, prediction.draws = natives.std(0, ddof=1), natives
         if known:

@@ -24,11 +24,10 @@ from .diffusion import (
     sample_heun,
 )
 from .radio_map import to_gain
-from .randomness import GlobalRandom, KeyedRandom
+from .randomness import GlobalRandom, KeyedRandom, draw_keys
 
 Random = GlobalRandom | KeyedRandom
 Keys = Tensor | Sequence[int]
-KEY_STRIDE = 0x1E3779B97F4A7C15  # between the keys of two draws of one map: odd, and no difference of two maps' keys
 SAMPLERS: dict[type, dict[str, Any]] = {  # the first one is the default
     GaussianDiffusion: {"ddim": sample_ddim, "ddpm": sample_ddpm, "dpm_solver": sample_dpm_solver},
     DecoupledDiffusion: {"decoupled": sample_decoupled, "dpm_solver": sample_dpm_solver},
@@ -285,7 +284,7 @@ class LatentDiffusion(nn.Module):
         self.require_scale()
         features = self.encode_condition(conditions)
         for number in range(count):
-            own = None if keys is None else [(int(key) + number * KEY_STRIDE) % 2**63 for key in keys]
+            own = None if keys is None else draw_keys(keys, number)
             x_start = self.sample_latent(features, keys=own, **how)
             yield to_gain(self.decode_first_stage(x_start / self.scale_factor, conditions), ori_mask)
 

@@ -36,8 +36,7 @@ from denoising_diffusion_pytorch.inference import Predictor
 
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
 FRESH_CITIES = 9_000_000  # number of the first city without --data
-OURS, COARSE, CEILING = "latent diffusion", "the same, before enlarging", "autoencoder's ceiling"
-REGRESSION = "regression U-Net"
+COARSE, CEILING = "the same, before enlarging", "autoencoder's ceiling"
 
 Predictors = dict[str, Callable[[Scene], np.ndarray]]
 
@@ -108,10 +107,14 @@ def score_all(
             raise ConfigError(
                 f"{model.checkpoint.path}: was trained without measured points; --incomplete points needs them"
             )
-    calibrations: dict[str, Calibration] = {OURS: Calibration(), REGRESSION: Calibration()}
+    title = predictor.title
+    other = baseline.title if baseline else "no baseline"
+    if other == title:
+        other += " (--baseline)"
+    calibrations = {title: Calibration(), other: Calibration()}
     others: Predictors = {"simulator": simulator_map, "line-of-sight law": los_nlos_law, "25 log10 d": log_distance_law}
     others |= mean_map(predictor)
-    scores = {name: Scores() for name in (OURS, COARSE, CEILING, REGRESSION, *others)}
+    scores = {name: Scores() for name in (title, COARSE, CEILING, other, *others)}
     gallery: list[tuple[float, dict]] = []
     failures: dict[str, list[str]] = {}
     scenes = (incomplete.measured(incomplete.shown(dataset.scene(i))) for i in range(len(dataset)))
@@ -120,15 +123,15 @@ def score_all(
         scene = prediction.scene
         visible = line_of_sight(scene.layout, scene.tx)
         parts = scored_parts(scene, visible)
-        ours = scores[OURS].add(scene.name, prediction.gain, scene.gain, parts)
-        calibrations[OURS].add_prediction(scene, prediction.draws)
+        ours = scores[title].add(scene.name, prediction.gain, scene.gain, parts)
+        calibrations[title].add_prediction(scene, prediction.draws)
         scores[COARSE].add(scene.name, prediction.model_gain, prediction.truth)
         if prediction.reconstruction is not None:
             scores[CEILING].add(scene.name, prediction.reconstruction, scene.gain, parts)
         if baseline:
             answer = next(baseline.predict([scene]))
-            scores[REGRESSION].add(scene.name, answer.gain, scene.gain, parts)
-            calibrations[REGRESSION].add_prediction(scene, answer.draws)
+            scores[other].add(scene.name, answer.gain, scene.gain, parts)
+            calibrations[other].add_prediction(scene, answer.draws)
         for name, why in score_others(others, scores, scene, parts).items():
             failures.setdefault(name, []).append(why)
         row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain}
@@ -188,14 +191,14 @@ def main() -> None:
     if isinstance(dataset, SimulatedScenes) and predictor.is_told_the_simulation:
         print(f"{TOLD} (--data)")
     if arguments.json:
-        summary = rows[OURS] | {
+        summary = rows[predictor.title] | {
             "model_resolution": rows[COARSE] | {"pixels": predictor.config.data.image_size},
             "reconstruction": rows.get(CEILING),
-            "baselines": {name: row for name, row in rows.items() if name not in (OURS, COARSE, CEILING)},
+            "baselines": {name: row for name, row in rows.items() if name not in (predictor.title, COARSE, CEILING)},
         }
         write_json(
             arguments.json,
-            summary | facts | {"nmse_by_place": shares, "convention": LEGEND, "per_map": scores[OURS].rows},
+            summary | facts | {"nmse_by_place": shares, "convention": LEGEND, "per_map": scores[predictor.title].rows},
         )
     if arguments.markdown:
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Train the regression baseline: a U-Net that predicts the map directly from the same condition, with the same loop.
+"""Train a regression baseline: a network that predicts the map directly from the same condition, with the same loop.
 
 accelerate launch scripts/train_baseline.py --cfg configs/tiny_baseline.yaml [--dry_run] [key=value ...]
 """
@@ -20,7 +20,7 @@ from denoising_diffusion_pytorch.training.validation import make_validation
 
 
 def train(config: Config) -> None:
-    """Train the U-Net to the end, or resume a run that was interrupted."""
+    """Train the network to the end, or resume a run that was interrupted."""
     accelerator = make_accelerator(config.trainer)
     model = build_model(config, "baseline")
     load_starting_weights(model, config, "baseline", accelerator.print)

@@ -9,10 +9,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "denoising_diffusion_pytorch"
 
 # file or room -> modules and rooms of the package that it may import; everything else is refused
-NETWORKS = {"blocks", "swin", "unet", "autoencoder", "regression"}
+NETWORKS = {"blocks", "swin", "unet", "autoencoder", "baselines"}
 MATHEMATICS = {"diffusion", "losses", "radio_map", "randomness", "latent_diffusion"}
 ALLOWED = {
     **{name: {"blocks", "swin", "radio_map"} for name in NETWORKS},
+    "baselines": {"blocks", "radio_map", "randomness"},
     **dict.fromkeys(("blocks", "diffusion", "radio_map", "randomness", "errors"), set()),
     "serialization": {"errors"},
     "losses": {"autoencoder", "errors", "serialization"},
@@ -47,7 +48,7 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
             ours |= {"/".join((*room, *place.split("."))) for place in places}
         elif isinstance(node, ast.ImportFrom):
             others.add(node.module.split(".")[0])
-    return {"config" if place.startswith("config/") else place for place in ours}, others
+    return {place.split("/")[0] if place.startswith(("config/", "baselines/")) else place for place in ours}, others
 
 
 def test_imports_go_one_way():

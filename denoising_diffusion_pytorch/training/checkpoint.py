@@ -56,7 +56,13 @@ ARCHITECTURE = {  # settings that change what the weights of a stage mean
         "diffusion_config.timesteps",
         "diffusion_config.beta_schedule",
     ),
-    "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
+    # and the chosen architecture's own section
+    "baseline": (
+        "baseline_config.architecture",
+        "baseline_config.variance",
+        "data.cond_channels",
+        "data.image_size",
+    ),
 }
 NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 
@@ -382,6 +388,8 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
     if found.stage != stage:
         raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; choose another trainer.results_folder")
     decisive = ARCHITECTURE[stage]
+    if stage == "baseline":
+        decisive += (f"baseline_config.{config.baseline_config.architecture}.",)
     altered = [
         line
         for line in differences(found.config, config)

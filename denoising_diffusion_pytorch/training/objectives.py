@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..autoencoder import AutoencoderKL
+from ..baselines import Regression, mean_and_log_variance
 from ..config.schema import EndToEndConfig, TrainerConfig
 from ..latent_diffusion import LatentDiffusion
-from ..losses import AutoencoderLoss, PatchDiscriminator, hinge_gan_loss
+from ..losses import AutoencoderLoss, PatchDiscriminator, gaussian_nll, hinge_gan_loss
 from ..radio_map import apply_mask
 from ..randomness import KeyedRandom
-from ..regression import RegressionUnet
 
 Batch = dict[str, Any]
 Output = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
@@ -130,21 +130,30 @@ class LatentObjective(nn.Module):
 
 
 class RegressionObjective(nn.Module):
-    """The baseline: lossconfig's reconstruction terms of the predicted map."""
+    """A baseline: the sum over its outputs of lossconfig's reconstruction terms, or of the likelihood where an output has a
+    variance. The logged terms are the prediction's.
+    """
 
     name = "regression"
     start_step = 0
 
-    def __init__(self, model: RegressionUnet, loss: AutoencoderLoss):
+    def __init__(self, model: Regression, loss: AutoencoderLoss):
         super().__init__()
         self.model = model
         self.loss = loss
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
-        prediction = apply_mask(self.model(batch["conditions"]), batch["masks"])
-        loss, logs = self.loss.reconstruction(batch["images"], prediction)
-        return loss, logs, carry
+        losses, logs = zip(*(self._loss(output, batch) for output in self.model(batch["conditions"])), strict=True)
+        return sum(losses), logs[-1], carry
+
+    def _loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and logs of one output; what the masks say is certain has no part in either."""
+        images, masks = batch["images"], batch["masks"]
+        if output.shape[1] == 1:
+            return self.loss.reconstruction(images, apply_mask(output, masks))
+        mean, log_variance = mean_and_log_variance(output)
+        return gaussian_nll(images, apply_mask(mean, masks), log_variance.masked_fill(masks > 0.5, 0.0))
 
 
 class JointObjective(nn.Module):

@@ -1,17 +1,16 @@
-"""A baseline: a U-Net that regresses the map from the condition in one go (the family of RadioUNet, Levie et al., 2021)."""
+"""A residual U-Net that regresses the map from the condition, of the denoising U-Net's blocks (Ho et al., 2020)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import Downsample, ResnetBlock, Upsample, normalize, zero_init
-from .radio_map import to_gain
+from ..blocks import Downsample, ResnetBlock, Upsample, normalize, zero_init
+from .regression import Regression
 
 
-class RegressionUnet(nn.Module):
+class RegressionUnet(Regression):
     """Condition image -> radio map, at one resolution.
 
     Args:
@@ -19,10 +18,19 @@ class RegressionUnet(nn.Module):
         dim: channels at full resolution.
         dim_mults: channels of level l are dim * dim_mults[l]; one halving between levels.
         num_res_blocks: residual blocks per level, on the way down and on the way up.
+        variance: predict the log-variance, too.
     """
 
+    title = "regression U-Net"
+
     def __init__(
-        self, cond_channels: int, dim: int = 32, dim_mults: Sequence[int] = (1, 2, 4, 8), num_res_blocks: int = 1
+        self,
+        cond_channels: int,
+        dim: int = 32,
+        dim_mults: Sequence[int] = (1, 2, 4, 8),
+        num_res_blocks: int = 1,
+        *,
+        variance: bool = False,
     ):
         super().__init__()
         widths = [dim * mult for mult in dim_mults]
@@ -45,10 +53,10 @@ class RegressionUnet(nn.Module):
                 stage["upsample"] = Upsample(width, widths[level - 1])
             self.ups.append(stage)
         self.norm_out = normalize(widths[0])
-        self.conv_out = zero_init(nn.Conv2d(widths[0], 1, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(widths[0], 1 + variance, 3, padding=1))
 
-    def forward(self, cond: Tensor) -> Tensor:
-        """cond (B, C, S, S) in [-1, 1] -> (B, 1, S, S), about [-1, 1]; S a multiple of 2^(levels - 1)."""
+    def forward(self, cond: Tensor) -> list[Tensor]:
+        """cond (B, C, S, S) in [-1, 1] -> one output (B, 1 or 2, S, S); S a multiple of 2^(levels - 1)."""
         h, skips = self.conv_in(cond), []
         for stage in self.downs:
             h = stage["blocks"](h)
@@ -60,9 +68,4 @@ class RegressionUnet(nn.Module):
             h = stage["blocks"](torch.cat([h, skips.pop()], dim=1))
             if "upsample" in stage:
                 h = stage["upsample"](h)
-        return self.conv_out(F.silu(self.norm_out(h)))
-
-    @torch.no_grad()
-    def predict(self, batch: dict[str, Any]) -> list[Tensor]:
-        """Its one answer to a batch's `conditions`, zero where `masks` say so -> grey levels (B, 1, S, S)."""
-        return [to_gain(self(batch["conditions"]), batch["masks"])]
+        return [self.conv_out(F.silu(self.norm_out(h)))]

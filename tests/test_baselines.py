@@ -1,0 +1,319 @@
+"""Regression baselines: the published architectures, their variance, and a run with each."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from data import Scene
+from data.layout import Layout
+from denoising_diffusion_pytorch.baselines import PMNet, RadioUNet, RegressionUnet, mean_and_log_variance
+from denoising_diffusion_pytorch.baselines.regression import Regression
+from denoising_diffusion_pytorch.build import build_loss, build_model
+from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
+from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
+from denoising_diffusion_pytorch.inference import Predictor
+from denoising_diffusion_pytorch.losses import AutoencoderLoss, gaussian_nll
+from denoising_diffusion_pytorch.radio_map import to_gain
+from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.training.objectives import RegressionObjective
+from denoising_diffusion_pytorch.training.report import count_parameters
+from denoising_diffusion_pytorch.training.results import read_log
+from denoising_diffusion_pytorch.training.setup import make_accelerator
+from denoising_diffusion_pytorch.training.trainer import Trainer
+from tests.test_training import clean_state, same  # noqa: F401 (a fixture that every test here uses)
+from tests.tiny import merged, tiny_batch, tiny_config
+
+SMALL = {
+    "unet": partial(RegressionUnet, dim=8, dim_mults=(1, 2)),
+    "radiounet": partial(RadioUNet, width=0.1),
+    "pmnet": partial(PMNet, width=0.125),
+}
+SETTINGS = {
+    "unet": {"model_channels": 8, "channel_mult": [1, 2]},
+    "radiounet": {"width": 0.1},
+    "pmnet": {"width": 0.125},
+    "variance": False,
+}
+
+
+def tiny_baseline(architecture, **changes):
+    sections = {
+        "baseline_config": SETTINGS | {"architecture": architecture},
+        "first_stage_config": {"ddconfig": {"resolution": 64}},
+        "data": {"cond_channels": ["buildings", "transmitter"]},
+        "trainer": {"training_steps": 2, "gradient_accumulation": 1},
+    }
+    return tiny_config("baseline", **merged(sections, changes))
+
+
+def batches(first):
+    while True:
+        yield tiny_batch(first, side=64, cond_side=64, cond_channels=2)
+        first += 1
+
+
+def trainer_of(config, folder):
+    config.trainer.results_folder = str(folder)
+    accelerator = make_accelerator(config.trainer)
+    model = build_model(config, "baseline")
+    objectives = [RegressionObjective(model, build_loss(config.first_stage_config))]
+    return Trainer(config, "baseline", model, objectives, batches, accelerator=accelerator)
+
+
+# ---- the architectures -------------------------------------------------------------------------------------------
+
+
+def test_published_sizes():
+    """The layers of RadioUNet (github.com/RonLevie/RadioUNet, RadioWNet) and of PMNet (github.com/abman23/pmnet, pmnet_v3), both
+    with their papers' two input channels, have these numbers of weights.
+    """
+    with torch.device("meta"):
+        radiounet, pmnet = RadioUNet(2), PMNet(2)
+        assert count_parameters(radiounet.first)[0] == 10_921_405
+        assert count_parameters(radiounet.second)[0] == 2_352_626
+        assert count_parameters(pmnet)[0] == 33_340_353
+        # a condition of more than 3 channels begins with 10 channels instead of 6
+        assert RadioUNet(3).first.downs[0][0][0].out_channels == 6
+        assert RadioUNet(4).first.downs[0][0][0].out_channels == 10
+
+
+def test_features_have_the_published_strides():
+    with torch.device("meta"):
+        radiounet, pmnet, seen = RadioUNet(5), PMNet(5), []
+        for module in (radiounet.first.downs[-1], radiounet.second.downs[-1], pmnet.layer5):
+            module.register_forward_hook(lambda m, i, output: seen.append(tuple(output.shape[1:])))
+        for network in (radiounet, pmnet):
+            network(torch.zeros(1, 5, 256, 256))
+    assert seen == [(500, 4, 4), (150, 4, 4), (1024, 32, 32)]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_shapes(name):
+    with torch.device("meta"):
+        for variance, channels in ((False, 1), (True, 2)):
+            network = SMALL[name](3, variance=variance)
+            for side in (64, 192):
+                outputs = network(torch.zeros(2, 3, side, side))
+                assert [o.shape[2:] for o in outputs] == [(side, side)] * len(outputs)
+                assert outputs[-1].shape[:2] == (2, channels)
+                assert len(outputs) == (2 if name == "radiounet" else 1)
+
+
+def test_the_second_unet_corrects_what_it_cannot_change():
+    torch.manual_seed(0)
+    network = SMALL["radiounet"](2)
+    _, second = network(torch.rand(1, 2, 64, 64))
+    second.square().mean().backward()
+    assert all(p.grad is None for p in network.first.parameters())
+    assert all(p.grad is not None for p in network.second.parameters())
+
+
+@pytest.mark.parametrize("variance", [False, True])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_step_moves_every_weight(name, variance):
+    torch.manual_seed(0)
+    network = SMALL[name](2, variance=variance)
+    with torch.no_grad():  # layers that begin at zero keep those before them still in the first step
+        for parameter in network.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    before = {key: value.clone() for key, value in network.named_parameters()}
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    objective = RegressionObjective(network, AutoencoderLoss())
+    loss, logs, _ = objective(next(batches(0)), 0, {})
+    assert set(logs) == ({"l2", "nll"} if variance else {"l1", "l2", "reconstruction"})
+    loss.backward()
+    optimizer.step()
+    assert [key for key, value in network.named_parameters() if torch.equal(value, before[key])] == []
+
+
+def test_state_dict_names_of_the_unet_stay():
+    keys = SMALL["unet"](2).state_dict().keys()
+    assert {key.split(".")[0] for key in keys} == {"conv_in", "downs", "mid", "ups", "norm_out", "conv_out"}
+    for name in ("downs.0.downsample.conv.weight", "downs.1.blocks.0.norm1.weight", "ups.0.upsample.conv.bias"):
+        assert name in keys
+
+
+# ---- variance ----------------------------------------------------------------------------------------------------
+
+
+def test_likelihood_is_best_at_the_true_mean_and_variance():
+    """Residuals of -s and +s: the best mean is 0 and the best variance s^2, where the value is (1 + log s^2) / 2."""
+    s = 0.03
+    image = torch.tensor([-s, s], dtype=torch.float64).view(2, 1, 1, 1)
+    mean = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    log_variance = torch.full((1,), math.log(s**2), dtype=torch.float64, requires_grad=True)
+    loss, logs = gaussian_nll(image.double(), mean.expand(2, 1, 1, 1), log_variance.expand(2, 1, 1, 1))
+    gradients = torch.autograd.grad(loss, (mean, log_variance))
+    assert all(float(gradient.abs()) < 1e-8 for gradient in gradients)
+    assert float(logs["nll"]) == pytest.approx((1 + math.log(s**2)) / 2, abs=1e-6)
+    for other in (-0.5, 0.5):
+        worse = gaussian_nll(image, torch.zeros(2, 1, 1, 1), torch.full((2, 1, 1, 1), math.log(s**2) + other))[1]
+        assert worse["nll"] > logs["nll"]
+
+
+def test_variance_is_learnt_from_residuals():
+    torch.manual_seed(0)
+    raw = torch.zeros(1, 2, 1, 1, requires_grad=True)
+    images = 0.3 + 0.05 * torch.randn(4000, 1, 1, 1)
+    optimizer = torch.optim.Adam([raw], 0.05)
+    for _ in range(500):
+        mean, log_variance = mean_and_log_variance(raw.expand(4000, 2, 1, 1))
+        loss = gaussian_nll(images, mean, log_variance)[0]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    mean, log_variance = mean_and_log_variance(raw.detach())
+    assert float(mean) == pytest.approx(float(images.mean()), abs=1e-3)
+    assert float((log_variance / 2).exp()) == pytest.approx(float(images.std()), rel=0.02)
+
+
+def test_log_variance_is_finite_and_comes_back_from_anywhere():
+    raw = torch.tensor([0.0, 0.3, -60.0, 60.0]).view(1, 1, 4, 1).repeat(1, 2, 1, 1).requires_grad_()
+    mean, log_variance = mean_and_log_variance(raw)
+    assert torch.equal(mean, raw[:, :1]) and bool((log_variance >= -12).all())
+    assert torch.allclose(log_variance[0, 0, :2, 0], torch.tensor([0.0, 0.3]), atol=1e-4)
+    loss, _ = gaussian_nll(torch.zeros(1, 1, 4, 1), mean, log_variance)
+    loss.backward()
+    assert bool(raw.grad.isfinite().all())
+
+
+def test_what_is_certain_has_no_part_in_the_likelihood():
+    torch.manual_seed(0)
+    network = SMALL["unet"](2, variance=True)
+    batch = next(batches(0))
+    batch["masks"][..., :32] = 1
+    batch["images"][..., :32] = -1
+    outputs = torch.zeros(2, 2, 64, 64, requires_grad=True)
+    network.forward = lambda cond: [outputs]
+    RegressionObjective(network, AutoencoderLoss())(batch, 0, {})[0].backward()
+    assert not outputs.grad[..., :32].any() and outputs.grad[..., 32:].all()
+
+
+class Known(Regression):
+    """Predicts grey level 0.5 with a standard deviation of 0.04 in [-1, 1], so 0.02 in grey levels."""
+
+    def forward(self, cond):
+        output = torch.zeros(len(cond), 2, *cond.shape[2:])
+        output[:, 1] = 2 * math.log(0.04)
+        return [output]
+
+
+def test_draws_have_the_predicted_spread_and_belong_to_their_map():
+    batch = {"conditions": torch.zeros(2, 1, 64, 64), "masks": torch.zeros(2, 1, 64, 64), "keys": [5, 6]}
+    batch["masks"][..., 0] = 1
+    (mean,) = Known().predict(batch)
+    assert bool((mean[..., 1:] == 0.5).all()) and not mean[..., 0].any()
+    draws = torch.stack(Known().predict(batch, 16))  # (16, 2, 1, 64, 64)
+    assert not draws[..., 0].any()
+    assert float(draws[..., 1:].std()) == pytest.approx(0.02, rel=0.01)
+    assert float(draws[..., 1:].mean()) == pytest.approx(0.5, abs=1e-3)
+    alone = Known().predict({key: value[1:] for key, value in batch.items()}, 16)
+    assert torch.equal(torch.stack(alone), draws[:, 1:])
+    flat = draws.flatten(0, 1).flatten(1)
+    assert len(torch.unique(flat, dim=0)) == len(flat), "no two draws are equal"
+
+
+def test_without_a_variance_there_is_one_answer():
+    network = SMALL["unet"](2)
+    batch = next(batches(0))
+    answers = network.predict(batch, 8)
+    assert len(answers) == 1 and torch.equal(answers[0], to_gain(network(batch["conditions"])[-1], batch["masks"]))
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
+def test_settings_reach_the_networks():
+    kinds = {"unet": RegressionUnet, "radiounet": RadioUNet, "pmnet": PMNet}
+    for name, kind in kinds.items():
+        config = tiny_baseline(name)
+        with torch.device("meta"):
+            plain = build_model(config, "baseline")
+            wide = merged(
+                SETTINGS, {"unet": {"model_channels": 16}, "radiounet": {"width": 0.2}, "pmnet": {"width": 0.25}}
+            )
+            wider = build_model(tiny_baseline(name, baseline_config=wide), "baseline")
+            uncertain = build_model(tiny_baseline(name, baseline_config={"variance": True}), "baseline")
+        assert type(plain) is kind
+        assert count_parameters(wider)[0] > 2 * count_parameters(plain)[0]
+        assert uncertain(torch.zeros(1, 2, 64, 64, device="meta"))[-1].shape[1] == 2
+
+
+def test_sides_that_the_network_does_not_divide():
+    for name, side, factor in (("unet", 63, 2), ("radiounet", 96, 64), ("pmnet", 100, 8)):
+        with pytest.raises(ConfigError, match=f"data.image_size is {side}.*multiple of {factor}$"):
+            resolve(
+                parse_config({"baseline_config": SETTINGS | {"architecture": name}, "data": {"image_size": side}}),
+                "baseline",
+            )
+    with pytest.raises(ConfigError, match="baseline_config.architecture"):
+        tiny_baseline("vnet")
+    with pytest.raises(ConfigError, match="baseline_config.pmnet.width"):
+        tiny_baseline("pmnet", baseline_config={"pmnet": {"width": 0}})
+
+
+def test_files_of_before_mean_the_unet():
+    old = {"baseline_config": {"model_channels": 8, "channel_mult": [1, 2], "num_res_blocks": 2}}
+    unet = parse_config(old).baseline_config.unet
+    assert (unet.model_channels, unet.channel_mult, unet.num_res_blocks) == (8, [1, 2], 2)
+
+
+# ---- runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name,variance", [("unet", True), ("radiounet", False), ("pmnet", True)])
+def test_a_run_resumes_and_predicts(tmp_path, name, variance):
+    config = tiny_baseline(name, baseline_config={"variance": variance}, trainer={"save_interval": 1})
+    trainer_of(config.model_copy(deep=True), tmp_path / "whole").train()
+    first = trainer_of(config.model_copy(deep=True), tmp_path / "parts")
+    first.stop.agreed = lambda: first.step == 1
+    first.train()
+    trainer_of(config.model_copy(deep=True), tmp_path / "parts").train()
+    whole, parts = (find_checkpoint(tmp_path / folder) for folder in ("whole", "parts"))
+    assert parts.step == 2
+    assert all(same(whole.weights(kind), parts.weights(kind)) for kind in ("model", "ema"))
+    scenes = [Scene("a", Layout([], (64, 64)), (30.0, 40.0))]
+    (one,) = Predictor(tmp_path / "whole").predict(scenes)
+    (several,) = Predictor(tmp_path / "whole", num_samples=3).predict(scenes)
+    assert one.gain.shape == (64, 64) and one.std is None
+    assert (several.std is not None) == variance
+    if not variance:
+        assert (one.gain == several.gain).all()
+
+
+def test_only_the_chosen_architecture_decides_whether_a_run_goes_on(tmp_path):
+    trainer_of(tiny_baseline("radiounet"), tmp_path).train()
+    trainer_of(tiny_baseline("radiounet", baseline_config={"pmnet": {"width": 1.0}}), tmp_path).train()
+    for change, words in (
+        ({"radiounet": {"width": 0.2}}, "baseline_config.radiounet.width"),
+        ({"variance": True}, "baseline_config.variance"),
+        ({"architecture": "unet"}, "baseline_config.architecture"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            trainer_of(tiny_baseline("radiounet", baseline_config=change), tmp_path).train()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_memory_layout_and_compilation_change_no_result(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    losses = []
+    for number, settings in enumerate(({}, {"channels_last": False}, {"compile": True})):
+        torch._dynamo.utils.counters.clear()
+        trainer_of(tiny_baseline(name, trainer=settings), tmp_path / str(number)).train()
+        losses.append(read_log(tmp_path / str(number) / "train.log")["loss"])
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    # Adam makes whole steps of the rounding of gradients that are zero, of biases before a normalization
+    assert all(math.isclose(loss[1], losses[0][1], rel_tol=1e-5) for loss in losses)
+    assert all(math.isclose(loss[2], losses[0][2], rel_tol=2e-3) for loss in losses)
+
+
+def test_files_of_the_baselines_for_each_architecture():
+    for stem in ("tiny_baseline", "baseline_256"):
+        for name in SMALL:
+            config = load_config(f"configs/{stem}.yaml", [f"baseline_config.architecture={name}"], stage="baseline")
+            with torch.device("meta"):
+                size = count_parameters(build_model(config, "baseline"))[0]
+            assert 3e6 < size < 6e6 if stem == "tiny_baseline" else 13e6 < size < 36e6, (stem, name)
