@@ -4,12 +4,14 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
 from tests.conftest import make_scene_files
+from tests.test_commands import command
 from tests.tiny import TINY, merged
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +94,35 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
     again, _ = run(workplace, monkeypatch)
     without_time = [line.rsplit("|", 2)[0] for line in text.splitlines()]
     assert [line.rsplit("|", 2)[0] for line in again.splitlines()] == without_time
+
+
+def test_measured_points_reach_the_commands(workplace, monkeypatch, tmp_path):
+    _, out = run(workplace, monkeypatch)
+    model, tree = out / "runs" / "latent_diffusion_0", workplace / "tree"
+    score = ("scripts/evaluate.py", "--ckpt", model, "--data", tree, "--split", "val", "--json", tmp_path / "s.json")
+    unsure = ("--incomplete", "points=4", "missing_buildings=1", "--num_samples", "3")
+    done = command(*score, *unsure, "--reliability", tmp_path / "r.png")
+    assert done.returncode == 0, done.stderr
+    assert "NMSE near" in done.stdout and "intervals cover 50%" in done.stdout and (tmp_path / "r.png").is_file()
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["incomplete"] == "points=4 missing_buildings=1" and 0 < scores["calibration"]["crps"] < 99
+    (tmp_path / "points.csv").write_text("x,y,gain_db\n3,4,-80\n")
+    city = ("sample.py", "--ckpt", model, "--simulate", "1", "--measurements", tmp_path / "points.csv")
+    measured, plain = (
+        command(*line, "--output_folder", tmp_path / name) for name, line in (("a", city), ("b", city[:-2]))
+    )
+    assert measured.returncode == plain.returncode == 0, measured.stderr
+    a, b = (np.load(next((tmp_path / name).glob("city1*[0-9].npy"))) for name in "ab")
+    assert not np.array_equal(a, b, equal_nan=True)
+    for line, message in (
+        ((*city[:1], *city[3:], "--output_folder", tmp_path / "c"), "was trained without measured points"),
+        ((*city, "--tx", "9,9", "--tx", "8,8"), "belong to one --tx"),
+        ((*score, "--incomplete", "point=4"), "incomplete.point is not a known key"),
+        ((*score[:1], *score[3:], "--incomplete", "points=4"), "was trained without measured points"),
+        ((*score, "--reliability", tmp_path / "r.png"), "needs several draws"),
+    ):
+        done = command(*line)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_equal_time_gives_the_faster_row_more_steps(workplace, monkeypatch):
