@@ -27,13 +27,14 @@ from data.layout import Layout
 from data.metrics import Scores
 from data.scene import read_grey, scene_at
 from data.simulated import TOLD, random_scenes
-from data.units import GAIN_MIN_DB, GAIN_SPAN_DB, NOISE_FLOOR, gain_to_uint8
+from data.units import GAIN_SPAN_DB, NOISE_FLOOR_DB, gain_to_uint8
 from data.window import Window, best_server, window
 from denoising_diffusion_pytorch.cli import natural, run
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Prediction, Predictor
+from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 
 FLAGS = {"ckpt": str, "output_folder": str, "sampler": str, "steps": int, "num_samples": int, "seed": int}
 
@@ -51,8 +52,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     parser.add_argument("--tx", action="append", metavar="X,Y", help="column and row of a transmitter; may be repeated")
     parser.add_argument("--measurements", type=Path, metavar="CSV",
                         help="measured points, columns x,y,gain_db; for a model that was trained with some")  # fmt: skip
-    parser.add_argument("--threshold", type=float, default=NOISE_FLOOR * GAIN_SPAN_DB + GAIN_MIN_DB, metavar="DB",
-                        help="path gain from which a pixel is covered (%(default).0f)")  # fmt: skip
+    parser.add_argument("--threshold", type=float, default=NOISE_FLOOR_DB, metavar="DB",
+                        help="path gain from which a pixel is covered (%(default)g)")  # fmt: skip
     for name, kind in FLAGS.items():
         parser.add_argument(f"--{name}", type=kind, help=f"the same as sample.{name}=...")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
@@ -107,13 +108,16 @@ def write(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None) 
 
 
 def write_coverage(folder: Path, windows: list[Window], gains: list[np.ndarray], threshold_db: float) -> None:
-    """Best server and coverage of several transmitters of one city."""
+    """Best server and coverage of several transmitters of one city; shares are of the open area that was predicted."""
     buildings = windows[0].city.buildings
     server, best = best_server(np.stack(gains), buildings)
-    covered = gain_to_db(best) >= threshold_db
+    predicted = server >= 0
+    predicted_share = float(predicted.sum() / max((~buildings).sum(), 1))
+    covered_share = float((predicted & (gain_to_db(best) >= threshold_db)).sum() / max(predicted.sum(), 1))
     summary = {
         "threshold_db": threshold_db,
-        "covered_share_of_open_area": float(covered.sum() / max((~buildings).sum(), 1)),
+        "predicted_share_of_open_area": predicted_share,
+        "covered_share_of_predicted_area": covered_share,
         "best_server_share": {
             w.city.name: float((server == i).sum() / max((server >= 0).sum(), 1)) for i, w in enumerate(windows)
         },
@@ -121,7 +125,10 @@ def write_coverage(folder: Path, windows: list[Window], gains: list[np.ndarray],
     (folder / "coverage.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     np.save(folder / "best_server.npy", server.astype(np.int16))
     coverage_figure(folder / "coverage.png", server, best, buildings, [w.city.tx for w in windows], threshold_db)
-    print(f"{summary['covered_share_of_open_area']:.1%} of the open area has at least {threshold_db:.0f} dB")
+    if predicted_share < 1:
+        print(f"{predicted_share:.1%} of the open area was predicted; more transmitters would reach more of it")
+    of_it = " of that" if predicted_share < 1 else " of the open area"
+    print(f"{covered_share:.1%}{of_it} has at least {threshold_db:g} dB")
 
 
 def main() -> None:
@@ -139,6 +146,9 @@ def main() -> None:
     scenes: Iterable[Scene] = (source.scene(i) for i in range(count)) if source else (w.scene for w in windows)
     how = {name: getattr(settings, name) for name in ("use_ema", "steps", "sampler", "num_samples", "seed")}
     predictor = Predictor(settings.ckpt, **how)
+    several = settings.num_samples > 1 and isinstance(predictor.model, LatentDiffusion)
+    if several and predictor.steps == 1 and not (settings.sampler or settings.steps):
+        predictor.use_for_spread()  # the draws of a one-call sampler are nearly the same
     if arguments.measurements and not predictor.sees_measurements:
         raise ConfigError(
             f"{predictor.checkpoint.path}: was trained without measured points, and would ignore {arguments.measurements}; "

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from .metrics import map_scores
@@ -13,6 +14,7 @@ from .scene import Scene
 from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
 
 BUILDING_GREY = "0.75"
+UNPREDICTED, UNCOVERED = "white", "#d95f5f"
 ERROR_LIMIT_DB = 20.0
 
 
@@ -135,10 +137,21 @@ def coverage_figure(
     """
     figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _show(left, np.ma.masked_less(server, 0), buildings, None, "tab20", (0, 20))
     decibels = gain_to_db(gain)
-    image = _show(right, np.where(decibels >= threshold_db, decibels, np.nan), buildings, None, "viridis",
-                  (GAIN_MIN_DB, GAIN_MAX_DB))  # fmt: skip
+    unknown = (server < 0) & ~buildings
+    uncovered = (server >= 0) & (decibels < threshold_db)
+    _show(left, np.ma.masked_less(server, 0), buildings, None, "tab20", (0, 20))
+    covered = np.where(unknown | uncovered, np.nan, decibels)
+    image = _show(right, covered, buildings, None, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
+    for axes, where, colour, label in (
+        (left, unknown, UNPREDICTED, "not predicted"),
+        (right, unknown, UNPREDICTED, "not predicted"),
+        (right, uncovered, UNCOVERED, "below the threshold"),
+    ):
+        if where.any():
+            axes.imshow(np.ma.masked_where(~where, where), cmap=ListedColormap([colour]), interpolation="nearest")
+            axes.plot([], [], "s", color=colour, markeredgecolor="black", label=label)
+            axes.legend(loc="lower left", fontsize=7)
     for axes in (left, right):
         for number, position in enumerate(transmitters):
             axes.plot(*position, marker="x", color="black", markersize=5)

@@ -68,14 +68,25 @@ class Scene:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """An 8-bit picture as (H, W) uint8 (colour pictures are converted to grey).
+    """An 8-bit PNG as (H, W) uint8 (colour pictures are converted to grey).
 
     Raises:
-        DataError: names a file that is missing, unreadable or not 8 bits per channel.
+        DataError: names a file that is missing, damaged, transparent, animated or not 8 bits per channel.
     """
     try:
         with Image.open(path, formats=("PNG",)) as file:  # readers of other formats may start programs
+            file.verify()  # the checksums, which reading the pixels leaves out
+        with Image.open(path, formats=("PNG",)) as file:
             picture: Image.Image = file
+            frames = getattr(file, "n_frames", 1)
+            if frames > 1:
+                raise DataError(f"{path}: is animated; save one of its {frames} frames as a PNG")
+            if "A" in picture.mode or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+                if picture.getchannel("A").getextrema() != (255, 255):
+                    raise DataError(
+                        f"{path}: is partly transparent; save it without transparency, buildings white on black"
+                    )
             if picture.mode in ("1", "P", "RGB", "RGBA", "LA"):
                 picture = picture.convert("L")
             if picture.mode != "L":
@@ -83,7 +94,9 @@ def read_grey(path: Path) -> np.ndarray:
             return np.array(picture)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: is no PNG; convert it to one (a JPEG blurs the walls)") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: not a readable picture ({error}); download or make it again") from error

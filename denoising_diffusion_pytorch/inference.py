@@ -22,6 +22,9 @@ from .loading import load_model
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
 
+SPREAD_SAMPLERS = {"ddpm": "ddpm", "const_sde": "decoupled", "flow": "euler"}  # by diffusion_config.model_type
+SPREAD_CALLS = 4
+
 
 @dataclass
 class Prediction:
@@ -116,6 +119,10 @@ class Predictor:
             self.sampler, self.steps = self.model.sampling(sampler, steps)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+    def use_for_spread(self) -> None:
+        """A sampler whose draws differ: with one call, as configured for many models, they are nearly the same map."""
+        self.use(SPREAD_SAMPLERS[self.config.diffusion_config.model_type], SPREAD_CALLS)
 
     def predict(self, scenes: Iterable[Scene], batch_size: int = 16, *, ceiling: bool = False) -> Iterator[Prediction]:
         """One prediction per scene, in order; scenes are read as they are needed. `ceiling` as in `predict_batch`."""

@@ -50,7 +50,6 @@ MAX_SIDE = 4096  # px of an uploaded picture
 MAX_TRANSMITTERS = 8
 MAX_DRAWS = 8
 MAX_SEED = 2**31
-SPREAD_CALLS = 4  # network calls of each of several draws
 
 
 def encode(array: np.ndarray) -> str:
@@ -134,7 +133,6 @@ def create_app(predictor: Predictor) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
     best = predictor.sampler, predictor.steps
-    spread = {"ddpm": "ddpm", "const_sde": "decoupled", "flow": "euler"}[predictor.config.diffusion_config.model_type]
     one_at_a_time = threading.Lock()  # a prediction uses all cores
 
     @app.errorhandler(DataError)
@@ -194,8 +192,9 @@ def create_app(predictor: Predictor) -> Flask:
         draws = whole_number(body.get("draws", 1), "draws", 1, MAX_DRAWS)
         with one_at_a_time:
             predictor.num_samples = draws
-            # one call gives the best map, nearly the same in every draw; several calls show how draws differ
-            predictor.use(*(best if draws == 1 else (spread, SPREAD_CALLS)))
+            predictor.use(*best)
+            if draws > 1:
+                predictor.use_for_spread()
             started = time.perf_counter()
             predictions = list(predictor.predict(scenes))
             model_seconds = time.perf_counter() - started

@@ -19,7 +19,10 @@ from data.layout import Layout
 from data.scene import parse_position, read_grey
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
+from data.window import SIDE
 from denoising_diffusion_pytorch.cli import new_picture, run
+
+LARGE = 2**20  # px from which it takes so long that the command says what it does
 
 
 def main() -> None:
@@ -33,6 +36,11 @@ def main() -> None:
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
     layout = Layout.traced(read_grey(arguments.buildings) > 0)
+    if layout.inside.size > LARGE:
+        height, width = layout.shape
+        print(
+            f"simulating {width} x {height} px, {layout.inside.size / SIDE**2:.0f} times a RadioMapSeer map", flush=True
+        )
     try:
         path_gain = Simulator(layout).path_gain(tx)
     except ValueError as error:

@@ -598,7 +598,7 @@ def test_a_changed_training_source_changes_the_validation_source_that_was_the_sa
         ("trainer..batch_size=4", "not key=value"),
         ("trainer.batch_size.x=4", "trainer.batch_size: Input should be a valid integer, not {'x': 4}"),
         ("trainer.batch_size=[", "quote the value"),
-        ("trainer.batch_size=", "Input should be a valid integer, not None"),
+        ("trainer.batch_size=", "has no value; write trainer.batch_size=null"),
         (".".join("a" * 5000) + "=1", "not key=value"),
     ],
 )

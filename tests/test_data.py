@@ -37,6 +37,7 @@ from data.presentation import MAKERS, code_digest
 from data.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
 from data.resize import resize, to_native
 from data.sampler import SampleStream
+from data.scene import read_grey
 from data.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
 from data.window import best_server, window
@@ -290,6 +291,39 @@ def test_flat_tree_errors_name_the_file(flat_tree, case):
         np.save(path, array, allow_pickle=True)
     with pytest.raises(DataError, match=name):
         RadioUNet_c(flat_tree)[1]
+
+
+def test_damaged_and_unusual_pictures_are_refused_with_a_remedy(tmp_path):
+    pixels = np.zeros((24, 24), np.uint8)
+    pixels[4:9, 4:9] = 255
+    good = tmp_path / "good.png"
+    Image.fromarray(pixels).save(good)
+    content = good.read_bytes()
+    refused = 0
+    for place in range(8, len(content)):  # a single bit anywhere after the signature never changes a pixel unnoticed
+        flipped = bytes([content[place] ^ 1 << place % 8])
+        (tmp_path / "bad.png").write_bytes(content[:place] + flipped + content[place + 1 :])
+        try:
+            assert (read_grey(tmp_path / "bad.png") == pixels).all()
+        except DataError as error:
+            assert "bad.png: " in str(error)
+            refused += 1
+    assert refused > 0.85 * (len(content) - 8)  # the rest is in the closing chunk
+    alpha = np.dstack([np.zeros_like(pixels)] * 3 + [pixels])
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    (tmp_path / "photo.jpg").rename(tmp_path / "photo.png")
+    frames = [Image.fromarray(pixels), Image.fromarray(255 - pixels)]
+    frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
+    for name, message in (
+        ("alpha", "is partly transparent; save it without"),
+        ("photo", "is no PNG; convert it to one"),
+        ("film", "is animated; save one of its 2 frames"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_grey(tmp_path / f"{name}.png")
+    Image.fromarray(np.dstack([pixels] * 3 + [np.full_like(pixels, 255)])).save(tmp_path / "opaque.png")
+    assert (read_grey(tmp_path / "opaque.png") == pixels).all()
 
 
 def test_caches_outlive_changes_of_code_that_makes_no_samples(tmp_path):

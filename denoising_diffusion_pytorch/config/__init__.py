@@ -171,6 +171,8 @@ def _override_tree(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+){0,20}", key, re.ASCII):
         raise ConfigError(f"{reprlib.repr(override)} on the command line is not key=value, e.g. trainer.batch_size=4")
+    if not text:
+        raise ConfigError(f"{key}= on the command line has no value; write {key}=null for the default")
     try:
         tree = _read_yaml(text)
     except ConfigError as error:
