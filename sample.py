@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data import RadioMapSeer, Scene, gain_to_db
+from data import FlatTree, RadioMapSeer, Scene, gain_to_db, open_tree
 from data.figures import comparison_figure, coverage_figure, radio_map_figure
 from data.incomplete import read_measurements
 from data.layout import Layout
@@ -82,15 +82,16 @@ def city_scenes(arguments: argparse.Namespace) -> list[Window]:
     return [window(scene) for scene in scenes]
 
 
-def data_scenes(settings: SampleConfig) -> RadioMapSeer:
-    """The split of a tree."""
+def data_scenes(settings: SampleConfig) -> RadioMapSeer | FlatTree:
+    """The split of a tree, or a flat tree."""
     source = settings.source
     if source.data_root is None:
         raise ConfigError(
             "sample.source.data_root: is not set; name a RadioMapSeer tree, or use --buildings or --simulate"
         )
-    how = {"missing_buildings": source.missing_buildings, "max_samples": source.max_samples}
-    return RadioMapSeer(source.data_root, source.simulation_type, source.split, **how)
+    return open_tree(
+        source.data_root, source.simulation_type, source.split, source.missing_buildings, source.max_samples
+    )
 
 
 def write(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None) -> None:

@@ -9,6 +9,7 @@ from .loader import (
     RadioUNet_c,
     close_dataloader,
     create_dataloader,
+    open_tree,
     process_batch,
     training_loader,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "create_dataloader",
     "db_to_gain",
     "gain_to_db",
+    "open_tree",
     "prepare",
     "process_batch",
     "training_loader",

@@ -65,11 +65,11 @@ class FlatTree:
         return mask > 127
 
     def scene(self, index: int) -> Scene:
-        """Image and mask as a scene, without its condition (see `cond`). The map is zero where the mask is set."""
+        """Image, mask and condition as a scene. The map is zero where the mask is set."""
         image = self.image(index)
         mask = self.mask(index, image.shape)
-        layout = Layout.traced(mask)
-        return Scene(self.names[index], layout, tx=None, gain=np.where(mask, 0, image))
+        name, layout, gain = self.names[index], Layout.traced(mask), np.where(mask, 0, image)
+        return Scene(name, layout, tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
 
     def cond(self, index: int) -> np.ndarray:
         """The condition (C, h, w) float32: any finite numbers, best of order 1.

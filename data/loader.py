@@ -18,7 +18,7 @@ from .conditions import check_channels
 from .errors import DataError
 from .folder import FlatTree, is_flat_tree
 from .incomplete import Incomplete, measured_planes
-from .presentation import code_digest, prepare, presented
+from .presentation import code_digest, prepare
 from .radiomapseer import RadioMapSeer, check_root, is_radiomapseer
 from .sampler import SampleStream, random_key
 from .scene import Scene
@@ -79,16 +79,7 @@ class RadioMapDataset(Dataset):
         return len(self.source)
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
-        source = self.source
-        if isinstance(source, RadioMapSeer):
-            return prepare(self.scene(index), self.image_size, self.cond_size, self.cond_channels)
-        scene, cond = source.scene(index), source.cond(index)
-        expected = (len(self.cond_channels), self.cond_size, self.cond_size)
-        if cond.shape != expected:
-            raise DataError(
-                f"{source.root / 'conditions' / source.names[index]}.npy: has shape {cond.shape}, not {expected}"
-            )
-        return presented(scene, self.image_size) | {"cond": cond}
+        return prepare(self.scene(index), self.image_size, self.cond_size, self.cond_channels)
 
     def _readable(self, index: int) -> tuple[int, dict[str, np.ndarray], str]:
         """(index of the sample that was read, the sample, what was wrong with `index` or '')."""
@@ -167,6 +158,28 @@ class RadioMapDataset(Dataset):
         return self.incomplete.shown(self.source.scene(index))
 
 
+def open_tree(
+    data_root: str | Path,
+    simulation_type: str = "DPM",
+    split: str = "all",
+    missing_buildings: int = 0,
+    max_samples: int | None = None,
+) -> RadioMapSeer | FlatTree:
+    """The scenes of a tree of either kind; a flat one has neither simulation types nor splits.
+
+    Raises:
+        DataError: the folder is neither kind of tree, or is incomplete.
+    """
+    root = check_root(data_root)
+    if is_flat_tree(root):
+        return FlatTree(root, max_samples)
+    if is_radiomapseer(root):
+        return RadioMapSeer(root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples)
+    raise DataError(
+        f"{root}: is not a data set; expected RadioMapSeer's gain/ and png/ folders, or images/ and conditions/"
+    )
+
+
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the design document's name
     """The design document's dataset: a RadioMapSeer tree, or a flat images/ conditions/ masks/ tree.
 
@@ -189,17 +202,7 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the design document's name
         max_samples: int | None = None,
         **presentation,
     ):
-        root = check_root(data_root)
-        if is_flat_tree(root):
-            source: RadioMapSeer | FlatTree = FlatTree(root, max_samples)
-        elif is_radiomapseer(root):
-            source = RadioMapSeer(
-                root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples
-            )
-        else:
-            raise DataError(
-                f"{root}: is not a data set; expected RadioMapSeer's gain/ and png/ folders, or images/ and conditions/"
-            )
+        source = open_tree(data_root, simulation_type, split, missing_buildings, max_samples)
         super().__init__(source, **presentation)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from .conditions import condition
+from .errors import DataError
 from .resize import resize
 from .scene import Scene
 from .store import digest
@@ -41,14 +42,16 @@ def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[st
     Returns:
         `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S), 1 where the map is certainly zero, else 0,
         and, if the truth is known, `image` (1, S, S) in [-1, 1]; float32.
+
+    Raises:
+        DataError: a ready-made condition of another shape.
     """
-    return presented(scene, image_size) | {"cond": condition(scene, channels, cond_size)}
-
-
-def presented(scene: Scene, image_size: int) -> dict[str, np.ndarray]:
-    """`ori_mask` and, if the truth is known, `image` of a scene, as in `prepare`."""
+    expected = (len(channels), cond_size, cond_size)
+    if scene.cond is not None and scene.cond.shape != expected:
+        raise DataError(f"conditions/{scene.name}.npy: has shape {scene.cond.shape}, not {expected}")
+    cond = condition(scene, channels, cond_size) if scene.cond is None else scene.cond
     mask = resize(scene.ori_mask, image_size)[None] > 1 - 1e-6  # only pixels that are certain over their whole area
-    sample = {"ori_mask": mask.astype(np.float32)}
+    sample = {"cond": cond, "ori_mask": mask.astype(np.float32)}
     if scene.gain is not None:
         sample["image"] = np.where(mask, -1, 2 * resize(scene.gain, image_size)[None] - 1)
     return sample

@@ -26,6 +26,7 @@ class Scene:
         tx_is_known: whether the condition tells the transmitter at all.
         outlines_are_wrong: `known` is not a part of `layout`, so that no pixel is certainly inside a building.
         measurements: (N, 3) float32, x, y and grey level of measured points; None for none.
+        cond: (C, h, w) float32, a ready-made condition in place of all this; None where it is drawn.
         outlines_are_guessed: outlines come from a picture, usually offset by half a pixel; the transmitter may then
             seem to be inside a building, and the simulator starts from the nearest open pixel.
     """
@@ -40,6 +41,7 @@ class Scene:
     tx_is_known: bool = True
     outlines_are_wrong: bool = False
     measurements: np.ndarray | None = None
+    cond: np.ndarray | None = None
     outlines_are_guessed: bool = False
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from data import RadioMapSeer, Scene
+from data import FlatTree, RadioMapSeer, Scene, open_tree
 from data.baselines import log_distance_law, los_nlos_law, simulator_map
 from data.calibration import Calibration
 from data.evaluation import interval, write_json
@@ -57,7 +57,7 @@ class Place(Section):
     """Scenes to score on: a split of a tree, or simulated cities.
 
     Attributes:
-        data_root, simulation_type, split: of a RadioMapSeer tree; without `data_root` fresh simulated cities.
+        data_root, simulation_type, split: of a tree; without `data_root` fresh simulated cities.
         maps: that many, spread over the split; None for all of it.
         first_city: number of the first simulated city.
         incomplete: what the condition does not know there; numbers of points and buildings are exact.
@@ -73,9 +73,9 @@ class Place(Section):
     def scenes(self) -> list[Scene]:
         """Read them."""
         if self.data_root is None:
-            source: RadioMapSeer | SimulatedScenes = SimulatedScenes(self.maps or 50, self.first_city)
+            source: RadioMapSeer | FlatTree | SimulatedScenes = SimulatedScenes(self.maps or 50, self.first_city)
         else:
-            source = RadioMapSeer(self.data_root, self.simulation_type, self.split)
+            source = open_tree(self.data_root, self.simulation_type, self.split)
         incomplete = Incomplete(**vars(self.incomplete), exactly=True)
         chosen = [source.scene(index) for index in spread(len(source), self.maps or len(source))]
         return [incomplete.measured(incomplete.shown(scene)) for scene in chosen]

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from data import DataError, RadioMapSeer, Scene
+from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
 from data.baselines import MeanMap, log_distance_law, los_nlos_law, simulator_map
 from data.calibration import Calibration
 from data.evaluation import LEGEND, error_shares, scored_parts, summarize, table, write_csv, write_json
@@ -45,7 +45,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
     parser.add_argument("--baseline", help="checkpoint or results folder of scripts/train_baseline.py")
-    parser.add_argument("--data", type=Path, help="RadioMapSeer tree; default: simulated cities that no model has seen")
+    parser.add_argument(
+        "--data", type=Path, help="tree of either kind; default: simulated cities that no model has seen"
+    )
     parser.add_argument("--maps", type=positive, default=50, help="simulated cities, without --data (%(default)s)")
     parser.add_argument("--split", default="test", help="train, val, test, all, or your own split")
     parser.add_argument("--simulation_type", default="DPM")
@@ -78,7 +80,7 @@ def mean_map(predictor: Predictor) -> Predictors:
     """The mean of the maps that the model was trained on; empty, with a message, if they are not available."""
     source = predictor.config.data.train
     try:
-        scenes = RadioMapSeer(source.data_root, source.simulation_type, source.split, max_samples=source.max_samples)
+        scenes = open_tree(source.data_root, source.simulation_type, source.split, max_samples=source.max_samples)
         progress = tqdm(range(len(scenes)), desc="mean map", unit="map", leave=False)
         return {"mean map": MeanMap(scenes.scene(i) for i in progress)}
     except DataError as error:
@@ -121,7 +123,8 @@ def score_all(
     predictions = predictor.predict(scenes, arguments.batch_size, ceiling=True)
     for prediction in tqdm(predictions, total=len(dataset), desc="scoring", unit="map"):
         scene = prediction.scene
-        visible = line_of_sight(scene.layout, scene.tx)
+        nowhere = np.zeros(scene.layout.shape, bool)
+        visible = nowhere if scene.tx is None else line_of_sight(scene.layout, scene.tx)
         parts = scored_parts(scene, visible)
         ours = scores[title].add(scene.name, prediction.gain, scene.gain, parts)
         calibrations[title].add_prediction(scene, prediction.draws)
@@ -157,9 +160,9 @@ def main() -> None:
     arguments = parse_arguments()
     how = {"steps": arguments.steps, "sampler": arguments.sampler, "num_samples": arguments.num_samples}
     predictor = Predictor(arguments.ckpt, seed=arguments.seed, **how)
-    dataset: RadioMapSeer | SimulatedScenes
+    dataset: RadioMapSeer | FlatTree | SimulatedScenes
     if arguments.data:
-        dataset = RadioMapSeer(arguments.data, arguments.simulation_type, arguments.split)
+        dataset = open_tree(arguments.data, arguments.simulation_type, arguments.split)
     else:
         dataset = SimulatedScenes(arguments.maps, FRESH_CITIES)
     given = [override.partition("=") for override in arguments.incomplete or ()]

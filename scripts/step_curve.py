@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import RadioMapSeer
+from data import open_tree
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
 from denoising_diffusion_pytorch.cli import new_file, positive, run
@@ -22,7 +22,7 @@ from denoising_diffusion_pytorch.inference import Predictor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
-    parser.add_argument("--data", type=Path, help="RadioMapSeer tree; default: simulated cities")
+    parser.add_argument("--data", type=Path, help="tree of either kind; default: simulated cities")
     parser.add_argument("--split", default="test", help="train, val, test, all, or your own split")
     parser.add_argument("--maps", type=positive, default=25, help="simulated cities, without --data (%(default)s)")
     parser.add_argument("--steps", type=positive, nargs="+", default=[1, 2, 3, 4, 5, 10, 20, 50])
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=new_file, help="file for the table")
     arguments = parser.parse_args()
     dataset = (
-        RadioMapSeer(arguments.data, "DPM", arguments.split)
+        open_tree(arguments.data, "DPM", arguments.split)
         if arguments.data
         else SimulatedScenes(arguments.maps, seed=8_000_000)
     )

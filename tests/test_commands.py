@@ -13,6 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from data import RadioUNet_c
+from denoising_diffusion_pytorch.inference import Predictor
 from tests.conftest import make_scene_files, save_grey
 from tests.tiny import TINY, merged
 
@@ -171,6 +173,31 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     assert grey.shape == (64, 64) and (grey[20:30, 20:30] == 0).all()
     refused(command(*base, *own, "25,25"), "inside a building")
     refused(command(*base, *own, "64,1"), "outside")
+
+
+def test_a_flat_tree_is_scored_and_sampled_like_the_scenes_it_was_made_from(workplace, tmp_path):
+    ckpt, tree, flat = workplace / "radiodiff_results_LDM", workplace / "tree", tmp_path / "flat"
+    predictor = Predictor(ckpt)
+    data = predictor.config.data
+    dataset = RadioUNet_c(tree, split="val", image_size=32, cond_size=data.cond_size, cond_channels=data.cond_channels)
+    for folder in ("images", "conditions", "masks"):
+        (flat / folder).mkdir(parents=True)
+    for index in range(len(dataset)):
+        scene, name = dataset.scene(index), dataset.source.names[index]
+        save_grey(flat / "images" / f"{name}.png", scene.gain * 255)
+        save_grey(flat / "masks" / f"{name}.png", scene.buildings * 255)
+        np.save(flat / "conditions" / f"{name}.npy", dataset[index]["cond"].numpy())
+    nmse = []
+    for place in (("--data", tree, "--split", "val"), ("--data", flat)):
+        done = command("scripts/evaluate.py", "--ckpt", ckpt, *place, "--json", tmp_path / "s.json")
+        assert done.returncode == 0, done.stderr
+        nmse.append(json.loads((tmp_path / "s.json").read_text())["nmse"])
+    assert nmse[0] == pytest.approx(nmse[1], abs=1e-6) and "transmitter is unknown" in done.stderr
+    how = ("--cfg", workplace / "tiny.yaml", f"sample.source.data_root={flat}", "--output_folder", tmp_path / "maps")
+    done = command("sample.py", "--ckpt", ckpt, *how)
+    assert done.returncode == 0 and len(list((tmp_path / "maps").glob("*_figure.png"))) == len(dataset), done.stderr
+    np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
+    refused(command("sample.py", "--ckpt", ckpt, *how), f"conditions/{name}.npy", "has shape (1, 2, 2), not")
 
 
 def test_sample_several_draws_and_transmitters(workplace, tmp_path):
