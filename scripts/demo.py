@@ -9,12 +9,15 @@ no state: every request carries its whole city, so that several people can use i
 
 import argparse
 import base64
+import contextlib
 import io
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -36,7 +39,7 @@ from denoising_diffusion_pytorch.inference import Predictor
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 
 try:
-    from flask import Flask, Response, jsonify, request, send_file
+    from flask import Flask, Response, abort, jsonify, request, send_file
     from waitress import serve
     from werkzeug.exceptions import HTTPException
 except ImportError as error:
@@ -50,6 +53,17 @@ MAX_SIDE = 4096  # px of an uploaded picture
 MAX_TRANSMITTERS = 8
 MAX_DRAWS = 8
 MAX_SEED = 2**31
+MAX_WAITING = 4  # requests for maps that may wait for the one that is being predicted
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+@contextlib.contextmanager
+def releasing(places: threading.Semaphore) -> Iterator[None]:
+    """Give an acquired place back at the end."""
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def encode(array: np.ndarray) -> str:
@@ -90,7 +104,7 @@ def read_upload(content: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             width, height = picture.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: is no PNG") from error
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise DataError(f"{name}: is {width}x{height} px; at most {MAX_SIDE} per side are accepted")
@@ -128,12 +142,34 @@ def read_scenes(body: object) -> list[Scene]:
     return [scene_at("city", layout, position) for position in positions]
 
 
-def create_app(predictor: Predictor) -> Flask:
-    """The page and the requests that it makes."""
+def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS) -> Flask:
+    """The page and the requests that it makes.
+
+    Args:
+        predictor: of a latent diffusion.
+        hosts: names by which the server may be addressed, so that no other web page can reach it through a name of its
+            own (DNS rebinding); None for any.
+    """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
     best = predictor.sampler, predictor.steps
     one_at_a_time = threading.Lock()  # a prediction uses all cores
+    places = app.extensions["places"] = threading.BoundedSemaphore(1 + MAX_WAITING)
+
+    @app.before_request
+    def check_host():
+        if hosts is not None and urlsplit(f"//{request.host}").hostname not in hosts:
+            abort(403, f"this server answers to {', '.join(sorted(hosts))} only")
+
+    @app.after_request
+    def protect(response: Response):
+        response.headers["Content-Security-Policy"] = (
+            "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+            "img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+        )
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
 
     @app.errorhandler(DataError)
     def refused(error: DataError):
@@ -143,6 +179,10 @@ def create_app(predictor: Predictor) -> Flask:
     def failed(error: HTTPException):
         text = f"larger than {MAX_UPLOAD // 2**20} MiB" if error.code == 413 else error.description
         return jsonify(error=text), error.code
+
+    @app.errorhandler(RecursionError)
+    def too_deep(error: RecursionError):
+        return jsonify(error="the request is nested too deeply"), 400
 
     @app.get("/")
     def page():
@@ -190,7 +230,9 @@ def create_app(predictor: Predictor) -> Flask:
         body = request.get_json()
         scenes = read_scenes(body)
         draws = whole_number(body.get("draws", 1), "draws", 1, MAX_DRAWS)
-        with one_at_a_time:
+        if not places.acquire(blocking=False):
+            abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
+        with releasing(places), one_at_a_time:
             predictor.num_samples = draws
             predictor.use(*best)
             if draws > 1:
@@ -255,7 +297,14 @@ def main() -> None:
     simulated_gain(random_scenes(0)[0])
     print(f"http://{arguments.host}:{arguments.port} (Ctrl-C ends it)", flush=True)
     try:
-        serve(create_app(predictor), host=arguments.host, port=arguments.port, threads=4)
+        hosts = LOCAL_HOSTS if arguments.host in LOCAL_HOSTS else None
+        serve(
+            create_app(predictor, hosts),
+            host=arguments.host,
+            port=arguments.port,
+            threads=4 + MAX_WAITING,
+            max_request_body_size=MAX_UPLOAD,  # refused before it is read
+        )
     except OSError as error:
         raise ConfigError(f"--host {arguments.host} --port {arguments.port}: {error}; choose another port") from error
 

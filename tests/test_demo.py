@@ -5,6 +5,8 @@ import csv
 import io
 import shutil
 import threading
+import time
+import zlib
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ pytest.importorskip("flask", reason="the web page needs: pip install -r requirem
 
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.inference import Predictor
-from scripts.demo import create_app, encode, pack
+from scripts.demo import MAX_WAITING, create_app, encode, pack
 
 OPEN = np.zeros((256, 256), bool)
 CITY = OPEN.copy()
@@ -107,6 +109,52 @@ def test_upload(client):
     answer = upload(client, bytes(5 * 2**20))
     assert answer.status_code == 413 and "4 MiB" in answer.json["error"]
     assert client.post("/upload").status_code == 400
+
+
+def test_what_would_harm_the_server_is_refused(client, app):
+    width = (60_000).to_bytes(4, "big")
+    header = b"\x00\x00\x00\rIHDR" + width + width + b"\x08\x00\x00\x00\x00"
+    bomb = b"\x89PNG\r\n\x1a\n" + header + zlib.crc32(header[4:]).to_bytes(4, "big")
+    assert upload(client, bomb).status_code == 400
+    deep = client.post("/predict", data="[" * 100_000, content_type="application/json")
+    assert deep.status_code == 400 and deep.json["error"]
+    other = client.get("/settings", headers={"Host": "evil.example:7860"})
+    assert other.status_code == 403 and "localhost" in other.json["error"]
+    for host in ("127.0.0.1:7860", "localhost", "[::1]:7860"):
+        answer = client.get("/settings", headers={"Host": host})
+        assert answer.status_code == 200 and "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    anywhere = create_app(Predictor(), hosts=None).test_client()
+    assert anywhere.get("/settings", headers={"Host": "lab.example"}).status_code == 200
+
+
+def test_a_crowd_is_told_to_wait(monkeypatch):
+    predictor, entered, go = Predictor(), threading.Event(), threading.Event()
+    app = create_app(predictor)
+
+    def slow(scenes, predict=predictor.predict):
+        entered.set()
+        go.wait(60)
+        return predict(scenes)
+
+    monkeypatch.setattr(predictor, "predict", slow)
+    body = {"buildings": pack(OPEN), "tx": [[5, 5]]}
+    answers = []
+    crowd = [
+        threading.Thread(target=lambda: answers.append(app.test_client().post("/predict", json=body).status_code))
+        for _ in range(1 + MAX_WAITING)
+    ]
+    crowd[0].start()
+    assert entered.wait(30)
+    for thread in crowd[1:]:
+        thread.start()
+    deadline = time.monotonic() + 30
+    while app.extensions["places"]._value and time.monotonic() < deadline:  # until all of them wait
+        time.sleep(0.01)
+    late = app.test_client().post("/predict", json=body)
+    go.set()
+    for thread in crowd:
+        thread.join(60)
+    assert late.status_code == 503 and "try again" in late.json["error"] and answers == [200] * len(crowd)
 
 
 def test_files(client):
