@@ -5,8 +5,10 @@ part of it (`measure`, `measured_planes`). Everything is drawn from a key, so th
 """
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -173,17 +175,29 @@ def read_measurements(path: Path, shape: tuple[int, int]) -> np.ndarray:
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    points = []
-    for number, row in enumerate(rows, 2):
+    named = [
+        (f"{path}: line {number}", [row[name] for name in ("x", "y", "gain_db")]) for number, row in enumerate(rows, 2)
+    ]
+    return check_measurements(named, shape)
+
+
+def check_measurements(points: Sequence[tuple[str, Any]], shape: tuple[int, int]) -> np.ndarray:
+    """Measured points of a map of `shape` (H, W), each with where it comes from: (N, 3) float32 of x, y and grey level.
+
+    Raises:
+        DataError: a point that is no x, y and path gain in dB, outside the map, or impossible.
+    """
+    checked = []
+    for where, point in points:
         try:
-            x, y, gain = (float(row[name]) for name in ("x", "y", "gain_db"))
+            x, y, gain = (float(value) for value in point)
         except (TypeError, ValueError) as error:
-            raise DataError(f"{path}: line {number}: is no row of numbers x,y,gain_db") from error
+            raise DataError(f"{where}: is no row of numbers x,y,gain_db") from error
         if not (0 <= x <= shape[1] - 1 and 0 <= y <= shape[0] - 1):
-            raise DataError(f"{path}: line {number}: {x:g},{y:g} is outside the map ({shape[1]}x{shape[0]} px)")
+            raise DataError(f"{where}: {x:g},{y:g} is outside the map ({shape[1]}x{shape[0]} px)")
         if not GAIN_MIN_DB - GAIN_SPAN_DB <= gain <= GAIN_MAX_DB:
             raise DataError(
-                f"{path}: line {number}: gain_db is {gain:g}; path gain is a negative number of dB, at most {GAIN_MAX_DB:g}"
+                f"{where}: gain_db is {gain:g}; path gain is a negative number of dB, at most {GAIN_MAX_DB:g}"
             )
-        points.append((x, y, float(db_to_gain(gain))))
-    return np.array(points, np.float32).reshape(-1, 3)
+        checked.append((x, y, float(db_to_gain(gain))))
+    return np.array(checked, np.float32).reshape(-1, 3)

@@ -28,6 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data import DataError, Scene
 from data.conditions import simulated_gain
+from data.incomplete import check_measurements
 from data.layout import Layout
 from data.scene import read_grey, scene_at
 from data.simulated import random_scenes
@@ -52,6 +53,7 @@ MAX_UPLOAD = 4 * 2**20  # bytes
 MAX_SIDE = 4096  # px of an uploaded picture
 MAX_TRANSMITTERS = 8
 MAX_DRAWS = 8
+MAX_POINTS = 2000
 MAX_SEED = 2**31
 MAX_WAITING = 4  # requests for maps that may wait for the one that is being predicted
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -128,6 +130,13 @@ def whole_number(value: object, what: str, low: int, high: int) -> int:
     return number
 
 
+def read_points(points: object, shape: tuple[int, int]) -> np.ndarray:
+    """Measured points of a request, a list of [x, y, dB]; raises DataError."""
+    if not isinstance(points, list) or len(points) > MAX_POINTS:
+        raise DataError(f"points: must be a list of at most {MAX_POINTS} [x, y, dB]")
+    return check_measurements([("points", point) for point in points], shape)
+
+
 def read_scenes(body: object) -> list[Scene]:
     """City and transmitters of a request; raises DataError."""
     if not isinstance(body, dict) or not isinstance(body.get("tx"), list):
@@ -139,7 +148,13 @@ def read_scenes(body: object) -> list[Scene]:
         positions = [f"{float(x)},{float(y)}" for x, y in body["tx"]]
     except (TypeError, ValueError) as error:
         raise DataError("tx: must be a list of [x, y]") from error
-    return [scene_at("city", layout, position) for position in positions]
+    scenes = [scene_at("city", layout, position) for position in positions]
+    points = body.get("points") or []
+    if points:
+        if len(scenes) > 1:
+            raise DataError("measured values belong to one transmitter; remove the others")
+        scenes[0].measurements = read_points(points, layout.shape)
+    return scenes
 
 
 def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS) -> Flask:
@@ -200,6 +215,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
             limits=[GAIN_MIN_DB, GAIN_MAX_DB],
             cities=sorted(path.stem for path in CITIES.glob("*.png")),
             max_transmitters=MAX_TRANSMITTERS,
+            measurements=predictor.sees_measurements,
             model=f"{predictor.checkpoint.path.name}, step {predictor.checkpoint.step:,}",
         )
 
@@ -229,6 +245,8 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
     def predict():
         body = request.get_json()
         scenes = read_scenes(body)
+        if scenes[0].measurements is not None and not predictor.sees_measurements:
+            raise DataError("this model was trained without measured points")
         draws = whole_number(body.get("draws", 1), "draws", 1, MAX_DRAWS)
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")

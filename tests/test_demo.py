@@ -16,6 +16,7 @@ pytest.importorskip("flask", reason="the web page needs: pip install -r requirem
 
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.inference import Predictor
+from scripts import demo
 from scripts.demo import MAX_WAITING, create_app, encode, pack
 
 OPEN = np.zeros((256, 256), bool)
@@ -109,6 +110,29 @@ def test_upload(client):
     answer = upload(client, bytes(5 * 2**20))
     assert answer.status_code == 413 and "4 MiB" in answer.json["error"]
     assert client.post("/upload").status_code == 400
+
+
+def test_measured_values_reach_a_model_that_was_trained_with_some(client, monkeypatch):
+    body = {"buildings": pack(CITY), "tx": [[30, 120]], "points": [[40, 130, -80], [5, 5, -100.5]]}
+    refused = client.post("/predict", json=body)
+    assert refused.status_code == 400 and "trained without measured points" in refused.json["error"]
+    seen = []
+    monkeypatch.setattr(Predictor, "sees_measurements", True)
+    monkeypatch.setattr(Predictor, "predict", lambda self, scenes: seen.extend(scenes) or iter(()))
+    assert client.get("/settings").json["measurements"] is True
+    monkeypatch.setattr(demo, "zip", lambda *_, strict: [], raising=False)
+    assert client.post("/predict", json=body).status_code == 200
+    assert np.allclose(seen[0].measurements[:, :2], [[40, 130], [5, 5]])
+    assert np.allclose(seen[0].measurements[:, 2], db_to_gain(np.array([-80, -100.5])), atol=1e-6)
+    for change, words in (
+        ({"points": "many"}, "points: must be a list"),
+        ({"points": [[1, 2]]}, "points: is no row of numbers"),
+        ({"points": [[1, 2, 80]]}, "gain_db is 80"),
+        ({"points": [[1, 300, -80]]}, "outside the map"),
+        ({"tx": [[30, 120], [5, 5]]}, "belong to one transmitter"),
+    ):
+        answer = client.post("/predict", json=body | change)
+        assert answer.status_code == 400 and words in answer.json["error"]
 
 
 def test_what_would_harm_the_server_is_refused(client, app):
