@@ -16,6 +16,7 @@ from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
 BUILDING_GREY = "0.75"
 UNPREDICTED, UNCOVERED = "white", "#d95f5f"
 ERROR_LIMIT_DB = 20.0
+SPREAD_LIMIT_DB = 10.0
 
 
 def _show(
@@ -38,31 +39,43 @@ def _save(figure: Figure, path: str | Path) -> None:
 
 
 def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
-    """real | each of `columns` | error of the last, one row per scene.
+    """real | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
 
     Args:
         path: PNG to write.
         rows: dicts with `name`; `real` and every name in `columns`, (H, W) grey levels in [0, 1]; `buildings` (H, W)
-            bool; optionally `tx` (x, y) in pixels.
+            bool; optionally `tx` (x, y) in pixels, `points` (N, 2 or more) of measured x, y, and, in all rows or none,
+            `std` (H, W) of the last column, grey levels.
         columns: names of the predictions, also used as titles.
     """
-    count = len(columns) + 2
+    spread_is_known = rows[0].get("std") is not None
+    count = len(columns) + 2 + spread_is_known
     figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         buildings, tx = row["buildings"], row.get("tx")
         gain_limits = (GAIN_MIN_DB, GAIN_MAX_DB)
-        for ax, key in zip(line[:-1], ("real", *columns), strict=True):
+        for ax, key in zip(line, ("real", *columns), strict=False):
             power = _show(ax, gain_to_db(row[key]), buildings, tx, "viridis", gain_limits)
         line[0].set_ylabel(row["name"], fontsize=8)
         scores = map_scores(row[columns[-1]], row["real"])
         error_db = (row[columns[-1]] - row["real"]) * GAIN_SPAN_DB
-        error = _show(line[-1], error_db, buildings, None, "RdBu_r", (-ERROR_LIMIT_DB, ERROR_LIMIT_DB))
-        line[-1].set_xlabel(f"NMSE {scores['nmse']:.4f}", fontsize=8)
-    for ax, title in zip(axes[0], ("real", *columns, "error"), strict=True):
+        ax = line[len(columns) + 1]
+        error = _show(ax, error_db, buildings, None, "RdBu_r", (-ERROR_LIMIT_DB, ERROR_LIMIT_DB))
+        ax.set_xlabel(f"NMSE {scores['nmse']:.4f}", fontsize=8)
+        points = row.get("points")
+        if points is not None and len(points):
+            line[0].scatter(points[:, 0], points[:, 1], s=3, color="red", linewidths=0)
+            line[0].set_xlabel(f"{len(points)} measured points", fontsize=8)
+        if spread_is_known:
+            spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, buildings, None, "magma", (0, SPREAD_LIMIT_DB))
+    for ax, title in zip(axes[0], ("real", *columns, "error", "spread"), strict=False):
         ax.set_title(title, fontsize=10)
-    figure.colorbar(power, ax=axes[:, : count - 1], label="path gain (dB)", shrink=0.9, aspect=40, location="left")
-    figure.colorbar(error, ax=axes[:, -1], label="error (dB)", shrink=0.9, aspect=40)
+    last = len(columns) + 1
+    figure.colorbar(power, ax=axes[:, :last], label="path gain (dB)", shrink=0.9, aspect=40, location="left")
+    figure.colorbar(error, ax=axes[:, last], label="error (dB)", shrink=0.9, aspect=40)
+    if spread_is_known:
+        figure.colorbar(spread, ax=axes[:, -1], label="spread (dB)", shrink=0.9, aspect=40)
     _save(figure, path)
 
 

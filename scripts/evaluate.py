@@ -55,7 +55,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--markdown", type=new_file, help="file for the table")
     parser.add_argument("--csv", type=new_file, help="file for the scores of each map")
     parser.add_argument(
-        "--gallery", type=new_picture, help="PNG: real | sampled | error from the best to the worst map"
+        "--gallery",
+        type=new_picture,
+        help="PNG: real | sampled | error | spread of several draws, from the best to the worst map",
     )
     parser.add_argument(
         "--steps", type=positive, help="network calls per map; default: as configured for the checkpoint"
@@ -137,7 +139,8 @@ def score_all(
             calibrations[other].add_prediction(scene, answer.draws)
         for name, why in score_others(others, scores, scene, parts).items():
             failures.setdefault(name, []).append(why)
-        row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain}
+        row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain, "std": prediction.std}
+        row["points"] = scene.measurements
         row["shares"] = error_shares(prediction.gain, scene, visible)
         gallery.append((ours["nmse"], row | {"buildings": scene.buildings, "tx": scene.tx}))
     for name, reasons in failures.items():

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data import DataError, Scene
 from data.baselines import MeanMap, log_distance_law, los_nlos_law
@@ -150,5 +151,8 @@ def test_figures_are_written(tmp_path):
     scene = walled_scene()
     row = {"name": "0_0", "real": scene.gain, "sampled": scene.gain, "buildings": scene.buildings, "tx": scene.tx}
     comparison_figure(tmp_path / "a" / "rows.png", [row, row])
+    drawn = row | {"std": np.full((16, 16), 0.02), "points": np.array([[3, 4, 0.5]])}
+    comparison_figure(tmp_path / "a" / "drawn.png", [drawn])
+    assert Image.open(tmp_path / "a" / "drawn.png").width > Image.open(tmp_path / "a" / "rows.png").width
     radio_map_figure(tmp_path / "map.png", scene.gain, scene.buildings, scene.tx, "a title")
     assert (tmp_path / "a" / "rows.png").stat().st_size > 5000 and (tmp_path / "map.png").stat().st_size > 3000
