@@ -42,7 +42,7 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
     """real | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
 
     Args:
-        path: PNG to write.
+        path: file to write, PNG, PDF or SVG by its name.
         rows: dicts with `name`; `real` and every name in `columns`, (H, W) grey levels in [0, 1]; `buildings` (H, W)
             bool; optionally `tx` (x, y) in pixels, `points` (N, 2 or more) of measured x, y, and, in all rows or none,
             `std` (H, W) of the last column, grey levels.
@@ -83,7 +83,7 @@ def contact_sheet(path: str | Path, scenes: Sequence[Scene], columns: int = 4) -
     """The true maps of many scenes side by side.
 
     Args:
-        path: PNG to write.
+        path: file to write, PNG, PDF or SVG by its name.
         scenes: with gain.
         columns: scenes per row.
     """
@@ -110,7 +110,7 @@ def radio_map_figure(
     """One map in dB and, if given, its uncertainty.
 
     Args:
-        path: PNG to write.
+        path: file to write, PNG, PDF or SVG by its name.
         gain: (H, W) in [0, 1], NaN where it is unknown.
         buildings: (H, W).
         tx: (x, y) in pixels.
@@ -142,7 +142,7 @@ def coverage_figure(
     """Best server and coverage of several transmitters.
 
     Args:
-        path: PNG to write.
+        path: file to write, PNG, PDF or SVG by its name.
         server, gain: (H, W), see `data.window.best_server`.
         buildings: (H, W).
         transmitters: (x, y) of each, in pixels.
@@ -179,7 +179,7 @@ def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]
     """Observed against nominal coverage of central intervals, and the error of the mean against the spread of the draws.
 
     Args:
-        path: PNG to write.
+        path: file to write, PNG, PDF or SVG by its name.
         models: `Calibration.summary` by name.
     """
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")

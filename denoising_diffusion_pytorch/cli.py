@@ -3,7 +3,7 @@
 import argparse
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data.errors import DataError
@@ -11,7 +11,7 @@ from data.errors import DataError
 from .errors import CheckpointError, ConfigError, TrainingError
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
-PICTURES = (".png", ".jpg", ".jpeg")
+FIGURES = (".png", ".pdf", ".svg", ".jpg")
 USERS_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG"}
 
 
@@ -40,10 +40,19 @@ def new_file(text: str) -> Path:
     return path
 
 
-def new_picture(text: str) -> Path:
+def new_figure(text: str) -> Path:
     """`new_file` of a format that pictures are written in."""
-    if Path(text).suffix.lower() not in PICTURES:
-        raise argparse.ArgumentTypeError(f"{text} is no picture; end its name with {' or '.join(PICTURES)}")
+    return _named(text, FIGURES)
+
+
+def new_png(text: str) -> Path:
+    """`new_file` of a picture whose pixels are values."""
+    return _named(text, (".png",))
+
+
+def _named(text: str, suffixes: Sequence[str]) -> Path:
+    if Path(text).suffix.lower() not in suffixes:
+        raise argparse.ArgumentTypeError(f"{text} is no picture; end its name with {' or '.join(suffixes)}")
     return new_file(text)
 
 

@@ -26,7 +26,7 @@ from data.folder import FlatTree, is_flat_tree
 from data.radiomapseer import SIMULATIONS, check_root
 from data.splits import STANDARD, select, spread
 from data.units import NOISE_FLOOR
-from denoising_diffusion_pytorch.cli import new_picture, run
+from denoising_diffusion_pytorch.cli import new_figure, run
 
 OPENED = 300  # scenes opened without --all
 SHEET = 16
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="RadioMapSeer tree")
     parser.add_argument("--simulation_type", choices=SIMULATIONS, help="default: the first one present")
     parser.add_argument("--all", action="store_true", help=f"open every scene, not only {OPENED}")
-    parser.add_argument("--sheet", type=new_picture, help="PNG to write: a contact sheet of some scenes")
+    parser.add_argument("--sheet", type=new_figure, help="figure to write: a contact sheet of some scenes")
     arguments = parser.parse_args()
     root = check_root(arguments.root)
     if is_flat_tree(root):

@@ -29,7 +29,7 @@ from data.incomplete import Incomplete
 from data.metrics import Scores
 from data.simulated import TOLD, SimulatedScenes
 from data.simulator import line_of_sight
-from denoising_diffusion_pytorch.cli import natural, new_file, new_picture, positive, run
+from denoising_diffusion_pytorch.cli import natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import section
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Predictor
@@ -56,8 +56,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--csv", type=new_file, help="file for the scores of each map")
     parser.add_argument(
         "--gallery",
-        type=new_picture,
-        help="PNG: real | sampled | error | spread of several draws, from the best to the worst map",
+        type=new_figure,
+        help="figure (PNG, PDF, SVG): real | sampled | error | spread of several draws, from the best to the worst map",
     )
     parser.add_argument(
         "--steps", type=positive, help="network calls per map; default: as configured for the checkpoint"
@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--incomplete", nargs="+", metavar="key=value",
                         help="what the condition does not know: points=50 missing_buildings=2 transmitter_error=5 "
                              "outline_error=1 ..., see data/incomplete.py")  # fmt: skip
-    parser.add_argument("--reliability", type=new_picture, help="PNG: coverage and spread of --num_samples draws")
+    parser.add_argument("--reliability", type=new_figure, help="figure: coverage and spread of --num_samples draws")
     parser.add_argument("--batch_size", type=positive, default=8)
     parser.add_argument("--seed", type=natural, default=0)
     arguments = parser.parse_args()

@@ -23,7 +23,7 @@ from data.metrics import Scores
 from data.scene import Scene
 from data.simulator import Paths, Simulator
 from data.units import db_to_gain, gain_to_uint8
-from denoising_diffusion_pytorch.cli import new_picture, run
+from denoising_diffusion_pytorch.cli import new_figure, run
 
 SHOWN = (0.25, 0.5, 0.75, 1.0)  # quantiles of the maps' NMSE that the figure shows
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="RadioMapSeer tree")
     parser.add_argument("--split", default="all", help="see data/splits.py")
     parser.add_argument("--simulation_type", default="DPM", help="folder of gain/ to compare with")
-    parser.add_argument("--figure", type=new_picture, metavar="FILE", help="PNG of four maps")
+    parser.add_argument("--figure", type=new_figure, metavar="FILE", help="figure of four maps")
     arguments = parser.parse_args()
     dataset = RadioMapSeer(arguments.data, arguments.simulation_type, arguments.split)
     simulate(dataset.scene(0))  # compiles, or reads the compiled code

@@ -20,7 +20,7 @@ from data.scene import parse_position, read_grey
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
 from data.window import SIDE
-from denoising_diffusion_pytorch.cli import new_picture, run
+from denoising_diffusion_pytorch.cli import new_png, run
 
 LARGE = 2**20  # px from which it takes so long that the command says what it does
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--buildings", type=Path, required=True, help="PNG, non-zero inside buildings")
     parser.add_argument("--tx", required=True, metavar="X,Y", help="column and row of the transmitter in pixels")
-    parser.add_argument("--out", type=new_picture, required=True, help="PNG to write")
+    parser.add_argument("--out", type=new_png, required=True, help="PNG to write")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     arguments = parser.parse_args()
     tx = parse_position(arguments.tx)

@@ -153,6 +153,8 @@ def test_figures_are_written(tmp_path):
     comparison_figure(tmp_path / "a" / "rows.png", [row, row])
     drawn = row | {"std": np.full((16, 16), 0.02), "points": np.array([[3, 4, 0.5]])}
     comparison_figure(tmp_path / "a" / "drawn.png", [drawn])
+    comparison_figure(tmp_path / "rows.pdf", [row])
+    assert (tmp_path / "rows.pdf").read_bytes().startswith(b"%PDF")
     assert Image.open(tmp_path / "a" / "drawn.png").width > Image.open(tmp_path / "a" / "rows.png").width
     radio_map_figure(tmp_path / "map.png", scene.gain, scene.buildings, scene.tx, "a title")
     assert (tmp_path / "a" / "rows.png").stat().st_size > 5000 and (tmp_path / "map.png").stat().st_size > 3000
