@@ -22,6 +22,7 @@ from .loading import load_model
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
 
+EXPORTED = ["meta.json", "model.safetensors", "README.md"]  # the files of an exported model
 SPREAD_SAMPLERS = {"ddpm": "ddpm", "const_sde": "decoupled", "flow": "euler"}  # by diffusion_config.model_type
 SPREAD_CALLS = 4
 
@@ -86,6 +87,31 @@ class Predictor:
         self.sampler, self.steps = "none", 1
         if isinstance(model, LatentDiffusion):
             self.use(sampler, steps)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **how) -> "Predictor":
+        """A model from its folder, or from the Hugging Face Hub under a name such as `user/model`, downloaded once.
+
+        Args:
+            name: of the folder or on the Hub.
+            revision: branch, tag or commit on the Hub.
+            how: as for `Predictor`.
+
+        Raises:
+            CheckpointError: neither is there, or the Hub cannot be reached.
+        """
+        if Path(name).exists():
+            return cls(name, **how)
+        from huggingface_hub import snapshot_download  # comes with accelerate; takes a second to import
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        try:
+            return cls(snapshot_download(str(name), revision=revision, allow_patterns=EXPORTED), **how)
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"{name}: is no folder, and not to be had from the Hugging Face Hub ({reason})"
+            ) from error
 
     @property
     def is_told_the_simulation(self) -> bool:

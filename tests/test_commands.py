@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from data import RadioUNet_c
+from denoising_diffusion_pytorch.errors import CheckpointError
 from denoising_diffusion_pytorch.inference import Predictor
 from tests.conftest import make_scene_files, save_grey
 from tests.tiny import TINY, merged
@@ -306,3 +308,19 @@ def test_mistakes_end_in_one_line(workplace, tmp_path):
     refused(command(*score, workplace / "radiodiff_results_LDM", "--sampler", "decoupled"), "decoupled", "ddim")
     refused(command(*score, workplace / "radiodiff_results_LDM", "--steps", "2000"), "steps")
     assert not list(tmp_path.glob("radiodiff_results*/checkpoints/*"))
+
+
+def test_a_model_from_the_hub_or_from_a_folder(workplace, monkeypatch):
+    folder, asked = workplace / "radiodiff_results_LDM", []
+    assert Predictor.from_pretrained(folder, steps=1).steps == 1
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(folder))
+    assert Predictor.from_pretrained("someone/model", revision="v1", num_samples=2).num_samples == 2
+    assert asked[0][0] == ("someone/model",) and asked[0][1]["revision"] == "v1"
+
+    def offline(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(CheckpointError, match=r"someone/model: is no folder.*\(no network\)"):
+        Predictor.from_pretrained("someone/model")
