@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from data import FlatTree, RadioMapSeer, Scene, gain_to_db, open_tree
 from data.figures import comparison_figure, coverage_figure, radio_map_figure
+from data.geojson import read_city
 from data.incomplete import read_measurements
-from data.layout import Layout
 from data.metrics import Scores
-from data.scene import read_grey, scene_at
+from data.scene import scene_at
 from data.simulated import TOLD, random_scenes
 from data.units import GAIN_SPAN_DB, NOISE_FLOOR_DB, gain_to_uint8
 from data.window import Window, best_server, window
@@ -44,7 +44,9 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     parser.add_argument("--cfg", help="YAML file with a `sample` section")
     city = parser.add_mutually_exclusive_group()
     city.add_argument(
-        "--buildings", type=Path, help="a city: PNG of any size, one pixel a metre, non-zero inside buildings"
+        "--buildings",
+        type=Path,
+        help="a city: PNG of any size, one pixel a metre, non-zero inside buildings; or footprints as GeoJSON",
     )
     city.add_argument(
         "--simulate", type=natural, metavar="SEED", help="a random city, and the simulator's map beside it"
@@ -73,7 +75,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
 def city_scenes(arguments: argparse.Namespace) -> list[Window]:
     """One window a transmitter of the city on the command line."""
     if arguments.buildings is not None:
-        layout, name = Layout.traced(read_grey(arguments.buildings) > 0), arguments.buildings.stem
+        layout, name = read_city(arguments.buildings), arguments.buildings.stem
         scenes = [scene_at(name, layout, position) for position in arguments.tx]
     else:
         scenes = random_scenes(arguments.simulate, arguments.tx)

@@ -38,6 +38,7 @@ from data.incomplete import Incomplete
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
 from data.splits import spread
+from data.store import digest
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Count, IncompleteConfig, Natural, Positive, Section, Share, Text
@@ -49,6 +50,7 @@ from denoising_diffusion_pytorch.training.results import read_log
 ROOT = Path(__file__).resolve().parents[1]
 PROBE_STEPS = 40  # optimizer steps that measure a row's speed; the first half is not counted
 PROBE_SCENES = 64
+LONGEST_NAME = 60  # of a folder
 SCRIPTS = {"vae": "train_vae.py", "ldm": "train_cond_ldm.py", "baseline": "scripts/train_baseline.py"}
 LAWS = {"simulator": simulator_map, "line-of-sight law": los_nlos_law, "25 log10 d": log_distance_law}
 
@@ -159,8 +161,9 @@ def read_plan(path: Path) -> Plan:
 
 
 def slug(texts: Sequence[str]) -> str:
-    """A name for a folder."""
-    return re.sub(r"[^a-z0-9]+", "_", " ".join(texts).lower()).strip("_") or "default"
+    """A name for a folder; of a long one the beginning and a digest."""
+    name = re.sub(r"[^a-z0-9]+", "_", " ".join(texts).lower()).strip("_") or "default"
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}_{digest(*texts)[:8]}"
 
 
 class Trainings:

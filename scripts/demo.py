@@ -28,6 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data import DataError, Scene
 from data.conditions import simulated_gain
+from data.geojson import SUFFIXES, read_geojson
 from data.incomplete import check_measurements
 from data.layout import Layout
 from data.scene import read_grey, scene_at
@@ -94,15 +95,17 @@ def unpack(text: object) -> np.ndarray:
     return np.unpackbits(decode(text, "u1", SIDE * SIDE // 8, "buildings")).astype(bool).reshape(SIDE, SIDE)
 
 
-def centre_of(name: str, buildings: np.ndarray) -> tuple[np.ndarray, str]:
+def centre_of(name: str, layout: Layout) -> tuple[np.ndarray, str]:
     """The central 256 m x 256 m of a city of any size, and a note on what was done."""
-    height, width = buildings.shape
-    view = window(Scene(name, Layout.traced(buildings), ((width - 1) / 2, (height - 1) / 2)))
+    height, width = layout.shape
+    view = window(Scene(name, layout, ((width - 1) / 2, (height - 1) / 2)))
     return view.scene.buildings, view.note.replace("around the transmitter", "in its middle")
 
 
-def read_upload(content: bytes, name: str) -> np.ndarray:
-    """An uploaded PNG (H, W) bool; raises DataError for anything else, before it is unpacked."""
+def read_upload(content: bytes, name: str) -> Layout:
+    """An uploaded PNG or GeoJSON file; raises DataError for anything else, before it is unpacked."""
+    if Path(name).suffix.lower() in SUFFIXES:
+        return read_geojson(content, name)
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             width, height = picture.size
@@ -114,7 +117,7 @@ def read_upload(content: bytes, name: str) -> np.ndarray:
         path = Path(folder) / "upload.png"
         path.write_bytes(content)
         try:
-            return read_grey(path) > 0
+            return Layout.traced(read_grey(path) > 0)
         except DataError as error:
             raise DataError(str(error).replace(str(path), name)) from error
 
@@ -229,7 +232,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
         chosen = {path.stem: path for path in CITIES.glob("*.png")}.get(request.args.get("name"))
         if chosen is None:
             raise DataError("there is no such city")
-        buildings, note = centre_of(chosen.stem, read_grey(chosen) > 0)
+        buildings, note = centre_of(chosen.stem, Layout.traced(read_grey(chosen) > 0))
         return jsonify(buildings=pack(buildings), tx=[], note=note or chosen.stem)
 
     @app.post("/upload")

@@ -2,8 +2,8 @@
 
     python scripts/simulate.py --buildings city.png --tx 120,80 --out map.png
 
-The city is a grey picture, one pixel per metre, non-zero inside buildings. The result is an 8-bit PNG in
-RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0).
+The city is a grey picture, one pixel per metre, non-zero inside buildings, or a GeoJSON file of footprints. The result
+is an 8-bit PNG in RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0).
 """
 
 import argparse
@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from PIL import Image
 
 from data.errors import DataError
-from data.layout import Layout
-from data.scene import parse_position, read_grey
+from data.geojson import read_city
+from data.scene import parse_position
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
 from data.window import SIDE
@@ -27,7 +27,9 @@ LARGE = 2**20  # px from which it takes so long that the command says what it do
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--buildings", type=Path, required=True, help="PNG, non-zero inside buildings")
+    parser.add_argument(
+        "--buildings", type=Path, required=True, help="PNG, non-zero inside buildings, or footprints as GeoJSON"
+    )
     parser.add_argument("--tx", required=True, metavar="X,Y", help="column and row of the transmitter in pixels")
     parser.add_argument("--out", type=new_png, required=True, help="PNG to write")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
@@ -35,7 +37,7 @@ def main() -> None:
     tx = parse_position(arguments.tx)
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
-    layout = Layout.traced(read_grey(arguments.buildings) > 0)
+    layout = read_city(arguments.buildings)
     if layout.inside.size > LARGE:
         height, width = layout.shape
         print(

@@ -125,6 +125,12 @@ def test_measured_points_reach_the_commands(workplace, monkeypatch, tmp_path):
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+def test_names_of_folders_stay_short_and_apart():
+    long = ["a.b=1"] * 100
+    assert compare.slug(["A, b"]) == "a_b" and compare.slug([]) == "default"
+    assert len(compare.slug(long)) < 80 and compare.slug(long) != compare.slug([*long, "c=2"])
+
+
 def test_equal_time_gives_the_faster_row_more_steps(workplace, monkeypatch):
     plan = compare.read_plan(workplace / "plan.yaml").model_copy(update={"samples": None, "seconds": 8.0})
     trainings = compare.Trainings(plan, workplace / "timed", 1)

@@ -3,6 +3,8 @@
 import base64
 import csv
 import io
+import json
+import re
 import shutil
 import threading
 import time
@@ -100,6 +102,13 @@ def test_upload(client):
     large[72:328, 172:428] = CITY * 200
     assert upload(client, png(large)).json["buildings"] == pack(CITY)
     assert "open ground" in upload(client, png(np.zeros((50, 60), np.uint8))).json["note"]
+    square = [[[0, 0], [100, 0], [100, 60], [0, 60], [0, 0]]]
+    footprints = json.dumps({"type": "Polygon", "coordinates": square}).encode()
+    city = np.unpackbits(
+        np.frombuffer(base64.b64decode(upload(client, footprints, "a.geojson").json["buildings"]), "u1")
+    )
+    assert 5000 < city.sum() < 7000
+    assert upload(client, b"{}", "a.geojson").status_code == 400
     for content, words in (
         (b"GIF89a", "is no PNG"),
         (png(CITY.astype(np.uint8))[:60], "city.png"),
@@ -211,7 +220,7 @@ def page(app):
     try:
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1400, "height": 1000})
+            page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
             page.set_default_timeout(60_000)
             problems = []
             page.on("pageerror", lambda error: problems.append(str(error)))
@@ -225,8 +234,10 @@ def page(app):
 
 
 def test_draw_place_see_and_download(page, tmp_path):
+    from playwright.sync_api import expect
+
     def answered():
-        page.wait_for_function("document.getElementById('status').textContent.startsWith('Model')")
+        expect(page.locator("#status")).to_have_text(re.compile("^Model"))
 
     def at(x, y):
         box = page.locator("#city").bounding_box()
@@ -261,7 +272,60 @@ def test_draw_place_see_and_download(page, tmp_path):
     array = np.load(path)
     assert array.shape == (256, 256) and array[120, 60] == pytest.approx(seen, abs=0.06)
     page.mouse.click(*at(200, 200))
-    page.wait_for_function("document.getElementById('shown').options.length === 3")
+    expect(page.locator("#shown option")).to_have_count(3)
     assert "covered" in page.inner_text("#coverage")
     page.set_input_files("#upload", {"name": "no.png", "mimeType": "image/png", "buffer": b"nothing"})
-    page.wait_for_function("document.getElementById('status').textContent.includes('is no PNG')")
+    expect(page.locator("#status")).to_contain_text("is no PNG")
+
+
+def test_undo_move_remove_and_share(page):
+    from playwright.sync_api import expect
+
+    expect(page.locator("#status")).to_have_text(re.compile("^Model"))
+    shown = page.locator("#shown option")
+
+    def at(x, y):
+        box = page.locator("#city").bounding_box()
+        return box["x"] + (x + 0.5) / 256 * box["width"], box["y"] + (y + 0.5) / 256 * box["height"]
+
+    page.click("#clear")
+    page.mouse.click(*at(60, 60))
+    expect(shown).to_have_text(["transmitter 1 at 60, 60"])
+    page.mouse.move(*at(61, 60))
+    page.mouse.down()
+    page.mouse.move(*at(120, 90), steps=4)
+    page.mouse.up()
+    expect(shown).to_have_text(["transmitter 1 at 120, 90"])
+    page.keyboard.press("Control+z")
+    expect(shown).to_have_text(["transmitter 1 at 60, 60"])
+    page.mouse.click(*at(200, 200))
+    expect(shown).to_have_count(3)
+    page.mouse.dblclick(*at(200, 200))
+    expect(shown).to_have_text(["transmitter 1 at 60, 60"])
+    canvas = page.locator("#figure-model canvas")
+    canvas.hover(position={"x": 40, "y": 40})
+    page.fill("#eirp", "30")
+    canvas.hover(position={"x": 41, "y": 40})
+    gain, received = map(float, re.search(r"model (\S+) dB.*received (\S+) dBm", page.inner_text("#readout")).groups())
+    assert received == pytest.approx(gain + 30, abs=0.11)
+    footprints = {"type": "Polygon", "coordinates": [[[0, 0], [90.5, 0], [90.5, 60], [0, 60], [0, 0]]]}
+    file = {"name": "a.geojson", "mimeType": "application/json", "buffer": json.dumps(footprints).encode()}
+    page.set_input_files("#upload", file)
+    expect(page.locator("#note")).to_contain_text("a.geojson")
+    page.mouse.click(*at(128, 20))
+    expect(shown).to_have_text(["transmitter 1 at 128, 20"])
+    page.select_option("#layer", "difference")
+    page.click("[data-file=png]")
+    expect(page.locator("#status")).to_contain_text("A PNG holds path gains")
+    with page.expect_download() as download:
+        page.click("[data-file=csv]")
+    assert download.value.suggested_filename == "radio_map_difference.csv"
+    page.click("#link")
+    expect(page.locator("#status")).to_contain_text("holds the whole scene")
+    again = page.context.new_page()
+    again.goto(page.url)
+    expect(again.locator("#shown option")).to_have_text(["transmitter 1 at 128, 20"])
+    again.goto(page.url.partition("#")[0] + "#nonsense")
+    again.reload()
+    expect(again.locator("#shown option")).to_have_count(1)
+    again.close()

@@ -1,0 +1,76 @@
+"""Building footprints as GeoJSON."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import DataError
+from data.geojson import METRES_PER_DEGREE, read_city, read_geojson
+
+SQUARE = [[0, 0], [40, 0], [40, 20], [0, 20], [0, 0]]
+COURT = [[10, 5], [10, 15], [30, 15], [30, 5], [10, 5]]
+
+
+def polygon(*rings):
+    return {"type": "Polygon", "coordinates": list(rings)}
+
+
+def feature(geometry):
+    return {"type": "Feature", "properties": {}, "geometry": geometry}
+
+
+def test_metres_north_up_and_courtyards():
+    tower = [[200, 100], [210, 100], [210, 130], [200, 130], [200, 100]]
+    tree = {
+        "type": "FeatureCollection",
+        "features": [feature(polygon(SQUARE, COURT)), feature(polygon(tower)), feature(None)],
+    }
+    layout = read_geojson(json.dumps(tree), "a.geojson")
+    assert layout.shape == (130 + 32, 210 + 32) and layout.exact
+    assert layout.inside.sum() == pytest.approx(40 * 20 - 20 * 10 + 10 * 30, rel=0.1)
+    rows, columns = np.nonzero(layout.inside)
+    assert (
+        rows.min() == pytest.approx(16, abs=1) and columns[rows == rows.min()].min() > 200
+    )  # the tower is in the north east
+    assert not layout.inside[162 - 16 - 10, 16 + 20]  # the courtyard
+
+
+def test_degrees_become_metres():
+    lon, lat = 13.4, 52.5
+    metre = np.array([1 / (METRES_PER_DEGREE * np.cos(np.deg2rad(lat))), 1 / METRES_PER_DEGREE])
+    ring = [[lon + x * metre[0], lat + y * metre[1], 35.0] for x, y in SQUARE]
+    collection = {"type": "GeometryCollection", "geometries": [{"type": "MultiPolygon", "coordinates": [[ring]]}]}
+    layout = read_geojson(json.dumps(collection), "berlin.geojson")
+    assert np.abs(np.subtract(layout.shape, (52, 72))).max() <= 1
+    assert layout.inside.sum() == pytest.approx(800, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "is no GeoJSON"),
+        ("[" * 100_000, "is no GeoJSON"),
+        ("[1]", "is no GeoJSON of polygons; export"),
+        ('{"type": "Point", "coordinates": [1, 2]}', "holds no polygon; export"),
+        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}', "holds no polygon"),
+        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, "x"], [5, 6]]]}', "is no GeoJSON of polygons"),
+        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, NaN], [500, 6]]]}', "not finite"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [9000, 0], [9000, 9]]]}', "spans 9032 m x 41 m; at most"),
+    ],
+)
+def test_what_is_no_city_is_refused(content, message):
+    with pytest.raises(DataError, match=f"town.json: .*{message}"):
+        read_geojson(content, "town.json")
+
+
+def test_a_city_is_read_by_its_name(tmp_path):
+    (tmp_path / "a.geojson").write_text(json.dumps(polygon(SQUARE)))
+    assert read_city(tmp_path / "a.geojson").inside.any()
+    pixels = np.zeros((20, 30), np.uint8)
+    pixels[3:9, 4:9] = 255
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    assert read_city(tmp_path / "b.png").inside.sum() == 30
+    with pytest.raises(DataError, match=r"absent.json: cannot be read"):
+        read_city(tmp_path / "absent.json")
