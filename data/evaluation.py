@@ -40,16 +40,15 @@ LEGEND = (
 )
 
 
-def scored_parts(scene: Scene, visible: np.ndarray) -> dict[str, np.ndarray]:
-    """The parts of a map that are scored separately: `los`, `nlos` and, where points were measured, `near` and `far`."""
-    parts = {"los": visible, "nlos": ~visible}
-    if scene.measurements is not None and len(scene.measurements):
-        away = np.ones(visible.shape, bool)
-        column, row = np.round(scene.measurements[:, :2]).astype(int).T
-        away[row, column] = False
-        near = ndimage.distance_transform_edt(away) <= NEAR
-        parts |= {"near": near, "far": ~near}
-    return parts
+def measured_parts(scene: Scene) -> dict[str, np.ndarray]:
+    """Masks (H, W) `near` measured points and `far` from them; empty without any."""
+    if scene.measurements is None or not len(scene.measurements):
+        return {}
+    away = np.ones(scene.layout.shape, bool)
+    column, row = np.round(scene.measurements[:, :2]).astype(int).T
+    away[row, column] = False
+    near = ndimage.distance_transform_edt(away) <= NEAR
+    return {"near": near, "far": ~near}
 
 
 def error_shares(prediction: np.ndarray, scene: Scene, visible: np.ndarray) -> dict[str, float]:

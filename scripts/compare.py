@@ -33,7 +33,7 @@ from pydantic import ValidationError
 from data import FlatTree, RadioMapSeer, Scene, open_tree
 from data.baselines import log_distance_law, los_nlos_law, simulator_map
 from data.calibration import Calibration
-from data.evaluation import interval, write_json
+from data.evaluation import interval, measured_parts, write_json
 from data.incomplete import Incomplete
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
@@ -256,7 +256,7 @@ def score(predictor: Predictor, draws: int, scenes: Sequence[Scene]) -> dict[str
     began = time.perf_counter()
     for prediction in predictor.predict(scenes):
         scene = prediction.scene
-        scores.add(scene.name, prediction.gain, scene.gain)
+        scores.add(scene.name, prediction.gain, scene.gain, measured_parts(scene))
         calibration.add_prediction(scene, prediction.draws)
     found = summary(scores) | {"seconds_per_map": (time.perf_counter() - began) / len(scenes) / draws}
     found["parameters"] = sum(p.numel() for p in predictor.model.parameters())
@@ -270,7 +270,7 @@ def score_law(name: str, scenes: Sequence[Scene]) -> dict[str, Any]:
     """Scores of a predictor that needs no training."""
     scores, began = Scores(), time.perf_counter()
     for scene in scenes:
-        scores.add(scene.name, LAWS[name](scene), scene.gain)
+        scores.add(scene.name, LAWS[name](scene), scene.gain, measured_parts(scene))
     return summary(scores) | {"seconds_per_map": (time.perf_counter() - began) / len(scenes), "parameters": 0}
 
 
@@ -325,6 +325,7 @@ def markdown(plan: Plan, found: dict[str, list[dict]], steps: dict[str, dict[str
     parts = []
     for where in plan.places:
         drawn = ["CRPS, dB", "90 % interval covers"] if plan.draws > 1 else []
+        near = ["NMSE near points", "far"] if plan.places[where].incomplete.points else []
         heads = [
             "NMSE, raw",
             "minus the first row's",
@@ -332,6 +333,7 @@ def markdown(plan: Plan, found: dict[str, list[dict]], steps: dict[str, dict[str
             "SSIM",
             "NMSE 0.2, whole set",
             "NMSE 0.2, per map",
+            *near,
             *drawn,
         ]
         lines = [["", "parameters", "steps", "calls", *heads, "s per map"]]
@@ -356,6 +358,7 @@ def markdown(plan: Plan, found: dict[str, list[dict]], steps: dict[str, dict[str
                 cells += ["-" if nmse is reference else with_interval(nmse - reference, "+")]
                 cells += [f"{mean('rmse'):.4f}", f"{mean('ssim'):.3f}"]
                 cells += [f"{mean('thresholded', key):.4f}" for key in ("nmse_whole_set", "nmse")]
+                cells += [f"{mean(f'nmse_{part}'):.4f}" for part in ("near", "far") if near]
                 if drawn and "crps" in each[0]:
                     cells += [f"{mean('crps'):.2f}", f"{mean('coverage', '0.9'):.1%}"]
                 else:

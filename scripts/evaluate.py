@@ -23,18 +23,20 @@ from tqdm import tqdm
 from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
 from data.baselines import MeanMap, log_distance_law, los_nlos_law, simulator_map
 from data.calibration import Calibration
-from data.evaluation import LEGEND, error_shares, scored_parts, summarize, table, write_csv, write_json
+from data.evaluation import LEGEND, error_shares, measured_parts, summarize, table, write_csv, write_json
 from data.figures import comparison_figure, reliability_figure
 from data.incomplete import Incomplete
 from data.metrics import Scores
 from data.simulated import TOLD, SimulatedScenes
 from data.simulator import line_of_sight
+from data.splits import spread
 from denoising_diffusion_pytorch.cli import natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import section
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Predictor
 
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
+SIMULATED = 50  # cities without --data
 FRESH_CITIES = 9_000_000  # number of the first city without --data
 COARSE, CEILING = "the same, before enlarging", "autoencoder's ceiling"
 
@@ -48,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="tree of either kind; default: simulated cities that no model has seen"
     )
-    parser.add_argument("--maps", type=positive, default=50, help="simulated cities, without --data (%(default)s)")
+    parser.add_argument("--maps", type=positive, help="that many, spread over the split; default: all, or 50 simulated")
     parser.add_argument("--split", default="test", help="train, val, test, all, or your own split")
     parser.add_argument("--simulation_type", default="DPM")
     parser.add_argument("--json", type=new_file, help="file for all scores")
@@ -121,13 +123,14 @@ def score_all(
     scores = {name: Scores() for name in (title, COARSE, CEILING, other, *others)}
     gallery: list[tuple[float, dict]] = []
     failures: dict[str, list[str]] = {}
-    scenes = (incomplete.measured(incomplete.shown(dataset.scene(i))) for i in range(len(dataset)))
+    chosen = spread(len(dataset), arguments.maps or len(dataset))
+    scenes = (incomplete.measured(incomplete.shown(dataset.scene(index))) for index in chosen)
     predictions = predictor.predict(scenes, arguments.batch_size, ceiling=True)
-    for prediction in tqdm(predictions, total=len(dataset), desc="scoring", unit="map"):
+    for prediction in tqdm(predictions, total=len(chosen), desc="scoring", unit="map"):
         scene = prediction.scene
         nowhere = np.zeros(scene.layout.shape, bool)
         visible = nowhere if scene.tx is None else line_of_sight(scene.layout, scene.tx)
-        parts = scored_parts(scene, visible)
+        parts = {"los": visible, "nlos": ~visible} | measured_parts(scene)
         ours = scores[title].add(scene.name, prediction.gain, scene.gain, parts)
         calibrations[title].add_prediction(scene, prediction.draws)
         scores[COARSE].add(scene.name, prediction.model_gain, prediction.truth)
@@ -167,7 +170,7 @@ def main() -> None:
     if arguments.data:
         dataset = open_tree(arguments.data, arguments.simulation_type, arguments.split)
     else:
-        dataset = SimulatedScenes(arguments.maps, FRESH_CITIES)
+        dataset = SimulatedScenes(arguments.maps or SIMULATED, FRESH_CITIES)
     given = [override.partition("=") for override in arguments.incomplete or ()]
     settings = section("data.incomplete", {key: yaml.safe_load(value) for key, _, value in given})
     incomplete = Incomplete(**vars(settings), exactly=True)

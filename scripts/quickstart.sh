@@ -13,20 +13,25 @@ bash scripts/setup.sh
 PY=.venv/bin/python
 SETUP=$(date +%s)
 
+echo "== first, a map of the released model"
+$PY sample.py --buildings examples/town.png --tx 182,57 --output_folder "$OUT/first"
+echo "see $OUT/first/town_182_57_figure.png; now a model of your own"
 if [ -z "${DATA:-}" ]; then
     DATA=$OUT/data
     echo "== 1/4 simulating cities"
     $PY scripts/make_dataset.py --out "$DATA" --maps 500 --tx 3 --seed 1
 else
-    echo "== 1/4 using $DATA"
+    echo "== 1/4 using $DATA: up to 3,000 maps of its train split to train on, 150 of its test split to score"
 fi
+TRAIN=(data.train.data_root="$DATA" data.train.max_samples=3000)
 echo "== 2/4 training the autoencoder"
-$PY train_vae.py --cfg configs/tiny_vae.yaml data.train.data_root="$DATA" trainer.results_folder="$OUT/vae"
+$PY train_vae.py --cfg configs/tiny_vae.yaml "${TRAIN[@]}" trainer.results_folder="$OUT/vae"
 echo "== 3/4 training the latent diffusion"
-$PY train_cond_ldm.py --cfg configs/tiny_ldm.yaml data.train.data_root="$DATA" trainer.results_folder="$OUT/ldm" \
+$PY train_cond_ldm.py --cfg configs/tiny_ldm.yaml "${TRAIN[@]}" trainer.results_folder="$OUT/ldm" \
     first_stage_config.ckpt_path="$OUT/vae"
 echo "== 4/4 scoring cities that were never trained on"
-$PY scripts/evaluate.py --ckpt "$OUT/ldm" --data "$DATA" --split test --json "$OUT/scores.json" --gallery "$OUT/gallery.png"
+$PY scripts/evaluate.py --ckpt "$OUT/ldm" --data "$DATA" --split test --maps 150 --json "$OUT/scores.json" \
+    --gallery "$OUT/gallery.png"
 END=$(date +%s)
 echo "set up in $((SETUP - START)) s, the rest took $((END - SETUP)) s"
 echo "see $OUT/gallery.png (real | sampled | error) and $OUT/scores.json; training curves: tensorboard --logdir $OUT"

@@ -82,6 +82,7 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
     assert rows[0][5] == "-" and rows[1][5][0] in "+-"  # differences from the first row
     assert "(" in rows[1][4] and "(" not in rows[3][4]  # both seeds
     assert rows[1][-3] != "-" and rows[1][-2].endswith("%") and rows[3][-3] == "-"  # CRPS and coverage of draws
+    assert "NMSE near points" in places[3] and "NMSE near" not in places[1]
     kept = out / "runs" / "regression_0" / "scores.json"
     facts = json.loads(kept.read_text())["1"]["measured"]["facts"]
     assert len(facts["scenes"]) == 1 and facts["place"]["incomplete"]["points"] == 7
