@@ -1,16 +1,31 @@
 """Small trees that tests read."""
 
 import json
+import logging
+import signal
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from data.layout import Layout
 from data.registration import antennas_as_file, outlines_as_file, picture_of, snap
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def clean_state():
+    """What a run leaves in this process: signal handlers, loggers, accelerate's state."""
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGTERM, handlers[0])
+    signal.signal(signal.SIGINT, handlers[1])
+    logging.getLogger("radiodiff").handlers.clear()
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
 
 
 def save_grey(path, pixels):

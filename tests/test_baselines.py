@@ -22,8 +22,8 @@ from denoising_diffusion_pytorch.training.report import count_parameters
 from denoising_diffusion_pytorch.training.results import read_log
 from denoising_diffusion_pytorch.training.setup import make_accelerator
 from denoising_diffusion_pytorch.training.trainer import Trainer
-from tests.test_training import clean_state, same  # noqa: F401 (a fixture that every test here uses)
 from tests.tiny import merged, tiny_batch, tiny_config
+from tests.training import same
 
 SMALL = {
     "unet": partial(RegressionUnet, dim=8, dim_mults=(1, 2)),

@@ -1,0 +1,208 @@
+"""Checkpoints: resuming, what is kept, damaged ones."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from denoising_diffusion_pytorch.errors import CheckpointError
+from denoising_diffusion_pytorch.training import checkpoint as ck
+from tests.tiny import tiny_batches
+from tests.training import OneScene, make_trainer, same, weights
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("stage", ["ldm", "vae"])
+def test_two_and_two_steps_equal_four(tmp_path, stage, accumulation):
+    changes = {"first_stage_config": {"lossconfig": {"discr_start": 1}}, "unet_config": {"dropout": 0.1}}
+    changes["trainer"] = {"gradient_accumulation": accumulation}
+    make_trainer(tmp_path / "whole", stage, **changes).train()
+    first = make_trainer(tmp_path / "parts", stage, **changes)
+    first.stop.agreed = lambda: first.step == 2
+    first.train()
+    assert ck.find_checkpoint(tmp_path / "parts").step == 2
+    second = make_trainer(tmp_path / "parts", stage, **changes)
+    torch.manual_seed(99)  # what the process drew before must not matter
+    second.train()
+    for name in ("model", "ema"):
+        assert same(weights(tmp_path / "whole", 4, name), weights(tmp_path / "parts", 4, name))
+    whole, parts = (ck.find_checkpoint(tmp_path / f).training_state() for f in ("whole", "parts"))
+    for objective, state in whole["optimizers"].items():
+        for key, value in state["state"].items():
+            assert same(value, parts["optimizers"][objective]["state"][key])
+    for name, state in whole["extra"].items():
+        assert same(state, parts["extra"][name])
+
+
+def test_results_folder(tmp_path):
+    trainer = make_trainer(tmp_path, trainer={"num_samples": 1, "validate_every": 4})
+    trainer.validation = OneScene([0.1, 0.05])
+    trainer.train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_2", "ckpt_4"]
+    assert trainer.validation.asked == ["drawn", "all"]
+    assert all(model is trainer.ema.ema_model for model in trainer.validation.models)
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["sample_2.png", "sample_4.png"]
+    assert "frozen" in (tmp_path / "model_report.txt").read_text()
+    assert "training_steps: 4" in (tmp_path / "config.yaml").read_text()
+    start = json.loads((tmp_path / "starts.jsonl").read_text())
+    assert start["step"] == 0 and start["processes"] == 1 and "torch" in start["versions"] and "git" in start
+
+
+def test_the_best_by_validation_is_kept_and_saved_between_intervals(tmp_path):
+    settings = {"training_steps": 8, "save_interval": 2, "keep_last": 1, "validate_every": 1, "num_samples": 0}
+    trainer = make_trainer(tmp_path, trainer=settings)
+    trainer.validation = OneScene([0.5, 0.4, 0.1, 0.3, 0.2, 0.2, 0.2, 0.2])
+    trainer.train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_3", "ckpt_8"]
+    assert ck.find_checkpoint(tmp_path, 3).meta["metrics"]["nmse"] == pytest.approx(0.04, rel=1e-4)
+    assert ck.best_score(tmp_path) == pytest.approx(0.04, rel=1e-4)
+    assert ck.find_checkpoint(tmp_path).step == 8
+
+
+def test_a_score_that_is_no_number_is_no_new_best(tmp_path):
+    trainer = make_trainer(tmp_path, trainer={"save_interval": 100, "validate_every": 1})
+    trainer.validation = OneScene([float("nan")] * 4)
+    trainer.train()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["ckpt_4"]
+
+
+def test_multiples_of_keep_every_are_kept(tmp_path):
+    settings = {"training_steps": 9, "save_interval": 1, "keep_last": 2, "keep_every": 4, "resume_milestone": 0}
+    make_trainer(tmp_path, trainer=settings).train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_4", "ckpt_8", "ckpt_9"]
+
+
+def test_going_back_to_a_milestone_sets_newer_checkpoints_aside(tmp_path):
+    make_trainer(tmp_path, trainer={"save_interval": 1}).train()
+    back = make_trainer(tmp_path, trainer={"save_interval": 1, "resume_milestone": 2, "learning_rate": 1e-2})
+    back.train()
+    (aside,) = (tmp_path / "checkpoints").glob("superseded_*")
+    assert sorted(p.name for p in aside.iterdir()) == ["ckpt_3", "ckpt_4"]
+    assert not same(ck.Checkpoint(aside / "ckpt_4", {}).weights("model"), weights(tmp_path, 4))
+    assert {"ckpt_2", "ckpt_3", "ckpt_4"} <= {p.name for p in (tmp_path / "checkpoints").iterdir()}
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    holder = "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+    holder += "from pathlib import Path; from denoising_diffusion_pytorch.training.results import Results\n"
+    holder += "kept = Results(Path(sys.argv[2])); print('held', flush=True); time.sleep(60)"
+    root = str(Path(__file__).resolve().parents[1])
+    with subprocess.Popen([sys.executable, "-c", holder, root, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(CheckpointError, match="another process is training here"):
+            make_trainer(tmp_path, trainer={"training_steps": 6}).train()
+        other.kill()
+    make_trainer(tmp_path, trainer={"training_steps": 6}).train()
+
+
+def test_milestones(tmp_path):
+    make_trainer(tmp_path, trainer={"training_steps": 6}).train()
+    with pytest.raises(CheckpointError, match="no ckpt_3.*2, 4, 6"):
+        make_trainer(tmp_path, trainer={"resume_milestone": 3}).train()
+    chosen = make_trainer(tmp_path, trainer={"resume_milestone": 4})
+    assert chosen.checkpointer.resume() == 4
+
+
+def test_existing_results_are_not_overwritten(tmp_path):
+    make_trainer(tmp_path).train()
+    with pytest.raises(CheckpointError, match="already holds checkpoints"):
+        make_trainer(tmp_path, trainer={"enable_resume": False}).train()
+    with pytest.raises(CheckpointError, match="stage ldm"):
+        make_trainer(tmp_path, "vae").train()
+
+
+def test_old_checkpoints_are_pruned(tmp_path):
+    make_trainer(tmp_path, trainer={"training_steps": 8, "save_interval": 1, "keep_last": 3}).train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_6", "ckpt_7", "ckpt_8"]
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", "ema.safetensors", "training.pt", "meta.json"])
+@pytest.mark.parametrize("how", ["truncated", "altered", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, victim, how):
+    make_trainer(tmp_path).train()
+    path = tmp_path / "checkpoints" / "ckpt_4" / victim
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "altered":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    warnings = []
+    assert ck.find_checkpoint(tmp_path, warn=warnings.append).step == 2
+    assert "ckpt_4" in warnings[0]
+    with pytest.raises(CheckpointError, match="ckpt_4"):
+        ck.find_checkpoint(tmp_path, 4)
+
+
+def test_the_log_tells_of_a_damaged_checkpoint_and_the_terminal_of_the_end(tmp_path, capsys):
+    make_trainer(tmp_path).train()
+    (tmp_path / "checkpoints" / "ckpt_4" / "ema.safetensors").unlink()
+    make_trainer(tmp_path).train()
+    assert "ckpt_4: ema.safetensors is missing; falling back" in (tmp_path / "train.log").read_text()
+    assert "ldm: all 4 steps are taken; the result is" in capsys.readouterr().out
+    before = (tmp_path / "checkpoints" / "ckpt_4" / "meta.json").read_bytes()
+    make_trainer(tmp_path).train()  # nothing is left to do
+    assert (tmp_path / "checkpoints" / "ckpt_4" / "meta.json").read_bytes() == before
+
+
+def test_a_checkpoint_is_hashed_once(tmp_path):
+    make_trainer(tmp_path).train()
+    ck._digest_of.cache_clear()
+    for _ in range(3):
+        assert ck.find_checkpoint(tmp_path).step == 4
+    assert ck._digest_of.cache_info().misses == 3  # model, average, training state
+
+
+def test_what_a_killed_save_left_is_swept_away(tmp_path):
+    left = tmp_path / "checkpoints" / ".ckpt_2"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    make_trainer(tmp_path).train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_2", "ckpt_4"]
+    assert ck.damage(tmp_path / "checkpoints" / "ckpt_2") is None
+
+
+def test_no_space_left_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(ck.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(CheckpointError, match="free some space"):
+        trainer.train()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_signal_finishes_the_step_and_saves(tmp_path):
+    def signalling(first):
+        for batch in tiny_batches(first):
+            if batch["names"][0] == "2_0":
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    make_trainer(tmp_path, batches=signalling).train()
+    assert ck.find_checkpoint(tmp_path).step == 2
+
+
+def test_training_state_is_loadable_without_running_code(tmp_path):
+    make_trainer(tmp_path, "vae").train()
+    path = tmp_path / "checkpoints" / "ckpt_4"
+    torch.load(path / "training.pt", weights_only=True)
+    meta = json.loads((path / "meta.json").read_text())
+    assert meta["step"] == 4 and meta["stage"] == "vae" and "torch" in meta["versions"]
+
+
+def test_resuming_takes_the_new_settings_of_the_optimizer(tmp_path):
+    make_trainer(tmp_path).train()
+    resumed = make_trainer(
+        tmp_path, trainer={"training_steps": 5, "optimizer": {"weight_decay": 0.5, "betas": [0.8, 0.9]}}
+    )
+    resumed.train()
+    group = resumed.optimizations[0].optimizer.param_groups[0]
+    assert group["weight_decay"] == 0.5 and group["betas"] == (0.8, 0.9) and group["fused"] == resumed.fused
