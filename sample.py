@@ -34,7 +34,6 @@ from denoising_diffusion_pytorch.config import load_config, parse_config, resolv
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Prediction, Predictor
-from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 
 FLAGS = {"ckpt": str, "output_folder": str, "sampler": str, "steps": int, "num_samples": int, "seed": int}
 
@@ -62,7 +61,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     arguments = parser.parse_args()
     if arguments.buildings and not arguments.tx:
         parser.error("--buildings needs --tx X,Y")
-    if arguments.measurements and (arguments.cfg or len(arguments.tx or ()) > 1):
+    of_one = (arguments.buildings or arguments.simulate is not None) and len(arguments.tx or ()) <= 1
+    if arguments.measurements and not of_one:
         parser.error("--measurements belong to one --tx of --buildings or --simulate")
     if arguments.tx and arguments.buildings is None and arguments.simulate is None:
         parser.error("--tx belongs to --buildings or --simulate")
@@ -149,9 +149,6 @@ def main() -> None:
     scenes: Iterable[Scene] = (source.scene(i) for i in range(count)) if source else (w.scene for w in windows)
     how = {name: getattr(settings, name) for name in ("use_ema", "steps", "sampler", "num_samples", "seed")}
     predictor = Predictor(settings.ckpt, **how)
-    several = settings.num_samples > 1 and isinstance(predictor.model, LatentDiffusion)
-    if several and predictor.steps == 1 and not (settings.sampler or settings.steps):
-        predictor.use_for_spread()  # the draws of a one-call sampler are nearly the same
     if arguments.measurements and not predictor.sees_measurements:
         raise ConfigError(
             f"{predictor.checkpoint.path}: was trained without measured points, and would ignore {arguments.measurements}; "
@@ -176,6 +173,9 @@ def main() -> None:
         print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
     if len(gains) > 1:
         write_coverage(folder, windows, gains, arguments.threshold)
+    if arguments.measurements:
+        used, given = (len(scene.measurements) for scene in (windows[0].scene, windows[0].city))
+        print(f"{used} of {given} measured points lie in what was predicted")
     for note in sorted({w.note for w in windows or () if w.note}):
         print(f"note: {note}")
     if arguments.simulate is not None and predictor.is_told_the_simulation:

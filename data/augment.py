@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 Sample = dict[str, Any]
-GEOMETRIC = ("image", "cond", "ori_mask")
+GEOMETRIC = ("image", "cond", "ori_mask", "native")  # the last one, the map at its own resolution, where it is there
 # outside a moved image: zero gain, an empty condition, and a building (where the map is zero)
-FILL = {"image": -1.0, "cond": -1.0, "ori_mask": 1.0}
+FILL = {"image": -1.0, "cond": -1.0, "ori_mask": 1.0, "native": 0.0}
 
 
 def symmetry(x: Tensor, index: int) -> Tensor:
@@ -59,6 +59,8 @@ class Augmentation:
         brightness, contrast = (float(f) for f in 1 + random.uniform(-self.color_jitter, self.color_jitter, 2))
         sample = dict(sample)
         for key in GEOMETRIC:
+            if key not in sample:
+                continue
             x = symmetry(sample[key], index)
             if angle or shift.any():
                 x = self._move(x, angle, shift, FILL[key])

@@ -56,7 +56,7 @@ class Calibration:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._ranks = np.zeros(100, np.int64)
+        self._ranks = np.zeros((2, 100), np.int64)  # of pixels whose draws are all alike, and of the others
         self._spread = np.zeros((3, 512))  # pixels, squared error and variance, by the spread in half grey levels
 
     def add(self, name: str, draws: np.ndarray, truth: np.ndarray, where: np.ndarray) -> dict[str, Any]:
@@ -71,9 +71,12 @@ class Calibration:
         drawn = gain_to_uint8(draws[:, where]).astype(np.int16)
         true = gain_to_uint8(truth[where]).astype(np.int16)
         shares = rank_shares(drawn, true, np.random.default_rng(list(name.encode())))
-        self._ranks += np.bincount((shares * 100).astype(int).clip(max=99), minlength=100)
+        differ = (drawn != drawn[0]).any(0)
+        for alike, ranks in zip((~differ, differ), self._ranks, strict=True):
+            ranks += np.bincount((shares[alike] * 100).astype(int).clip(max=99), minlength=100)
         row: dict[str, Any] = {"name": name, "crps": float(crps(drawn, true).mean()) * STEP_DB}
-        variance = drawn.var(0, ddof=1)
+        # the mean of K draws has an error of its own: with this factor spread and error are equal for calibrated draws
+        variance = drawn.var(0, ddof=1) * (1 + 1 / len(drawn))
         error = (drawn.mean(0) - true) ** 2
         place = (2 * np.sqrt(variance)).astype(int).clip(max=511)
         for total, values in zip(self._spread, (None, error, variance), strict=True):
@@ -86,27 +89,35 @@ class Calibration:
         if draws is not None:
             self.add(scene.name, draws, scene.gain, ~scene.ori_mask)
 
-    def coverage(self, level: float) -> float:
-        """Share of the pixels whose truth lies in the central interval of this nominal share."""
+    def coverage(self, level: float, *, where_draws_differ: bool = False) -> float:
+        """Share of the pixels whose truth lies in the central interval of this nominal share; NaN without any."""
+        ranks = self._ranks[1] if where_draws_differ else self._ranks.sum(0)
+        if not ranks.sum():
+            return float("nan")
         edge = round(100 * (1 - level) / 2, 6)
         whole = int(np.ceil(edge))
-        inside = self._ranks[whole : 100 - whole].sum() + (whole - edge) * (
-            self._ranks[whole - 1] + self._ranks[100 - whole]
-        )
-        return float(inside / self._ranks.sum())
+        inside = ranks[whole : 100 - whole].sum() + (whole - edge) * (ranks[whole - 1] + ranks[100 - whole])
+        return float(inside / ranks.sum())
 
     def summary(self) -> dict[str, Any]:
-        """`crps` in dB, mean over maps; `coverage` by nominal share; `spread` and `error` of the mean, root mean square, dB;
-        `ranks`, shares of the pixels by hundredths; `by_spread`, [spread, error, pixels] of bins with equally many pixels.
+        """`crps` in dB, mean over maps; `coverage` by nominal share of all pixels, and `coverage_where_draws_differ`, of the
+        share `differing` of the pixels; `spread`, times sqrt(1 + 1 / K), and `error` of the mean, root mean square, dB;
+        `ranks` where draws differ, shares by hundredths; `by_spread`, [spread, error, pixels] of bins with about equally
+        many pixels.
         """
+        differing = self._ranks[1] if self._ranks[1].any() else self._ranks[0]
         pixels, error, variance = self._spread
         total = pixels.sum()
         return {
             "crps": float(np.mean([row["crps"] for row in self.rows])),
             "coverage": {f"{level:g}": self.coverage(level) for level in LEVELS},
+            "coverage_where_draws_differ": {
+                f"{level:g}": self.coverage(level, where_draws_differ=True) for level in LEVELS
+            },
+            "differing": float(self._ranks[1].sum() / self._ranks.sum()),
             "spread": float(np.sqrt(variance.sum() / total)) * STEP_DB,
             "error": float(np.sqrt(error.sum() / total)) * STEP_DB,
-            "ranks": (self._ranks / self._ranks.sum()).tolist(),
+            "ranks": (differing / differing.sum()).tolist(),
             "by_spread": list(self._bins()),
         }
 

@@ -26,7 +26,7 @@ class Incomplete:
     """How incomplete a scene's condition is. Numbers of points and buildings are drawn per scene, or exact.
 
     Attributes:
-        points: most measured points: half of the scenes have fewer than its square root, some have none.
+        points: most measured points: about half of the scenes have fewer than its square root, some have none.
         points_noise: standard deviation of a measured value, dB.
         points_jitter: standard deviation of a point's position in each direction, m.
         missing_buildings: most buildings that the condition leaves out.
@@ -55,6 +55,7 @@ class Incomplete:
         """The scene as it is known, by its name's key: `known`, `known_tx` and `outlines_are_wrong` are set."""
         if not self.changes_scenes:
             return scene
+        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
         rng = np.random.default_rng(random_key("incomplete", scene.name))
         missing = self.missing_buildings if self.exactly else rng.integers(self.missing_buildings + 1)
         shift = rng.normal(0, 1, 2) * self.transmitter_error
@@ -64,32 +65,38 @@ class Incomplete:
             layout = _changed(layout, int(missing), self.outline_error, rng)
         tx: tuple[float, float] | None = None
         if tells and scene.tx is not None:
-            tx = layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if shift.any() else scene.tx
+            tx = layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1]))
         return replace(scene, known=layout, known_tx=tx, tx_is_known=tells, outlines_are_wrong=self.outline_error > 0)
 
     def measured(self, scene: Scene) -> Scene:
-        """The scene with `measurements` of its own map, by its name's key; at least one pixel must receive something."""
+        """The scene with `measurements` of its own map, by its name's key."""
         if not self.points or scene.gain is None:
             return scene
+        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
         rng = np.random.default_rng(random_key("measured", scene.name))
-        return replace(scene, measurements=self.measure(scene.gain, scene.buildings, rng))
+        return replace(scene, measurements=self.measure(scene.gain, rng))
 
-    def measure(self, gain: np.ndarray, closed: np.ndarray, rng: np.random.Generator, scale: float = 1.0) -> np.ndarray:
+    def apply(self, scene: Scene) -> Scene:
+        """`shown` and `measured`."""
+        return self.measured(self.shown(scene))
+
+    def require_drawn_conditions(self, ready_made: bool, what: str) -> None:
+        """Raise DataError if there is something to do and the condition is ready-made."""
+        if ready_made and replace(self, exactly=False) != Incomplete():
+            raise DataError(f"{what}: has a ready-made condition; what it lacks cannot be left out (data.incomplete)")
+
+    def measure(self, gain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Points where a receiver hears something, uniform over these pixels: (N, 3) float32 of x, y and grey level.
 
         Args:
-            gain: (H, W) grey levels.
-            closed: (H, W) bool, where nobody measures.
+            gain: (H, W) grey levels, one pixel per metre.
             rng: of places, noise and the number of points.
-            scale: metres per pixel.
         """
-        wanted = self.points if self.exactly else int((self.points + 1) ** rng.random()) - 1
-        rows, columns = np.nonzero((gain > 0) & ~closed)
+        wanted = self.points if self.exactly else int((self.points + 2) ** rng.random()) - 1
+        rows, columns = np.nonzero(gain > 0)
         chosen = rng.choice(len(rows), min(wanted, len(rows)), replace=False)
         value = gain[rows[chosen], columns[chosen]] + rng.normal(0, 1, len(chosen)) * self.points_noise / GAIN_SPAN_DB
-        place = (
-            np.column_stack([columns, rows])[chosen] + rng.normal(0, 1, (len(chosen), 2)) * self.points_jitter / scale
-        )
+        place = np.column_stack([columns, rows])[chosen] + rng.normal(0, 1, (len(chosen), 2)) * self.points_jitter
         place = place.clip(0, np.array(gain.shape[::-1]) - 1)
         return np.column_stack([place, value.clip(0, 1)]).astype(np.float32)
 
@@ -191,7 +198,7 @@ def check_measurements(points: Sequence[tuple[str, Any]], shape: tuple[int, int]
     for where, point in points:
         try:
             x, y, gain = (float(value) for value in point)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{where}: is no row of numbers x,y,gain_db") from error
         if not (0 <= x <= shape[1] - 1 and 0 <= y <= shape[0] - 1):
             raise DataError(f"{where}: {x:g},{y:g} is outside the map ({shape[1]}x{shape[0]} px)")

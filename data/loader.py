@@ -65,9 +65,7 @@ class RadioMapDataset(Dataset):
         self.incomplete = incomplete or Incomplete()
         if isinstance(source, RadioMapSeer):
             check_channels(self.cond_channels)
-        elif self.incomplete != Incomplete():
-            raise DataError(f"{source.root}: holds ready-made conditions; data.incomplete needs a RadioMapSeer tree")
-        self._side = source.scene(0).layout.shape[0] if self.incomplete.points else image_size
+        self.incomplete.require_drawn_conditions(isinstance(source, FlatTree), str(source.root))
         self.store = self._fill_store(Path(cache_folder) if cache_folder else None) if cache else None
 
     @property
@@ -79,7 +77,9 @@ class RadioMapDataset(Dataset):
         return len(self.source)
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
-        return prepare(self.scene(index), self.image_size, self.cond_size, self.cond_channels)
+        scene = self.scene(index)
+        sample = prepare(scene, self.image_size, self.cond_size, self.cond_channels)
+        return sample | {"native": scene.gain[None]} if self.incomplete.points else sample
 
     def _readable(self, index: int) -> tuple[int, dict[str, np.ndarray], str]:
         """(index of the sample that was read, the sample, what was wrong with `index` or '')."""
@@ -143,13 +143,11 @@ class RadioMapDataset(Dataset):
         return sample | {"name": name, "key": key or 0, "problem": problem}
 
     def _with_measurements(self, sample: dict[str, Any], key: object) -> dict[str, Any]:
-        """The sample with points measured on its own image, drawn by `key`."""
-        rng = np.random.default_rng(random_key("measured", key))
-        gain = (sample["image"][0].numpy() + 1) / 2
-        scale = self._side / self.image_size
-        points = self.incomplete.measure(gain, sample["ori_mask"][0].numpy() > 0, rng, scale)
+        """The sample with points measured on its own map, at its own resolution, drawn by `key`."""
+        gain = sample.pop("native")[0].numpy()
+        points = self.incomplete.measure(gain, np.random.default_rng(random_key("measured", key)))
         cond = sample["cond"].clone()
-        for name, plane in measured_planes(points, self.image_size, self.cond_size).items():
+        for name, plane in measured_planes(points, len(gain), self.cond_size).items():
             cond[self.cond_channels.index(name)] = torch.from_numpy(2 * plane - 1)
         return sample | {"cond": cond}
 

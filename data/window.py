@@ -49,6 +49,7 @@ def window(city: Scene, side: int = SIDE) -> Window:
         return int(np.clip(round(centre - side / 2), 0, max(length - side, 0)))
 
     row, column = first(city.tx[1], height), first(city.tx[0], width)
+    known_tx = city.known_tx and (city.known_tx[0] - column, city.known_tx[1] - row)
     points = city.measurements
     if points is not None:
         points = points - np.array([column, row, 0], points.dtype)
@@ -57,6 +58,7 @@ def window(city: Scene, side: int = SIDE) -> Window:
     scene = replace(
         city,
         tx=(city.tx[0] - column, city.tx[1] - row),
+        known_tx=known_tx,
         measurements=points,
         layout=city.layout.window(row, column, side),
         gain=None if city.gain is None else cut(city.gain, row, column, side),

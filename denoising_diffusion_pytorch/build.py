@@ -25,7 +25,6 @@ from .unet import Unet
 def build_autoencoder(config: Config) -> AutoencoderKL:
     """The first stage."""
     dd = config.first_stage_config.ddconfig
-    names = config.data.cond_channels or ["simulated"]
     return AutoencoderKL(
         embed_dim=config.first_stage_config.embed_dim,
         channels=[dd.in_channels, *(dd.ch * mult for mult in dd.ch_mult)],
@@ -38,7 +37,7 @@ def build_autoencoder(config: Config) -> AutoencoderKL:
         patch_size=dd.patch_size,
         mid_attention=dd.mid_attention,
         cond_channels=config.cond_stage_config.in_channels if dd.decoder_cond else 0,
-        base_channel=names.index(BASE_CHANNEL) if dd.decoder_residual else None,
+        base_channel=config.data.cond_channels.index(BASE_CHANNEL) if dd.decoder_residual else None,
     )
 
 

@@ -58,7 +58,8 @@ class Predictor:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
         steps, sampler: as in `LatentDiffusion.sample`.
-        num_samples: draws per scene; a prediction is their mean. A baseline without a variance has one answer.
+        num_samples: draws per scene; a prediction is their mean. A baseline without a variance has one answer. Several draws with
+            neither `steps` nor `sampler` given are made to differ (`use_for_spread`).
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
         device: None for the GPU if there is one.
 
@@ -87,6 +88,8 @@ class Predictor:
         self.sampler, self.steps = "none", 1
         if isinstance(model, LatentDiffusion):
             self.use(sampler, steps)
+        if num_samples > 1 and sampler is None and steps is None:
+            self.use_for_spread()
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **how) -> "Predictor":
@@ -108,7 +111,7 @@ class Predictor:
         try:
             return cls(snapshot_download(str(name), revision=revision, allow_patterns=EXPORTED), **how)
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(
                 f"{name}: is no folder, and not to be had from the Hugging Face Hub ({reason})"
             ) from error
@@ -147,8 +150,9 @@ class Predictor:
             raise ConfigError(str(error)) from error
 
     def use_for_spread(self) -> None:
-        """A sampler whose draws differ: with one call, as configured for many models, they are nearly the same map."""
-        self.use(SPREAD_SAMPLERS[self.config.diffusion_config.model_type], SPREAD_CALLS)
+        """A sampler whose draws differ, in place of one call, with which they are nearly the same map."""
+        if isinstance(self.model, LatentDiffusion) and self.steps == 1:
+            self.use(SPREAD_SAMPLERS[self.config.diffusion_config.model_type], SPREAD_CALLS)
 
     def predict(self, scenes: Iterable[Scene], batch_size: int = 16, *, ceiling: bool = False) -> Iterator[Prediction]:
         """One prediction per scene, in order; scenes are read as they are needed. `ceiling` as in `predict_batch`."""

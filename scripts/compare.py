@@ -4,9 +4,10 @@
         --markdown table.md
 
 A plan is a YAML file: see configs/compare/ and `Plan` below. With `seconds`, the speed of each row is measured first,
-all under the same load, and determines how many steps fit into the time; other programs that run later therefore do
-not change the result. A row with an autoencoder gives `vae_share` of its budget to it; one without has all for itself.
-What is finished is not run again: the same command resumes after an interruption, or after rows were added.
+`--parallel` at a time, and determines how many steps fit into the time: keep the machine to itself while that lasts; other
+programs that run later do not change the result. Reading the data and filling caches is not counted. A row with an
+autoencoder gives `vae_share` of its budget to it; one without has all for itself. What is finished is not run again: the
+same command resumes after an interruption, or after rows were added; a row that was changed is another run.
 """
 
 import argparse
@@ -40,8 +41,17 @@ from data.simulated import SimulatedScenes
 from data.splits import spread
 from data.store import digest
 from denoising_diffusion_pytorch.cli import new_file, positive, run
-from denoising_diffusion_pytorch.config import load_config
-from denoising_diffusion_pytorch.config.schema import Count, IncompleteConfig, Natural, Positive, Section, Share, Text
+from denoising_diffusion_pytorch.config import load_config, to_dict
+from denoising_diffusion_pytorch.config.schema import (
+    Config,
+    Count,
+    IncompleteConfig,
+    Natural,
+    Positive,
+    Section,
+    Share,
+    Text,
+)
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.inference import Predictor
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
@@ -80,7 +90,7 @@ class Place(Section):
             source = open_tree(self.data_root, self.simulation_type, self.split)
         incomplete = Incomplete(**vars(self.incomplete), exactly=True)
         chosen = [source.scene(index) for index in spread(len(source), self.maps or len(source))]
-        return [incomplete.measured(incomplete.shown(scene)) for scene in chosen]
+        return [incomplete.apply(scene) for scene in chosen]
 
 
 class Row(Section):
@@ -157,26 +167,26 @@ def read_plan(path: Path) -> Plan:
             raise ConfigError(f"{path}: rows.{name}: give one of config, law and ckpt")
         if row.stage == "baseline" and (row.vae or row.end_to_end):
             raise ConfigError(f"{path}: rows.{name}: a baseline has neither vae nor end_to_end")
+        if row.law and any(place.incomplete.transmitter_unknown for place in plan.places.values()):
+            raise ConfigError(f"{path}: rows.{name}: a law needs the transmitter, which places.*.incomplete hides")
     return plan
-
-
-def slug(texts: Sequence[str]) -> str:
-    """A name for a folder; of a long one the beginning and a digest."""
-    name = re.sub(r"[^a-z0-9]+", "_", " ".join(texts).lower()).strip("_") or "default"
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}_{digest(*texts)[:8]}"
 
 
 class Trainings:
     """The runs of a plan below one folder; each runs once, and resumes if it was interrupted.
 
+    A run's folder is named after its row, seed and a digest of all that makes it: another configuration, budget or
+    autoencoder is another run.
+
     Args:
         plan: see there.
         out: folder.
         threads: per process.
+        parallel: how many run at once, which a measured speed depends on.
     """
 
-    def __init__(self, plan: Plan, out: Path, threads: int):
-        self.plan, self.out, self.threads = plan, out, threads
+    def __init__(self, plan: Plan, out: Path, threads: int, parallel: int = 1):
+        self.plan, self.out, self.threads, self.parallel = plan, out, threads, parallel
         self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # rows may share a run
 
     def steps(self, row: Row) -> dict[str, int]:
@@ -191,58 +201,61 @@ class Trainings:
 
     def _fitting(self, share: float, stage: str, row: Row, *more: str) -> int:
         """Steps of a stage that fit into this share of the budget."""
-        batch = self._batch_size(stage, row)
+        trainer = self._config(stage, row).trainer
+        batch = trainer.batch_size * trainer.gradient_accumulation
         if self.plan.samples:
             return max(1, round(share * self.plan.samples / batch))
-        folder = self.out / "speed" / stage / slug([self._file(stage, row), *self._settings(stage, row), *more])
-        few = [*more, f"trainer.log_interval={PROBE_STEPS // 2}", f"data.train.max_samples={PROBE_SCENES}"]
-        few.append("data.cache_latents=false")
+        few = [f"trainer.log_interval={PROBE_STEPS // 2}", f"data.train.max_samples={PROBE_SCENES}"]
+        few += ["data.cache_latents=false", "trainer.ema.start_step=0", *more]
         if row.vae and stage != "vae":
-            vae = self.out / "speed" / "vae" / slug([self._file("vae", row), *self._settings("vae", row)])
-            few.append(f"first_stage_config.ckpt_path={vae.resolve()}")
-        self._train(folder, stage, row, PROBE_STEPS, few)
+            few.append(f"first_stage_config.ckpt_path={self._probe('vae', row, few[:4]).resolve()}")
+        folder = self._probe(stage, row, few)
         speed = read_log(folder / "train.log")["samples_per_second"][PROBE_STEPS] / batch
         return max(1, round(share * float(self.plan.seconds or 0) * speed))
 
-    def _file(self, stage: str, row: Row) -> str:
-        return str(row.vae if stage == "vae" else row.config)
+    def _probe(self, stage: str, row: Row, few: Sequence[str]) -> Path:
+        """A few steps, for their speed; returns the folder."""
+        load = f"threads={self.threads} parallel={self.parallel}"
+        return self._train(self.out / "speed", stage, stage, row, PROBE_STEPS, few, load)
 
     def _settings(self, stage: str, row: Row) -> list[str]:
         return [*self.plan.settings, *row.settings, *(row.own if stage != "vae" else ())]
 
-    def _batch_size(self, stage: str, row: Row) -> int:
-        trainer = load_config(self._file(stage, row), self._settings(stage, row), stage=stage).trainer
-        return trainer.batch_size * trainer.gradient_accumulation
+    def _config(self, stage: str, row: Row, more: Sequence[str] = ()) -> Config:
+        return load_config(row.vae if stage == "vae" else row.config, [*self._settings(stage, row), *more], stage=stage)
 
     def vae(self, row: Row, seed: int, steps: dict[str, int]) -> Path:
         """Train a row's autoencoder, unless that is done; returns its results folder."""
-        parts = [Path(self._file("vae", row)).stem, *self._settings("vae", row), str(seed)]
-        return self._train(self.out / "runs" / slug(parts), "vae", row, steps["vae"], [f"trainer.seed={seed}"])
+        return self._train(self.out / "runs", "vae", "vae", row, steps["vae"], [f"trainer.seed={seed}"])
 
     def model(self, name: str, row: Row, seed: int, steps: dict[str, int]) -> Path:
         """Train a row's stage, after its autoencoder; returns its results folder."""
         own = [f"trainer.seed={seed}"]
-        folder = self.out / "runs" / f"{slug([name])}_{seed}"
         if row.vae:
             own.append(f"first_stage_config.ckpt_path={self.vae(row, seed, steps).resolve()}")
         if row.end_to_end:
             own.append(f"diffusion_config.end_to_end.start_step={steps['ldm']}")
-        return self._train(folder, row.stage, row, steps[row.stage] + steps.get("end_to_end", 0), own)
+        every = steps[row.stage] + steps.get("end_to_end", 0)
+        return self._train(self.out / "runs", name, row.stage, row, every, own)
 
-    def _train(self, folder: Path, stage: str, row: Row, steps: int, more: Sequence[str]) -> Path:
+    def _train(
+        self, parent: Path, name: str, stage: str, row: Row, steps: int, more: Sequence[str], load: str = ""
+    ) -> Path:
+        """Train, unless that is done; returns the results folder."""
+        more = [f"trainer.training_steps={steps}", "trainer.validate_every=0", "trainer.num_samples=0", *more]
+        config = to_dict(self._config(stage, row, more))
+        readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:LONGEST_NAME]
+        folder = parent / f"{readable}_{digest(config, load)[:8]}"
         with self._locks[folder]:
             found = find_checkpoint(folder)
             if found is None or found.step < steps:
-                self._run(folder, stage, row, steps, more)
+                self._run(folder, stage, row, more)
         return folder
 
-    def _run(self, folder: Path, stage: str, row: Row, steps: int, more: Sequence[str]) -> None:
+    def _run(self, folder: Path, stage: str, row: Row, more: Sequence[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        command = [
-            *(sys.executable, str(ROOT / SCRIPTS[stage]), "--cfg", self._file(stage, row)),
-            *(f"trainer.results_folder={folder.resolve()}", f"trainer.training_steps={steps}"),
-            *("trainer.validate_every=0", "trainer.num_samples=0", *self._settings(stage, row), *more),
-        ]
+        command = [sys.executable, str(ROOT / SCRIPTS[stage]), "--cfg", str(row.vae if stage == "vae" else row.config)]
+        command += [*self._settings(stage, row), *more, f"trainer.results_folder={folder.resolve()}"]
         with (folder / "output.txt").open("a", encoding="utf-8") as output:
             environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
             done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -252,13 +265,16 @@ class Trainings:
 
 def score(predictor: Predictor, draws: int, scenes: Sequence[Scene]) -> dict[str, Any]:
     """Scores of a model on scenes: of its mean over the draws and, for more than one, of their distribution."""
-    scores, calibration = Scores(), Calibration()
-    began = time.perf_counter()
-    for prediction in predictor.predict(scenes):
-        scene = prediction.scene
+    scores, calibration, seconds = Scores(), Calibration(), 0.0
+    list(predictor.predict(scenes[:1]))  # the first one compiles
+    predictions = predictor.predict(scenes)
+    for scene in scenes:
+        began = time.perf_counter()
+        prediction = next(predictions)
+        seconds += time.perf_counter() - began
         scores.add(scene.name, prediction.gain, scene.gain, measured_parts(scene))
         calibration.add_prediction(scene, prediction.draws)
-    found = summary(scores) | {"seconds_per_map": (time.perf_counter() - began) / len(scenes) / draws}
+    found = summary(scores) | {"seconds_per_map": seconds / len(scenes) / draws}
     found["parameters"] = sum(p.numel() for p in predictor.model.parameters())
     if calibration.rows:
         found |= {key: value for key, value in calibration.summary().items() if key not in ("ranks", "by_spread")}
@@ -268,10 +284,14 @@ def score(predictor: Predictor, draws: int, scenes: Sequence[Scene]) -> dict[str
 
 def score_law(name: str, scenes: Sequence[Scene]) -> dict[str, Any]:
     """Scores of a predictor that needs no training."""
-    scores, began = Scores(), time.perf_counter()
+    scores, seconds = Scores(), 0.0
+    LAWS[name](scenes[0])  # the first one compiles
     for scene in scenes:
-        scores.add(scene.name, LAWS[name](scene), scene.gain, measured_parts(scene))
-    return summary(scores) | {"seconds_per_map": (time.perf_counter() - began) / len(scenes), "parameters": 0}
+        began = time.perf_counter()
+        gain = LAWS[name](scene)
+        seconds += time.perf_counter() - began
+        scores.add(scene.name, gain, scene.gain, measured_parts(scene))
+    return summary(scores) | {"seconds_per_map": seconds / len(scenes), "parameters": 0}
 
 
 def summary(scores: Scores) -> dict[str, Any]:
@@ -295,6 +315,7 @@ def score_row(plan: Plan, row: Row, folder: Path | None, places: dict[str, list[
             names = [scene.name for scene in scenes]
             facts = {
                 "step": found and found.step,
+                "sampler": predictor.sampler,
                 "scenes": names,
                 "draws": plan.draws,
                 "place": plan.places[where].model_dump(),
@@ -387,7 +408,7 @@ def main() -> None:
         raise ConfigError(f"--only {unknown.pop()}: no row of {arguments.plan}; there are {', '.join(plan.rows)}")
     rows = {name: row for name, row in plan.rows.items() if name in (arguments.only or plan.rows)}
     places = {where: place.scenes() for where, place in plan.places.items()}
-    trainings = Trainings(plan, arguments.out, arguments.threads)
+    trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
     jobs = [(n, seed) for n, row in rows.items() if row.config for seed in row.seeds or plan.seeds]
     with ThreadPoolExecutor(arguments.parallel) as pool:
         trained = {name: row for name, row in rows.items() if row.config}

@@ -149,7 +149,7 @@ def read_scenes(body: object) -> list[Scene]:
     layout = Layout.traced(unpack(body.get("buildings")))
     try:
         positions = [f"{float(x)},{float(y)}" for x, y in body["tx"]]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError("tx: must be a list of [x, y]") from error
     scenes = [scene_at("city", layout, position) for position in positions]
     points = body.get("points") or []

@@ -17,7 +17,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import yaml
 from tqdm import tqdm
 
 from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
@@ -31,7 +30,7 @@ from data.simulated import TOLD, SimulatedScenes
 from data.simulator import line_of_sight
 from data.splits import spread
 from denoising_diffusion_pytorch.cli import natural, new_figure, new_file, positive, run
-from denoising_diffusion_pytorch.config import section
+from denoising_diffusion_pytorch.config import parse_config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Predictor
 
@@ -107,7 +106,8 @@ def score_all(
     arguments: argparse.Namespace, predictor: Predictor, dataset, incomplete: Incomplete
 ) -> tuple[dict[str, Scores], dict[str, Calibration], list[dict]]:
     """Scores and calibration by predictor, and rows for `comparison_figure`, from the best to the worst map."""
-    baseline = Predictor(arguments.baseline, num_samples=arguments.num_samples) if arguments.baseline else None
+    how = {"num_samples": arguments.num_samples, "seed": arguments.seed}
+    baseline = Predictor(arguments.baseline, **how) if arguments.baseline else None
     for model in (predictor, baseline):
         if model is not None and incomplete.points and not model.sees_measurements:
             raise ConfigError(
@@ -124,7 +124,7 @@ def score_all(
     gallery: list[tuple[float, dict]] = []
     failures: dict[str, list[str]] = {}
     chosen = spread(len(dataset), arguments.maps or len(dataset))
-    scenes = (incomplete.measured(incomplete.shown(dataset.scene(index))) for index in chosen)
+    scenes = (incomplete.apply(dataset.scene(index)) for index in chosen)
     predictions = predictor.predict(scenes, arguments.batch_size, ceiling=True)
     for prediction in tqdm(predictions, total=len(chosen), desc="scoring", unit="map"):
         scene = prediction.scene
@@ -171,9 +171,8 @@ def main() -> None:
         dataset = open_tree(arguments.data, arguments.simulation_type, arguments.split)
     else:
         dataset = SimulatedScenes(arguments.maps or SIMULATED, FRESH_CITIES)
-    given = [override.partition("=") for override in arguments.incomplete or ()]
-    settings = section("data.incomplete", {key: yaml.safe_load(value) for key, _, value in given})
-    incomplete = Incomplete(**vars(settings), exactly=True)
+    given = parse_config({}, [f"data.incomplete.{setting}" for setting in arguments.incomplete or ()])
+    incomplete = Incomplete(**vars(given.data.incomplete), exactly=True)
     scores, calibrations, gallery = score_all(arguments, predictor, dataset, incomplete)
     rows = {name: summarize(each) for name, each in scores.items()}
     for name, each in calibrations.items():
@@ -195,8 +194,12 @@ def main() -> None:
     print("its NMSE by place: " + ", ".join(f"{place} {share:.4f}" for place, share in shares.items()))
     for name in calibrations:
         found = rows[name]["calibration"]
-        covered = ", ".join(f"{float(level):.0%}: {share:.1%}" for level, share in found["coverage"].items())
-        print(f"{name}: intervals cover {covered}; spread {found['spread']:.2f} dB, error {found['error']:.2f} dB")
+        parts = {"": "all open pixels", "_where_draws_differ": f"the {found['differing']:.1%} whose draws differ"}
+        for suffix, where in parts.items():
+            covered = found[f"coverage{suffix}"].items()
+            levels = ", ".join(f"{float(level):.0%}: {share:.1%}" for level, share in covered)
+            print(f"{name}: intervals cover {levels} of {where}")
+        print(f"{name}: spread {found['spread']:.2f} dB, error {found['error']:.2f} dB")
     if isinstance(dataset, SimulatedScenes) and predictor.is_told_the_simulation:
         print(f"{TOLD} (--data)")
     if arguments.json:

@@ -129,7 +129,11 @@ def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
         city = recipe.city(map_id, rng)
         try:
             positions = [random_transmitter(city, rng) for _ in range(recipe.transmitters)]
-        except ValueError:  # no open pixel in the middle: draw another city from the same stream
+        except ValueError as error:  # no open pixel in the middle: draw another city from the same stream
+            if Path(recipe.layouts).is_dir():
+                raise DataError(
+                    f"{recipe.layouts}: the layout of map {map_id} has no open place in its middle"
+                ) from error
             continue
         break
     outline_path, building_path, list_path = city_files(root, map_id)

@@ -29,8 +29,8 @@ def test_draws_of_the_right_distribution_are_calibrated():
         for level, share in found["coverage"].items():
             assert share == pytest.approx(float(level), abs=0.012)
         assert np.allclose(found["ranks"], 0.01, atol=0.002)
-    assert found["spread"] == pytest.approx(0.02 * 255 * STEP_DB, rel=0.02)
-    assert found["error"] == pytest.approx(found["spread"], rel=0.05)
+    assert found["spread"] == pytest.approx(0.02 * 255 * STEP_DB * (1 + 1 / 20) ** 0.5, rel=0.02)
+    assert found["error"] == pytest.approx(found["spread"], rel=0.02) and found["differing"] == 1
     for spread, error, pixels in found["by_spread"]:
         assert error == pytest.approx(0.02 * 255 * STEP_DB, rel=0.25) and spread < 4 and pixels > 1000
     assert sum(pixels for _, _, pixels in found["by_spread"]) == 20 * 60 * 60
@@ -47,7 +47,12 @@ def test_what_is_known_exactly_is_calibrated():
     truth = np.random.default_rng(1).integers(0, 256, (60, 60)) / 255
     calibration.add("a", np.stack([truth] * 8) + 0.001, truth, EVERYWHERE)  # less than half a grey level
     assert calibration.coverage(0.5) == pytest.approx(0.5, abs=0.03)
-    assert calibration.summary()["crps"] == 0
+    found = calibration.summary()
+    assert found["crps"] == found["differing"] == 0 and np.isnan(found["coverage_where_draws_differ"]["0.9"])
+    draws = np.stack([truth] * 8)
+    draws[:, 0, 0] = np.linspace(0, 1, 8)  # one pixel that is not known
+    calibration.add("b", draws, truth, EVERYWHERE)
+    assert calibration.summary()["differing"] == 1 / (2 * 60 * 60)
 
 
 def test_only_the_pixels_asked_for_count():

@@ -72,8 +72,8 @@ def run(root, monkeypatch, *more):
 
 def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
     text, out = run(workplace, monkeypatch, "--parallel", 2)
-    runs = {folder.name: find_checkpoint(folder).step for folder in (out / "runs").iterdir()}
-    assert runs == {"tiny_0": 3, "tiny_1": 3, "latent_diffusion_0": 4, "latent_diffusion_1": 4, "regression_0": 6}
+    runs = sorted((folder.name[:-9], find_checkpoint(folder).step) for folder in (out / "runs").iterdir())
+    assert runs == [("latent_diffusion", 4)] * 2 + [("regression", 6)] + [("vae", 3)] * 2
     places = text.split("\n\n")
     assert [part for part in places if "|" not in part] == ["complete", "measured"]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in places[1].strip().splitlines()[2:]]
@@ -83,7 +83,7 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
     assert "(" in rows[1][4] and "(" not in rows[3][4]  # both seeds
     assert rows[1][-3] != "-" and rows[1][-2].endswith("%") and rows[3][-3] == "-"  # CRPS and coverage of draws
     assert "NMSE near points" in places[3] and "NMSE near" not in places[1]
-    kept = out / "runs" / "regression_0" / "scores.json"
+    kept = next((out / "runs").glob("regression_*")) / "scores.json"
     facts = json.loads(kept.read_text())["1"]["measured"]["facts"]
     assert len(facts["scenes"]) == 1 and facts["place"]["incomplete"]["points"] == 7
 
@@ -99,7 +99,7 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
 
 def test_measured_points_reach_the_commands(workplace, monkeypatch, tmp_path):
     _, out = run(workplace, monkeypatch)
-    model, tree = out / "runs" / "latent_diffusion_0", workplace / "tree"
+    model, tree = next((out / "runs").glob("latent_diffusion_*")), workplace / "tree"
     score = ("scripts/evaluate.py", "--ckpt", model, "--data", tree, "--split", "val", "--json", tmp_path / "s.json")
     unsure = ("--incomplete", "points=4", "missing_buildings=1", "--num_samples", "3")
     done = command(*score, *unsure, "--reliability", tmp_path / "r.png")
@@ -126,19 +126,35 @@ def test_measured_points_reach_the_commands(workplace, monkeypatch, tmp_path):
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_names_of_folders_stay_short_and_apart():
-    long = ["a.b=1"] * 100
-    assert compare.slug(["A, b"]) == "a_b" and compare.slug([]) == "default"
-    assert len(compare.slug(long)) < 80 and compare.slug(long) != compare.slug([*long, "c=2"])
+def test_another_configuration_budget_or_name_is_another_run(workplace, monkeypatch):
+    plan = compare.read_plan(workplace / "plan.yaml")
+    row = plan.rows["regression"]
+    folders = set()
+
+    def folder(name, row, steps, plan=plan):
+        trainings = compare.Trainings(plan, workplace / "other", 1)
+        monkeypatch.setattr(trainings, "_run", lambda folder, *_: None)
+        folders.add(trainings.model(name, row, 0, {"baseline": steps}))
+        return len(folders)
+
+    assert folder("a", row, 6) == folder("a", row, 6) == 1
+    assert (
+        folder("a", row, 3) == 2
+        and folder("a", row.model_copy(update={"own": ["trainer.learning_rate=1.0e-2"]}), 6) == 3
+    )
+    assert folder("基线", row, 6) == 4 and folder("x" * 300, row, 6) == 5
+    assert all(len(path.name) < 80 for path in folders)
 
 
 def test_equal_time_gives_the_faster_row_more_steps(workplace, monkeypatch):
     plan = compare.read_plan(workplace / "plan.yaml").model_copy(update={"samples": None, "seconds": 8.0})
     trainings = compare.Trainings(plan, workplace / "timed", 1)
 
-    def trained(folder, stage, row, steps, more):
+    def trained(folder, stage, row, more):
         folder.mkdir(parents=True)
-        per_second = {"vae": 40, "ldm": 20, "baseline": 8}[stage] / (2 if "start_step=0" in " ".join(more) else 1)
+        per_second = {"vae": 40, "ldm": 20, "baseline": 8}[stage] / (
+            2 if "end_to_end.start_step=0" in " ".join(more) else 1
+        )
         (folder / "train.log").write_text(f"12:00:00 step={compare.PROBE_STEPS} samples_per_second={per_second}\n")
 
     monkeypatch.setattr(trainings, "_run", trained)
@@ -185,4 +201,4 @@ def test_the_repository_s_plans_read_and_name_valid_settings(path, monkeypatch):
     trainings = compare.Trainings(plan, Path("nowhere"), 1)
     for row in plan.rows.values():
         for stage in ("vae",) * bool(row.vae) + (row.stage,) * bool(row.config):
-            assert trainings._batch_size(stage, row) > 0
+            assert trainings._config(stage, row).trainer.batch_size > 0

@@ -52,17 +52,42 @@ def test_degrees_become_metres():
     [
         ("{", "is no GeoJSON"),
         ("[" * 100_000, "is no GeoJSON"),
-        ("[1]", "is no GeoJSON of polygons; export"),
-        ('{"type": "Point", "coordinates": [1, 2]}', "holds no polygon; export"),
+        ("[1]", "holds no polygons that can be read; export"),
+        ('{"type": "Point", "coordinates": [1, 2]}', "holds no polygon"),
         ('{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}', "holds no polygon"),
-        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, "x"], [5, 6]]]}', "is no GeoJSON of polygons"),
+        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, "x"], [5, 6]]]}', "holds no polygons that can be read"),
         ('{"type": "Polygon", "coordinates": [[[1, 2], [3, NaN], [500, 6]]]}', "not finite"),
+        ('{"type": "Polygon", "coordinates": [[[1, 2], [1e300, 3], [5, 6]]]}', "spans"),
+        (
+            '{"type": "Polygon", "coordinates": [[[1, 2], [1' + "0" * 400 + ", 3], [5, 6]]]}",
+            "holds no polygons that can be",
+        ),
         ('{"type": "Polygon", "coordinates": [[[0, 0], [9000, 0], [9000, 9]]]}', "spans 9032 m x 41 m; at most"),
     ],
 )
 def test_what_is_no_city_is_refused(content, message):
     with pytest.raises(DataError, match=f"town.json: .*{message}"):
         read_geojson(content, "town.json")
+
+
+def test_parts_duplicates_and_overlaps_count_once():
+    def shifted(dx, dy):
+        return [[x + dx, y + dy] for x, y in SQUARE]
+
+    def built(*polygons):
+        features = [feature(polygon(*rings)) for rings in polygons]
+        return read_geojson(json.dumps({"type": "FeatureCollection", "features": features}), "a.geojson").inside.sum()
+
+    once = built([SQUARE])
+    assert built([SQUARE], [SQUARE]) == built([SQUARE], [COURT]) == once
+    assert built([SQUARE, COURT], [COURT[::-1]]) == once  # a part that fills the courtyard
+    assert built([SQUARE], [shifted(20, 0)]) == pytest.approx(1.5 * once, rel=0.06)
+
+
+def test_large_files_are_refused():
+    ring = [[float(i), float(i % 7)] for i in range(50_001)]
+    with pytest.raises(DataError, match="has 50,001 vertices"):
+        read_geojson(json.dumps(polygon(ring)), "a.geojson")
 
 
 def test_a_city_is_read_by_its_name(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data import DataError, RadioMapSeer, RadioUNet_c
+from data import DataError, FlatTree, RadioMapSeer, RadioUNet_c
 from data.augment import Augmentation
 from data.conditions import CONDITION_CHANNELS, condition
 from data.incomplete import Incomplete, measured_planes, read_measurements
@@ -49,6 +49,11 @@ def test_a_courtyard_goes_with_its_building():
 def test_wrong_outlines_make_no_pixel_certain(scene):
     wrong = Incomplete(outline_error=2.0).shown(scene)
     assert (wrong.shown.inside != scene.layout.inside).any() and not wrong.ori_mask.any()
+    for number in range(60):  # nor is the transmitter inside a building that came to lie over it
+        near = replace(scene, name=str(number), tx=scene.layout.nearest_open(tuple(scene.layout.outlines[0][0])))
+        known = Incomplete(outline_error=3.0).shown(near)
+        x, y = known.shown_tx
+        assert not known.shown.inside[round(y), round(x)]
     moved = [a - b for a, b in zip(wrong.shown.outlines, scene.layout.outlines, strict=True)]
     assert all(np.allclose(shift, shift[0]) for shift in moved)  # each building as a whole
     assert 0.5 < np.std([shift[0] for shift in moved]) < 4
@@ -79,6 +84,8 @@ def test_points_lie_where_something_is_received(scene):
     assert 2 < np.std(difference[:, 2]) * 99.16 < 8 and 1 < np.std(difference[:, :2]) < 3
     counts = [len(Incomplete(points=99).measured(replace(scene, name=str(n))).measurements) for n in range(200)]
     assert min(counts) == 0 and max(counts) > 50 and 5 < np.median(counts) < 14
+    few = {len(Incomplete(points=2).measured(replace(scene, name=str(n))).measurements) for n in range(60)}
+    assert few == {0, 1, 2}
 
 
 def test_planes_average_the_points_of_a_pixel():
@@ -93,8 +100,9 @@ def test_the_condition_shows_given_measurements(scene):
     known = replace(scene, measurements=np.array([[10, 20, 0.5]], np.float32))
     cond = condition(known, CHANNELS, 256)
     assert cond[2, 20, 10] == 0 and cond[3, 20, 10] == 1 and (cond[2:] == -1).sum() == 2 * 256**2 - 2
-    part = window(known, 128).scene  # positions move with the window
+    part = window(replace(known, known_tx=(50.0, 60.0)), 128).scene  # positions move with the window
     first = np.subtract(known.tx, part.tx)
+    assert np.allclose(part.known_tx + first, (50, 60))
     assert len(part.measurements) == 0 or np.allclose(part.measurements[0, :2] + first, [10, 20])
 
 
@@ -108,15 +116,27 @@ def test_a_dataset_draws_points_by_the_sample_s_key(radiomapseer):
         sample = dataset[1, key]
         measured = sample["cond"][3] > 0
         assert sample["cond"][2][measured].equal(sample["image"][0][measured])  # turned with the image
-    assert dataset[1]["cond"].equal(dataset[1]["cond"])
+    assert dataset[1]["cond"].equal(dataset[1]["cond"]) and "native" not in dataset[1]
+    small = RadioUNet_c(radiomapseer, incomplete=Incomplete(points=30), **how | {"image_size": 16, "cond_size": 16})
+    values = np.concatenate([small[1, key]["cond"][2][small[1, key]["cond"][3] > 0].numpy() for key in range(9)])
+    levels = (values + 1) / 2 * 255  # those of the map itself, not of the area means that the network predicts
+    assert len(levels) > 20 and (np.abs(levels - np.round(levels)) < 1e-3).mean() > 0.8
     plain = RadioUNet_c(radiomapseer, **how)
     poorer = RadioUNet_c(radiomapseer, incomplete=Incomplete(missing_buildings=1, exactly=True), **how)
     assert plain.identity() == dataset.identity() != poorer.identity()
     assert (poorer.scene(0).shown.inside != plain.scene(0).shown.inside).any()
 
 
+def test_a_ready_made_condition_cannot_be_measured_on(flat_tree):
+    scene = FlatTree(flat_tree).scene(0)
+    assert Incomplete(exactly=True).apply(scene) is scene
+    for what in (Incomplete(points=3), Incomplete(missing_buildings=1)):
+        with pytest.raises(DataError, match="scene s0: has a ready-made condition"):
+            what.apply(scene)
+
+
 def test_a_flat_tree_has_nothing_to_leave_out(flat_tree):
-    with pytest.raises(DataError, match="data.incomplete needs a RadioMapSeer tree"):
+    with pytest.raises(DataError, match="has a ready-made condition"):
         RadioUNet_c(flat_tree, incomplete=Incomplete(missing_buildings=1))
 
 
