@@ -151,7 +151,7 @@ def test_equal_time_gives_the_faster_row_more_steps(workplace, monkeypatch):
     trainings = compare.Trainings(plan, workplace / "timed", 1)
 
     def trained(folder, stage, row, more):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         per_second = {"vae": 40, "ldm": 20, "baseline": 8}[stage] / (
             2 if "end_to_end.start_step=0" in " ".join(more) else 1
         )
