@@ -56,6 +56,14 @@ def make_scene_files(root, map_id, tx, size=32, simulation="DPM"):
     return layout, gain.astype(np.uint8), position
 
 
+def make_tree(root):
+    """A simulated tree of 10 maps with 2 transmitters each, 32 px."""
+    for map_id in range(10):
+        for tx in range(2):
+            make_scene_files(root, map_id, tx)
+    (root / "dataset.json").write_text("{}")
+
+
 def save_json(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))

@@ -17,7 +17,7 @@ from PIL import Image
 from data import RadioUNet_c
 from denoising_diffusion_pytorch.errors import CheckpointError
 from denoising_diffusion_pytorch.inference import Predictor
-from tests.conftest import make_scene_files, save_grey
+from tests.conftest import make_tree, save_grey
 from tests.tiny import TINY, merged
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,10 +50,7 @@ def refused(result, *words):
 def workplace(tmp_path_factory):
     """A tree of 10 maps of 32 px, a configuration for it, both stages trained for a few steps."""
     root = tmp_path_factory.mktemp("work")
-    for map_id in range(10):
-        for tx in range(2):
-            make_scene_files(root / "tree", map_id, tx)
-    (root / "tree" / "dataset.json").write_text("{}")
+    make_tree(root / "tree")
     settings = merged(
         TINY,
         {

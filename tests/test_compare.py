@@ -10,7 +10,7 @@ import yaml
 
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
-from tests.conftest import make_scene_files
+from tests.conftest import make_tree
 from tests.test_commands import command
 from tests.tiny import TINY, merged
 
@@ -25,10 +25,7 @@ CHANNELS = ["buildings", "transmitter", "measured_gain", "measured"]
 def workplace(tmp_path_factory):
     """A tree of 10 maps of 32 px, a configuration, and a plan of four rows for it."""
     root = tmp_path_factory.mktemp("compare")
-    for map_id in range(10):
-        for tx in range(2):
-            make_scene_files(root / "tree", map_id, tx)
-    (root / "tree" / "dataset.json").write_text("{}")
+    make_tree(root / "tree")
     settings = merged(
         TINY,
         {
