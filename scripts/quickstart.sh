@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/quickstart}
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000} # threads that wait give their core to other programs
 START=$(date +%s)
 bash scripts/setup.sh
 PY=.venv/bin/python
