@@ -33,7 +33,7 @@ IN_TRAINING = {  # the rest of the room may import everything
     | {f"training/{name}" for name in ("checkpoint", "ema", "objectives")},
     "latents": {"autoencoder"},
 }
-KNOW_DATASETS = {"inference", "cli", "training/data", "training/latents", "training/validation"}
+KNOW_DATASETS = {"inference", "cli", "training/setup", "training/data", "training/latents", "training/validation"}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:

@@ -251,6 +251,12 @@ def test_every_configuration_passes_a_dry_run(path, tmp_path):
         assert "data.train.data_root" in out.stdout.splitlines()[-1]
 
 
+def test_a_dry_run_tells_of_channels_that_no_scene_has(tmp_path):
+    line = ("train_vae.py", "--cfg", ROOT / "configs" / "tiny_vae.yaml", "--dry_run")
+    out = command(*line, "data.cond_channels=[buildings, transmittr]", cwd=tmp_path)
+    assert out.returncode == 0 and "data.cond_channels: transmittr: only a tree of ready-made" in out.stdout
+
+
 @pytest.mark.parametrize(
     "arguments,words",
     [

@@ -10,6 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import nn
 
+from data.conditions import CONDITION_CHANNELS
+
 from ..build import build_discriminator, build_model
 from ..config import load_config, placeholders, to_yaml
 from ..config.schema import Config, TrainerConfig
@@ -55,6 +57,9 @@ def _dry_run(config: Config, stage: str) -> None:
     print(model_report(parts, depth=2))
     total = sum(count_parameters(part)[0] for part in parts.values())
     print(f"{stage}: {total:,} parameters in all")
+    unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]
+    if unknown:
+        print(f"data.cond_channels: {', '.join(unknown)}: only a tree of ready-made conditions can have such channels")
     used = [key for key in placeholders(config) if not key.startswith("sample.")]
     if used:
         print(f"to be replaced before training: {', '.join(used)}")
