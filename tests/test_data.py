@@ -336,6 +336,7 @@ def test_caches_outlive_changes_of_code_that_makes_no_samples(tmp_path):
         "errors",
         "evaluation",
         "figures",
+        "geojson",
         "loader",
         "metrics",
         "osm_cities",
