@@ -49,29 +49,29 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
         columns: names of the predictions, also used as titles.
     """
     spread_is_known = rows[0].get("std") is not None
-    count = len(columns) + 2 + spread_is_known
+    maps = ("real", *columns)
+    titles = (*maps, "error", "spread") if spread_is_known else (*maps, "error")
+    count, last = len(titles), len(maps)  # the error's column follows the maps
     figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         buildings, tx = row["buildings"], row.get("tx")
         gain_limits = (GAIN_MIN_DB, GAIN_MAX_DB)
-        for ax, key in zip(line, ("real", *columns), strict=False):
+        for ax, key in zip(line[:last], maps, strict=True):
             power = _show(ax, gain_to_db(row[key]), buildings, tx, "viridis", gain_limits)
         line[0].set_ylabel(row["name"], fontsize=8)
         scores = map_scores(row[columns[-1]], row["real"])
         error_db = (row[columns[-1]] - row["real"]) * GAIN_SPAN_DB
-        ax = line[len(columns) + 1]
-        error = _show(ax, error_db, buildings, None, "RdBu_r", (-ERROR_LIMIT_DB, ERROR_LIMIT_DB))
-        ax.set_xlabel(f"NMSE {scores['nmse']:.4f}", fontsize=8)
+        error = _show(line[last], error_db, buildings, None, "RdBu_r", (-ERROR_LIMIT_DB, ERROR_LIMIT_DB))
+        line[last].set_xlabel(f"NMSE {scores['nmse']:.4f}", fontsize=8)
         points = row.get("points")
         if points is not None and len(points):
             line[0].scatter(points[:, 0], points[:, 1], s=3, color="red", linewidths=0)
             line[0].set_xlabel(f"{len(points)} measured points", fontsize=8)
         if spread_is_known:
             spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, buildings, None, "magma", (0, SPREAD_LIMIT_DB))
-    for ax, title in zip(axes[0], ("real", *columns, "error", "spread"), strict=False):
+    for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=10)
-    last = len(columns) + 1
     figure.colorbar(power, ax=axes[:, :last], label="path gain (dB)", shrink=0.9, aspect=40, location="left")
     figure.colorbar(error, ax=axes[:, last], label="error (dB)", shrink=0.9, aspect=40)
     if spread_is_known:

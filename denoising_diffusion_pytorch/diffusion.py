@@ -17,6 +17,7 @@ returns fresh standard normal noise of its argument's shape. N steps are N calls
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -162,7 +163,7 @@ class GaussianDiffusion(nn.Module):
         return t.to(device)
 
 
-class _StraightSignal(nn.Module):
+class _StraightSignal(nn.Module, ABC):
     """What the processes with x_t = (1 - t) x_start + sigma(t) noise, t in (0, 1], have in common."""
 
     heads: int
@@ -172,17 +173,17 @@ class _StraightSignal(nn.Module):
         self.loss_type = loss_type
         self.t_min = t_min
 
+    @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         """The noise amplitude at t, of t's shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Model output (B, heads Z, h, w) -> (x_start, noise), (B, Z, h, w) each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The true value of the objective's quantity, (B, heads Z, h, w)."""
-        raise NotImplementedError
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise amplitudes at t (B,) in [0, 1], shaped for `like`."""

@@ -113,6 +113,8 @@ def score_all(
             raise ConfigError(
                 f"{model.checkpoint.path}: was trained without measured points; --incomplete points needs them"
             )
+    if arguments.reliability and not any(model.draws_differ for model in (predictor, baseline) if model):
+        raise ConfigError(f"{predictor.checkpoint.path}: has one answer and no draws; --reliability needs a sampler")
     title = predictor.title
     other = baseline.title if baseline else "no baseline"
     if other == title:
@@ -222,10 +224,6 @@ def main() -> None:
         chosen = [gallery[round(i * (len(gallery) - 1) / max(count - 1, 1))] for i in range(count)]
         comparison_figure(arguments.gallery, chosen, ("sampled",))
     if arguments.reliability:
-        if not calibrations:
-            raise ConfigError(
-                f"{predictor.checkpoint.path}: has one answer and no draws; --reliability needs a sampler"
-            )
         reliability_figure(arguments.reliability, {name: rows[name]["calibration"] for name in calibrations})
     for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery, arguments.reliability):
         if path:
