@@ -26,16 +26,22 @@ from data.geojson import read_city
 from data.incomplete import read_measurements
 from data.metrics import Scores
 from data.scene import scene_at
-from data.simulated import TOLD, random_scenes
 from data.units import GAIN_SPAN_DB, NOISE_FLOOR_DB, gain_to_uint8
 from data.window import Window, best_server, window
 from denoising_diffusion_pytorch.cli import natural, run
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.inference import Prediction, Predictor
 
-FLAGS = {"ckpt": str, "output_folder": str, "sampler": str, "steps": int, "num_samples": int, "seed": int}
+FLAGS = {
+    "ckpt": str,
+    "output_folder": str,
+    "sampler": str,
+    "steps": int,
+    "noise_scale": float,
+    "num_samples": int,
+    "seed": int,
+}
 
 
 def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
@@ -52,7 +58,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     )
     parser.add_argument("--tx", action="append", metavar="X,Y", help="column and row of a transmitter; may be repeated")
     parser.add_argument("--measurements", type=Path, metavar="CSV",
-                        help="measured points, columns x,y,gain_db; for a model that was trained with some")  # fmt: skip
+                        help="measured points, columns x,y,gain_db")  # fmt: skip
     parser.add_argument("--threshold", type=float, default=NOISE_FLOOR_DB, metavar="DB",
                         help="path gain from which a pixel is covered (%(default)g)")  # fmt: skip
     for name, kind in FLAGS.items():
@@ -78,6 +84,8 @@ def city_scenes(arguments: argparse.Namespace) -> list[Window]:
         layout, name = read_city(arguments.buildings), arguments.buildings.stem
         scenes = [scene_at(name, layout, position) for position in arguments.tx]
     else:
+        from data.simulated import random_scenes  # numba is slow to import
+
         scenes = random_scenes(arguments.simulate, arguments.tx)
     if arguments.measurements:
         scenes[0].measurements = read_measurements(arguments.measurements, scenes[0].layout.shape)
@@ -147,17 +155,23 @@ def main() -> None:
     source = data_scenes(settings) if windows is None else None
     count = len(windows if source is None else source)
     scenes: Iterable[Scene] = (source.scene(i) for i in range(count)) if source else (w.scene for w in windows)
-    how = {name: getattr(settings, name) for name in ("use_ema", "steps", "sampler", "num_samples", "seed")}
+    from denoising_diffusion_pytorch.inference import (
+        Predictor,  # torch is slow to import; the errors above need not wait
+    )
+
+    how = {
+        name: getattr(settings, name) for name in ("use_ema", "steps", "sampler", "noise_scale", "num_samples", "seed")
+    }
     predictor = Predictor(settings.ckpt, **how)
     if arguments.measurements and not predictor.sees_measurements:
         raise ConfigError(
-            f"{predictor.checkpoint.path}: was trained without measured points, and would ignore {arguments.measurements}; "
-            "train one with data.incomplete.points (configs/measured_256.yaml)"
+            f"{predictor.checkpoint.path}: has no channel that shows measured points, and would ignore "
+            f"{arguments.measurements}; use the released model, or train one with data.incomplete.points"
         )
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)
     scores, gains = Scores(), []
-    predictions: Iterable[Prediction] = predictor.predict(scenes, settings.batch_size)
+    predictions = predictor.predict(scenes, settings.batch_size)
     for index, prediction in enumerate(tqdm(predictions, total=count, desc="sampling", unit="map")):
         scene, gain, std = prediction.scene, prediction.gain, prediction.std
         if scene.gain is not None:
@@ -179,6 +193,8 @@ def main() -> None:
     for note in sorted({w.note for w in windows or () if w.note}):
         print(f"note: {note}")
     if arguments.simulate is not None and predictor.is_told_the_simulation:
+        from data.simulated import TOLD
+
         print(TOLD)
     print(f"{count} maps in {folder} ({predictor.sampler}, {predictor.steps} steps, {predictor.checkpoint.path})")
 

@@ -1,39 +1,9 @@
-"""Radio maps: reading, simulating, preparing and scoring them. Imports nothing from the network package."""
+"""Radio maps: reading, simulating, preparing and scoring them. Imports nothing from the network package.
 
-from .augment import Augmentation, RandomAugmentation
-from .errors import DataError
-from .folder import FlatTree
-from .loader import (
-    OwnSamples,
-    RadioMapDataset,
-    RadioUNet_c,
-    close_dataloader,
-    create_dataloader,
-    open_tree,
-    process_batch,
-    training_loader,
-)
-from .presentation import prepare
-from .radiomapseer import RadioMapSeer
-from .scene import Scene
-from .units import db_to_gain, gain_to_db
+The names are those of `__init__.pyi`; each loads its module when it is first used, so that a command that only reads
+files need not wait for torch.
+"""
 
-__all__ = [
-    "Augmentation",
-    "DataError",
-    "FlatTree",
-    "OwnSamples",
-    "RadioMapDataset",
-    "RadioMapSeer",
-    "RadioUNet_c",
-    "RandomAugmentation",
-    "Scene",
-    "close_dataloader",
-    "create_dataloader",
-    "db_to_gain",
-    "gain_to_db",
-    "open_tree",
-    "prepare",
-    "process_batch",
-    "training_loader",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

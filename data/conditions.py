@@ -10,7 +10,7 @@ from functools import wraps
 import numpy as np
 
 from .errors import DataError
-from .incomplete import measured_planes
+from .incomplete import show_points
 from .resize import resize
 from .scene import Scene
 from .units import GAIN_MAX_DB, db_to_gain
@@ -91,21 +91,22 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 def simulated(scene: Scene, size: int) -> np.ndarray:
     """The embedded simulator's map of the buildings shown, as a prior: the network learns what its physics misses.
 
-    About 0.05 s per scene, so use it with `data.cache`. Pointless where the same simulator made the ground truth.
+    Measured points correct it (incomplete.py). About 0.05 s per scene, so use it with `data.cache`. Pointless where the
+    same simulator made the ground truth.
     """
     return resize(simulated_gain(scene), size)
 
 
 @channel
 def measured_gain(scene: Scene, size: int) -> np.ndarray:
-    """Grey level where points were measured, 0 elsewhere; belongs to `measured`."""
-    return measured_planes(scene.measurements, scene.layout.shape[0], size)["measured_gain"]
+    """What measured points say, fading to 0 where none is near; belongs to `measured`. `condition` fills it in."""
+    return np.zeros((size, size), np.float32)
 
 
 @channel
 def measured(scene: Scene, size: int) -> np.ndarray:
-    """1 where points were measured, 0 elsewhere."""
-    return measured_planes(scene.measurements, scene.layout.shape[0], size)["measured"]
+    """How much the measured points say: almost 1 where one is, 0 where none is near. `condition` fills it in."""
+    return np.zeros((size, size), np.float32)
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
@@ -158,4 +159,5 @@ def check_channels(names: Sequence[str]) -> None:
 def condition(scene: Scene, names: Sequence[str], size: int) -> np.ndarray:
     """The condition of a scene, (C, size, size) float32 in [-1, 1]."""
     check_channels(names)
-    return np.stack([2 * CONDITION_CHANNELS[name](scene, size) - 1 for name in names]).astype(np.float32)
+    cond = np.stack([2 * CONDITION_CHANNELS[name](scene, size) - 1 for name in names]).astype(np.float32)
+    return show_points(cond, names, scene.measurements, scene.layout.shape[0])

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+from .hashing import file_digest
 from .layout import Layout
-from .radiomapseer import check_root, file_digest
+from .radiomapseer import RadioMapSeer, check_root, is_radiomapseer
 from .scene import Scene, read_grey
 
 
@@ -92,3 +93,25 @@ class FlatTree:
         if not np.isfinite(array).all():
             raise DataError(f"{path}: holds values that are not finite numbers")
         return array
+
+
+def open_tree(
+    data_root: str | Path,
+    simulation_type: str = "DPM",
+    split: str = "all",
+    missing_buildings: int = 0,
+    max_samples: int | None = None,
+) -> RadioMapSeer | FlatTree:
+    """The scenes of a tree of either kind; a flat one has neither simulation types nor splits.
+
+    Raises:
+        DataError: the folder is neither kind of tree, or is incomplete.
+    """
+    root = check_root(data_root)
+    if is_flat_tree(root):
+        return FlatTree(root, max_samples)
+    if is_radiomapseer(root):
+        return RadioMapSeer(root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples)
+    raise DataError(
+        f"{root}: is not a data set; expected RadioMapSeer's gain/ and png/ folders, or images/ and conditions/"
+    )

@@ -16,11 +16,12 @@ from tqdm import tqdm
 from .augment import Augmentation
 from .conditions import check_channels
 from .errors import DataError
-from .folder import FlatTree, is_flat_tree
-from .incomplete import Incomplete, measured_planes
+from .folder import FlatTree, open_tree
+from .hashing import random_key
+from .incomplete import Incomplete, show_points
 from .presentation import code_digest, prepare
-from .radiomapseer import RadioMapSeer, check_root, is_radiomapseer
-from .sampler import SampleStream, random_key
+from .radiomapseer import RadioMapSeer
+from .sampler import SampleStream
 from .scene import Scene
 from .store import DTYPE, SampleStore
 
@@ -146,36 +147,12 @@ class RadioMapDataset(Dataset):
         """The sample with points measured on its own map, at its own resolution, drawn by `key`."""
         gain = sample.pop("native")[0].numpy()
         points = self.incomplete.measure(gain, np.random.default_rng(random_key("measured", key)))
-        cond = sample["cond"].clone()
-        for name, plane in measured_planes(points, len(gain), self.cond_size).items():
-            cond[self.cond_channels.index(name)] = torch.from_numpy(2 * plane - 1)
-        return sample | {"cond": cond}
+        cond = show_points(sample["cond"].numpy(), self.cond_channels, points, len(gain))
+        return sample | {"cond": torch.from_numpy(cond)}
 
     def scene(self, index: int) -> Scene:
         """The scene that sample `index` is made from, at native resolution, as far as it is known."""
         return self.incomplete.shown(self.source.scene(index))
-
-
-def open_tree(
-    data_root: str | Path,
-    simulation_type: str = "DPM",
-    split: str = "all",
-    missing_buildings: int = 0,
-    max_samples: int | None = None,
-) -> RadioMapSeer | FlatTree:
-    """The scenes of a tree of either kind; a flat one has neither simulation types nor splits.
-
-    Raises:
-        DataError: the folder is neither kind of tree, or is incomplete.
-    """
-    root = check_root(data_root)
-    if is_flat_tree(root):
-        return FlatTree(root, max_samples)
-    if is_radiomapseer(root):
-        return RadioMapSeer(root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples)
-    raise DataError(
-        f"{root}: is not a data set; expected RadioMapSeer's gain/ and png/ folders, or images/ and conditions/"
-    )
 
 
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the design document's name

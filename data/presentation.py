@@ -7,14 +7,15 @@ import numpy as np
 
 from .conditions import condition
 from .errors import DataError
+from .hashing import digest
 from .resize import resize
 from .scene import Scene
-from .store import digest
 
 # the modules of this folder that decide what a sample looks like
 MAKERS = (
     "conditions",
     "folder",
+    "hashing",
     "incomplete",
     "layout",
     "polygons",
@@ -22,7 +23,6 @@ MAKERS = (
     "radiomapseer",
     "registration",
     "resize",
-    "sampler",
     "scene",
     "units",
     "simulator/detour",

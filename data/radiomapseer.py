@@ -16,18 +16,17 @@ import difflib
 import logging
 import re
 import threading
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from .errors import DataError
+from .hashing import digest, file_digest
 from .layout import Layout
 from .registration import fit_outlines, read_antennas, read_json, read_outlines
 from .scene import Scene, read_grey, transmitter_position
 from .splits import select, spread
-from .store import digest
 
 log = logging.getLogger("radiodiff")
 
@@ -55,12 +54,6 @@ def check_root(data_root: str | Path) -> Path:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (data_root)")
     return root
-
-
-def file_digest(paths: Iterable[Path]) -> str:
-    """Digest of the files' sizes and modification times; no file is read."""
-    states = ((path, path.stat()) for path in paths)
-    return digest([(str(path), state.st_size, state.st_mtime_ns) for path, state in states])
 
 
 class RadioMapSeer:

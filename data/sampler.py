@@ -1,15 +1,10 @@
 """The order of samples: an endless seeded stream that can start at any position and be shared among processes."""
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 
-
-def random_key(*parts: object) -> int:
-    """A 63-bit random key determined by the arguments, e.g. a seed, an epoch and a sample's number."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+from .hashing import random_key
 
 
 class SampleStream:

@@ -1,6 +1,5 @@
 """Arrays of numbered samples that are computed once and kept, in memory or in files that later runs reuse."""
 
-import hashlib
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from .errors import DataError
+from .hashing import digest
 
 try:
     import fcntl
@@ -25,14 +25,6 @@ log = logging.getLogger("radiodiff")
 
 DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
 FLUSH_EVERY = 256  # samples between two flushes to disk
-
-
-def digest(*parts: object) -> str:
-    """A short hash of the arguments, the same in every process."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
-    return found.hexdigest()[:16]
 
 
 class SampleStore:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from data import Scene, prepare
-from data.incomplete import MEASURED
+from data.hashing import random_key
+from data.incomplete import POINTS_IN
 from data.resize import to_native
-from data.sampler import random_key
 
 from .autoencoder import AutoencoderKL
 from .baselines import Regression
@@ -57,7 +57,7 @@ class Predictor:
     Args:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
-        steps, sampler: as in `LatentDiffusion.sample`.
+        steps, sampler, noise_scale: as in `LatentDiffusion.sample`.
         num_samples: draws per scene; a prediction is their mean. A baseline without a variance has one answer. Several draws with
             neither `steps` nor `sampler` given are made to differ (`use_for_spread`).
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
@@ -75,6 +75,7 @@ class Predictor:
         use_ema: bool = True,
         steps: int | None = None,
         sampler: str | None = None,
+        noise_scale: float | None = None,
         num_samples: int = 1,
         seed: int = 0,
         device: str | None = None,
@@ -85,9 +86,14 @@ class Predictor:
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
         self.model: LatentDiffusion | Regression = model
         self.seed, self.num_samples = seed, num_samples
-        self.sampler, self.steps = "none", 1
+        self.sampler, self.steps, self.noise_scale = "none", 1, 1.0
         if isinstance(model, LatentDiffusion):
             self.use(sampler, steps)
+            self.noise_scale = model.noise_scale if noise_scale is None else noise_scale
+        elif noise_scale is not None:
+            raise ConfigError(f"{self.checkpoint.path}: is a regression baseline; noise_scale is for samplers")
+        if not self.noise_scale > 0:
+            raise ConfigError(f"noise_scale is {self.noise_scale:g}; it must be greater than 0")
         if num_samples > 1 and sampler is None and steps is None:
             self.use_for_spread()
 
@@ -123,8 +129,8 @@ class Predictor:
 
     @property
     def sees_measurements(self) -> bool:
-        """Whether measured points are part of the condition."""
-        return set(MEASURED) <= set(self.config.data.cond_channels)
+        """Whether measured points change the condition."""
+        return not POINTS_IN.isdisjoint(self.config.data.cond_channels)
 
     @property
     def draws_differ(self) -> bool:
@@ -165,7 +171,7 @@ class Predictor:
         samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
         how: dict[str, Any] = {"num_samples": self.num_samples}
         if isinstance(self.model, LatentDiffusion):
-            how |= {"steps": self.steps, "sampler": self.sampler}
+            how |= {"steps": self.steps, "sampler": self.sampler, "noise_scale": self.noise_scale}
         return predict_batch(self.model, scenes, samples, self.device, seed=self.seed, ceiling=ceiling, **how)
 
 
@@ -190,7 +196,7 @@ def predict_batch(
         device: of the model.
         seed: with a scene's name it decides the noise.
         ceiling: reconstruct the truth too, where it is known and the model can: an encoder and a decoder pass more.
-        how: `num_samples`, and `steps` and `sampler` of `LatentDiffusion.predict`.
+        how: `num_samples`, and `steps`, `sampler` and `noise_scale` of `LatentDiffusion.predict`.
     """
 
     def stacked(key: str) -> torch.Tensor | None:

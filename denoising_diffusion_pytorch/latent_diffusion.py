@@ -46,7 +46,7 @@ class LatentDiffusion(nn.Module):
         cond_stage_model: condition image (B, C, s, s) -> one map per level of the U-Net.
         unet: (x_t, time, maps) -> model output.
         diffusion: the forward process and its objective.
-        sampler, sampling_timesteps, ddim_eta: defaults of `sample`.
+        sampler, sampling_timesteps, noise_scale, ddim_eta: defaults of `sample`.
         final_step_share: share of the training samples that are put at t = T.
         scale_factor: None: NaN until `set_scale` or a checkpoint gives it.
         sections: of a configuration, and optionally `cond_size`, in place of all of the above.
@@ -61,6 +61,7 @@ class LatentDiffusion(nn.Module):
         *,
         sampler: str | None = None,
         sampling_timesteps: int = 4,
+        noise_scale: float = 1.0,
         ddim_eta: float = 0.0,
         final_step_share: float = 0.0,
         scale_factor: float | None = None,
@@ -80,7 +81,7 @@ class LatentDiffusion(nn.Module):
         self.unet, self.diffusion = unet, diffusion
         self.samplers = SAMPLERS[type(diffusion)]
         self.sampler, self.sampling_timesteps = sampler or next(iter(self.samplers)), sampling_timesteps
-        self.ddim_eta, self.final_step_share = ddim_eta, final_step_share
+        self.noise_scale, self.ddim_eta, self.final_step_share = noise_scale, ddim_eta, final_step_share
         self.scale_factor: Tensor
         self.register_buffer("scale_factor", torch.tensor(scale_factor or float("nan")))
         self._scale_known = False
@@ -233,6 +234,7 @@ class LatentDiffusion(nn.Module):
         *,
         steps: int | None = None,
         sampler: str | None = None,
+        noise_scale: float | None = None,
         keys: Keys | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -244,11 +246,12 @@ class LatentDiffusion(nn.Module):
         def model(x_t: Tensor, t: Tensor) -> Tensor:
             return self.model_output(x_t, t, features)
 
+        scale = self.noise_scale if noise_scale is None else noise_scale
         draw = self.samplers[sampler]
         if sampler == "ddim":
             draw = partial(draw, eta=self.ddim_eta)
         shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
-        return draw(self.diffusion, model, random.randn(*shape), steps, random.randn_like)
+        return draw(self.diffusion, model, scale * random.randn(*shape), steps, lambda x: scale * random.randn_like(x))
 
     @torch.no_grad()
     def sample(self, conditions: Tensor, ori_mask: Tensor | None = None, **how) -> Tensor:
@@ -260,6 +263,7 @@ class LatentDiffusion(nn.Module):
             steps: network calls (None: `sampling_timesteps`).
             sampler: ddim, ddpm or dpm_solver; decoupled or dpm_solver for const_sde; euler, heun or dpm_solver for flow
                 (None: the configured one).
+            noise_scale: standard deviation of all noise; above 1 draws differ more (None: the configured one).
             keys: one integer per map: the same map whatever batch it is in.
             generator: randomness without keys; on the conditions' device.
 

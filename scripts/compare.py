@@ -35,11 +35,11 @@ from data import FlatTree, RadioMapSeer, Scene, open_tree
 from data.baselines import log_distance_law, los_nlos_law, simulator_map
 from data.calibration import Calibration
 from data.evaluation import interval, measured_parts, write_json
+from data.hashing import digest
 from data.incomplete import Incomplete
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
 from data.splits import spread
-from data.store import digest
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config, to_dict
 from denoising_diffusion_pytorch.config.schema import (
@@ -103,7 +103,7 @@ class Row(Section):
         own: key=value for `config` alone.
         end_to_end: share of stage 2's budget for the end-to-end phase.
         calls: numbers of network calls to score; None for the configured one.
-        sampler: None for the configured one.
+        sampler, noise_scale: None for the configured one.
         ema: score the averaged weights.
         seeds: of the runs, averaged map by map; None for the plan's.
         law: a predictor that needs no training.
@@ -118,6 +118,7 @@ class Row(Section):
     end_to_end: Share = 0.0
     calls: list[Count | None] = [None]
     sampler: Text | None = None
+    noise_scale: Positive | None = None
     ema: bool = True
     seeds: list[Natural] | None = None
     law: Literal["simulator", "line-of-sight law", "25 log10 d"] | None = None
@@ -309,13 +310,14 @@ def score_row(plan: Plan, row: Row, folder: Path | None, places: dict[str, list[
     known = json.loads(kept.read_text(encoding="utf-8")) if kept is not None and kept.exists() else {}
     figures: dict[str, dict] = {}
     for calls in row.calls:
-        predictor = Predictor(source, use_ema=row.ema, steps=calls, sampler=row.sampler)
+        predictor = Predictor(source, use_ema=row.ema, steps=calls, sampler=row.sampler, noise_scale=row.noise_scale)
         predictor.num_samples = plan.draws if predictor.draws_differ else 1
         for where, scenes in places.items():
             names = [scene.name for scene in scenes]
             facts = {
                 "step": found and found.step,
                 "sampler": predictor.sampler,
+                "noise_scale": predictor.noise_scale,
                 "scenes": names,
                 "draws": plan.draws,
                 "place": plan.places[where].model_dump(),

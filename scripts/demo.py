@@ -249,7 +249,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
         body = request.get_json()
         scenes = read_scenes(body)
         if scenes[0].measurements is not None and not predictor.sees_measurements:
-            raise DataError("this model was trained without measured points")
+            raise DataError("this model has no channel that shows measured points")
         draws = whole_number(body.get("draws", 1), "draws", 1, MAX_DRAWS)
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")

@@ -67,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
         "--sampler", help="ddim, ddpm, dpm_solver, decoupled, euler or heun; default: as configured for the checkpoint"
     )
     parser.add_argument("--num_samples", type=positive, default=1, help="draws per map, whose mean is scored")
+    parser.add_argument("--noise_scale", type=float, help="above 1 draws differ more; default: as configured")
     parser.add_argument("--incomplete", nargs="+", metavar="key=value",
                         help="what the condition does not know: points=50 missing_buildings=2 transmitter_error=5 "
                              "outline_error=1 ..., see data/incomplete.py")  # fmt: skip
@@ -111,7 +112,7 @@ def score_all(
     for model in (predictor, baseline):
         if model is not None and incomplete.points and not model.sees_measurements:
             raise ConfigError(
-                f"{model.checkpoint.path}: was trained without measured points; --incomplete points needs them"
+                f"{model.checkpoint.path}: has no channel that shows measured points; --incomplete points needs one"
             )
     if arguments.reliability and not any(model.draws_differ for model in (predictor, baseline) if model):
         raise ConfigError(f"{predictor.checkpoint.path}: has one answer and no draws; --reliability needs a sampler")
@@ -166,7 +167,7 @@ def is_enlarged(predictor: Predictor, gallery: list[dict]) -> bool:
 
 def main() -> None:
     arguments = parse_arguments()
-    how = {"steps": arguments.steps, "sampler": arguments.sampler, "num_samples": arguments.num_samples}
+    how = {name: getattr(arguments, name) for name in ("steps", "sampler", "num_samples", "noise_scale")}
     predictor = Predictor(arguments.ckpt, seed=arguments.seed, **how)
     dataset: RadioMapSeer | FlatTree | SimulatedScenes
     if arguments.data:
@@ -186,6 +187,7 @@ def main() -> None:
         "sampler": predictor.sampler,
         "steps": predictor.steps,
         "num_samples": arguments.num_samples,
+        "noise_scale": predictor.noise_scale,
         "incomplete": " ".join(arguments.incomplete or ()) or None,
         "data": str(arguments.data or dataset.report),
         "split": arguments.split if arguments.data else None,

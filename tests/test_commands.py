@@ -226,6 +226,15 @@ def test_sample_several_draws_and_transmitters(workplace, tmp_path):
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["maps"] == 1
 
 
+def test_a_model_that_cannot_see_measured_points_says_so(workplace, tmp_path):
+    (tmp_path / "points.csv").write_text("x,y,gain_db\n3,4,-80\n")
+    ckpt = ("--ckpt", workplace / "radiodiff_results_LDM")
+    city = ("--simulate", 1, "--measurements", tmp_path / "points.csv", "--output_folder", tmp_path / "c")
+    refused(command("sample.py", *ckpt, *city), "has no channel that shows measured points", "points.csv")
+    score = ("--data", workplace / "tree", "--split", "val", "--incomplete", "points=4")
+    refused(command("scripts/evaluate.py", *ckpt, *score), "has no channel that shows measured points")
+
+
 def test_the_released_model_is_used_where_none_is_named(tmp_path):
     out = command("sample.py", cwd=tmp_path)
     assert out.returncode == 0, out.stderr

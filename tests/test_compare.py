@@ -113,10 +113,8 @@ def test_measured_points_reach_the_commands(workplace, monkeypatch, tmp_path):
     a, b = (np.load(next((tmp_path / name).glob("city1*[0-9].npy"))) for name in "ab")
     assert not np.array_equal(a, b, equal_nan=True)
     for line, message in (
-        ((*city[:1], *city[3:], "--output_folder", tmp_path / "c"), "was trained without measured points"),
         ((*city, "--tx", "9,9", "--tx", "8,8"), "belong to one --tx"),
         ((*score, "--incomplete", "point=4"), "incomplete.point is not a known key"),
-        ((*score[:1], *score[3:], "--incomplete", "points=4"), "was trained without measured points"),
         ((*score, "--reliability", tmp_path / "r.png"), "needs several draws"),
     ):
         done = command(*line)

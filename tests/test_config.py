@@ -810,5 +810,6 @@ def test_measured_points_need_their_channels(load, refuse):
     text = "data: {incomplete: {points: 9}, cond_channels: %s}"
     assert load(text % both).data.incomplete.points == 9
     refuse(text % "[buildings, transmitter]", "incomplete.points is 9", "no measured points")
-    refuse(text % "[buildings, measured]", "has measured; measured points need both")
+    assert load(text % "[buildings, simulated]").data.incomplete.points == 9
+    refuse(text % "[buildings, measured]", "has measured; measured points need a number and both")
     refuse(f"data: {{cond_channels: {both}}}", "incomplete.points is 0", "measured_gain and measured")

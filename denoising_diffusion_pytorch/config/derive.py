@@ -142,13 +142,13 @@ def _derive_condition(config: Config, side: int) -> None:
 
 
 def _check_measurements(config: Config) -> None:
-    """The channels of measured points go together, and with a number of points."""
-    points = config.data.incomplete.points
-    named = [name for name in MEASURED if name in (config.data.cond_channels or ())]
-    if len(named) == 1 or bool(named) != bool(points):
+    """The channels of measured points go together, and with a number of points; a simulation is corrected by them."""
+    points, channels = config.data.incomplete.points, config.data.cond_channels or ()
+    named = [name for name in MEASURED if name in channels]
+    if len(named) == 1 or (named and not points) or (points and not named and BASE_CHANNEL not in channels):
         raise ConfigError(
             f"data.incomplete.points is {points}, and data.cond_channels has {' and '.join(named) or 'no measured points'}; "
-            f"measured points need both, with {' and '.join(MEASURED)}"
+            f"measured points need a number and both of {', '.join(MEASURED)}, or {BASE_CHANNEL}, which they correct"
         )
 
 

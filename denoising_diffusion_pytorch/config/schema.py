@@ -151,6 +151,7 @@ class DiffusionConfig(Section):
     scale_factor: Positive | None = None  # None: 1 / std of the latents, measured at the start of stage 2
     sampler: Sampler | None = None  # see SAMPLERS; derived: ddim, decoupled for const_sde, euler for flow
     sampling_timesteps: Count = 4  # network calls; more of them cost accuracy (docs/accuracy.md)
+    noise_scale: Positive = 1.0  # of samplers; above 1 draws differ more, for a model whose draws are too sure
     ddim_eta: Share = 0.0
     end_to_end: EndToEndConfig = EndToEndConfig()
 
@@ -312,6 +313,7 @@ class SampleConfig(Section):
     batch_size: Count = 8
     steps: Count | None = None  # derived: the checkpoint's diffusion_config.sampling_timesteps
     sampler: Sampler | None = None  # derived: the checkpoint's
+    noise_scale: Positive | None = None  # derived: the checkpoint's
     num_samples: Count = 1  # draws per map; more than one give their mean and standard deviation
     use_ema: bool = True
     seed: Natural = 0

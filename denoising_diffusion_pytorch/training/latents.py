@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from data import DataError, RadioMapDataset
 from data.augment import symmetry
-from data.store import SampleStore, digest
+from data.hashing import digest
+from data.store import SampleStore
 
 from ..autoencoder import AutoencoderKL
 

@@ -1,0 +1,26 @@
+"""What is the same in every process: digests of settings and files, and random keys."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def digest(*parts: object) -> str:
+    """A short hash of the arguments, bytes or what JSON can hold."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+    return found.hexdigest()[:16]
+
+
+def file_digest(paths: Iterable[Path]) -> str:
+    """Digest of the files' sizes and modification times; no file is read."""
+    states = ((path, path.stat()) for path in paths)
+    return digest([(str(path), state.st_size, state.st_mtime_ns) for path, state in states])
+
+
+def random_key(*parts: object) -> int:
+    """A 63-bit random key determined by the arguments, e.g. a seed, an epoch and a sample's number."""
+    found = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(found, "little") >> 1
