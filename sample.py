@@ -7,7 +7,8 @@
     python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]  a split of a data set
 
 Each map is written as NAME.png (8-bit, RadioMapSeer's levels), NAME.npy (dB, NaN where nothing is predicted) and
-NAME_figure.png; with --num_samples K the mean of K draws, and NAME_std.npy (dB). metrics.json holds the scores where the truth is
+NAME_figure.png; for footprints as NAME.tif (GeoTIFF, dB) too; with --num_samples K the mean of K draws, and
+NAME_std.npy (dB). metrics.json holds the scores where the truth is
 known, coverage.png / .json / .npy the best server of several transmitters.
 """
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from data import FlatTree, RadioMapSeer, Scene, gain_to_db, open_tree
 from data.figures import comparison_figure, coverage_figure, radio_map_figure
 from data.geojson import read_city
+from data.geotiff import Georeference, write_geotiff
 from data.incomplete import read_measurements
 from data.metrics import Scores
 from data.scene import scene_at
@@ -56,7 +58,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     city.add_argument(
         "--simulate", type=natural, metavar="SEED", help="a random city, and the simulator's map beside it"
     )
-    parser.add_argument("--tx", action="append", metavar="X,Y", help="column and row of a transmitter; may be repeated")
+    parser.add_argument("--tx", action="append", metavar="X,Y",
+                        help="column and row of a transmitter, or coordinates of the footprints' file; may be repeated")  # fmt: skip
     parser.add_argument("--measurements", type=Path, metavar="CSV",
                         help="measured points, columns x,y,gain_db")  # fmt: skip
     parser.add_argument("--threshold", type=float, default=NOISE_FLOOR_DB, metavar="DB",
@@ -78,18 +81,18 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     return arguments, config.sample
 
 
-def city_scenes(arguments: argparse.Namespace) -> list[Window]:
-    """One window a transmitter of the city on the command line."""
+def city_scenes(arguments: argparse.Namespace) -> tuple[list[Window], Georeference | None]:
+    """One window a transmitter of the city on the command line, and where it lies."""
     if arguments.buildings is not None:
-        layout, name = read_city(arguments.buildings), arguments.buildings.stem
-        scenes = [scene_at(name, layout, position) for position in arguments.tx]
+        (layout, place), name = read_city(arguments.buildings), arguments.buildings.stem
+        scenes = [scene_at(name, layout, position, place) for position in arguments.tx]
     else:
         from data.simulated import random_scenes  # numba is slow to import
 
-        scenes = random_scenes(arguments.simulate, arguments.tx)
+        scenes, place = random_scenes(arguments.simulate, arguments.tx), None
     if arguments.measurements:
-        scenes[0].measurements = read_measurements(arguments.measurements, scenes[0].layout.shape)
-    return [window(scene) for scene in scenes]
+        scenes[0].measurements = read_measurements(arguments.measurements, scenes[0].layout.shape, place)
+    return [window(scene) for scene in scenes], place
 
 
 def data_scenes(settings: SampleConfig) -> RadioMapSeer | FlatTree:
@@ -151,7 +154,9 @@ def main() -> None:
         and arguments.simulate is None
     ):
         arguments.simulate = 0  # nothing was asked for: show what the model does
-    windows = city_scenes(arguments) if arguments.buildings or arguments.simulate is not None else None
+    windows, place = None, None
+    if arguments.buildings or arguments.simulate is not None:
+        windows, place = city_scenes(arguments)
     source = data_scenes(settings) if windows is None else None
     count = len(windows if source is None else source)
     scenes: Iterable[Scene] = (source.scene(i) for i in range(count)) if source else (w.scene for w in windows)
@@ -181,6 +186,8 @@ def main() -> None:
             std = None if std is None else windows[index].place(std)
             gains.append(gain)
         write(folder, scene, gain, std)
+        if place is not None:
+            write_geotiff(folder / f"{scene.name}.tif", gain_to_db(gain), place)
     if scores.rows:
         summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
         (folder / "metrics.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 
 from .errors import DataError
+from .geotiff import Georeference
 from .layout import Layout
 from .scene import read_grey
 
@@ -21,8 +22,8 @@ MOST_VERTICES = 50_000
 ADVICE = "export building footprints as polygons, for instance from overpass-turbo.eu"
 
 
-def read_geojson(content: bytes | str, name: str) -> Layout:
-    """The polygons of a GeoJSON text, one pixel per metre, north up.
+def read_geojson(content: bytes | str, name: str) -> tuple[Layout, Georeference]:
+    """The polygons of a GeoJSON text, one pixel per metre, north up, and where they lie.
 
     Coordinates within ±180 and ±90 that are a few kilometres apart are taken as degrees of longitude and latitude and
     projected around their middle (equirectangular: at 4 km the error is below a metre), all others as metres.
@@ -72,7 +73,9 @@ def read_geojson(content: bytes | str, name: str) -> Layout:
     ]
     if not outlines:
         raise DataError(f"{name}: holds no polygon; {ADVICE}")
-    return Layout(outlines, (math.ceil(height), math.ceil(width)))
+    (x, y), (dx, dy) = corner / scale, 1 / scale
+    place = Georeference(float(x), float(y), float(dx), float(dy), degrees=bool((scale != 1).any()))
+    return Layout(outlines, (math.ceil(height), math.ceil(width))), place
 
 
 def _polygons(tree: Any) -> Iterator[list]:
@@ -93,14 +96,17 @@ def _polygons(tree: Any) -> Iterator[list]:
         yield from tree["coordinates"]
 
 
-def read_city(path: Path) -> Layout:
+def read_city(path: Path) -> tuple[Layout, Georeference | None]:
     """The layout of a city's file: footprints (.geojson, .json), or a PNG that is non-zero inside buildings.
+
+    Returns:
+        the layout, and where footprints lie; None for a PNG.
 
     Raises:
         DataError: names the file.
     """
     if path.suffix.lower() not in SUFFIXES:
-        return Layout.traced(read_grey(path) > 0)
+        return Layout.traced(read_grey(path) > 0), None
     try:
         return read_geojson(path.read_bytes(), str(path))
     except OSError as error:

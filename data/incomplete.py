@@ -15,6 +15,7 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
 from .errors import DataError
+from .geotiff import Georeference
 from .hashing import random_key
 from .layout import Layout
 from .scene import Scene
@@ -202,15 +203,16 @@ def show_points(cond: np.ndarray, names: Sequence[str], points: np.ndarray | Non
     return cond
 
 
-def read_measurements(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Measured points from a CSV file with the columns x, y (column and row, px) and gain_db.
+def read_measurements(path: Path, shape: tuple[int, int], place: Georeference | None = None) -> np.ndarray:
+    """Measured points from a CSV file with the columns x, y and gain_db.
 
     Args:
         path: the file; its first line names the columns, further columns are ignored.
         shape: (H, W) of the map.
+        place: where the map lies, if x and y are coordinates there; None: they are column and row.
 
     Returns:
-        (N, 3) float32 of x, y and grey level.
+        (N, 3) float32 of column, row and grey level.
 
     Raises:
         DataError: names the file and the line.
@@ -229,11 +231,13 @@ def read_measurements(path: Path, shape: tuple[int, int]) -> np.ndarray:
     named = [
         (f"{path}: line {number}", [row[name] for name in ("x", "y", "gain_db")]) for number, row in enumerate(rows, 2)
     ]
-    return check_measurements(named, shape)
+    return check_measurements(named, shape, place)
 
 
-def check_measurements(points: Sequence[tuple[str, Any]], shape: tuple[int, int]) -> np.ndarray:
-    """Measured points of a map of `shape` (H, W), each with where it comes from: (N, 3) float32 of x, y and grey level.
+def check_measurements(
+    points: Sequence[tuple[str, Any]], shape: tuple[int, int], place: Georeference | None = None
+) -> np.ndarray:
+    """Measured points, each with where it comes from, checked: (N, 3) float32; other arguments as `read_measurements`.
 
     Raises:
         DataError: a point that is no x, y and path gain in dB, outside the map, or impossible.
@@ -244,11 +248,13 @@ def check_measurements(points: Sequence[tuple[str, Any]], shape: tuple[int, int]
             x, y, gain = (float(value) for value in point)
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{where}: is no row of numbers x,y,gain_db") from error
-        if not (0 <= x <= shape[1] - 1 and 0 <= y <= shape[0] - 1):
-            raise DataError(f"{where}: {x:g},{y:g} is outside the map ({shape[1]}x{shape[0]} px)")
+        column, row = (x, y) if place is None else place.pixels(x, y)
+        if not (0 <= column <= shape[1] - 1 and 0 <= row <= shape[0] - 1):
+            size = f"{shape[1]}x{shape[0]} px" if place is None else place.extent(shape)
+            raise DataError(f"{where}: {x:g},{y:g} is outside the map ({size})")
         if not GAIN_MIN_DB - GAIN_SPAN_DB <= gain <= GAIN_MAX_DB:
             raise DataError(
                 f"{where}: gain_db is {gain:g}; path gain is a negative number of dB, at most {GAIN_MAX_DB:g}"
             )
-        checked.append((x, y, float(db_to_gain(gain))))
+        checked.append((column, row, float(db_to_gain(gain))))
     return np.array(checked, np.float32).reshape(-1, 3)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
+from .geotiff import Georeference
 from .layout import Layout
 
 
@@ -117,27 +118,33 @@ def transmitter_position(antenna: np.ndarray, path: Path) -> tuple[float, float]
     return float(columns.mean()), float(rows.mean())
 
 
-def parse_position(text: str) -> tuple[float, float]:
-    """`X,Y` from a command line as numbers; raises DataError for anything else."""
+def parse_position(text: str, place: Georeference | None = None) -> tuple[float, float]:
+    """`X,Y` from a command line as column and row; raises DataError for anything else.
+
+    Args:
+        text: column and row, or with `place` coordinates of the file that the city comes from.
+        place: where the city lies.
+    """
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError as error:
         raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80") from error
     if not (np.isfinite(x) and np.isfinite(y)):
         raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80")
-    return x, y
+    return (x, y) if place is None else place.pixels(x, y)
 
 
-def scene_at(name: str, layout: Layout, position: str) -> Scene:
-    """The scene of a city with a transmitter at `X,Y`.
+def scene_at(name: str, layout: Layout, position: str, place: Georeference | None = None) -> Scene:
+    """The scene of a city with a transmitter at `X,Y`, see `parse_position`.
 
     Raises:
         DataError: the position is malformed, outside the map, or inside a building.
     """
-    tx = parse_position(position)
+    tx = parse_position(position, place)
     height, width = layout.shape
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
-        raise DataError(f"--tx {position}: is outside {name} ({width}x{height} px)")
+        size = f"{width}x{height} px" if place is None else place.extent(layout.shape)
+        raise DataError(f"--tx {position}: is outside {name} ({size})")
     if layout.inside[round(tx[1]), round(tx[0])]:
         raise DataError(f"--tx {position}: is inside a building of {name}")
     return Scene(f"{name}_{tx[0]:g}_{tx[1]:g}", layout, tx)

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,12 +30,13 @@ from PIL import Image, UnidentifiedImageError
 from data import DataError, Scene
 from data.conditions import simulated_gain
 from data.geojson import SUFFIXES, read_geojson
+from data.geotiff import Georeference, write_geotiff
 from data.incomplete import check_measurements
 from data.layout import Layout
 from data.scene import read_grey, scene_at
 from data.simulated import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
-from data.window import SIDE, window
+from data.window import SIDE, Window, window
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.inference import Predictor
@@ -95,15 +97,15 @@ def unpack(text: object) -> np.ndarray:
     return np.unpackbits(decode(text, "u1", SIDE * SIDE // 8, "buildings")).astype(bool).reshape(SIDE, SIDE)
 
 
-def centre_of(name: str, layout: Layout) -> tuple[np.ndarray, str]:
+def centre_of(name: str, layout: Layout) -> tuple[Window, str]:
     """The central 256 m x 256 m of a city of any size, and a note on what was done."""
     height, width = layout.shape
     view = window(Scene(name, layout, ((width - 1) / 2, (height - 1) / 2)))
-    return view.scene.buildings, view.note.replace("around the transmitter", "in its middle")
+    return view, view.note.replace("around the transmitter", "in its middle")
 
 
-def read_upload(content: bytes, name: str) -> Layout:
-    """An uploaded PNG or GeoJSON file; raises DataError for anything else, before it is unpacked."""
+def read_upload(content: bytes, name: str) -> tuple[Layout, Georeference | None]:
+    """The city of an uploaded PNG or GeoJSON file, and where it lies; raises DataError for anything else, before it is unpacked."""
     if Path(name).suffix.lower() in SUFFIXES:
         return read_geojson(content, name)
     try:
@@ -117,7 +119,7 @@ def read_upload(content: bytes, name: str) -> Layout:
         path = Path(folder) / "upload.png"
         path.write_bytes(content)
         try:
-            return Layout.traced(read_grey(path) > 0)
+            return Layout.traced(read_grey(path) > 0), None
         except DataError as error:
             raise DataError(str(error).replace(str(path), name)) from error
 
@@ -138,6 +140,20 @@ def read_points(points: object, shape: tuple[int, int]) -> np.ndarray:
     if not isinstance(points, list) or len(points) > MAX_POINTS:
         raise DataError(f"points: must be a list of at most {MAX_POINTS} [x, y, dB]")
     return check_measurements([("points", point) for point in points], shape)
+
+
+def read_place(place: object) -> Georeference:
+    """Where a request's map lies, as `/upload` answered it; metres from its first pixel for none; raises DataError."""
+    if place is None:
+        return Georeference(0.0, 0.0, 1.0, 1.0, degrees=False)
+    try:
+        x, y, dx, dy = (float(place[key]) for key in ("x", "y", "dx", "dy"))  # type: ignore[index]
+        degrees = bool(place["degrees"])  # type: ignore[index]
+    except (TypeError, ValueError, KeyError) as error:
+        raise DataError("place: must be what /upload answered") from error
+    if not np.isfinite([x, y, dx, dy]).all():
+        raise DataError("place: holds numbers that are not finite")
+    return Georeference(x, y, dx, dy, degrees)
 
 
 def read_scenes(body: object) -> list[Scene]:
@@ -232,8 +248,8 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
         chosen = {path.stem: path for path in CITIES.glob("*.png")}.get(request.args.get("name"))
         if chosen is None:
             raise DataError("there is no such city")
-        buildings, note = centre_of(chosen.stem, Layout.traced(read_grey(chosen) > 0))
-        return jsonify(buildings=pack(buildings), tx=[], note=note or chosen.stem)
+        view, note = centre_of(chosen.stem, Layout.traced(read_grey(chosen) > 0))
+        return jsonify(buildings=pack(view.scene.buildings), tx=[], note=note or chosen.stem)
 
     @app.post("/upload")
     def upload():
@@ -241,8 +257,11 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
         if file is None:
             raise DataError("no file was sent")
         name = file.filename or "the file"
-        buildings, note = centre_of(name, read_upload(file.read(), name))
-        return jsonify(buildings=pack(buildings), tx=[], note=f"{name}: {note or 'as it is'}")
+        layout, place = read_upload(file.read(), name)
+        view, note = centre_of(name, layout)
+        where = None if place is None else asdict(place.window(view.row, view.column))
+        note = f"{name}: {note or 'as it is'}"
+        return jsonify(buildings=pack(view.scene.buildings), tx=[], note=note, place=where)
 
     @app.post("/predict")
     def predict():
@@ -277,10 +296,10 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
 
     @app.post("/file/<kind>")
     def file(kind: str):
-        """The displayed map: PNG in RadioMapSeer's levels, dB in .npy, or CSV of x, y, dB without buildings."""
+        """The displayed map: PNG in RadioMapSeer's levels, dB in .npy and GeoTIFF, or CSV of x, y, dB without buildings."""
         body = request.get_json()
-        if not isinstance(body, dict) or kind not in ("png", "npy", "csv"):
-            raise DataError("request png, npy or csv, and send `values` and `buildings`")
+        if not isinstance(body, dict) or kind not in ("png", "npy", "csv", "tif"):
+            raise DataError("request png, npy, csv or tif, and send `values` and `buildings`")
         values = decode(body.get("values"), "<f4", SIDE * SIDE, "values").reshape(SIDE, SIDE)
         buildings = unpack(body.get("buildings"))
         content = io.BytesIO()
@@ -288,6 +307,8 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
             Image.fromarray(gain_to_uint8(np.where(buildings, 0, db_to_gain(values)))).save(content, "PNG")
         elif kind == "npy":
             np.save(content, values)
+        elif kind == "tif":
+            write_geotiff(content, values, read_place(body.get("place")))
         else:
             rows, columns = np.nonzero(~buildings)
             table = np.column_stack([columns, rows, values[rows, columns]])

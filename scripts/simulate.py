@@ -30,14 +30,19 @@ def main() -> None:
     parser.add_argument(
         "--buildings", type=Path, required=True, help="PNG, non-zero inside buildings, or footprints as GeoJSON"
     )
-    parser.add_argument("--tx", required=True, metavar="X,Y", help="column and row of the transmitter in pixels")
+    parser.add_argument(
+        "--tx",
+        required=True,
+        metavar="X,Y",
+        help="column and row, or coordinates of the footprints' file",
+    )
     parser.add_argument("--out", type=new_png, required=True, help="PNG to write")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     arguments = parser.parse_args()
-    tx = parse_position(arguments.tx)
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
-    layout = read_city(arguments.buildings)
+    layout, place = read_city(arguments.buildings)
+    tx = parse_position(arguments.tx, place)
     if layout.inside.size > LARGE:
         height, width = layout.shape
         print(

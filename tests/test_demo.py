@@ -107,6 +107,15 @@ def test_upload(client):
         np.frombuffer(base64.b64decode(upload(client, footprints, "a.geojson").json["buildings"]), "u1")
     )
     assert 5000 < city.sum() < 7000
+    place = upload(client, footprints, "a.geojson").json["place"]
+    assert place == {"x": -16, "y": 76, "dx": 1, "dy": 1, "degrees": False} and same.json["place"] is None
+    asked = {"values": encode(np.full((256, 256), -80, "<f4")), "buildings": pack(CITY)}
+    for where, corner in ((place, (-16.5, 76.5)), (None, (-0.5, 0.5))):
+        answer = client.post("/file/tif", json=asked | {"place": where})
+        assert Image.open(io.BytesIO(answer.data)).tag_v2[33922][3:5] == corner
+    for where in ("here", {"x": 1}, place | {"x": "far"}, place | {"dy": 1e999}):
+        answer = client.post("/file/tif", json=asked | {"place": where})
+        assert answer.status_code == 400 and answer.json["error"].startswith("place: ")
     assert upload(client, b"{}", "a.geojson").status_code == 400
     for content, words in (
         (b"GIF89a", "is no PNG"),
@@ -271,7 +280,7 @@ def test_draw_place_see_and_download(page, tmp_path):
     expect(page.locator("#status")).to_contain_text("is no PNG")
 
 
-def test_undo_move_remove_and_share(page):
+def test_undo_move_remove_and_share(page, tmp_path):
     from playwright.sync_api import expect
 
     expect(page.locator("#status")).to_have_text(re.compile("^Model"))
@@ -313,6 +322,10 @@ def test_undo_move_remove_and_share(page):
     with page.expect_download() as download:
         page.click("[data-file=csv]")
     assert download.value.suggested_filename == "radio_map_difference.csv"
+    with page.expect_download() as download:
+        page.click("[data-file=tif]")
+    download.value.save_as(tmp_path / "map.tif")
+    assert Image.open(tmp_path / "map.tif").tag_v2[33922][3:5] == (-16.5, 76.5)  # where the footprints lie
     page.click("#link")
     expect(page.locator("#status")).to_contain_text("holds the whole scene")
     again = page.context.new_page()

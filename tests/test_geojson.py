@@ -4,10 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from data import DataError
 from data.geojson import METRES_PER_DEGREE, read_city, read_geojson
+from data.geotiff import Georeference, write_geotiff
+from data.incomplete import check_measurements
+from data.scene import scene_at
 
 SQUARE = [[0, 0], [40, 0], [40, 20], [0, 20], [0, 0]]
 COURT = [[10, 5], [10, 15], [30, 15], [30, 5], [10, 5]]
@@ -27,7 +31,7 @@ def test_metres_north_up_and_courtyards():
         "type": "FeatureCollection",
         "features": [feature(polygon(SQUARE, COURT)), feature(polygon(tower)), feature(None)],
     }
-    layout = read_geojson(json.dumps(tree), "a.geojson")
+    layout, place = read_geojson(json.dumps(tree), "a.geojson")
     assert layout.shape == (130 + 32, 210 + 32) and layout.exact
     assert layout.inside.sum() == pytest.approx(40 * 20 - 20 * 10 + 10 * 30, rel=0.1)
     rows, columns = np.nonzero(layout.inside)
@@ -35,6 +39,8 @@ def test_metres_north_up_and_courtyards():
         rows.min() == pytest.approx(16, abs=1) and columns[rows == rows.min()].min() > 200
     )  # the tower is in the north east
     assert not layout.inside[162 - 16 - 10, 16 + 20]  # the courtyard
+    column, row = (round(value) for value in place.pixels(205, 115))  # inside the tower, in the file's coordinates
+    assert layout.inside[row, column] and not place.degrees
 
 
 def test_degrees_become_metres():
@@ -42,9 +48,35 @@ def test_degrees_become_metres():
     metre = np.array([1 / (METRES_PER_DEGREE * np.cos(np.deg2rad(lat))), 1 / METRES_PER_DEGREE])
     ring = [[lon + x * metre[0], lat + y * metre[1], 35.0] for x, y in SQUARE]
     collection = {"type": "GeometryCollection", "geometries": [{"type": "MultiPolygon", "coordinates": [[ring]]}]}
-    layout = read_geojson(json.dumps(collection), "berlin.geojson")
+    layout, place = read_geojson(json.dumps(collection), "berlin.geojson")
     assert np.abs(np.subtract(layout.shape, (52, 72))).max() <= 1
     assert layout.inside.sum() == pytest.approx(800, rel=0.08)
+    column, row = place.pixels(lon + 20 * metre[0], lat + 10 * metre[1])  # the middle of the square
+    assert place.degrees and layout.inside[round(row), round(column)]
+    assert (column, row) == pytest.approx((layout.shape[1] / 2, layout.shape[0] / 2), abs=1)
+    position = scene_at("berlin", layout, f"{lon - 5 * metre[0]},{lat}", place).tx
+    assert position == pytest.approx((11, 36), abs=0.01)
+    with pytest.raises(DataError, match=r"--tx 13,52: is outside berlin \(13.39976 .. 13.40"):
+        scene_at("berlin", layout, "13,52", place)
+    points = check_measurements([("a", (lon, lat, -80))], layout.shape, place)
+    assert points[0, :2] == pytest.approx((16, 36), abs=0.01)
+    with pytest.raises(DataError, match="a: 20,30 is outside the map"):
+        check_measurements([("a", (20, 30, -80))], layout.shape, place)
+
+
+@pytest.mark.parametrize("degrees", [True, False])
+def test_a_geotiff_lies_where_its_city_does(tmp_path, degrees):
+    """As GDAL reads it."""
+    values = np.linspace(-147, -60, 12, dtype=np.float32).reshape(3, 4)
+    values[2, 3] = np.nan
+    place = Georeference(13.4, 52.5, 2e-5, 1e-5, degrees).window(1, 2)
+    write_geotiff(tmp_path / "a.tif", values, place)
+    with rasterio.open(tmp_path / "a.tif") as found:
+        assert np.array_equal(found.read(1), values, equal_nan=True) and np.isnan(found.nodata)
+        assert found.xy(0, 0) == pytest.approx((13.4 + 2 * 2e-5, 52.5 - 1e-5)) and found.res == pytest.approx(
+            (2e-5, 1e-5)
+        )
+        assert (found.crs is not None and found.crs.to_epsg() == 4326) == degrees
 
 
 @pytest.mark.parametrize(
@@ -76,7 +108,9 @@ def test_parts_duplicates_and_overlaps_count_once():
 
     def built(*polygons):
         features = [feature(polygon(*rings)) for rings in polygons]
-        return read_geojson(json.dumps({"type": "FeatureCollection", "features": features}), "a.geojson").inside.sum()
+        return read_geojson(json.dumps({"type": "FeatureCollection", "features": features}), "a.geojson")[
+            0
+        ].inside.sum()
 
     once = built([SQUARE])
     assert built([SQUARE], [SQUARE]) == built([SQUARE], [COURT]) == once
@@ -92,10 +126,10 @@ def test_large_files_are_refused():
 
 def test_a_city_is_read_by_its_name(tmp_path):
     (tmp_path / "a.geojson").write_text(json.dumps(polygon(SQUARE)))
-    assert read_city(tmp_path / "a.geojson").inside.any()
+    assert read_city(tmp_path / "a.geojson")[0].inside.any()
     pixels = np.zeros((20, 30), np.uint8)
     pixels[3:9, 4:9] = 255
     Image.fromarray(pixels).save(tmp_path / "b.png")
-    assert read_city(tmp_path / "b.png").inside.sum() == 30
+    assert read_city(tmp_path / "b.png")[0].inside.sum() == 30
     with pytest.raises(DataError, match=r"absent.json: cannot be read"):
         read_city(tmp_path / "absent.json")
