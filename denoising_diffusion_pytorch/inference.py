@@ -13,6 +13,7 @@ from data import Scene, prepare
 from data.hashing import random_key
 from data.incomplete import POINTS_IN
 from data.resize import to_native
+from data.units import GAIN_SPAN_DB
 
 from .autoencoder import AutoencoderKL
 from .baselines import Regression
@@ -58,6 +59,8 @@ class Predictor:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
         steps, sampler, noise_scale: as in `LatentDiffusion.sample`.
+        pixel_noise: standard deviation in dB of independent noise on every pixel of several draws, for what the decoder
+            and enlarging leave out; None: `diffusion_config.pixel_noise`. Their mean is that of the draws without it.
         num_samples: draws per scene; a prediction is their mean. A baseline without a variance has one answer. Several draws with
             neither `steps` nor `sampler` given are made to differ (`use_for_spread`).
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
@@ -76,6 +79,7 @@ class Predictor:
         steps: int | None = None,
         sampler: str | None = None,
         noise_scale: float | None = None,
+        pixel_noise: float | None = None,
         num_samples: int = 1,
         seed: int = 0,
         device: str | None = None,
@@ -86,14 +90,15 @@ class Predictor:
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
         self.model: LatentDiffusion | Regression = model
         self.seed, self.num_samples = seed, num_samples
-        self.sampler, self.steps, self.noise_scale = "none", 1, 1.0
+        self.sampler, self.steps, self.noise_scale, self.pixel_noise = "none", 1, 1.0, 0.0
         if isinstance(model, LatentDiffusion):
             self.use(sampler, steps)
             self.noise_scale = model.noise_scale if noise_scale is None else noise_scale
-        elif noise_scale is not None:
-            raise ConfigError(f"{self.checkpoint.path}: is a regression baseline; noise_scale is for samplers")
-        if not self.noise_scale > 0:
-            raise ConfigError(f"noise_scale is {self.noise_scale:g}; it must be greater than 0")
+            self.pixel_noise = self.config.diffusion_config.pixel_noise if pixel_noise is None else pixel_noise
+        elif noise_scale is not None or pixel_noise is not None:
+            raise ConfigError(f"{self.checkpoint.path}: is a regression baseline; noise is for samplers")
+        if not self.noise_scale > 0 or not self.pixel_noise >= 0:
+            raise ConfigError(f"noise_scale {self.noise_scale:g}, pixel_noise {self.pixel_noise:g}: must be positive")
         if num_samples > 1 and sampler is None and steps is None:
             self.use_for_spread()
 
@@ -172,6 +177,7 @@ class Predictor:
         how: dict[str, Any] = {"num_samples": self.num_samples}
         if isinstance(self.model, LatentDiffusion):
             how |= {"steps": self.steps, "sampler": self.sampler, "noise_scale": self.noise_scale}
+        how["pixel_noise"] = self.pixel_noise
         return predict_batch(self.model, scenes, samples, self.device, seed=self.seed, ceiling=ceiling, **how)
 
 
@@ -184,6 +190,7 @@ def predict_batch(
     *,
     seed: int = 0,
     ceiling: bool = False,
+    pixel_noise: float = 0.0,
     **how,
 ) -> list[Prediction]:
     """Predictions for several scenes, in one batch.
@@ -195,6 +202,7 @@ def predict_batch(
         samples: the same as `data.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
+        pixel_noise: as for `Predictor`.
         ceiling: reconstruct the truth too, where it is known and the model can: an encoder and a decoder pass more.
         how: `num_samples`, and `steps`, `sampler` and `noise_scale` of `LatentDiffusion.predict`.
     """
@@ -222,6 +230,7 @@ def predict_batch(
         natives = np.stack([to_native(gain[index], scene) for gain in draws])
         prediction = Prediction(scene, to_native(mean[index], scene), mean[index])
         if len(draws) > 1:
+            natives = with_pixel_noise(natives, pixel_noise, random_key(seed, scene.name))
             prediction.std, prediction.draws = natives.std(0, ddof=1), natives
         if known:
             prediction.truth = (sample["image"][0] + 1) / 2
@@ -229,3 +238,11 @@ def predict_batch(
             prediction.reconstruction = to_native(ceilings[index], scene)
         predictions.append(prediction)
     return predictions
+
+
+def with_pixel_noise(draws: np.ndarray, deviation: float, key: int) -> np.ndarray:
+    """Draws (K, H, W) of grey levels with independent normal noise of `deviation` dB where something is received."""
+    if not deviation:
+        return draws
+    noise = np.random.default_rng(key).standard_normal(draws.shape, np.float32) * np.float32(deviation / GAIN_SPAN_DB)
+    return np.where(draws > 0, (draws + noise).clip(0, 1), 0)

@@ -47,6 +47,7 @@ from denoising_diffusion_pytorch.config.schema import (
     Count,
     IncompleteConfig,
     Natural,
+    NotNegative,
     Positive,
     Section,
     Share,
@@ -103,7 +104,7 @@ class Row(Section):
         own: key=value for `config` alone.
         end_to_end: share of stage 2's budget for the end-to-end phase.
         calls: numbers of network calls to score; None for the configured one.
-        sampler, noise_scale: None for the configured one.
+        sampler, noise_scale, pixel_noise: None for the configured one.
         ema: score the averaged weights.
         seeds: of the runs, averaged map by map; None for the plan's.
         law: a predictor that needs no training.
@@ -119,6 +120,7 @@ class Row(Section):
     calls: list[Count | None] = [None]
     sampler: Text | None = None
     noise_scale: Positive | None = None
+    pixel_noise: NotNegative | None = None
     ema: bool = True
     seeds: list[Natural] | None = None
     law: Literal["simulator", "line-of-sight law", "25 log10 d"] | None = None
@@ -310,7 +312,8 @@ def score_row(plan: Plan, row: Row, folder: Path | None, places: dict[str, list[
     known = json.loads(kept.read_text(encoding="utf-8")) if kept is not None and kept.exists() else {}
     figures: dict[str, dict] = {}
     for calls in row.calls:
-        predictor = Predictor(source, use_ema=row.ema, steps=calls, sampler=row.sampler, noise_scale=row.noise_scale)
+        how = {name: getattr(row, name) for name in ("sampler", "noise_scale", "pixel_noise")}
+        predictor = Predictor(source, use_ema=row.ema, steps=calls, **how)
         predictor.num_samples = plan.draws if predictor.draws_differ else 1
         for where, scenes in places.items():
             names = [scene.name for scene in scenes]
@@ -318,6 +321,7 @@ def score_row(plan: Plan, row: Row, folder: Path | None, places: dict[str, list[
                 "step": found and found.step,
                 "sampler": predictor.sampler,
                 "noise_scale": predictor.noise_scale,
+                "pixel_noise": predictor.pixel_noise,
                 "scenes": names,
                 "draws": plan.draws,
                 "place": plan.places[where].model_dump(),

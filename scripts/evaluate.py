@@ -68,6 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--num_samples", type=positive, default=1, help="draws per map, whose mean is scored")
     parser.add_argument("--noise_scale", type=float, help="above 1 draws differ more; default: as configured")
+    parser.add_argument("--pixel_noise", type=float, help="dB on every pixel of several draws; default: as configured")
     parser.add_argument("--incomplete", nargs="+", metavar="key=value",
                         help="what the condition does not know: points=50 missing_buildings=2 transmitter_error=5 "
                              "outline_error=1 ..., see data/incomplete.py")  # fmt: skip
@@ -167,7 +168,7 @@ def is_enlarged(predictor: Predictor, gallery: list[dict]) -> bool:
 
 def main() -> None:
     arguments = parse_arguments()
-    how = {name: getattr(arguments, name) for name in ("steps", "sampler", "num_samples", "noise_scale")}
+    how = {name: getattr(arguments, name) for name in ("steps", "sampler", "num_samples", "noise_scale", "pixel_noise")}
     predictor = Predictor(arguments.ckpt, seed=arguments.seed, **how)
     dataset: RadioMapSeer | FlatTree | SimulatedScenes
     if arguments.data:
@@ -188,6 +189,7 @@ def main() -> None:
         "steps": predictor.steps,
         "num_samples": arguments.num_samples,
         "noise_scale": predictor.noise_scale,
+        "pixel_noise": predictor.pixel_noise,
         "incomplete": " ".join(arguments.incomplete or ()) or None,
         "data": str(arguments.data or dataset.report),
         "split": arguments.split if arguments.data else None,

@@ -122,6 +122,38 @@ def test_seeds_and_names_draw_different_maps_and_the_ceiling_is_asked_for():
     assert not calls
 
 
+@pytest.mark.parametrize("sampler, steps", [("ddim", 1), ("ddpm", 3)])
+def test_noise_is_scaled_where_it_is_drawn(sampler, steps):
+    model, (cond, keys) = tiny_model().eval(), (tiny_batch(0)["conditions"], [5, 6])
+    model.unet.conv_out.weight.data.zero_()
+    features = model.encode_condition(cond)
+    plain, wide = (
+        model.sample_latent(features, keys=keys, sampler=sampler, steps=steps, noise_scale=scale)
+        for scale in (None, 2.0)
+    )
+    assert model.noise_scale == 1 and torch.allclose(wide, 2 * plain, atol=1e-5)  # with an output of zero all is linear
+    model.noise_scale = 2.0
+    assert model.sample_latent(features, keys=keys, sampler=sampler, steps=steps).equal(wide)
+
+
+def test_pixel_noise_widens_draws_and_leaves_their_mean_and_zeros():
+    model = tiny_model().eval()
+    layout = Layout([np.array([[2.5, 2.5], [9.5, 2.5], [9.5, 9.5], [2.5, 9.5]])], (16, 16))
+    scene = Scene("a", layout, (12.0, 12.0))
+    sample = prepare(scene, 16, 8, ["buildings", "transmitter", "cars"])
+
+    def predict(noise):
+        how = {"num_samples": 60, "pixel_noise": noise}
+        return predict_batch(model, [scene], [sample], torch.device("cpu"), **how)[0]
+
+    plain, noisy, again = predict(0.0), predict(3.0), predict(3.0)
+    assert np.array_equal(plain.gain, noisy.gain) and np.array_equal(noisy.draws, again.draws)
+    received = (plain.draws > 0.2).all(0) & (plain.draws < 0.8).all(0)
+    added = noisy.draws - plain.draws
+    assert received.sum() > 50 and added[:, received].std() * 99.16 == pytest.approx(3, rel=0.05)
+    assert noisy.std[received].mean() > plain.std[received].mean() and not noisy.draws[:, scene.ori_mask].any()
+
+
 def test_buildings_are_zero():
     model, batch = tiny_model().eval(), tiny_batch(0)
     mask = torch.zeros(2, 1, 16, 16)

@@ -152,6 +152,7 @@ class DiffusionConfig(Section):
     sampler: Sampler | None = None  # see SAMPLERS; derived: ddim, decoupled for const_sde, euler for flow
     sampling_timesteps: Count = 4  # network calls; more of them cost accuracy (docs/accuracy.md)
     noise_scale: Positive = 1.0  # of samplers; above 1 draws differ more, for a model whose draws are too sure
+    pixel_noise: NotNegative = 0.0  # dB, on every pixel of several draws: what the decoder and enlarging leave out
     ddim_eta: Share = 0.0
     end_to_end: EndToEndConfig = EndToEndConfig()
 
@@ -314,6 +315,7 @@ class SampleConfig(Section):
     steps: Count | None = None  # derived: the checkpoint's diffusion_config.sampling_timesteps
     sampler: Sampler | None = None  # derived: the checkpoint's
     noise_scale: Positive | None = None  # derived: the checkpoint's
+    pixel_noise: NotNegative | None = None  # derived: the checkpoint's
     num_samples: Count = 1  # draws per map; more than one give their mean and standard deviation
     use_ema: bool = True
     seed: Natural = 0
