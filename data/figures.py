@@ -20,16 +20,38 @@ SPREAD_LIMIT_DB = 10.0
 
 
 def _show(
-    axes: Any, values: np.ndarray, buildings: np.ndarray, tx: Sequence[float] | None, cmap: str, limits: tuple
+    axes: Any,
+    values: np.ndarray,
+    buildings: np.ndarray,
+    tx: Sequence[float] | None,
+    cmap: str,
+    limits: tuple,
+    metres: bool = False,
 ) -> Any:
-    axes.set_facecolor(BUILDING_GREY)
+    """Draw values (H, W), NaN where they are unknown; with `metres` along the axes."""
+    axes.set_facecolor(UNPREDICTED)
     shown = np.ma.masked_where(buildings | np.isnan(values), values)
     image = axes.imshow(shown, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    _paint(axes, buildings, BUILDING_GREY)
     if tx is not None:
         axes.plot(*tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    if metres:
+        axes.set_xlabel("m", fontsize=8)
+        axes.tick_params(labelsize=7)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
     return image
+
+
+def _paint(axes: Any, where: np.ndarray, colour: str) -> None:
+    axes.imshow(np.ma.masked_where(~where, where), cmap=ListedColormap([colour]), interpolation="nearest")
+
+
+def _mark_points(axes: Any, points: np.ndarray | None, label: str = "") -> None:
+    if points is not None and len(points):
+        axes.scatter(points[:, 0], points[:, 1], s=3, color="red", linewidths=0)
+        axes.set_xlabel(f"{label}{len(points)} measured points", fontsize=8)
 
 
 def _save(figure: Figure, path: str | Path) -> None:
@@ -38,8 +60,13 @@ def _save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
-    """real | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
+def comparison_figure(
+    path: str | Path,
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[str] = ("sampled",),
+    truth: str = "real",
+) -> None:
+    """The truth | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
 
     Args:
         path: file to write, PNG, PDF or SVG by its name.
@@ -47,10 +74,11 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
             bool; optionally `tx` (x, y) in pixels, `points` (N, 2 or more) of measured x, y, and, in all rows or none,
             `std` (H, W) of the last column, grey levels.
         columns: names of the predictions, also used as titles.
+        truth: title of `real`.
     """
     spread_is_known = rows[0].get("std") is not None
     maps = ("real", *columns)
-    titles = (*maps, "error", "spread") if spread_is_known else (*maps, "error")
+    titles = (truth, *columns, "error", "spread") if spread_is_known else (truth, *columns, "error")
     count, last = len(titles), len(maps)  # the error's column follows the maps
     figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
@@ -64,10 +92,7 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
         error_db = (row[columns[-1]] - row["real"]) * GAIN_SPAN_DB
         error = _show(line[last], error_db, buildings, None, "RdBu_r", (-ERROR_LIMIT_DB, ERROR_LIMIT_DB))
         line[last].set_xlabel(f"NMSE {scores['nmse']:.4f}", fontsize=8)
-        points = row.get("points")
-        if points is not None and len(points):
-            line[0].scatter(points[:, 0], points[:, 1], s=3, color="red", linewidths=0)
-            line[0].set_xlabel(f"{len(points)} measured points", fontsize=8)
+        _mark_points(line[0], row.get("points"))
         if spread_is_known:
             spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, buildings, None, "magma", (0, SPREAD_LIMIT_DB))
     for ax, title in zip(axes[0], titles, strict=True):
@@ -106,6 +131,7 @@ def radio_map_figure(
     tx: Sequence[float] | None = None,
     title: str = "",
     std: np.ndarray | None = None,
+    points: np.ndarray | None = None,
 ) -> None:
     """One map in dB and, if given, its uncertainty.
 
@@ -116,17 +142,18 @@ def radio_map_figure(
         tx: (x, y) in pixels.
         title: above the map.
         std: (H, W), standard deviation of `gain`.
+        points: (N, 2 or more) of measured x, y.
     """
     columns = 1 if std is None else 2
     figure = Figure(figsize=(6 * columns, 5), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    image = _show(axes[0], gain_to_db(gain), buildings, tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
+    image = _show(axes[0], gain_to_db(gain), buildings, tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), metres=True)
+    _mark_points(axes[0], points, "m; ")
     axes[0].set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes[0], label="path gain (dB)")
     if std is not None:
-        spread = _show(
-            axes[1], std * GAIN_SPAN_DB, buildings, tx, "magma", (0, max(1.0, np.nanmax(std) * GAIN_SPAN_DB))
-        )
+        limits = 0, max(1.0, np.nanmax(std) * GAIN_SPAN_DB)
+        spread = _show(axes[1], std * GAIN_SPAN_DB, buildings, tx, "magma", limits, metres=True)
         figure.colorbar(spread, ax=axes[1], label="standard deviation (dB)")
     _save(figure, path)
 
@@ -153,16 +180,16 @@ def coverage_figure(
     decibels = gain_to_db(gain)
     unknown = (server < 0) & ~buildings
     uncovered = (server >= 0) & (decibels < threshold_db)
-    _show(left, np.ma.masked_less(server, 0), buildings, None, "tab20", (0, 20))
+    _show(left, np.where(server < 0, np.nan, server), buildings, None, "tab20", (0, 20), metres=True)
     covered = np.where(unknown | uncovered, np.nan, decibels)
-    image = _show(right, covered, buildings, None, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
+    image = _show(right, covered, buildings, None, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), metres=True)
     for axes, where, colour, label in (
         (left, unknown, UNPREDICTED, "not predicted"),
         (right, unknown, UNPREDICTED, "not predicted"),
         (right, uncovered, UNCOVERED, "below the threshold"),
     ):
         if where.any():
-            axes.imshow(np.ma.masked_where(~where, where), cmap=ListedColormap([colour]), interpolation="nearest")
+            _paint(axes, where, colour)
             axes.plot([], [], "s", color=colour, markeredgecolor="black", label=label)
             axes.legend(loc="lower left", fontsize=7)
     for axes in (left, right):

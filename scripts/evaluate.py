@@ -226,7 +226,8 @@ def main() -> None:
     if arguments.gallery:
         count = min(GALLERY_ROWS, len(gallery))
         chosen = [gallery[round(i * (len(gallery) - 1) / max(count - 1, 1))] for i in range(count)]
-        comparison_figure(arguments.gallery, chosen, ("sampled",))
+        truth = "real" if arguments.data else "simulated"
+        comparison_figure(arguments.gallery, chosen, ("sampled",), truth)
     if arguments.reliability:
         reliability_figure(arguments.reliability, {name: rows[name]["calibration"] for name in calibrations})
     for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery, arguments.reliability):

@@ -337,6 +337,7 @@ def test_caches_outlive_changes_of_code_that_makes_no_samples(tmp_path):
         "evaluation",
         "figures",
         "geojson",
+        "geotiff",
         "loader",
         "metrics",
         "osm_cities",

@@ -54,8 +54,8 @@ def test_degrees_become_metres():
     column, row = place.pixels(lon + 20 * metre[0], lat + 10 * metre[1])  # the middle of the square
     assert place.degrees and layout.inside[round(row), round(column)]
     assert (column, row) == pytest.approx((layout.shape[1] / 2, layout.shape[0] / 2), abs=1)
-    position = scene_at("berlin", layout, f"{lon - 5 * metre[0]},{lat}", place).tx
-    assert position == pytest.approx((11, 36), abs=0.01)
+    scene = scene_at("berlin", layout, f"13.39995,{lat}", place)
+    assert scene.tx == pytest.approx((16 - 0.00005 / metre[0], 36), abs=0.01) and scene.name == "berlin_13.39995_52.5"
     with pytest.raises(DataError, match=r"--tx 13,52: is outside berlin \(13.39976 .. 13.40"):
         scene_at("berlin", layout, "13,52", place)
     points = check_measurements([("a", (lon, lat, -80))], layout.shape, place)
