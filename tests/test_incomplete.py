@@ -7,6 +7,7 @@ import pytest
 
 from data import DataError, FlatTree, RadioMapSeer, RadioUNet_c
 from data.augment import Augmentation
+from data.baselines import simulator_map
 from data.conditions import CONDITION_CHANNELS, condition
 from data.incomplete import Incomplete, read_measurements, show_points, spread_points
 from data.layout import Layout
@@ -127,6 +128,7 @@ def test_points_correct_the_simulated_channel(scene):
     near = slice(85, 96), slice(123, 134)
     assert np.sign(corrected[0][near] - plain[0][near]).sum() == 121 * np.sign(0.8 - (plain[0, 90, 128] + 1) / 2)
     assert np.allclose(corrected[0, :, :20], plain[0, :, :20], atol=1e-3) and (corrected[1] == plain[1]).all()
+    assert np.allclose(simulator_map(wrong), np.where(scene.ori_mask, 0, (corrected[0] + 1) / 2), atol=1e-5)
     assert show_points(plain, ("x", "buildings"), wrong.measurements, 256) is plain
 
 
