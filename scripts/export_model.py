@@ -1,6 +1,6 @@
 """Export a checkpoint for distribution: averaged weights in half precision, and the configuration.
 
-    python scripts/export_model.py --ckpt radiodiff_results_LDM --out my_model
+    python scripts/export_model.py --ckpt radiodiff_results_LDM --out my_model [diffusion_config.pixel_noise=0.5 ...]
 
 The folder can be used wherever a checkpoint can, except to resume training.
 """
@@ -19,8 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", required=True, help="checkpoint folder or results folder")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="how the model samples from now on")
     arguments = parser.parse_args()
-    folder = export_model(open_checkpoint(arguments.ckpt), arguments.out)
+    folder = export_model(open_checkpoint(arguments.ckpt), arguments.out, arguments.overrides)
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 2**20:.1f} MiB")
 

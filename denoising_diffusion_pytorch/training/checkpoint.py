@@ -21,7 +21,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -64,6 +64,9 @@ ARCHITECTURE = {  # settings that change what the weights of a stage mean
         "data.image_size",
     ),
 }
+SAMPLING = tuple(  # settings that a trained model can be exported with
+    f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise", "ddim_eta")
+)
 NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 
 
@@ -200,20 +203,30 @@ def save_checkpoint(
     return target
 
 
-def export_model(checkpoint: Checkpoint, folder: Path) -> Path:
+def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = ()) -> Path:
     """What is needed to use a model, and no more: averaged weights, matrices and kernels in half precision, and meta.json.
+
+    Args:
+        checkpoint: to export.
+        folder: new.
+        overrides: key=value of settings in SAMPLING.
 
     Raises:
         CheckpointError: `folder` holds a model already.
+        ConfigError: another setting.
     """
     if (folder / "meta.json").exists():
         raise CheckpointError(f"{folder}: holds a model already; name another folder")
+    config = resolve(parse_config(to_dict(checkpoint.config), overrides), checkpoint.stage)
+    for change in differences(checkpoint.config, config):
+        if change.partition(":")[0] not in SAMPLING:
+            raise ConfigError(f"{change}: is fixed by training; what can be changed is {', '.join(SAMPLING)}")
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.weights("model") | checkpoint.weights("ema")
     state = {k: v.half().contiguous() if v.ndim > 1 and v.is_floating_point() else v for k, v in state.items()}
     safetensors.torch.save_file(state, folder / "model.safetensors")
     files = {"model.safetensors": _digest(folder / "model.safetensors")}
-    _write_meta(folder, checkpoint.meta | {"exported": True, "sha256": files})
+    _write_meta(folder, checkpoint.meta | {"exported": True, "sha256": files, "config": to_dict(config)})
     return folder
 
 
