@@ -109,7 +109,7 @@ def data_scenes(settings: SampleConfig) -> RadioMapSeer | FlatTree:
     )
 
 
-def write(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None, truth: str) -> None:
+def write(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None) -> None:
     """PNG, dB array and picture of one map; gain and std (H, W) grey levels, NaN where nothing is predicted."""
     Image.fromarray(gain_to_uint8(np.nan_to_num(gain))).save(folder / f"{scene.name}.png")
     np.save(folder / f"{scene.name}.npy", gain_to_db(gain).astype(np.float32))
@@ -120,7 +120,7 @@ def write(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None, 
         radio_map_figure(figure, gain, scene.buildings, scene.tx, scene.name, std, scene.measurements)
     else:
         row = {"name": scene.name, "real": scene.gain, "sampled": gain, "buildings": scene.buildings, "tx": scene.tx}
-        comparison_figure(figure, [row | {"points": scene.measurements}], truth=truth)
+        comparison_figure(figure, [row | {"points": scene.measurements, "truth": scene.truth}])
 
 
 def write_coverage(folder: Path, windows: list[Window], gains: list[np.ndarray], threshold_db: float) -> None:
@@ -182,7 +182,7 @@ def main() -> None:
             scene, gain = windows[index].city, windows[index].place(gain)
             std = None if std is None else windows[index].place(std)
             gains.append(gain)
-        write(folder, scene, gain, std, "real" if windows is None else "simulated")
+        write(folder, scene, gain, std)
         if place is not None:
             write_geotiff(folder / f"{scene.name}.tif", gain_to_db(gain), place)
     if scores.rows:

@@ -64,21 +64,19 @@ def comparison_figure(
     path: str | Path,
     rows: Sequence[dict[str, Any]],
     columns: Sequence[str] = ("sampled",),
-    truth: str = "real",
 ) -> None:
     """The truth | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
 
     Args:
         path: file to write, PNG, PDF or SVG by its name.
         rows: dicts with `name`; `real` and every name in `columns`, (H, W) grey levels in [0, 1]; `buildings` (H, W)
-            bool; optionally `tx` (x, y) in pixels, `points` (N, 2 or more) of measured x, y, and, in all rows or none,
-            `std` (H, W) of the last column, grey levels.
+            bool; optionally `truth`, the title of `real`; `tx` (x, y) in pixels, `points` (N, 2 or more) of measured x, y,
+            and, in all rows or none, `std` (H, W) of the last column, grey levels.
         columns: names of the predictions, also used as titles.
-        truth: title of `real`.
     """
     spread_is_known = rows[0].get("std") is not None
     maps = ("real", *columns)
-    titles = (truth, *columns, "error", "spread") if spread_is_known else (truth, *columns, "error")
+    titles = (rows[0].get("truth", "real"), *columns, "error", *(["spread"] if spread_is_known else []))
     count, last = len(titles), len(maps)  # the error's column follows the maps
     figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)

@@ -92,7 +92,7 @@ class RadioMapSeer:
             )
         if not 0 <= missing_buildings <= 4:
             raise DataError(f"missing_buildings is {missing_buildings}; RadioMapSeer has 0 to 4")
-        _refuse_older_simulation(self.root)
+        self.truth = "simulated" if _is_simulation(self.root) else "real"
         self.simulation_type = simulation_type
         self.gain_folder = self.root / "gain" / simulation_type
         self.parts = {"layout": "buildings_complete"}  # layout of a scene: its folder below polygon/ and png/
@@ -186,6 +186,7 @@ class RadioMapSeer:
             cars=layouts.get("cars"),
             known=layouts.get("known"),
             outlines_are_guessed=guessed,
+            truth=self.truth,
         )
 
     def picture(self, index: int) -> np.ndarray | None:
@@ -280,11 +281,13 @@ def _of_shape(pixels: np.ndarray, path: Path, shape: tuple[int, int]) -> np.ndar
     return pixels
 
 
-def _refuse_older_simulation(root: Path) -> None:
-    """Raise DataError for a tree by an old scripts/make_dataset.py, which did not use RadioMapSeer's registration."""
+def _is_simulation(root: Path) -> bool:
+    """Whether scripts/make_dataset.py made a tree; a DataError if an old one did, which did not use RadioMapSeer's
+    registration.
+    """
     manifest = root / "dataset.json"
     if not manifest.is_file():
-        return
+        return False
     content = read_json(manifest)
     settings = content.get("settings") if isinstance(content, dict) else None
     version = settings.get("version") if isinstance(settings, dict) else None
@@ -293,3 +296,4 @@ def _refuse_older_simulation(root: Path) -> None:
             f"{root}: was made by an earlier version, whose pictures lie in another frame; "
             "make it again with scripts/make_dataset.py"
         )
+    return True

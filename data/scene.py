@@ -26,6 +26,7 @@ class Scene:
         known_tx: where the condition shows the transmitter; None for where it is.
         tx_is_known: whether the condition tells the transmitter at all.
         outlines_are_wrong: `known` is not a part of `layout`, so that no pixel is certainly inside a building.
+        truth: what `gain` is, `real` or `simulated`; a title of figures.
         measurements: (N, 3) float32, x, y and grey level of measured points; None for none.
         cond: (C, h, w) float32, a ready-made condition in place of all this; None where it is drawn.
         outlines_are_guessed: outlines come from a picture, usually offset by half a pixel; the transmitter may then
@@ -41,6 +42,7 @@ class Scene:
     known_tx: tuple[float, float] | None = None
     tx_is_known: bool = True
     outlines_are_wrong: bool = False
+    truth: str = "real"
     measurements: np.ndarray | None = None
     cond: np.ndarray | None = None
     outlines_are_guessed: bool = False

@@ -46,5 +46,5 @@ def random_scenes(seed: int, positions: Sequence[str] | None = None) -> list[Sce
     scenes = [scene_at(f"city{seed}", city, position) for position in positions]
     for scene in scenes:
         gain = db_to_gain(simulator.path_gain(scene.tx))
-        scene.gain = (gain_to_uint8(gain) / np.float32(255)).astype(np.float32)
+        scene.gain, scene.truth = (gain_to_uint8(gain) / np.float32(255)).astype(np.float32), "simulated"
     return scenes

@@ -147,7 +147,7 @@ def score_all(
         for name, why in score_others(others, scores, scene, parts).items():
             failures.setdefault(name, []).append(why)
         row = {"name": scene.name, "real": scene.gain, "sampled": prediction.gain, "std": prediction.std}
-        row["points"] = scene.measurements
+        row |= {"points": scene.measurements, "truth": scene.truth}
         row["shares"] = error_shares(prediction.gain, scene, visible)
         gallery.append((ours["nmse"], row | {"buildings": scene.buildings, "tx": scene.tx}))
     for name, reasons in failures.items():
@@ -226,8 +226,7 @@ def main() -> None:
     if arguments.gallery:
         count = min(GALLERY_ROWS, len(gallery))
         chosen = [gallery[round(i * (len(gallery) - 1) / max(count - 1, 1))] for i in range(count)]
-        truth = "real" if arguments.data else "simulated"
-        comparison_figure(arguments.gallery, chosen, ("sampled",), truth)
+        comparison_figure(arguments.gallery, chosen)
     if arguments.reliability:
         reliability_figure(arguments.reliability, {name: rows[name]["calibration"] for name in calibrations})
     for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery, arguments.reliability):

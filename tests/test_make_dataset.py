@@ -81,6 +81,7 @@ def test_the_tree_is_radiomapseer_s(tree):
         assert antenna[y, x] == 255 and antenna.sum() == 255
         assert gain[y, x] == 255 and (gain[ndimage.binary_erosion(buildings)] == 0).all()
     scene = RadioMapSeer(tree).scene(0)
+    assert scene.truth == "simulated"
     assert scene.gain.shape == (64, 64) and (scene.gain[scene.buildings] == 0).all()
 
 

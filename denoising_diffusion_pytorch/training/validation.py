@@ -63,6 +63,7 @@ class Validation:
                 self.column: prediction.gain,
                 "buildings": prediction.scene.buildings,
                 "tx": prediction.scene.tx,
+                "truth": prediction.scene.truth,
             }
             for index, prediction in predictions.items()
             if index in self.drawn
