@@ -192,8 +192,10 @@ def main() -> None:
     if len(gains) > 1:
         write_coverage(folder, windows, gains, arguments.threshold)
     if arguments.measurements:
-        used, given = (len(scene.measurements) for scene in (windows[0].scene, windows[0].city))
-        print(f"{used} of {given} measured points lie in what was predicted")
+        scene, given = windows[0].scene, len(windows[0].city.measurements)
+        column, row = np.floor(scene.measurements[:, :2] + 0.5).astype(int).T
+        inside = int(scene.layout.inside[row, column].sum())
+        print(f"{len(column)} of {given} measured points lie in what was predicted, {inside} of them inside buildings")
     for note in sorted({w.note for w in windows or () if w.note}):
         print(f"note: {note}")
     if arguments.simulate is not None and predictor.is_told_the_simulation:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .conditions import distance, free_gain, simulated_gain
 from .errors import DataError
-from .incomplete import spread_points
+from .incomplete import corrected
 from .scene import Scene
 from .units import GAIN_MAX_DB, db_to_gain
 
@@ -32,10 +32,7 @@ def simulator_map(scene: Scene) -> np.ndarray:
     """The embedded simulator's map of the buildings shown, corrected by measured points, buildings at zero; raises as
     `simulated_gain` does.
     """
-    gain = simulated_gain(scene)
-    if scene.measurements is not None and len(scene.measurements):
-        side = len(gain)
-        gain = spread_points(scene.measurements, side, side, gain)[0].clip(0, 1)
+    gain = corrected(simulated_gain(scene), scene.measurements)
     return np.where(scene.ori_mask, 0, gain).astype(np.float32)
 
 

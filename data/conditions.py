@@ -10,7 +10,7 @@ from functools import wraps
 import numpy as np
 
 from .errors import DataError
-from .incomplete import show_points
+from .incomplete import corrected, spread_points
 from .resize import resize
 from .scene import Scene
 from .units import GAIN_MAX_DB, db_to_gain
@@ -94,19 +94,24 @@ def simulated(scene: Scene, size: int) -> np.ndarray:
     Measured points correct it (incomplete.py). About 0.05 s per scene, so use it with `data.cache`. Pointless where the
     same simulator made the ground truth.
     """
-    return resize(simulated_gain(scene), size)
+    return resize(corrected(simulated_gain(scene), scene.measurements), size)
 
 
 @channel
 def measured_gain(scene: Scene, size: int) -> np.ndarray:
-    """What measured points say, fading to 0 where none is near; belongs to `measured`. `condition` fills it in."""
-    return np.zeros((size, size), np.float32)
+    """What measured points say, fading to 0 where none is near; belongs to `measured`."""
+    return _spread(scene, size)[0]
 
 
 @channel
 def measured(scene: Scene, size: int) -> np.ndarray:
-    """How much the measured points say: almost 1 where one is, 0 where none is near. `condition` fills it in."""
-    return np.zeros((size, size), np.float32)
+    """How much the measured points say: almost 1 where one is, 0 where none is near."""
+    return _spread(scene, size)[1]
+
+
+def _spread(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
+    points = np.empty((0, 3)) if scene.measurements is None else scene.measurements
+    return spread_points(points, scene.layout.shape[0], size)
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
@@ -159,5 +164,4 @@ def check_channels(names: Sequence[str]) -> None:
 def condition(scene: Scene, names: Sequence[str], size: int) -> np.ndarray:
     """The condition of a scene, (C, size, size) float32 in [-1, 1]."""
     check_channels(names)
-    cond = np.stack([2 * CONDITION_CHANNELS[name](scene, size) - 1 for name in names]).astype(np.float32)
-    return show_points(cond, names, scene.measurements, scene.layout.shape[0])
+    return np.stack([2 * CONDITION_CHANNELS[name](scene, size) - 1 for name in names]).astype(np.float32)

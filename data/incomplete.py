@@ -1,7 +1,7 @@
 """What one does not know of a scene, or knows from a few measurements: for training and for scoring.
 
 The map stays what it is; what the condition shows becomes poorer (`Incomplete.shown`), and measured points become a
-part of it (`measure`, `show_points`). Everything is drawn from a key, so that it depends on nothing but the sample.
+part of it (`measure`, `spread_points`, `corrected`). Everything is drawn from a key, so that it depends on nothing but the sample.
 """
 
 import csv
@@ -22,8 +22,8 @@ from .scene import Scene
 from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 
 MEASURED = ("measured_gain", "measured")  # the two channels of measured points
-CORRECTED = "simulated"  # the channel that measured points correct
-POINTS_IN = frozenset((*MEASURED, CORRECTED))  # channels that measured points change
+SIMULATED = "simulated"  # the channel that measured points correct
+POINTS_IN = frozenset((*MEASURED, SIMULATED))  # channels that measured points change
 REACH = 15.0  # m over which a measured value tells about its neighbourhood
 PRIOR = 0.02  # weight of what is known without the points, in 1 / m: that of a point at 13 m
 
@@ -159,7 +159,7 @@ def spread_points(
         known: (size, size), or one value.
     """
     known = np.broadcast_to(known, (size, size))
-    column, row = np.floor((points[:, :2] + 0.5) * size / side).astype(int).clip(0, size - 1).T
+    column, row = _pixels(points, side, size)
     impulses = np.zeros((2, size, size))
     np.add.at(impulses[0], (row, column), points[:, 2] - known[row, column])
     np.add.at(impulses[1], (row, column), 1)
@@ -167,6 +167,11 @@ def spread_points(
     difference, weight = irfft2(rfft2(impulses, (length, length)) * spectrum, (length, length))[:, :size, :size]
     total = weight.clip(0) + PRIOR
     return (known + difference / total).astype(np.float32), (weight.clip(0) / total).astype(np.float32)
+
+
+def _pixels(points: np.ndarray, side: int, size: int) -> np.ndarray:
+    """Columns and rows, (2, N) int, of points of a map of `side` pixels in one of `size`."""
+    return np.floor((points[:, :2] + 0.5) * size / side).astype(int).clip(0, size - 1).T
 
 
 @lru_cache(4)
@@ -182,25 +187,20 @@ def _weights(metres_per_pixel: float, size: int) -> tuple[np.ndarray, int]:
     return rfft2(weights), length
 
 
-def show_points(cond: np.ndarray, names: Sequence[str], points: np.ndarray | None, side: int) -> np.ndarray:
-    """A condition that shows measured points: in the channels MEASURED, 0 without any, and by a corrected simulation.
+def corrected(simulation: np.ndarray, points: np.ndarray | None) -> np.ndarray:
+    """A simulated map, corrected by what was measured.
+
+    Points where nothing is simulated are left out: they lie in buildings, or seem to, and say nothing about the street.
 
     Args:
-        cond: (C, s, s) in [-1, 1]; a copy is changed.
-        names: of its channels.
+        simulation: (S, S) grey levels, one pixel per metre.
         points: (N, 3) of x, y and grey level; None for none.
-        side: of the map that the positions refer to.
     """
-    if points is None or not len(points) or POINTS_IN.isdisjoint(names):
-        return cond
-    cond = cond.copy()
-    for name, plane in zip(MEASURED, spread_points(points, side, cond.shape[-1]), strict=True):
-        if name in names:
-            cond[names.index(name)] = 2 * plane - 1
-    if CORRECTED in names:
-        simulation = (cond[names.index(CORRECTED)] + 1) / 2
-        cond[names.index(CORRECTED)] = 2 * spread_points(points, side, cond.shape[-1], simulation)[0].clip(0, 1) - 1
-    return cond
+    if points is None:
+        return simulation
+    column, row = _pixels(points, len(simulation), len(simulation))
+    points = points[simulation[row, column] > 0]
+    return spread_points(points, len(simulation), len(simulation), simulation)[0].clip(0, 1)
 
 
 def read_measurements(path: Path, shape: tuple[int, int], place: Georeference | None = None) -> np.ndarray:

@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .augment import Augmentation
-from .conditions import check_channels
+from .conditions import CONDITION_CHANNELS, check_channels
 from .errors import DataError
 from .folder import FlatTree, open_tree
 from .hashing import random_key
-from .incomplete import Incomplete, show_points
+from .incomplete import MEASURED, SIMULATED, Incomplete, corrected, spread_points
 from .presentation import code_digest, prepare
 from .radiomapseer import RadioMapSeer
+from .resize import resize
 from .sampler import SampleStream
 from .scene import Scene
 from .store import DTYPE, SampleStore
@@ -80,7 +81,12 @@ class RadioMapDataset(Dataset):
     def _read(self, index: int) -> dict[str, np.ndarray]:
         scene = self.scene(index)
         sample = prepare(scene, self.image_size, self.cond_size, self.cond_channels)
-        return sample | {"native": scene.gain[None]} if self.incomplete.points else sample
+        if not self.incomplete.points:
+            return sample
+        native = [scene.gain]  # what points are drawn from, and what they correct
+        if SIMULATED in self.cond_channels:
+            native.append(CONDITION_CHANNELS[SIMULATED](scene, len(scene.gain)))
+        return sample | {"native": np.stack(native)}
 
     def _readable(self, index: int) -> tuple[int, dict[str, np.ndarray], str]:
         """(index of the sample that was read, the sample, what was wrong with `index` or '')."""
@@ -145,10 +151,15 @@ class RadioMapDataset(Dataset):
 
     def _with_measurements(self, sample: dict[str, Any], key: object) -> dict[str, Any]:
         """The sample with points measured on its own map, at its own resolution, drawn by `key`."""
-        gain = sample.pop("native")[0].numpy()
+        gain, *simulations = sample.pop("native").numpy()
         points = self.incomplete.measure(gain, np.random.default_rng(random_key("measured", key)))
-        cond = show_points(sample["cond"].numpy(), self.cond_channels, points, len(gain))
-        return sample | {"cond": torch.from_numpy(cond)}
+        planes = dict(zip(MEASURED, spread_points(points, len(gain), self.cond_size), strict=True))
+        for simulation in simulations:
+            planes[SIMULATED] = resize(corrected(simulation, points), self.cond_size)
+        cond = sample["cond"].clone()
+        for name in planes.keys() & set(self.cond_channels):
+            cond[self.cond_channels.index(name)] = torch.from_numpy(2 * planes[name] - 1)
+        return sample | {"cond": cond}
 
     def scene(self, index: int) -> Scene:
         """The scene that sample `index` is made from, at native resolution, as far as it is known."""

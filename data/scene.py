@@ -149,4 +149,4 @@ def scene_at(name: str, layout: Layout, position: str, place: Georeference | Non
         raise DataError(f"--tx {position}: is outside {name} ({size})")
     if layout.inside[round(tx[1]), round(tx[0])]:
         raise DataError(f"--tx {position}: is inside a building of {name}")
-    return Scene("_".join([name, *(f"{value:.8g}" for value in parse_position(position))]), layout, tx)
+    return Scene("_".join([name, *(f"{value:.10g}" for value in parse_position(position))]), layout, tx)

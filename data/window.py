@@ -53,7 +53,7 @@ def window(city: Scene, side: int = SIDE) -> Window:
     points = city.measurements
     if points is not None:
         points = points - np.array([column, row, 0], points.dtype)
-        points = points[((points[:, :2] >= 0) & (points[:, :2] <= side - 1)).all(1)]
+        points = points[((points[:, :2] >= -0.5) & (points[:, :2] < side - 0.5)).all(1)]
 
     scene = replace(
         city,

@@ -26,6 +26,7 @@ RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come
 EXPORTED = ["meta.json", "model.safetensors", "README.md"]  # the files of an exported model
 SPREAD_SAMPLERS = {"ddpm": "ddpm", "const_sde": "decoupled", "flow": "euler"}  # by diffusion_config.model_type
 SPREAD_CALLS = 4
+MOST_NOISE = 100  # times the noise that the network has seen; there is no use for more
 
 
 @dataclass
@@ -97,8 +98,10 @@ class Predictor:
             self.pixel_noise = self.config.diffusion_config.pixel_noise if pixel_noise is None else pixel_noise
         elif noise_scale is not None or pixel_noise is not None:
             raise ConfigError(f"{self.checkpoint.path}: is a regression baseline; noise is for samplers")
-        if not self.noise_scale > 0 or not self.pixel_noise >= 0:
-            raise ConfigError(f"noise_scale {self.noise_scale:g}, pixel_noise {self.pixel_noise:g}: must be positive")
+        if not 0 < self.noise_scale <= MOST_NOISE:
+            raise ConfigError(f"noise_scale is {self.noise_scale:g}; it must lie above 0, up to {MOST_NOISE}")
+        if not 0 <= self.pixel_noise <= GAIN_SPAN_DB:
+            raise ConfigError(f"pixel_noise is {self.pixel_noise:g}; it must lie within 0 .. {GAIN_SPAN_DB:g} dB")
         if num_samples > 1 and sampler is None and steps is None:
             self.use_for_spread()
 

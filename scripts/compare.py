@@ -170,6 +170,8 @@ def read_plan(path: Path) -> Plan:
             raise ConfigError(f"{path}: rows.{name}: give one of config, law and ckpt")
         if row.stage == "baseline" and (row.vae or row.end_to_end):
             raise ConfigError(f"{path}: rows.{name}: a baseline has neither vae nor end_to_end")
+        if (row.noise_scale or row.pixel_noise) and (row.law or row.stage == "baseline"):
+            raise ConfigError(f"{path}: rows.{name}: noise_scale and pixel_noise are for samplers")
         if row.law and any(place.incomplete.transmitter_unknown for place in plan.places.values()):
             raise ConfigError(f"{path}: rows.{name}: a law needs the transmitter, which places.*.incomplete hides")
     return plan

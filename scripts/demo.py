@@ -149,10 +149,10 @@ def read_place(place: object) -> Georeference:
     try:
         x, y, dx, dy = (float(place[key]) for key in ("x", "y", "dx", "dy"))  # type: ignore[index]
         degrees = bool(place["degrees"])  # type: ignore[index]
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise DataError("place: must be what /upload answered") from error
-    if not np.isfinite([x, y, dx, dy]).all():
-        raise DataError("place: holds numbers that are not finite")
+    if not (np.isfinite([x, y, dx, dy]).all() and dx > 0 and dy > 0):
+        raise DataError("place: holds numbers that are not finite or not positive")
     return Georeference(x, y, dx, dy, degrees)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from data.errors import DataError
 from data.geojson import read_city
-from data.scene import parse_position
+from data.scene import scene_at
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
 from data.window import SIDE
@@ -42,16 +42,13 @@ def main() -> None:
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
     layout, place = read_city(arguments.buildings)
-    tx = parse_position(arguments.tx, place)
+    tx = scene_at(arguments.buildings.stem, layout, arguments.tx, place).tx
     if layout.inside.size > LARGE:
         height, width = layout.shape
         print(
             f"simulating {width} x {height} px, {layout.inside.size / SIDE**2:.0f} times a RadioMapSeer map", flush=True
         )
-    try:
-        path_gain = Simulator(layout).path_gain(tx)
-    except ValueError as error:
-        raise DataError(f"--tx {arguments.tx}: {error}; choose an open pixel of {arguments.buildings}") from error
+    path_gain = Simulator(layout).path_gain(tx)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gain_to_uint8(db_to_gain(path_gain))).save(arguments.out, format="PNG")
     print(f"{arguments.out}: path gain from {path_gain[~layout.inside].min():.1f} to {path_gain.max():.1f} dB")

@@ -236,9 +236,11 @@ def test_a_model_that_cannot_see_measured_points_says_so(workplace, tmp_path):
     refused(command("sample.py", *ckpt, *city), "has no channel that shows measured points", "points.csv")
     score = ("--data", workplace / "tree", "--split", "val", "--incomplete", "points=4")
     refused(command("scripts/evaluate.py", *ckpt, *score), "has no channel that shows measured points")
-    refused(
-        command("scripts/evaluate.py", *ckpt, *score[:4], "--noise_scale", "0"), "noise_scale 0", "must be positive"
-    )
+    for noise, words in (
+        (("--noise_scale", "inf"), "noise_scale is inf"),
+        (("--pixel_noise", "-1"), "pixel_noise is -1"),
+    ):
+        refused(command("scripts/evaluate.py", *ckpt, *score[:4], *noise), words, "must lie")
 
 
 def test_the_released_model_is_used_where_none_is_named(tmp_path):

@@ -168,6 +168,10 @@ def test_equal_time_gives_the_faster_row_more_steps(workplace, monkeypatch):
         ({"samples": None}, "give either seconds or samples"),
         ({"seconds": 3}, "give either seconds or samples"),
         ({"rows": {"a": {}}}, "rows.a: give one of config, law and ckpt"),
+        (
+            {"rows": {"a": {"law": "simulator", "pixel_noise": 1}}},
+            "rows.a: noise_scale and pixel_noise are for samplers",
+        ),
         ({"rows": {"a": {"law": "no such"}}}, "rows.a.law: Input should be 'simulator'"),
         ({"rows": {"a": {"config": "x", "stage": "baseline", "vae": "x"}}}, "rows.a: a baseline has neither"),
         ({"places": {"a": {"incomplete": {"point": 3}}}}, "places.a.incomplete.point: Extra inputs"),

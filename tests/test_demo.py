@@ -113,7 +113,7 @@ def test_upload(client):
     for where, corner in ((place, (-16.5, 76.5)), (None, (-0.5, 0.5))):
         answer = client.post("/file/tif", json=asked | {"place": where})
         assert Image.open(io.BytesIO(answer.data)).tag_v2[33922][3:5] == corner
-    for where in ("here", {"x": 1}, place | {"x": "far"}, place | {"dy": 1e999}):
+    for where in ("here", {"x": 1}, place | {"x": "far"}, place | {"dy": 10**400}, place | {"dx": 0}):
         answer = client.post("/file/tif", json=asked | {"place": where})
         assert answer.status_code == 400 and answer.json["error"].startswith("place: ")
     assert upload(client, b"{}", "a.geojson").status_code == 400
@@ -127,6 +127,23 @@ def test_upload(client):
     answer = upload(client, bytes(5 * 2**20))
     assert answer.status_code == 413 and "4 MiB" in answer.json["error"]
     assert client.post("/upload").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "more,words",
+    [
+        ({"points": "here"}, "points: must be a list"),
+        ({"points": [[1, 2]]}, "points: is no row of numbers"),
+        ({"points": [[1, 2, 30]]}, "points: gain_db is 30"),
+        ({"points": [[1, 300, -80]]}, "points: 1,300 is outside"),
+        ({"points": [[10**400, 2, -80]]}, "points: is no row of numbers"),
+        ({"points": [[1, 2, -80]] * 2001}, "at most 2000"),
+        ({"points": [[1, 2, -80]], "tx": [[1, 1], [9, 9]]}, "belong to one transmitter"),
+    ],
+)
+def test_measured_values_are_checked(client, more, words):
+    answer = client.post("/predict", json={"buildings": pack(CITY), "tx": [[30, 120]]} | more)
+    assert answer.status_code == 400 and words in answer.json["error"]
 
 
 def test_measured_values_correct_the_map(client, monkeypatch):

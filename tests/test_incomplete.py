@@ -9,7 +9,8 @@ from data import DataError, FlatTree, RadioMapSeer, RadioUNet_c
 from data.augment import Augmentation
 from data.baselines import simulator_map
 from data.conditions import CONDITION_CHANNELS, condition
-from data.incomplete import Incomplete, read_measurements, show_points, spread_points
+from data.hashing import random_key
+from data.incomplete import Incomplete, corrected, read_measurements, spread_points
 from data.layout import Layout
 from data.simulated import random_scenes
 from data.window import window
@@ -122,14 +123,39 @@ def test_the_condition_shows_given_measurements(scene):
 
 def test_points_correct_the_simulated_channel(scene):
     """As far as they reach, by the difference that was measured."""
-    wrong = replace(scene, measurements=np.array([[128, 90, 0.9], [128, 90, 0.7]], np.float32))
+    wrong = replace(scene, measurements=np.array([[100, 39, 0.9], [100, 39, 0.7]], np.float32))
     plain, corrected = (condition(s, ("simulated", "buildings"), 256) for s in (scene, wrong))
-    assert corrected[0, 90, 128] == pytest.approx(2 * 0.8 - 1, abs=0.01)
-    near = slice(85, 96), slice(123, 134)
-    assert np.sign(corrected[0][near] - plain[0][near]).sum() == 121 * np.sign(0.8 - (plain[0, 90, 128] + 1) / 2)
-    assert np.allclose(corrected[0, :, :20], plain[0, :, :20], atol=1e-3) and (corrected[1] == plain[1]).all()
+    assert corrected[0, 39, 100] == pytest.approx(2 * 0.8 - 1, abs=0.01)
+    near = slice(36, 43), slice(97, 104)
+    assert (corrected[0][near] > plain[0][near] + 0.3).all()
+    assert np.allclose(corrected[0, :, 180:], plain[0, :, 180:], atol=1e-3) and (corrected[1] == plain[1]).all()
     assert np.allclose(simulator_map(wrong), np.where(scene.ori_mask, 0, (corrected[0] + 1) / 2), atol=1e-5)
-    assert show_points(plain, ("x", "buildings"), wrong.measurements, 256) is plain
+
+
+@pytest.mark.parametrize("size", [256, 64])
+def test_points_leave_a_right_simulation_as_it_is(scene, size):
+    """At any resolution, and where a position is off and lies in a building."""
+    for jitter in (0.0, 4.0):
+        points = Incomplete(points=300, points_jitter=jitter, exactly=True).measured(scene).measurements
+        if jitter:  # values of the street, at places in buildings alone
+            column, row = np.floor(points[:, :2] + 0.5).astype(int).T
+            points = points[scene.layout.inside[row, column]]
+            assert len(points) > 5
+        plain, told = (condition(s, ("simulated",), size) for s in (scene, replace(scene, measurements=points)))
+        assert np.abs(told - plain).max() < 0.01
+
+
+def test_a_dataset_corrects_the_simulation_as_a_scene_does(radiomapseer):
+    names = ("buildings", "simulated", "measured_gain", "measured")
+    for cache in (False, True):
+        how = {"image_size": 32, "cond_size": 16, "cond_channels": names, "cache": cache}
+        sample = RadioUNet_c(radiomapseer, incomplete=Incomplete(points=30), **how)[3]
+        scene = RadioMapSeer(radiomapseer).scene(3)
+        points = Incomplete(points=30).measure(scene.gain, np.random.default_rng(random_key("measured", scene.name)))
+        assert len(points) and np.allclose(
+            sample["cond"], condition(replace(scene, measurements=points), names, 16), atol=0.01
+        )
+    assert corrected(scene.gain, None) is scene.gain
 
 
 def test_a_dataset_draws_points_by_the_sample_s_key(radiomapseer):
