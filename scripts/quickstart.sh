@@ -35,4 +35,4 @@ $PY scripts/evaluate.py --ckpt "$OUT/ldm" --data "$DATA" --split test --maps 150
     --gallery "$OUT/gallery.png"
 END=$(date +%s)
 echo "set up in $((SETUP - START)) s, the rest took $((END - SETUP)) s"
-echo "see $OUT/gallery.png (real | sampled | error) and $OUT/scores.json; training curves: tensorboard --logdir $OUT"
+echo "see $OUT/gallery.png (truth | sampled | error) and $OUT/scores.json; training curves: tensorboard --logdir $OUT"
