@@ -15,6 +15,8 @@ import yaml
 from PIL import Image
 
 from data import RadioUNet_c
+from data.geojson import read_city
+from data.layout import Layout
 from denoising_diffusion_pytorch.errors import CheckpointError
 from denoising_diffusion_pytorch.inference import Predictor
 from tests.conftest import make_tree, save_grey
@@ -227,6 +229,21 @@ def test_sample_several_draws_and_transmitters(workplace, tmp_path):
     out = command("sample.py", *ckpt, "--simulate", 3, "--output_folder", tmp_path / "s")
     assert out.returncode == 0, out.stderr
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["maps"] == 1
+
+
+def test_a_map_of_footprints_is_a_geotiff_too(workplace, tmp_path):
+    ckpt = ("--ckpt", workplace / "radiodiff_results_LDM")
+    city = ("--buildings", ROOT / "examples" / "town.geojson", "--tx", "10.002543,49.999488")
+    out = command("sample.py", *ckpt, *city, "--output_folder", tmp_path)
+    assert out.returncode == 0, out.stderr
+    decibels = np.load(tmp_path / "town_10.002543_49.999488.npy")
+    with Image.open(tmp_path / "town_10.002543_49.999488.tif") as written:
+        assert np.array_equal(np.asarray(written), decibels, equal_nan=True)
+        x, y = written.tag_v2[33922][3:5]
+    assert 9.999 < x < 10.001 and 49.9995 < y < 50.0005
+    town = Layout.traced(np.asarray(Image.open(ROOT / "examples" / "town.png")) > 0)
+    footprints, _ = read_city(ROOT / "examples" / "town.geojson")
+    assert footprints.coverage.sum() == pytest.approx(town.coverage.sum(), rel=0.02)
 
 
 def test_a_model_that_cannot_see_measured_points_says_so(workplace, tmp_path):
