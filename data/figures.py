@@ -17,6 +17,7 @@ BUILDING_GREY = "0.75"
 UNPREDICTED, UNCOVERED = "white", "#d95f5f"
 ERROR_LIMIT_DB = 20.0
 SPREAD_LIMIT_DB = 10.0
+LARGEST_SHOWN = 2048  # px; of a larger map every second pixel is drawn, or every third, ...
 
 
 def _show(
@@ -31,7 +32,7 @@ def _show(
     """Draw values (H, W), NaN where they are unknown; with `metres` along the axes."""
     axes.set_facecolor(UNPREDICTED)
     shown = np.ma.masked_where(buildings | np.isnan(values), values)
-    image = axes.imshow(shown, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    image = _draw(axes, shown, cmap=cmap, vmin=limits[0], vmax=limits[1])
     _paint(axes, buildings, BUILDING_GREY)
     if tx is not None:
         axes.plot(*tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
@@ -44,8 +45,14 @@ def _show(
     return image
 
 
+def _draw(axes: Any, values: np.ndarray, **how: Any) -> Any:
+    (height, width), step = values.shape, -(-max(values.shape) // LARGEST_SHOWN)
+    edges = (-0.5, width - 0.5, height - 0.5, -0.5)
+    return axes.imshow(values[::step, ::step], extent=edges, interpolation="nearest", **how)
+
+
 def _paint(axes: Any, where: np.ndarray, colour: str) -> None:
-    axes.imshow(np.ma.masked_where(~where, where), cmap=ListedColormap([colour]), interpolation="nearest")
+    _draw(axes, np.ma.masked_where(~where, where), cmap=ListedColormap([colour]))
 
 
 def _mark_points(axes: Any, points: np.ndarray | None, label: str = "") -> None:

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from data import DataError, Scene
+from data import DataError, Scene, figures
 from data.baselines import MeanMap, log_distance_law, los_nlos_law
 from data.evaluation import error_shares, interval
 from data.figures import comparison_figure, radio_map_figure
@@ -158,3 +159,12 @@ def test_figures_are_written(tmp_path):
     assert Image.open(tmp_path / "a" / "drawn.png").width > Image.open(tmp_path / "a" / "rows.png").width
     radio_map_figure(tmp_path / "map.png", scene.gain, scene.buildings, scene.tx, "a title")
     assert (tmp_path / "a" / "rows.png").stat().st_size > 5000 and (tmp_path / "map.png").stat().st_size > 3000
+
+
+def test_a_large_map_is_drawn_coarser_in_the_same_place(monkeypatch):
+    monkeypatch.setattr(figures, "LARGEST_SHOWN", 8)
+    axes = Figure().subplots()
+    image = figures._draw(axes, np.arange(600).reshape(20, 30))
+    assert image.get_array().shape == (5, 8) and image.get_extent() == [-0.5, 29.5, 19.5, -0.5]
+    monkeypatch.undo()
+    assert figures._draw(axes, np.zeros((20, 30))).get_array().shape == (20, 30)
