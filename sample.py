@@ -26,11 +26,11 @@ from data import FlatTree, RadioMapSeer, Scene, gain_to_db, open_tree
 from data.figures import comparison_figure, coverage_figure, radio_map_figure
 from data.geojson import read_city
 from data.geotiff import Georeference, write_geotiff
-from data.incomplete import read_measurements
+from data.incomplete import pixels_of, read_measurements
 from data.metrics import Scores
 from data.scene import scene_at
 from data.units import GAIN_SPAN_DB, NOISE_FLOOR_DB, gain_to_uint8
-from data.window import Window, best_server, window
+from data.window import SIDE, Window, best_server, window
 from denoising_diffusion_pytorch.cli import natural, run
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.config.schema import SampleConfig
@@ -193,7 +193,7 @@ def main() -> None:
         write_coverage(folder, windows, gains, arguments.threshold)
     if arguments.measurements:
         scene, given = windows[0].scene, len(windows[0].city.measurements)
-        column, row = np.floor(scene.measurements[:, :2] + 0.5).astype(int).T
+        column, row = pixels_of(scene.measurements, SIDE, SIDE)
         inside = int(scene.layout.inside[row, column].sum())
         print(f"{len(column)} of {given} measured points lie in what was predicted, {inside} of them inside buildings")
     for note in sorted({w.note for w in windows or () if w.note}):

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.stats import bootstrap
 
+from .incomplete import pixels_of
 from .metrics import Scores
 from .scene import Scene
 from .units import NOISE_FLOOR
@@ -45,7 +46,7 @@ def measured_parts(scene: Scene) -> dict[str, np.ndarray]:
     if scene.measurements is None or not len(scene.measurements):
         return {}
     away = np.ones(scene.layout.shape, bool)
-    column, row = np.round(scene.measurements[:, :2]).astype(int).T
+    column, row = pixels_of(scene.measurements, len(away), len(away))
     away[row, column] = False
     near = ndimage.distance_transform_edt(away) <= NEAR
     return {"near": near, "far": ~near}

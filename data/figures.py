@@ -67,11 +67,7 @@ def _save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def comparison_figure(
-    path: str | Path,
-    rows: Sequence[dict[str, Any]],
-    columns: Sequence[str] = ("sampled",),
-) -> None:
+def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
     """The truth | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
 
     Args:

@@ -159,7 +159,7 @@ def spread_points(
         known: (size, size), or one value.
     """
     known = np.broadcast_to(known, (size, size))
-    column, row = _pixels(points, side, size)
+    column, row = pixels_of(points, side, size)
     impulses = np.zeros((2, size, size))
     np.add.at(impulses[0], (row, column), points[:, 2] - known[row, column])
     np.add.at(impulses[1], (row, column), 1)
@@ -169,7 +169,7 @@ def spread_points(
     return (known + difference / total).astype(np.float32), (weight.clip(0) / total).astype(np.float32)
 
 
-def _pixels(points: np.ndarray, side: int, size: int) -> np.ndarray:
+def pixels_of(points: np.ndarray, side: int, size: int) -> np.ndarray:
     """Columns and rows, (2, N) int, of points of a map of `side` pixels in one of `size`."""
     return np.floor((points[:, :2] + 0.5) * size / side).astype(int).clip(0, size - 1).T
 
@@ -198,7 +198,7 @@ def corrected(simulation: np.ndarray, points: np.ndarray | None) -> np.ndarray:
     """
     if points is None:
         return simulation
-    column, row = _pixels(points, len(simulation), len(simulation))
+    column, row = pixels_of(points, len(simulation), len(simulation))
     points = points[simulation[row, column] > 0]
     return spread_points(points, len(simulation), len(simulation), simulation)[0].clip(0, 1)
 

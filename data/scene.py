@@ -147,6 +147,6 @@ def scene_at(name: str, layout: Layout, position: str, place: Georeference | Non
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
         size = f"{width}x{height} px" if place is None else place.extent(layout.shape)
         raise DataError(f"--tx {position}: is outside {name} ({size})")
-    if layout.inside[round(tx[1]), round(tx[0])]:
+    if layout.inside[int(np.floor(tx[1] + 0.5)), int(np.floor(tx[0] + 0.5))]:
         raise DataError(f"--tx {position}: is inside a building of {name}")
     return Scene("_".join([name, *(f"{value:.10g}" for value in parse_position(position))]), layout, tx)

@@ -30,12 +30,7 @@ def main() -> None:
     parser.add_argument(
         "--buildings", type=Path, required=True, help="PNG, non-zero inside buildings, or footprints as GeoJSON"
     )
-    parser.add_argument(
-        "--tx",
-        required=True,
-        metavar="X,Y",
-        help="column and row, or coordinates of the footprints' file",
-    )
+    parser.add_argument("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
     parser.add_argument("--out", type=new_png, required=True, help="PNG to write")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
     arguments = parser.parse_args()

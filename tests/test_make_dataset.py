@@ -158,6 +158,7 @@ def test_simulate_one_city(tmp_path):
     city, out = tmp_path / "city.png", tmp_path / "map.png"
     pixels = np.zeros((48, 64), np.uint8)
     pixels[24:40, 28:36] = 1  # any value but zero is a building
+    pixels[5, 25] = 1
     Image.fromarray(pixels).save(city)
     done = command("simulate.py", "--buildings", city, "--tx", "10,12", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -167,6 +168,10 @@ def test_simulate_one_city(tmp_path):
     for arguments, message in (
         (("--buildings", city, "--tx", "10,12", "--out", out), "--force"),
         (("--buildings", city, "--tx", "30,30", "--out", tmp_path / "x.png"), "inside a building"),
+        (
+            ("--buildings", city, "--tx", "24.5,5", "--out", tmp_path / "x.png"),
+            "inside a building",
+        ),  # halves round up
         (("--buildings", city, "--tx", "99,9", "--out", tmp_path / "x.png"), "outside"),
         (("--buildings", city, "--tx", "nine", "--out", tmp_path / "x.png"), "X,Y"),
         (("--buildings", tmp_path / "no.png", "--tx", "1,1", "--out", tmp_path / "x.png"), "no.png"),
