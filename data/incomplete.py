@@ -25,7 +25,7 @@ MEASURED = ("measured_gain", "measured")  # the two channels of measured points
 SIMULATED = "simulated"  # the channel that measured points correct
 POINTS_IN = frozenset((*MEASURED, SIMULATED))  # channels that measured points change
 REACH = 15.0  # m over which a measured value tells about its neighbourhood
-PRIOR = 0.02  # weight of what is known without the points, in 1 / m: that of a point at 13 m
+PRIOR = 0.02  # weight of what is known without the points, in 1 / m: that of a point at about 16 m
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,9 @@ class RadioMapDataset(Dataset):
         """The sample with points measured on its own map, at its own resolution, drawn by `key`."""
         gain, *simulations = sample.pop("native").numpy()
         points = self.incomplete.measure(gain, np.random.default_rng(random_key("measured", key)))
-        planes = dict(zip(MEASURED, spread_points(points, len(gain), self.cond_size), strict=True))
+        planes: dict[str, np.ndarray] = {}
+        if not set(self.cond_channels).isdisjoint(MEASURED):
+            planes |= zip(MEASURED, spread_points(points, len(gain), self.cond_size), strict=True)
         for simulation in simulations:
             planes[SIMULATED] = resize(corrected(simulation, points), self.cond_size)
         cond = sample["cond"].clone()
