@@ -44,7 +44,7 @@ def make_objectives(config: Config, model: LatentDiffusion) -> list[nn.Module]:
 def require_autoencoder(config: Config) -> None:
     """Raises ConfigError where the autoencoder would stay untrained."""
     first_stage = config.first_stage_config
-    known = first_stage.ckpt_path or first_stage.trainable or first_stage.pixel_space or config.trainer.init_from
+    known = first_stage.ckpt_path or first_stage.trainable or config.trainer.init_from
     if not known and not is_continued(config, "ldm"):
         raise ConfigError(
             "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "

@@ -311,27 +311,3 @@ class AutoencoderKL(nn.Module):
     def predict(self, batch: dict[str, Any]) -> list[Tensor]:
         """The first stage's predictions for a batch: its reconstruction."""
         return [self.reconstruct(batch)]
-
-
-class PixelSpace(nn.Module):
-    """In an autoencoder's place where there is none: the latent is the image, for diffusion in pixel space."""
-
-    embed_dim = 1
-    downsampling_factor = 1
-    LOGVAR = -30.0  # of the posterior: practically no variance
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.decoder, self.post_quant_conv = nn.Identity(), nn.Identity(), nn.Identity()
-
-    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """x (B, 1, H, W) -> the posterior whose mean is x."""
-        return DiagonalGaussianDistribution(torch.cat([x, torch.full_like(x, self.LOGVAR)], dim=1))
-
-    def decode(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
-        """z (B, 1, H, W) itself."""
-        return z
-
-    def reconstruct(self, batch: dict[str, Any]) -> Tensor:
-        """`images` of a batch as grey levels: there is no ceiling."""
-        return to_gain(batch["images"], batch["masks"])

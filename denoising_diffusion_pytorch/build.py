@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .autoencoder import AutoencoderKL, PixelSpace
+from .autoencoder import AutoencoderKL
 from .baselines import PMNet, RadioUNet, Regression, RegressionUnet
 from .config import resolve, section
 from .config.derive import BASE_CHANNEL
@@ -147,7 +147,7 @@ def latent_diffusion_parts(
 def _parts(config: Config) -> dict[str, Any]:
     """The arguments of `LatentDiffusion` from a resolved configuration; what stage 2 does not train is frozen."""
     first, settings = config.first_stage_config, config.diffusion_config
-    autoencoder = PixelSpace() if first.pixel_space else build_autoencoder(config)
+    autoencoder = build_autoencoder(config)
     autoencoder.requires_grad_(first.trainable)
     if settings.end_to_end.start_step is not None:
         autoencoder.decoder.requires_grad_(True)

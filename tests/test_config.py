@@ -789,22 +789,6 @@ def test_initial_weights_and_a_first_stage_exclude_each_other(load):
         load("trainer: {init_from: a}\nfirst_stage_config: {ckpt_path: b}")
 
 
-def test_pixel_space_has_no_autoencoder(load, refuse):
-    text = "first_stage_config: {pixel_space: true, ddconfig: {resolution: 64}}"
-    config = load(text)
-    assert config.unet_config.image_size == config.data.cond_size == 64
-    assert config.first_stage_config.embed_dim == config.unet_config.in_channels == 1
-    refuse("first_stage_config: {pixel_space: true, embed_dim: 3}", "embed_dim is 3", "pixel_space makes it 1")
-    for override in (
-        "first_stage_config.ckpt_path=x",
-        "first_stage_config.trainable=true",
-        "first_stage_config.ddconfig.decoder_cond=true",
-        "data.cache_latents=true",
-    ):
-        refuse(text, override.partition("=")[0], "there is no autoencoder", overrides=[override])
-    refuse(text, "no first stage to train", stage="vae")
-
-
 def test_measured_points_need_their_channels(load, refuse):
     both = "[buildings, transmitter, measured_gain, measured]"
     text = "data: {incomplete: {points: 9}, cond_channels: %s}"

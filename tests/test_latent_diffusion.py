@@ -41,18 +41,6 @@ def test_loss_and_sample(model_type, objective):
     assert maps.shape == (2, 1, 16, 16) and maps.min() >= 0 and maps.max() <= 1
 
 
-@pytest.mark.parametrize("model_type,objective", [("ddpm", "pred_x0"), ("flow", "pred_velocity")])
-def test_pixel_space_denoises_the_map_itself(model_type, objective):
-    first = {"pixel_space": True, "embed_dim": 1}
-    model, batch = tiny_model(model_type, objective, first_stage_config=first), tiny_batch(0, cond_side=16)
-    assert model.latent(model.posterior(batch["images"])).allclose(batch["images"], atol=1e-4)
-    assert model.ceiling(batch).allclose((batch["images"] + 1) / 2)
-    loss, _, _ = LatentObjective(model, None, schema.EndToEndConfig())(batch, 0, {})
-    loss.backward()
-    assert all(p.grad is not None for p in model.unet.parameters())
-    assert model.eval().sample(batch["conditions"], keys=[1, 2]).shape == (2, 1, 16, 16)
-
-
 def test_a_flow_is_sampled_by_all_that_fit_it():
     model, batch = tiny_model("flow", "pred_velocity").eval(), tiny_batch(0)
     model.unet.conv_out.weight.data.normal_()  # an untrained one puts out nothing

@@ -92,7 +92,6 @@ class FirstStageConfig(Section):
     embed_dim: Count = 3
     ckpt_path: Text | None = None  # a RadioDiff checkpoint folder, a .safetensors file, or an original model-N.pt
     trainable: bool = False  # stage 2 only: joint training of VAE and U-Net
-    pixel_space: bool = False  # stage 2 only: no autoencoder, the U-Net denoises the map itself
     ddconfig: DDConfig = DDConfig()
     lossconfig: LossConfig = LossConfig()
 
