@@ -7,7 +7,6 @@ from .diffusion import (
     sample_ddim,
     sample_ddpm,
     sample_decoupled,
-    sample_dpm_solver,
     sample_euler,
     sample_heun,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "sample_ddim",
     "sample_ddpm",
     "sample_decoupled",
-    "sample_dpm_solver",
     "sample_euler",
     "sample_heun",
     "Prediction",

@@ -64,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
         "--steps", type=positive, help="network calls per map; default: as configured for the checkpoint"
     )
     parser.add_argument(
-        "--sampler", help="ddim, ddpm, dpm_solver, decoupled, euler or heun; default: as configured for the checkpoint"
+        "--sampler", help="ddim, ddpm, decoupled, euler or heun; default: as configured for the checkpoint"
     )
     parser.add_argument("--num_samples", type=positive, default=1, help="draws per map, whose mean is scored")
     parser.add_argument("--noise_scale", type=float, help="above 1 draws differ more; default: as configured")

@@ -211,7 +211,7 @@ def test_sample_several_draws_and_transmitters(workplace, tmp_path):
     save_grey(tmp_path / "town.png", city)
     ckpt = ("--ckpt", workplace / "radiodiff_results_LDM")
     own = ("--buildings", tmp_path / "town.png", "--tx", "5,6", "--tx", "390,290", "--num_samples", 3)
-    how = ("--sampler", "dpm_solver", "--steps", 3)
+    how = ("--sampler", "ddpm", "--steps", 3)
     out = command("sample.py", *ckpt, *own, *how, "--output_folder", tmp_path / "o")
     assert out.returncode == 0, out.stderr
     assert "256 m x 256 m around the transmitter" in out.stdout

@@ -44,12 +44,11 @@ def test_loss_and_sample(model_type, objective):
 def test_a_flow_is_sampled_by_all_that_fit_it():
     model, batch = tiny_model("flow", "pred_velocity").eval(), tiny_batch(0)
     model.unet.conv_out.weight.data.normal_()  # an untrained one puts out nothing
-    euler, heun, dpm = (
-        model.sample(batch["conditions"], keys=[1, 2], sampler=sampler, steps=3)
-        for sampler in ("euler", "heun", "dpm_solver")
+    euler, heun = (
+        model.sample(batch["conditions"], keys=[1, 2], sampler=sampler, steps=3) for sampler in ("euler", "heun")
     )
     assert torch.equal(euler, model.sample(batch["conditions"], keys=[1, 2], steps=3))
-    assert not torch.equal(euler, heun) and not torch.equal(heun, dpm)
+    assert not torch.equal(euler, heun)
 
 
 def test_denoise_predicts_what_the_objective_names():

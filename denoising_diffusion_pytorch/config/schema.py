@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Sampler = Literal["ddim", "ddpm", "dpm_solver", "decoupled", "euler", "heun"]
+Sampler = Literal["ddim", "ddpm", "decoupled", "euler", "heun"]
 
 # what fits each diffusion_config.model_type; the first sampler is the default
 OBJECTIVES = {
@@ -19,9 +19,9 @@ OBJECTIVES = {
     "flow": ("pred_velocity",),
 }
 SAMPLERS: dict[str, tuple[Sampler, ...]] = {
-    "ddpm": ("ddim", "ddpm", "dpm_solver"),
-    "const_sde": ("decoupled", "dpm_solver"),
-    "flow": ("euler", "heun", "dpm_solver"),
+    "ddpm": ("ddim", "ddpm"),
+    "const_sde": ("decoupled",),
+    "flow": ("euler", "heun"),
 }
 
 
