@@ -1,19 +1,11 @@
 from .autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistribution, Encoder
 from .config import load_config
-from .diffusion import (
-    DecoupledDiffusion,
-    FlowMatching,
-    GaussianDiffusion,
-    sample_ddim,
-    sample_ddpm,
-    sample_decoupled,
-    sample_euler,
-    sample_heun,
-)
+from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
+from .document import LatentDiffusion
 from .inference import Prediction, Predictor
-from .latent_diffusion import LatentDiffusion
 from .loading import load_first_stage, load_model
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
+from .samplers import Sampling, sample_ddim, sample_ddpm, sample_decoupled, sample_euler, sample_heun
 from .swin import SwinConditionEncoder, TransformerBlock, WindowAttention
 from .training.ema import EMAModel
 from .training.schedule import learning_rate
@@ -32,6 +24,7 @@ __all__ = [
     "LPIPSLoss",
     "LatentDiffusion",
     "PatchDiscriminator",
+    "Sampling",
     "SwinConditionEncoder",
     "TransformerBlock",
     "Unet",

@@ -18,6 +18,7 @@ from .config.schema import (
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
+from .samplers import Sampling
 from .swin import SwinConditionEncoder
 from .unet import Unet
 
@@ -158,12 +159,11 @@ def _parts(config: Config) -> dict[str, Any]:
         "cond_stage_model": build_cond_stage(config.cond_stage_config, config.unet_config),
         "unet": build_unet(config.unet_config, diffusion.heads),
         "diffusion": diffusion,
-        "sampler": settings.sampler,
-        "sampling_timesteps": settings.sampling_timesteps,
-        "noise_scale": settings.noise_scale,
-        "ddim_eta": settings.ddim_eta,
+        "sampling": Sampling(
+            settings.sampler, settings.sampling_timesteps, settings.noise_scale, settings.ddim_eta or 0.0
+        ),
         "final_step_share": settings.final_step_share,
-        "scale_factor": settings.scale_factor,
+        "scale_factor": settings.scale_factor or 1.0,
     }
 
 

@@ -15,8 +15,8 @@ from data import open_tree
 from data.metrics import Scores
 from data.simulated import SimulatedScenes
 from denoising_diffusion_pytorch.cli import new_file, positive, run
-from denoising_diffusion_pytorch.config.schema import SAMPLERS
 from denoising_diffusion_pytorch.inference import Predictor
+from denoising_diffusion_pytorch.processes import PROCESSES
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     )
     scenes = [dataset.scene(index) for index in range(len(dataset))]
     predictor = Predictor(arguments.ckpt)
-    samplers = arguments.samplers or SAMPLERS[predictor.config.diffusion_config.model_type]
+    samplers = arguments.samplers or PROCESSES[predictor.config.diffusion_config.model_type].samplers
     for sampler in samplers:
         predictor.use(sampler, None)  # fails on a wrong name before any time is lost
     titles = [f"{name}, mean of {draws}" if draws > 1 else name for name in samplers for draws in arguments.num_samples]
