@@ -3,7 +3,7 @@
 from typing import Any
 
 from .autoencoder import AutoencoderKL
-from .baselines import PMNet, RadioUNet, Regression, RegressionUnet
+from .baselines import PMNet, RadioUNet, Regression
 from .config import resolve, section
 from .config.derive import BASE_CHANNEL
 from .config.schema import (
@@ -98,14 +98,8 @@ def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
 
 def build_baseline(config: BaselineConfig, cond_channels: int) -> Regression:
     """The chosen regression network."""
-    if config.architecture == "radiounet":
-        return RadioUNet(cond_channels, config.radiounet.width, variance=config.variance)
-    if config.architecture == "pmnet":
-        return PMNet(cond_channels, config.pmnet.width, variance=config.variance)
-    unet = config.unet
-    return RegressionUnet(
-        cond_channels, unet.model_channels, unet.channel_mult, unet.num_res_blocks, variance=config.variance
-    )
+    network = {"radiounet": RadioUNet, "pmnet": PMNet}[config.architecture]
+    return network(cond_channels, config.width, variance=config.variance)
 
 
 def build_diffusion(config: DiffusionConfig) -> Diffusion:

@@ -3,6 +3,5 @@
 from .pmnet import PMNet
 from .radiounet import RadioUNet
 from .regression import Regression, mean_and_log_variance
-from .unet import RegressionUnet
 
-__all__ = ["PMNet", "RadioUNet", "Regression", "RegressionUnet", "mean_and_log_variance"]
+__all__ = ["PMNet", "RadioUNet", "Regression", "mean_and_log_variance"]

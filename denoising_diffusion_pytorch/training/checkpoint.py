@@ -56,13 +56,7 @@ ARCHITECTURE = {  # settings that change what the weights of a stage mean
         "diffusion_config.timesteps",
         "diffusion_config.beta_schedule",
     ),
-    # and the chosen architecture's own section
-    "baseline": (
-        "baseline_config.architecture",
-        "baseline_config.variance",
-        "data.cond_channels",
-        "data.image_size",
-    ),
+    "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
 SAMPLING = tuple(  # settings that a trained model can be exported with
     f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise", "ddim_eta")
@@ -400,13 +394,10 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
         )
     if found.stage != stage:
         raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; choose another trainer.results_folder")
-    decisive = ARCHITECTURE[stage]
-    if stage == "baseline":
-        decisive += (f"baseline_config.{config.baseline_config.architecture}.",)
     altered = [
         line
         for line in differences(found.config, config)
-        if line.startswith(decisive) and not line.startswith(NOT_DECISIVE)
+        if line.startswith(ARCHITECTURE[stage]) and not line.startswith(NOT_DECISIVE)
     ]
     if altered:
         raise CheckpointError(
