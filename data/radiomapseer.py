@@ -24,7 +24,7 @@ import numpy as np
 from .errors import DataError
 from .hashing import digest, file_digest
 from .layout import Layout
-from .registration import fit_outlines, read_antennas, read_json, read_outlines
+from .registration import fit_outlines, read_antennas, read_outlines
 from .scene import Scene, read_grey, transmitter_position
 from .splits import select, spread
 
@@ -36,7 +36,6 @@ LAYOUTS_KEPT = 64  # cached in memory; consecutive scenes share their layout
 ANOTHER_LAYOUT = 0.5  # if more of the pixels inside outlines have a gain, the outlines belong to another map
 MEASURED = 8  # scenes that decide whether a tree's building pictures are aligned with its maps
 EXACTLY_OVER = 1e-5  # largest share of the maps' energy inside aligned pictures; about .01 at half a pixel's offset
-REGISTERED = 3  # first version of scripts/make_dataset.py that writes RadioMapSeer's registration
 TRACING_COSTS = "they are fitted to png/, at about 2.5 times the error"
 _NAME = re.compile(r"(\d+)_(\d+)\.png$")
 
@@ -92,7 +91,7 @@ class RadioMapSeer:
             )
         if not 0 <= missing_buildings <= 4:
             raise DataError(f"missing_buildings is {missing_buildings}; RadioMapSeer has 0 to 4")
-        self.truth = "simulated" if _is_simulation(self.root) else "real"
+        self.truth = "simulated" if (self.root / "dataset.json").is_file() else "real"  # make_dataset.py's manifest
         self.simulation_type = simulation_type
         self.gain_folder = self.root / "gain" / simulation_type
         self.parts = {"layout": "buildings_complete"}  # layout of a scene: its folder below polygon/ and png/
@@ -279,21 +278,3 @@ def _of_shape(pixels: np.ndarray, path: Path, shape: tuple[int, int]) -> np.ndar
     if pixels.shape != shape:
         raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px, its gain map {shape[1]}x{shape[0]}")
     return pixels
-
-
-def _is_simulation(root: Path) -> bool:
-    """Whether scripts/make_dataset.py made a tree; a DataError if an old one did, which did not use RadioMapSeer's
-    registration.
-    """
-    manifest = root / "dataset.json"
-    if not manifest.is_file():
-        return False
-    content = read_json(manifest)
-    settings = content.get("settings") if isinstance(content, dict) else None
-    version = settings.get("version") if isinstance(settings, dict) else None
-    if isinstance(version, int) and version < REGISTERED:
-        raise DataError(
-            f"{root}: was made by an earlier version, whose pictures lie in another frame; "
-            "make it again with scripts/make_dataset.py"
-        )
-    return True

@@ -778,12 +778,6 @@ def test_damaged_blocks(load, name, data):
     config_or_error(lambda: load(text[:start] + data.draw(strategies.text(max_size=4)) + text[stop:]))
 
 
-def test_a_retired_setting_is_left_out_with_a_word(load, caplog):
-    config = load("first_stage_config: {lossconfig: {mask_buildings: true, l1_weight: 2}}")
-    assert config.first_stage_config.lossconfig.l1_weight == 2
-    assert "mask_buildings is left out" in caplog.text
-
-
 def test_initial_weights_and_a_first_stage_exclude_each_other(load):
     with pytest.raises(ConfigError, match="init_from and first_stage_config.ckpt_path exclude each other"):
         load("trainer: {init_from: a}\nfirst_stage_config: {ckpt_path: b}")

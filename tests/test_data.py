@@ -167,12 +167,6 @@ def test_outlines_survive_a_file(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())[0][0] == [4, 28]
 
 
-def test_trees_of_older_simulators_are_refused(radiomapseer):
-    (radiomapseer / "dataset.json").write_text('{"settings": {"version": 2}}')
-    with pytest.raises(DataError, match="make it again"):
-        RadioMapSeer(radiomapseer)
-
-
 @pytest.mark.parametrize(
     "arguments,message",
     [

@@ -6,7 +6,6 @@ section, the `optimization` section, the data module's keys, and the keys of the
 """
 
 import difflib
-import logging
 import reprlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from .schema import Config, Section, SourceConfig, number
-
-log = logging.getLogger("radiodiff")
 
 
 class Setting(NamedTuple):
@@ -84,9 +81,6 @@ IN_MODEL: dict[str, tuple[str, ...]] = {
     "ddconfig": ("first_stage_config.ddconfig",),
     "lossconfig": ("first_stage_config.lossconfig",),
 }
-RETIRED = {  # settings of earlier versions, which old files and checkpoints may still contain
-    "first_stage_config.lossconfig.mask_buildings": "ori_mask is always applied, to what is certain",
-}
 
 
 def _side(value: Any) -> Any:
@@ -143,9 +137,7 @@ def _walk(tree: Any, section: str, source: str, wrappers: tuple[str, ...] = ()) 
         )
     for key, value in tree.items():
         here, path = f"{source}.{key}".lstrip("."), f"{section}.{key}".lstrip(".")
-        if path in RETIRED:
-            log.warning("%s is left out: %s", here, RETIRED[path])
-        elif key == "target" and (section in TARGETS or "params" in tree):
+        if key == "target" and (section in TARGETS or "params" in tree):
             _check_target(section, value, here)
         elif _wraps(key, section) and key not in wrappers:
             yield from _walk(value, section, here, (*wrappers, key))
