@@ -85,18 +85,6 @@ def test_the_tree_is_radiomapseer_s(tree):
     assert scene.gain.shape == (64, 64) and (scene.gain[scene.buildings] == 0).all()
 
 
-def test_the_simulator_scores_its_own_tree_without_error(tree, tmp_path):
-    figure = tmp_path / "figure.png"
-    result = script("evaluate_simulator.py", "--data", tree, "--figure", figure)
-    assert result.returncode == 0, result.stderr
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines() if "%" in line]
-    kinds = {row[0]: row[1:] for row in rows if len(row) == 5}
-    assert {"all open pixels", "line of sight", "one bend", "over roofs"} <= kinds.keys()
-    assert all(row[1:3] == ["100.0%", "100.0%"] and float(row[3]) == 0 for row in kinds.values())
-    assert Image.open(figure).width > 100
-    assert "end its name with .png" in script("evaluate_simulator.py", "--data", tree, "--figure", "a.txt").stderr
-
-
 def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):
     root = tmp_path / "b"
     assert script("make_dataset.py", "--out", root, "--maps", 1, "--workers", 2, *COMMON).returncode == 0
