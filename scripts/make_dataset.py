@@ -1,19 +1,14 @@
 """Simulate a data set: random cities with dominant-path radio maps, as a RadioMapSeer tree.
 
     python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
-    python scripts/make_dataset.py --out runs/real --maps 100 --tx 3 --layouts munich,florence    real footprints
-    python scripts/make_dataset.py --out runs/traced --maps 20 --tx 2 --engine sionna             ray tracing
-    python scripts/make_dataset.py --out runs/more --maps 34 --tx 30 --layouts path/to/RadioMapSeer --split train
 
-The last line puts new transmitters into the layouts of a tree. The two before it need requirements-sionna.txt. Map N
-depends on (seed, N) alone, so the files do not depend on the number of workers. Run the command again to resume after
-an interruption, or with more --maps to extend the set; existing files are kept. Outlines, transmitters and pictures
-are registered to the maps as in RadioMapSeer (data/registration.py); dataset.json records how the set was made.
+Map N depends on (seed, N) alone, so the files do not depend on the number of workers. Run the command again to resume
+after an interruption, or with more --maps to extend the set; existing files are kept. Outlines, transmitters and
+pictures are registered to the maps as in RadioMapSeer (data/registration.py); dataset.json records how the set was made.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -21,7 +16,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,16 +24,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data import DataError, RadioMapSeer
-from data.layout import Layout
-from data.osm_cities import ATTRIBUTION, CITIES, footprints, real_city
-from data.ray_tracing import RayTracer, require_sionna
+from data import DataError
 from data.registration import antennas_as_file, outlines_as_file, picture_of
 from data.simulator import Simulator, random_city, random_transmitter
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run
 
-RANDOM, DOMINANT_PATH = "random", "dominant_path"
+EARLIER = {"layouts": "random", "engine": "dominant_path"}  # what a manifest of an earlier version may name otherwise
 VERSION = 4  # of the generator and the laws; other versions make other maps from the same seed
 
 
@@ -89,51 +80,21 @@ class Recipe:
     transmitters: int
     seed: int
     size: int
-    layouts: str = RANDOM
-    engine: str = DOMINANT_PATH
-    split: str = "train"  # of a tree of layouts
 
     @property
     def settings(self) -> dict[str, int | str]:
         """What the manifest records."""
-        made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
-        tree = {"split": self.split} if Path(self.layouts).is_dir() else {}
-        return made | {"layouts": self.layouts, "engine": self.engine} | tree
-
-    def city(self, map_id: int, rng: np.random.Generator) -> Layout:
-        """A random layout, a window of a real one, or one of a tree's."""
-        if self.layouts == RANDOM:
-            return random_city(rng, self.size)
-        if Path(self.layouts).is_dir():
-            known = tree_layouts(self.layouts, self.split)
-            return known[map_id % len(known)]
-        return real_city(tuple(self.layouts.split(",")), rng, self.size)
-
-
-@cache
-def tree_layouts(root: str, split: str) -> list[Layout]:
-    """The layouts of a RadioMapSeer tree's split, one per map.
-
-    Raises:
-        DataError: no such tree or split, or a file that cannot be read.
-    """
-    tree = RadioMapSeer(root, split=split)
-    first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(tree.scenes)))}
-    return [tree.scene(first[map_id]).layout for map_id in sorted(first)]
+        return {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
 
 
 def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
     """Write one city and its maps, except files that exist; returns the number of maps written."""
     rng = np.random.default_rng((recipe.seed, map_id))
     while True:
-        city = recipe.city(map_id, rng)
+        city = random_city(rng, recipe.size)
         try:
             positions = [random_transmitter(city, rng) for _ in range(recipe.transmitters)]
-        except ValueError as error:  # no open pixel in the middle: draw another city from the same stream
-            if Path(recipe.layouts).is_dir():
-                raise DataError(
-                    f"{recipe.layouts}: the layout of map {map_id} has no open place in its middle"
-                ) from error
+        except ValueError:  # no open pixel in the middle: draw another city from the same stream
             continue
         break
     outline_path, building_path, list_path = city_files(root, map_id)
@@ -152,8 +113,7 @@ def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
             antenna[tx[1], tx[0]] = 255
             write_png(antenna_path, antenna)
         if not gain_path.exists():
-            engine = Simulator if recipe.engine == DOMINANT_PATH else RayTracer
-            simulator = simulator or engine(city)
+            simulator = simulator or Simulator(city)
             write_png(gain_path, gain_to_uint8(db_to_gain(simulator.path_gain(tx))))
             written += 1
     return written
@@ -169,8 +129,8 @@ def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
     if manifest.is_file():
         try:
             made = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
-            made = {"layouts": RANDOM, "engine": DOMINANT_PATH} | made  # older manifests name neither
-            wrong = {key: made.get(key) for key, value in settings.items() if made.get(key) != value}
+            made = EARLIER | made
+            wrong = {key: made.get(key) for key, value in (EARLIER | settings).items() if made.get(key) != value}
             maps = max(maps, int(made.get("maps", 0)))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{manifest}: is not a manifest of this script; choose another --out") from error
@@ -183,8 +143,6 @@ def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
         raise DataError(f"{root}: exists and was not made by this script; choose another --out")
     for folder in ("gain/DPM", "polygon/buildings_complete", "png/buildings_complete", "png/antennas", "antenna"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    if settings["layouts"] != RANDOM and "split" not in settings:
-        (root / "ATTRIBUTION.txt").write_text(ATTRIBUTION, encoding="utf-8")
     pixel = "g = v / 255, path gain = 99.16 g - 147 dB"
     write_json(manifest, {"settings": settings | {"maps": maps}, "pixel": pixel, "metres_per_pixel": 1})
 
@@ -196,13 +154,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tx", type=int, required=True, help="transmitters per city")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
-    parser.add_argument(
-        "--layouts",
-        default=RANDOM,
-        help=f"real cities in place of random ones: {','.join(CITIES)}, or the folder of a RadioMapSeer tree",
-    )
-    parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
-    parser.add_argument("--engine", default=DOMINANT_PATH, choices=(DOMINANT_PATH, "sionna"))
     # the CPUs that this process may use, if the system reports them
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=int, default=cpus, help="processes; default: the available CPUs")
@@ -212,36 +163,21 @@ def parse_arguments() -> argparse.Namespace:
             raise DataError(f"--{name} is {getattr(arguments, name)}; at least 1 is needed")
     if arguments.size < 64 or arguments.size % 16:
         raise DataError(f"--size is {arguments.size}; a multiple of 16, at least 64, is needed")
-    if Path(arguments.layouts).is_dir():
-        sides = {layout.shape for layout in tree_layouts(arguments.layouts, arguments.split)}
-        if sides != {(arguments.size, arguments.size)}:
-            raise DataError(f"--size is {arguments.size}; the layouts of {arguments.layouts} are {sorted(sides)[0]}")
-    elif arguments.layouts != RANDOM:
-        for name in arguments.layouts.split(","):
-            footprints(name)
-    if arguments.engine == "sionna":
-        require_sionna()
     if arguments.seed < 0:
         raise DataError(f"--seed is {arguments.seed}; it must not be negative")
     return arguments
 
 
-def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """The recipe that the command line describes."""
-    return Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.engine, arguments.split)
-
-
 def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar: tqdm) -> int:
     """Make the missing cities in `workers` processes; returns the number of maps written."""
-    how = recipe_of(arguments)
+    how = Recipe(arguments.tx, arguments.seed, arguments.size)
     written = 0
     if missing:  # the first city compiles the solver; the others then find it in the cache
         written += make_map(root, missing[0], how)
         bar.update(arguments.tx)
     ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: workers finish their city, this process stops the rest
-    # an open GPU does not survive a fork
-    context = multiprocessing.get_context("spawn") if arguments.engine == "sionna" else None
-    pool = ProcessPoolExecutor(min(arguments.workers, max(len(missing), 1)), context, signal.signal, ignore_interrupt)
+    workers = min(arguments.workers, max(len(missing), 1))
+    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=ignore_interrupt)
     try:
         for job in as_completed([pool.submit(make_map, root, map_id, how) for map_id in missing[1:]]):
             written += job.result()
@@ -256,7 +192,7 @@ def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar
 def main() -> None:
     arguments = parse_arguments()
     root = arguments.out
-    open_folder(root, arguments.maps, recipe_of(arguments).settings)
+    open_folder(root, arguments.maps, Recipe(arguments.tx, arguments.seed, arguments.size).settings)
     missing = [map_id for map_id in range(arguments.maps) if not is_complete(root, map_id, arguments.tx)]
     total = arguments.maps * arguments.tx
     with tqdm(total=total, initial=total - len(missing) * arguments.tx, unit="map", desc="simulating") as bar:

@@ -334,10 +334,9 @@ def test_caches_outlive_changes_of_code_that_makes_no_samples(tmp_path):
         "geotiff",
         "loader",
         "metrics",
-        "osm_cities",
     }
-    others |= {"ray_tracing", "sampler", "simulated", "splits", "store", "window"}
-    others |= {f"simulator/{name}" for name in ("__init__", "cities", "statistics")}
+    others |= {"sampler", "simulated", "splits", "store", "window"}
+    others |= {f"simulator/{name}" for name in ("__init__", "cities")}
     folder = Path(data.__file__).parent
     modules = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py")}
     assert modules == others | set(MAKERS) and not others & set(MAKERS)

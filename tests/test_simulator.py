@@ -14,7 +14,6 @@ from data.polygons import clip, rings_from_mask, turn_angles
 from data.registration import EDGE
 from data.simulated import random_scenes
 from data.simulator import Laws, Simulator, detour_distance, line_of_sight, random_city, random_transmitter
-from data.simulator.statistics import layout_statistics, merge
 from data.simulator.visibility import blocking_wall, make_walls
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 
@@ -268,18 +267,6 @@ def test_transmitters_are_in_the_open_middle():
     city = random_city(np.random.default_rng(8), 128)
     places = [random_transmitter(city, np.random.default_rng(seed)) for seed in range(40)]
     assert all(not city.inside[y, x] and min(x, y) >= 26 and max(x, y) <= 101 for x, y in places)
-
-
-def test_layout_statistics_of_a_known_map():
-    buildings = np.zeros((64, 64), bool)
-    buildings[10:20, 10:30] = True
-    buildings[10:20, 36:46] = True
-    figures = layout_statistics(Layout.traced(buildings))
-    assert figures["buildings"] == [2] and figures["coverage"] == [300 / 4096]
-    assert sorted(figures["area"]) == [100, 200] and figures["gap"] == [7, 7]
-    assert sorted(figures["aspect"]) == pytest.approx([1, 2]) and figures["filled"] == pytest.approx([1, 1])
-    assert figures["alignment"][0] == pytest.approx(1, abs=1e-3)
-    assert merge([figures, figures])["buildings"] == [2, 2]
 
 
 @pytest.mark.skipif("RADIOMAPSEER" not in os.environ, reason="RADIOMAPSEER names no RadioMapSeer tree")

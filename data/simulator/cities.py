@@ -2,8 +2,7 @@
 
 Streets cut a map into blocks and lanes cut blocks into lots, in one rotated frame per district; a lot carries a
 building or stays open. A smooth bend of the whole map makes streets and long buildings curve. Size, density and
-regularity vary from map to map, so that the spread over maps matches real cities, not only the mean (numbers in
-docs/simulator.md).
+regularity vary from map to map, so that the spread over maps matches real cities, not only the mean.
 """
 
 from dataclasses import dataclass
