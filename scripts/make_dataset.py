@@ -1,10 +1,12 @@
 """Simulate a data set: random cities with dominant-path radio maps, as a RadioMapSeer tree.
 
     python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
+    python scripts/make_dataset.py --out runs/more --maps 34 --tx 30 --layouts path/to/RadioMapSeer --split train
 
-Map N depends on (seed, N) alone, so the files do not depend on the number of workers. Run the command again to resume
-after an interruption, or with more --maps to extend the set; existing files are kept. Outlines, transmitters and
-pictures are registered to the maps as in RadioMapSeer (data/registration.py); dataset.json records how the set was made.
+The second line puts new transmitters into the layouts of a tree. Map N depends on (seed, N) alone, so the files do not
+depend on the number of workers. Run the command again to resume after an interruption, or with more --maps to extend
+the set; existing files are kept. Outlines, transmitters and pictures are registered to the maps as in RadioMapSeer
+(data/registration.py); dataset.json records how the set was made.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,13 +27,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data import DataError
+from data import DataError, RadioMapSeer
+from data.layout import Layout
 from data.registration import antennas_as_file, outlines_as_file, picture_of
 from data.simulator import Simulator, random_city, random_transmitter
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run
 
-EARLIER = {"layouts": "random", "engine": "dominant_path"}  # what a manifest of an earlier version may name otherwise
+RANDOM = "random"
 VERSION = 4  # of the generator and the laws; other versions make other maps from the same seed
 
 
@@ -80,21 +84,47 @@ class Recipe:
     transmitters: int
     seed: int
     size: int
+    layouts: str = RANDOM
+    split: str = "train"  # of a tree of layouts
 
     @property
     def settings(self) -> dict[str, int | str]:
         """What the manifest records."""
-        return {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
+        made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
+        return made | {"layouts": self.layouts} | ({} if self.layouts == RANDOM else {"split": self.split})
+
+    def city(self, map_id: int, rng: np.random.Generator) -> Layout:
+        """A random layout, or one of a tree's."""
+        if self.layouts == RANDOM:
+            return random_city(rng, self.size)
+        known = tree_layouts(self.layouts, self.split)
+        return known[map_id % len(known)]
+
+
+@cache
+def tree_layouts(root: str, split: str) -> list[Layout]:
+    """The layouts of a RadioMapSeer tree's split, one per map.
+
+    Raises:
+        DataError: no such tree or split, or a file that cannot be read.
+    """
+    tree = RadioMapSeer(root, split=split)
+    first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(tree.scenes)))}
+    return [tree.scene(first[map_id]).layout for map_id in sorted(first)]
 
 
 def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
     """Write one city and its maps, except files that exist; returns the number of maps written."""
     rng = np.random.default_rng((recipe.seed, map_id))
     while True:
-        city = random_city(rng, recipe.size)
+        city = recipe.city(map_id, rng)
         try:
             positions = [random_transmitter(city, rng) for _ in range(recipe.transmitters)]
-        except ValueError:  # no open pixel in the middle: draw another city from the same stream
+        except ValueError as error:  # no open pixel in the middle: draw another city from the same stream
+            if recipe.layouts != RANDOM:
+                raise DataError(
+                    f"{recipe.layouts}: the layout of map {map_id} has no open place in its middle"
+                ) from error
             continue
         break
     outline_path, building_path, list_path = city_files(root, map_id)
@@ -129,8 +159,9 @@ def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
     if manifest.is_file():
         try:
             made = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
-            made = EARLIER | made
-            wrong = {key: made.get(key) for key, value in (EARLIER | settings).items() if made.get(key) != value}
+            made = {"layouts": RANDOM, "engine": "dominant_path"} | made  # earlier manifests may name another engine
+            expected = settings | {"engine": "dominant_path"}
+            wrong = {key: made.get(key) for key, value in expected.items() if made.get(key) != value}
             maps = max(maps, int(made.get("maps", 0)))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{manifest}: is not a manifest of this script; choose another --out") from error
@@ -154,6 +185,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tx", type=int, required=True, help="transmitters per city")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
+    parser.add_argument(
+        "--layouts",
+        default=RANDOM,
+        help="a RadioMapSeer tree, whose layouts take the place of random ones",
+    )
+    parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
     # the CPUs that this process may use, if the system reports them
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=int, default=cpus, help="processes; default: the available CPUs")
@@ -163,14 +200,23 @@ def parse_arguments() -> argparse.Namespace:
             raise DataError(f"--{name} is {getattr(arguments, name)}; at least 1 is needed")
     if arguments.size < 64 or arguments.size % 16:
         raise DataError(f"--size is {arguments.size}; a multiple of 16, at least 64, is needed")
+    if arguments.layouts != RANDOM:
+        sides = {layout.shape for layout in tree_layouts(arguments.layouts, arguments.split)}
+        if sides != {(arguments.size, arguments.size)}:
+            raise DataError(f"--size is {arguments.size}; the layouts of {arguments.layouts} are {sorted(sides)[0]}")
     if arguments.seed < 0:
         raise DataError(f"--seed is {arguments.seed}; it must not be negative")
     return arguments
 
 
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that the command line describes."""
+    return Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.split)
+
+
 def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar: tqdm) -> int:
     """Make the missing cities in `workers` processes; returns the number of maps written."""
-    how = Recipe(arguments.tx, arguments.seed, arguments.size)
+    how = recipe_of(arguments)
     written = 0
     if missing:  # the first city compiles the solver; the others then find it in the cache
         written += make_map(root, missing[0], how)
@@ -192,7 +238,7 @@ def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar
 def main() -> None:
     arguments = parse_arguments()
     root = arguments.out
-    open_folder(root, arguments.maps, Recipe(arguments.tx, arguments.seed, arguments.size).settings)
+    open_folder(root, arguments.maps, recipe_of(arguments).settings)
     missing = [map_id for map_id in range(arguments.maps) if not is_complete(root, map_id, arguments.tx)]
     total = arguments.maps * arguments.tx
     with tqdm(total=total, initial=total - len(missing) * arguments.tx, unit="map", desc="simulating") as bar:

@@ -85,6 +85,20 @@ def test_the_tree_is_radiomapseer_s(tree):
     assert scene.gain.shape == (64, 64) and (scene.gain[scene.buildings] == 0).all()
 
 
+def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
+    made = tmp_path / "more"
+    how = ("--layouts", tree, "--split", "all", "--size", 64, "--tx", 1, "--workers", 1)
+    done = script("make_dataset.py", "--out", made, "--maps", 4, "--seed", 9, *how)
+    assert done.returncode == 0, done.stderr
+    old, new = RadioMapSeer(tree), RadioMapSeer(made)
+    for number, source in enumerate((0, 2, 4, 0)):  # the fourth city has the first one's layout again
+        assert np.array_equal(new.scene(number).buildings, old.scene(source).buildings)
+    assert new.scene(0).tx != new.scene(3).tx
+    assert refused(script("make_dataset.py", "--out", made, "--maps", 4, "--seed", 9, *how[:2], *how[4:]), "split")
+    wrong = script("make_dataset.py", "--out", tmp_path / "c", "--maps", 1, "--layouts", tree, "--tx", 1)
+    assert refused(wrong, "--size is 256; the layouts of")
+
+
 def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):
     root = tmp_path / "b"
     assert script("make_dataset.py", "--out", root, "--maps", 1, "--workers", 2, *COMMON).returncode == 0
@@ -116,9 +130,9 @@ def test_other_settings_and_other_people_s_folders_are_refused(tree, tmp_path):
     manifest = json.loads((tree / "dataset.json").read_text())
     (old / "dataset.json").write_text(json.dumps({"settings": manifest["settings"] | {"version": 0}}))
     assert refused(script("make_dataset.py", "--out", old, "--maps", 1, *COMMON), "version 0")
-    for key in ("engine", "layouts"):  # of an earlier version, which had several
-        (old / "dataset.json").write_text(json.dumps({"settings": manifest["settings"] | {key: "other"}}))
-        assert refused(script("make_dataset.py", "--out", old, "--maps", 1, *COMMON), f"{key}=other")
+    traced = manifest["settings"] | {"engine": "rays"}  # of an earlier version, which had several
+    (old / "dataset.json").write_text(json.dumps({"settings": traced}))
+    assert refused(script("make_dataset.py", "--out", old, "--maps", 1, *COMMON), "engine=rays")
     (old / "dataset.json").write_text("[]")
     assert refused(script("make_dataset.py", "--out", old, "--maps", 1, *COMMON), "dataset.json")
 
