@@ -305,18 +305,6 @@ def test_an_error_of_the_data_saves_first(tmp_path):
     assert same(weights(tmp_path, 4), weights(whole, 4))
 
 
-def test_bad_samples_are_counted_once_and_across_a_resume(tmp_path):
-    def noting(first):
-        for number, batch in enumerate(tiny_batches(first), first):
-            yield batch | {"problems": [f"bad{number // 2}.png: truncated"]}
-
-    limit = {"max_bad_samples": 3, "training_steps": 2}
-    make_trainer(tmp_path, batches=noting, trainer=limit).train()
-    with pytest.raises(TrainingError, match=r"4 unreadable samples.*max_bad_samples.*bad3"):
-        make_trainer(tmp_path, batches=noting, trainer=limit | {"training_steps": 8}).train()
-    assert ck.find_checkpoint(tmp_path).step == 3
-
-
 def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
     changes = {"first_stage_config": {"lossconfig": {"discr_start": 2}}}
     trainer = make_trainer(tmp_path, "vae", **changes)

@@ -61,7 +61,6 @@ class TrainingData:
                 augmentation=augmentation,
                 cache=config.data.cache,
                 cache_folder=config.data.cache_folder,
-                tolerant=config.trainer.max_bad_samples > 0,
             )
         elif config.data.cache_latents:
             raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")

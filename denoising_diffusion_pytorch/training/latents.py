@@ -95,10 +95,8 @@ def encode_dataset(
             turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
             posterior = autoencoder.encode(turned)
             moments = torch.cat([posterior.mean, posterior.logvar], dim=1).cpu()
-            for own, problem in zip(moments.split(len(symmetries)), batch["problem"], strict=True):
+            for own in moments.split(len(symmetries)):
                 index = next(indices)
-                if problem:  # a neighbour was read in its place, whose latents must not be kept under this number
-                    raise DataError(f"{problem}; data.cache_latents needs every map: repair or remove it")
                 for slot, value in enumerate(own):
                     store.write(index * len(symmetries) + slot, {"moments": value})
                 bar.update()
