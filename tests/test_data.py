@@ -14,27 +14,14 @@ import torch
 from PIL import Image
 
 import data.conditions
-from data import (
-    Augmentation,
-    DataError,
-    RadioMapDataset,
-    RadioMapSeer,
-    RadioUNet_c,
-    RandomAugmentation,
-    Scene,
-    create_dataloader,
-    db_to_gain,
-    gain_to_db,
-    prepare,
-    process_batch,
-    training_loader,
-)
+from data import DataError, RadioMapSeer, Scene, db_to_gain, gain_to_db
 from data import loader as loader_module
-from data.augment import symmetry
+from data.augment import Augmentation, RandomAugmentation, symmetry
 from data.conditions import condition
 from data.layout import Layout
+from data.loader import RadioMapDataset, RadioUNet_c, create_dataloader, process_batch, training_loader
 from data.metrics import map_scores
-from data.presentation import MAKERS, code_digest
+from data.presentation import MAKERS, code_digest, prepare
 from data.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
 from data.resize import resize, to_native
 from data.sampler import SampleStream

@@ -8,9 +8,10 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data import DataError, RadioMapDataset
+from data import DataError
 from data.augment import symmetry
 from data.hashing import digest
+from data.loader import RadioMapDataset
 from data.store import SampleStore
 
 from ..autoencoder import AutoencoderKL
