@@ -20,7 +20,7 @@ from .errors import DataError
 from .folder import FlatTree, open_tree
 from .hashing import random_key
 from .incomplete import MEASURED, SIMULATED, Incomplete, corrected, spread_points
-from .presentation import code_digest, prepare
+from .presentation import SAMPLES_VERSION, prepare
 from .radiomapseer import RadioMapSeer
 from .resize import resize
 from .sampler import SampleStream
@@ -96,8 +96,8 @@ class RadioMapDataset(Dataset):
         return sample | {"native": np.stack(native)}
 
     def identity(self, *, cond: bool = True) -> dict[str, object]:
-        """What determines the samples, or the images alone; changes when a file, a setting or the code changes."""
-        identity = self.source.identity() | {"image": self.image_size, "code": code_digest()}
+        """What determines the samples, or the images alone; changes when a file, a setting or SAMPLES_VERSION changes."""
+        identity = self.source.identity() | {"image": self.image_size, "version": SAMPLES_VERSION}
         if self.incomplete.changes_scenes:  # the map is zero in the buildings that are known
             identity |= {"incomplete": asdict(replace(self.incomplete, points=0, points_noise=0.0, points_jitter=0.0))}
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
