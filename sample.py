@@ -21,7 +21,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-import denoising_diffusion_pytorch as radiodiff  # its names load torch when they are used, after all other errors
 from data import FlatTree, RadioMapSeer, Scene, gain_to_db, open_tree
 from data.figures import comparison_figure, coverage_figure, radio_map_figure
 from data.geojson import read_city
@@ -164,7 +163,9 @@ def main() -> None:
     scenes: Iterable[Scene] = (source.scene(i) for i in range(count)) if source else (w.scene for w in windows)
     names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "num_samples", "seed")
     how = {name: getattr(settings, name) for name in names}
-    predictor = radiodiff.Predictor(settings.ckpt, **how)
+    from denoising_diffusion_pytorch.inference import Predictor  # torch is slow to import: after all other errors
+
+    predictor = Predictor(settings.ckpt, **how)
     if arguments.measurements and not predictor.sees_measurements:
         raise ConfigError(
             f"{predictor.checkpoint.path}: has no channel that shows measured points, and would ignore "

@@ -65,7 +65,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
 
     Args:
         config: resolved for stage `ldm`.
-        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+        dataset: one of your own, see `data.loader.OwnSamples`; None for what the configuration names.
     """
     require_autoencoder(config)
     first_stage, trainer, diffusion = config.first_stage_config, config.trainer, config.diffusion_config

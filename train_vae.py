@@ -30,7 +30,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
 
     Args:
         config: resolved for stage `vae`.
-        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+        dataset: one of your own, see `data.loader.OwnSamples`; None for what the configuration names.
     """
     accelerator = make_accelerator(config.trainer)
     autoencoder = build_model(config, "vae")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -19,19 +20,19 @@ from .errors import DataError
 from .folder import FlatTree, open_tree
 from .hashing import random_key
 from .incomplete import MEASURED, SIMULATED, Incomplete, corrected, spread_points
-from .presentation import code_digest, prepare
+from .presentation import SAMPLES_VERSION, prepare
 from .radiomapseer import RadioMapSeer
 from .resize import resize
 from .sampler import SampleStream
 from .scene import Scene
 from .store import DTYPE, SampleStore
 
-MAX_SUBSTITUTES = 16  # neighbours tried in place of an unreadable sample before giving up
+RETRY_AFTER = 0.5  # s; network file systems fail for moments
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
 
 
 class RadioMapDataset(Dataset):
-    """Samples of a tree: `image` (1, S, S), `cond` (C, s, s), `ori_mask` (1, S, S), `name`, `key`, `problem`.
+    """Samples of a tree: `image` (1, S, S), `cond` (C, s, s), `ori_mask` (1, S, S), `name`, `key`.
 
     `dataset[i]` is sample i unchanged; `dataset[i, key]` is augmented by a draw that depends on `key` alone.
 
@@ -43,8 +44,9 @@ class RadioMapDataset(Dataset):
         incomplete: what the condition does not know; None for all that there is.
         cache: prepare every sample once, at construction, and keep it in half precision.
         cache_folder: keep the cache in files there (see store.py); None for memory.
-        tolerant: replace an unreadable sample by the next readable one and say so under `problem`; otherwise raise
-            DataError.
+
+    Raises:
+        DataError: names a file that could not be read twice, here with `cache`, otherwise by `dataset[i]`.
     """
 
     def __init__(
@@ -57,10 +59,8 @@ class RadioMapDataset(Dataset):
         incomplete: Incomplete | None = None,
         cache: bool = False,
         cache_folder: str | Path | None = None,
-        tolerant: bool = False,
     ):
         self.source = source
-        self.tolerant = tolerant
         self.image_size, self.cond_size = image_size, cond_size
         self.cond_channels = tuple(cond_channels)
         self.augmentation = augmentation
@@ -79,6 +79,13 @@ class RadioMapDataset(Dataset):
         return len(self.source)
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
+        try:
+            return self._prepared(index)
+        except DataError:
+            time.sleep(RETRY_AFTER)
+            return self._prepared(index)
+
+    def _prepared(self, index: int) -> dict[str, np.ndarray]:
         scene = self.scene(index)
         sample = prepare(scene, self.image_size, self.cond_size, self.cond_channels)
         if not self.incomplete.points:
@@ -88,43 +95,23 @@ class RadioMapDataset(Dataset):
             native.append(CONDITION_CHANNELS[SIMULATED](scene, len(scene.gain)))
         return sample | {"native": np.stack(native)}
 
-    def _readable(self, index: int) -> tuple[int, dict[str, np.ndarray], str]:
-        """(index of the sample that was read, the sample, what was wrong with `index` or '')."""
-        problem = ""
-        for candidate in range(index, index + MAX_SUBSTITUTES):
-            candidate %= len(self)
-            try:
-                return candidate, self._read(candidate), problem
-            except DataError as error:
-                problem = problem or str(error)
-                if not self.tolerant:
-                    raise
-        raise DataError(f"{problem}; none of the {MAX_SUBSTITUTES} samples from there on can be read")
-
     def identity(self, *, cond: bool = True) -> dict[str, object]:
-        """What determines the samples, or the images alone; changes when a file, a setting or the code changes."""
-        identity = self.source.identity() | {"image": self.image_size, "code": code_digest()}
+        """What determines the samples, or the images alone; changes when a file, a setting or SAMPLES_VERSION changes."""
+        identity = self.source.identity() | {"image": self.image_size, "version": SAMPLES_VERSION}
         if self.incomplete.changes_scenes:  # the map is zero in the buildings that are known
             identity |= {"incomplete": asdict(replace(self.incomplete, points=0, points_noise=0.0, points_jitter=0.0))}
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
     def _fill_store(self, folder: Path | None) -> SampleStore:
-        """Prepare every sample once, in several threads.
-
-        With `tolerant`, an unreadable sample is skipped here, then tried and reported again when it is requested.
-        """
-        shapes = {key: value.shape for key, value in self._readable(0)[1].items()}
+        """Prepare every sample once, in several threads."""
+        shapes = {key: value.shape for key, value in self._read(0).items()}
         store = SampleStore("samples", len(self), shapes, folder, self.identity() if folder is not None else None)
 
         def fill(index: int) -> None:
-            try:
-                sample = self._read(index)
-                if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
-                    raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
-                store.write(index, sample)
-            except DataError:
-                if not self.tolerant:
-                    raise
+            sample = self._read(index)
+            if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
+                raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
+            store.write(index, sample)
 
         with store.lock(), ThreadPoolExecutor() as pool:
             missing = store.missing().tolist()
@@ -136,18 +123,16 @@ class RadioMapDataset(Dataset):
         index, key = item if isinstance(item, tuple) else (item, None)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        if self.store is not None and self.store.has(index):
+        if self.store is not None:
             sample: dict[str, Any] = {name: self.store.read(index, name) for name in self.store.shapes}
-            found, problem = index, ""
         else:
-            found, arrays, problem = self._readable(index)
-            sample = {name: torch.from_numpy(value) for name, value in arrays.items()}
+            sample = {name: torch.from_numpy(value) for name, value in self._read(index).items()}
         if self.augmentation is not None and key is not None:
             sample = self.augmentation(sample, key)
-        name = self.source.names[found]
+        name = self.source.names[index]
         if self.incomplete.points:
             sample = self._with_measurements(sample, name if key is None else key)
-        return sample | {"name": name, "key": key or 0, "problem": problem}
+        return sample | {"name": name, "key": key or 0}
 
     def _with_measurements(self, sample: dict[str, Any], key: object) -> dict[str, Any]:
         """The sample with points measured on its own map, at its own resolution, drawn by `key`."""
@@ -174,7 +159,7 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the design document's name
     Args:
         data_root: the tree.
         simulation_type, split, missing_buildings, max_samples: see `RadioMapSeer`; flat trees use only `max_samples`.
-        image_size, cond_size, cond_channels, augmentation, incomplete, cache, cache_folder, tolerant: see `RadioMapDataset`.
+        image_size, cond_size, cond_channels, augmentation, incomplete, cache, cache_folder: see `RadioMapDataset`.
 
     Raises:
         DataError: the folder is neither kind of tree, or is incomplete.
@@ -217,7 +202,7 @@ class OwnSamples(Dataset):
         sample = {name: given[name] for name in ("image", "cond", "ori_mask")}
         if self.augmentation is not None:
             sample = self.augmentation(sample, key)
-        return sample | {"name": str(index), "key": key, "problem": ""}
+        return sample | {"name": str(index), "key": key}
 
 
 def _start_worker(worker: int) -> None:
@@ -294,8 +279,7 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
 
     Returns:
         `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), None where
-        absent; `names`, a list, and `keys`, a list or None, which stay on the CPU, where they are used; `problems`, a
-        list of what could not be read.
+        absent; `names`, a list, and `keys`, a list or None, which stay on the CPU, where they are used.
     """
 
     def move(key: str) -> torch.Tensor | None:
@@ -309,5 +293,4 @@ def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str
         "moments": move("moments"),
         "names": list(batch["name"]),
         "keys": batch["key"].tolist() if "key" in batch else None,
-        "problems": [problem for problem in batch.get("problem", ()) if problem],
     }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import contourpy
 import numpy as np
+import shapely
 from scipy import ndimage
 
 TOLERANCE = 1.0  # px; largest distance of an outline from the midpoints of pixel edges
@@ -34,26 +35,12 @@ def _simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
     """Douglas-Peucker on a closed contour; then a line is fitted to each edge and neighbouring lines intersected."""
     centre = points.mean(axis=0)
     points = np.roll(points, -int(np.argmax(((points - centre) ** 2).sum(1))), axis=0)
-    count = len(points)
     opposite = int(np.argmax(((points - points[0]) ** 2).sum(1)))
     closed = np.vstack([points, points[:1]])
-    kept = {0, opposite}
-    pending = [(0, opposite), (opposite, count)]
-    while pending:
-        a, b = pending.pop()
-        if b - a < 2:
-            continue
-        chord = closed[b] - closed[a]
-        inner = closed[a + 1 : b] - closed[a]
-        length = np.hypot(*chord)
-        if length > 1e-9:
-            distance = np.abs(inner[:, 0] * chord[1] - inner[:, 1] * chord[0]) / length
-        else:
-            distance = np.hypot(inner[:, 0], inner[:, 1])
-        worst = int(np.argmax(distance))
-        if distance[worst] > tolerance:
-            kept.add(a + 1 + worst)
-            pending += [(a, a + 1 + worst), (a + 1 + worst, b)]
+    halves = (closed[: opposite + 1], closed[opposite:])
+    lines = [shapely.LineString(half).simplify(tolerance, preserve_topology=False) for half in halves]
+    number = {point: index for index, point in enumerate(map(tuple, points.tolist()))}
+    kept = {number[point] for line in lines for point in line.coords}
     return _fit_edges(points, sorted(kept))
 
 
@@ -133,19 +120,8 @@ def segments_of(rings: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, 4))
 
 
-def clip(ring: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
-    """The part of a ring (N, 2) inside the rectangle from `low` to `high`, (M, 2) (Sutherland & Hodgman, 1974).
-
-    Parts that the border separates stay joined by edges along it, which enclose no area.
-    """
-    for axis, bound, sign in ((0, low[0], 1), (1, low[1], 1), (0, high[0], -1), (1, high[1], -1)):
-        following = np.roll(ring, -1, axis=0)
-        depth, next_depth = sign * (ring[:, axis] - bound), sign * (following[:, axis] - bound)
-        kept = []
-        for point, after, d, e in zip(ring, following, depth, next_depth, strict=True):
-            if d >= 0:
-                kept.append(point)
-            if (d >= 0) != (e >= 0):
-                kept.append(point + (after - point) * (d / (d - e)))
-        ring = np.array(kept).reshape(-1, 2)
-    return ring
+def clip(ring: np.ndarray, low: Sequence[float], high: Sequence[float]) -> list[np.ndarray]:
+    """The parts of a ring (N, 2) inside the rectangle from `low` to `high`, each a ring (M, 2)."""
+    inside = shapely.clip_by_rect(shapely.Polygon(ring), *low, *high)
+    parts = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon"]
+    return [np.array(part.exterior.coords)[:-1] for part in parts]

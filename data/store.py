@@ -158,11 +158,6 @@ class SampleStore:
         """Numbers of the samples that are not stored yet."""
         return np.flatnonzero(np.concatenate(self.done) == 0) if self.done else np.zeros(0, np.int64)
 
-    def has(self, index: int) -> bool:
-        """Whether a sample is stored."""
-        shard, row = divmod(index, self.rows)
-        return bool(self.done[shard][row])
-
     def shard(self, index: int) -> int:
         """Number of the shard that a sample belongs to."""
         return index // self.rows

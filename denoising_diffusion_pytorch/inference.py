@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from data import Scene, prepare
+from data import Scene
 from data.hashing import random_key
 from data.incomplete import POINTS_IN
+from data.presentation import prepare
 from data.resize import to_native
 from data.units import GAIN_SPAN_DB
 
@@ -202,7 +203,7 @@ def predict_batch(
         model: a LatentDiffusion samples maps, a Regression predicts them; an AutoencoderKL reconstructs the truth, which is
             then its `gain`. Their `predict(batch)` gives the draws.
         scenes: at their own resolution.
-        samples: the same as `data.prepare` gives them.
+        samples: the same as `data.presentation.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
         pixel_noise: as for `Predictor`.

@@ -33,7 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train_cond_ldm
 import train_vae
-from data import Augmentation, process_batch, training_loader
+from data.augment import Augmentation
+from data.loader import process_batch, training_loader
 from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import new_file, positive, run

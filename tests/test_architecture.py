@@ -67,9 +67,20 @@ def test_every_module_has_its_place():
 def test_networks_load_no_more_than_themselves():
     """What a notebook that wants a network must not wait for."""
     heavy = ("accelerate", "matplotlib", "data", "pydantic", "tensorboard", "torchvision")
-    code = f"import sys; from denoising_diffusion_pytorch import Unet; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert loaded("from denoising_diffusion_pytorch.unet import Unet", heavy) == "[]"
+
+
+def test_reading_a_city_needs_no_torch():
+    """What `sample.py` does before it reports a mistyped path."""
+    assert loaded("import sample", ("torch", "numba")) == "[]"
+
+
+def loaded(code, modules):
+    """Which of the modules an import has loaded, in a process of its own."""
+    code = f"import sys; {code}; print([m for m in {modules} if m in sys.modules])"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_reading_a_configuration_needs_no_torch():

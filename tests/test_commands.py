@@ -14,9 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from data import RadioUNet_c
 from data.geojson import read_city
 from data.layout import Layout
+from data.loader import RadioUNet_c
 from denoising_diffusion_pytorch.errors import CheckpointError
 from denoising_diffusion_pytorch.inference import Predictor
 from tests.conftest import make_tree, save_grey

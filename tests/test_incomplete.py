@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data import DataError, FlatTree, RadioMapSeer, RadioUNet_c
+from data import DataError, FlatTree, RadioMapSeer
 from data.augment import Augmentation
 from data.baselines import simulator_map
 from data.conditions import CONDITION_CHANNELS, condition
 from data.hashing import random_key
 from data.incomplete import Incomplete, corrected, read_measurements, spread_points
 from data.layout import Layout
+from data.loader import RadioUNet_c
 from data.simulated import random_scenes
 from data.window import window
 

@@ -130,23 +130,13 @@ def test_the_second_signal_ends_at_once(place):
     assert not (results / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("tolerated", [0, 1])
-def test_a_file_that_turns_unreadable_while_training(place, tolerated):
+def test_a_file_that_turns_unreadable_while_training(place):
     folder, config = place
-    data = folder / f"data{tolerated}"
-
-    shutil.copytree(folder / "data", data)
-    process, results = start(
-        place, f"broken{tolerated}", f"data.train.data_root={data}", f"trainer.max_bad_samples={tolerated}"
-    )
-    first, second = sorted((data / "gain" / "DPM").glob("[0-3]_*.png"))[:2]
-    first.write_bytes(first.read_bytes()[:100])
-    if tolerated:
-        time.sleep(2)
-        assert process.poll() is None
-        assert str(first) in (results / "train.log").read_text()
-        second.write_bytes(b"")
+    data = shutil.copytree(folder / "data", folder / "copy")
+    process, results = start(place, "broken", f"data.train.data_root={data}")
+    broken = min((data / "gain" / "DPM").glob("[0-3]_*.png"))
+    broken.write_bytes(broken.read_bytes()[:100])
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert str(second if tolerated else first) in output.splitlines()[-1]
+    assert str(broken) in output.splitlines()[-1]
     assert find_checkpoint(results).step > 0

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from data import Scene, prepare
+from data import Scene
 from data.layout import Layout
+from data.presentation import prepare
 from denoising_diffusion_pytorch import latent_diffusion
 from denoising_diffusion_pytorch.build import build_loss, build_model
 from denoising_diffusion_pytorch.config import schema

@@ -241,9 +241,9 @@ def test_pixels_of_outlines():
 
 def test_clipping_keeps_what_is_inside():
     ring = np.array([[-5.0, 3.0], [4.0, -6.0], [40.0, 10.0], [20.0, 50.0]])
-    whole, cut = Layout([ring], (32, 32)), Layout([clip(ring, (0, 0), (31, 31))], (32, 32))
+    whole, cut = Layout([ring], (32, 32)), Layout(clip(ring, (0, 0), (31, 31)), (32, 32))
     assert (whole.inside[1:-1, 1:-1] == cut.inside[1:-1, 1:-1]).all()
-    assert len(clip(ring + 100, (0, 0), (31, 31))) == 0
+    assert clip(ring + 100, (0, 0), (31, 31)) == []
 
 
 def test_exact_outlines_and_traced_ones_agree():

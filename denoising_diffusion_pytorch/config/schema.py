@@ -272,7 +272,6 @@ class TrainerConfig(Section):
     validation_samples: Count = 64  # maps scored each time, spread over the split; always the same ones
     keep_last: Count = 5  # newest checkpoints kept; older ones are deleted, except the best by validation
     keep_every: Natural = 0  # checkpoints at multiples of this step are never deleted; 0: none
-    max_bad_samples: Natural = 0  # unreadable samples replaced by their neighbours before the run stops
     gradient_clip: Positive = 1.0
     mixed_precision: Literal["no", "fp16", "bf16", "auto"] = "no"  # auto: bf16 if the processor supports it natively
     tf32: bool = False  # full-precision products and convolutions in TF32, on GPUs that support it
