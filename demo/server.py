@@ -24,8 +24,8 @@ from data import DataError, Scene
 from data.conditions import simulated_gain
 from data.geojson import SUFFIXES, read_geojson
 from data.geotiff import Georeference, write_geotiff
-from data.incomplete import check_measurements
 from data.layout import Layout
+from data.measurements import check_measurements
 from data.scene import read_grey, scene_at
 from data.simulated import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
