@@ -10,7 +10,7 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
 from .errors import DataError
-from .geotiff import Georeference
+from .gis.geotiff import Georeference
 from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 
 MEASURED = ("measured_gain", "measured")  # the two channels of measured points

@@ -22,15 +22,15 @@ from werkzeug.exceptions import HTTPException
 
 from data import DataError, Scene
 from data.conditions import simulated_gain
-from data.geojson import SUFFIXES, read_geojson
-from data.geotiff import Georeference, write_geotiff
-from data.layout import Layout
+from data.crop import SIDE, Window, window
+from data.geometry.layout import Layout
+from data.gis.geojson import SUFFIXES, read_geojson
+from data.gis.geotiff import Georeference, write_geotiff
 from data.measurements import check_measurements
 from data.scene import read_grey, scene_at
-from data.simulated import random_scenes
+from data.simulator.scenes import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
-from data.window import SIDE, Window, window
-from denoising_diffusion_pytorch.inference import Predictor
+from denoising_diffusion_pytorch.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path(__file__).with_name("page.html")

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from .autoencoder import AutoencoderKL
-from .baselines import PMNet, RadioUNet, Regression
 from .config import resolve, section
 from .config.derive import BASE_CHANNEL
 from .config.schema import (
@@ -18,8 +16,10 @@ from .config.schema import (
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
-from .swin import SwinConditionEncoder
-from .unet import Unet
+from .networks.autoencoder import AutoencoderKL
+from .networks.baselines import PMNet, RadioUNet, Regression
+from .networks.swin import SwinConditionEncoder
+from .networks.unet import Unet
 
 
 def build_autoencoder(config: Config) -> AutoencoderKL:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .diffusion import (
     DecoupledDiffusion,
     Diffusion,
@@ -22,6 +21,7 @@ from .diffusion import (
     sample_euler,
     sample_heun,
 )
+from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .radio_map import to_gain
 from .randomness import GlobalRandom, KeyedRandom, draw_keys
 

@@ -15,11 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from data.conditions import simulated_gain
-from data.simulated import random_scenes
+from data.simulator.scenes import random_scenes
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.inference import Predictor
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
+from denoising_diffusion_pytorch.predictor import Predictor
 
 try:
     from waitress import serve

@@ -6,7 +6,7 @@
 The second line puts new transmitters into the layouts of a tree. Map N depends on (seed, N) alone, so the files do not
 depend on the number of workers. Run the command again to resume after an interruption, or with more --maps to extend
 the set; existing files are kept. Outlines, transmitters and pictures are registered to the maps as in RadioMapSeer
-(data/registration.py); dataset.json records how the set was made.
+(data/geometry/registration.py); dataset.json records how the set was made.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import DataError, RadioMapSeer
-from data.layout import Layout
-from data.registration import antennas_as_file, outlines_as_file, picture_of
+from data.geometry.layout import Layout
+from data.geometry.registration import antennas_as_file, outlines_as_file, picture_of
 from data.simulator import Simulator, random_city, random_transmitter
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run

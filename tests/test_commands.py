@@ -14,11 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from data.geojson import read_city
-from data.layout import Layout
-from data.loader import RadioUNet_c
+from data.geometry.layout import Layout
+from data.gis.geojson import read_city
+from data.samples.dataset import RadioUNet_c
 from denoising_diffusion_pytorch.errors import CheckpointError
-from denoising_diffusion_pytorch.inference import Predictor
+from denoising_diffusion_pytorch.predictor import Predictor
 from tests.conftest import make_tree, save_grey
 from tests.tiny import TINY, merged
 

@@ -14,23 +14,23 @@ from PIL import Image
 
 import data.conditions
 from data import DataError, RadioMapSeer, Scene, db_to_gain, gain_to_db
-from data import loader as loader_module
-from data.augment import Augmentation, RandomAugmentation, symmetry
 from data.conditions import CONDITION_CHANNELS, condition
+from data.crop import best_server, window
+from data.geometry.layout import Layout
+from data.geometry.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
+from data.geometry.resize import resize, to_native
 from data.incomplete import Incomplete
-from data.layout import Layout
-from data.loader import RadioMapDataset, RadioUNet_c, create_dataloader, process_batch, training_loader
-from data.metrics import map_scores
-from data.presentation import prepare
-from data.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
-from data.resize import resize, to_native
-from data.sampler import SampleStream
+from data.prepare import prepare
+from data.samples import dataset as loader_module
+from data.samples.augment import Augmentation, RandomAugmentation, symmetry
+from data.samples.dataset import RadioMapDataset, RadioUNet_c, create_dataloader, process_batch, training_loader
+from data.samples.sampler import SampleStream
 from data.scene import read_grey
-from data.splits import standard_split
+from data.trees.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
-from data.window import best_server, window
 from denoising_diffusion_pytorch.config.derive import DOCUMENT_CHANNELS
 from denoising_diffusion_pytorch.radio_map import apply_mask
+from evaluation.metrics import map_scores
 from tests.conftest import make_scene_files, save_grey, save_json
 from tests.tiny import tiny_config
 
@@ -338,7 +338,7 @@ def test_golden_samples(radiomapseer):
                 weights = np.random.default_rng(index).uniform(-1, 1, plane.shape)
                 found[name] += float((plane.double().numpy() * weights).sum())
     assert found == pytest.approx(GOLDEN, abs=1e-3), (
-        "the same files give other samples: raise SAMPLES_VERSION in data/presentation.py, so that no cache of earlier "
+        "the same files give other samples: raise SAMPLES_VERSION in data/prepare.py, so that no cache of earlier "
         f"ones is used, and put these figures here: { {name: round(value, 3) for name, value in found.items()} }"
     )
 

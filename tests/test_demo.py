@@ -18,7 +18,7 @@ pytest.importorskip("flask", reason="the web page needs: pip install -r requirem
 
 from data.units import db_to_gain, gain_to_uint8
 from demo.server import MAX_WAITING, create_app, encode, pack
-from denoising_diffusion_pytorch.inference import Predictor
+from denoising_diffusion_pytorch.predictor import Predictor
 
 OPEN = np.zeros((256, 256), bool)
 CITY = OPEN.copy()

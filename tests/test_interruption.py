@@ -14,7 +14,7 @@ import torch
 import train_cond_ldm
 import train_vae
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
-from denoising_diffusion_pytorch.training.results import read_log
+from denoising_diffusion_pytorch.training.run_folder import read_log
 from tests.processes import environment, set_up, train_command
 
 

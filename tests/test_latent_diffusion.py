@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from data import Scene
-from data.layout import Layout
-from data.presentation import prepare
+from data.geometry.layout import Layout
+from data.prepare import prepare
 from denoising_diffusion_pytorch import latent_diffusion
 from denoising_diffusion_pytorch.build import build_loss, build_model
 from denoising_diffusion_pytorch.config import schema
 from denoising_diffusion_pytorch.diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.inference import predict_batch
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
+from denoising_diffusion_pytorch.predictor import predict_batch
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, JointObjective, LatentObjective
 from tests.tiny import TINY, tiny_batch, tiny_config
 

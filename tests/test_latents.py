@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from data import DataError, RadioMapSeer
-from data.augment import Augmentation
-from data.loader import RadioMapDataset
+from data.samples.augment import Augmentation
+from data.samples.dataset import RadioMapDataset
 from denoising_diffusion_pytorch.build import build_autoencoder, build_model
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint

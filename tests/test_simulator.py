@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from data import DataError, RadioMapSeer, Scene
-from data.augment import symmetry
 from data.conditions import condition
-from data.layout import SUBROWS, Layout
-from data.polygons import clip, rings_from_mask, turn_angles
-from data.registration import EDGE
-from data.simulated import random_scenes
+from data.geometry.layout import SUBROWS, Layout
+from data.geometry.outlines import clip, rings_from_mask, turn_angles
+from data.geometry.registration import EDGE
+from data.samples.augment import symmetry
 from data.simulator import Laws, Simulator, detour_distance, line_of_sight, random_city, random_transmitter
+from data.simulator.scenes import random_scenes
 from data.simulator.visibility import blocking_wall, make_walls
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 

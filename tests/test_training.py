@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch.distributed.utils import _recursive_to
 
 from data import DataError
-from data.loader import RadioUNet_c, process_batch
+from data.samples.dataset import RadioUNet_c, process_batch
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.randomness import KeyedRandom, seed_global
@@ -18,7 +18,7 @@ from denoising_diffusion_pytorch.training import checkpoint as ck
 from denoising_diffusion_pytorch.training.objectives import (
     AutoencoderObjective,
 )
-from denoising_diffusion_pytorch.training.results import read_log
+from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
 from tests.tiny import tiny_batch, tiny_batches, tiny_config
 from tests.training import OneScene, make_trainer, same, weights

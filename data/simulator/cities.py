@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..layout import Layout
-from ..polygons import clip, drop_straight
-from ..registration import snap
+from ..geometry.layout import Layout
+from ..geometry.outlines import clip, drop_straight
+from ..geometry.registration import snap
 
 BORDER_LOSS = 0.7  # share of lots across the map's border that stay open; real maps have few cut buildings
 LOTS_A_BLOCK = 12  # area of the largest block, in median lots

@@ -11,7 +11,7 @@ from torch import nn
 from ..config import differences
 from ..config.schema import Config
 from ..errors import CheckpointError
-from ..loading import load_strictly
+from ..weights import load_strictly
 from .checkpoint import (
     Checkpoint,
     best_score,

@@ -7,13 +7,13 @@ from typing import Any
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
-from data.augment import Augmentation
 from data.incomplete import Incomplete
-from data.loader import OwnSamples, RadioUNet_c, close_dataloader, process_batch, training_loader
+from data.samples.augment import Augmentation
+from data.samples.dataset import OwnSamples, RadioUNet_c, close_dataloader, process_batch, training_loader
 
-from ..autoencoder import AutoencoderKL
 from ..config.schema import Config, SourceConfig
 from ..errors import ConfigError
+from ..networks.autoencoder import AutoencoderKL
 from .latents import encode_dataset
 
 

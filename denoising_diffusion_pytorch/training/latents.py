@@ -9,12 +9,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data import DataError
-from data.augment import symmetry
 from data.hashing import digest
-from data.loader import RadioMapDataset
-from data.store import SampleStore
+from data.samples.augment import symmetry
+from data.samples.cache import SampleStore
+from data.samples.dataset import RadioMapDataset
 
-from ..autoencoder import AutoencoderKL
+from ..networks.autoencoder import AutoencoderKL
 
 SHARDS = 64  # files of a store; a process writes whole ones
 

@@ -24,7 +24,7 @@ from .finite_guard import FiniteGuard, reproduce
 from .meter import Meter
 from .objectives import Batch, Optimization, make_optimization
 from .report import model_report, step_networks
-from .results import Results
+from .run_folder import Results
 from .schedule import learning_rate
 from .stopping import StopRequest
 from .validation import Validation, metrics_of

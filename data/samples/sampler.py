@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .hashing import random_key
+from ..hashing import random_key
 
 
 class SampleStream:

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError
-from .hashing import digest, file_digest
-from .layout import Layout
-from .registration import fit_outlines, read_antennas, read_outlines
-from .scene import Scene, read_grey, transmitter_position
+from ..errors import DataError
+from ..geometry.layout import Layout
+from ..geometry.registration import fit_outlines, read_antennas, read_outlines
+from ..hashing import digest, file_digest
+from ..scene import Scene, read_grey, transmitter_position
 from .splits import select, spread
 
 log = logging.getLogger("radiodiff")

@@ -6,7 +6,7 @@ import numpy as np
 
 from .conditions import condition
 from .errors import DataError
-from .resize import resize
+from .geometry.resize import resize
 from .scene import Scene
 
 # Of what files become; to be raised with every change of code after which the same files and settings give other samples

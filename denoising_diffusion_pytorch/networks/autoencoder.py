@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..radio_map import to_gain
 from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize
-from .radio_map import to_gain
 
 HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of the decoder
 

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from data import Scene
+from data.geometry.resize import to_native
 from data.hashing import random_key
 from data.measurements import POINTS_IN
-from data.presentation import prepare
-from data.resize import to_native
+from data.prepare import prepare
 from data.units import GAIN_SPAN_DB
 
-from .autoencoder import AutoencoderKL
-from .baselines import Regression
 from .errors import CheckpointError, ConfigError
 from .latent_diffusion import LatentDiffusion
-from .loading import load_model
+from .networks.autoencoder import AutoencoderKL
+from .networks.baselines import Regression
+from .weights import load_model
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
 

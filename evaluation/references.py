@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .conditions import distance, free_gain, simulated_gain
-from .errors import DataError
-from .measurements import corrected
-from .scene import Scene
-from .units import GAIN_MAX_DB, db_to_gain
+from data.conditions import distance, free_gain, simulated_gain
+from data.errors import DataError
+from data.measurements import corrected
+from data.scene import Scene
+from data.units import GAIN_MAX_DB, db_to_gain
 
 
 def log_distance_law(scene: Scene) -> np.ndarray:
@@ -21,7 +21,7 @@ def log_distance_law(scene: Scene) -> np.ndarray:
 
 def los_nlos_law(scene: Scene) -> np.ndarray:
     """25 log10 d in line of sight, 28.6 log10 d + 8 dB in the shadow, buildings at zero."""
-    from .simulator import line_of_sight  # numba is slow to import
+    from data.simulator import line_of_sight  # numba is slow to import
 
     shadow = db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(distance(scene)) - 8)
     visible = line_of_sight(scene.shown, scene.shown_tx)

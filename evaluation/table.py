@@ -10,10 +10,11 @@ import numpy as np
 from scipy import ndimage
 from scipy.stats import bootstrap
 
-from .measurements import pixels_of
+from data.measurements import pixels_of
+from data.scene import Scene
+from data.units import NOISE_FLOOR
+
 from .metrics import Scores
-from .scene import Scene
-from .units import NOISE_FLOOR
 
 NEAR = 10  # px
 COLUMNS = {  # heading: (key of a summary, digits)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .autoencoder import AutoencoderKL
 from .build import build_model
 from .config.schema import Config
 from .errors import CheckpointError
+from .networks.autoencoder import AutoencoderKL
 from .serialization import load_plain
 from .training.checkpoint import Checkpoint, is_continued, load_safetensors, open_checkpoint
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import shapely
 
-from .errors import DataError
+from ..errors import DataError
+from ..geometry.layout import Layout
+from ..scene import read_grey
 from .geotiff import Georeference
-from .layout import Layout
-from .scene import read_grey
 
 SUFFIXES = (".geojson", ".json")
 METRES_PER_DEGREE = 111_320.0  # of latitude

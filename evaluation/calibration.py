@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .scene import Scene
-from .units import GAIN_SPAN_DB, gain_to_uint8
+from data.scene import Scene
+from data.units import GAIN_SPAN_DB, gain_to_uint8
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # nominal shares of the intervals whose coverage is reported
 BINS = 20  # of the spread, for the reliability picture

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError
-from .hashing import file_digest
-from .layout import Layout
+from ..errors import DataError
+from ..geometry.layout import Layout
+from ..hashing import file_digest
+from ..scene import Scene, read_grey
 from .radiomapseer import RadioMapSeer, check_root, is_radiomapseer
-from .scene import Scene, read_grey
 
 
 def is_flat_tree(root: Path) -> bool:

@@ -9,9 +9,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from data.scene import Scene
+from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
+
 from .metrics import map_scores
-from .scene import Scene
-from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
 
 BUILDING_GREY = "0.75"
 UNPREDICTED, UNCOVERED = "white", "#d95f5f"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .scene import Scene, scene_at
-from .simulator import Simulator, random_city, random_transmitter
-from .units import db_to_gain, gain_to_uint8
-from .window import SIDE
+from ..crop import SIDE
+from ..scene import Scene, scene_at
+from ..units import db_to_gain, gain_to_uint8
+from . import Simulator, random_city, random_transmitter
 
 TOLD = "note: the simulator's map is an input of this model and the truth here; only other maps show how good it is"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .layout import cut
+from .geometry.layout import cut
 from .scene import Scene
 
 SIDE = 256  # metres and pixels: the size of RadioMapSeer's maps, on which models are trained

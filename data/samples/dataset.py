@@ -14,19 +14,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ..conditions import CONDITION_CHANNELS, check_channels
+from ..errors import DataError
+from ..geometry.resize import resize
+from ..hashing import random_key
+from ..incomplete import Incomplete
+from ..measurements import MEASURED, SIMULATED, corrected, spread_points
+from ..prepare import SAMPLES_VERSION, prepare
+from ..scene import Scene
+from ..trees.folder import FlatTree, open_tree
+from ..trees.radiomapseer import RadioMapSeer
 from .augment import Augmentation
-from .conditions import CONDITION_CHANNELS, check_channels
-from .errors import DataError
-from .folder import FlatTree, open_tree
-from .hashing import random_key
-from .incomplete import Incomplete
-from .measurements import MEASURED, SIMULATED, corrected, spread_points
-from .presentation import SAMPLES_VERSION, prepare
-from .radiomapseer import RadioMapSeer
-from .resize import resize
+from .cache import DTYPE, SampleStore
 from .sampler import SampleStream
-from .scene import Scene
-from .store import DTYPE, SampleStore
 
 RETRY_AFTER = 0.5  # s; network file systems fail for moments
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")

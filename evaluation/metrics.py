@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from .units import apply_noise_floor
+from data.units import apply_noise_floor
 
 PERFECT_PSNR = 100.0  # dB, assigned to an exact map so that means stay finite
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import DataError
-from .hashing import digest
+from ..errors import DataError
+from ..hashing import digest
 
 try:
     import fcntl

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .errors import DataError
-from .scene import Scene
+from ..errors import DataError
+from ..scene import Scene
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

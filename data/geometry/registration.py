@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .errors import DataError
+from ..errors import DataError
 from .layout import Layout
-from .polygons import rings_from_mask
+from .outlines import rings_from_mask
 
 # Outlines are moved left and down by this, because corners are whole numbers and walls often run through pixel centres.
 # Walls at 45 degrees that rise to the right stay where they are; centres on them are inside (layout.ON_WALL).

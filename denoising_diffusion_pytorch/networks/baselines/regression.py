@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..radio_map import to_gain
-from ..randomness import KeyedRandom, draw_keys
+from ...radio_map import to_gain
+from ...randomness import KeyedRandom, draw_keys
 
 LOWEST_LOG_VARIANCE = -12.0  # the rounding to 256 grey levels alone has (2 / 255)^2 / 12, e^-12.2
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
-from .polygons import rings_from_mask, segments_of
+from .outlines import rings_from_mask, segments_of
 
 ON_WALL = 2.0**-20  # px; a pixel centre this close to a wall is inside
 SUBROWS = 8  # scan lines per pixel row for the covered area, which is exact along each line
@@ -80,7 +80,7 @@ class Layout:
     @cached_property
     def walls(self):
         """The outlines in the form used by ray tests (simulator/visibility.py)."""
-        from .simulator.visibility import make_walls  # numba is slow to import
+        from ..simulator.visibility import make_walls  # numba is slow to import
 
         return make_walls(segments_of(self.outlines), self.shape)
 
