@@ -21,20 +21,19 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-import denoising_diffusion_pytorch as radiodiff  # its names load torch when they are used, after all other errors
 from data import FlatTree, RadioMapSeer, Scene, gain_to_db, open_tree
-from data.figures import comparison_figure, coverage_figure, radio_map_figure
-from data.geojson import read_city
-from data.geotiff import Georeference, write_geotiff
-from data.incomplete import pixels_of, read_measurements
-from data.metrics import Scores
+from data.crop import SIDE, Window, best_server, window
+from data.gis.geojson import read_city
+from data.gis.geotiff import Georeference, write_geotiff
+from data.measurements import pixels_of, read_measurements
 from data.scene import scene_at
 from data.units import GAIN_SPAN_DB, NOISE_FLOOR_DB, gain_to_uint8
-from data.window import SIDE, Window, best_server, window
 from denoising_diffusion_pytorch.cli import natural, run
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
+from evaluation.figures import comparison_figure, coverage_figure, radio_map_figure
+from evaluation.metrics import Scores
 
 FLAGS = {
     "ckpt": str,
@@ -89,7 +88,7 @@ def city_scenes(arguments: argparse.Namespace) -> tuple[list[Window], Georeferen
         (layout, place), name = read_city(arguments.buildings), arguments.buildings.stem
         scenes = [scene_at(name, layout, position, place) for position in arguments.tx]
     else:
-        from data.simulated import random_scenes  # numba is slow to import
+        from data.simulator.scenes import random_scenes  # numba is slow to import
 
         scenes, place = random_scenes(arguments.simulate, arguments.tx), None
     if arguments.measurements:
@@ -164,7 +163,9 @@ def main() -> None:
     scenes: Iterable[Scene] = (source.scene(i) for i in range(count)) if source else (w.scene for w in windows)
     names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "num_samples", "seed")
     how = {name: getattr(settings, name) for name in names}
-    predictor = radiodiff.Predictor(settings.ckpt, **how)
+    from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
+
+    predictor = Predictor(settings.ckpt, **how)
     if arguments.measurements and not predictor.sees_measurements:
         raise ConfigError(
             f"{predictor.checkpoint.path}: has no channel that shows measured points, and would ignore "
@@ -199,7 +200,7 @@ def main() -> None:
     for note in sorted({w.note for w in windows or () if w.note}):
         print(f"note: {note}")
     if arguments.simulate is not None and predictor.is_told_the_simulation:
-        from data.simulated import TOLD
+        from data.simulator.scenes import TOLD
 
         print(TOLD)
     print(f"{count} maps in {folder} ({predictor.sampler}, {predictor.steps} steps, {predictor.checkpoint.path})")

@@ -16,7 +16,6 @@ from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
-from denoising_diffusion_pytorch.loading import load_first_stage, load_starting_weights
 from denoising_diffusion_pytorch.training.checkpoint import is_continued
 from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.objectives import (
@@ -26,6 +25,7 @@ from denoising_diffusion_pytorch.training.objectives import (
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
 from denoising_diffusion_pytorch.training.validation import make_validation
+from denoising_diffusion_pytorch.weights import load_first_stage, load_starting_weights
 
 SCALE_BATCHES = 32  # micro-batches over which each process measures the latents' standard deviation
 
@@ -65,7 +65,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
 
     Args:
         config: resolved for stage `ldm`.
-        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+        dataset: one of your own, see `data.loader.OwnSamples`; None for what the configuration names.
     """
     require_autoencoder(config)
     first_stage, trainer, diffusion = config.first_stage_config, config.trainer, config.diffusion_config

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from .autoencoder import AutoencoderKL
-from .baselines import PMNet, RadioUNet, Regression, RegressionUnet
 from .config import resolve, section
 from .config.derive import BASE_CHANNEL
 from .config.schema import (
@@ -18,9 +16,11 @@ from .config.schema import (
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
+from .networks.autoencoder import AutoencoderKL
+from .networks.baselines import PMNet, RadioUNet, Regression
+from .networks.swin import SwinConditionEncoder
+from .networks.unet import Unet
 from .samplers import Sampling
-from .swin import SwinConditionEncoder
-from .unet import Unet
 
 
 def build_autoencoder(config: Config) -> AutoencoderKL:
@@ -99,14 +99,8 @@ def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
 
 def build_baseline(config: BaselineConfig, cond_channels: int) -> Regression:
     """The chosen regression network."""
-    if config.architecture == "radiounet":
-        return RadioUNet(cond_channels, config.radiounet.width, variance=config.variance)
-    if config.architecture == "pmnet":
-        return PMNet(cond_channels, config.pmnet.width, variance=config.variance)
-    unet = config.unet
-    return RegressionUnet(
-        cond_channels, unet.model_channels, unet.channel_mult, unet.num_res_blocks, variance=config.variance
-    )
+    network = {"radiounet": RadioUNet, "pmnet": PMNet}[config.architecture]
+    return network(cond_channels, config.width, variance=config.variance)
 
 
 def build_diffusion(config: DiffusionConfig) -> Diffusion:

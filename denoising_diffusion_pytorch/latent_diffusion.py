@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .diffusion import Diffusion
+from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .radio_map import to_gain
 from .randomness import GlobalRandom, KeyedRandom, sample_keys
 from .samplers import Sampling

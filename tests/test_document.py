@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from denoising_diffusion_pytorch import LatentDiffusion
 from denoising_diffusion_pytorch.build import build_model
+from denoising_diffusion_pytorch.document import LatentDiffusion
 from tests.tiny import TINY, tiny_batch, tiny_config
 
 

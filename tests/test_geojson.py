@@ -8,9 +8,9 @@ import rasterio
 from PIL import Image
 
 from data import DataError
-from data.geojson import METRES_PER_DEGREE, read_city, read_geojson
-from data.geotiff import Georeference, write_geotiff
-from data.incomplete import check_measurements
+from data.gis.geojson import METRES_PER_DEGREE, read_city, read_geojson
+from data.gis.geotiff import Georeference, write_geotiff
+from data.measurements import check_measurements
 from data.scene import scene_at
 
 SQUARE = [[0, 0], [40, 0], [40, 20], [0, 20], [0, 0]]

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from data import Scene, prepare
-from data.layout import Layout
+from data import Scene
+from data.geometry.layout import Layout
+from data.prepare import prepare
 from denoising_diffusion_pytorch.build import build_loss, build_model
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.inference import predict_batch
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
+from denoising_diffusion_pytorch.predictor import predict_batch
 from denoising_diffusion_pytorch.processes import PROCESSES
 from denoising_diffusion_pytorch.samplers import Sampling
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, JointObjective, LatentObjective

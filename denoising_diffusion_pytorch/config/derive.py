@@ -58,9 +58,7 @@ def _derive_baseline(config: Config) -> None:
     data, dd = config.data, config.first_stage_config.ddconfig
     data.image_size = dd.resolution = data.image_size or dd.resolution
     _agree(data, "data.cond_size", data.image_size, "data.image_size")
-    baseline = config.baseline_config
-    halvings = {"unet": len(baseline.unet.channel_mult) - 1, "radiounet": 6, "pmnet": 3}[baseline.architecture]
-    _must_divide("data.image_size", data.image_size, 2**halvings)
+    _must_divide("data.image_size", data.image_size, {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture])
 
 
 def _derive_first_stage(config: Config) -> int:
