@@ -107,7 +107,8 @@ def centre_of(name: str, layout: Layout) -> tuple[Window, str]:
 def read_upload(content: bytes, name: str) -> tuple[Layout, Georeference | None]:
     """The city of an uploaded PNG or GeoJSON file, and where it lies; raises DataError for anything else, before it is unpacked."""
     if Path(name).suffix.lower() in SUFFIXES:
-        return read_geojson(content, name)
+        city = read_geojson(content, name)
+        return city.layout, city.place
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
             width, height = picture.size
