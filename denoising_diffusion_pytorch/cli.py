@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,17 @@ def positive(text: str) -> int:
     if natural(text) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return int(text)
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; `--tx -80.0003,43.0`, which argparse takes for two options, is an option and its value."""
+    words: list[str] = []
+    for word in sys.argv[1:]:
+        if words and re.fullmatch(r"--\w+", words[-1]) and re.match(r"-\.?\d", word):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return parser.parse_args(words)
 
 
 def new_file(text: str) -> Path:
