@@ -28,7 +28,7 @@ from data.metrics import Scores
 from data.scene import parse_position, scene_at
 from data.units import COVERAGE_DB
 from data.window import SIDE, Window, window
-from denoising_diffusion_pytorch.cli import natural, parse, run
+from denoising_diffusion_pytorch.cli import natural, parse, print_city, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -88,8 +88,7 @@ def city_windows(arguments: argparse.Namespace) -> tuple[list[Window], Georefere
     if arguments.buildings is not None:
         around = [parse_position(text) for text in arguments.tx]
         city = read_city(arguments.buildings, around, arguments.invert)
-        for note in city.notes:
-            print(f"{arguments.buildings.name}: {note}")
+        print_city(city, arguments.buildings)
         place = city.place
         scenes = [scene_at(arguments.buildings.stem, city.layout, text, place) for text in arguments.tx]
     else:

@@ -84,10 +84,7 @@ def _picture(grey: np.ndarray, invert: bool) -> City:
             f"{len(np.unique(grey[between]))} grey levels between {low} and {high} ({between.mean():.1%} of the pixels), "
             f"as a PNG made from a JPEG has them; pixels above {threshold:g} are taken as buildings"
         )
-    inverted = bool(built.mean() > 0.5)
-    if inverted:
-        notes.append("more than half of it is built; if its buildings are black on white, it must be inverted")
-    return City(Layout.traced(built), None, notes, inverted)
+    return City(Layout.traced(built), None, notes, seems_inverted=bool(built.mean() > 0.5))
 
 
 def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, float]] = ()) -> City:

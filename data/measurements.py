@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ AXES: dict[str, list[tuple[set[str], set[str]]]] = {  # names of x and of y, and
     "longitude and latitude": [(set(), {"lon", "long", "lng", "longitude"}), (set(), {"lat", "latitude"})],
     "easting and northing": [({"e", "east", "utm_x"}, {"easting"}), ({"n", "north", "utm_y"}, {"northing"})],
     "column and row": [({"column", "col"}, set()), ({"row"}, set())],
-    "x and y": [({"x"}, set()), ({"y"}, set())],
+    "x and y": [(set(), {"x"}), (set(), {"y"})],
 }
 QUANTITIES: list[tuple[str, set[str], set[str]]] = [  # the same for values; the first that is found is taken
     ("gain", {"gain", "path_gain", "pathgain", "pg", "channel_gain"}, set()),
@@ -209,30 +209,18 @@ def _columns(header: str, delimiter: str, place: Georeference | None) -> Table |
     """The columns of a header whose fields this delimiter separates; in words what is missing."""
     names = _split(header if delimiter else re.sub(r"\s+([(\[])", r"\1", header), delimiter)
     plain = [_plain(field) for field in names]
-    words = [{*base.split("_"), unit} for base, unit in plain]
-    value = next(
-        (
-            (number, quantity)
-            for quantity, whole, part in QUANTITIES
-            for number, (base, _) in enumerate(plain)
-            if (base in whole or words[number] & part)
-            and not words[number] & OTHERS
-            and (quantity == "power" or "dbm" not in words[number])
-        ),
-        None,
-    )
-    if value is None:
+    values = [
+        (number, quantity)
+        for quantity, whole, part in QUANTITIES
+        for number in _named(plain, whole, part)
+        if quantity == "power" or "dbm" not in plain[number]
+    ]
+    if not values:
         return "has no column of path gain, path loss or received power"
     pairs = {}
     for axes, both in AXES.items():
-        found = [
-            next(
-                (number for number, (base, _) in enumerate(plain) if base in words or set(base.split("_")) & tokens),
-                None,
-            )
-            for words, tokens in both
-        ]
-        if None not in found and len({*found, value[0]}) == 3:
+        found = [next(_named(plain, *words), None) for words in both]
+        if None not in found and len({*found, values[0][0]}) == 3:
             pairs[axes] = found
     if not pairs:
         return "has no columns of positions, such as x and y or longitude and latitude"
@@ -240,8 +228,16 @@ def _columns(header: str, delimiter: str, place: Georeference | None) -> Table |
     axes = next((axes for axes in usable if axes in pairs), None)
     if axes is None:
         return f"has positions in {' and '.join(pairs)}, but the city's are {usable[0]}"
-    columns = [*pairs[axes], value[0]]
-    return Table(delimiter, [names[number] for number in columns], columns, axes, value[1], len(names))
+    columns = [*pairs[axes], values[0][0]]
+    return Table(delimiter, [names[number] for number in columns], columns, axes, values[0][1], len(names))
+
+
+def _named(plain: Sequence[tuple[str, str]], whole: set[str], part: set[str]) -> Iterator[int]:
+    """Numbers of the columns whose name is one of `whole`, or has one of `part` among its words or as its unit."""
+    for number, (base, unit) in enumerate(plain):
+        words = {*base.split("_"), unit}
+        if (base in whole or words & part) and not words & OTHERS:
+            yield number
 
 
 def _usable_axes(place: Georeference | None) -> list[str]:

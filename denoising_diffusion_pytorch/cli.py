@@ -6,10 +6,14 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.errors import DataError
 
 from .errors import CheckpointError, ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from data.geojson import City  # shapely, which few commands need
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
 FIGURES = (".png", ".pdf", ".svg", ".jpg")
@@ -39,6 +43,14 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         else:
             words.append(word)
     return parser.parse_args(words)
+
+
+def print_city(city: "City", path: Path) -> None:
+    """What was read of a city, and whether it seems to be inverted."""
+    for note in city.notes:
+        print(f"{path.name}: {note}")
+    if city.seems_inverted:
+        print(f"{path.name}: more than half of it is built; if its buildings are black on white, add --invert")
 
 
 def new_file(text: str) -> Path:

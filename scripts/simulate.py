@@ -20,7 +20,7 @@ from data.scene import parse_position, scene_at
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
 from data.window import SIDE
-from denoising_diffusion_pytorch.cli import new_png, parse, run
+from denoising_diffusion_pytorch.cli import new_png, parse, print_city, run
 
 LARGE = 2**20  # px from which it takes so long that the command says what it does
 
@@ -39,8 +39,7 @@ def main() -> None:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
     city = read_city(arguments.buildings, [parse_position(arguments.tx)], arguments.invert)
     layout = city.layout
-    for note in city.notes:
-        print(f"{arguments.buildings.name}: {note}")
+    print_city(city, arguments.buildings)
     tx = scene_at(arguments.buildings.stem, layout, arguments.tx, city.place).tx
     if layout.inside.size > LARGE:
         height, width = layout.shape

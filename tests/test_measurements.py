@@ -27,7 +27,7 @@ RIGHT = [[3, 4, -97.42], [10, 20, -80]]  # column, row and path gain of what eve
         ("sep=;\nx;y;dBm\n3;4;-74,42\n10;20;-57 dBm\n", PIXELS, 23, "dBm (dBm, minus the EIRP of 23 dBm)"),
         ("PCI,latitude,longitude,rssi,rsrp\n1,49.99996,10.00003,-60,-97.42\n1,49.9998,10.0001,-60,-80", DEGREES, 0, "rsrp"),
         ("lon;lat;RSRP [dBm]\n10,00003;49,99996;-97,42\n10,0001;49,9998;−80\n", DEGREES, 0, "lon, lat, RSRP [dBm]"),
-        ("gps_lat,gps_lng,tx_power_dbm,rx_power\n49.99996,10.00003,40,-77.42\n49.9998,10.0001,40,-60\n", DEGREES, 20, ""),
+        ("tx_lat,gps_lat,gps_lng,tx_power_dbm,rx_power\n9,49.99996,10.00003,40,-77.42\n9,49.9998,10.0001,40,-60\n", DEGREES, 20, ""),
         ("x,y,gain\n10.00003,49.99996,-97.42\n10.0001,49.9998,-80\n", DEGREES, None, "x, y"),
         ("column,row,gain\n3,4,-97.42\n10,20,-80\n", DEGREES, None, "column, row"),
         ("Easting,Northing,pathloss\n500003,3999996,97.42\n500010,3999980,80\n", GRID, None, "Easting"),
