@@ -108,7 +108,7 @@ def test_upload(client):
     )
     assert 5000 < city.sum() < 7000
     place = upload(client, footprints, "a.geojson").json["place"]
-    assert place == {"x": -16, "y": 76, "dx": 1, "dy": 1, "degrees": False} and same.json["place"] is None
+    assert place == {"x": -16, "y": 76, "dx": 1, "dy": 1, "degrees": False, "epsg": None} and same.json["place"] is None
     asked = {"values": encode(np.full((256, 256), -80, "<f4")), "buildings": pack(CITY)}
     for where, corner in ((place, (-16.5, 76.5)), (None, (-0.5, 0.5))):
         answer = client.post("/file/tif", json=asked | {"place": where})
