@@ -20,18 +20,18 @@ import numpy as np
 from tqdm import tqdm
 
 from data import FlatTree, RadioMapSeer, open_tree
-from data.geojson import read_city
-from data.geotiff import Georeference
-from data.maps import Coverage, write_coverage, write_map
+from data.crop import SIDE, Window, window
+from data.gis.geojson import read_city
+from data.gis.geotiff import Georeference
 from data.measurements import pixels_of, read_measurements
-from data.metrics import Scores
 from data.scene import parse_position, scene_at
 from data.units import COVERAGE_DB
-from data.window import SIDE, Window, window
 from denoising_diffusion_pytorch.cli import natural, parse, print_city, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
+from evaluation.maps import Coverage, write_coverage, write_map
+from evaluation.metrics import Scores
 
 SETTINGS = {  # of the section `sample`, that are options where there is no configuration file
     "ckpt": (str, "a results folder, a checkpoint or an exported model; default: the released model"),
@@ -92,7 +92,7 @@ def city_windows(arguments: argparse.Namespace) -> tuple[list[Window], Georefere
         place = city.place
         scenes = [scene_at(arguments.buildings.stem, city.layout, text, place) for text in arguments.tx]
     else:
-        from data.simulated import random_scenes  # numba is slow to import
+        from data.simulator.scenes import random_scenes  # numba is slow to import
 
         scenes, place = random_scenes(arguments.simulate, arguments.tx), None
     if arguments.measurements:
@@ -170,7 +170,7 @@ def main() -> None:
             gains.append(gain)
         write_map(folder, scene, gain, std, place)
     if arguments.simulate is not None and predictor.is_told_the_simulation:
-        from data.simulated import TOLD
+        from data.simulator.scenes import TOLD
 
         print(TOLD)
     if scores.rows:

@@ -16,7 +16,6 @@ from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
-from denoising_diffusion_pytorch.loading import load_first_stage, load_starting_weights
 from denoising_diffusion_pytorch.training.checkpoint import is_continued
 from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.objectives import (
@@ -26,6 +25,7 @@ from denoising_diffusion_pytorch.training.objectives import (
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
 from denoising_diffusion_pytorch.training.validation import make_validation
+from denoising_diffusion_pytorch.weights import load_first_stage, load_starting_weights
 
 SCALE_BATCHES = 32  # micro-batches over which each process measures the latents' standard deviation
 
@@ -44,7 +44,7 @@ def make_objectives(config: Config, model: LatentDiffusion) -> list[nn.Module]:
 def require_autoencoder(config: Config) -> None:
     """Raises ConfigError where the autoencoder would stay untrained."""
     first_stage = config.first_stage_config
-    known = first_stage.ckpt_path or first_stage.trainable or first_stage.pixel_space or config.trainer.init_from
+    known = first_stage.ckpt_path or first_stage.trainable or config.trainer.init_from
     if not known and not is_continued(config, "ldm"):
         raise ConfigError(
             "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "
@@ -65,7 +65,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
 
     Args:
         config: resolved for stage `ldm`.
-        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+        dataset: one of your own, see `data.loader.OwnSamples`; None for what the configuration names.
     """
     require_autoencoder(config)
     first_stage, trainer, diffusion = config.first_stage_config, config.trainer, config.diffusion_config

@@ -5,16 +5,16 @@ accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key
 
 from torch.utils.data import Dataset
 
-from denoising_diffusion_pytorch.autoencoder import AutoencoderKL
 from denoising_diffusion_pytorch.build import build_discriminator, build_loss, build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
-from denoising_diffusion_pytorch.loading import load_starting_weights
+from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL
 from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, DiscriminatorObjective
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
 from denoising_diffusion_pytorch.training.validation import make_validation
+from denoising_diffusion_pytorch.weights import load_starting_weights
 
 
 def make_objectives(config: Config, autoencoder: AutoencoderKL) -> tuple[AutoencoderObjective, DiscriminatorObjective]:
@@ -30,7 +30,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
 
     Args:
         config: resolved for stage `vae`.
-        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+        dataset: one of your own, see `data.loader.OwnSamples`; None for what the configuration names.
     """
     accelerator = make_accelerator(config.trainer)
     autoencoder = build_model(config, "vae")

@@ -1,9 +1,12 @@
 """Radio maps: reading, simulating, preparing and scoring them. Imports nothing from the network package.
 
-The names are those of `__init__.pyi`; each loads its module when it is first used, so that a command that only reads
-files need not wait for torch.
+What reads files is imported here; samples and batches, which need torch, are in `loader`, `augment` and `presentation`.
 """
 
-import lazy_loader
+from .errors import DataError
+from .scene import Scene
+from .trees.folder import FlatTree, open_tree
+from .trees.radiomapseer import RadioMapSeer
+from .units import db_to_gain, gain_to_db
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = ["DataError", "FlatTree", "RadioMapSeer", "Scene", "db_to_gain", "gain_to_db", "open_tree"]

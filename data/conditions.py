@@ -10,8 +10,8 @@ from functools import wraps
 import numpy as np
 
 from .errors import DataError
+from .geometry.resize import resize
 from .measurements import corrected, spread_points
-from .resize import resize
 from .scene import Scene
 from .units import GAIN_MAX_DB, db_to_gain
 

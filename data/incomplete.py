@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .errors import DataError
+from .geometry.layout import Layout
 from .hashing import random_key
-from .layout import Layout
 from .scene import Scene
 from .units import GAIN_SPAN_DB
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
-from .crs import MERCATOR, lon_lat_to_mercator
 from .errors import DataError
-from .geotiff import Georeference
+from .gis.crs import MERCATOR, lon_lat_to_mercator
+from .gis.geotiff import Georeference
 from .text import decoded
 from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 

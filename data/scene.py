@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
-from .geotiff import Georeference
-from .layout import Layout
+from .geometry.layout import Layout
+from .gis.geotiff import Georeference
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from .autoencoder import AutoencoderKL, PixelSpace
-from .baselines import PMNet, RadioUNet, Regression, RegressionUnet
 from .config import resolve, section
 from .config.derive import BASE_CHANNEL
 from .config.schema import (
@@ -18,8 +16,10 @@ from .config.schema import (
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
-from .swin import SwinConditionEncoder
-from .unet import Unet
+from .networks.autoencoder import AutoencoderKL
+from .networks.baselines import PMNet, RadioUNet, Regression
+from .networks.swin import SwinConditionEncoder
+from .networks.unet import Unet
 
 
 def build_autoencoder(config: Config) -> AutoencoderKL:
@@ -98,14 +98,8 @@ def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
 
 def build_baseline(config: BaselineConfig, cond_channels: int) -> Regression:
     """The chosen regression network."""
-    if config.architecture == "radiounet":
-        return RadioUNet(cond_channels, config.radiounet.width, variance=config.variance)
-    if config.architecture == "pmnet":
-        return PMNet(cond_channels, config.pmnet.width, variance=config.variance)
-    unet = config.unet
-    return RegressionUnet(
-        cond_channels, unet.model_channels, unet.channel_mult, unet.num_res_blocks, variance=config.variance
-    )
+    network = {"radiounet": RadioUNet, "pmnet": PMNet}[config.architecture]
+    return network(cond_channels, config.width, variance=config.variance)
 
 
 def build_diffusion(config: DiffusionConfig) -> Diffusion:
@@ -147,7 +141,7 @@ def latent_diffusion_parts(
 def _parts(config: Config) -> dict[str, Any]:
     """The arguments of `LatentDiffusion` from a resolved configuration; what stage 2 does not train is frozen."""
     first, settings = config.first_stage_config, config.diffusion_config
-    autoencoder = PixelSpace() if first.pixel_space else build_autoencoder(config)
+    autoencoder = build_autoencoder(config)
     autoencoder.requires_grad_(first.trainable)
     if settings.end_to_end.start_step is not None:
         autoencoder.decoder.requires_grad_(True)

@@ -13,7 +13,7 @@ from data.errors import DataError
 from .errors import CheckpointError, ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from data.geojson import City  # shapely, which few commands need
+    from data.gis.geojson import City  # shapely, which few commands need
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
 FIGURES = (".png", ".pdf", ".svg", ".jpg")

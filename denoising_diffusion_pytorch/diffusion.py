@@ -382,32 +382,3 @@ def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, 
             velocity = (velocity + _velocity(diffusion, model, ahead, then)) / 2
         x_t = x_t + (then - now) * velocity
     return x_t
-
-
-def sample_dpm_solver(
-    diffusion: Diffusion, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None
-) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2): x_T -> x_start, deterministic.
-
-    With lambda = log(signal / sigma) and h = lambda_s - lambda_t, a step from t to s is
-    x_s = sigma_s / sigma_t x_t + signal_s (1 - e^-h) D, where D extrapolates the current and the previous prediction
-    of x_start. Steps are of second order, except the first, which has no previous prediction, and those that meet an
-    infinite h: the last and, where x_T holds no signal at all (t = 1 of the continuous processes), the second.
-
-    Args:
-        randn: not used; all samplers take the same arguments.
-    """
-    times = diffusion.schedule(steps, x_t.device)
-    last_x_start, last_h = None, None
-    for now, then in zip(times[:-1], times[1:], strict=True):
-        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
-        x_start, _ = diffusion.predictions(model(x_t, t), x_t, t)
-        (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
-        decay = signal_t * sigma_s / (sigma_t * signal_s)  # e^-h: 0 at both ends
-        h = -decay.log()
-        estimate = x_start
-        if last_x_start is not None and sigma_s.flatten()[0] > 0:
-            estimate = x_start + 0.5 * (h / last_h) * (x_start - last_x_start)
-        x_t = sigma_s / sigma_t * x_t + signal_s * (1 - decay) * estimate
-        last_x_start, last_h = x_start, h
-    return x_t

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .diffusion import (
     DecoupledDiffusion,
     Diffusion,
@@ -19,19 +18,19 @@ from .diffusion import (
     sample_ddim,
     sample_ddpm,
     sample_decoupled,
-    sample_dpm_solver,
     sample_euler,
     sample_heun,
 )
+from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .radio_map import to_gain
 from .randomness import GlobalRandom, KeyedRandom, draw_keys
 
 Random = GlobalRandom | KeyedRandom
 Keys = Tensor | Sequence[int]
 SAMPLERS: dict[type, dict[str, Any]] = {  # the first one is the default
-    GaussianDiffusion: {"ddim": sample_ddim, "ddpm": sample_ddpm, "dpm_solver": sample_dpm_solver},
-    DecoupledDiffusion: {"decoupled": sample_decoupled, "dpm_solver": sample_dpm_solver},
-    FlowMatching: {"euler": sample_euler, "heun": sample_heun, "dpm_solver": sample_dpm_solver},
+    GaussianDiffusion: {"ddim": sample_ddim, "ddpm": sample_ddpm},
+    DecoupledDiffusion: {"decoupled": sample_decoupled},
+    FlowMatching: {"euler": sample_euler, "heun": sample_heun},
 }
 
 
@@ -261,8 +260,7 @@ class LatentDiffusion(nn.Module):
             conditions: (B, C, s, s) in [-1, 1].
             ori_mask: (B, 1, H, W), 1 where the map is zero beyond doubt, else 0; None leaves all.
             steps: network calls (None: `sampling_timesteps`).
-            sampler: ddim, ddpm or dpm_solver; decoupled or dpm_solver for const_sde; euler, heun or dpm_solver for flow
-                (None: the configured one).
+            sampler: ddim or ddpm; decoupled for const_sde; euler or heun for flow (None: the configured one).
             noise_scale: standard deviation of all noise; above 1 draws differ more (None: the configured one).
             keys: one integer per map: the same map whatever batch it is in.
             generator: randomness without keys; on the conditions' device.

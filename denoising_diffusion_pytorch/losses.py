@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .autoencoder import DiagonalGaussianDistribution
 from .errors import CheckpointError
+from .networks.autoencoder import DiagonalGaussianDistribution
 from .serialization import load_plain
 
 PIXEL_SCALE = 2.0**14  # scale of a loss while its gradient passes through half-precision networks to the pixels

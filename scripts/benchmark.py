@@ -33,18 +33,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train_cond_ldm
 import train_vae
-from data import Augmentation, process_batch, training_loader
+from data.samples.augment import Augmentation
+from data.samples.dataset import process_batch, training_loader
 from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.inference import RELEASED, Predictor
+from denoising_diffusion_pytorch.predictor import RELEASED, Predictor
 from denoising_diffusion_pytorch.training.checkpoint import save_checkpoint
 from denoising_diffusion_pytorch.training.data import open_dataset
 from denoising_diffusion_pytorch.training.report import step_networks
-from denoising_diffusion_pytorch.training.results import memory_gib
+from denoising_diffusion_pytorch.training.run_folder import memory_gib
 from denoising_diffusion_pytorch.training.setup import make_accelerator
 from denoising_diffusion_pytorch.training.trainer import Trainer
 

@@ -21,12 +21,12 @@ from scipy.ndimage import binary_erosion
 from tqdm import tqdm
 
 from data import DataError, RadioMapSeer, Scene, gain_to_db
-from data.figures import contact_sheet
-from data.folder import FlatTree, is_flat_tree
-from data.radiomapseer import SIMULATIONS, check_root
-from data.splits import STANDARD, select, spread
+from data.trees.folder import FlatTree, is_flat_tree
+from data.trees.radiomapseer import SIMULATIONS, check_root
+from data.trees.splits import STANDARD, select, spread
 from data.units import NOISE_FLOOR
 from denoising_diffusion_pytorch.cli import new_figure, run
+from evaluation.figures import contact_sheet
 
 OPENED = 300  # scenes opened without --all
 SHEET = 16

@@ -32,14 +32,10 @@ import yaml
 from pydantic import ValidationError
 
 from data import FlatTree, RadioMapSeer, Scene, open_tree
-from data.baselines import log_distance_law, los_nlos_law, simulator_map
-from data.calibration import Calibration
-from data.evaluation import interval, measured_parts, write_json
 from data.hashing import digest
 from data.incomplete import Incomplete
-from data.metrics import Scores
-from data.simulated import SimulatedScenes
-from data.splits import spread
+from data.simulator.scenes import SimulatedScenes
+from data.trees.splits import spread
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config, to_dict
 from denoising_diffusion_pytorch.config.schema import (
@@ -54,9 +50,13 @@ from denoising_diffusion_pytorch.config.schema import (
     Text,
 )
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
-from denoising_diffusion_pytorch.inference import Predictor
+from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
-from denoising_diffusion_pytorch.training.results import read_log
+from denoising_diffusion_pytorch.training.run_folder import read_log
+from evaluation.calibration import Calibration
+from evaluation.metrics import Scores
+from evaluation.references import log_distance_law, los_nlos_law, simulator_map
+from evaluation.table import interval, measured_parts, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PROBE_STEPS = 40  # optimizer steps that measure a row's speed; the first half is not counted

@@ -6,7 +6,7 @@
         --csv maps.csv
 
 Every scene is predicted with the averaged weights and scored at the data's native resolution, under the three
-conventions of the literature (data/metrics.py), which must never be compared with each other.
+conventions of the literature (evaluation/metrics.py), which must never be compared with each other.
 """
 
 import argparse
@@ -20,19 +20,19 @@ import numpy as np
 from tqdm import tqdm
 
 from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
-from data.baselines import MeanMap, log_distance_law, los_nlos_law, simulator_map
-from data.calibration import Calibration
-from data.evaluation import LEGEND, error_shares, measured_parts, summarize, table, write_csv, write_json
-from data.figures import comparison_figure, reliability_figure
 from data.incomplete import Incomplete
-from data.metrics import Scores
-from data.simulated import TOLD, SimulatedScenes
 from data.simulator import line_of_sight
-from data.splits import spread
+from data.simulator.scenes import TOLD, SimulatedScenes
+from data.trees.splits import spread
 from denoising_diffusion_pytorch.cli import natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import parse_config
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.inference import Predictor
+from denoising_diffusion_pytorch.predictor import Predictor
+from evaluation.calibration import Calibration
+from evaluation.figures import comparison_figure, reliability_figure
+from evaluation.metrics import Scores
+from evaluation.references import MeanMap, log_distance_law, los_nlos_law, simulator_map
+from evaluation.table import LEGEND, error_shares, measured_parts, summarize, table, write_csv, write_json
 
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
 SIMULATED = 50  # cities without --data
@@ -64,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
         "--steps", type=positive, help="network calls per map; default: as configured for the checkpoint"
     )
     parser.add_argument(
-        "--sampler", help="ddim, ddpm, dpm_solver, decoupled, euler or heun; default: as configured for the checkpoint"
+        "--sampler", help="ddim, ddpm, decoupled, euler or heun; default: as configured for the checkpoint"
     )
     parser.add_argument("--num_samples", type=positive, default=1, help="draws per map, whose mean is scored")
     parser.add_argument("--noise_scale", type=float, help="above 1 draws differ more; default: as configured")

@@ -1,19 +1,16 @@
 """Simulate a data set: random cities with dominant-path radio maps, as a RadioMapSeer tree.
 
     python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
-    python scripts/make_dataset.py --out runs/real --maps 100 --tx 3 --layouts munich,florence    real footprints
-    python scripts/make_dataset.py --out runs/traced --maps 20 --tx 2 --engine sionna             ray tracing
     python scripts/make_dataset.py --out runs/more --maps 34 --tx 30 --layouts path/to/RadioMapSeer --split train
 
-The last line puts new transmitters into the layouts of a tree. The two before it need requirements-sionna.txt. Map N
-depends on (seed, N) alone, so the files do not depend on the number of workers. Run the command again to resume after
-an interruption, or with more --maps to extend the set; existing files are kept. Outlines, transmitters and pictures
-are registered to the maps as in RadioMapSeer (data/registration.py); dataset.json records how the set was made.
+The second line puts new transmitters into the layouts of a tree. Map N depends on (seed, N) alone, so the files do not
+depend on the number of workers. Run the command again to resume after an interruption, or with more --maps to extend
+the set; existing files are kept. Outlines, transmitters and pictures are registered to the maps as in RadioMapSeer
+(data/geometry/registration.py); dataset.json records how the set was made.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -31,15 +28,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import DataError, RadioMapSeer
-from data.layout import Layout
-from data.osm_cities import ATTRIBUTION, CITIES, footprints, real_city
-from data.ray_tracing import RayTracer, require_sionna
-from data.registration import antennas_as_file, outlines_as_file, picture_of
+from data.geometry.layout import Layout
+from data.geometry.registration import antennas_as_file, outlines_as_file, picture_of
 from data.simulator import Simulator, random_city, random_transmitter
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import run
 
-RANDOM, DOMINANT_PATH = "random", "dominant_path"
+RANDOM = "random"
 VERSION = 4  # of the generator and the laws; other versions make other maps from the same seed
 
 
@@ -90,24 +85,20 @@ class Recipe:
     seed: int
     size: int
     layouts: str = RANDOM
-    engine: str = DOMINANT_PATH
     split: str = "train"  # of a tree of layouts
 
     @property
     def settings(self) -> dict[str, int | str]:
         """What the manifest records."""
         made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
-        tree = {"split": self.split} if Path(self.layouts).is_dir() else {}
-        return made | {"layouts": self.layouts, "engine": self.engine} | tree
+        return made | {"layouts": self.layouts} | ({} if self.layouts == RANDOM else {"split": self.split})
 
     def city(self, map_id: int, rng: np.random.Generator) -> Layout:
-        """A random layout, a window of a real one, or one of a tree's."""
+        """A random layout, or one of a tree's."""
         if self.layouts == RANDOM:
             return random_city(rng, self.size)
-        if Path(self.layouts).is_dir():
-            known = tree_layouts(self.layouts, self.split)
-            return known[map_id % len(known)]
-        return real_city(tuple(self.layouts.split(",")), rng, self.size)
+        known = tree_layouts(self.layouts, self.split)
+        return known[map_id % len(known)]
 
 
 @cache
@@ -130,7 +121,7 @@ def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
         try:
             positions = [random_transmitter(city, rng) for _ in range(recipe.transmitters)]
         except ValueError as error:  # no open pixel in the middle: draw another city from the same stream
-            if Path(recipe.layouts).is_dir():
+            if recipe.layouts != RANDOM:
                 raise DataError(
                     f"{recipe.layouts}: the layout of map {map_id} has no open place in its middle"
                 ) from error
@@ -152,8 +143,7 @@ def make_map(root: Path, map_id: int, recipe: Recipe) -> int:
             antenna[tx[1], tx[0]] = 255
             write_png(antenna_path, antenna)
         if not gain_path.exists():
-            engine = Simulator if recipe.engine == DOMINANT_PATH else RayTracer
-            simulator = simulator or engine(city)
+            simulator = simulator or Simulator(city)
             write_png(gain_path, gain_to_uint8(db_to_gain(simulator.path_gain(tx))))
             written += 1
     return written
@@ -169,8 +159,9 @@ def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
     if manifest.is_file():
         try:
             made = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
-            made = {"layouts": RANDOM, "engine": DOMINANT_PATH} | made  # older manifests name neither
-            wrong = {key: made.get(key) for key, value in settings.items() if made.get(key) != value}
+            made = {"layouts": RANDOM, "engine": "dominant_path"} | made  # earlier manifests may name another engine
+            expected = settings | {"engine": "dominant_path"}
+            wrong = {key: made.get(key) for key, value in expected.items() if made.get(key) != value}
             maps = max(maps, int(made.get("maps", 0)))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{manifest}: is not a manifest of this script; choose another --out") from error
@@ -183,8 +174,6 @@ def open_folder(root: Path, maps: int, settings: dict[str, int | str]) -> None:
         raise DataError(f"{root}: exists and was not made by this script; choose another --out")
     for folder in ("gain/DPM", "polygon/buildings_complete", "png/buildings_complete", "png/antennas", "antenna"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    if settings["layouts"] != RANDOM and "split" not in settings:
-        (root / "ATTRIBUTION.txt").write_text(ATTRIBUTION, encoding="utf-8")
     pixel = "g = v / 255, path gain = 99.16 g - 147 dB"
     write_json(manifest, {"settings": settings | {"maps": maps}, "pixel": pixel, "metres_per_pixel": 1})
 
@@ -199,10 +188,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--layouts",
         default=RANDOM,
-        help=f"real cities in place of random ones: {','.join(CITIES)}, or the folder of a RadioMapSeer tree",
+        help="a RadioMapSeer tree, whose layouts take the place of random ones",
     )
     parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
-    parser.add_argument("--engine", default=DOMINANT_PATH, choices=(DOMINANT_PATH, "sionna"))
     # the CPUs that this process may use, if the system reports them
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=int, default=cpus, help="processes; default: the available CPUs")
@@ -212,15 +200,10 @@ def parse_arguments() -> argparse.Namespace:
             raise DataError(f"--{name} is {getattr(arguments, name)}; at least 1 is needed")
     if arguments.size < 64 or arguments.size % 16:
         raise DataError(f"--size is {arguments.size}; a multiple of 16, at least 64, is needed")
-    if Path(arguments.layouts).is_dir():
+    if arguments.layouts != RANDOM:
         sides = {layout.shape for layout in tree_layouts(arguments.layouts, arguments.split)}
         if sides != {(arguments.size, arguments.size)}:
             raise DataError(f"--size is {arguments.size}; the layouts of {arguments.layouts} are {sorted(sides)[0]}")
-    elif arguments.layouts != RANDOM:
-        for name in arguments.layouts.split(","):
-            footprints(name)
-    if arguments.engine == "sionna":
-        require_sionna()
     if arguments.seed < 0:
         raise DataError(f"--seed is {arguments.seed}; it must not be negative")
     return arguments
@@ -228,7 +211,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the command line describes."""
-    return Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.engine, arguments.split)
+    return Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.split)
 
 
 def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar: tqdm) -> int:
@@ -239,9 +222,8 @@ def make_maps(root: Path, missing: list[int], arguments: argparse.Namespace, bar
         written += make_map(root, missing[0], how)
         bar.update(arguments.tx)
     ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: workers finish their city, this process stops the rest
-    # an open GPU does not survive a fork
-    context = multiprocessing.get_context("spawn") if arguments.engine == "sionna" else None
-    pool = ProcessPoolExecutor(min(arguments.workers, max(len(missing), 1)), context, signal.signal, ignore_interrupt)
+    workers = min(arguments.workers, max(len(missing), 1))
+    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=ignore_interrupt)
     try:
         for job in as_completed([pool.submit(make_map, root, map_id, how) for map_id in missing[1:]]):
             written += job.result()

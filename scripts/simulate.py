@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from PIL import Image
 
+from data.crop import SIDE
 from data.errors import DataError
-from data.geojson import read_city
+from data.gis.geojson import read_city
 from data.scene import parse_position, scene_at
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
-from data.window import SIDE
 from denoising_diffusion_pytorch.cli import new_png, parse, print_city, run
 
 LARGE = 2**20  # px from which it takes so long that the command says what it does

@@ -11,12 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from denoising_diffusion_pytorch.build import build_loss, build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
-from denoising_diffusion_pytorch.loading import load_starting_weights
 from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.objectives import RegressionObjective
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
 from denoising_diffusion_pytorch.training.validation import make_validation
+from denoising_diffusion_pytorch.weights import load_starting_weights
 
 
 def train(config: Config) -> None:

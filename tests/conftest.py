@@ -10,8 +10,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
-from data.layout import Layout
-from data.registration import antennas_as_file, outlines_as_file, picture_of, snap
+from data.geometry.layout import Layout
+from data.geometry.registration import antennas_as_file, outlines_as_file, picture_of, snap
 
 torch.set_num_threads(1)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.calibration import STEP_DB, Calibration, crps, rank_shares
-from data.figures import reliability_figure
+from evaluation.calibration import STEP_DB, Calibration, crps, rank_shares
+from evaluation.figures import reliability_figure
 
 EVERYWHERE = np.ones((60, 60), bool)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data import Scene
-from data.layout import Layout
+from data.geometry.layout import Layout
 from scripts.check_dataset import Registration, oddities
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "check_dataset.py"

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from data import RadioUNet_c
-from data.geojson import read_city
-from data.layout import Layout
+from data.geometry.layout import Layout
+from data.gis.geojson import read_city
+from data.samples.dataset import RadioUNet_c
 from denoising_diffusion_pytorch.errors import CheckpointError
-from denoising_diffusion_pytorch.inference import Predictor
+from denoising_diffusion_pytorch.predictor import Predictor
 from tests.conftest import make_tree, save_grey
 from tests.tiny import TINY, merged
 
@@ -131,7 +131,7 @@ def test_baseline_and_exported_model(workplace, tmp_path):
         workplace / "tiny.yaml",
         f"trainer.results_folder={tmp_path / 'base'}",
     )
-    small = ("baseline_config.model_channels=8", "baseline_config.channel_mult=[1,2]", "data.cond_size=32")
+    small = ("baseline_config.architecture=pmnet", "baseline_config.width=0.125", "data.cond_size=32")
     assert command(*train, *small, "--dry_run", cwd=workplace).returncode == 0
     out = command(*train, *small, cwd=workplace)
     assert out.returncode == 0, out.stderr
@@ -149,7 +149,7 @@ def test_baseline_and_exported_model(workplace, tmp_path):
     whole, exported = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "exported"))
     assert exported["nmse"] == pytest.approx(whole["nmse"], rel=0.05)  # from more noise
     assert (exported["noise_scale"], exported["pixel_noise"], whole["pixel_noise"]) == (1.5, 2, 0)
-    assert whole["baselines"]["regression U-Net"]["nmse"] > 0
+    assert whole["baselines"]["PMNet"]["nmse"] > 0
     with (tmp_path / "whole.csv").open() as file:
         rows = list(csv.DictReader(file))
     ours = [float(row["nmse"]) for row in rows if row["predictor"] == "latent diffusion"]
@@ -212,7 +212,7 @@ def test_sample_several_draws_and_transmitters(workplace, tmp_path):
     save_grey(tmp_path / "town.png", city)
     ckpt = ("--ckpt", workplace / "radiodiff_results_LDM")
     own = ("--buildings", tmp_path / "town.png", "--tx", "5,6", "--tx", "390,290", "--num_samples", 3)
-    how = ("--sampler", "dpm_solver", "--steps", 3)
+    how = ("--sampler", "ddpm", "--steps", 3)
     out = command("sample.py", *ckpt, *own, *how, "--output_folder", tmp_path / "o")
     assert out.returncode == 0, out.stderr
     assert "256 m x 256 m around the transmitter" in out.stdout

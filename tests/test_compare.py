@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import compare  # noqa: E402
 
+PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125"]
 CHANNELS = ["buildings", "transmitter", "measured_gain", "measured"]
 
 
@@ -52,7 +53,7 @@ def workplace(tmp_path_factory):
         "rows": {
             "25 log10 d": {"law": "25 log10 d"},
             "latent diffusion": {"config": config, "vae": config, "calls": [1, 2], "seeds": [0, 1], "end_to_end": 0.5},
-            "regression": {"config": config, "stage": "baseline", "own": ["baseline_config.channel_mult=[1, 2]"]},
+            "regression": {"config": config, "stage": "baseline", "own": PMNET},
         },
     }
     (root / "plan.yaml").write_text(yaml.safe_dump(plan))
@@ -135,7 +136,7 @@ def test_another_configuration_budget_or_name_is_another_run(workplace, monkeypa
     assert folder("a", row, 6) == folder("a", row, 6) == 1
     assert (
         folder("a", row, 3) == 2
-        and folder("a", row.model_copy(update={"own": ["trainer.learning_rate=1.0e-2"]}), 6) == 3
+        and folder("a", row.model_copy(update={"own": [*PMNET, "trainer.learning_rate=1.0e-2"]}), 6) == 3
     )
     assert folder("基线", row, 6) == 4 and folder("x" * 300, row, 6) == 5
     assert all(len(path.name) < 80 for path in folders)

@@ -17,8 +17,8 @@ from PIL import Image
 pytest.importorskip("flask", reason="the web page needs: pip install -r requirements-demo.txt")
 
 from data.units import db_to_gain, gain_to_uint8
-from denoising_diffusion_pytorch.inference import Predictor
-from scripts.demo import MAX_WAITING, create_app, encode, pack
+from demo.server import MAX_WAITING, create_app, encode, pack
+from denoising_diffusion_pytorch.predictor import Predictor
 
 OPEN = np.zeros((256, 256), bool)
 CITY = OPEN.copy()

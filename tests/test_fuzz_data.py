@@ -13,7 +13,7 @@ from hypothesis import strategies
 from PIL import Image
 
 from data import DataError, FlatTree
-from data.geojson import city_of
+from data.gis.geojson import city_of
 from data.measurements import measurements_of
 from data.scene import read_grey
 

@@ -9,8 +9,8 @@ from PIL import Image
 from rasterio.warp import transform
 
 from data import DataError
-from data.geojson import city_of, read_city, read_geojson
-from data.geotiff import Georeference, write_geotiff
+from data.gis.geojson import city_of, read_city, read_geojson
+from data.gis.geotiff import Georeference, write_geotiff
 from data.measurements import check_measurements
 from data.scene import scene_at
 
@@ -272,7 +272,7 @@ def test_what_is_no_city_is_refused_with_a_remedy(name, content, message):
 
 
 def test_a_polygon_file_of_radiomapseer_is_a_city():
-    """In the map's registration, see `data.registration`."""
+    """In the map's registration, see `data.geometry.registration`."""
     rings = [[[20, 20], [50, 20], [50, 40], [20, 40], [20, 20]], [[80, 90], [100, 90], [100, 120], [80, 120], [80, 90]]]
     city = city_of(json.dumps(rings).encode(), "0.json")
     assert city.layout.shape == (256, 256) and city.place is None

@@ -5,16 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data import DataError, FlatTree, RadioMapSeer, RadioUNet_c
-from data.augment import Augmentation
-from data.baselines import simulator_map
+from data import DataError, FlatTree, RadioMapSeer
 from data.conditions import CONDITION_CHANNELS, condition
+from data.crop import window
+from data.geometry.layout import Layout
 from data.hashing import random_key
 from data.incomplete import Incomplete
-from data.layout import Layout
 from data.measurements import corrected, spread_points
-from data.simulated import random_scenes
-from data.window import window
+from data.samples.augment import Augmentation
+from data.samples.dataset import RadioUNet_c
+from data.simulator.scenes import random_scenes
+from evaluation.references import simulator_map
 
 CHANNELS = ("buildings", "transmitter", "measured_gain", "measured")
 

@@ -7,12 +7,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from data import Augmentation, DataError, RadioMapDataset, RadioMapSeer
-from denoising_diffusion_pytorch.build import build_model
+from data import DataError, RadioMapSeer
+from data.samples.augment import Augmentation
+from data.samples.dataset import RadioMapDataset
+from denoising_diffusion_pytorch.build import build_autoencoder, build_model
 from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.latents import encode_dataset
 from denoising_diffusion_pytorch.training.objectives import LatentObjective
 from tests.tiny import tiny_config
+from tests.training import make_trainer, same, weights
 
 
 @pytest.fixture
@@ -118,9 +123,33 @@ def test_an_incomplete_store_is_refused(dataset, model, tmp_path):
         encode_dataset(dataset, model.first_stage_model, tmp_path, one_of(0, 2))
 
 
-def test_no_neighbour_is_kept_in_place_of_an_unreadable_map(radiomapseer, model, tmp_path):
+def test_a_map_that_turns_unreadable_ends_the_run_and_the_repaired_one_continues_it(radiomapseer, tmp_path):
     broken = sorted((radiomapseer / "gain" / "DPM").iterdir())[2]
-    broken.write_bytes(b"no picture")
-    tolerant = RadioMapDataset(RadioMapSeer(radiomapseer), 16, 8, augmentation=Augmentation(), tolerant=True)
-    with pytest.raises(DataError, match=f"{broken.name}.*repair or remove it"):
-        encode(tolerant, model, tmp_path)
+    content = broken.read_bytes()
+    settings = {
+        "train": {"data_root": str(radiomapseer)},
+        "cache_latents": True,
+        "cache_folder": str(tmp_path / "cache"),
+    }
+    config = tiny_config("ldm", data=settings)
+    autoencoder = build_autoencoder(config)
+
+    def run(folder, breaks):
+        data = TrainingData(config, Accelerator(cpu=True))
+        data.cache_latents(autoencoder)
+
+        def batches(first):
+            for number, batch in enumerate(data.batches(first), first):
+                if breaks and number == 8:  # the second epoch: every map has been read
+                    broken.write_bytes(content[:100])
+                yield batch
+
+        make_trainer(folder, batches=batches, trainer={"training_steps": 8, "save_interval": 100}).train()
+
+    with pytest.raises(DataError, match=broken.name):
+        run(tmp_path / "run", breaks=True)
+    assert 4 <= find_checkpoint(tmp_path / "run").step < 8
+    broken.write_bytes(content)
+    run(tmp_path / "run", breaks=False)
+    run(tmp_path / "whole", breaks=False)
+    assert same(weights(tmp_path / "run", 8), weights(tmp_path / "whole", 8))

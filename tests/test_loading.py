@@ -1,17 +1,16 @@
 """Weights from other runs and from other code."""
 
-import json
 import os
 
 import pytest
 import torch
 
-from denoising_diffusion_pytorch import loading
+from denoising_diffusion_pytorch import weights as loading
 from denoising_diffusion_pytorch.build import build_autoencoder, build_model
 from denoising_diffusion_pytorch.errors import CheckpointError
-from denoising_diffusion_pytorch.loading import load_initial
 from denoising_diffusion_pytorch.training import checkpoint as ck
 from denoising_diffusion_pytorch.training.checkpoint import save_checkpoint
+from denoising_diffusion_pytorch.weights import load_initial
 from tests.tiny import merged, tiny_batch, tiny_config
 from tests.training import make_trainer, same
 
@@ -20,18 +19,6 @@ def test_another_architecture_is_refused_by_name(tmp_path):
     make_trainer(tmp_path).train()
     with pytest.raises(CheckpointError, match="unet_config.model_channels"):
         make_trainer(tmp_path, unet_config={"model_channels": 16}).train()
-
-
-def test_networks_of_older_noise_objectives_are_refused(tmp_path):
-    for objective, readable in (("pred_x0", True), ("pred_noise", False)):
-        folder = tmp_path / objective
-        make_trainer(folder, diffusion_config={"objective": objective}).train()
-        path = folder / "checkpoints" / "ckpt_4"
-        meta = json.loads((path / "meta.json").read_text()) | {"format": 2}
-        ck._write_meta(path, meta)
-        assert (ck.damage(path) is None) == readable
-    with pytest.raises(CheckpointError, match="pred_noise.*train it anew"):
-        ck.open_checkpoint(path)
 
 
 def test_load_model_rebuilds_from_the_checkpoint_alone(tmp_path):

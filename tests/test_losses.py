@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from denoising_diffusion_pytorch.autoencoder import AutoencoderKL
 from denoising_diffusion_pytorch.errors import CheckpointError
 from denoising_diffusion_pytorch.losses import (
     AutoencoderLoss,
@@ -15,6 +14,7 @@ from denoising_diffusion_pytorch.losses import (
     adaptive_weight,
     hinge_gan_loss,
 )
+from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL
 from denoising_diffusion_pytorch.radio_map import apply_mask
 from denoising_diffusion_pytorch.randomness import GlobalRandom, KeyedRandom
 from denoising_diffusion_pytorch.training.ema import EMAModel

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import rasterio
 
-from data.geotiff import Georeference
-from data.layout import Layout
-from data.maps import Coverage, write_coverage, write_map
+from data.geometry.layout import Layout
+from data.gis.geotiff import Georeference
 from data.scene import Scene
+from evaluation.maps import Coverage, write_coverage, write_map
 
 GRID = Georeference(500_000.0, 4_000_000.0, 1.0, 1.0, False, 32632)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data import DataError
-from data.geotiff import Georeference
+from data.gis.geotiff import Georeference
 from data.measurements import measurements_of, read_measurements
 
 PIXELS = None

@@ -3,11 +3,16 @@
 import pytest
 import torch
 
-from denoising_diffusion_pytorch.autoencoder import AutoencoderKL, DiagonalGaussianDistribution, Encoder
-from denoising_diffusion_pytorch.blocks import AttnBlock, FourierFeatures, timestep_embedding
-from denoising_diffusion_pytorch.swin import SwinConditionEncoder, WindowAttention, window_partition, window_reverse
+from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution, Encoder
+from denoising_diffusion_pytorch.networks.blocks import AttnBlock, FourierFeatures, timestep_embedding
+from denoising_diffusion_pytorch.networks.swin import (
+    SwinConditionEncoder,
+    WindowAttention,
+    window_partition,
+    window_reverse,
+)
+from denoising_diffusion_pytorch.networks.unet import Unet
 from denoising_diffusion_pytorch.training.report import count_parameters
-from denoising_diffusion_pytorch.unet import Unet
 
 
 def test_document_sizes_on_the_meta_device():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
-from denoising_diffusion_pytorch.training.results import read_log
-from scripts.chaos import ROOT, SCRIPTS, set_up
+from denoising_diffusion_pytorch.training.run_folder import read_log
+from tests.processes import ROOT, SCRIPTS, set_up
 
 SETTINGS = (
     "trainer.training_steps=4",

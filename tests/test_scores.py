@@ -7,13 +7,14 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from data import DataError, Scene, figures
-from data.baselines import MeanMap, log_distance_law, los_nlos_law
-from data.evaluation import error_shares, interval
-from data.figures import comparison_figure, radio_map_figure
-from data.layout import Layout
-from data.metrics import PERFECT_PSNR, Scores, detail, map_scores, ssim
+from data import DataError, Scene
+from data.geometry.layout import Layout
 from data.units import apply_noise_floor
+from evaluation import figures
+from evaluation.figures import comparison_figure, radio_map_figure
+from evaluation.metrics import PERFECT_PSNR, Scores, detail, map_scores, ssim
+from evaluation.references import MeanMap, log_distance_law, los_nlos_law
+from evaluation.table import error_shares, interval
 from scripts.evaluate import score_others
 
 

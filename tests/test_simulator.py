@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from data import DataError, RadioMapSeer, Scene
-from data.augment import symmetry
 from data.conditions import condition
-from data.layout import SUBROWS, Layout
-from data.polygons import clip, rings_from_mask, turn_angles
-from data.registration import EDGE
-from data.simulated import random_scenes
+from data.geometry.layout import SUBROWS, Layout
+from data.geometry.outlines import clip, rings_from_mask, turn_angles
+from data.geometry.registration import EDGE
+from data.samples.augment import symmetry
 from data.simulator import Laws, Simulator, detour_distance, line_of_sight, random_city, random_transmitter
-from data.simulator.statistics import layout_statistics, merge
+from data.simulator.scenes import random_scenes
 from data.simulator.visibility import blocking_wall, make_walls
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 
@@ -242,9 +241,9 @@ def test_pixels_of_outlines():
 
 def test_clipping_keeps_what_is_inside():
     ring = np.array([[-5.0, 3.0], [4.0, -6.0], [40.0, 10.0], [20.0, 50.0]])
-    whole, cut = Layout([ring], (32, 32)), Layout([clip(ring, (0, 0), (31, 31))], (32, 32))
+    whole, cut = Layout([ring], (32, 32)), Layout(clip(ring, (0, 0), (31, 31)), (32, 32))
     assert (whole.inside[1:-1, 1:-1] == cut.inside[1:-1, 1:-1]).all()
-    assert len(clip(ring + 100, (0, 0), (31, 31))) == 0
+    assert clip(ring + 100, (0, 0), (31, 31)) == []
 
 
 def test_exact_outlines_and_traced_ones_agree():
@@ -268,18 +267,6 @@ def test_transmitters_are_in_the_open_middle():
     city = random_city(np.random.default_rng(8), 128)
     places = [random_transmitter(city, np.random.default_rng(seed)) for seed in range(40)]
     assert all(not city.inside[y, x] and min(x, y) >= 26 and max(x, y) <= 101 for x, y in places)
-
-
-def test_layout_statistics_of_a_known_map():
-    buildings = np.zeros((64, 64), bool)
-    buildings[10:20, 10:30] = True
-    buildings[10:20, 36:46] = True
-    figures = layout_statistics(Layout.traced(buildings))
-    assert figures["buildings"] == [2] and figures["coverage"] == [300 / 4096]
-    assert sorted(figures["area"]) == [100, 200] and figures["gap"] == [7, 7]
-    assert sorted(figures["aspect"]) == pytest.approx([1, 2]) and figures["filled"] == pytest.approx([1, 1])
-    assert figures["alignment"][0] == pytest.approx(1, abs=1e-3)
-    assert merge([figures, figures])["buildings"] == [2, 2]
 
 
 @pytest.mark.skipif("RADIOMAPSEER" not in os.environ, reason="RADIOMAPSEER names no RadioMapSeer tree")

@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.utils import _recursive_to
 
-from data import DataError, RadioUNet_c, process_batch
+from data import DataError
+from data.samples.dataset import RadioUNet_c, process_batch
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.randomness import KeyedRandom, seed_global
@@ -17,7 +18,7 @@ from denoising_diffusion_pytorch.training import checkpoint as ck
 from denoising_diffusion_pytorch.training.objectives import (
     AutoencoderObjective,
 )
-from denoising_diffusion_pytorch.training.results import read_log
+from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
 from tests.tiny import tiny_batch, tiny_batches, tiny_config
 from tests.training import OneScene, make_trainer, same, weights
@@ -303,18 +304,6 @@ def test_an_error_of_the_data_saves_first(tmp_path):
     whole = tmp_path / "whole"
     make_trainer(whole).train()
     assert same(weights(tmp_path, 4), weights(whole, 4))
-
-
-def test_bad_samples_are_counted_once_and_across_a_resume(tmp_path):
-    def noting(first):
-        for number, batch in enumerate(tiny_batches(first), first):
-            yield batch | {"problems": [f"bad{number // 2}.png: truncated"]}
-
-    limit = {"max_bad_samples": 3, "training_steps": 2}
-    make_trainer(tmp_path, batches=noting, trainer=limit).train()
-    with pytest.raises(TrainingError, match=r"4 unreadable samples.*max_bad_samples.*bad3"):
-        make_trainer(tmp_path, batches=noting, trainer=limit | {"training_steps": 8}).train()
-    assert ck.find_checkpoint(tmp_path).step == 3
 
 
 def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):

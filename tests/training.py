@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from data import Scene
-from data.layout import Layout
+from data.geometry.layout import Layout
 from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss, build_model
-from denoising_diffusion_pytorch.inference import Prediction
+from denoising_diffusion_pytorch.predictor import Prediction
 from denoising_diffusion_pytorch.training import checkpoint as ck
 from denoising_diffusion_pytorch.training.objectives import (
     AutoencoderObjective,

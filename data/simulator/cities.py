@@ -2,8 +2,7 @@
 
 Streets cut a map into blocks and lanes cut blocks into lots, in one rotated frame per district; a lot carries a
 building or stays open. A smooth bend of the whole map makes streets and long buildings curve. Size, density and
-regularity vary from map to map, so that the spread over maps matches real cities, not only the mean (numbers in
-docs/simulator.md).
+regularity vary from map to map, so that the spread over maps matches real cities, not only the mean.
 """
 
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..layout import Layout
-from ..polygons import clip, drop_straight
-from ..registration import snap
+from ..geometry.layout import Layout
+from ..geometry.outlines import clip, drop_straight
+from ..geometry.registration import snap
 
 BORDER_LOSS = 0.7  # share of lots across the map's border that stay open; real maps have few cut buildings
 LOTS_A_BLOCK = 12  # area of the largest block, in median lots
@@ -226,12 +225,13 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
 
 def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray], size: int) -> None:
     """Add a building to the map unless it touches another one or hardly reaches into the map."""
-    rings = [snap(clip(ring, (0, 0), (size - 1, size - 1))) for ring in rings]
+    rings = [snap(part) for ring in rings for part in clip(ring, (0, 0), (size - 1, size - 1))]
     rings = [ring for ring in rings if len(ring) >= 3]
     if not rings:
         return
-    low = np.floor(rings[0].min(axis=0)).astype(int) - 3
-    side = int(max(np.ceil(rings[0].max(axis=0)).astype(int) + 4 - low))
+    corners = np.concatenate(rings)
+    low = np.floor(corners.min(axis=0)).astype(int) - 3
+    side = int(max(np.ceil(corners.max(axis=0)).astype(int) + 4 - low))
     local = Layout([ring - low for ring in rings], (side, side)).inside  # origin at `low`
     rows = slice(max(low[1], 0), min(low[1] + side, size))
     columns = slice(max(low[0], 0), min(low[0] + side, size))

@@ -18,8 +18,8 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
-from ..layout import Layout
-from ..polygons import segments_of, shrink
+from ..geometry.layout import Layout
+from ..geometry.outlines import segments_of, shrink
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB
 from .visibility import blocking_wall, make_walls
 

@@ -29,10 +29,6 @@ def derive(config: Config, stage: str) -> None:
     """
     if stage == "baseline":
         _derive_baseline(config)
-    if stage == "vae" and config.first_stage_config.pixel_space:
-        raise ConfigError(
-            "first_stage_config.pixel_space: true has no first stage to train; start with train_cond_ldm.py"
-        )
     side = _derive_first_stage(config)
     _derive_condition(config, side)
     _derive_trainer(config, stage)
@@ -61,16 +57,12 @@ def _derive_baseline(config: Config) -> None:
     data, dd = config.data, config.first_stage_config.ddconfig
     data.image_size = dd.resolution = data.image_size or dd.resolution
     _agree(data, "data.cond_size", data.image_size, "data.image_size")
-    baseline = config.baseline_config
-    halvings = {"unet": len(baseline.unet.channel_mult) - 1, "radiounet": 6, "pmnet": 3}[baseline.architecture]
-    _must_divide("data.image_size", data.image_size, 2**halvings)
+    _must_divide("data.image_size", data.image_size, {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture])
 
 
 def _derive_first_stage(config: Config) -> int:
     """Returns the side of the latent, px."""
     dd = config.first_stage_config.ddconfig
-    if config.first_stage_config.pixel_space:
-        return _derive_pixel_space(config)
     embed_dim = config.first_stage_config.embed_dim
     _agree(dd, "first_stage_config.ddconfig.z_channels", embed_dim, "first_stage_config.embed_dim")
     for key in ("in_channels", "out_ch"):
@@ -80,26 +72,6 @@ def _derive_first_stage(config: Config) -> int:
     _must_divide(_RESOLUTION, dd.resolution, dd.patch_size * 2 ** (len(dd.ch_mult) - 1))
     _known_levels("first_stage_config.ddconfig.attn_resolutions", dd.attn_resolutions, sides)
     return sides[-1]
-
-
-def _derive_pixel_space(config: Config) -> int:
-    first = config.first_stage_config
-    if "embed_dim" not in first.model_fields_set:
-        first.embed_dim = 1
-    _agree(first, "first_stage_config.embed_dim", 1, "first_stage_config.pixel_space")
-    _agree(first.ddconfig, "first_stage_config.ddconfig.z_channels", 1, "first_stage_config.pixel_space")
-    wrong = {
-        "first_stage_config.ckpt_path": first.ckpt_path,
-        "first_stage_config.trainable": first.trainable,
-        "first_stage_config.ddconfig.decoder_cond": first.ddconfig.decoder_cond,
-        "data.cache_latents": config.data.cache_latents,
-    }
-    for key, value in wrong.items():
-        if value:
-            raise ConfigError(
-                f"{key} is {value}, but first_stage_config.pixel_space: true means that there is no autoencoder"
-            )
-    return first.ddconfig.resolution
 
 
 def _must_divide(key: str, size: int, factor: int) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Sampler = Literal["ddim", "ddpm", "dpm_solver", "decoupled", "euler", "heun"]
+Sampler = Literal["ddim", "ddpm", "decoupled", "euler", "heun"]
 
 # what fits each diffusion_config.model_type; the first sampler is the default
 OBJECTIVES = {
@@ -19,9 +19,9 @@ OBJECTIVES = {
     "flow": ("pred_velocity",),
 }
 SAMPLERS: dict[str, tuple[Sampler, ...]] = {
-    "ddpm": ("ddim", "ddpm", "dpm_solver"),
-    "const_sde": ("decoupled", "dpm_solver"),
-    "flow": ("euler", "heun", "dpm_solver"),
+    "ddpm": ("ddim", "ddpm"),
+    "const_sde": ("decoupled",),
+    "flow": ("euler", "heun"),
 }
 
 
@@ -92,7 +92,6 @@ class FirstStageConfig(Section):
     embed_dim: Count = 3
     ckpt_path: Text | None = None  # a RadioDiff checkpoint folder, a .safetensors file, or an original model-N.pt
     trainable: bool = False  # stage 2 only: joint training of VAE and U-Net
-    pixel_space: bool = False  # stage 2 only: no autoencoder, the U-Net denoises the map itself
     ddconfig: DDConfig = DDConfig()
     lossconfig: LossConfig = LossConfig()
 
@@ -157,28 +156,12 @@ class DiffusionConfig(Section):
     end_to_end: EndToEndConfig = EndToEndConfig()
 
 
-class RegressionUnetConfig(Section):
-    """The regression U-Net (baselines/unet.py)."""
-
-    model_channels: Count = 32
-    channel_mult: Levels = [1, 2, 4, 8]  # len - 1 halvings
-    num_res_blocks: Count = 1
-
-
-class PublishedConfig(Section):
-    """A baseline whose layers its paper gives."""
-
-    width: Positive = 1.0  # share of the published channels in every layer
-
-
 class BaselineConfig(Section):
-    """The regression network that scripts/train_baseline.py trains, for comparison. Each architecture has a section of its own."""
+    """The regression network that scripts/train_baseline.py trains, for comparison."""
 
-    architecture: Literal["unet", "radiounet", "pmnet"] = "unet"
+    architecture: Literal["radiounet", "pmnet"] = "radiounet"  # sides of multiples of 64 px, of 8 px
+    width: Positive = 1.0  # fraction of the published channels in every layer
     variance: bool = False  # predict the variance of every pixel too, by its likelihood in place of lossconfig's terms
-    unet: RegressionUnetConfig = RegressionUnetConfig()
-    radiounet: PublishedConfig = PublishedConfig()  # Levie et al., 2021; sides of multiples of 64 px
-    pmnet: PublishedConfig = PublishedConfig()  # Lee et al., 2023; sides of multiples of 8 px
 
 
 class SourceConfig(Section):
@@ -289,7 +272,6 @@ class TrainerConfig(Section):
     validation_samples: Count = 64  # maps scored each time, spread over the split; always the same ones
     keep_last: Count = 5  # newest checkpoints kept; older ones are deleted, except the best by validation
     keep_every: Natural = 0  # checkpoints at multiples of this step are never deleted; 0: none
-    max_bad_samples: Natural = 0  # unreadable samples replaced by their neighbours before the run stops
     gradient_clip: Positive = 1.0
     mixed_precision: Literal["no", "fp16", "bf16", "auto"] = "no"  # auto: bf16 if the processor supports it natively
     tf32: bool = False  # full-precision products and convolutions in TF32, on GPUs that support it

@@ -1,12 +1,11 @@
 """The spellings that a configuration may use -> the names of schema.py.
 
 Besides the names of schema.py a file may use CompVis' `target` / `params` wrappers around any section, a `model`
-section, the `optimization` section, the data module's keys, and the keys of the original RadioDiff repository. A
-`target` is looked up by its last name in a table; a file never causes an import.
+section, and the keys of the document's `optimization` section and data module. A `target` is looked up by its last
+name in a table; a file never causes an import.
 """
 
 import difflib
-import logging
 import reprlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from .schema import Config, Section, SourceConfig, number
-
-log = logging.getLogger("radiodiff")
 
 
 class Setting(NamedTuple):
@@ -51,15 +48,6 @@ TARGETS: dict[str, tuple[str, ...]] = {
 ALIASES: dict[str, tuple[str, ...]] = {
     "optimization": ("trainer",),
     "first_stage_config.ddconfig.channels": ("first_stage_config.ddconfig.in_channels",),
-    "first_stage_config.lossconfig.disc_start": ("first_stage_config.lossconfig.discr_start",),
-    "first_stage_config.lossconfig.disc_weight": ("first_stage_config.lossconfig.discr_weight",),
-    "unet_config.dim": ("unet_config.model_channels",),
-    "unet_config.dim_mults": ("unet_config.channel_mult",),
-    "unet_config.channels": ("unet_config.in_channels",),
-    "unet_config.cond_dim": ("unet_config.context_dim",),
-    "baseline_config.model_channels": ("baseline_config.unet.model_channels",),
-    "baseline_config.channel_mult": ("baseline_config.unet.channel_mult",),
-    "baseline_config.num_res_blocks": ("baseline_config.unet.num_res_blocks",),
     "data.batch_size": ("trainer.batch_size",),
     "data.data_root": ("data.train.data_root", "data.validation.data_root"),
     "data.simulation_type": ("data.train.simulation_type", "data.validation.simulation_type"),
@@ -67,34 +55,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "trainer.min_lr": ("trainer.min_learning_rate",),
     "trainer.lr_decay_power": ("trainer.lr_scheduler.power",),
     "trainer.weight_decay": ("trainer.optimizer.weight_decay",),
-    "trainer.train_num_steps": ("trainer.training_steps",),
-    "trainer.gradient_accumulate_every": ("trainer.gradient_accumulation",),
-    "trainer.save_and_sample_every": ("trainer.save_interval",),
-    "trainer.log_freq": ("trainer.log_interval",),
-    "trainer.amp": ("trainer.mixed_precision",),
-    "trainer.fp16": ("trainer.mixed_precision",),
-    "trainer.ema_update_after_step": ("trainer.ema.start_step",),
-    "trainer.ema_update_every": ("trainer.ema.update_interval",),
 }
-# names accepted only inside a `model` section; at the top of a file they would be ambiguous
-_OF_DIFFUSION = ("model_type", "objective", "timesteps", "sampling_timesteps", "loss_type", "scale_factor")
-IN_MODEL: dict[str, tuple[str, ...]] = {
-    **{key: (f"diffusion_config.{key}",) for key in _OF_DIFFUSION},
-    "first_stage": ("first_stage_config",),
-    "unet": ("unet_config",),
-    "embed_dim": ("first_stage_config.embed_dim",),
-    "ckpt_path": ("first_stage_config.ckpt_path",),
-    "ddconfig": ("first_stage_config.ddconfig",),
-    "lossconfig": ("first_stage_config.lossconfig",),
-}
-RETIRED = {  # settings of earlier versions, which old files and checkpoints may still contain
-    "first_stage_config.lossconfig.mask_buildings": "ori_mask is always applied, to what is certain",
-}
-
-
-def _side(value: Any) -> Any:
-    """[320, 320] -> 320."""
-    return value[0] if isinstance(value, list) and len(value) == 2 and value[0] == value[1] else value
 
 
 def _precision(value: Any) -> Any:
@@ -103,10 +64,6 @@ def _precision(value: Any) -> Any:
 
 
 CONVERSIONS: dict[str, Callable[[Any], Any]] = {
-    "first_stage_config.ddconfig.resolution": _side,
-    "unet_config.image_size": _side,
-    "data.image_size": _side,
-    "data.cond_size": _side,
     "trainer.mixed_precision": _precision,
     "trainer.optimizer": lambda value: {"type": value} if isinstance(value, str) else value,
     "trainer.lr_scheduler": lambda value: {"type": value} if isinstance(value, str) else value,
@@ -146,19 +103,15 @@ def _walk(tree: Any, section: str, source: str, wrappers: tuple[str, ...] = ()) 
         )
     for key, value in tree.items():
         here, path = f"{source}.{key}".lstrip("."), f"{section}.{key}".lstrip(".")
-        if path in RETIRED:
-            log.warning("%s is left out: %s", here, RETIRED[path])
-        elif key == "target" and (section in TARGETS or "params" in tree):
+        if key == "target" and (section in TARGETS or "params" in tree):
             _check_target(section, value, here)
         elif _wraps(key, section) and key not in wrappers:
             yield from _walk(value, section, here, (*wrappers, key))
         elif path == "data.wrap":
             if value is not False:
                 raise ConfigError(f"{here} must be false: there is no wrapper around the datasets; leave it out")
-        elif path == "first_stage_config.channels":
-            yield from _widths(value, here)
         else:
-            for meant in _meanings(path, section, key, here, "model" in wrappers):
+            for meant in _meanings(path, section, key, here):
                 converted = CONVERSIONS.get(meant, _plain)(value)
                 if meant in SECTIONS:
                     yield from _walk(converted, meant, here)
@@ -178,14 +131,12 @@ def _wraps(key: Any, section: str) -> bool:
     return key == "params" or (key == "model" and not section) or (key == "additional_params" and section in _SOURCES)
 
 
-def _meanings(path: str, section: str, key: Any, here: str, in_model: bool) -> tuple[str, ...]:
+def _meanings(path: str, section: str, key: Any, here: str) -> tuple[str, ...]:
     """The dotted paths that a key sets."""
     if key in SECTIONS[section].model_fields:
         return (path,)
     if path in ALIASES:
         return ALIASES[path]
-    if in_model and path in IN_MODEL:
-        return IN_MODEL[path]
     raise ConfigError(f"{here!s:.200} is not a known key; {_suggestion(section, str(key), here)}".replace("\n", " "))
 
 
@@ -207,16 +158,3 @@ def _check_target(section: str, target: Any, here: str) -> None:
     if str(target).rsplit(".", 1)[-1] not in known:
         listed = f"known here: {', '.join(known)}" if known else "this section takes none, leave it out"
         raise ConfigError(f"{here}: {reprlib.repr(target)} is not a known class; {listed}")
-
-
-def _widths(value: Any, here: str) -> Iterator[tuple[str, Setting]]:
-    """The autoencoder's widths [in, first level, second level, ...] -> in_channels, ch and ch_mult."""
-    whole = isinstance(value, list) and len(value) >= 2 and all(type(item) is int and item > 0 for item in value)
-    if not whole or any(width % value[1] for width in value[2:]):
-        raise ConfigError(
-            f"{here} must be a list [image channels, width, width, ...], multiples of the first width, "
-            f"not {reprlib.repr(value)}"
-        )
-    parts = {"in_channels": value[0], "ch": value[1], "ch_mult": [width // value[1] for width in value[1:]]}
-    for name, part in parts.items():
-        yield f"first_stage_config.ddconfig.{name}", Setting(part, here)

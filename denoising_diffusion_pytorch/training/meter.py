@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from .results import memory_gib
+from .run_folder import memory_gib
 
 
 class Meter:

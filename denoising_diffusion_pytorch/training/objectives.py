@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..autoencoder import AutoencoderKL
-from ..baselines import Regression, mean_and_log_variance
 from ..config.schema import EndToEndConfig, TrainerConfig
 from ..latent_diffusion import LatentDiffusion
 from ..losses import AutoencoderLoss, PatchDiscriminator, gaussian_nll, hinge_gan_loss
+from ..networks.autoencoder import AutoencoderKL
+from ..networks.baselines import Regression, mean_and_log_variance
 from ..radio_map import apply_mask
 from ..randomness import KeyedRandom
 

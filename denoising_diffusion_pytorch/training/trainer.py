@@ -24,7 +24,7 @@ from .finite_guard import FiniteGuard, reproduce
 from .meter import Meter
 from .objectives import Batch, Optimization, make_optimization
 from .report import model_report, step_networks
-from .results import Results
+from .run_folder import Results
 from .schedule import learning_rate
 from .stopping import StopRequest
 from .validation import Validation, metrics_of
@@ -41,7 +41,7 @@ class Trainer:
         model: what is averaged, saved and validated.
         objectives: modules of objectives.py, in the order in which they see a batch.
         batches: function (first micro-batch) -> endless generator of batches on the device, with `keys`,
-            `names` and optionally `problems`.
+            `names`.
         validation: the scenes that are scored and drawn, or None.
         prepare: function called once in a run that starts from nothing, e.g. to measure the latent scale.
         prepare_again: call it again every `save_interval` steps, for a model whose latents keep changing.
@@ -225,7 +225,6 @@ class Trainer:
         started = time.monotonic()
         try:
             batch = next(batches)
-            self.checkpointer.note_bad_samples(batch.get("problems", ()))
         except Exception:
             if self.step and self.accelerator.is_main_process and self.guard.nonfinite_step() is None:
                 self.checkpointer.write(self.step)  # a step may be half accumulated, but no weight has changed in it

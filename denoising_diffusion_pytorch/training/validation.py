@@ -8,12 +8,12 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from data.figures import comparison_figure
-from data.metrics import Scores
-from data.splits import spread
+from data.trees.splits import spread
+from evaluation.figures import comparison_figure
+from evaluation.metrics import Scores
 
 from ..config.schema import Config
-from ..inference import Prediction, predict_batch
+from ..predictor import Prediction, predict_batch
 from .data import open_dataset
 
 
@@ -78,13 +78,13 @@ def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Val
 
 
 def _arrays(sample: dict[str, Any]) -> dict[str, np.ndarray]:
-    """A dataset's sample in the form that `data.prepare` has."""
+    """A dataset's sample in the form that `data.presentation.prepare` has."""
     return {key: sample[key].numpy() for key in ("image", "cond", "ori_mask")}
 
 
 def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
     """nmse, rmse, ssim, psnr, detail at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `ceiling_` of the
-    autoencoder's reconstruction, if there is one. Means over maps (data/metrics.py).
+    autoencoder's reconstruction, if there is one. Means over maps (evaluation/metrics.py).
     """
     sampled, ceiling = Scores(), Scores()
     for prediction in predictions:

@@ -1,0 +1,127 @@
+"""Outlines of buildings: tracing, simplifying, clipping. A ring is an (N, 2) float64 array of x, y in pixels."""
+
+from collections.abc import Sequence
+
+import contourpy
+import numpy as np
+import shapely
+from scipy import ndimage
+
+TOLERANCE = 1.0  # px; largest distance of an outline from the midpoints of pixel edges
+STRAIGHT = 8.0  # degrees; vertices that bend less are dropped
+MIN_AREA = 3  # px
+
+
+def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list[np.ndarray]:
+    """Simplified outlines, courtyards included, of the 4-connected buildings of a mask (H, W) bool."""
+    labels, _ = ndimage.label(buildings)
+    rings = []
+    for number, window in enumerate(ndimage.find_objects(labels), 1):
+        component = labels[window] == number
+        if component.sum() < MIN_AREA:
+            continue
+        padded = np.pad(component, 1).astype(np.float64)
+        origin = np.array([window[1].start - 1, window[0].start - 1])
+        for contour in contourpy.contour_generator(z=padded).lines(0.5):
+            points = contour[:-1] + origin
+            if len(points) < 6:
+                continue
+            ring = _simplify(points, tolerance)
+            rings.append(drop_straight(ring) if len(ring) >= 3 else points)  # a thin wall would vanish
+    return rings
+
+
+def _simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
+    """Douglas-Peucker on a closed contour; then a line is fitted to each edge and neighbouring lines intersected."""
+    centre = points.mean(axis=0)
+    points = np.roll(points, -int(np.argmax(((points - centre) ** 2).sum(1))), axis=0)
+    opposite = int(np.argmax(((points - points[0]) ** 2).sum(1)))
+    closed = np.vstack([points, points[:1]])
+    halves = (closed[: opposite + 1], closed[opposite:])
+    lines = [shapely.LineString(half).simplify(tolerance, preserve_topology=False) for half in halves]
+    number = {point: index for index, point in enumerate(map(tuple, points.tolist()))}
+    kept = {number[point] for line in lines for point in line.coords}
+    return _fit_edges(points, sorted(kept))
+
+
+def _fit_edges(points: np.ndarray, kept: list[int]) -> np.ndarray:
+    """Move each kept vertex to where the least-squares lines of its two edges meet, if that is within 1.5 px."""
+    count = len(points)
+    lines = []
+    for a, b in zip(kept, [*kept[1:], kept[0] + count], strict=True):
+        edge = points[np.arange(a, b + 1) % count]
+        if len(edge) >= 5:
+            edge = edge[1:-1]  # vertices belong to two edges
+        middle = edge.mean(axis=0)
+        chord = points[b % count] - points[a]
+        if len(edge) < 4 and np.hypot(*chord) > 1e-9:
+            middle, direction = (points[a] + points[b % count]) / 2, chord / np.hypot(*chord)
+        else:
+            direction = np.linalg.svd(edge - middle, full_matrices=False)[2][0]
+        lines.append((middle, direction))
+    ring = []
+    for index, vertex in enumerate(kept):
+        (m1, d1), (m2, d2) = lines[index - 1], lines[index]
+        cross = d1[0] * d2[1] - d1[1] * d2[0]
+        corner = points[vertex]
+        if abs(cross) > 0.2:
+            along = ((m2 - m1)[0] * d2[1] - (m2 - m1)[1] * d2[0]) / cross
+            if np.hypot(*(m1 + along * d1 - corner)) <= 1.5:
+                corner = m1 + along * d1
+        ring.append(corner)
+    return np.array(ring)
+
+
+def turn_angles(ring: np.ndarray) -> np.ndarray:
+    """Signed angle in degrees by which the outline turns at each vertex, (N,)."""
+    arriving, leaving = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    cross = arriving[:, 0] * leaving[:, 1] - arriving[:, 1] * leaving[:, 0]
+    return np.degrees(np.arctan2(cross, (arriving * leaving).sum(1)))
+
+
+def drop_straight(ring: np.ndarray) -> np.ndarray:
+    """Drop vertices of a ring (N, 2) that bend by less than STRAIGHT degrees, the flattest first."""
+    while len(ring) > 3:
+        angles = np.abs(turn_angles(ring))
+        flattest = int(np.argmin(angles))
+        if angles[flattest] >= STRAIGHT:
+            break
+        ring = np.delete(ring, flattest, axis=0)
+    return ring
+
+
+def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarray:
+    """Move every edge of a ring by `distance` px into the building, on whichever side of the ring it lies."""
+    edge = np.roll(ring, -1, axis=0) - ring
+    length = np.hypot(edge[:, 0], edge[:, 1])
+    tangent = edge / np.maximum(length, 1e-9)[:, None]
+    normal = np.column_stack([-tangent[:, 1], tangent[:, 0]])
+    middle = (ring + np.roll(ring, -1, axis=0)) / 2
+    vote = length * (_is_building(buildings, middle + normal).astype(float) - _is_building(buildings, middle - normal))
+    if vote[length >= 1].sum() < 0:
+        normal = -normal
+    bisector = np.roll(normal, 1, axis=0) + normal
+    square = (bisector**2).sum(1)
+    # a mitre, unless the corner is too sharp: then twice the distance along the bisector
+    scale = np.where(square > 0.3, 2 / np.maximum(square, 1e-12), 2 / np.maximum(np.sqrt(square), 1e-6))
+    return ring + distance * bisector * scale[:, None]
+
+
+def _is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
+    height, width = buildings.shape
+    column = np.clip(np.floor(points[:, 0] + 0.5).astype(int), 0, width - 1)
+    row = np.clip(np.floor(points[:, 1] + 0.5).astype(int), 0, height - 1)
+    return buildings[row, column]
+
+
+def segments_of(rings: list[np.ndarray]) -> np.ndarray:
+    """(S, 4) wall segments of closed rings."""
+    parts = [np.column_stack([ring, np.roll(ring, -1, axis=0)]) for ring in rings]
+    return np.concatenate(parts) if parts else np.zeros((0, 4))
+
+
+def clip(ring: np.ndarray, low: Sequence[float], high: Sequence[float]) -> list[np.ndarray]:
+    """The parts of a ring (N, 2) inside the rectangle from `low` to `high`, each a ring (M, 2)."""
+    inside = shapely.clip_by_rect(shapely.Polygon(ring), *low, *high)
+    parts = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon"]
+    return [np.array(part.exterior.coords)[:-1] for part in parts]

@@ -1,0 +1,179 @@
+"""How RadioMapSeer's files are registered to the map; the only module that knows it.
+
+Measured on 2,720 maps of 34 layouts (docs/data.md). The map's frame has x = column, y = row, and pixel centres at
+whole numbers. In it, a point (x, y) of a file lies at:
+
+    polygon/    x - 1, H - y; a pixel of the map is zero if its centre lies inside; see EDGE for its walls
+    antenna/    x, H - 1 - y
+    png/        x, y in antennas/; buildings and cars lie half a pixel to the left of the outlines and below them
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from ..errors import DataError
+from .layout import Layout
+from .outlines import rings_from_mask
+
+# Outlines are moved left and down by this, because corners are whole numbers and walls often run through pixel centres.
+# Walls at 45 degrees that rise to the right stay where they are; centres on them are inside (layout.ON_WALL).
+EDGE = 2.0**-12
+ROOM = 4  # px of margin around an outline that is fitted
+SWEEPS = 8  # passes over all corners of an outline
+NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+PICTURE = (0.5, -0.5)  # offset in x and y from a building picture's frame to the map's
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file; raises DataError that names it if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable JSON ({error}); download or make it again") from error
+
+
+def _points(value: Any, path: Path | str, what: str) -> np.ndarray:
+    """(N, 2) float64; DataError for anything else."""
+    try:
+        points = np.array(value, np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}: {what} is no list of [x, y]") from error
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+        raise DataError(f"{path}: {what} is no list of [x, y]")
+    return points
+
+
+def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
+    """The layout in a file of polygon/, for a map of shape (H, W); a DataError names the file."""
+    return Layout(outlines_of(read_json(path), path, shape), shape)
+
+
+def outlines_of(content: Any, path: Path | str, shape: tuple[int, int]) -> list[np.ndarray]:
+    """The outlines, in the map's frame, of a file's content, a list of closed rings.
+
+    Args:
+        content: of the file.
+        path: of the file, for errors.
+        shape: (H, W) of the map.
+
+    Raises:
+        DataError: names a file that is not a list of closed rings inside the map.
+    """
+    if not isinstance(content, list):
+        raise DataError(f"{path}: holds no list of outlines")
+    height, width = shape
+    outlines = []
+    for number, value in enumerate(content, 1):
+        ring = _points(value, path, f"outline {number}")
+        if len(ring) < 4 or (ring[0] != ring[-1]).any():
+            raise DataError(f"{path}: outline {number} is not closed; its last point must repeat its first")
+        if ring.min() < 0 or (ring > (width + 1, height + 1)).any():
+            raise DataError(f"{path}: outline {number} reaches outside of the {width}x{height} px map")
+        x, y = ring[:-1].T
+        outlines.append(np.column_stack([x - 1 - EDGE, height - y + EDGE]))
+    return outlines
+
+
+def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
+    """The inverse of `read_outlines`: closed rings in the frame of polygon/; whole values are written as integers."""
+    height = layout.shape[0]
+    rings = []
+    for ring in layout.outlines:
+        x, y = ring[:, 0] + 1 + EDGE, height - (ring[:, 1] - EDGE)
+        points = np.column_stack([x, y])
+        closed = np.concatenate([points, points[:1]])
+        rings.append([[int(v) if v == int(v) else float(v) for v in point] for point in closed.tolist()])
+    return rings
+
+
+def snap(ring: np.ndarray) -> np.ndarray:
+    """An outline (N, 2) with its corners moved to whole metres of polygon/ and repeated corners dropped."""
+    ring = np.round(ring)
+    return ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] + (-EDGE, EDGE)
+
+
+def picture_of(layout: Layout) -> np.ndarray:
+    """(H, W) bool, a layout as in png/buildings_complete/: pixels more than half covered, offset by half a pixel."""
+    aside = Layout([ring - PICTURE for ring in layout.outlines], layout.shape)
+    return aside.coverage > 0.5
+
+
+def fit_outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Outlines, in the map's frame, of one of RadioMapSeer's building pictures (H, W) bool.
+
+    They are traced from the pixels, moved to the map's frame and fitted: corners are whole numbers in polygon/, and
+    the fit looks for those that reproduce the picture. Several outlines can give the same picture, so walls may be a
+    pixel off.
+    """
+    return [_fit(ring, mask) for ring in rings_from_mask(mask)]
+
+
+def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The outline (N, 2) in the map's frame, near one traced in the picture's, that best reproduces the picture."""
+    low = np.floor(traced.min(axis=0)).astype(int) - ROOM
+    side = int((np.ceil(traced.max(axis=0)).astype(int) + ROOM + 1 - low).max())
+    picture = np.pad(mask, side, constant_values=False)[low[1] + side :, low[0] + side :][:side, :side]
+
+    def draw(ring: np.ndarray) -> np.ndarray:
+        return Layout([ring - PICTURE - low], (side, side)).inside
+
+    ring = snap(traced + PICTURE)
+    drawn = draw(ring)
+    rows, columns = np.indices((side, side)) + low[::-1, None, None]
+    band = ndimage.binary_dilation(drawn, iterations=3) & ~ndimage.binary_erosion(drawn, iterations=4)
+    band &= (rows >= 0) & (rows < mask.shape[0]) & (columns >= 0) & (columns < mask.shape[1])
+    if picture[drawn & ~ndimage.binary_erosion(drawn, iterations=2)].mean() < 0.5:
+        picture = ~picture  # a courtyard
+
+    def wrong(ring: np.ndarray) -> int:
+        return int((draw(ring) != picture)[band].sum())
+
+    least = wrong(ring)
+    for _ in range(SWEEPS):
+        before = least
+        for corner in range(len(ring)):
+            for step in NEIGHBOURS:
+                moved = ring.copy()
+                moved[corner] += step
+                count = wrong(moved)
+                if count < least:
+                    least, ring = count, moved
+        if least == before and least > 1:
+            count, longer = min(
+                ((wrong(longer), longer) for longer in _with_a_corner_more(ring)), key=lambda pair: pair[0]
+            )
+            if count < least - 1:
+                least, ring = count, longer
+        if least == before or least == 0:
+            break
+    return ring
+
+
+def _with_a_corner_more(ring: np.ndarray) -> Iterator[np.ndarray]:
+    """The outline itself, then outlines with one more corner on or beside a wall."""
+    yield ring
+    for place, (start, end) in enumerate(zip(ring, np.roll(ring, -1, axis=0), strict=True), 1):
+        if np.hypot(*(end - start)) < 4:
+            continue
+        for share in (0.25, 0.5, 0.75):
+            for step in ((0, 0), *NEIGHBOURS):
+                corner = start + np.round((end - start) * share) + step
+                yield np.insert(ring, place, corner, axis=0)
+
+
+def read_antennas(path: Path, height: int) -> np.ndarray:
+    """(N, 2) x, y of the transmitters in a file of antenna/, in the map's frame; a DataError names the file."""
+    x, y = _points(read_json(path), path, "the file").T
+    return np.column_stack([x, height - 1 - y])
+
+
+def antennas_as_file(positions: Sequence[Sequence[float]], height: int) -> list[list[float]]:
+    """The inverse of `read_antennas`."""
+    return [[x, height - 1 - y] for x, y in positions]

@@ -1,0 +1,194 @@
+"""Arrays of numbered samples that are computed once and kept, in memory or in files that later runs reuse."""
+
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+from ..hashing import digest
+
+try:
+    import fcntl
+except ImportError:  # Windows: do not start two runs on one new store at the same time
+    fcntl = None
+
+log = logging.getLogger("radiodiff")
+
+DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
+FLUSH_EVERY = 256  # samples between two flushes to disk
+
+
+class SampleStore:
+    """`count` samples, each a few arrays of fixed shapes in half precision.
+
+    On disk, a store is a folder below `folder`, named by a hash of what its samples are made from, so that it is never
+    used for other data and nothing is ever overwritten:
+
+        store.json     what the samples are made from
+        NAME_000.npy   (rows, *shape) float16, mapped into memory; all processes of a machine share its pages
+        done_000.npy   (rows,) uint8: 1 for samples that are stored; an interrupted filling resumes from here
+
+    and so on for each shard, a run of `rows` samples. Processes on several machines may fill one store at the same
+    time if no two write to the same shard: a network file system corrupts pages that two machines write.
+
+    Args:
+        kind: first part of the folder's name, e.g. `samples`.
+        count: number of samples.
+        shapes: shape of each array of a sample, by name.
+        folder: where stores are kept; None for memory.
+        identity: what the samples are made from, in JSON types.
+        rows: samples per shard; None for one shard.
+
+    Raises:
+        DataError: too little space on the disk, detected before anything is written, or an unusable folder.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        count: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        folder: Path | None = None,
+        identity: Mapping[str, object] | None = None,
+        rows: int | None = None,
+    ):
+        self.count = count
+        self.rows = rows or max(count, 1)
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.path: Path | None = None
+        self._marking = threading.Lock()
+        self._unmarked: list[int] = []  # written, but not flushed yet
+        self.arrays: dict[str, list[Any]] = {}  # by name, one array per shard
+        self.done: list[Any] = []
+        if folder is None:
+            for size in self._sizes():
+                for name, shape in self.shapes.items():
+                    self.arrays.setdefault(name, []).append(np.empty((size, *shape), DTYPE))
+                self.done.append(np.zeros(size, np.uint8))
+            return
+        facts = {"count": count, "rows": self.rows, "shapes": {k: list(v) for k, v in self.shapes.items()}}
+        facts |= identity or {}
+        self.path = folder / f"{kind}_{digest(facts)}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self.lock():
+                if not (self.path / "store.json").exists():
+                    self._create(facts)
+            self.open()
+        except DataError:
+            raise
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path}: cannot be used ({error}); name another data.cache_folder") from error
+
+    def _create(self, facts: dict[str, object]) -> None:
+        needed = self.count * (1 + sum(int(np.prod(s)) * np.dtype(DTYPE).itemsize for s in self.shapes.values()))
+        free = shutil.disk_usage(self.path).free
+        if free < needed + 2**20:
+            raise DataError(
+                f"{self.path}: needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free; free some space, "
+                "name another data.cache_folder, or leave the cache off"
+            )
+        for shard, size in enumerate(self._sizes()):
+            for name, shape in self.shapes.items():
+                self._allocate(self._file(name, shard), DTYPE, (size, *shape))
+            self._allocate(self._file("done", shard), np.uint8, (size,))
+        # last: its presence says that all files are there
+        (self.path / "store.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+    def _sizes(self) -> list[int]:
+        """Samples in each shard."""
+        return [min(self.rows, self.count - first) for first in range(0, self.count, self.rows)]
+
+    def _file(self, name: str, shard: int) -> Path:
+        return self.path / f"{name}_{shard:03}.npy"
+
+    def _allocate(self, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+        """A file of zeros with its space reserved: writing to a mapped file on a full disk would kill the process."""
+        np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+    def open(self) -> None:
+        """Map the files; called again after other processes wrote, so that network file systems fetch their data."""
+        if self.path is None:
+            return
+        shards = range(len(self._sizes()))
+        self.arrays = {
+            name: [np.lib.format.open_memmap(self._file(name, shard), "r+") for shard in shards] for name in self.shapes
+        }
+        self.done = [np.lib.format.open_memmap(self._file("done", shard), "r+") for shard in shards]
+
+    def __getstate__(self) -> dict:
+        """A worker that does not inherit memory opens the files again."""
+        state = dict(self.__dict__)
+        del state["_marking"]
+        if self.path is not None:
+            del state["arrays"], state["done"]
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._marking = threading.Lock()
+        self.open()
+
+    @contextmanager
+    def lock(self):
+        """Held by one process at a time; the others wait."""
+        if self.path is None or fcntl is None:
+            yield
+            return
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX)
+            except OSError as error:
+                log.warning("%s: the file system has no locks (%s); let one run fill it at a time", self.path, error)
+            yield
+
+    def missing(self) -> np.ndarray:
+        """Numbers of the samples that are not stored yet."""
+        return np.flatnonzero(np.concatenate(self.done) == 0) if self.done else np.zeros(0, np.int64)
+
+    def shard(self, index: int) -> int:
+        """Number of the shard that a sample belongs to."""
+        return index // self.rows
+
+    def write(self, index: int, sample: Mapping[str, np.ndarray | torch.Tensor]) -> None:
+        """Store a sample, which counts from the next `flush` on; threads may write different samples concurrently."""
+        shard, row = divmod(index, self.rows)
+        for name, arrays in self.arrays.items():
+            arrays[shard][row] = sample[name]
+        with self._marking:
+            self._unmarked.append(index)
+        if len(self._unmarked) >= FLUSH_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write everything to disk, the samples before the marks that declare them stored."""
+        with self._marking:
+            written, self._unmarked = self._unmarked, []
+        places = [divmod(index, self.rows) for index in written]
+        shards = {shard for shard, _ in places}
+        if self.path is not None:
+            for arrays in self.arrays.values():
+                for shard in shards:
+                    arrays[shard].flush()
+        for shard, row in places:
+            self.done[shard][row] = 1
+        if self.path is not None:
+            for shard in shards:
+                self.done[shard].flush()
+
+    def read(self, index: int, name: str) -> torch.Tensor:
+        """One array of a stored sample, float32."""
+        shard, row = divmod(index, self.rows)
+        return torch.from_numpy(self.arrays[name][shard][row]).float()

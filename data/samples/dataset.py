@@ -1,0 +1,297 @@
+"""Scenes -> samples -> batches on the device."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ..conditions import CONDITION_CHANNELS, check_channels
+from ..errors import DataError
+from ..geometry.resize import resize
+from ..hashing import random_key
+from ..incomplete import Incomplete
+from ..measurements import MEASURED, SIMULATED, corrected, spread_points
+from ..prepare import SAMPLES_VERSION, prepare
+from ..scene import Scene
+from ..trees.folder import FlatTree, open_tree
+from ..trees.radiomapseer import RadioMapSeer
+from .augment import Augmentation
+from .cache import DTYPE, SampleStore
+from .sampler import SampleStream
+
+RETRY_AFTER = 0.5  # s; network file systems fail for moments
+DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
+
+
+class RadioMapDataset(Dataset):
+    """Samples of a tree: `image` (1, S, S), `cond` (C, s, s), `ori_mask` (1, S, S), `name`, `key`.
+
+    `dataset[i]` is sample i unchanged; `dataset[i, key]` is augmented by a draw that depends on `key` alone.
+
+    Args:
+        source: scenes, or a flat tree with ready-made conditions.
+        image_size, cond_size: S and s in pixels.
+        cond_channels: names from conditions.py; for a flat tree only their number counts.
+        augmentation: None for none.
+        incomplete: what the condition does not know; None for all that there is.
+        cache: prepare every sample once, at construction, and keep it in half precision.
+        cache_folder: keep the cache in files there (see store.py); None for memory.
+
+    Raises:
+        DataError: names a file that could not be read twice, here with `cache`, otherwise by `dataset[i]`.
+    """
+
+    def __init__(
+        self,
+        source: RadioMapSeer | FlatTree,
+        image_size: int = 320,
+        cond_size: int = 80,
+        cond_channels: Sequence[str] = DOCUMENT_CHANNELS,
+        augmentation: Augmentation | None = None,
+        incomplete: Incomplete | None = None,
+        cache: bool = False,
+        cache_folder: str | Path | None = None,
+    ):
+        self.source = source
+        self.image_size, self.cond_size = image_size, cond_size
+        self.cond_channels = tuple(cond_channels)
+        self.augmentation = augmentation
+        self.incomplete = incomplete or Incomplete()
+        if isinstance(source, RadioMapSeer):
+            check_channels(self.cond_channels)
+        self.incomplete.require_drawn_conditions(isinstance(source, FlatTree), str(source.root))
+        self.store = self._fill_store(Path(cache_folder) if cache_folder else None) if cache else None
+
+    @property
+    def report(self) -> str:
+        """What was found, in one line."""
+        return self.source.report
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def _read(self, index: int) -> dict[str, np.ndarray]:
+        try:
+            return self._prepared(index)
+        except DataError:
+            time.sleep(RETRY_AFTER)
+            return self._prepared(index)
+
+    def _prepared(self, index: int) -> dict[str, np.ndarray]:
+        scene = self.scene(index)
+        sample = prepare(scene, self.image_size, self.cond_size, self.cond_channels)
+        if not self.incomplete.points:
+            return sample
+        native = [scene.gain]  # what points are drawn from, and what they correct
+        if SIMULATED in self.cond_channels:
+            native.append(CONDITION_CHANNELS[SIMULATED](scene, len(scene.gain)))
+        return sample | {"native": np.stack(native)}
+
+    def identity(self, *, cond: bool = True) -> dict[str, object]:
+        """What determines the samples, or the images alone; changes when a file, a setting or SAMPLES_VERSION changes."""
+        identity = self.source.identity() | {"image": self.image_size, "version": SAMPLES_VERSION}
+        if self.incomplete.changes_scenes:  # the map is zero in the buildings that are known
+            identity |= {"incomplete": asdict(replace(self.incomplete, points=0, points_noise=0.0, points_jitter=0.0))}
+        return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
+
+    def _fill_store(self, folder: Path | None) -> SampleStore:
+        """Prepare every sample once, in several threads."""
+        shapes = {key: value.shape for key, value in self._read(0).items()}
+        store = SampleStore("samples", len(self), shapes, folder, self.identity() if folder is not None else None)
+
+        def fill(index: int) -> None:
+            sample = self._read(index)
+            if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
+                raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
+            store.write(index, sample)
+
+        with store.lock(), ThreadPoolExecutor() as pool:
+            missing = store.missing().tolist()
+            list(tqdm(pool.map(fill, missing), total=len(missing), desc="reading", unit="map", mininterval=1.0))
+            store.flush()
+        return store
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        index, key = item if isinstance(item, tuple) else (item, None)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self.store is not None:
+            sample: dict[str, Any] = {name: self.store.read(index, name) for name in self.store.shapes}
+        else:
+            sample = {name: torch.from_numpy(value) for name, value in self._read(index).items()}
+        if self.augmentation is not None and key is not None:
+            sample = self.augmentation(sample, key)
+        name = self.source.names[index]
+        if self.incomplete.points:
+            sample = self._with_measurements(sample, name if key is None else key)
+        return sample | {"name": name, "key": key or 0}
+
+    def _with_measurements(self, sample: dict[str, Any], key: object) -> dict[str, Any]:
+        """The sample with points measured on its own map, at its own resolution, drawn by `key`."""
+        gain, *simulations = sample.pop("native").numpy()
+        points = self.incomplete.measure(gain, np.random.default_rng(random_key("measured", key)))
+        planes: dict[str, np.ndarray] = {}
+        if not set(self.cond_channels).isdisjoint(MEASURED):
+            planes |= zip(MEASURED, spread_points(points, len(gain), self.cond_size), strict=True)
+        for simulation in simulations:
+            planes[SIMULATED] = resize(corrected(simulation, points), self.cond_size)
+        cond = sample["cond"].clone()
+        for name in planes.keys() & set(self.cond_channels):
+            cond[self.cond_channels.index(name)] = torch.from_numpy(2 * planes[name] - 1)
+        return sample | {"cond": cond}
+
+    def scene(self, index: int) -> Scene:
+        """The scene that sample `index` is made from, at native resolution, as far as it is known."""
+        return self.incomplete.shown(self.source.scene(index))
+
+
+class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the design document's name
+    """The design document's dataset: a RadioMapSeer tree, or a flat images/ conditions/ masks/ tree.
+
+    Args:
+        data_root: the tree.
+        simulation_type, split, missing_buildings, max_samples: see `RadioMapSeer`; flat trees use only `max_samples`.
+        image_size, cond_size, cond_channels, augmentation, incomplete, cache, cache_folder: see `RadioMapDataset`.
+
+    Raises:
+        DataError: the folder is neither kind of tree, or is incomplete.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        simulation_type: str = "DPM",
+        *,
+        split: str = "all",
+        missing_buildings: int = 0,
+        max_samples: int | None = None,
+        **presentation,
+    ):
+        source = open_tree(data_root, simulation_type, split, missing_buildings, max_samples)
+        super().__init__(source, **presentation)
+
+
+class OwnSamples(Dataset):
+    """Your own samples in the form that training expects: augmented by their key, named by their number.
+
+    Args:
+        dataset: has `len(dataset)`, and `dataset[i]` is a dict of tensors: `image` (1, S, S) in [-1, 1], `cond`
+            (C, s, s) in [-1, 1] and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0;
+            S and s as configured.
+        augmentation: None for none.
+    """
+
+    def __init__(self, dataset: Any, augmentation: Augmentation | None = None):
+        self.dataset, self.augmentation = dataset, augmentation
+        self.report = f"{len(dataset)} samples of {type(dataset).__name__}"
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        index, key = item
+        given = self.dataset[index]
+        sample = {name: given[name] for name in ("image", "cond", "ori_mask")}
+        if self.augmentation is not None:
+            sample = self.augmentation(sample, key)
+        return sample | {"name": str(index), "key": key}
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)  # workers share the cores with each other and with training
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # signals reach the whole group; the training process decides when to stop
+        signal.signal(number, signal.SIG_IGN)
+
+
+def training_loader(
+    dataset: RadioMapDataset | OwnSamples,
+    batch_size: int,
+    seed: int = 0,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    start_batch: int = 0,
+    batches: int | None = None,
+    num_workers: int = 4,
+) -> DataLoader:
+    """Shuffled, augmented batches; see `SampleStream` for their order and the other arguments.
+
+    Args:
+        dataset: indexed by (index, key).
+        num_workers: reading processes, limited to the number of processors.
+    """
+    stream = SampleStream(
+        len(dataset), batch_size, seed, rank=rank, world_size=world_size, start_batch=start_batch, batches=batches
+    )
+    workers = min(num_workers, os.cpu_count() or 1)
+    return DataLoader(
+        dataset,
+        batch_sampler=stream,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0 and batches is None,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_start_worker,
+    )
+
+
+def create_dataloader(config: Any) -> DataLoader:
+    """The design document's loader: one epoch of whole batches of the data set that `config` names.
+
+    Args:
+        config: has `data.params.data_root`, `data.params.simulation_type` and `trainer.batch_size`, and optionally what a
+            resolved Config of the package says about split, sizes and channels.
+
+    Raises:
+        DataError: no data, or fewer samples than one batch.
+    """
+    source = config.data.params
+    options = ("split", "image_size", "cond_size", "cond_channels")
+    given = {name: getattr(source, name) for name in options if hasattr(source, name)}
+    dataset = RadioUNet_c(source.data_root, source.simulation_type, augmentation=Augmentation(), **given)
+    batch_size = config.trainer.batch_size
+    if len(dataset) < batch_size:
+        raise DataError(f"{dataset.report}: fewer than one batch of {batch_size} (trainer.batch_size)")
+    return training_loader(dataset, batch_size, batches=len(dataset) // batch_size)
+
+
+def close_dataloader(loader: DataLoader) -> None:
+    """Stop the workers of a loader now. They ignore SIGTERM, which the interpreter would send them at exit."""
+    workers = getattr(loader, "_iterator", None)  # torch has no public method for this
+    if workers is not None and hasattr(workers, "_shutdown_workers"):
+        workers._shutdown_workers()
+        loader._iterator = None
+
+
+def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """A collated batch on the device.
+
+    Returns:
+        `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), None where
+        absent; `names`, a list, and `keys`, a list or None, which stay on the CPU, where they are used.
+    """
+
+    def move(key: str) -> torch.Tensor | None:
+        value = batch.get(key)
+        return None if value is None else value.to(device, non_blocking=torch.device(device).type == "cuda")
+
+    return {
+        "images": move("image"),
+        "conditions": move("cond"),
+        "masks": move("ori_mask"),
+        "moments": move("moments"),
+        "names": list(batch["name"]),
+        "keys": batch["key"].tolist() if "key" in batch else None,
+    }

@@ -1,0 +1,313 @@
+"""The first stage: a KL-regularised convolutional autoencoder (Rombach et al., 2022; Kingma & Welling, 2014).
+
+At the design document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1, 320, 320). Module names are CompVis'
+(`encoder.down.0.block.0.norm1`, `decoder.up.1.upsample.conv`, `quant_conv`, ...).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..radio_map import to_gain
+from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize
+
+HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of the decoder
+
+
+class DiagonalGaussianDistribution:
+    """q(z | x) = N(mean, diag(exp(logvar))).
+
+    Args:
+        moments: (B, 2 * Z, h, w), mean and log-variance along the channels; the log-variance is clamped to [-30, 20].
+    """
+
+    def __init__(self, moments: Tensor):
+        self.mean, logvar = moments.float().chunk(2, dim=1)  # (B, Z, h, w) each
+        self.logvar = logvar.clamp(-30.0, 20.0)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, (B, Z, h, w)."""
+        return torch.exp(0.5 * self.logvar)
+
+    def sample(self, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+        """mean + std * noise, (B, Z, h, w); `noise` is drawn from `generator` if it is not given."""
+        if noise is None:
+            noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.mean + self.std * noise
+
+    def mode(self) -> Tensor:
+        """The mean, (B, Z, h, w)."""
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """KL(q || N(0, I)) = 1/2 sum(mean^2 + var - 1 - logvar) in nats, (B,)."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
+
+
+def _middle(channels: int, dropout: float, attention: bool) -> nn.ModuleDict:
+    mid: dict[str, nn.Module] = {"block_1": ResnetBlock(channels, dropout=dropout)}
+    if attention:
+        mid["attn_1"] = AttnBlock(channels)
+    mid["block_2"] = ResnetBlock(channels, dropout=dropout)
+    return nn.ModuleDict(mid)
+
+
+class Encoder(nn.Module):
+    """Image -> moments of the posterior (before `quant_conv`).
+
+    Args:
+        channels: image channels, then the channels of each level; one halving between levels. None: from `ch`, `ch_mult`.
+        z_channels: latent channels; the output has twice as many.
+        num_res_blocks: residual blocks per level.
+        attn_levels: levels with self-attention after every block.
+        patch_size: space-to-depth factor of the image before the first convolution.
+        ch, ch_mult, out_ch: the design document's spelling for one image channel: level l has ch * ch_mult[l] channels, the latent
+            out_ch (None: `z_channels`).
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] | None = None,
+        z_channels: int = 3,
+        *,
+        num_res_blocks: int = 2,
+        attn_levels: Sequence[int] = (),
+        dropout: float = 0.0,
+        patch_size: int = 1,
+        mid_attention: bool = True,
+        ch: int = 128,
+        ch_mult: Sequence[int] = (1, 2, 4),
+        out_ch: int | None = None,
+    ):
+        super().__init__()
+        channels = channels or (1, *(ch * mult for mult in ch_mult))
+        self.patch_size = patch_size
+        widths = channels[1:]
+        self.conv_in = nn.Conv2d(channels[0] * patch_size**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        current = widths[0]
+        for level, width in enumerate(widths):
+            stage = nn.ModuleDict({"block": nn.ModuleList(), "attn": nn.ModuleList()})
+            for _ in range(num_res_blocks):
+                stage["block"].append(ResnetBlock(current, width, dropout=dropout))
+                stage["attn"].append(AttnBlock(width) if level in attn_levels else nn.Identity())
+                current = width
+            if level < len(widths) - 1:
+                stage["downsample"] = Downsample(current)
+            self.down.append(stage)
+        self.mid = _middle(current, dropout, mid_attention)
+        self.norm_out = normalize(current)
+        self.conv_out = nn.Conv2d(current, 2 * (out_ch or z_channels), 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 2 Z, H/f, W/f), f = patch_size * 2^(levels - 1)."""
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, ch, H/p, W/p)
+        for stage in self.down:
+            for block, attn in zip(stage["block"], stage["attn"], strict=True):
+                h = attn(block(h))
+            if "downsample" in stage:
+                h = stage["downsample"](h)  # (B, c, H/2, W/2)
+        for layer in self.mid.values():
+            h = layer(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Decoder(nn.Module):
+    """Latent (after `post_quant_conv`) -> image.
+
+    With `cond_channels` the decoder also sees the condition: at each level it is folded to that level's resolution
+    (space-to-depth, so that nothing is averaged away), convolved and added. The latent then only needs to carry what
+    the condition does not contain.
+
+    Args: as for `Encoder`, and
+        out_channels: image channels (None: as in the encoder).
+        cond_channels: channels of the full-resolution condition; 0: the decoder does not see it.
+        base_channel: number of the condition's channel that the network's output, zero at first, is added to; None: none.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (1, 128, 256, 512),
+        z_channels: int = 3,
+        *,
+        out_channels: int | None = None,
+        num_res_blocks: int = 2,
+        attn_levels: Sequence[int] = (),
+        dropout: float = 0.0,
+        patch_size: int = 1,
+        mid_attention: bool = True,
+        cond_channels: int = 0,
+        base_channel: int | None = None,
+    ):
+        super().__init__()
+        if base_channel is not None and not 0 <= base_channel < cond_channels:
+            raise ValueError(f"base_channel is {base_channel}; the condition has {cond_channels} channels")
+        widths = channels[1:]
+        out_channels = out_channels or channels[0]
+        self.patch_size = patch_size
+        self.cond_channels = cond_channels
+        self.base_channel = base_channel
+        current = widths[-1]
+        self.conv_in = nn.Conv2d(z_channels, current, 3, padding=1)
+        self.mid = _middle(current, dropout, mid_attention)
+        stages: list[nn.ModuleDict] = []
+        for level in reversed(range(len(widths))):
+            stage = nn.ModuleDict({"block": nn.ModuleList(), "attn": nn.ModuleList()})
+            if cond_channels:
+                folded = cond_channels * (patch_size * 2**level) ** 2
+                stage["cond_in"] = nn.Conv2d(folded, current, 3, padding=1)
+            for _ in range(num_res_blocks + 1):
+                stage["block"].append(ResnetBlock(current, widths[level], dropout=dropout))
+                stage["attn"].append(AttnBlock(widths[level]) if level in attn_levels else nn.Identity())
+                current = widths[level]
+            if level > 0:
+                stage["upsample"] = Upsample(current)
+            stages.insert(0, stage)  # index = level, as in CompVis' checkpoints
+        self.up = nn.ModuleList(stages)
+        self.norm_out = normalize(current)
+        if patch_size == 1:
+            self.conv_out = nn.Conv2d(current, out_channels, 3, padding=1)
+        else:
+            self.conv_out = nn.Conv2d(current, HEAD_CHANNELS * patch_size**2, 3, padding=1)
+            self.head = nn.Sequential(
+                nn.Conv2d(HEAD_CHANNELS + cond_channels, HEAD_CHANNELS, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(HEAD_CHANNELS, out_channels, 3, padding=1),
+            )
+        if base_channel is not None:
+            self.start_from_condition()
+
+    def start_from_condition(self) -> None:
+        """Set the last layer to zero, so that a residual decoder returns its base channel."""
+        for parameter in self.last_layer.parameters():
+            nn.init.zeros_(parameter)
+
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """The layer at whose weight the adaptive adversarial weight compares gradients (Esser et al., 2021, eq. 7)."""
+        return self.conv_out if self.patch_size == 1 else self.head[-1]
+
+    def compile(self, *args, **kwargs) -> None:
+        """Compile all but the last layer: comparing gradients there must not run the whole decoder backwards."""
+        setattr(self, "features", torch.compile(self.features, *args, **kwargs))  # noqa: B010 - a method, for mypy
+
+    def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        """z (B, Z, h, w), cond (B, cond_channels, f h, f w) -> (B, C, f h, f w)."""
+        output = self.last_layer(self.features(z, cond))
+        if self.base_channel is None or cond is None:
+            return output
+        return output + cond[:, self.base_channel : self.base_channel + 1]
+
+    def features(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Input of the last layer, (B, c, f h, f w)."""
+        if (cond is None) != (self.cond_channels == 0):
+            raise ValueError(f"this decoder takes a condition of {self.cond_channels} channels")
+        h = self.conv_in(z)
+        for layer in self.mid.values():
+            h = layer(h)
+        for level in reversed(range(len(self.up))):
+            stage = self.up[level]
+            if cond is not None:
+                h = h + stage["cond_in"](F.pixel_unshuffle(cond, self.patch_size * 2**level))
+            for block, attn in zip(stage["block"], stage["attn"], strict=True):
+                h = attn(block(h))
+            if "upsample" in stage:
+                h = stage["upsample"](h)  # (B, c, 2H, 2W)
+        h = F.silu(self.norm_out(h))
+        if self.patch_size == 1:
+            return h
+        h = F.pixel_shuffle(self.conv_out(h), self.patch_size)  # (B, HEAD_CHANNELS, f h, f w)
+        conv, activation, _ = self.head
+        return activation(conv(h if cond is None else torch.cat([h, cond], dim=1)))
+
+
+class AutoencoderKL(nn.Module):
+    """Variational autoencoder with a diagonal Gaussian posterior.
+
+    Args:
+        embed_dim: latent channels Z.
+        channels: image channels, then the channels of each level, e.g. (1, 128, 256, 512).
+        z_channels: channels between encoder and `quant_conv` (None: `embed_dim`).
+        num_res_blocks, dropout, mid_attention, patch_size: see `Encoder`.
+        attn_resolutions: sides of the feature maps with self-attention, px.
+        resolution: side of the image, px.
+        out_channels, cond_channels, base_channel: see `Decoder`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 3,
+        channels: Sequence[int] = (1, 128, 256, 512),
+        *,
+        z_channels: int | None = None,
+        out_channels: int | None = None,
+        num_res_blocks: int = 2,
+        attn_resolutions: Sequence[int] = (),
+        resolution: int = 320,
+        dropout: float = 0.0,
+        patch_size: int = 1,
+        mid_attention: bool = True,
+        cond_channels: int = 0,
+        base_channel: int | None = None,
+    ):
+        super().__init__()
+        z_channels = z_channels or embed_dim
+        levels = len(channels) - 1
+        self.embed_dim = embed_dim
+        self.downsampling_factor = patch_size * 2 ** (levels - 1)
+        sides = [resolution // (patch_size * 2**level) for level in range(levels)]
+        shared: dict[str, Any] = {
+            "num_res_blocks": num_res_blocks,
+            "attn_levels": [level for level, side in enumerate(sides) if side in attn_resolutions],
+            "dropout": dropout,
+            "patch_size": patch_size,
+            "mid_attention": mid_attention,
+        }
+        self.encoder = Encoder(channels, z_channels, **shared)
+        own: dict[str, Any] = {
+            "out_channels": out_channels,
+            "cond_channels": cond_channels,
+            "base_channel": base_channel,
+        }
+        self.decoder = Decoder(channels, z_channels, **own, **shared)
+        self.quant_conv = nn.Conv2d(2 * z_channels, 2 * embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
+
+    def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
+        """x (B, C, H, W) in [-1, 1] -> posterior over (B, Z, H/f, W/f).
+
+        Raises:
+            ValueError: H or W is not a multiple of f = `downsampling_factor`.
+        """
+        f = self.downsampling_factor
+        if x.shape[-1] % f or x.shape[-2] % f:
+            raise ValueError(f"image sides {tuple(x.shape[-2:])} must be multiples of {f}")
+        return DiagonalGaussianDistribution(self.quant_conv(self.encoder(x)))
+
+    def decode(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        """z (B, Z, h, w), cond (B, cond_channels, f h, f w) if the decoder sees it -> (B, C, f h, f w) in ~[-1, 1]."""
+        return self.decoder(self.post_quant_conv(z), cond if self.decoder.cond_channels else None)
+
+    def forward(
+        self, x: Tensor, cond: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, DiagonalGaussianDistribution]:
+        """Reconstruct through a sample of the posterior: (B, C, H, W) -> the same, and the posterior."""
+        posterior = self.encode(x)
+        return self.decode(posterior.sample(noise), cond), posterior
+
+    @torch.no_grad()
+    def reconstruct(self, batch: dict[str, Any]) -> Tensor:
+        """`images` (B, C, H, W) of a batch through the posterior's mean and back -> grey levels in [0, 1].
+
+        `batch` also holds `conditions` and `masks`, as from `data.process_batch`.
+        """
+        decoded = self.decode(self.encode(batch["images"]).mode(), batch["conditions"])
+        return to_gain(decoded, batch["masks"])
+
+    def predict(self, batch: dict[str, Any]) -> list[Tensor]:
+        """The first stage's predictions for a batch: its reconstruction."""
+        return [self.reconstruct(batch)]

@@ -1,0 +1,51 @@
+"""What the regression baselines share: what they return, and how a map is predicted from it."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...radio_map import to_gain
+from ...randomness import KeyedRandom, draw_keys
+
+LOWEST_LOG_VARIANCE = -12.0  # the rounding to 256 grey levels alone has (2 / 255)^2 / 12, e^-12.2
+
+
+def mean_and_log_variance(output: Tensor) -> tuple[Tensor, Tensor]:
+    """The two channels of a network with `variance`: output (B, 2, H, W) -> mean and log-variance, (B, 1, H, W) float32 each.
+
+    The log-variance is bounded smoothly from below: a clamp would have no gradient where the network must come back.
+    """
+    mean, raw = output.float().chunk(2, dim=1)
+    return mean, LOWEST_LOG_VARIANCE + F.softplus(raw - LOWEST_LOG_VARIANCE)
+
+
+class Regression(nn.Module, ABC):
+    """A network from the condition to the map. `forward` returns all outputs that are trained; the last one is the prediction.
+
+    An output has one channel, the map in about [-1, 1], or two, the map's mean and log-variance (heteroscedastic
+    regression, Kendall & Gal, 2017), see `mean_and_log_variance`.
+    """
+
+    title: ClassVar[str]  # in tables
+
+    @abstractmethod
+    def forward(self, cond: Tensor) -> list[Tensor]:
+        """cond (B, C, S, S) in [-1, 1] -> outputs, (B, 1 or 2, S, S) each."""
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Any], num_samples: int = 1) -> list[Tensor]:
+        """Grey levels (B, 1, S, S) for a batch with `conditions`, `masks` and `keys`, zero where the masks say so.
+
+        One sample is the mean. More are draws from every pixel's normal distribution, independent of its neighbours;
+        a network without `variance` has its one answer, however many are asked for.
+        """
+        output, masks = self(batch["conditions"])[-1].float(), batch["masks"]
+        if num_samples == 1 or output.shape[1] == 1:
+            return [to_gain(output[:, :1], masks)]
+        mean, log_variance = mean_and_log_variance(output)
+        std = (log_variance / 2).exp()
+        draws = (KeyedRandom(draw_keys(batch["keys"], number), mean.device) for number in range(num_samples))
+        return [to_gain(mean + std * random.randn_like(mean), masks) for random in draws]

@@ -1,0 +1,204 @@
+"""Networks with the weights that a file or a checkpoint holds, ours or of other code."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .build import build_model
+from .config.schema import Config
+from .errors import CheckpointError
+from .networks.autoencoder import AutoencoderKL
+from .serialization import load_plain
+from .training.checkpoint import Checkpoint, is_continued, load_safetensors, open_checkpoint
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Load every tensor of a module or raise CheckpointError that names what does not fit."""
+    ours = module.state_dict()
+    wrong = [f"{k} is missing" for k in ours.keys() - state.keys()] + [
+        f"{k} is unknown" for k in state.keys() - ours.keys()
+    ]
+    wrong += [
+        f"{k} is {tuple(state[k].shape)}, not {tuple(ours[k].shape)}"
+        for k in ours.keys() & state.keys()
+        if state[k].shape != ours[k].shape
+    ]
+    if wrong:
+        wrong = sorted(wrong)
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise CheckpointError(f"{source}: weights of another architecture: {'; '.join(wrong[:4])}{more}")
+    module.load_state_dict(state)
+
+
+def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.device = "cpu"):
+    """Rebuild the trained model from a checkpoint alone, in eval mode.
+
+    Args:
+        path: a checkpoint folder or a results folder.
+        use_ema: the averaged weights instead of the last ones.
+
+    Returns:
+        (what `build_model` builds, Config, Checkpoint).
+    """
+    checkpoint = open_checkpoint(path)
+    config = checkpoint.config
+    state = checkpoint.weights("model")
+    if use_ema:
+        state |= checkpoint.weights("ema")
+    model = build_model(config, checkpoint.stage)
+    load_strictly(model, state, checkpoint.path)
+    return model.to(device).to(memory_format=torch.channels_last).eval(), config, checkpoint
+
+
+def load_initial(model: nn.Module, config: Config, stage: str) -> str:
+    """Fill a new run's model with the weights of another run of its stage, averaged ones where there are any.
+
+    Channels that `data.cond_channels` appends to the other run's are new inputs. Their weights start at zero, so that the
+    model's predictions are unchanged at first; a decoder that becomes residual starts from the simulated map instead.
+
+    Args:
+        model: what `build_model` builds; its weights are replaced.
+        config: resolved; `trainer.init_from` names the other run.
+        stage: `vae`, `ldm` or `baseline`.
+
+    Returns:
+        a line saying what was loaded.
+
+    Raises:
+        CheckpointError: not there, of another stage, of other channels, of another objective, or of another architecture.
+    """
+    checkpoint = open_checkpoint(config.trainer.init_from)
+    if checkpoint.stage != stage:
+        raise CheckpointError(f"{checkpoint.path}: is of stage {checkpoint.stage}, not {stage} (trainer.init_from)")
+    before, now = checkpoint.config.data.cond_channels, config.data.cond_channels
+    if now[: len(before)] != before:
+        raise CheckpointError(
+            f"{checkpoint.path}: was trained with data.cond_channels [{', '.join(before)}]; [{', '.join(now)}] must begin with them"
+        )
+    for name in ("model_type", "objective") if stage == "ldm" else ():
+        theirs, ours = getattr(checkpoint.config.diffusion_config, name), getattr(config.diffusion_config, name)
+        if theirs != ours:
+            raise CheckpointError(f"{checkpoint.path}: was trained with diffusion_config.{name} {theirs}, not {ours}")
+    state = checkpoint.weights("model") | checkpoint.weights("ema")
+    fitting = model.state_dict()
+    if stage == "ldm" and config.diffusion_config.scale_factor is not None:
+        state["scale_factor"] = fitting["scale_factor"]
+    if len(now) > len(before):
+        state = {name: _with_new_inputs(value, fitting.get(name)) for name, value in state.items()}
+    load_strictly(model, state, checkpoint.path)
+    if stage != "baseline":
+        end_to_end = config.diffusion_config.end_to_end.start_step is not None
+        frozen = stage == "ldm" and not (config.first_stage_config.trainable or end_to_end)
+        _start_residual_decoder(model.first_stage_model if stage == "ldm" else model, config, checkpoint, frozen)
+    return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"
+
+
+def _start_residual_decoder(autoencoder: Any, config: Config, checkpoint: Checkpoint, frozen: bool) -> None:
+    """Let a decoder that becomes residual start from the condition; refuse what would change a residual one's base."""
+    ours, theirs = (c.first_stage_config.ddconfig.decoder_residual for c in (config, checkpoint.config))
+    if theirs and not ours:
+        raise CheckpointError(
+            f"{checkpoint.path}: its decoder predicts the difference from the simulated map; keep "
+            "first_stage_config.ddconfig.decoder_residual: true"
+        )
+    if ours and not theirs:
+        if frozen:
+            raise CheckpointError(
+                f"{checkpoint.path}: decoder_residual starts the decoder's last layer anew, which nothing trains; set "
+                "diffusion_config.end_to_end.start_step"
+            )
+        autoencoder.decoder.start_from_condition()
+
+
+def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[[str], None] = print) -> None:
+    """Fill a new run's model with the weights that its configuration names; a run that is continued has its own.
+
+    Args:
+        model: what `build_model` builds.
+        config: resolved; `trainer.init_from` or `first_stage_config.ckpt_path` names the weights.
+        stage: `vae`, `ldm` or `baseline`.
+        say: called with a line that says what was loaded.
+
+    Raises:
+        CheckpointError: the weights are not there, or do not fit.
+    """
+    if is_continued(config, stage):
+        return
+    path = config.first_stage_config.ckpt_path
+    if config.trainer.init_from:
+        say(load_initial(model, config, stage))
+    elif path and stage != "baseline":
+        autoencoder = model.first_stage_model if stage == "ldm" else model
+        say(load_first_stage(autoencoder, path, config.data.cond_channels))
+
+
+def _with_new_inputs(weight: Tensor, fitting: Tensor | None) -> Tensor:
+    """A convolution's weight (out, in, h, w) with zeros for further inputs: the condition's channels come last in every layer."""
+    if fitting is None or weight.ndim != 4 or fitting.shape[1] <= weight.shape[1]:
+        return weight
+    return nn.functional.pad(weight, (0, 0, 0, 0, 0, fitting.shape[1] - weight.shape[1]))
+
+
+def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels: Sequence[str] = ()) -> str:
+    """Fill an autoencoder from a trained one, averaged weights where there are any.
+
+    Args:
+        autoencoder: its weights are replaced.
+        cond_channels: names of the condition's channels, which a decoder that sees them must have been trained with; weights alone
+            do not tell theirs.
+        path: a checkpoint or results folder of either stage, a .safetensors file of an autoencoder, or a .pt / .ckpt
+            of the original RadioDiff, DDM or latent-diffusion code (`ema`, `model` or `state_dict` inside).
+
+    Returns:
+        a line saying what was loaded.
+
+    Raises:
+        CheckpointError: not there, not readable without running code, of another architecture, or of other channels.
+    """
+    path = Path(path)
+    if path.is_dir():
+        checkpoint = open_checkpoint(path)
+        theirs = checkpoint.config.data.cond_channels
+        is_residual = autoencoder.decoder.base_channel is not None
+        if checkpoint.config.first_stage_config.ddconfig.decoder_residual != is_residual:
+            raise CheckpointError(
+                f"{checkpoint.path}: was trained with another first_stage_config.ddconfig.decoder_residual"
+            )
+        if autoencoder.decoder.cond_channels and theirs != list(cond_channels):
+            raise CheckpointError(
+                f"{checkpoint.path}: its decoder was trained with data.cond_channels [{', '.join(theirs)}], not with "
+                f"[{', '.join(cond_channels)}]; use the same ones in the same order"
+            )
+        state, source = checkpoint.weights("model") | checkpoint.weights("ema"), checkpoint.path
+    elif not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder (first_stage_config.ckpt_path)")
+    elif path.suffix == ".safetensors":
+        state, source = load_safetensors(path), path
+    else:
+        state, source = _load_foreign(path), path
+    prefix = "first_stage_model."
+    if any(key.startswith(prefix) for key in state):
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = {
+        key: value for key, value in state.items() if not key.startswith("loss.")
+    }  # the original's discriminator, LPIPS
+    load_strictly(autoencoder, state, source)
+    return f"first stage from {source} ({len(state)} tensors)"
+
+
+def _load_foreign(path: Path) -> dict[str, Tensor]:
+    """The autoencoder's tensors in a .pt of the original code; nothing in the file is executed."""
+    content = load_plain(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
+    averaged = content.get("ema")
+    if isinstance(averaged, dict) and any(str(key).startswith("ema_model.") for key in averaged):
+        content = {k.removeprefix("ema_model."): v for k, v in averaged.items() if k.startswith("ema_model.")}
+    else:
+        content = content.get("model", content.get("state_dict", content))
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: no weights under `ema`, `model` or `state_dict`")
+    return content

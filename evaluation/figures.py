@@ -1,0 +1,244 @@
+"""Figures of radio maps: dB with a colour bar, buildings in grey, the transmitter marked."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from data.scene import Scene
+from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
+
+from .metrics import map_scores
+
+BUILDING_GREY = "0.75"
+UNPREDICTED, UNCOVERED = "white", "#d95f5f"
+ERROR_LIMIT_DB = 20.0
+SPREAD_LIMIT_DB = 10.0
+Part = tuple[slice, slice]  # rows and columns
+LARGEST_SHOWN = 2048  # px; of a larger map every second pixel is drawn, or every third, ...
+
+
+def _show(
+    axes: Any,
+    values: np.ndarray,
+    buildings: np.ndarray,
+    tx: Sequence[float] | None,
+    cmap: str,
+    limits: tuple,
+    metres: bool = False,
+    part: Part = (slice(None), slice(None)),
+) -> Any:
+    """Draw values (H, W), NaN where they are unknown, or a part of them; with `metres` along the axes."""
+    axes.set_facecolor(UNPREDICTED)
+    shown = np.ma.masked_where(buildings | np.isnan(values), values)
+    image = _draw(axes, shown, part, cmap=cmap, vmin=limits[0], vmax=limits[1])
+    _paint(axes, buildings, BUILDING_GREY, part)
+    axes.autoscale(False)
+    if tx is not None:
+        axes.plot(*tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
+    if metres:
+        axes.set_xlabel("m", fontsize=8)
+        axes.tick_params(labelsize=7)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return image
+
+
+def _draw(axes: Any, values: np.ndarray, part: Part = (slice(None), slice(None)), **how: Any) -> Any:
+    (top, bottom, _), (left, right, _) = (cut.indices(length) for cut, length in zip(part, values.shape, strict=True))
+    values, step = values[part], -(-max(bottom - top, right - left) // LARGEST_SHOWN)
+    edges = (left - 0.5, right - 0.5, bottom - 0.5, top - 0.5)
+    return axes.imshow(values[::step, ::step], extent=edges, interpolation="nearest", **how)
+
+
+def _paint(axes: Any, where: np.ndarray, colour: str, part: Part = (slice(None), slice(None))) -> None:
+    _draw(axes, np.ma.masked_where(~where, where), part, cmap=ListedColormap([colour]))
+
+
+def _predicted_part(values: np.ndarray) -> Part:
+    """The smallest rectangle of (H, W) that holds all values, so that a square in a large city fills its picture."""
+    rows, columns = (np.flatnonzero(~np.isnan(values).all(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(None), slice(None)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _mark_points(axes: Any, points: np.ndarray | None, label: str = "") -> None:
+    if points is not None and len(points):
+        axes.scatter(points[:, 0], points[:, 1], s=3, color="red", linewidths=0)
+        axes.set_xlabel(f"{label}{len(points)} measured points", fontsize=8)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    FigureCanvasAgg(figure)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
+    """The truth | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
+
+    Args:
+        path: file to write, PNG, PDF or SVG by its name.
+        rows: dicts with `name`; `real` and every name in `columns`, (H, W) grey levels in [0, 1]; `buildings` (H, W)
+            bool; optionally `truth`, the title of `real`; `tx` (x, y) in pixels, `points` (N, 2 or more) of measured x, y,
+            and, in all rows or none, `std` (H, W) of the last column, grey levels.
+        columns: names of the predictions, also used as titles.
+    """
+    spread_is_known = rows[0].get("std") is not None
+    maps = ("real", *columns)
+    titles = (rows[0].get("truth", "real"), *columns, "error", *(["spread"] if spread_is_known else []))
+    count, last = len(titles), len(maps)  # the error's column follows the maps
+    figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        buildings, tx = row["buildings"], row.get("tx")
+        gain_limits = (GAIN_MIN_DB, GAIN_MAX_DB)
+        for ax, key in zip(line[:last], maps, strict=True):
+            power = _show(ax, gain_to_db(row[key]), buildings, tx, "viridis", gain_limits)
+        line[0].set_ylabel(row["name"], fontsize=8)
+        scores = map_scores(row[columns[-1]], row["real"])
+        error_db = (row[columns[-1]] - row["real"]) * GAIN_SPAN_DB
+        error = _show(line[last], error_db, buildings, None, "RdBu_r", (-ERROR_LIMIT_DB, ERROR_LIMIT_DB))
+        line[last].set_xlabel(f"NMSE {scores['nmse']:.4f}", fontsize=8)
+        _mark_points(line[0], row.get("points"))
+        if spread_is_known:
+            spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, buildings, None, "magma", (0, SPREAD_LIMIT_DB))
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title, fontsize=10)
+    figure.colorbar(power, ax=axes[:, :last], label="path gain (dB)", shrink=0.9, aspect=40, location="left")
+    figure.colorbar(error, ax=axes[:, last], label="error (dB)", shrink=0.9, aspect=40)
+    if spread_is_known:
+        figure.colorbar(spread, ax=axes[:, -1], label="spread (dB)", shrink=0.9, aspect=40)
+    _save(figure, path)
+
+
+def contact_sheet(path: str | Path, scenes: Sequence[Scene], columns: int = 4) -> None:
+    """The true maps of many scenes side by side.
+
+    Args:
+        path: file to write, PNG, PDF or SVG by its name.
+        scenes: with gain.
+        columns: scenes per row.
+    """
+    lines = -(-len(scenes) // columns)
+    figure = Figure(figsize=(2.4 * columns + 1, 2.5 * lines + 0.3), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid[len(scenes) :]:
+        axes.set_axis_off()
+    for axes, scene in zip(grid[: len(scenes)], scenes, strict=True):
+        image = _show(axes, gain_to_db(scene.gain), scene.buildings, scene.tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
+        axes.set_title(scene.name, fontsize=8)
+    figure.colorbar(image, ax=grid, label="path gain (dB)", shrink=0.8)
+    _save(figure, path)
+
+
+def radio_map_figure(
+    path: str | Path,
+    gain: np.ndarray,
+    buildings: np.ndarray,
+    tx: Sequence[float] | None = None,
+    title: str = "",
+    std: np.ndarray | None = None,
+    points: np.ndarray | None = None,
+) -> None:
+    """One map in dB and, if given, its uncertainty.
+
+    Args:
+        path: file to write, PNG, PDF or SVG by its name.
+        gain: (H, W) in [0, 1], NaN where it is unknown.
+        buildings: (H, W).
+        tx: (x, y) in pixels.
+        title: above the map.
+        std: (H, W), standard deviation of `gain`.
+        points: (N, 2 or more) of measured x, y.
+    """
+    columns = 1 if std is None else 2
+    figure = Figure(figsize=(6 * columns, 5), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    part = _predicted_part(gain)
+    image = _show(axes[0], gain_to_db(gain), buildings, tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), True, part)
+    _mark_points(axes[0], points, "m; ")
+    axes[0].set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes[0], label="path gain (dB)")
+    if std is not None:
+        limits = 0, max(1.0, np.nanmax(std) * GAIN_SPAN_DB)
+        spread = _show(axes[1], std * GAIN_SPAN_DB, buildings, tx, "magma", limits, True, part)
+        figure.colorbar(spread, ax=axes[1], label="standard deviation (dB)")
+    _save(figure, path)
+
+
+def coverage_figure(
+    path: str | Path,
+    server: np.ndarray,
+    gain: np.ndarray,
+    buildings: np.ndarray,
+    transmitters: Sequence[Sequence[float]],
+    threshold_db: float,
+) -> None:
+    """Best server and coverage of several transmitters.
+
+    Args:
+        path: file to write, PNG, PDF or SVG by its name.
+        server, gain: (H, W), see `evaluation.maps.Coverage`.
+        buildings: (H, W).
+        transmitters: (x, y) of each, in pixels; they are numbered from 1.
+        threshold_db: lowest path gain at which a pixel is covered.
+    """
+    figure = Figure(figsize=(11, 5.3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    decibels, part = gain_to_db(gain), _predicted_part(gain)
+    unknown = (server == 0) & ~buildings
+    uncovered = (server > 0) & (decibels < threshold_db)
+    _show(left, np.where(server > 0, server - 1.0, np.nan), buildings, None, "tab20", (0, 20), True, part)
+    covered = np.where(unknown | uncovered, np.nan, decibels)
+    image = _show(right, covered, buildings, None, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), True, part)
+    _paint(right, uncovered, UNCOVERED, part)
+    for axes in (left, right):
+        for number, position in enumerate(transmitters, 1):
+            axes.plot(*position, marker="x", color="black", markersize=5)
+            axes.annotate(str(number), position, xytext=(4, 4), textcoords="offset points", fontsize=8)
+    left.set_title("best server", fontsize=10)
+    right.set_title(f"covered: at least {threshold_db:g} dB", fontsize=10)
+    figure.colorbar(image, ax=right, label="path gain (dB)")
+    kinds = (
+        (buildings, BUILDING_GREY, "building"),
+        (unknown, UNPREDICTED, "not predicted"),
+        (uncovered, UNCOVERED, "below the threshold"),
+    )
+    marks = [Patch(facecolor=c, edgecolor="black", label=label) for where, c, label in kinds if where[part].any()]
+    if marks:
+        figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8)
+    _save(figure, path)
+
+
+def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Observed against nominal coverage of central intervals, and the error of the mean against the spread of the draws.
+
+    Args:
+        path: file to write, PNG, PDF or SVG by its name.
+        models: `Calibration.summary` by name.
+    """
+    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    largest = 0.0
+    for name, found in models.items():
+        ranks = np.array(found["ranks"])  # the central interval of 2 k hundredths is the 2 k ranks in the middle
+        half = len(ranks) // 2
+        observed = [ranks[half - k : half + k].sum() for k in range(half + 1)]
+        left.plot(np.arange(half + 1) / half, observed, label=name)
+        spread, error, _ = np.array(found["by_spread"]).T
+        right.plot(spread, error, marker="o", markersize=3, label=name)
+        largest = max(largest, spread.max(), error.max())
+    right.plot([0, largest], [0, largest], color="0.6", linewidth=1)
+    left.set(xlabel="nominal share of the interval", ylabel="share of open pixels inside", xlim=(0, 1), ylim=(0, 1))
+    right.set(xlabel="spread of the draws (dB)", ylabel="root mean square error of their mean (dB)")
+    left.legend(frameon=False)
+    _save(figure, path)
