@@ -119,7 +119,7 @@ def data_scenes(settings: SampleConfig) -> RadioMapSeer | FlatTree:
 
 def load_predictor(settings: SampleConfig, measurements: Path | None):
     """The model; raises ConfigError if it would ignore measured points."""
-    from denoising_diffusion_pytorch.inference import Predictor  # torch is slow to import: after all other errors
+    from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
     names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "num_samples", "seed")
     predictor = Predictor(settings.ckpt, **{name: getattr(settings, name) for name in names})
