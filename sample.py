@@ -26,7 +26,7 @@ from data import FlatTree, RadioMapSeer, Scene, gain_to_db, open_tree
 from data.figures import comparison_figure, coverage_figure, radio_map_figure
 from data.geojson import read_city
 from data.geotiff import Georeference, write_geotiff
-from data.incomplete import pixels_of, read_measurements
+from data.measurements import pixels_of, read_measurements
 from data.metrics import Scores
 from data.scene import scene_at
 from data.units import GAIN_SPAN_DB, NOISE_FLOOR_DB, gain_to_uint8

@@ -9,7 +9,7 @@ import numpy as np
 
 from .conditions import distance, free_gain, simulated_gain
 from .errors import DataError
-from .incomplete import corrected
+from .measurements import corrected
 from .scene import Scene
 from .units import GAIN_MAX_DB, db_to_gain
 

@@ -10,7 +10,7 @@ from functools import wraps
 import numpy as np
 
 from .errors import DataError
-from .incomplete import corrected, spread_points
+from .measurements import corrected, spread_points
 from .resize import resize
 from .scene import Scene
 from .units import GAIN_MAX_DB, db_to_gain
@@ -91,7 +91,7 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 def simulated(scene: Scene, size: int) -> np.ndarray:
     """The embedded simulator's map of the buildings shown, as a prior: the network learns what its physics misses.
 
-    Measured points correct it (incomplete.py). About 0.05 s per scene, so use it with `data.cache`. Pointless where the
+    Measured points correct it (measurements.py). About 0.05 s per scene, so use it with `data.cache`. Pointless where the
     same simulator made the ground truth.
     """
     return resize(corrected(simulated_gain(scene), scene.measurements), size)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.stats import bootstrap
 
-from .incomplete import pixels_of
+from .measurements import pixels_of
 from .metrics import Scores
 from .scene import Scene
 from .units import NOISE_FLOOR

@@ -18,7 +18,8 @@ from .conditions import CONDITION_CHANNELS, check_channels
 from .errors import DataError
 from .folder import FlatTree, open_tree
 from .hashing import random_key
-from .incomplete import MEASURED, SIMULATED, Incomplete, corrected, spread_points
+from .incomplete import Incomplete
+from .measurements import MEASURED, SIMULATED, corrected, spread_points
 from .presentation import code_digest, prepare
 from .radiomapseer import RadioMapSeer
 from .resize import resize

@@ -18,6 +18,7 @@ MAKERS = (
     "hashing",
     "incomplete",
     "layout",
+    "measurements",
     "polygons",
     "presentation",
     "radiomapseer",

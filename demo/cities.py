@@ -1,8 +1,6 @@
 """The cities that the page can show: random ones, the examples, and files that people upload."""
 
 import io
-import re
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,15 +8,13 @@ from flask import Flask, jsonify, request
 from PIL import Image, UnidentifiedImageError
 
 from data import DataError
-from data.geojson import SUFFIXES, read_city
-from data.geotiff import Georeference
-from data.layout import Layout
+from data.geojson import LARGEST, SUFFIXES, City, city_of, read_city
+from data.scene import parse_position
 from data.simulated import random_scenes
 
 from .messages import pack, whole_number
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-MAX_SIDE = 4096  # px and m of an uploaded city
 MAX_SEED = 2**31
 
 
@@ -36,40 +32,27 @@ def check_picture(content: bytes, name: str) -> None:
         return  # no PNG: the reader says what it may be
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: is no PNG that can be read") from error
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise DataError(f"{name}: is {width}x{height} px; at most {MAX_SIDE} per side are accepted")
+    if not (1 <= width <= LARGEST and 1 <= height <= LARGEST):
+        raise DataError(f"{name}: is {width}x{height} px; at most {LARGEST} per side are accepted")
 
 
-def read_upload(content: bytes, name: str) -> tuple[Layout, Georeference | None]:
-    """The city of an uploaded PNG or GeoJSON file, and where it lies; raises DataError for anything else."""
+def read_upload(content: bytes, name: str, around: str) -> City:
+    """The city of an uploaded file, of a large one the part around a position `X,Y`; raises DataError."""
     check_picture(content, name)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ("upload" + re.sub(r"[^.\w]", "", Path(name).suffix.lower())[:12])
-        path.write_bytes(content)
-        try:
-            layout, place = read_city(path)
-        except DataError as error:
-            raise DataError(str(error).replace(str(path), name)) from error
-    if max(layout.shape) > MAX_SIDE:
-        raise DataError(f"{name}: spans {layout.shape[1]} m x {layout.shape[0]} m; at most {MAX_SIDE} m per side")
-    return layout, place
+    return city_of(content, name, [parse_position(around)] if around else [])
 
 
-def whole_city(name: str, layout: Layout, place: Georeference | None) -> dict:
-    """All of a city, of which the page shows a part.
-
-    `inverted`: a picture that is mostly built, as when buildings are black on white.
-    """
-    height, width = layout.shape
-    built = float(layout.inside.mean())
+def whole_city(name: str, city: City) -> dict:
+    """All of a city, of which the page shows a part."""
+    height, width = city.layout.shape
     return {
-        "buildings": pack(layout.inside),
+        "buildings": pack(city.layout.inside),
         "width": width,
         "height": height,
-        "place": None if place is None else asdict(place),
+        "place": None if city.place is None else asdict(city.place),
         "tx": [],
-        "note": f"{name}: {width} m × {height} m, {built:.0%} built",
-        "inverted": place is None and built > 0.5,
+        "note": f"{name}: {'; '.join(city.notes)}" if city.notes else name,
+        "inverted": city.seems_inverted,
     }
 
 
@@ -79,14 +62,14 @@ def add_cities(app: Flask) -> None:
     @app.get("/city")
     def city():
         scene = random_scenes(whole_number(request.args.get("seed"), "seed", 0, MAX_SEED))[0]
-        return jsonify(whole_city(scene.name, scene.layout, None) | {"tx": [scene.tx], "inverted": False})
+        return jsonify(whole_city(scene.name, City(scene.layout, None)) | {"tx": [scene.tx]})
 
     @app.get("/example")
     def example():
         chosen = examples().get(request.args.get("name", ""))
         if chosen is None:
             raise DataError("there is no such city")
-        return jsonify(whole_city(chosen.name, *read_city(chosen)))
+        return jsonify(whole_city(chosen.name, read_city(chosen)))
 
     @app.post("/upload")
     def upload():
@@ -94,4 +77,4 @@ def add_cities(app: Flask) -> None:
         if file is None:
             raise DataError("no file was sent")
         name = file.filename or "the file"
-        return jsonify(whole_city(name, *read_upload(file.read(), name)))
+        return jsonify(whole_city(name, read_upload(file.read(), name, request.form.get("around", ""))))

@@ -7,8 +7,8 @@ import numpy as np
 
 from data import DataError, Scene
 from data.geotiff import Georeference
-from data.incomplete import check_measurements
 from data.layout import Layout
+from data.measurements import check_measurements
 from data.scene import scene_at
 from data.window import SIDE
 
@@ -66,12 +66,14 @@ def read_place(place: object) -> Georeference | None:
         return None
     try:
         x, y, dx, dy = (float(place[key]) for key in ("x", "y", "dx", "dy"))  # type: ignore[index]
-        degrees = bool(place["degrees"])  # type: ignore[index]
+        degrees, epsg = bool(place["degrees"]), place["epsg"]  # type: ignore[index]
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise DataError("place: must be what /upload answered") from error
     if not (math.isfinite(x) and math.isfinite(y) and 0 < dx < math.inf and 0 < dy < math.inf):
         raise DataError("place: holds numbers that are not finite or not positive")
-    return Georeference(x, y, dx, dy, degrees)
+    return Georeference(
+        x, y, dx, dy, degrees, None if epsg is None else whole_number(epsg, "place: epsg", 1, 2**16 - 1)
+    )
 
 
 def read_scenes(body: object) -> list[Scene]:

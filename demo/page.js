@@ -21,6 +21,7 @@ let spot = null;         // [x, y] of the measured value that is being typed
 let maps = [], shown = null;  // of the transmitters in view; what is shown of them
 let version = 0, asked = 0, busy = false, timer = null;   // of what is in view; of the last request for maps
 let choice = 0, reading = new AbortController();          // the last city that was asked for
+let source = null;       // the file of which a part is read, around a position
 let bases = {};          // pictures without marks, by canvas id
 
 // ---- messages ----
@@ -81,8 +82,9 @@ function pan([x, y], delay = 150) {
 const centre = ([x, y]) => pan([x - side / 2, y - side / 2]);
 
 // ---- cities ----
-async function load(what, find) {  // the last choice wins, whatever is answered first
+async function load(what, find, file = null) {  // the last choice wins, whatever is answered first
   const mine = ++choice;
+  source = file;
   reading.abort(); reading = new AbortController();
   const {signal} = reading;
   note(`Reading ${what} …`);
@@ -94,7 +96,7 @@ async function load(what, find) {  // the last choice wins, whatever is answered
 const fetchCity = (what, path) => load(what, signal => ask(path, {signal}));
 const positions = node => Array.isArray(node) ? (typeof node[0] === "number" ? 1 : node.reduce((count, each) => count + positions(each), 0))
   : node && typeof node === "object" ? positions(node.coordinates || node.geometry || node.features || node.geometries || []) : 0;
-async function check(file) {  // what the server would refuse is not sent
+async function check(file, around) {  // what the server would refuse is not sent
   if (file.size > settings.max_upload) throw new Error(`${file.name} has ${megabytes(file.size)}; at most ${megabytes(settings.max_upload)} can be sent. Cut it to the part that you need.`);
   const head = new DataView(await file.slice(0, 24).arrayBuffer());
   if (head.byteLength === 24 && head.getUint32(0) === 0x89504e47) {
@@ -104,15 +106,15 @@ async function check(file) {  // what the server would refuse is not sent
     let tree = null;
     try { tree = JSON.parse(await file.text()); } catch { /* the server says what is wrong */ }
     const count = positions(tree);
-    if (count > settings.max_vertices) throw new Error(`${file.name} has ${count.toLocaleString("en")} vertices; at most ${settings.max_vertices.toLocaleString("en")} can be read. Cut it to the part that you need.`);
+    if (count > settings.max_vertices && !around) throw new Error(`${file.name} has ${count.toLocaleString("en")} vertices; at most ${settings.max_vertices.toLocaleString("en")} can be read. Type a position in it below the city: the part around it is read.`);
   }
 }
-const upload = file => load(`${file.name} (${megabytes(file.size)})`, async signal => {
-  await check(file);
+const upload = (file, around = "") => load(`${file.name} (${megabytes(file.size)})`, async signal => {
+  await check(file, around);
   const form = new FormData();
-  form.append("file", file);
+  form.append("file", file); form.append("around", around);
   return ask("/upload", {method: "POST", body: form, signal});
-});
+}, file);
 function take(found) {  // open ground around what is smaller than the view
   if (city.built.some(Boolean) || transmitters.length) remember();
   const {width, height} = found, bits = bytes(found.buildings), wide = Math.max(width, side), high = Math.max(height, side), cells = new Uint8Array(wide * high);

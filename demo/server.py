@@ -13,18 +13,17 @@ from matplotlib import colormaps
 from werkzeug.exceptions import HTTPException
 
 from data import DataError
-from data.geojson import MOST_VERTICES, SUFFIXES
+from data.geojson import LARGEST, MOST_VERTICES, SUFFIXES
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, NOISE_FLOOR_DB
 from data.window import SIDE
 from denoising_diffusion_pytorch.inference import Predictor
 
-from .cities import MAX_SIDE, add_cities, examples
-from .maps import MAX_WAITING as MAX_WAITING
+from .cities import add_cities, examples
 from .maps import add_maps
 from .messages import MAX_POINTS, MAX_TRANSMITTERS
 
 HERE = Path(__file__).parent
-MAX_UPLOAD = 4 * 2**20  # bytes
+MAX_UPLOAD = 8 * 2**20  # bytes
 EIRP_DBM = 23.0  # RadioMapSeer's
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -67,7 +66,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
             cities=list(examples()),
             suffixes=SUFFIXES,
             max_upload=MAX_UPLOAD,
-            max_side=MAX_SIDE,
+            max_side=LARGEST,
             max_vertices=MOST_VERTICES,
             max_transmitters=MAX_TRANSMITTERS,
             max_points=MAX_POINTS,

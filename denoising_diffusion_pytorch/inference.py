@@ -11,7 +11,7 @@ import torch
 
 from data import Scene, prepare
 from data.hashing import random_key
-from data.incomplete import POINTS_IN
+from data.measurements import POINTS_IN
 from data.resize import to_native
 from data.units import GAIN_SPAN_DB
 

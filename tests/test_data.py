@@ -336,13 +336,15 @@ def test_caches_outlive_changes_of_code_that_makes_no_samples(tmp_path):
         "errors",
         "evaluation",
         "figures",
+        "crs",
+        "footprints",
         "geojson",
         "geotiff",
         "loader",
         "metrics",
         "osm_cities",
     }
-    others |= {"ray_tracing", "sampler", "simulated", "splits", "store", "window"}
+    others |= {"ray_tracing", "sampler", "simulated", "splits", "store", "text", "window"}
     others |= {f"simulator/{name}" for name in ("__init__", "cities", "statistics")}
     folder = Path(data.__file__).parent
     modules = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py")}

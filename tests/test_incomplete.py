@@ -10,8 +10,9 @@ from data.augment import Augmentation
 from data.baselines import simulator_map
 from data.conditions import CONDITION_CHANNELS, condition
 from data.hashing import random_key
-from data.incomplete import Incomplete, corrected, read_measurements, spread_points
+from data.incomplete import Incomplete
 from data.layout import Layout
+from data.measurements import corrected, read_measurements, spread_points
 from data.simulated import random_scenes
 from data.window import window
 

@@ -1,0 +1,137 @@
+"""Measured points: from a file, as channels of the condition, and as a correction of a simulated map."""
+
+import csv
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.fft import irfft2, next_fast_len, rfft2
+
+from .errors import DataError
+from .geotiff import Georeference
+from .units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
+
+MEASURED = ("measured_gain", "measured")  # the two channels of measured points
+SIMULATED = "simulated"  # the channel that measured points correct
+POINTS_IN = frozenset((*MEASURED, SIMULATED))  # channels that measured points change
+REACH = 15.0  # m over which a measured value tells about its neighbourhood
+PRIOR = 0.02  # weight of what is known without the points, in 1 / m: that of a point at about 16 m
+
+
+def spread_points(
+    points: np.ndarray, side: int, size: int, known: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """What measured points say about every pixel: values (size, size) float32 and their confidence in [0, 1).
+
+    The mean of the points' values, each weighted by exp(-d / REACH) / d with d its distance in metres, and of the value
+    `known` without them, weighted by PRIOR: inverse-distance weighting (Shepard, 1968) of the differences to what is
+    known, as a normalised convolution (Knutsson & Westin, 1993). The confidence is the points' share of the weights.
+
+    Args:
+        points: (N, 3) of x, y and grey level in a map of `side` pixels.
+        side: of the map that the positions refer to, one pixel per metre.
+        size: of the result.
+        known: (size, size), or one value.
+    """
+    known = np.broadcast_to(known, (size, size))
+    column, row = pixels_of(points, side, size)
+    impulses = np.zeros((2, size, size))
+    np.add.at(impulses[0], (row, column), points[:, 2] - known[row, column])
+    np.add.at(impulses[1], (row, column), 1)
+    spectrum, length = _weights(side / size, size)
+    difference, weight = irfft2(rfft2(impulses, (length, length)) * spectrum, (length, length))[:, :size, :size]
+    total = weight.clip(0) + PRIOR
+    return (known + difference / total).astype(np.float32), (weight.clip(0) / total).astype(np.float32)
+
+
+def pixels_of(points: np.ndarray, side: int, size: int) -> np.ndarray:
+    """Columns and rows, (2, N) int, of points of a map of `side` pixels in one of `size`."""
+    return np.floor((points[:, :2] + 0.5) * size / side).astype(int).clip(0, size - 1).T
+
+
+@lru_cache(4)
+def _weights(metres_per_pixel: float, size: int) -> tuple[np.ndarray, int]:
+    """Spectrum of the weights that a point has around it, and the length that leaves them room on a circle.
+
+    At the point itself d is taken as a tenth of a metre; beyond 5 REACH the weight is zero.
+    """
+    length = next_fast_len(size + int(5 * REACH / metres_per_pixel), real=True)
+    offset = np.minimum(np.arange(length), length - np.arange(length)) * metres_per_pixel
+    distance = np.hypot(offset, offset[:, None])
+    weights = np.where(distance < 5 * REACH, np.exp(-distance / REACH) / np.maximum(distance, 0.1), 0)
+    return rfft2(weights), length
+
+
+def corrected(simulation: np.ndarray, points: np.ndarray | None) -> np.ndarray:
+    """A simulated map, corrected by what was measured.
+
+    Points where nothing is simulated are left out: they lie in buildings, or seem to, and say nothing about the street.
+
+    Args:
+        simulation: (S, S) grey levels, one pixel per metre.
+        points: (N, 3) of x, y and grey level; None for none.
+    """
+    if points is None:
+        return simulation
+    column, row = pixels_of(points, len(simulation), len(simulation))
+    points = points[simulation[row, column] > 0]
+    return spread_points(points, len(simulation), len(simulation), simulation)[0].clip(0, 1)
+
+
+def read_measurements(path: Path, shape: tuple[int, int], place: Georeference | None = None) -> np.ndarray:
+    """Measured points from a CSV file with the columns x, y and gain_db.
+
+    Args:
+        path: the file; its first line names the columns, further columns are ignored.
+        shape: (H, W) of the map.
+        place: where the map lies, if x and y are coordinates there; None: they are column and row.
+
+    Returns:
+        (N, 3) float32 of column, row and grey level.
+
+    Raises:
+        DataError: names the file and the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            missing = {"x", "y", "gain_db"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(
+                    f"{path}: has no column {', '.join(sorted(missing))}; its first line must be x,y,gain_db"
+                )
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    named = [
+        (f"{path}: line {number}", [row[name] for name in ("x", "y", "gain_db")]) for number, row in enumerate(rows, 2)
+    ]
+    return check_measurements(named, shape, place)
+
+
+def check_measurements(
+    points: Sequence[tuple[str, Any]], shape: tuple[int, int], place: Georeference | None = None
+) -> np.ndarray:
+    """Measured points, each with where it comes from, checked: (N, 3) float32; other arguments as `read_measurements`.
+
+    Raises:
+        DataError: a point that is no x, y and path gain in dB, outside the map, or impossible.
+    """
+    checked = []
+    for where, point in points:
+        try:
+            x, y, gain = (float(value) for value in point)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{where}: is no row of numbers x,y,gain_db") from error
+        column, row = (x, y) if place is None else place.pixels(x, y)
+        if not (0 <= column <= shape[1] - 1 and 0 <= row <= shape[0] - 1):
+            size = f"{shape[1]}x{shape[0]} px" if place is None else place.extent(shape)
+            raise DataError(f"{where}: {x:g},{y:g} is outside the map ({size})")
+        if not GAIN_MIN_DB - GAIN_SPAN_DB <= gain <= GAIN_MAX_DB:
+            raise DataError(
+                f"{where}: gain_db is {gain:g}; path gain is a negative number of dB, at most {GAIN_MAX_DB:g}"
+            )
+        checked.append((column, row, float(db_to_gain(gain))))
+    return np.array(checked, np.float32).reshape(-1, 3)
