@@ -36,10 +36,10 @@ def check_picture(content: bytes, name: str) -> None:
         raise DataError(f"{name}: is {width}x{height} px; at most {LARGEST} per side are accepted")
 
 
-def read_upload(content: bytes, name: str, around: str) -> City:
-    """The city of an uploaded file, of a large one the part around a position `X,Y`; raises DataError."""
+def read_upload(content: bytes, name: str, around: str = "", invert: bool = False) -> City:
+    """The city of an uploaded file, of large footprints the part around a position `X,Y`; raises DataError."""
     check_picture(content, name)
-    return city_of(content, name, [parse_position(around)] if around else [])
+    return city_of(content, name, [parse_position(around)] if around else [], invert)
 
 
 def whole_city(name: str, city: City) -> dict:
@@ -61,8 +61,9 @@ def add_cities(app: Flask) -> None:
 
     @app.get("/city")
     def city():
-        scene = random_scenes(whole_number(request.args.get("seed"), "seed", 0, MAX_SEED))[0]
-        return jsonify(whole_city(scene.name, City(scene.layout, None)) | {"tx": [scene.tx]})
+        seed = whole_number(request.args.get("seed"), "seed", 0, MAX_SEED)
+        scene = random_scenes(seed)[0]
+        return jsonify(whole_city(f"random city {seed}", City(scene.layout, None)) | {"tx": [scene.tx]})
 
     @app.get("/example")
     def example():
@@ -77,4 +78,5 @@ def add_cities(app: Flask) -> None:
         if file is None:
             raise DataError("no file was sent")
         name = file.filename or "the file"
-        return jsonify(whole_city(name, read_upload(file.read(), name, request.form.get("around", ""))))
+        around, invert = request.form.get("around", ""), bool(request.form.get("invert"))
+        return jsonify(whole_city(name, read_upload(file.read(), name, around, invert)))

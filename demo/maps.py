@@ -98,7 +98,7 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
 def write_layer(content: BinaryIO, kind: str, body: dict) -> None:
     """A map as PNG in RadioMapSeer's levels, or as it is in .npy, GeoTIFF and CSV, without buildings; or measured points.
 
-    `body` holds `values` and `buildings` of what is in view and its first column and row in the city, `origin`; or `points`,
+    `body` holds `values` and `buildings` of what is in view and its first column and row in the city, `left` and `top`; or `points`,
     a list of [column, row, dB]; and with both the `place` of the city.
     """
     place = read_place(body.get("place"))
@@ -108,7 +108,7 @@ def write_layer(content: BinaryIO, kind: str, body: dict) -> None:
         return write_csv(content, rows_of(body["points"]), place, COLUMNS[body["layer"]])
     values = decode(body.get("values"), "<f4", SIDE * SIDE, "values").reshape(SIDE, SIDE)
     buildings = unpack(body.get("buildings"))
-    origin = rows_of([[*(body.get("origin") or (0, 0)), 0]])[0]
+    left, top = (whole_number(body.get(edge, 0), edge, -(10**9), 10**9) for edge in ("left", "top"))
     if kind == "png":
         if COLUMNS[body["layer"]] != "gain_db":
             raise DataError("a PNG holds path gains; take another kind of file for this map")
@@ -118,9 +118,9 @@ def write_layer(content: BinaryIO, kind: str, body: dict) -> None:
         return np.save(content, values)
     if kind == "tif":
         corner = place or Georeference(0.0, 0.0, 1.0, 1.0, degrees=False)  # a picture's pixels, counted upwards
-        return write_geotiff(content, values, corner.window(int(origin[1]), int(origin[0])))
+        return write_geotiff(content, values, corner.window(top, left))
     rows, columns = np.nonzero(~buildings & ~np.isnan(values))
-    points = np.column_stack([columns + origin[0], rows + origin[1], values[rows, columns]])
+    points = np.column_stack([columns + left, rows + top, values[rows, columns]])
     return write_csv(content, points, place, COLUMNS[body["layer"]])
 
 
@@ -129,9 +129,9 @@ def rows_of(points: object) -> np.ndarray:
     try:
         rows = np.array(points, np.float64).reshape(-1, 3)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError("points and origin: must be lists of numbers") from error
+        raise DataError("points: must be a list of [x, y, dB]") from error
     if len(rows) > MAX_POINTS or not np.isfinite(rows).all():
-        raise DataError(f"points and origin: must be finite, and at most {MAX_POINTS}")
+        raise DataError(f"points: must be finite, and at most {MAX_POINTS}")
     return rows
 
 

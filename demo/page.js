@@ -11,7 +11,7 @@ const LAYERS = ["model", "simulator", "difference", "std", "best_server", "cover
 const GRAB = 6;  // m from a transmitter or a measured value that still mean it
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
 let settings, side;
-let city;                // {width, height, built, shape, origin, place, note, inverted}; at least side x side, `shape` as it was read
+let city;                // {width, height, built, origin, place, note, inverted, from}; at least side x side
 let view = [0, 0];       // column and row of the city's first pixel in view
 let transmitters = [];   // {x, y, points: [{x, y, value, unit}]}, in the city's columns and rows
 let active = 0;          // index of the transmitter that was chosen last
@@ -21,7 +21,7 @@ let spot = null;         // [x, y] of the measured value that is being typed
 let maps = [], shown = null;  // of the transmitters in view; what is shown of them
 let version = 0, asked = 0, busy = false, timer = null;   // of what is in view; of the last request for maps
 let choice = 0, reading = new AbortController();          // the last city that was asked for
-let source = null;       // the file of which a part is read, around a position
+let refused = null;      // the file that could not be read as a whole; the part around a position may be
 let bases = {};          // pictures without marks, by canvas id
 
 // ---- messages ----
@@ -48,7 +48,8 @@ async function ask(path, options) {
   throw new Error(error || (answer.status === 413 ? `More than ${megabytes(settings.max_upload)} cannot be sent.` : `${answer.status} ${answer.statusText}`));
 }
 const post = (path, body) => ask(path, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
-const megabytes = size => `${(size / 2 ** 20).toFixed(size % 2 ** 20 ? 1 : 0)} MiB`;
+const megabytes = size => size < 1e5 ? `${Math.ceil(size / 1024)} KiB` : `${+(size / 2 ** 20).toFixed(1)} MiB`;
+const decibel = value => value.toFixed(1).replace(/^-(0\.0)$/, "$1");
 
 // ---- places: columns and rows of the city, and coordinates of its file ----
 const built = ([x, y]) => city.built[y * city.width + x];
@@ -60,13 +61,15 @@ function coordinates([x, y]) {
   if (!place) return `${column}, ${row}`;
   return [place.x + column * place.dx, place.y - row * place.dy].map(value => value.toFixed(place.degrees ? 6 : 1)).join(", ");
 }
-function pixel(text) {
-  const [a, b, more] = text.trim().split(/[\s,;]+/).map(Number), {place, origin} = city;
-  if (!Number.isFinite(a) || !Number.isFinite(b) || more !== undefined) throw new Error(`${text || "Nothing"} is no position: write two numbers, such as ${coordinates(cursor || view)}.`);
-  const [column, row] = place ? [(a - place.x) / place.dx, (place.y - b) / place.dy] : [a, b];
+function pair(text) {
+  const numbers = text.trim().split(/[\s,;]+/).map(Number);
+  if (numbers.length !== 2 || !numbers.every(Number.isFinite)) throw new Error(`${text || "Nothing"} is no position: write two numbers, such as ${coordinates(cursor || view)}.`);
+  return numbers;
+}
+function pixel([a, b]) {  // null outside of the city
+  const {place, origin} = city, [column, row] = place ? [(a - place.x) / place.dx, (place.y - b) / place.dy] : [a, b];
   const at = [Math.floor(column - origin[0] + 0.5), Math.floor(row - origin[1] + 0.5)];
-  if (!inCity(at)) throw new Error(`${text} is outside of the city: ${coordinates([0, city.height - 1])} to ${coordinates([city.width - 1, 0])}.`);
-  return at;
+  return inCity(at) ? at : null;
 }
 function part() {
   const cells = new Uint8Array(side * side);
@@ -79,19 +82,31 @@ function pan([x, y], delay = 150) {
   if (moved[0] === view[0] && moved[1] === view[1]) return;
   view = moved; changed(delay);
 }
+function goTo(numbers) {
+  const at = pixel(numbers);
+  if (!at) return say(`${numbers.join(", ")} is outside of the city: ${coordinates([0, city.height - 1])} to ${coordinates([city.width - 1, 0])}.`, true);
+  centre(at); $("city").focus({preventScroll: true}); read(at);
+  say(`The cursor is at ${coordinates(at)}: Enter uses the chosen tool there.`);
+}
 const centre = ([x, y]) => pan([x - side / 2, y - side / 2]);
 
 // ---- cities ----
-async function load(what, find, file = null) {  // the last choice wins, whatever is answered first
+async function load(what, find, from = null) {  // the last choice wins, whatever is answered first
   const mine = ++choice;
-  source = file;
+  refused = null;
   reading.abort(); reading = new AbortController();
   const {signal} = reading;
   note(`Reading ${what} …`);
   try {
     const found = await (await find(signal)).json();
-    if (mine === choice) take(found);
-  } catch (error) { if (mine === choice) note(error.message, true); }
+    if (mine !== choice) return;
+    take({...found, from});
+    if (from?.around) goTo(from.around);
+  } catch (error) {
+    if (mine !== choice) return;
+    if (/ position /.test(error.message)) refused = from;  // too large as a whole
+    note(error.message, true);
+  }
 }
 const fetchCity = (what, path) => load(what, signal => ask(path, {signal}));
 const positions = node => Array.isArray(node) ? (typeof node[0] === "number" ? 1 : node.reduce((count, each) => count + positions(each), 0))
@@ -109,38 +124,31 @@ async function check(file, around) {  // what the server would refuse is not sen
     if (count > settings.max_vertices && !around) throw new Error(`${file.name} has ${count.toLocaleString("en")} vertices; at most ${settings.max_vertices.toLocaleString("en")} can be read. Type a position in it below the city: the part around it is read.`);
   }
 }
-const upload = (file, around = "") => load(`${file.name} (${megabytes(file.size)})`, async signal => {
+const upload = (file, around = null, invert = "") => load(`${file.name} (${megabytes(file.size)})`, async signal => {
   await check(file, around);
   const form = new FormData();
-  form.append("file", file); form.append("around", around);
+  form.append("file", file); form.append("around", around || ""); form.append("invert", invert);
   return ask("/upload", {method: "POST", body: form, signal});
-}, file);
+}, {file, around});
 function take(found) {  // open ground around what is smaller than the view
   if (city.built.some(Boolean) || transmitters.length) remember();
   const {width, height} = found, bits = bytes(found.buildings), wide = Math.max(width, side), high = Math.max(height, side), cells = new Uint8Array(wide * high);
   for (let row = 0, i = 0; row < height; row++) for (let column = 0; column < width; column++, i++) cells[row * wide + column] = (bits[i >> 3] >> (7 - (i & 7))) & 1;
   const size = isLarger => isLarger ? `; ${side} m × ${side} m of it are in view` : Math.min(width, height) < side ? "; open ground around it" : "";
-  city = {width: wide, height: high, built: cells, shape: [width, height], origin: found.origin || [0, 0], place: found.place || null, inverted: found.inverted,
+  city = {width: wide, height: high, built: cells, origin: found.origin || [0, 0], place: found.place || null, inverted: found.inverted, from: found.from,
     note: found.note + size(wide > side || high > side) + (found.inverted ? ". Mostly built: are buildings black on white?" : "")};
   transmitters = found.tx.map(([x, y], i) => ({x: Math.round(x), y: Math.round(y), points: found.points?.[i] || []}));
-  view = [(wide - side) >> 1, (high - side) >> 1]; active = 0; cursor = spot = null; maps = [];
-  choices(); draw(); note(city.note); changed(0);
+  view = [(wide - side) >> 1, (high - side) >> 1]; active = 0; cursor = null; maps = [];
+  changed(0); draw(); note(city.note);
 }
-function empty() { city = {width: side, height: side, built: new Uint8Array(side * side), shape: [side, side], origin: [0, 0], place: null, inverted: false, note: ""}; }
-function invert() {
-  remember();
-  const cells = city.built.slice(), [width, height] = city.shape;
-  for (let row = 0; row < height; row++) for (let column = 0; column < width; column++) cells[row * city.width + column] ^= 1;
-  city = {...city, built: cells, inverted: false, note: city.note.replace(/\. Mostly built.*$/, ", inverted")};
-  dropBuilt(); note(city.note); changed(0);
-}
+function empty() { city = {width: side, height: side, built: new Uint8Array(side * side), origin: [0, 0], place: null, inverted: false, note: ""}; }
 function remember() {  // cities are replaced, never changed, so that most steps share one
   history = history.concat([{city, view, active, transmitters: structuredClone(transmitters)}]).slice(-Math.min(50, Math.ceil(2e8 / city.built.length)));
 }
 function undo() {
   const before = history.pop();
   if (!before) return say("There is nothing to undo.");
-  choice++; reading.abort();
+  choice++; reading.abort(); refused = null;
   ({city, view, active, transmitters} = before);
   note(city.note); changed(0);
 }
@@ -153,12 +161,11 @@ const gainOf = ({value, unit}) => unit === "dBm" ? value - eirp() : value;
 function dropBuilt() {
   transmitters = transmitters.filter(({x, y}) => !built([x, y])).map(t => ({...t, points: t.points.filter(({x, y}) => !built([x, y]))}));
 }
-function choose(index) { active = index; if (maps.some(map => map.number === index + 1)) $("shown").value = String(index + 1); drawCity(); draw(); }
 function act(at) {
   if (tool === "measure") return measure(at);
   if (tool !== "place") { remember(); city = {...city, built: city.built.slice()}; paint(at, at); return changed(0); }
   const found = nearest(at);
-  if (found >= 0) return choose(found);
+  if (found >= 0) { active = found; $("shown").value = String(found + 1); choices(); return draw(); }
   if (built(at)) return say("A transmitter must be outside of buildings.", true);
   if (transmitters.length >= settings.max_transmitters) return say(`At most ${settings.max_transmitters} transmitters.`, true);
   remember(); transmitters.push({x: at[0], y: at[1], points: []}); active = transmitters.length - 1; changed(0);
@@ -169,10 +176,6 @@ function remove(at) {
   remember();
   if (found >= 0) { transmitters.splice(found, 1); active = Math.max(0, Math.min(active, transmitters.length - 1)); } else transmitters[owner].points.splice(transmitters[owner].points.findIndex(near(at)), 1);
   changed(0);
-}
-function owners() {
-  $("owner").replaceChildren(...transmitters.map((_, i) => new Option(`transmitter ${i + 1}`, i)));
-  $("owner").value = String(active);
 }
 function measure(at) {
   if (!transmitters.length) return say("Place the transmitter first that is measured.", true);
@@ -188,14 +191,12 @@ function setValue() {
   if (!spot) return say("Click in the city where the value was measured.", true);
   if (!found) return say("Type a number, such as -70 dBm or -93 dB.", true);
   const unit = found[2] ? {dbm: "dBm", db: "dB"}[found[2].toLowerCase()] : $("unit").value, value = Number(found[1].replace("\u2212", "-").replace(",", "."));
-  const gain = gainOf({value, unit}), [low, high] = settings.measurable, of = Number($("owner").value), points = transmitters[of]?.points;
-  if (!points) return say("Place the transmitter first that is measured.", true);
-  if (built(spot)) return say("A value can be measured outside of buildings only.", true);
+  const gain = gainOf({value, unit}), [low, high] = settings.measurable, {points} = transmitters[active];
   if (!(gain >= low && gain <= high)) return say(`${value} ${unit} is a path gain of ${gain.toFixed(1)} dB${unit === "dBm" ? ` at an EIRP of ${eirp()} dBm` : ""}; possible are ${low.toFixed(0)} .. ${high} dB.`, true);
   if (points.length >= settings.max_points) return say(`At most ${settings.max_points} values per transmitter.`, true);
-  remember(); active = of; $("unit").value = unit;
-  transmitters[of].points = points.filter(({x, y}) => x !== spot[0] || y !== spot[1]).concat([{x: spot[0], y: spot[1], value, unit}]);
-  spot = null; changed(0); $("city").focus();
+  remember(); $("unit").value = unit;
+  transmitters[active].points = points.filter(({x, y}) => x !== spot[0] || y !== spot[1]).concat([{x: spot[0], y: spot[1], value, unit}]);
+  changed(0); $("city").focus({preventScroll: true});
 }
 
 // ---- drawing in the city ----
@@ -273,9 +274,8 @@ async function copyLink() {
   const scene = {buildings: packed(part()), tx: seen.map(({x, y}) => [x, y]), points: seen.map(t => t.points), place, origin, eirp: eirp(), note: city.note};
   const raw = await through(new CompressionStream("deflate-raw"), new TextEncoder().encode(JSON.stringify(scene)));
   window.history.replaceState(null, "", "#" + base64(raw).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", ""));
-  const what = isLarge() ? "all that is in view" : "the whole scene";
-  try { await navigator.clipboard.writeText(location.href); say(`The link is in the clipboard; it holds ${what}.`); }
-  catch { say(`The address above holds ${what}: copy it from there.`); }
+  const copied = await navigator.clipboard?.writeText(location.href).then(() => ", and was copied", () => "");
+  say(`The address of this page holds ${isLarge() ? "all that is in view" : "the whole scene"}${copied ?? ""}.`);
 }
 async function sceneOf(hash) {
   const raw = await through(new DecompressionStream("deflate-raw"), bytes(hash.replaceAll("-", "+").replaceAll("_", "/")));
@@ -287,7 +287,7 @@ async function sceneOf(hash) {
 }
 
 // ---- the maps ----
-function changed(delay) { version++; drawCity(); owners(); clearTimeout(timer); timer = setTimeout(predict, delay); }
+function changed(delay) { version++; spot = null; drawCity(); choices(); clearTimeout(timer); timer = setTimeout(predict, delay); }
 async function predict() {  // one request at a time; an answer to what has changed since is dropped
   if (busy) return;
   busy = true;
@@ -317,17 +317,19 @@ async function askForMaps(mine) {
 function choices() {
   const before = $("shown").value, several = $("shown").options.length > 1;
   $("shown").replaceChildren(...maps.map(map => new Option(`transmitter ${map.number}`, map.number)), ...(maps.length > 1 ? [new Option("the best of all", "best")] : []));
+  $("owner").replaceChildren(...transmitters.map((_, i) => new Option(`transmitter ${i + 1}`, i)));
+  $("owner").value = String(active);
   $("shown").value = maps.length > 1 && (before === "best" || !several) ? "best" : maps.some(map => String(map.number) === before) ? before : maps[0]?.number;
 }
 function current() {  // the map that is shown, with the layers that follow from all of them
   if (!maps.length) return null;
-  const map = {...(maps.find(each => String(each.number) === $("shown").value) || maps[0])}, threshold = $("threshold").valueAsNumber, first = maps[0];
-  const best = first.model.map((value, i) => maps.reduce((k, each, j) => each.model[i] > maps[k].model[i] ? j : k, 0));
+  const map = {...(maps.find(each => String(each.number) === $("shown").value) || maps[0])}, threshold = $("threshold").valueAsNumber;
+  const best = map.model.map((value, i) => maps.reduce((k, each, j) => each.model[i] > maps[k].model[i] ? j : k, 0));
   if ($("shown").value === "best") {
     map.number = 0;
     map.model = best.map((k, i) => maps[k].model[i]);
     if (map.std) map.std = best.map((k, i) => maps[k].std[i]);
-    map.simulator = first.simulator.map((_, i) => Math.max(...maps.map(each => each.simulator[i])));
+    map.simulator = map.simulator.map((_, i) => Math.max(...maps.map(each => each.simulator[i])));
     map.difference = map.model.map((value, i) => value - map.simulator[i]);
   }
   map.best_server = best.map((k, i) => map.built[i] ? NaN : maps[k].number);
@@ -401,14 +403,14 @@ function draw() {
       return isServer ? palette(map[key][i]) : table[Math.max(0, Math.min(255, Math.round((map[key][i] - low) / (high - low) * 255)))];
     });
   }
-  write("coverage", "", false);
-  if (!map) return marks();
+  if (cursor) read(cursor); else marks();
+  $("coverage").textContent = "";
+  if (!map) return;
   const open = map.built.reduce((count, full) => count + !full, 0) || 1, share = count => `${(100 * count / open).toFixed(1)} %`;
   const covered = map.coverage.reduce((count, value) => count + (value === 1), 0);
   $("coverage").textContent = `${share(covered)} of the open area is covered (from ${threshold} dB, ${+(threshold + eirp()).toFixed(2)} dBm)`;
   document.querySelector("#figure-best_server .ticks").innerHTML = maps.map(({number}) =>
     `<span><i style="background: ${css(palette(number))}"></i> transmitter ${number}: ${share(map.best_server.reduce((count, value) => count + (value === number), 0))}</span>`).join("");
-  marks();
 }
 function read(at) {
   cursor = at; marks();
@@ -416,8 +418,8 @@ function read(at) {
   const map = shown, x = at[0] - (map?.origin[0] ?? 0), y = at[1] - (map?.origin[1] ?? 0), i = y * side + x;
   let text = built(at) ? "building" : "";
   if (map && x >= 0 && y >= 0 && x < side && y < side && !map.built[i]) {
-    const values = VIEWS.filter(([key]) => map[key] && key !== "best_server").map(([key]) => `${key} ${map[key][i].toFixed(1)} dB`).join(", ");
-    text = `${map.number ? "" : "best: "}transmitter ${map.number || map.best_server[i]}: ${values}, received ${(map.model[i] + eirp()).toFixed(1)} dBm`;
+    const values = VIEWS.filter(([key]) => map[key] && key !== "best_server").map(([key]) => `${key} ${decibel(map[key][i])} dB`).join(", ");
+    text = `${map.number ? "" : "best: "}transmitter ${map.number || map.best_server[i]}: ${values}, received ${decibel(map.model[i] + eirp())} dBm`;
   }
   $("readout").textContent = `(${coordinates(at)}) ${text}`;
 }
@@ -442,7 +444,7 @@ async function download(kind) {
   } else {
     if (!shown) return say("There is no map yet: place a transmitter.", true);
     if (!shown[layer]) return say("Choose several draws first: one has no spread.", true);
-    body = {layer, place: shown.place, origin: [shown.base[0] + shown.origin[0], shown.base[1] + shown.origin[1]], values: base64(shown[layer]), buildings: packed(shown.built)};
+    body = {layer, place: shown.place, left: shown.base[0] + shown.origin[0], top: shown.base[1] + shown.origin[1], values: base64(shown[layer]), buildings: packed(shown.built)};
   }
   save(await (await post(`/file/${kind}`, body)).blob(), file);
 }
@@ -459,9 +461,9 @@ function listen() {
   on("random", "click", () => fetchCity("a random city", `/city?seed=${Math.floor(Math.random() * 1e9)}`));
   on("example", "change", event => { if (event.target.value) fetchCity(event.target.value, `/example?name=${encodeURIComponent(event.target.value)}`); });
   on("upload", "change", event => { if (event.target.files[0]) upload(event.target.files[0]); event.target.value = ""; });
-  on("invert", "click", invert);
+  on("invert", "click", () => upload(city.from.file, null, "yes"));
   on("undo", "click", undo);
-  on("clear", "click", () => { remember(); choice++; reading.abort(); empty(); view = [0, 0]; transmitters = []; cursor = spot = null; note(""); changed(0); });
+  on("clear", "click", () => { remember(); choice++; reading.abort(); refused = null; empty(); view = [0, 0]; transmitters = []; cursor = null; note(""); changed(0); });
   on("clear-tx", "click", () => { remember(); transmitters = []; active = 0; changed(0); });
   on("link", "click", () => copyLink().catch(error => say(error.message, true)));
   on("value", "submit", event => { event.preventDefault(); setValue(); });
@@ -469,16 +471,15 @@ function listen() {
   on("goto", "submit", event => {
     event.preventDefault();
     try {
-      const at = pixel($("position").value);
-      centre(at); read(at); $("city").focus();
-      say(`The cursor is at ${coordinates(at)}: Enter uses the chosen tool there.`);
+      const numbers = pair($("position").value), large = refused || (city.from?.around && !pixel(numbers) ? city.from : null);
+      if (large) upload(large.file, numbers); else goTo(numbers);
     } catch (error) { say(error.message, true); }
   });
   on("shown", "change", () => { const number = Number($("shown").value); if (number) active = number - 1; draw(); });
-  on("threshold", "input", draw);
-  on("mask", "change", draw);
+  on("owner", "change", () => { active = Number($("owner").value); drawCity(); });
+  on("threshold", "input", draw); on("mask", "change", draw);
   on("draws", "change", () => changed(0));
-  on("eirp", "input", () => { draw(); if (cursor) read(cursor); if (transmitters.some(t => t.points.some(({unit}) => unit === "dBm"))) changed(300); });
+  on("eirp", "input", () => { draw(); if (transmitters.some(t => t.points.some(({unit}) => unit === "dBm"))) changed(300); });
   document.querySelectorAll("[data-file]").forEach(button => button.addEventListener("click", () => download(button.dataset.file).catch(error => say(error.message, true))));
   document.addEventListener("keydown", event => {
     if ((event.ctrlKey || event.metaKey) && event.key === "z" && !(event.target instanceof HTMLInputElement)) { event.preventDefault(); undo(); }
