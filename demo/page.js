@@ -287,7 +287,7 @@ async function sceneOf(hash) {
 }
 
 // ---- the maps ----
-function changed(delay) { version++; spot = null; drawCity(); choices(); clearTimeout(timer); timer = setTimeout(predict, delay); }
+function changed(delay) { version++; spot = null; drawCity(); choices(); clearTimeout(timer); timer = setTimeout(predict, transmitters.length ? delay : 0); }
 async function predict() {  // one request at a time; an answer to what has changed since is dropped
   if (busy) return;
   busy = true;
