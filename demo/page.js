@@ -4,7 +4,7 @@ const VIEWS = [  // key, title, colours, limits
   ["model", "Model, dB", "viridis", null],
   ["simulator", "Embedded simulator, dB", "viridis", null],
   ["difference", "Model − simulator, dB", "RdBu_r", [-20, 20]],
-  ["std", "Uncertainty: spread of the draws, dB", "magma", [0, 3]],
+  ["std", "Spread of the samples, dB", "magma", [0, 3]],
   ["best_server", "Best server", "tab10", null],
 ];
 const LAYERS = ["model", "simulator", "difference", "std", "best_server", "coverage", "measured", "city"];  // that can be downloaded
@@ -443,7 +443,7 @@ async function download(kind) {
     body.points = points.map(point => [point.x + city.origin[0], point.y + city.origin[1], gainOf(point)]);
   } else {
     if (!shown) return say("There is no map yet: place a transmitter.", true);
-    if (!shown[layer]) return say("Choose several draws first: one has no spread.", true);
+    if (!shown[layer]) return say("Choose several samples first: one has no spread.", true);
     body = {layer, place: shown.place, left: shown.base[0] + shown.origin[0], top: shown.base[1] + shown.origin[1], values: base64(shown[layer]), buildings: packed(shown.built)};
   }
   save(await (await post(`/file/${kind}`, body)).blob(), file);
