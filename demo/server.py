@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from data import DataError
 from data.geojson import LARGEST, MOST_VERTICES, SUFFIXES
-from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, NOISE_FLOOR_DB
+from data.units import COVERAGE_DB, GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB
 from data.window import SIDE
 from denoising_diffusion_pytorch.inference import Predictor
 
@@ -61,7 +61,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
             side=SIDE,
             limits=[GAIN_MIN_DB, GAIN_MAX_DB],
             measurable=[GAIN_MIN_DB - GAIN_SPAN_DB, GAIN_MAX_DB],
-            threshold=NOISE_FLOOR_DB,
+            threshold=COVERAGE_DB,
             eirp=EIRP_DBM,
             cities=list(examples()),
             suffixes=SUFFIXES,

@@ -40,7 +40,7 @@ from data.sampler import SampleStream
 from data.scene import read_grey
 from data.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
-from data.window import best_server, window
+from data.window import window
 from denoising_diffusion_pytorch.config.derive import DOCUMENT_CHANNELS
 from denoising_diffusion_pytorch.radio_map import apply_mask
 from tests.conftest import make_scene_files, save_grey, save_json
@@ -341,6 +341,7 @@ def test_caches_outlive_changes_of_code_that_makes_no_samples(tmp_path):
         "geojson",
         "geotiff",
         "loader",
+        "maps",
         "metrics",
         "osm_cities",
     }
@@ -438,14 +439,6 @@ def test_a_window_of_any_city(shape):
         assert bool(seen.note) == (shape != (8, 8))
     middle = window(Scene("c", Layout([], (40, 40)), (20, 20)), side=8)
     assert (middle.row, middle.column) == (16, 16) and middle.scene.gain is None
-
-
-def test_best_server():
-    gains = np.array([[[0.5, 0.2, np.nan]], [[0.1, 0.3, np.nan]]])
-    server, best = best_server(gains, np.zeros((1, 3), bool))
-    assert server.tolist() == [[0, 1, -1]] and np.allclose(best, [[0.5, 0.3, np.nan]], equal_nan=True)
-    server, best = best_server(gains, np.ones((1, 3), bool))
-    assert (server == -1).all() and np.isnan(best).all()
 
 
 def test_the_eight_symmetries():

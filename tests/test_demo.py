@@ -17,7 +17,7 @@ pytest.importorskip("flask", reason="the web page needs: pip install -r requirem
 
 from data.geotiff import Georeference
 from data.measurements import read_measurements
-from data.units import NOISE_FLOOR_DB, db_to_gain, gain_to_db, gain_to_uint8
+from data.units import COVERAGE_DB, db_to_gain, gain_to_db, gain_to_uint8
 from demo.maps import MAX_WAITING
 from demo.messages import decode, encode, pack
 from demo.server import MAX_UPLOAD, create_app
@@ -137,7 +137,7 @@ def test_cities(client):
     assert first == again != other and (first["width"], first["height"]) == (256, 256)
     assert client.get("/city?seed=x").status_code == 400 and client.get("/city").status_code == 400
     settings = client.get("/settings").json
-    assert settings["threshold"] == NOISE_FLOOR_DB and "town.geojson" in settings["cities"]
+    assert settings["threshold"] == COVERAGE_DB and "town.geojson" in settings["cities"]
     assert all(client.get(f"/example?name={name}").status_code == 200 for name in settings["cities"])
     assert client.get("/example?name=../README.md").status_code == 400
 
@@ -186,13 +186,15 @@ def test_files(client, tmp_path):
         assert tif.tag_v2[33922][3:5] == corner and (np.asarray(tif) == values).all()
         path = tmp_path / "points.csv"  # what sample.py --measurements reads
         path.write_text(file("csv", place=place).text)
-        points = read_measurements(path, (400, 400), place and Georeference(**place))
+        points, _ = read_measurements(path, (400, 400), place and Georeference(**place))
         column, row, level = points[0]
         assert len(points) == (~CITY).sum() and (column, row) == (30, 50)
         assert gain_to_db(level) == pytest.approx(values[0, 0], abs=0.01)
     degrees = METRES | {"x": 10.0, "y": 50.0, "dx": 1e-5, "dy": 1e-5, "degrees": True, "epsg": None}
     measured = client.post("/file/csv", json={"layer": "measured", "place": degrees, "points": [[3, 2, -93]]})
     assert measured.text.splitlines() == ["lon,lat,gain_db", "10.0000300,49.9999800,-93.00"]
+    path.write_text(measured.text)
+    assert np.allclose(read_measurements(path, (400, 400), Georeference(**degrees))[0][:, :2], [[3, 2]], atol=0.02)
     nothing = encode(np.where(CITY, 1, np.nan).astype("<f4"))
     assert list(csv.reader(io.StringIO(file("csv", layer="coverage", values=nothing).text))) == [["x", "y", "covered"]]
 
@@ -373,12 +375,12 @@ def test_draw_place_measure_and_download(visit, tmp_path):
     visit.answered("^Model.*1 of transmitter 1")
     page.mouse.move(*visit.at(60, 120))
     assert abs(next(visit.model()) - seen + 15) < 4  # the map follows it
-    points = read_measurements(visit.download("measured", "csv", tmp_path / "points.csv"), (256, 256))
+    points, _ = read_measurements(visit.download("measured", "csv", tmp_path / "points.csv"), (256, 256))
     assert points.tolist() == [[60, 120, pytest.approx(db_to_gain(seen - 15), abs=1e-3)]]
     page.fill("#eirp", "30")  # the same power, sent with more
     page.wait_for_timeout(400)
     visit.answered()
-    points = read_measurements(visit.download("measured", "csv", tmp_path / "points.csv"), (256, 256))
+    points, _ = read_measurements(visit.download("measured", "csv", tmp_path / "points.csv"), (256, 256))
     assert gain_to_db(points[0, 2]) == pytest.approx(seen - 22, abs=0.02)
     page.click("[data-tool=place]")
     visit.click(200, 200)
