@@ -256,14 +256,6 @@ function listenToCity(canvas) {
     event.preventDefault();
   });
 }
-function listenToOverview(canvas) {
-  const move = event => {
-    const box = canvas.getBoundingClientRect();
-    centre([(event.clientX - box.left) / box.width * city.width, (event.clientY - box.top) / box.height * city.height]);
-  };
-  canvas.addEventListener("pointerdown", event => { canvas.setPointerCapture(event.pointerId); move(event); });
-  canvas.addEventListener("pointermove", event => { if (event.buttons) move(event); });
-}
 
 // ---- a link that holds what is in view: its bits, compressed, behind the # ----
 async function through(stream, raw) { return new Uint8Array(await new Response(new Blob([raw]).stream().pipeThrough(stream)).arrayBuffer()); }
@@ -484,7 +476,10 @@ function listen() {
   document.addEventListener("keydown", event => {
     if ((event.ctrlKey || event.metaKey) && event.key === "z" && !(event.target instanceof HTMLInputElement)) { event.preventDefault(); undo(); }
   });
-  listenToCity($("city")); listenToOverview($("overview"));
+  for (const kind of ["pointerdown", "pointermove"]) on("overview", kind, event => {
+    if (event.buttons) centre([event.offsetX / $("overview").clientWidth * city.width, event.offsetY / $("overview").clientHeight * city.height]);
+  });
+  listenToCity($("city"));
 }
 
 function addFigures() {
