@@ -19,23 +19,21 @@ from .losses import AutoencoderLoss, PatchDiscriminator
 from .networks.autoencoder import AutoencoderKL
 from .networks.baselines import PMNet, RadioUNet, Regression
 from .networks.swin import SwinConditionEncoder
-from .networks.unet import Unet
+from .networks.unet import Attention, Unet
 
 
 def build_autoencoder(config: Config) -> AutoencoderKL:
     """The first stage."""
     dd = config.first_stage_config.ddconfig
+    sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(len(dd.ch_mult))]
     return AutoencoderKL(
         embed_dim=config.first_stage_config.embed_dim,
         channels=[dd.in_channels, *(dd.ch * mult for mult in dd.ch_mult)],
-        z_channels=dd.z_channels,
-        out_channels=dd.out_ch,
         num_res_blocks=dd.num_res_blocks,
-        attn_resolutions=dd.attn_resolutions,
-        resolution=dd.resolution,
+        attn_levels=[level for level, side in enumerate(sides) if side in dd.attn_resolutions],
+        mid_attention=dd.mid_attention,
         dropout=dd.dropout,
         patch_size=dd.patch_size,
-        mid_attention=dd.mid_attention,
         cond_channels=config.cond_stage_config.in_channels if dd.decoder_cond else 0,
         base_channel=config.data.cond_channels.index(BASE_CHANNEL) if dd.decoder_residual else None,
     )
@@ -85,11 +83,13 @@ def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
         out_channels=heads * config.out_channels,
         context_channels=[config.context_dim * mult for mult in config.channel_mult],
         num_res_blocks=config.num_res_blocks,
-        attention_resolutions=config.attention_resolutions,
-        num_heads=config.num_heads,
-        transformer_depth=config.transformer_depth,
-        use_cross_attention=config.use_spatial_transformer,
-        window_size=config.window_size,
+        attention=Attention(
+            config.attention_resolutions,
+            config.use_spatial_transformer,
+            config.transformer_depth,
+            config.num_heads,
+            config.window_size,
+        ),
         fourier_scale=config.fourier_scale,
         dropout=config.dropout,
         use_checkpoint=config.use_checkpoint,

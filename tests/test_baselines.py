@@ -18,10 +18,10 @@ from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.radio_map import to_gain
 from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.training.objectives import RegressionObjective
-from denoising_diffusion_pytorch.training.report import count_parameters
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import make_accelerator
 from denoising_diffusion_pytorch.training.trainer import Trainer
+from tests.test_networks import weights
 from tests.tiny import merged, tiny_batch, tiny_config
 from tests.training import same
 
@@ -62,9 +62,9 @@ def test_published_sizes():
     """
     with torch.device("meta"):
         radiounet, pmnet = RadioUNet(2), PMNet(2)
-        assert count_parameters(radiounet.first)[0] == 10_921_405
-        assert count_parameters(radiounet.second)[0] == 2_352_626
-        assert count_parameters(pmnet)[0] == 33_340_353
+        assert weights(radiounet.first) == 10_921_405
+        assert weights(radiounet.second) == 2_352_626
+        assert weights(pmnet) == 33_340_353
         # a condition of more than 3 channels begins with 10 channels instead of 6
         assert RadioUNet(3).first.downs[0][0][0].out_channels == 6
         assert RadioUNet(4).first.downs[0][0][0].out_channels == 10
@@ -216,7 +216,7 @@ def test_settings_reach_the_networks():
             wider = build_model(tiny_baseline(name, baseline_config={"width": 2 * WIDTHS[name]}), "baseline")
             uncertain = build_model(tiny_baseline(name, baseline_config={"variance": True}), "baseline")
         assert type(plain) is kind
-        assert count_parameters(wider)[0] > 2 * count_parameters(plain)[0]
+        assert weights(wider) > 2 * weights(plain)
         assert uncertain(torch.zeros(1, 2, 64, 64, device="meta"))[-1].shape[1] == 2
 
 
@@ -286,4 +286,4 @@ def test_files_of_the_baselines():
     ):
         with torch.device("meta"):
             model = build_model(load_config(file, changes, stage="baseline"), "baseline")
-        assert count_parameters(model)[0] / 1e6 == pytest.approx(millions, abs=0.05), (file, changes)
+        assert weights(model) / 1e6 == pytest.approx(millions, abs=0.05), (file, changes)

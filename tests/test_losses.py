@@ -35,7 +35,7 @@ def test_mask_is_zero_gain_or_nothing():
 
 def tiny_autoencoder():
     torch.manual_seed(0)
-    return AutoencoderKL(2, [1, 8, 16], num_res_blocks=1, resolution=16, mid_attention=False)
+    return AutoencoderKL(2, [1, 8, 16], num_res_blocks=1, mid_attention=False)
 
 
 def test_autoencoder_loss_terms():
