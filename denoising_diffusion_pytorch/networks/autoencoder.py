@@ -64,7 +64,7 @@ def _level(in_channels: int, channels: int, blocks: int, dropout: float, attenti
     return nn.ModuleDict({"block": block, "attn": attn})
 
 
-def _through(level: nn.ModuleDict, h: Tensor) -> Tensor:
+def _through(level: Any, h: Tensor) -> Tensor:
     for block, attn in zip(level["block"], level["attn"], strict=True):
         h = attn(block(h))
     return h
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.patch_size = patch_size
-        image_channels, *widths = channels
+        image_channels, widths = channels[0], channels[1:]
         current = widths[0]
         self.conv_in = nn.Conv2d(image_channels * patch_size**2, current, 3, padding=1)
         self.down = nn.ModuleList()
@@ -150,7 +150,7 @@ class Decoder(nn.Module):
         if base_channel is not None and not 0 <= base_channel < cond_channels:
             raise ValueError(f"base_channel is {base_channel}; the condition has {cond_channels} channels")
         self.patch_size, self.cond_channels, self.base_channel = patch_size, cond_channels, base_channel
-        image_channels, *widths = channels
+        image_channels, widths = channels[0], channels[1:]
         current = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, current, 3, padding=1)
         self.mid = _middle(current, dropout, mid_attention)
