@@ -25,6 +25,7 @@ __all__ = [
     "PatchDiscriminator",
     "Prediction",
     "Predictor",
+    "Sampling",
     "SwinConditionEncoder",
     "TransformerBlock",
     "Unet",

@@ -13,21 +13,13 @@ from torch import Tensor, nn
 from . import latent_diffusion
 from .build import latent_diffusion_parts
 from .config import load_config, section
-from .diffusion import (
-    DecoupledDiffusion,
-    FlowMatching,
-    GaussianDiffusion,
-    sample_ddim,
-    sample_ddpm,
-    sample_decoupled,
-    sample_euler,
-    sample_heun,
-)
+from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
 from .networks import autoencoder, swin, unet
 from .networks.autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistribution
 from .networks.swin import SwinConditionEncoder, WindowAttention
 from .predictor import Prediction, Predictor
+from .samplers import Sampling, sample_ddim, sample_ddpm, sample_decoupled, sample_euler, sample_heun
 from .training.checkpoint import open_checkpoint
 from .training.ema import EMAModel
 from .training.schedule import learning_rate
@@ -64,13 +56,13 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
             channels = open_checkpoint(path).config.data.cond_channels if Path(path).is_dir() else ()
             load_first_stage(self.first_stage_model, path, channels)
 
-    def forward(self, images: Any, conditions: Any = None, keys: Any = None) -> Tensor:
+    def forward(self, image: Any, cond: Any = None, keys: Any = None) -> Tensor:
         """The second stage's training loss, a scalar: `model(images, conditions)` as in the base class, or `model(batch)` with
         a batch that holds `image` and `cond`.
         """
-        if isinstance(images, dict):
-            images, conditions = images["image"], images["cond"]
-        return super().forward(images, conditions, keys)
+        if isinstance(image, dict):
+            image, cond = image["image"], image["cond"]
+        return super().forward(image, cond, keys)
 
 
 class Encoder(autoencoder.Encoder):
