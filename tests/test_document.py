@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import denoising_diffusion_pytorch
 from data import (
@@ -34,6 +35,7 @@ from denoising_diffusion_pytorch import (
 )
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
+from examples import document_loop
 from tests.processes import ROOT
 from tests.test_networks import weights
 from tests.tiny import TINY, tiny_batch, tiny_config
@@ -314,3 +316,19 @@ def test_names_of_the_model_package():
     code = "import sys, denoising_diffusion_pytorch.errors, denoising_diffusion_pytorch.config, data; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_the_documents_loop(flat_tree, tmp_path):
+    """On the document's file, in small: 3 optimizer steps of 2 x 2 maps."""
+    results = tmp_path / "run"
+    sizes = "first_stage_config.ddconfig.resolution=40 first_stage_config.ddconfig.ch=8 first_stage_config.ddconfig.ch_mult=[1,2] "
+    sizes += "unet_config.image_size=20 unet_config.model_channels=8 unet_config.channel_mult=[1,2] unet_config.context_dim=8 "
+    sizes += "unet_config.attention_resolutions=[2] data.cond_size=80 data.num_workers=0 trainer.batch_size=2 "
+    sizes += "trainer.gradient_accumulation=2 trainer.training_steps=3 trainer.log_interval=1 trainer.save_interval=2"
+    places = [f"data.train.data_root={flat_tree}", f"trainer.results_folder={results}"]
+    document_loop.main(["--cfg", str(ROOT / "configs/radio_train_m.yaml"), *sizes.split(), *places])
+    with Image.open(results / "samples" / "sample_2.png") as picture:
+        assert picture.size == (2 + 2 * 42, 2 + 42)  # two maps of 40 px with a border
+    state = load_file(results / "checkpoints" / "ckpt_2" / "model.safetensors")
+    assert state["scale_factor"] != 1 and state["unet.conv_out.weight"].any()
+    assert list((results / "logs").glob("events*"))
