@@ -2,17 +2,8 @@
 
 from typing import Any
 
-from .config import resolve, section
 from .config.derive import BASE_CHANNEL
-from .config.schema import (
-    BaselineConfig,
-    CondStageConfig,
-    Config,
-    DataConfig,
-    DiffusionConfig,
-    FirstStageConfig,
-    UnetConfig,
-)
+from .config.schema import BaselineConfig, CondStageConfig, Config, DiffusionConfig, FirstStageConfig, UnetConfig
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
@@ -112,34 +103,7 @@ def build_diffusion(config: DiffusionConfig) -> Diffusion:
     return GaussianDiffusion(config.timesteps, config.beta_schedule, config.objective, config.loss_type)
 
 
-def latent_diffusion_parts(
-    first_stage_config: Any = None,
-    cond_stage_config: Any = None,
-    unet_config: Any = None,
-    diffusion_config: Any = None,
-    cond_size: int | None = None,
-) -> dict[str, Any]:
-    """The arguments of `LatentDiffusion` from sections of a configuration.
-
-    Args:
-        first_stage_config, cond_stage_config, unet_config, diffusion_config: as the models of config/schema.py, or as plain
-            dicts in any spelling that a YAML file may use; None for the design document's values.
-        cond_size: side of the condition image in pixels (None: the latent's side).
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    config = Config(
-        first_stage_config=section("first_stage_config", first_stage_config),
-        cond_stage_config=section("cond_stage_config", cond_stage_config),
-        unet_config=section("unet_config", unet_config),
-        diffusion_config=section("diffusion_config", diffusion_config),
-        data=DataConfig(cond_size=cond_size),
-    )
-    return _parts(resolve(config, stage="ldm"))
-
-
-def _parts(config: Config) -> dict[str, Any]:
+def latent_diffusion_parts(config: Config) -> dict[str, Any]:
     """The arguments of `LatentDiffusion` from a resolved configuration; what stage 2 does not train is frozen."""
     first, settings = config.first_stage_config, config.diffusion_config
     autoencoder = build_autoencoder(config)
@@ -169,4 +133,4 @@ def build_model(config: Config, stage: str) -> Any:
         return build_baseline(config.baseline_config, config.cond_stage_config.in_channels)
     if stage == "vae":
         return build_autoencoder(config)
-    return LatentDiffusion(**_parts(config))
+    return LatentDiffusion(**latent_diffusion_parts(config))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from . import latent_diffusion
 from .build import latent_diffusion_parts
-from .config import load_config, section
+from .config import load_config, resolve, section
+from .config.schema import Config, DataConfig
 from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
 from .networks import autoencoder, swin, unet
@@ -30,8 +31,9 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
     """Both stages from four sections of a configuration; `latent_diffusion.LatentDiffusion` takes modules.
 
     Args:
-        first_stage_config, cond_stage_config, unet_config, diffusion_config: see `build.latent_diffusion_parts`; the
-            autoencoder's weights are read where the first one names a `ckpt_path`.
+        first_stage_config, cond_stage_config, unet_config, diffusion_config: as the models of config/schema.py, or as plain
+            dicts in any spelling that a YAML file may use; None for the document's values. The autoencoder's weights are read
+            where the first one names a `ckpt_path`.
         cond_size: side of the condition image in pixels (None: the latent's side).
 
     Raises:
@@ -48,9 +50,16 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
         *,
         cond_size: int | None = None,
     ):
-        sections = first_stage_config, cond_stage_config, unet_config, diffusion_config
-        super().__init__(**latent_diffusion_parts(*sections, cond_size))
-        path = section("first_stage_config", first_stage_config).ckpt_path
+        sections = {
+            "first_stage_config": first_stage_config,
+            "cond_stage_config": cond_stage_config,
+            "unet_config": unet_config,
+            "diffusion_config": diffusion_config,
+        }
+        given = {name: section(name, value) for name, value in sections.items()}
+        config = resolve(Config(**given, data=DataConfig(cond_size=cond_size)), stage="ldm")
+        super().__init__(**latent_diffusion_parts(config))
+        path = config.first_stage_config.ckpt_path
         if path:
             # the condition's channels have no names here: a decoder that sees them takes those it was trained with
             channels = open_checkpoint(path).config.data.cond_channels if Path(path).is_dir() else ()

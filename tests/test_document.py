@@ -307,7 +307,7 @@ def test_ema_of_the_document():
     ema_model.update_after_step(10010)
     assert ema_model.ema_model.weight.item() == pytest.approx(before + 0.001)
     ema_model.update(model)
-    assert ema_model.shadow.weight.item() == pytest.approx(before + 0.001999)
+    assert ema_model.ema_model.weight.item() == pytest.approx(before + 0.001999)
 
 
 def test_names_of_the_model_package():
