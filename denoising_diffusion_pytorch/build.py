@@ -7,7 +7,7 @@ from .config.schema import BaselineConfig, CondStageConfig, Config, DiffusionCon
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
-from .networks.autoencoder import AutoencoderKL
+from .networks.autoencoder import AutoencoderKL, Layers
 from .networks.baselines import PMNet, RadioUNet, Regression
 from .networks.swin import SwinConditionEncoder
 from .networks.unet import Attention, Unet
@@ -18,14 +18,11 @@ def build_autoencoder(config: Config) -> AutoencoderKL:
     """The first stage."""
     dd = config.first_stage_config.ddconfig
     sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(len(dd.ch_mult))]
+    levels = [level for level, side in enumerate(sides) if side in dd.attn_resolutions]
     return AutoencoderKL(
-        embed_dim=config.first_stage_config.embed_dim,
-        channels=[dd.in_channels, *(dd.ch * mult for mult in dd.ch_mult)],
-        num_res_blocks=dd.num_res_blocks,
-        attn_levels=[level for level, side in enumerate(sides) if side in dd.attn_resolutions],
-        mid_attention=dd.mid_attention,
-        dropout=dd.dropout,
-        patch_size=dd.patch_size,
+        config.first_stage_config.embed_dim,
+        [dd.in_channels, *(dd.ch * mult for mult in dd.ch_mult)],
+        Layers(dd.num_res_blocks, levels, dd.mid_attention, dd.dropout, dd.patch_size),
         cond_channels=config.cond_stage_config.in_channels if dd.decoder_cond else 0,
         base_channel=config.data.cond_channels.index(BASE_CHANNEL) if dd.decoder_residual else None,
     )

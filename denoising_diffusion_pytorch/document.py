@@ -50,14 +50,14 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
         *,
         cond_size: int | None = None,
     ):
-        sections = {
-            "first_stage_config": first_stage_config,
-            "cond_stage_config": cond_stage_config,
-            "unet_config": unet_config,
-            "diffusion_config": diffusion_config,
-        }
-        given = {name: section(name, value) for name, value in sections.items()}
-        config = resolve(Config(**given, data=DataConfig(cond_size=cond_size)), stage="ldm")
+        config = Config(
+            first_stage_config=section("first_stage_config", first_stage_config),
+            cond_stage_config=section("cond_stage_config", cond_stage_config),
+            unet_config=section("unet_config", unet_config),
+            diffusion_config=section("diffusion_config", diffusion_config),
+            data=DataConfig(cond_size=cond_size),
+        )
+        config = resolve(config, stage="ldm")
         super().__init__(**latent_diffusion_parts(config))
         path = config.first_stage_config.ckpt_path
         if path:
@@ -92,7 +92,7 @@ class Encoder(autoencoder.Encoder):
         z_channels: int | None = None,
     ):
         channels = channels or (1, *(ch * mult for mult in ch_mult))
-        super().__init__(channels, z_channels or out_ch, num_res_blocks=num_res_blocks)
+        super().__init__(channels, z_channels or out_ch, autoencoder.Layers(num_res_blocks))
 
 
 class Unet(unet.Unet):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
+from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution, Layers
 from denoising_diffusion_pytorch.networks.blocks import AttnBlock, FourierFeatures, timestep_embedding
 from denoising_diffusion_pytorch.networks.swin import (
     SwinConditionEncoder,
@@ -50,7 +50,7 @@ def test_document_sizes_on_the_meta_device():
 
 def test_state_dict_names_are_compvis():
     with torch.device("meta"):
-        keys = set(AutoencoderKL(attn_levels=[2]).state_dict())
+        keys = set(AutoencoderKL(layers=Layers(attn_levels=[2])).state_dict())
     for name in (
         "encoder.conv_in.weight",
         "encoder.down.0.block.0.norm1.weight",
@@ -70,7 +70,7 @@ def test_state_dict_names_are_compvis():
 
 @pytest.mark.parametrize("patch_size,cond_channels", [(1, 0), (1, 2), (2, 0), (2, 4)])
 def test_autoencoder_variants(patch_size, cond_channels):
-    model = AutoencoderKL(4, [1, 16, 32], num_res_blocks=1, patch_size=patch_size, cond_channels=cond_channels)
+    model = AutoencoderKL(4, [1, 16, 32], Layers(1, patch_size=patch_size), cond_channels=cond_channels)
     x = torch.randn(2, 1, 32, 32)
     cond = torch.randn(2, cond_channels, 32, 32) if cond_channels else None
     y, posterior = model(x, cond)
@@ -86,7 +86,7 @@ def test_autoencoder_variants(patch_size, cond_channels):
 
 @pytest.mark.parametrize("patch_size", [1, 2])
 def test_a_residual_decoder_starts_from_its_base_channel_and_learns(patch_size):
-    model = AutoencoderKL(4, [1, 16, 32], num_res_blocks=1, patch_size=patch_size, cond_channels=3, base_channel=1)
+    model = AutoencoderKL(4, [1, 16, 32], Layers(1, patch_size=patch_size), cond_channels=3, base_channel=1)
     x, cond = torch.randn(2, 1, 32, 32), torch.randn(2, 3, 32, 32)
     y = model(x, cond)[0]
     assert torch.equal(y, cond[:, 1:2])

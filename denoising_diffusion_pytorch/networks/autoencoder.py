@@ -5,6 +5,7 @@ At the design document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1,
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,20 +49,37 @@ class DiagonalGaussianDistribution:
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
-def _middle(channels: int, dropout: float, attention: bool) -> nn.ModuleDict:
-    mid: dict[str, nn.Module] = {"block_1": ResnetBlock(channels, dropout=dropout)}
-    if attention:
-        mid["attn_1"] = AttnBlock(channels)
-    mid["block_2"] = ResnetBlock(channels, dropout=dropout)
-    return nn.ModuleDict(mid)
+@dataclass(frozen=True)
+class Layers:
+    """What encoder and decoder have in common.
 
+    Attributes:
+        num_res_blocks: residual blocks per level; the decoder has one more.
+        attn_levels: levels with self-attention after every block.
+        mid_attention: self-attention at the lowest resolution.
+        patch_size: space-to-depth factor of the image before the first convolution.
+    """
 
-def _level(in_channels: int, channels: int, blocks: int, dropout: float, attention: bool) -> nn.ModuleDict:
-    """Residual blocks, each with self-attention after it where that is wanted."""
-    inputs = [in_channels, *[channels] * (blocks - 1)]
-    block = nn.ModuleList(ResnetBlock(current, channels, dropout=dropout) for current in inputs)
-    attn = nn.ModuleList(AttnBlock(channels) if attention else nn.Identity() for _ in inputs)
-    return nn.ModuleDict({"block": block, "attn": attn})
+    num_res_blocks: int = 2
+    attn_levels: Sequence[int] = ()
+    mid_attention: bool = True
+    dropout: float = 0.0
+    patch_size: int = 1
+
+    def level(self, number: int, in_channels: int, channels: int, blocks: int) -> nn.ModuleDict:
+        """Residual blocks, each with self-attention after it where that is wanted."""
+        inputs = [in_channels, *[channels] * (blocks - 1)]
+        block = nn.ModuleList(ResnetBlock(current, channels, dropout=self.dropout) for current in inputs)
+        attention = number in self.attn_levels
+        attn = nn.ModuleList(AttnBlock(channels) if attention else nn.Identity() for _ in inputs)
+        return nn.ModuleDict({"block": block, "attn": attn})
+
+    def middle(self, channels: int) -> nn.ModuleDict:
+        """Two residual blocks, and self-attention between them."""
+        mid: dict[str, nn.Module] = {"block_1": ResnetBlock(channels, dropout=self.dropout)}
+        if self.mid_attention:
+            mid["attn_1"] = AttnBlock(channels)
+        return nn.ModuleDict(mid | {"block_2": ResnetBlock(channels, dropout=self.dropout)})
 
 
 def _through(level: Any, h: Tensor) -> Tensor:
@@ -76,36 +94,24 @@ class Encoder(nn.Module):
     Args:
         channels: image channels, then the channels of each level; one halving between levels.
         z_channels: latent channels; the output has twice as many.
-        num_res_blocks: residual blocks per level.
-        attn_levels: levels with self-attention after every block.
-        mid_attention: self-attention after the last level.
-        patch_size: space-to-depth factor of the image before the first convolution.
+        layers: what the levels consist of.
     """
 
-    def __init__(
-        self,
-        channels: Sequence[int] = (1, 128, 256, 512),
-        z_channels: int = 3,
-        *,
-        num_res_blocks: int = 2,
-        attn_levels: Sequence[int] = (),
-        mid_attention: bool = True,
-        dropout: float = 0.0,
-        patch_size: int = 1,
-    ):
+    def __init__(self, channels: Sequence[int] = (1, 128, 256, 512), z_channels: int = 3, layers: Layers | None = None):
         super().__init__()
-        self.patch_size = patch_size
+        layers = layers or Layers()
+        self.patch_size = layers.patch_size
         image_channels, widths = channels[0], channels[1:]
         current = widths[0]
-        self.conv_in = nn.Conv2d(image_channels * patch_size**2, current, 3, padding=1)
+        self.conv_in = nn.Conv2d(image_channels * self.patch_size**2, current, 3, padding=1)
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
-            stage = _level(current, width, num_res_blocks, dropout, level in attn_levels)
+            stage = layers.level(level, current, width, layers.num_res_blocks)
             if level < len(widths) - 1:
                 stage["downsample"] = Downsample(width)
             self.down.append(stage)
             current = width
-        self.mid = _middle(current, dropout, mid_attention)
+        self.mid = layers.middle(current)
         self.norm_out = normalize(current)
         self.conv_out = nn.Conv2d(current, 2 * z_channels, 3, padding=1)
 
@@ -137,38 +143,35 @@ class Decoder(nn.Module):
         self,
         channels: Sequence[int] = (1, 128, 256, 512),
         z_channels: int = 3,
+        layers: Layers | None = None,
         *,
-        num_res_blocks: int = 2,
-        attn_levels: Sequence[int] = (),
-        mid_attention: bool = True,
-        dropout: float = 0.0,
-        patch_size: int = 1,
         cond_channels: int = 0,
         base_channel: int | None = None,
     ):
         super().__init__()
+        layers = layers or Layers()
         if base_channel is not None and not 0 <= base_channel < cond_channels:
             raise ValueError(f"base_channel is {base_channel}; the condition has {cond_channels} channels")
-        self.patch_size, self.cond_channels, self.base_channel = patch_size, cond_channels, base_channel
+        self.patch_size, self.cond_channels, self.base_channel = layers.patch_size, cond_channels, base_channel
         image_channels, widths = channels[0], channels[1:]
         current = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, current, 3, padding=1)
-        self.mid = _middle(current, dropout, mid_attention)
+        self.mid = layers.middle(current)
         self.up = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
-            stage = _level(current, width, num_res_blocks + 1, dropout, level in attn_levels)
+            stage = layers.level(level, current, width, layers.num_res_blocks + 1)
             if cond_channels:
-                folded = cond_channels * (patch_size * 2**level) ** 2
+                folded = cond_channels * (self.patch_size * 2**level) ** 2
                 stage["cond_in"] = nn.Conv2d(folded, current, 3, padding=1)
             if level > 0:
                 stage["upsample"] = Upsample(width)
             self.up.insert(0, stage)  # index = level, as in CompVis' checkpoints
             current = width
         self.norm_out = normalize(current)
-        if patch_size == 1:
+        if self.patch_size == 1:
             self.conv_out = nn.Conv2d(current, image_channels, 3, padding=1)
         else:
-            self.conv_out = nn.Conv2d(current, HEAD_CHANNELS * patch_size**2, 3, padding=1)
+            self.conv_out = nn.Conv2d(current, HEAD_CHANNELS * self.patch_size**2, 3, padding=1)
             self.head = nn.Sequential(
                 nn.Conv2d(HEAD_CHANNELS + cond_channels, HEAD_CHANNELS, 3, padding=1),
                 nn.SiLU(),
@@ -226,7 +229,7 @@ class AutoencoderKL(nn.Module):
     Args:
         embed_dim: latent channels Z.
         channels: image channels, then the channels of each level, e.g. (1, 128, 256, 512).
-        num_res_blocks, attn_levels, mid_attention, dropout, patch_size: see `Encoder`.
+        layers: what the levels consist of.
         cond_channels, base_channel: see `Decoder`.
     """
 
@@ -234,27 +237,17 @@ class AutoencoderKL(nn.Module):
         self,
         embed_dim: int = 3,
         channels: Sequence[int] = (1, 128, 256, 512),
+        layers: Layers | None = None,
         *,
-        num_res_blocks: int = 2,
-        attn_levels: Sequence[int] = (),
-        mid_attention: bool = True,
-        dropout: float = 0.0,
-        patch_size: int = 1,
         cond_channels: int = 0,
         base_channel: int | None = None,
     ):
         super().__init__()
+        layers = layers or Layers()
         self.embed_dim = embed_dim
-        self.downsampling_factor = patch_size * 2 ** (len(channels) - 2)
-        shared: dict[str, Any] = {
-            "num_res_blocks": num_res_blocks,
-            "attn_levels": attn_levels,
-            "mid_attention": mid_attention,
-            "dropout": dropout,
-            "patch_size": patch_size,
-        }
-        self.encoder = Encoder(channels, embed_dim, **shared)
-        self.decoder = Decoder(channels, embed_dim, cond_channels=cond_channels, base_channel=base_channel, **shared)
+        self.downsampling_factor = layers.patch_size * 2 ** (len(channels) - 2)
+        self.encoder = Encoder(channels, embed_dim, layers)
+        self.decoder = Decoder(channels, embed_dim, layers, cond_channels=cond_channels, base_channel=base_channel)
         self.quant_conv = nn.Conv2d(2 * embed_dim, 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, embed_dim, 1)
 
