@@ -155,7 +155,7 @@ def _parts(config: Config) -> dict[str, Any]:
         "sampler": settings.sampler,
         "sampling_timesteps": settings.sampling_timesteps,
         "noise_scale": settings.noise_scale,
-        "ddim_eta": settings.ddim_eta,
+        "ddim_eta": settings.ddim_eta or 0.0,
         "final_step_share": settings.final_step_share,
         "scale_factor": settings.scale_factor,
     }
