@@ -360,7 +360,9 @@ def test_settings_that_never_act_within_the_run(load):
         "start_step",
         "warmup_steps",
         "start_step",
-        *"validate_every save_interval sample_interval".split(),
+        "validate_every",
+        "save_interval",
+        "sample_interval",
     ]
     assert keys("ldm", *late[:1], "trainer={num_samples: 0, validate_every: 0, ema: {start_step: 1}}") == [
         "save_interval"
