@@ -506,7 +506,7 @@ def test_help_config_names_every_setting():
     assert max(map(len, table.splitlines())) <= 120
     assert table.count("\n  ") >= len(schema.DEFAULTS)
     assert "\n  batch_size = 16                     samples per micro-batch and process (whole number >= 1)\n" in table
-    assert settings_table("lr_scheduler").startswith("trainer.lr_scheduler: LR(t)") and not settings_table("zzz")
+    assert settings_table("lr_scheduler").startswith("trainer.lr_scheduler: max(min_lr") and not settings_table("zzz")
     command = [sys.executable, ROOT / "train_vae.py", "--help_config", "lr_scheduler"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0 and result.stdout.strip() == settings_table("lr_scheduler")

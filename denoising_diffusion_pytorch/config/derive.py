@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
-from ..errors import ConfigError
 from ..processes import PROCESSES
 from .schema import DEFAULTS, Config
 
@@ -20,18 +19,40 @@ BASE_CHANNEL = "simulated"  # what a residual decoder's output is added to
 DD, LOSS = "first_stage_config.ddconfig", "first_stage_config.lossconfig"
 
 
-def derive(config: Config, stage: str) -> None:
-    """Fill in every field that can be derived, and check what involves several settings.
+def derive(config: Config, stage: str) -> Iterator[str]:
+    """Fill in every field that can be derived, and yield a sentence that names the keys for each contradiction.
 
     Args:
         config: valid in each field; filled in place.
         stage: `vae` (checks only what the autoencoder needs), `ldm`, or `baseline` (whose side is data.image_size).
-
-    Raises:
-        ConfigError: naming the keys that contradict each other, with their values.
     """
-    for problem in _fill(config, stage):
-        raise ConfigError(problem)
+    data, dd = config.data, config.first_stage_config.ddconfig
+    if stage == "baseline":  # no autoencoder determines its sides
+        data.image_size = dd.resolution = data.image_size or dd.resolution
+        yield from _agree(config, "data.cond_size", data.image_size, "data.image_size")
+        multiple = {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture]
+        yield from _must_divide("data.image_size", data.image_size, multiple)
+    embed_dim, levels = config.first_stage_config.embed_dim, len(dd.ch_mult)
+    sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(levels)]
+    yield from _must_divide(f"{DD}.resolution", dd.resolution, dd.patch_size * 2 ** (levels - 1))
+    yield from _known_levels(f"{DD}.attn_resolutions", dd.attn_resolutions, sides)
+    yield from _agree(config, "data.image_size", dd.resolution, f"{DD}.resolution")
+    yield from _agree(config, "unet_config.image_size", sides[-1], f"{DD}.resolution")
+    for key in (f"{DD}.z_channels", "unet_config.in_channels", "unet_config.out_channels"):
+        yield from _agree(config, key, embed_dim, "first_stage_config.embed_dim")
+    yield from _fill_condition(config, sides[-1])
+    yield from _fill_trainer(config, stage)
+    diffusion, process = config.diffusion_config, PROCESSES[config.diffusion_config.model_type]
+    diffusion.objective = diffusion.objective or process.objectives[0]
+    diffusion.sampler = diffusion.sampler or process.samplers[0]
+    if process.discrete:
+        diffusion.timesteps = diffusion.timesteps or 1000
+        diffusion.beta_schedule = diffusion.beta_schedule or "scaled_linear"
+    if stage == "ldm":
+        yield from _check_networks(config, sides[-1])
+        yield from _check_second_stage(config)
+    for key, needed in ignored(config).items():
+        yield f"{key} is {_get(config, key)}, but acts only with {needed}; leave it out"
 
 
 def ignored(config: Config) -> dict[str, str]:
@@ -62,18 +83,13 @@ def ignored(config: Config) -> dict[str, str]:
 
 
 def never_acts(config: Config, stage: str) -> list[str]:
-    """A sentence for each setting that cannot act within the training steps, or only after the last one.
-
-    Args:
-        config: resolved for `stage`.
-    """
+    """A sentence for each setting of a resolved configuration that cannot act within the training steps, or only at their end."""
     first, trainer = config.first_stage_config, config.trainer
     adversarial = (stage == "vae" or (stage == "ldm" and first.trainable)) and first.lossconfig.discr_weight
     starts = {
         "trainer.ema.start_step": "the averaged weights stay a copy of the others",
         "trainer.lr_scheduler.warmup_steps": "the learning rate never reaches its curve",
-        f"{LOSS}.discr_start": f"the discriminator never trains ({LOSS}.discr_weight: 0 is for that)"
-        * bool(adversarial),
+        f"{LOSS}.discr_start": "the discriminator never trains (discr_weight: 0 is for that)" * bool(adversarial),
         "diffusion_config.end_to_end.start_step": "the end-to-end phase never begins" * (stage == "ldm"),
     }
     intervals = {
@@ -94,39 +110,6 @@ def never_acts(config: Config, stage: str) -> list[str]:
 
 def _get(config: Config, key: str) -> Any:
     return attrgetter(key)(config)
-
-
-# The functions below fill in fields, and yield a sentence for each contradiction, of which the first one is raised.
-
-
-def _fill(config: Config, stage: str) -> Iterator[str]:
-    data, dd = config.data, config.first_stage_config.ddconfig
-    if stage == "baseline":  # no autoencoder determines its sides
-        data.image_size = dd.resolution = data.image_size or dd.resolution
-        yield from _agree(config, "data.cond_size", data.image_size, "data.image_size")
-        multiple = {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture]
-        yield from _must_divide("data.image_size", data.image_size, multiple)
-    embed_dim, levels = config.first_stage_config.embed_dim, len(dd.ch_mult)
-    sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(levels)]
-    yield from _must_divide(f"{DD}.resolution", dd.resolution, dd.patch_size * 2 ** (levels - 1))
-    yield from _known_levels(f"{DD}.attn_resolutions", dd.attn_resolutions, sides)
-    yield from _agree(config, "data.image_size", dd.resolution, f"{DD}.resolution")
-    yield from _agree(config, "unet_config.image_size", sides[-1], f"{DD}.resolution")
-    for key in (f"{DD}.z_channels", "unet_config.in_channels", "unet_config.out_channels"):
-        yield from _agree(config, key, embed_dim, "first_stage_config.embed_dim")
-    yield from _fill_condition(config, sides[-1])
-    yield from _fill_trainer(config, stage)
-    diffusion, process = config.diffusion_config, PROCESSES[config.diffusion_config.model_type]
-    diffusion.objective = diffusion.objective or process.objectives[0]
-    diffusion.sampler = diffusion.sampler or process.samplers[0]
-    if process.discrete:
-        diffusion.timesteps = diffusion.timesteps or 1000
-        diffusion.beta_schedule = diffusion.beta_schedule or "scaled_linear"
-    if stage == "ldm":
-        yield from _check_networks(config, sides[-1])
-        yield from _check_second_stage(config)
-    for key, needed in ignored(config).items():
-        yield f"{key} is {_get(config, key)}, but acts only with {needed}; leave it out"
 
 
 def _agree(config: Config, key: str, derived: Any, reason: str) -> Iterator[str]:

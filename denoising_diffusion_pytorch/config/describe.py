@@ -34,18 +34,18 @@ def settings_table(word: str = "") -> str:
     """The settings whose dotted key or meaning contains `word`, by section, in lines of at most 120 columns."""
     schema = Config.model_json_schema()
 
-    def lines(section: dict[str, Any], path: str) -> list[str]:
+    def lines(section: dict[str, Any], path: str, title: str) -> list[str]:
         rows, inner = [], []
         for name, field in section["properties"].items():
             key = f"{path}.{name}".lstrip(".")
             if "$ref" in field:
-                inner += lines(schema["$defs"][field["$ref"].rpartition("/")[2]], key)
+                inner += lines(schema["$defs"][field["$ref"].rpartition("/")[2]], key, field["description"])
             elif word.lower() in f"{key} {field['description']}".lower():
                 text = f"{name + ' = ' + _plain(field['default']):<36}{field['description']} ({_kind(field)})"
                 rows += wrap(text, 120, initial_indent="  ", subsequent_indent=" " * 40)
-        return ([*wrap(f"{path}: {section['description']}", 120), *rows, ""] if rows else []) + inner
+        return ([f"{path}: {title}", *rows, ""] if rows else []) + inner
 
-    return "\n".join(lines(schema, "")).rstrip()
+    return "\n".join(lines(schema, "", "")).rstrip()
 
 
 def _plain(value: Any) -> str:

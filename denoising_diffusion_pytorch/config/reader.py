@@ -28,12 +28,11 @@ def load_config(
     stage: str = "ldm",
     trained: Callable[[str], FirstStageConfig | None] | None = None,
 ) -> Config:
-    """Read a YAML file, apply the command line, fill in what is derived, and check everything.
+    """A complete Config from a YAML file (an empty one means the design document's values) and the command line.
 
     Args:
-        path: the file; an empty one means the design document's values.
+        path, stage: see `resolve` for the stages.
         overrides: see `parse_config`.
-        stage: `vae`, `ldm` or `baseline`.
         trained: returns the autoencoder's settings for the path of a checkpoint, or None if it is not one of ours.
             Stage 2 takes from there what the file does not say about the autoencoder's architecture.
 
@@ -41,7 +40,11 @@ def load_config(
         ConfigError: one line that begins with the file's name.
     """
     try:
-        config = parse_config(_read_yaml(Path(path).read_text(encoding="utf-8")), overrides)
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    try:
+        config = parse_config(_read_yaml(text), overrides)
         if trained is not None and stage == "ldm":
             _adopt_architecture(config, trained)
         config = resolve(config, stage)
@@ -50,8 +53,6 @@ def load_config(
             raise ConfigError(f"{given}; name that many data.cond_channels, or leave it out")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (OSError, ValueError) as error:  # what read_text raises
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
     return config
 
 
@@ -88,11 +89,7 @@ def section(name: str, value: Any = None) -> Any:
 
 
 def resolve(config: Config, stage: str) -> Config:
-    """A complete copy of `config`, in which every field that can be derived is filled.
-
-    Args:
-        config: as read or constructed; not changed.
-        stage: `vae` (checks only what the autoencoder needs), `ldm`, or `baseline` (whose side is data.image_size).
+    """A copy of `config` in which every field that can be derived is filled, for stage `vae`, `ldm` or `baseline`.
 
     Raises:
         ConfigError: naming the key, or the keys that contradict each other.
@@ -101,7 +98,8 @@ def resolve(config: Config, stage: str) -> Config:
         raise ConfigError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}")
     parse_config(to_dict(config))
     config = config.model_copy(deep=True)
-    derive(config, stage)
+    for problem in derive(config, stage):
+        raise ConfigError(problem)
     return config
 
 

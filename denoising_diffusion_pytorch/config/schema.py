@@ -33,7 +33,9 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator
 Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
 Levels = Annotated[list[Count], Field(min_length=1, max_length=12)]  # 2^11 halvings are beyond any image
+Schedule = Literal["scaled_linear", "linear", "cosine"]
 Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
+Channels = Annotated[list[Text], Field(min_length=1)]
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -49,8 +51,6 @@ class Section(BaseModel):
 
 
 class DDConfig(Section):
-    """Architecture of the autoencoder."""
-
     double_z: Literal[True] = setting(True, "the encoder predicts mean and log-variance")
     resolution: Count = setting(320, "side of the square image that the networks see, px")
     in_channels: Literal[1] = setting(1, "channels of the image")
@@ -68,8 +68,6 @@ class DDConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the first stage's loss; losses.py has each term's normalisation."""
-
     l1_weight: NotNegative = setting(1.0, "of the absolute error")
     l2_weight: NotNegative = setting(1.0, "of the squared error")
     kl_weight: NotNegative = setting(1e-6, "of the Kullback-Leibler divergence")
@@ -82,21 +80,14 @@ class LossConfig(Section):
 
 
 class FirstStageConfig(Section):
-    """The autoencoder."""
-
     embed_dim: Count = setting(3, "channels of the latent")
-    ckpt_path: Text | None = setting(
-        None,
-        "trained weights: a folder with checkpoints, a .safetensors file, or a model-N.pt of the original RadioDiff",
-    )
+    ckpt_path: Text | None = setting(None, "trained weights: checkpoints, .safetensors, or RadioDiff's model-N.pt")
     trainable: bool = setting(False, "stage 2: train autoencoder and U-Net together")
-    ddconfig: DDConfig = DDConfig()
-    lossconfig: LossConfig = LossConfig()
+    ddconfig: DDConfig = setting(DDConfig(), "architecture")
+    lossconfig: LossConfig = setting(LossConfig(), "weights of its loss, see losses.py")
 
 
 class CondStageConfig(Section):
-    """The Swin condition encoder."""
-
     in_channels: Count | None = setting(None, "follows from data.cond_channels")
     size: Count | None = setting(None, "follows from data.cond_size")
     depths: Levels | None = setting(None, "Swin blocks per level; null: two at each level of the U-Net")
@@ -106,8 +97,6 @@ class CondStageConfig(Section):
 
 
 class UnetConfig(Section):
-    """The denoising network."""
-
     image_size: Count | None = setting(None, "side of the latent, px; follows from the autoencoder")
     in_channels: Count | None = setting(None, "follows from first_stage_config.embed_dim")
     out_channels: Count | None = setting(None, "follows from first_stage_config.embed_dim")
@@ -126,21 +115,15 @@ class UnetConfig(Section):
 
 
 class EndToEndConfig(Section):
-    """A last phase of stage 2: U-Net and decoder together on the decoded map, by lossconfig's reconstruction terms."""
-
     start_step: Natural | None = setting(None, "optimizer step at which the phase begins; null: never")
     latent_weight: NotNegative = setting(0.05, "of the denoising loss, which is added")
 
 
 class DiffusionConfig(Section):
-    """Forward process, objective and the default way of sampling."""
-
     model_type: ModelType = setting("ddpm", "T discrete steps, RadioDiff's decoupled diffusion, or flow matching")
     objective: Objective | None = setting(None, "what the network predicts; null: the process's first")
     timesteps: Count | None = setting(None, "T of ddpm; null: 1000")
-    beta_schedule: Literal["scaled_linear", "linear", "cosine"] | None = setting(
-        None, "variances of ddpm, as in LDM, DDPM or improved DDPM; null: scaled_linear"
-    )
+    beta_schedule: Schedule | None = setting(None, "variances of ddpm: LDM's (null), DDPM's or improved DDPM's")
     loss_type: Literal["l2", "l1", "l1_l2"] = setting("l2", "error of the prediction")
     final_step_share: Share = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
     scale_factor: Positive | None = setting(None, "of the latents; null: 1 / std, measured at the start of stage 2")
@@ -149,20 +132,18 @@ class DiffusionConfig(Section):
     noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
     pixel_noise: NotNegative = setting(0.0, "dB, added to every pixel of several samples: what the decoder leaves out")
     ddim_eta: Share | None = setting(None, "noise of ddim; null: 0, deterministic after the first noise")
-    end_to_end: EndToEndConfig = EndToEndConfig()
+    end_to_end: EndToEndConfig = setting(
+        EndToEndConfig(), "last phase of stage 2: U-Net and decoder on the decoded map's error"
+    )
 
 
 class BaselineConfig(Section):
-    """The regression network that scripts/train_baseline.py trains, for comparison."""
-
     architecture: Literal["radiounet", "pmnet"] = setting("radiounet", "image sides: multiples of 64 px, of 8 px")
     width: Positive = setting(1.0, "fraction of the published channels in every layer")
     variance: bool = setting(False, "predict every pixel's variance too, by its likelihood in place of lossconfig")
 
 
 class SourceConfig(Section):
-    """Where scenes come from: a RadioMapSeer tree or an images/ conditions/ masks/ tree."""
-
     data_root: Text | None = setting(None, "the tree's folder")
     simulation_type: Text = setting("DPM", "DPM, IRT2, IRT4, carsDPM, carsIRT2 or carsIRT4, where the tree has several")
     split: Text | None = setting(None, "null: train, val and test for data.train, data.validation and sample.source")
@@ -171,19 +152,15 @@ class SourceConfig(Section):
 
 
 class AugmentConfig(Section):
-    """One draw for image, condition and mask together. Flips and quarter turns are exact symmetries."""
-
     p: Share = setting(1.0, "fraction of the samples that are augmented")
-    flip: bool = setting(True, "mirror images")
-    rot90: bool = setting(True, "quarter turns")
+    flip: bool = setting(True, "mirror images, an exact symmetry")
+    rot90: bool = setting(True, "quarter turns, an exact symmetry")
     rotation: Annotated[float, Field(ge=0, le=180)] = setting(0.0, "largest free rotation, degrees")
     translation: BelowOne = setting(0.0, "largest shift, fraction of the side")
     color_jitter: BelowOne = setting(0.0, "largest relative change of the image's brightness and contrast")
 
 
 class IncompleteConfig(Section):
-    """What the condition does not know, or knows from measured points alone; drawn once per scene, the points anew."""
-
     points: Natural = setting(0, "most measured points; needs the channels measured_gain and measured")
     points_noise: NotNegative = setting(0.0, "error of their values, dB")
     points_jitter: NotNegative = setting(0.0, "error of their positions, m")
@@ -194,17 +171,13 @@ class IncompleteConfig(Section):
 
 
 class DataConfig(Section):
-    """Scenes, and how they are prepared for the networks."""
-
-    train: SourceConfig = SourceConfig()
-    validation: SourceConfig = SourceConfig()
+    train: SourceConfig = setting(SourceConfig(), "a RadioMapSeer tree, or images/ conditions/ masks/")
+    validation: SourceConfig = setting(SourceConfig(), "like data.train, but for the split")
     image_size: Count | None = setting(None, "px; follows from ddconfig.resolution")
     cond_size: Count | None = setting(None, "px; null: the latent's side, or image_size for decoder_cond")
-    cond_channels: Annotated[list[Text], Field(min_length=1)] | None = setting(
-        None, "channels of data/conditions.py; null: buildings, transmitter, cars (buildings again without cars)"
-    )
-    augmentation: AugmentConfig = AugmentConfig()
-    incomplete: IncompleteConfig = IncompleteConfig()
+    cond_channels: Channels | None = setting(None, "see data/conditions.py; null: buildings, transmitter, cars")
+    augmentation: AugmentConfig = setting(AugmentConfig(), "one draw for image, condition and mask")
+    incomplete: IncompleteConfig = setting(IncompleteConfig(), "what the condition lacks, or knows from points")
     cache: bool = setting(False, "keep every prepared sample, in memory or in cache_folder")
     cache_latents: bool = setting(False, "stage 2: encode every map only once, in all its symmetries")
     cache_folder: Text | None = setting(None, "of both, for later runs; null: memory, the results folder for latents")
@@ -216,16 +189,12 @@ class DataConfig(Section):
 
 
 class EMAConfig(Section):
-    """Exponential moving average of the weights, counted in optimizer steps."""
-
     start_step: Natural = setting(10000, "until then the average is a copy")
     update_interval: Count = setting(10, "steps between two updates")
     beta: BelowOne = setting(0.999, "weight of the old average at an update")
 
 
 class OptimizerConfig(Section):
-    """AdamW (Loshchilov & Hutter, 2019)."""
-
     type: Literal["adamw"] = setting("adamw", "the only one")
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = setting([0.9, 0.999], "decay of both moments")
     eps: Positive = setting(1e-8, "added to the root of the second moment")
@@ -233,8 +202,6 @@ class OptimizerConfig(Section):
 
 
 class LRConfig(Section):
-    """LR(t) = max(min_lr, (1 - t / T)^power * lr); the design document calls this power law cosine."""
-
     type: Literal["cosine"] = setting("cosine", "the only one")
     power: NotNegative = setting(0.96, "exponent")
     min_lr_ratio: Share | None = setting(None, "in place of min_learning_rate: as a fraction of learning_rate")
@@ -242,8 +209,6 @@ class LRConfig(Section):
 
 
 class TrainerConfig(Section):
-    """The loop. A step is an optimizer step: batch_size x gradient_accumulation samples per process."""
-
     batch_size: Count = setting(16, "samples per micro-batch and process")
     gradient_accumulation: Count = setting(8, "micro-batches per step, each with an adversarial weight of its own")
     learning_rate: Positive = setting(5e-5, "at the start")
@@ -262,9 +227,9 @@ class TrainerConfig(Section):
     tf32: bool = setting(False, "full-precision products and convolutions in TF32, on GPUs that support it")
     channels_last: bool = setting(True, "memory layout of the convolutions")
     compile: bool = setting(False, "torch.compile: minutes at the start, for long runs")
-    ema: EMAConfig = EMAConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    lr_scheduler: LRConfig = LRConfig()
+    ema: EMAConfig = setting(EMAConfig(), "exponential moving average of the weights")
+    optimizer: OptimizerConfig = setting(OptimizerConfig(), "AdamW (Loshchilov & Hutter, 2019)")
+    lr_scheduler: LRConfig = setting(LRConfig(), "max(min_lr, (1 - t / T)^power * lr); the document: cosine")
     results_folder: Text | None = setting(None, "null: ./radiodiff_results_VAE or ./radiodiff_results_LDM")
     init_from: Text | None = setting(None, "checkpoint or results folder of the same stage: a new run's first weights")
     enable_resume: bool = setting(True, "the same command continues where it stopped")
@@ -273,10 +238,8 @@ class TrainerConfig(Section):
 
 
 class SampleConfig(Section):
-    """Settings of sample.py."""
-
     ckpt: Text | None = setting(None, "a checkpoint, or a results folder (its newest); null: the released model")
-    source: SourceConfig = SourceConfig(split="test")
+    source: SourceConfig = setting(SourceConfig(split="test"), "scenes to sample")
     output_folder: Text = setting("./radiodiff_samples", "where maps and pictures go")
     batch_size: Count = setting(8, "scenes at a time")
     steps: Count | None = setting(None, "number of sampling steps; null: the checkpoint's")
@@ -291,14 +254,14 @@ class SampleConfig(Section):
 class Config(Section):
     """A whole configuration file."""
 
-    first_stage_config: FirstStageConfig = FirstStageConfig()
-    cond_stage_config: CondStageConfig = CondStageConfig()
-    unet_config: UnetConfig = UnetConfig()
-    diffusion_config: DiffusionConfig = DiffusionConfig()
-    baseline_config: BaselineConfig = BaselineConfig()
-    data: DataConfig = DataConfig()
-    trainer: TrainerConfig = TrainerConfig()
-    sample: SampleConfig = SampleConfig()
+    first_stage_config: FirstStageConfig = setting(FirstStageConfig(), "the autoencoder")
+    cond_stage_config: CondStageConfig = setting(CondStageConfig(), "the Swin condition encoder")
+    unet_config: UnetConfig = setting(UnetConfig(), "the denoising network")
+    diffusion_config: DiffusionConfig = setting(DiffusionConfig(), "forward process, objective and default sampling")
+    baseline_config: BaselineConfig = setting(BaselineConfig(), "the network of scripts/train_baseline.py")
+    data: DataConfig = setting(DataConfig(), "scenes, and how they are prepared for the networks")
+    trainer: TrainerConfig = setting(TrainerConfig(), "the loop; all steps are optimizer steps")
+    sample: SampleConfig = setting(SampleConfig(), "settings of sample.py")
 
     @property
     def model(self) -> SimpleNamespace:
