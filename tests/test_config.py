@@ -29,7 +29,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 TEXTS = (ROOT / "tests/document_blocks.yaml").read_text(encoding="utf-8").split("---\n")[1:]
 BLOCKS = dict(zip(("first_stage", "unet", "trainer", "optimization", "data"), TEXTS, strict=True))
-FLOW = "diffusion_config: {model_type: flow}\n"
 
 
 @pytest.fixture
@@ -104,10 +103,7 @@ def test_all_blocks_together(load):
     assert config.unet_config.image_size == config.data.cond_size == 80
     keys = [f"data.{source}.{name}" for source in ("train", "validation") for name in ("data_root", "simulation_type")]
     assert placeholders(config) == keys
-    assert (config.data.params.data_root, config.data.params.simulation_type) == (
-        "path/to/RadioMapSeer",
-        "specific_type",
-    )
+    assert config.data.params.data_root == "path/to/RadioMapSeer"
 
 
 def test_wrappers(load, refuse):
@@ -115,9 +111,7 @@ def test_wrappers(load, refuse):
     text = f"model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n{indented}"
     assert changed(load(text)) == {}
     assert load(text, "model.params.unet_config.params.model_channels=64").unet_config.model_channels == 64
-    source = (
-        "data: {train: {params: {data_root: a, additional_params: {missing_buildings: 2, max_samples: 5}}}, wrap: %s}"
-    )
+    source = "data: {train: {params: {additional_params: {missing_buildings: 2, max_samples: 5}}}, wrap: %s}"
     data = load(source % "false").data
     assert (data.train.missing_buildings, data.train.max_samples) == (2, 5)
     assert (data.validation.missing_buildings, data.validation.max_samples) == (2, None), "like training, but all of it"
@@ -129,20 +123,6 @@ def test_targets_are_looked_up_never_imported(refuse, load):
     refuse("first_stage_config: {target: 5}", "first_stage_config.target", "AutoencoderKL")
     refuse("trainer: {target: a.B, params: {}}", "trainer.target", "takes none")
     assert load("cond_stage_config: {target: a.SwinConditionEncoder}").cond_stage_config.size == 80
-
-
-@pytest.mark.parametrize(
-    "text, ours",
-    [
-        ("model: {first_stage: {embed_dim: 3}}", "model.first_stage_config"),
-        ("trainer: {train_num_steps: 5}", "trainer.training_steps"),
-        ("trainer: {gradient_accumulate_every: 8}", "trainer.gradient_accumulation"),
-        ("model: {model_type: flow}", "diffusion_config.model_type"),
-        ("data: {data_root: a}", "data.train.data_root"),
-    ],
-)
-def test_spellings_of_other_code_name_ours(refuse, text, ours):
-    refuse(text, f"did you mean {ours}?")
 
 
 def test_two_spellings_must_agree(refuse, load):
@@ -184,6 +164,9 @@ def test_what_yaml_files_may_hold(load):
         ("trianer: {}", "trianer is not a known key; did you mean trainer?"),
         ("learning_rate: 1", "did you mean trainer.learning_rate?"),
         ("data: {params: {trian: {}}}", "data.params.trian is not a known key; did you mean data.params.train?"),
+        ("model: {first_stage: {embed_dim: 3}}", "did you mean model.first_stage_config?"),
+        ("trainer: {train_num_steps: 5}", "did you mean trainer.training_steps?"),
+        ("data: {data_root: a}", "did you mean data.train.data_root?"),
         ("trainer: {zzzzzz: 4}", "trainer.zzzzzz is not a known key; known here: batch_size, "),
         ("? 'a\\nb'\n: 4", "is not a known key"),
         ("null: 4", "None is not a known key"),
@@ -224,18 +207,15 @@ def test_architecture_is_derived(load):
     assert config.first_stage_config.ddconfig.z_channels == 4
     assert (config.data.image_size, config.data.cond_size) == (128, 32)
     assert (cond.in_channels, cond.size, cond.depths) == (3, 32, [2, 2, 2, 2])
-    assert (config.data.train.split, config.data.validation.split, config.sample.source.split) == (
-        "train",
-        "val",
-        "test",
-    )
+    sources = (config.data.train, config.data.validation, config.sample.source)
+    assert [source.split for source in sources] == ["train", "val", "test"]
     assert config.trainer.sample_interval == config.trainer.save_interval
 
 
 def test_each_process_has_settings_of_its_own(load):
     diffusion = load("").diffusion_config
     assert (diffusion.objective, diffusion.sampler, diffusion.timesteps) == ("pred_noise", "ddim", 1000)
-    diffusion = load(FLOW).diffusion_config
+    diffusion = load("", "diffusion_config.model_type=flow").diffusion_config
     assert (diffusion.objective, diffusion.sampler, diffusion.timesteps) == ("pred_velocity", "euler", None)
     diffusion = load("", "diffusion_config={model_type: const_sde, sampling_timesteps: 2000}").diffusion_config
     assert (diffusion.objective, diffusion.sampler, diffusion.beta_schedule) == ("pred_KC", "decoupled", None)
@@ -249,87 +229,57 @@ def test_a_residual_decoder_must_see_the_condition(load, refuse):
     assert load(channels % "decoder_cond: true, decoder_residual: true").first_stage_config.ddconfig.decoder_residual
 
 
-@pytest.mark.parametrize(
-    "override, parts",
-    [
-        ("first_stage_config.ddconfig.resolution=322", ("ddconfig.resolution is 322", "multiple of 4")),
-        ("first_stage_config.ddconfig.resolution=16", ("ddconfig.resolution, is 4", "multiple of 8")),
-        ("first_stage_config.ddconfig.z_channels=4", ("z_channels is 4", "first_stage_config.embed_dim")),
-        ("first_stage_config.ddconfig.attn_resolutions=[16]", ("attn_resolutions names 16", "320, 160, 80")),
-        ("unet_config.image_size=64", ("unet_config.image_size is 64", "ddconfig.resolution", "80")),
-        ("unet_config.in_channels=4", ("unet_config.in_channels is 4", "first_stage_config.embed_dim")),
-        ("unet_config.attention_resolutions=[40]", ("attention_resolutions names 40", "1, 2, 4, 8")),
-        ("unet_config.num_heads=3", ("unet_config.model_channels is 128", "num_heads 3")),
-        ("cond_stage_config.num_heads=3", ("unet_config.context_dim is 128", "num_heads 3")),
-        ("data.image_size=256", ("data.image_size is 256", "ddconfig.resolution", "320")),
-        ("data.cond_size=100", ("data.cond_size is 100", "80")),
-        ("data={cond_size: 320}", ()),
-        ("data={cond_size: 320}\ncond_stage_config={size: 160}", ("cond_stage_config.size is 160", "data.cond_size")),
-        ("cond_stage_config.in_channels=4", ("cond_stage_config.in_channels is 4", "data.cond_channels")),
-        ("cond_stage_config={size: 160, depths: [1]}", ("cond_stage_config.depths has 1", "channel_mult 4")),
-        ("diffusion_config.objective=pred_KC", ("objective is pred_KC", "model_type ddpm", "pred_noise")),
-        ("diffusion_config={model_type: flow, sampler: ddim}", ("sampler is ddim", "model_type flow", "euler or heun")),
-        ("diffusion_config.timesteps=3", ("sampling_timesteps is 4", "timesteps 3")),
-        (
-            "trainer.init_from=a\nfirst_stage_config.ckpt_path=b",
-            ("init_from and first_stage_config.ckpt_path exclude",),
-        ),
-        ("first_stage_config.trainable=true\ndiffusion_config.end_to_end.start_step=1", ("exclude each other",)),
-        ("first_stage_config.trainable=true\ndata.cache_latents=true", ("cache_latents needs an encoder that stays",)),
-        ("data={cache_latents: true, augmentation: {rotation: 5}}", ("eight symmetries only",)),
-    ],
-)
-def test_sections_must_fit_together(refuse, load, override, parts):
-    if parts:
-        refuse("", *parts, overrides=override.split("\n"))
-    else:
-        load("", override)
+REFUSED = """
+trainer.batchsize=4 | trainer.batchsize is not a known key; did you mean trainer.batch_size?
+trainer=4 | trainer must be a mapping
+trainer.batch_size | not key=value
+=4 | not key=value
+trainer.batch_size.x=4 | trainer.batch_size: | not {'x': 4}
+trainer.batch_size=[ | quote the value
+trainer.batch_size= | trainer.batch_size=null for the default
+first_stage_config.ddconfig.resolution=322 | ddconfig.resolution is 322 | multiple of 4
+first_stage_config.ddconfig.resolution=16 | ddconfig.resolution, is 4 | multiple of 8
+first_stage_config.ddconfig.z_channels=4 | z_channels is 4 | first_stage_config.embed_dim
+first_stage_config.ddconfig.attn_resolutions=[16] | attn_resolutions names 16 | 320, 160, 80
+unet_config.image_size=64 | unet_config.image_size is 64 | ddconfig.resolution makes it 80
+unet_config.in_channels=4 | unet_config.in_channels is 4 | first_stage_config.embed_dim makes it 3
+unet_config.attention_resolutions=[40] | attention_resolutions names 40 | 1, 2, 4, 8
+unet_config.num_heads=3 | unet_config.model_channels is 128 | num_heads 3
+cond_stage_config.num_heads=3 | unet_config.context_dim is 128 | num_heads 3
+data.image_size=256 | data.image_size is 256 | ddconfig.resolution makes it 320
+data.cond_size=100 | data.cond_size is 100 | choose one of 80
+data.cond_size=80 first_stage_config.ddconfig.decoder_cond=true | data.cond_size is 80 | decoder_cond makes it 320
+data.cond_size=320 cond_stage_config.size=160 | cond_stage_config.size is 160 | data.cond_size makes it 320
+cond_stage_config.in_channels=4 | cond_stage_config.in_channels is 4 | data.cond_channels
+cond_stage_config.size=160 cond_stage_config.depths=[1] | cond_stage_config.depths has 1 | channel_mult 4
+diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
+diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler or heun
+diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3
+trainer.init_from=a first_stage_config.ckpt_path=b | trainer.init_from and first_stage_config.ckpt_path exclude
+first_stage_config.trainable=true diffusion_config.end_to_end.start_step=1 | start_step and first_stage_config.trainable
+first_stage_config.trainable=true data.cache_latents=true | cache_latents needs an encoder that stays
+data.augmentation.rotation=5 data.cache_latents=true | eight symmetries only
+diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta is 0 | acts only with diffusion_config.sampler ddim
+diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps is 1000 | only with diffusion_config.model_type ddpm
+diffusion_config.model_type=flow diffusion_config.beta_schedule=cosine | beta_schedule is cosine | model_type ddpm
+diffusion_config.model_type=const_sde diffusion_config.ddim_eta=1 | ddim_eta is 1 | sampler ddim
+diffusion_config.end_to_end.latent_weight=1 | end_to_end.latent_weight is 1 | diffusion_config.end_to_end.start_step
+data.incomplete.points_noise=3 | data.incomplete.points_noise is 3 | only with data.incomplete.points above 0
+data.augmentation.p=0 data.augmentation.rotation=3 | augmentation.rotation is 3 | only with data.augmentation.p above 0
+data.cache_folder=a | data.cache_folder is a | only with data.cache or data.cache_latents
+trainer.enable_resume=false trainer.resume_milestone=3 | trainer.resume_milestone is 3 | only with trainer.enable_resume true
+trainer.validate_every=0 trainer.validation_samples=3 | validation_samples is 3 | with trainer.validate_every above 0
+first_stage_config.lossconfig.lpips_weights=a | lossconfig.lpips_weights is a | lossconfig.perceptual_weight above 0
+first_stage_config.lossconfig={"discr_weight":0,"discr_start":3} | discr_start is 3 | lossconfig.discr_weight above 0
+baseline_config.variance=true first_stage_config.lossconfig.l1_weight=2 | l1_weight is 2 | only with baseline_config.variance false
+sample.pixel_noise=1 | sample.pixel_noise is 1 | only with sample.num_samples above 1
+"""
 
 
-@pytest.mark.parametrize(
-    "text, key, needed",
-    [
-        ("diffusion_config: {sampler: ddpm, ddim_eta: 0}", "diffusion_config.ddim_eta is 0", "sampler ddim"),
-        ("diffusion_config: {model_type: flow, timesteps: 1000}", "diffusion_config.timesteps is 1000", "ddpm"),
-        ("diffusion_config: {model_type: flow, beta_schedule: cosine}", "beta_schedule is cosine", "model_type ddpm"),
-        (
-            "diffusion_config: {end_to_end: {latent_weight: 1}}",
-            "end_to_end.latent_weight is 1",
-            "end_to_end.start_step",
-        ),
-        (
-            "data: {incomplete: {points_noise: 3}}",
-            "data.incomplete.points_noise is 3",
-            "data.incomplete.points above 0",
-        ),
-        ("data: {augmentation: {p: 0, rotation: 3}}", "data.augmentation.rotation is 3", "data.augmentation.p above 0"),
-        ("data: {cache_folder: a}", "data.cache_folder is a", "data.cache or data.cache_latents"),
-        ("trainer: {enable_resume: false, resume_milestone: 3}", "trainer.resume_milestone is 3", "enable_resume true"),
-        (
-            "trainer: {validate_every: 0, validation_samples: 3}",
-            "trainer.validation_samples is 3",
-            "validate_every above 0",
-        ),
-        (
-            "first_stage_config: {lossconfig: {lpips_weights: a}}",
-            "lossconfig.lpips_weights is a",
-            "perceptual_weight above 0",
-        ),
-        (
-            "first_stage_config: {lossconfig: {discr_weight: 0, discr_start: 3}}",
-            "discr_start is 3",
-            "discr_weight above 0",
-        ),
-        (
-            "baseline_config: {variance: true}\nfirst_stage_config: {lossconfig: {l1_weight: 2}}",
-            "l1_weight is 2",
-            "variance",
-        ),
-        ("sample: {pixel_noise: 1}", "sample.pixel_noise is 1", "sample.num_samples above 1"),
-    ],
-)
-def test_what_nothing_would_use_is_an_error(refuse, text, key, needed):
-    refuse(text, key, "acts only with", needed)
+@pytest.mark.parametrize("line", REFUSED.strip().splitlines())
+def test_what_contradicts_and_what_nothing_uses_is_refused(refuse, line):
+    overrides, *parts = line.split(" | ")
+    refuse("", *parts, overrides=overrides.split())
 
 
 def test_the_command_line_may_make_settings_of_the_file_void(load, refuse):
@@ -351,22 +301,12 @@ def test_settings_that_never_act_within_the_run(load):
     assert keys("ldm") == []
     assert keys("ldm", "first_stage_config.trainable=true") == keys("vae") == ["discr_start"]
     assert keys("vae", "trainer.training_steps=50002") == keys("baseline") == []
-    late = [
-        "trainer.training_steps=150",
-        "trainer.lr_scheduler.warmup_steps=150",
-        "diffusion_config.end_to_end.start_step=150",
-    ]
-    assert keys("ldm", *late) == [
-        "start_step",
-        "warmup_steps",
-        "start_step",
-        "validate_every",
-        "save_interval",
-        "sample_interval",
-    ]
-    assert keys("ldm", *late[:1], "trainer={num_samples: 0, validate_every: 0, ema: {start_step: 1}}") == [
-        "save_interval"
-    ]
+    late = ["trainer.training_steps=150", "trainer.lr_scheduler.warmup_steps=150"]
+    phase = "diffusion_config.end_to_end.start_step=150"
+    intervals = ["validate_every", "save_interval", "sample_interval"]
+    assert keys("ldm", *late, phase) == ["start_step", "warmup_steps", "start_step", *intervals]
+    quiet = "trainer={num_samples: 0, validate_every: 0, ema: {start_step: 1}}"
+    assert keys("ldm", late[0], quiet) == ["save_interval"]
     sentence = never_acts(load("", "trainer.training_steps=50"), "ldm")[2]
     assert sentence.startswith("trainer.save_interval is 200, but trainer.training_steps is 50: ")
 
@@ -381,9 +321,7 @@ def test_stage_1_does_not_judge_the_networks_of_stage_2(load):
 def test_stage_2_takes_the_autoencoder_from_its_checkpoint(tmp_path):
     """Where the file does not say what it looks like; what the file does say stays."""
     path = tmp_path / "ldm.yaml"
-    path.write_text(
-        "first_stage_config: {ckpt_path: somewhere, ddconfig: {ch: 8}}\nunet_config: {attention_resolutions: [2]}"
-    )
+    path.write_text("first_stage_config: {ckpt_path: a, ddconfig: {ch: 8}}\nunet_config: {attention_resolutions: [2]}")
     trained = {"first_stage_config": {"embed_dim": 4, "ddconfig": {"ch_mult": [1, 2], "ch": 16}}}
     theirs = resolve(parse_config(trained), "vae").first_stage_config
     asked = []
@@ -457,22 +395,6 @@ def test_a_changed_training_source_changes_the_validation_source_that_was_the_sa
     assert (both.train.data_root, both.validation.data_root) == ("/maps", "/other")
 
 
-@pytest.mark.parametrize(
-    "override, part",
-    [
-        ("trainer.batchsize=4", "trainer.batchsize is not a known key; did you mean trainer.batch_size?"),
-        ("trainer=4", "trainer must be a mapping"),
-        ("trainer.batch_size", "not key=value"),
-        ("=4", "not key=value"),
-        ("trainer.batch_size.x=4", "trainer.batch_size: "),
-        ("trainer.batch_size=[", "quote the value"),
-        ("trainer.batch_size=", "trainer.batch_size=null for the default"),
-    ],
-)
-def test_bad_overrides(refuse, override, part):
-    refuse("", part, overrides=[override])
-
-
 def test_section_takes_any_form():
     raw = yaml.safe_load(BLOCKS["first_stage"])["first_stage_config"]
     first = section("first_stage_config", raw)
@@ -524,12 +446,6 @@ def test_shipped_file(path, load):
     assert f"configs/{path.name}" in head and "hardware" in head and "duration" in head
     assert resolve(parse_config(yaml.safe_load(text)), stage) == config
 
-    def texts(value):
-        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        return [value] if isinstance(value, str) else [text for child in children for text in texts(child)]
-
-    assert not [text for text in texts(yaml.safe_load(text)) if text[:1].isdigit()], "numbers that YAML leaves texts"
-
 
 def test_radio_train_m_is_the_document():
     config = load_config(ROOT / "configs/radio_train_m.yaml")
@@ -549,14 +465,6 @@ def test_stage_2_continues_stage_1(first, second):
     assert ldm.first_stage_config.ckpt_path in (None, vae.trainer.results_folder)
 
 
-# ---- nothing crashes ---------------------------------------------------------------------------------------------
-
-BOUNDED = hypothesis.settings(
-    max_examples=100,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
 WORDS = "first_stage_config unet_config data trainer optimization model params target train ddconfig ema optimizer lr betas <<"
 KEYS = strategies.sampled_from(WORDS.split()) | strategies.text(max_size=5)
 SCALARS = strategies.none() | strategies.integers() | strategies.floats() | strategies.text(max_size=5)
@@ -567,24 +475,10 @@ TREES = strategies.recursive(
 )
 
 
-def config_or_error(make):
-    """What `make` returns is a Config; what it raises a ConfigError of one line."""
+@hypothesis.settings(max_examples=150, derandomize=True, deadline=None)
+@hypothesis.given(strategies.dictionaries(KEYS, TREES, max_size=5))
+def test_any_mapping_is_a_configuration_or_an_error_of_one_line(tree):
     try:
-        assert isinstance(make(), schema.Config)
+        assert isinstance(resolve(parse_config(tree), "ldm"), schema.Config)
     except ConfigError as error:
         assert "\n" not in str(error)
-
-
-@BOUNDED
-@hypothesis.given(strategies.dictionaries(KEYS, TREES, max_size=5))
-def test_any_mapping(tree):
-    config_or_error(lambda: resolve(parse_config(tree), "ldm"))
-
-
-@BOUNDED
-@hypothesis.given(strategies.sampled_from(sorted(BLOCKS)), strategies.data())
-def test_damaged_blocks(load, name, data):
-    text = BLOCKS[name]
-    start = data.draw(strategies.integers(0, len(text)))
-    stop = data.draw(strategies.integers(start, min(len(text), start + 10)))
-    config_or_error(lambda: load(text[:start] + data.draw(strategies.text(max_size=4)) + text[stop:]))
