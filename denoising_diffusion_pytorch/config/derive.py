@@ -75,7 +75,7 @@ def ignored(config: Config) -> dict[str, str]:
         ("trainer", "validation_samples", trainer.validate_every, "trainer.validate_every above 0"),
         ("sample", "pixel_noise", config.sample.num_samples > 1, "sample.num_samples above 1"),
     )
-    found = {}
+    found: dict[str, str] = {}
     for path, names, acts, needed in rules:
         keys = [] if acts else [f"{path}.{name}" for name in names.split()]
         found |= {key: needed for key in keys if _get(config, key) != DEFAULTS[key]}

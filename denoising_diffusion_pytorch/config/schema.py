@@ -13,7 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ..processes import PROCESSES
 
 if TYPE_CHECKING:
-    ModelType = Objective = Sampler = str
+    ModelType = str
+    Objective = str
+    Sampler = str
 else:  # the names of the one table
     ModelType = Literal[tuple(PROCESSES)]
     Objective = Literal[tuple(name for process in PROCESSES.values() for name in process.objectives)]
