@@ -1,11 +1,6 @@
 """The structure itself: who may import whom."""
 
-import ast
-import subprocess
-import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "denoising_diffusion_pytorch"
