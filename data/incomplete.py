@@ -26,7 +26,7 @@ class Incomplete:
         missing_buildings: most buildings that the condition leaves out.
         outline_error: standard deviation of each building's shift in each direction, m.
         transmitter_error: standard deviation of the transmitter's shift in each direction, m.
-        transmitter_unknown: share of the scenes whose condition does not tell the transmitter.
+        transmitter_unknown: fraction of the scenes whose condition does not tell the transmitter.
         exactly: as many points and buildings as given, not up to that many.
     """
 

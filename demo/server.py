@@ -27,8 +27,9 @@ from data.geometry.layout import Layout
 from data.gis.geojson import SUFFIXES, read_geojson
 from data.gis.geotiff import Georeference, write_geotiff
 from data.measurements import check_measurements
-from data.scene import read_grey, scene_at
+from data.scene import scene_at
 from data.simulator.scenes import random_scenes
+from data.trees.png import read_grey
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
 from denoising_diffusion_pytorch.predictor import Predictor
 

@@ -18,14 +18,14 @@ from data.conditions import CONDITION_CHANNELS, condition
 from data.crop import best_server, window
 from data.geometry.layout import Layout
 from data.geometry.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
-from data.geometry.resize import resize, to_native
+from data.geometry.resize import resize
 from data.incomplete import Incomplete
-from data.prepare import prepare
+from data.prepare import prepare, to_native
 from data.samples import dataset as loader_module
 from data.samples.augment import Augmentation, RandomAugmentation, symmetry
 from data.samples.dataset import RadioMapDataset, RadioUNet_c, create_dataloader, process_batch, training_loader
 from data.samples.sampler import SampleStream
-from data.scene import read_grey
+from data.trees.png import read_grey
 from data.trees.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
 from denoising_diffusion_pytorch.config.derive import DOCUMENT_CHANNELS

@@ -11,7 +11,7 @@ from hypothesis import strategies
 from PIL import Image
 
 from data import DataError, FlatTree
-from data.scene import read_grey
+from data.trees.png import read_grey
 
 BOUNDED = hypothesis.settings(
     max_examples=300,

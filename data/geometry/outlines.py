@@ -7,9 +7,10 @@ import numpy as np
 import shapely
 from scipy import ndimage
 
+from .pixels import pixel_of
+
 TOLERANCE = 1.0  # px; largest distance of an outline from the midpoints of pixel edges
 STRAIGHT = 8.0  # degrees; vertices that bend less are dropped
-MIN_AREA = 3  # px
 
 
 def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list[np.ndarray]:
@@ -17,14 +18,13 @@ def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list
     labels, _ = ndimage.label(buildings)
     rings = []
     for number, window in enumerate(ndimage.find_objects(labels), 1):
-        component = labels[window] == number
-        if component.sum() < MIN_AREA:
-            continue
-        padded = np.pad(component, 1).astype(np.float64)
+        padded = np.pad(labels[window] == number, 1).astype(np.float64)
         origin = np.array([window[1].start - 1, window[0].start - 1])
         for contour in contourpy.contour_generator(z=padded).lines(0.5):
             points = contour[:-1] + origin
-            if len(points) < 6:
+            if len(points) <= 6:  # of one or two pixels
+                (left, top), (right, bottom) = points.min(0), points.max(0)
+                rings.append(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]))
                 continue
             ring = _simplify(points, tolerance)
             rings.append(drop_straight(ring) if len(ring) >= 3 else points)  # a thin wall would vanish
@@ -108,10 +108,8 @@ def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarr
 
 
 def _is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
-    height, width = buildings.shape
-    column = np.clip(np.floor(points[:, 0] + 0.5).astype(int), 0, width - 1)
-    row = np.clip(np.floor(points[:, 1] + 0.5).astype(int), 0, height - 1)
-    return buildings[row, column]
+    last = np.array(buildings.shape[::-1]) - 1
+    return buildings[pixel_of(points.clip(0, last))]
 
 
 def segments_of(rings: list[np.ndarray]) -> np.ndarray:

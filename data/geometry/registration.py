@@ -8,7 +8,6 @@ whole numbers. In it, a point (x, y) of a file lies at:
     png/        x, y in antennas/; buildings and cars lie half a pixel to the left of the outlines and below them
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import DataError
+from ..files import read_json
 from .layout import Layout
 from .outlines import rings_from_mask
 
@@ -29,17 +29,7 @@ NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -
 PICTURE = (0.5, -0.5)  # offset in x and y from a building picture's frame to the map's
 
 
-def read_json(path: Path) -> Any:
-    """The content of a file; raises DataError that names it if it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable JSON ({error}); download or make it again") from error
-
-
-def _points(value: Any, path: Path, what: str) -> np.ndarray:
+def _points(value: Any, path: Path | str, what: str) -> np.ndarray:
     """(N, 2) float64; DataError for anything else."""
     try:
         points = np.array(value, np.float64)
@@ -51,16 +41,21 @@ def _points(value: Any, path: Path, what: str) -> np.ndarray:
 
 
 def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
-    """The layout in a file of polygon/, a list of closed rings.
+    """The layout in a file of polygon/, for a map of shape (H, W); a DataError names the file."""
+    return Layout(outlines_of(read_json(path), path, shape), shape)
+
+
+def outlines_of(content: Any, path: Path | str, shape: tuple[int, int]) -> list[np.ndarray]:
+    """The outlines, in the map's frame, of a file's content, a list of closed rings.
 
     Args:
-        path: of the file.
+        content: of the file.
+        path: of the file, for errors.
         shape: (H, W) of the map.
 
     Raises:
         DataError: names a file that is not a list of closed rings inside the map.
     """
-    content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: holds no list of outlines")
     height, width = shape
@@ -73,7 +68,7 @@ def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
             raise DataError(f"{path}: outline {number} reaches outside of the {width}x{height} px map")
         x, y = ring[:-1].T
         outlines.append(np.column_stack([x - 1 - EDGE, height - y + EDGE]))
-    return Layout(outlines, shape)
+    return outlines
 
 
 def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
@@ -157,9 +152,9 @@ def _with_a_corner_more(ring: np.ndarray) -> Iterator[np.ndarray]:
     for place, (start, end) in enumerate(zip(ring, np.roll(ring, -1, axis=0), strict=True), 1):
         if np.hypot(*(end - start)) < 4:
             continue
-        for share in (0.25, 0.5, 0.75):
+        for fraction in (0.25, 0.5, 0.75):
             for step in ((0, 0), *NEIGHBOURS):
-                corner = start + np.round((end - start) * share) + step
+                corner = start + np.round((end - start) * fraction) + step
                 yield np.insert(ring, place, corner, axis=0)
 
 

@@ -11,7 +11,7 @@ import shapely
 
 from ..errors import DataError
 from ..geometry.layout import Layout
-from ..scene import read_grey
+from ..trees.png import read_grey
 from .geotiff import Georeference
 
 SUFFIXES = (".geojson", ".json")
