@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from .conditions import condition
 from .errors import DataError
-from .geometry.resize import resize
+from .geometry.resize import bilinear, resize
 from .scene import Scene
 
 # Of what files become; to be raised with every change of code after which the same files and settings give other samples
@@ -53,8 +51,7 @@ def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
     height, side = scene.layout.shape[0], gain.shape[0]
     if side != height:
         inside = scene.shown.inside
-        pair = torch.from_numpy(np.stack([gain, resize(~inside, side)]))[None]
-        how = {"mode": "bilinear", "antialias": side > height, "align_corners": False}
-        native, fraction = F.interpolate(pair, (height, height), **how)[0].numpy()
+        pair = np.stack([gain, resize(~inside, side)])
+        native, fraction = bilinear(pair, height, antialias=side > height)
         gain = np.where(inside, 0, native / np.maximum(fraction, 1e-3))
     return np.where(scene.ori_mask, 0, gain).clip(0, 1).astype(np.float32)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch.distributed.utils import _recursive_to
 
 from data import DataError
-from data.samples.dataset import RadioUNet_c, process_batch
+from data.samples.document import RadioUNet_c, process_batch
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.randomness import KeyedRandom, seed_global

@@ -1,8 +1,6 @@
 """Resizing to the networks' resolution, by area means or bilinear."""
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from ..errors import DataError
 
@@ -24,5 +22,13 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     if height % size == 0:
         factor = height // size
         return image.reshape(size, factor, size, factor).mean(axis=(1, 3))
-    tensor = torch.from_numpy(image)[None, None]
-    return F.interpolate(tensor, (size, size), mode="bilinear", antialias=True, align_corners=False)[0, 0].numpy()
+    return bilinear(image[None], size, antialias=True)[0]
+
+
+def bilinear(images: np.ndarray, side: int, antialias: bool) -> np.ndarray:
+    """(C, H, W) float32 -> (C, side, side), interpolated."""
+    import torch  # slow to import, and only sizes without a whole factor need it
+
+    given = torch.from_numpy(images)[None]
+    interpolate = torch.nn.functional.interpolate
+    return interpolate(given, (side, side), mode="bilinear", antialias=antialias, align_corners=False)[0].numpy()

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from data.conditions import DOCUMENT_CHANNELS
+
 from ..errors import ConfigError
 from .schema import OBJECTIVES, SAMPLERS, Config, SourceConfig
 
@@ -12,7 +14,6 @@ STAGES = {
     "baseline": "./radiodiff_results_baseline",
 }
 MEASURED = ("measured_gain", "measured")  # channels of data/incomplete.py
-DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
 BASE_CHANNEL = "simulated"  # what a residual decoder's output is added to
 _RESOLUTION = "first_stage_config.ddconfig.resolution"
 

@@ -9,7 +9,9 @@ from torch.utils.data import Dataset
 
 from data.incomplete import Incomplete
 from data.samples.augment import Augmentation
-from data.samples.dataset import OwnSamples, RadioUNet_c, close_dataloader, process_batch, training_loader
+from data.samples.dataset import OwnSamples, RadioMapDataset, close_dataloader, training_loader
+from data.samples.document import process_batch
+from data.trees.folder import open_tree
 
 from ..config.schema import Config, SourceConfig
 from ..errors import ConfigError
@@ -17,19 +19,18 @@ from ..networks.autoencoder import AutoencoderKL
 from .latents import encode_dataset
 
 
-def open_dataset(config: Config, source: SourceConfig, **options) -> RadioUNet_c:
-    """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `data.loader.RadioMapDataset`.
+def open_dataset(config: Config, source: SourceConfig, **options) -> RadioMapDataset:
+    """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `RadioMapDataset`.
 
     Raises:
         data.DataError: no data where the configuration points.
     """
     data = config.data
-    return RadioUNet_c(
-        source.data_root,
-        source.simulation_type,
-        split=source.split,
-        missing_buildings=source.missing_buildings,
-        max_samples=source.max_samples,
+    tree = open_tree(
+        source.data_root, source.simulation_type, source.split, source.missing_buildings, source.max_samples
+    )
+    return RadioMapDataset(
+        tree,
         image_size=data.image_size,
         cond_size=data.cond_size,
         cond_channels=data.cond_channels,
