@@ -9,7 +9,7 @@ import pytest
 
 from data import Scene
 from data.geometry.layout import Layout
-from scripts.check_dataset import Registration, oddities
+from data.trees.inspection import Registration, oddities
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "check_dataset.py"
 

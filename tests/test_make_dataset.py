@@ -96,7 +96,7 @@ def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
     assert new.scene(0).tx != new.scene(3).tx
     assert refused(script("make_dataset.py", "--out", made, "--maps", 4, "--seed", 9, *how[:2], *how[4:]), "split")
     wrong = script("make_dataset.py", "--out", tmp_path / "c", "--maps", 1, "--layouts", tree, "--tx", 1)
-    assert refused(wrong, "--size is 256; the layouts of")
+    assert refused(wrong, "maps of 256 px are wanted; the layouts of")
 
 
 def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):
@@ -123,7 +123,7 @@ def test_other_settings_and_other_people_s_folders_are_refused(tree, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("precious")
-    assert refused(script("make_dataset.py", "--out", mine, "--maps", 1, *COMMON), "was not made by this script")
+    assert refused(script("make_dataset.py", "--out", mine, "--maps", 1, *COMMON), "is not a simulated tree")
     assert [p.name for p in mine.iterdir()] == ["thesis.txt"]
     old = tmp_path / "old"
     old.mkdir()

@@ -51,21 +51,15 @@ class FlatTree:
         files = [self.root / folder / f"{name}.{suffix}" for folder, suffix in parts for name in self.names]
         return {"tree": str(self.root.resolve()), "files": file_digest(path for path in files if path.exists())}
 
-    def image(self, index: int) -> np.ndarray:
-        """Grey levels (H, W) float32 in [0, 1]."""
-        return (read_map(self.root / "images" / f"{self.names[index]}.png") / 255).astype(np.float32)
-
-    def mask(self, index: int, shape: tuple[int, int]) -> np.ndarray:
-        """Buildings (H, W) bool; all False if there is no mask file."""
-        path = self.root / "masks" / f"{self.names[index]}.png"
-        if not path.exists():
-            return np.zeros(shape, bool)
-        return read_grey(path, shape) > 127
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.root / "images" / f"{self.names[index]}.png"
 
     def scene(self, index: int) -> Scene:
-        """Image, mask and condition as a scene. The map is zero where the mask is set."""
-        image = self.image(index)
-        mask = self.mask(index, image.shape)
+        """Image, mask and condition as a scene. The map is zero where the mask is set; without a mask nothing is built."""
+        image = (read_map(self.path(index)) / 255).astype(np.float32)
+        path = self.root / "masks" / f"{self.names[index]}.png"
+        mask = read_grey(path, image.shape) > 127 if path.exists() else np.zeros(image.shape, bool)
         name, layout, gain = self.names[index], Layout.traced(mask), np.where(mask, 0, image)
         return Scene(name, layout, tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
 

@@ -104,7 +104,7 @@ class RadioMapSeer:
             DataError: names the file that is unreadable or does not belong to its gain map.
         """
         map_id, transmitter = self.scenes[index]
-        path = self.paths.gain(self.names[index])
+        path = self.path(index)
         gain = read_map(path)
         layouts = {key: self._layout(map_id, part, gain.shape) for key, part in self.parts.items()}
         layout, guessed = layouts["layout"], str(map_id) not in self.outlined[BUILDINGS]
@@ -120,6 +120,10 @@ class RadioMapSeer:
             outlines_are_guessed=guessed,
             truth=self.truth,
         )
+
+    def path(self, index: int) -> Path:
+        """The file of a scene's map."""
+        return self.paths.gain(self.names[index])
 
     def picture(self, index: int) -> np.ndarray | None:
         """The building picture of a scene, (H, W) bool as stored, offset by half a pixel; None if there is none."""
@@ -165,7 +169,7 @@ class RadioMapSeer:
         for place in spread(len(traced), MEASURED):
             index = traced[place]
             try:
-                gain = read_grey(self.paths.gain(self.names[index])).astype(np.float64) ** 2
+                gain = read_grey(self.path(index)).astype(np.float64) ** 2
                 buildings = read_grey(self.paths.picture(self.scenes[index][0]), gain.shape) > 0
             except DataError:  # reported when the scene is read
                 continue
