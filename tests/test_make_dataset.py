@@ -1,13 +1,9 @@
 """The commands that simulate: a whole data set, and one given city."""
 
-import contextlib
-import importlib
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,25 +11,10 @@ from PIL import Image
 from scipy import ndimage
 
 from data import RadioMapSeer
-from denoising_diffusion_pytorch.cli import run
+from tests.commands import script
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ("--tx", 2, "--seed", 5, "--size", 64)
-
-
-def script(name, *arguments):
-    """Run a command in this process, which spares the imports of a new one."""
-    out, errors = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(errors),
-        pytest.raises(SystemExit) as end,
-    ):
-        patch.syspath_prepend(ROOT / "scripts")
-        patch.setattr(sys, "argv", [name, *map(str, arguments)])
-        run(importlib.import_module(name.removesuffix(".py")).main)
-    return SimpleNamespace(returncode=end.value.code, stdout=out.getvalue(), stderr=errors.getvalue())
 
 
 def command(name, *arguments):
