@@ -103,8 +103,8 @@ def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
         raise DataError(f"{root}: no split {split!r}; known: {known}, or splits/{split}.txt")
     if not chosen:
         raise DataError(
-            f"{root}: split {split!r} holds none of the {len(names)} scenes that are there ({how}); choose another split "
-            "(data.train.split, data.validation.split), e.g. all, or list your own in splits/NAME.txt"
+            f"{root}: split {split!r} holds none of the {len(names)} scenes that are there ({how}); choose another split, "
+            "e.g. all, or list your own in splits/NAME.txt"
         )
     return chosen
 
