@@ -577,30 +577,38 @@ def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, mo
     plain = RadioMapDataset(source, 16, 16)
     first = RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)
     with monkeypatch.context() as patched:  # what is there is not read again, and an interrupted filling goes on
-        first.store.done[0][3] = 0
-        first.store.done[0].flush()
+        first.cached.done[0][3] = 0
+        first.cached.done[0].flush()
         read = []
         original = RadioMapDataset._read
         patched.setattr(RadioMapDataset, "_read", lambda self, i: read.append(i) or original(self, i))
         again = RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)
         assert read == [0, 3]  # 0 tells the shapes
-    assert again.store.path == first.store.path
+    assert again.cached.path == first.cached.path
     copied = pickle.loads(pickle.dumps(again))  # as a worker of a spawned process gets it
     for dataset in (again, copied):
         for key in ("image", "cond", "ori_mask"):
             assert torch.allclose(plain[5][key], dataset[5][key], atol=1e-3)
     other = RadioMapDataset(source, 8, 8, cache=True, cache_folder=tmp_path)
-    assert other.store.path != first.store.path
+    assert other.cached.path != first.cached.path
     picture = next((radiomapseer / "gain" / "DPM").iterdir())
     os.utime(picture, ns=(1, 1))
     changed = RadioMapDataset(RadioMapSeer(radiomapseer), 16, 16, cache=True, cache_folder=tmp_path)
-    assert changed.store.path != first.store.path
+    assert changed.cached.path != first.cached.path
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
     with pytest.raises(DataError, match="GiB are free.*data.cache_folder"):
         RadioMapDataset(source, 32, 32, cache=True, cache_folder=tmp_path)
     (tmp_path / "a file").touch()
     with pytest.raises(DataError, match="a file.*name another data.cache_folder"):
         RadioMapDataset(source, 32, 32, cache=True, cache_folder=tmp_path / "a file")
+
+
+def test_a_cache_of_maps_of_several_sizes(radiomapseer):
+    make_scene_files(radiomapseer, 4, 0, size=48)
+    plain, points = {"image_size": 16, "cond_size": 16}, Incomplete(points=5)
+    assert len(RadioUNet_c(radiomapseer, cache=True, **plain)) == 20
+    with pytest.raises(DataError, match=r"4_0\.png: is not of the others' size, which data\.cache needs"):
+        RadioUNet_c(radiomapseer, cache=True, incomplete=points, **plain)
 
 
 def test_an_unreadable_map_is_named(radiomapseer, tmp_path):
