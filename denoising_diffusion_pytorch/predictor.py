@@ -202,7 +202,7 @@ def predict_batch(
         model: a LatentDiffusion samples maps, a Regression predicts them; an AutoencoderKL reconstructs the truth, which is
             then its `gain`. Their `predict(batch)` gives the draws.
         scenes: at their own resolution.
-        samples: the same as `data.presentation.prepare` gives them.
+        samples: the same as `data.prepare.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
         pixel_noise: as for `Predictor`.
