@@ -1,4 +1,4 @@
-"""The pixel of a position: the only place that rounds positions to pixels."""
+"""The pixel of a position, by one rule."""
 
 from collections.abc import Sequence
 

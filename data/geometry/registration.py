@@ -1,4 +1,4 @@
-"""How RadioMapSeer's files are registered to the map; the only module that knows it.
+"""How RadioMapSeer's files are registered to the map.
 
 Measured on 2,720 maps of 34 layouts (docs/data.md). The map's frame has x = column, y = row, and pixel centres at
 whole numbers. In it, a point (x, y) of a file lies at:
