@@ -118,17 +118,3 @@ class Layout:
         """The square of `side` px whose first pixel is (row, column); open ground beyond the map."""
         moved = [ring - (column, row) for ring in self.outlines] if self.exact else None
         return Layout(moved, (side, side), inside=cut(self.inside, row, column, side))
-
-    def symmetry(self, index: int) -> "Layout":
-        """The outlines of a square layout, transformed as `augment.symmetry` transforms its pictures."""
-        last = self.shape[0] - 1
-
-        def turn(ring: np.ndarray) -> np.ndarray:
-            x, y = ring.T
-            if index & 4:
-                x = last - x
-            for _ in range(index & 3):
-                x, y = y, last - x
-            return np.column_stack([x, y])
-
-        return Layout([turn(ring) for ring in self.outlines], self.shape)

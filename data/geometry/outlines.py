@@ -13,7 +13,7 @@ TOLERANCE = 1.0  # px; largest distance of an outline from the midpoints of pixe
 STRAIGHT = 8.0  # degrees; vertices that bend less are dropped
 
 
-def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list[np.ndarray]:
+def rings_from_mask(buildings: np.ndarray) -> list[np.ndarray]:
     """Simplified outlines, courtyards included, of the 4-connected buildings of a mask (H, W) bool."""
     labels, _ = ndimage.label(buildings)
     rings = []
@@ -26,19 +26,19 @@ def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list
                 (left, top), (right, bottom) = points.min(0), points.max(0)
                 rings.append(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]))
                 continue
-            ring = _simplify(points, tolerance)
+            ring = _simplify(points)
             rings.append(drop_straight(ring) if len(ring) >= 3 else points)  # a thin wall would vanish
     return rings
 
 
-def _simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
+def _simplify(points: np.ndarray) -> np.ndarray:
     """Douglas-Peucker on a closed contour; then a line is fitted to each edge and neighbouring lines intersected."""
     centre = points.mean(axis=0)
     points = np.roll(points, -int(np.argmax(((points - centre) ** 2).sum(1))), axis=0)
     opposite = int(np.argmax(((points - points[0]) ** 2).sum(1)))
     closed = np.vstack([points, points[:1]])
     halves = (closed[: opposite + 1], closed[opposite:])
-    lines = [shapely.LineString(half).simplify(tolerance, preserve_topology=False) for half in halves]
+    lines = [shapely.LineString(half).simplify(TOLERANCE, preserve_topology=False) for half in halves]
     number = {point: index for index, point in enumerate(map(tuple, points.tolist()))}
     kept = {number[point] for line in lines for point in line.coords}
     return _fit_edges(points, sorted(kept))

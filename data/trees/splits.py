@@ -117,8 +117,12 @@ def own_splits(root: Path) -> list[str]:
 def sizes(root: Path, names: list[str], rule: Rule) -> dict[str, int]:
     """Number of scenes in each split that the tree has."""
     own = own_splits(root)
-    found = {split: len(rule.choose(split, names)) for split in rule.splits if split not in own}
-    return found | {split: len(_listed(root / "splits" / f"{split}.txt", names, rule)) for split in own}
+    return {
+        split: len(
+            _listed(root / "splits" / f"{split}.txt", names, rule) if split in own else rule.choose(split, names)
+        )
+        for split in dict.fromkeys([*rule.splits, *own])
+    }
 
 
 def _listed(path: Path, names: list[str], rule: Rule) -> list[str]:
