@@ -90,13 +90,19 @@ def scene_at(name: str, layout: Layout, position: str, place: Georeference | Non
     """The scene of a city with a transmitter at `X,Y`, see `parse_position`.
 
     Raises:
-        DataError: the position is malformed, outside the map, or inside a building.
+        DataError: the position is malformed, outside the map, or inside a building; names the nearest open point.
     """
     tx = parse_position(position, place)
     height, width = layout.shape
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
         size = f"{width}x{height} px" if place is None else place.extent(layout.shape)
-        raise DataError(f"--tx {position}: is outside {name} ({size})")
-    if layout.inside[int(np.floor(tx[1] + 0.5)), int(np.floor(tx[0] + 0.5))]:
-        raise DataError(f"--tx {position}: is inside a building of {name}")
+        raise DataError(f"transmitter {position}: is outside {name} ({size})")
+    pixel = float(np.floor(tx[0] + 0.5)), float(np.floor(tx[1] + 0.5))
+    if layout.inside[int(pixel[1]), int(pixel[0])]:
+        column, row = layout.nearest_open(pixel)
+        where = f"{column:g},{row:g}" if place is None else place.text(column, row)
+        raise DataError(
+            f"transmitter {position}: is inside a building of {name}; antennas stand in the street here, 1.5 m high, "
+            f"also those of base stations on roofs; the nearest open point is {where}"
+        )
     return Scene("_".join([name, *(f"{value:.10g}" for value in parse_position(position))]), layout, tx)
