@@ -6,6 +6,7 @@ import numpy as np
 
 from .errors import DataError
 from .geometry.layout import Layout
+from .geometry.pixels import pixel_of
 from .gis.geotiff import Georeference
 
 
@@ -97,9 +98,8 @@ def scene_at(name: str, layout: Layout, position: str, place: Georeference | Non
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
         size = f"{width}x{height} px" if place is None else place.extent(layout.shape)
         raise DataError(f"transmitter {position}: is outside {name} ({size})")
-    pixel = float(np.floor(tx[0] + 0.5)), float(np.floor(tx[1] + 0.5))
-    if layout.inside[int(pixel[1]), int(pixel[0])]:
-        column, row = layout.nearest_open(pixel)
+    if layout.inside[pixel_of(tx)]:
+        column, row = layout.nearest_open(tx)
         where = f"{column:g},{row:g}" if place is None else place.text(column, row)
         raise DataError(
             f"transmitter {position}: is inside a building of {name}; antennas stand in the street here, 1.5 m high, "

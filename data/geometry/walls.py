@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .pixels import pixel_of
+
 SAMPLE_STEP = 0.25  # px between the points that determine which cells a wall crosses
 CELL_MARGIN = 0.15  # px by which those points are widened, so that no cell that a wall touches is missed
 
@@ -37,8 +39,7 @@ def make_walls(segments: np.ndarray, shape: tuple[int, int]) -> Walls:
     keys = []
     for dx in (-CELL_MARGIN, CELL_MARGIN):
         for dy in (-CELL_MARGIN, CELL_MARGIN):
-            column = np.floor(points[:, 0] + dx + 0.5).astype(np.int64)
-            row = np.floor(points[:, 1] + dy + 0.5).astype(np.int64)
+            row, column = pixel_of(points + (dx, dy))
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             cell = row[inside] * width + column[inside]
             keys.append(cell * len(segments) + index[inside])
