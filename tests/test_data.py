@@ -270,13 +270,15 @@ def test_splits_of_a_flat_tree(tmp_path, flat_tree):
     with pytest.raises(DataError, match="no split 'vla'; known: all, train, val, test, or splits/vla.txt"):
         RadioUNet_c(flat_tree, split="vla")
     (flat_tree / "splits").mkdir()
+    for hidden in ("images/._s0.png", "splits/._mine.txt"):  # as another system leaves them
+        (flat_tree / hidden).write_bytes(b"\xff")
     (flat_tree / "splits" / "mine.txt").write_text("\ufeffs3.png\n\ns0\n", encoding="utf-8")
     assert FlatTree(flat_tree, "mine").names == ["s0", "s3"] and FlatTree(flat_tree, "mine", 1).names == ["s0"]
     assert len(RadioUNet_c(flat_tree, "DPM")) == 4  # the design document's call: all
     (flat_tree / "splits" / "mine.txt").write_text("s0\ns9\n")
     with pytest.raises(DataError, match=r"mine\.txt: images/s9\.png is not there"):
         FlatTree(flat_tree, "mine")
-    with pytest.raises(DataError, match="known: all, train, val, test, mine"):
+    with pytest.raises(DataError, match="known: all, train, val, test, mine, or"):
         FlatTree(flat_tree, "yours")
     with pytest.raises(DataError, match="split '.*' holds none of the 4 scenes .*by a hash of the name"):
         for split in ("train", "val", "test"):

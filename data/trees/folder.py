@@ -29,8 +29,8 @@ class FlatTree:
     def __init__(self, data_root: str | Path, split: str = "all", max_samples: int | None = None):
         self.root, self.rule = check_root(data_root), HASHED_RULE
         images, conditions = (
-            {path.stem for path in (self.root / folder).glob(f"*.{suffix}") if not path.name.startswith(".")}
-            for folder, suffix in (("images", "png"), ("conditions", "npy"))
+            {path.stem for path in (self.root / folder).glob(pattern)}  # files that the system hides are others'
+            for folder, pattern in (("images", "[!.]*.png"), ("conditions", "[!.]*.npy"))
         )
         lonely = sorted(images ^ conditions)
         if lonely:
@@ -82,7 +82,8 @@ class FlatTree:
             raise DataError(f"{path}: has shape {array.shape}; conditions must be square, (C, s, s)")
         if array.dtype == np.uint8:
             return array.astype(np.float32) / 127.5 - 1
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # too large for float32: not finite
+            array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise DataError(f"{path}: holds values that are not finite numbers")
         return array

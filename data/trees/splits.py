@@ -111,7 +111,7 @@ def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
 
 def own_splits(root: Path) -> list[str]:
     """Names of the splits that a tree has files of."""
-    return sorted(path.stem for path in (root / "splits").glob("*.txt"))
+    return sorted(path.stem for path in (root / "splits").glob("[!.]*.txt"))
 
 
 def sizes(root: Path, names: list[str], rule: Rule) -> dict[str, int]:

@@ -4,9 +4,9 @@ Map N depends on (seed, N) alone, so the files do not depend on who writes them,
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -111,12 +111,17 @@ def open_folder(root: Path, maps: int, recipe: Recipe) -> None:
     write_json(manifest, {"settings": settings | {"maps": maps}, "pixel": PIXEL, "metres_per_pixel": 1})
 
 
+def _scene_files(root: Path, map_id: int, recipe: Recipe) -> list[tuple[Path, Path]]:
+    """(gain, antenna picture) of each transmitter."""
+    paths, names = TreePaths(root), [f"{map_id}_{tx}" for tx in range(recipe.transmitters)]
+    return [(paths.gain(name), paths.antenna_picture(name)) for name in names]
+
+
 def is_complete(root: Path, map_id: int, recipe: Recipe) -> bool:
     """Whether every file of a city is there."""
-    paths, names = TreePaths(root), [f"{map_id}_{tx}" for tx in range(recipe.transmitters)]
+    paths = TreePaths(root)
     files = [paths.outlines(map_id), paths.picture(map_id), paths.antennas(map_id)]
-    files += [place(name) for place in (paths.gain, paths.antenna_picture) for name in names]
-    return all(path.exists() for path in files)
+    return all(path.exists() for path in chain(files, *_scene_files(root, map_id, recipe)))
 
 
 def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
@@ -131,21 +136,16 @@ def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
         write_json(paths.antennas(map_id), antennas_as_file(positions, recipe.size), indent=None)
     simulator = None
     written = 0
-    for index, tx in enumerate(positions):
-        name = f"{map_id}_{index}"
-        if not paths.antenna_picture(name).exists():
-            write_png(paths.antenna_picture(name), _dot(tx, recipe.size))
-        if not paths.gain(name).exists():
+    for (x, y), (gain, antenna) in zip(positions, _scene_files(root, map_id, recipe), strict=True):
+        if not antenna.exists():
+            dot = np.zeros(city.shape, np.uint8)
+            dot[y, x] = 255
+            write_png(antenna, dot)
+        if not gain.exists():
             simulator = simulator or Simulator(city)
-            write_png(paths.gain(name), gain_to_uint8(db_to_gain(simulator.path_gain(tx))))
+            write_png(gain, gain_to_uint8(db_to_gain(simulator.path_gain((x, y)))))
             written += 1
     return written
-
-
-def _dot(position: Sequence[int], size: int) -> np.ndarray:
-    picture = np.zeros((size, size), np.uint8)
-    picture[position[1], position[0]] = 255
-    return picture
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
