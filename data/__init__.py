@@ -2,6 +2,7 @@
 
 What needs torch is loaded when its name is used for the first time.
 """
+# ruff: noqa: F405
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,7 @@ from .trees.radiomapseer import RadioMapSeer
 from .units import db_to_gain, gain_to_db
 
 if TYPE_CHECKING:
-    from .samples.document import (
-        Augmentation,
-        OwnSamples,
-        RadioMapDataset,
-        RadioUNet_c,
-        RandomAugmentation,
-        close_dataloader,
-        create_dataloader,
-        process_batch,
-        training_loader,
-    )
+    from .samples.document import *  # noqa: F403
 
 __all__ = [
     "Augmentation",

@@ -1,8 +1,8 @@
 """The names and calls of the design document for data, where they differ from ours. Nothing else knows them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -74,8 +74,8 @@ class EpochLoader(DataLoader):
 
     def __next__(self) -> dict[str, Any]:
         if self._stream is None:
-            epochs: Any = self.batch_sampler
-            stream = training_loader(self.dataset, epochs.batch_size, epochs.seed, num_workers=self.num_workers)
+            dataset, epochs = cast(RadioMapDataset, self.dataset), cast(Epochs, self.batch_sampler)
+            stream = training_loader(dataset, epochs.batch_size, epochs.seed, num_workers=self.num_workers)
             self._stream = iter(stream)
         return next(self._stream)
 
@@ -142,7 +142,7 @@ class RandomAugmentation:
 
     def __init__(self, p: float = 0.5):
         self.p = p
-        self.transforms = [
+        self.transforms: list[Callable[[Sample, int], Sample]] = [
             lambda sample, seed: moved(sample, lambda x, fill: symmetry(x, 4)),  # left and right
             lambda sample, seed: moved(sample, lambda x, fill: symmetry(x, 6)),  # top and bottom
             Augmentation(flip=False, rot90=False, rotation=90.0),
