@@ -114,7 +114,7 @@ class Layout:
         row, column = nearest[(slice(None), *pixel)]
         return float(column), float(row)
 
-    def window(self, row: int, column: int, side: int) -> "Layout":
+    def crop(self, row: int, column: int, side: int) -> "Layout":
         """The square of `side` px whose first pixel is (row, column); open ground beyond the map."""
         moved = [ring - (column, row) for ring in self.outlines] if self.exact else None
         return Layout(moved, (side, side), inside=cut(self.inside, row, column, side))
