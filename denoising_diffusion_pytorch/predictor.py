@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from data import Scene
-from data.geometry.resize import to_native
 from data.hashing import random_key
 from data.measurements import POINTS_IN
-from data.prepare import prepare
+from data.prepare import prepare, to_native
 from data.units import GAIN_SPAN_DB
 
 from .errors import CheckpointError, ConfigError
@@ -204,7 +203,7 @@ def predict_batch(
         model: a LatentDiffusion samples maps, a Regression predicts them; an AutoencoderKL reconstructs the truth, which is
             then its `gain`. Their `predict(batch)` gives the draws.
         scenes: at their own resolution.
-        samples: the same as `data.presentation.prepare` gives them.
+        samples: the same as `data.prepare.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
         pixel_noise: as for `Predictor`.

@@ -192,13 +192,13 @@ def test_a_flat_tree_is_scored_and_sampled_like_the_scenes_it_was_made_from(work
         save_grey(flat / "masks" / f"{name}.png", scene.buildings * 255)
         np.save(flat / "conditions" / f"{name}.npy", dataset[index]["cond"].numpy())
     nmse = []
-    for place in (("--data", tree, "--split", "val"), ("--data", flat)):
+    for place in (("--data", tree, "--split", "val"), ("--data", flat, "--split", "all")):
         done = command("scripts/evaluate.py", "--ckpt", ckpt, *place, "--json", tmp_path / "s.json")
         assert done.returncode == 0, done.stderr
         nmse.append(json.loads((tmp_path / "s.json").read_text())["nmse"])
     assert nmse[0] == pytest.approx(nmse[1], abs=1e-6) and "transmitter is unknown" in done.stderr
     settings = (f"sample.ckpt={ckpt}", f"sample.source.data_root={flat}", f"sample.output_folder={tmp_path / 'maps'}")
-    how = ("--cfg", workplace / "tiny.yaml", *settings)
+    how = ("--cfg", workplace / "tiny.yaml", *settings, "sample.source.split=all")
     done = command("sample.py", *how)
     assert done.returncode == 0 and len(list((tmp_path / "maps").glob("*_figure.png"))) == len(dataset), done.stderr
     np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))

@@ -26,7 +26,7 @@ from ..scene import Scene
 from ..trees.folder import FlatTree
 from ..trees.radiomapseer import RadioMapSeer
 from .augment import Augmentation
-from .cache import DTYPE, SampleStore
+from .cache import DTYPE, SampleCache
 from .sampler import SampleStream
 
 RETRY_AFTER = 0.5  # s; network file systems fail for moments
@@ -44,7 +44,7 @@ class RadioMapDataset(Dataset):
         augmentation: None for none.
         incomplete: what the condition does not know; None for all that there is.
         cache: prepare every sample once, at construction, and keep it in half precision.
-        cache_folder: keep the cache in files there (see store.py); None for memory.
+        cache_folder: keep the cache in files there (see cache.py); None for memory.
 
     Raises:
         DataError: names a file that could not be read twice, here with `cache`, otherwise by `dataset[i]`.
@@ -69,7 +69,7 @@ class RadioMapDataset(Dataset):
         if isinstance(source, RadioMapSeer):
             check_channels(self.cond_channels)
         self.incomplete.require_drawn_conditions(isinstance(source, FlatTree), str(source.root))
-        self.store = self._fill_store(Path(cache_folder) if cache_folder else None) if cache else None
+        self.cached = self._fill_cache(Path(cache_folder) if cache_folder else None) if cache else None
 
     @property
     def report(self) -> str:
@@ -103,29 +103,31 @@ class RadioMapDataset(Dataset):
             identity |= {"incomplete": asdict(replace(self.incomplete, points=0, points_noise=0.0, points_jitter=0.0))}
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
-    def _fill_store(self, folder: Path | None) -> SampleStore:
+    def _fill_cache(self, folder: Path | None) -> SampleCache:
         """Prepare every sample once, in several threads."""
         shapes = {key: value.shape for key, value in self._read(0).items()}
-        store = SampleStore("samples", len(self), shapes, folder, self.identity() if folder is not None else None)
+        cache = SampleCache("samples", len(self), shapes, folder, self.identity() if folder is not None else None)
 
         def fill(index: int) -> None:
             sample = self._read(index)
             if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
                 raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
-            store.write(index, sample)
+            if {key: value.shape for key, value in sample.items()} != shapes:
+                raise DataError(f"{self.source.path(index)}: is not of the others' size, which data.cache needs")
+            cache.write(index, sample)
 
-        with store.lock(), ThreadPoolExecutor() as pool:
-            missing = store.missing().tolist()
+        with cache.lock(), ThreadPoolExecutor() as pool:
+            missing = cache.missing().tolist()
             list(tqdm(pool.map(fill, missing), total=len(missing), desc="reading", unit="map", mininterval=1.0))
-            store.flush()
-        return store
+            cache.flush()
+        return cache
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         index, key = item if isinstance(item, tuple) else (item, None)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        if self.store is not None:
-            sample: dict[str, Any] = {name: self.store.read(index, name) for name in self.store.shapes}
+        if self.cached is not None:
+            sample: dict[str, Any] = {name: self.cached.read(index, name) for name in self.cached.shapes}
         else:
             sample = {name: torch.from_numpy(value) for name, value in self._read(index).items()}
         if self.augmentation is not None and key is not None:

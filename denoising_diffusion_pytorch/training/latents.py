@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data import DataError
 from data.hashing import digest
 from data.samples.augment import symmetry
-from data.samples.cache import SampleStore
+from data.samples.cache import SampleCache
 from data.samples.dataset import RadioMapDataset
 
 from ..networks.autoencoder import AutoencoderKL
@@ -29,7 +29,7 @@ class CachedLatents(Dataset):
         store: filled, see `encode_dataset`.
     """
 
-    def __init__(self, dataset: RadioMapDataset, store: SampleStore):
+    def __init__(self, dataset: RadioMapDataset, store: SampleCache):
         self.dataset, self.store = dataset, store
         self.report = dataset.report
         self.slots = {index: slot for slot, index in enumerate(_symmetries(dataset))}
@@ -83,7 +83,7 @@ def encode_dataset(
     identity = dataset.identity(cond=False) | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
     shape = (2 * autoencoder.embed_dim, side, side)
     rows = -(-len(dataset) // SHARDS) * len(symmetries)  # all symmetries of a map lie in one shard
-    store = SampleStore("latents", len(dataset) * len(symmetries), {"moments": shape}, folder, identity, rows)
+    store = SampleCache("latents", len(dataset) * len(symmetries), {"moments": shape}, folder, identity, rows)
     rank, processes = accelerator.process_index, accelerator.num_processes
     missing = sorted({row // len(symmetries) for row in store.missing().tolist()})
     mine = [index for index in missing if store.shard(index * len(symmetries)) % processes == rank]

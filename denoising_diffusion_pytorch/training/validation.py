@@ -78,7 +78,7 @@ def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Val
 
 
 def _arrays(sample: dict[str, Any]) -> dict[str, np.ndarray]:
-    """A dataset's sample in the form that `data.presentation.prepare` has."""
+    """A dataset's sample in the form that `data.prepare.prepare` has."""
     return {key: sample[key].numpy() for key in ("image", "cond", "ori_mask")}
 
 

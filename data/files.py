@@ -1,0 +1,52 @@
+"""Reading and writing small files: whole or not at all, and JSON that every reader accepts."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+
+
+def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
+    """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        save(aside)
+        with aside.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    """Write JSON atomically; NaN and infinities, which JSON does not have, become null."""
+    text = json.dumps(finite(content), indent=indent, allow_nan=False) + "\n"
+    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def finite(content: Any) -> Any:
+    """The content with None in place of numbers that are not finite, and Python's numbers in place of numpy's."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    if isinstance(content, np.generic):
+        content = content.item()
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file; raises DataError that names it if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable JSON ({error}); download or make it again") from error
