@@ -8,8 +8,11 @@ resuming, several GPUs, and a guard against values that are not finite.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from accelerate import Accelerator
@@ -17,11 +20,13 @@ from torchvision.utils import save_image
 
 from data import create_dataloader
 from denoising_diffusion_pytorch import EMAModel, LatentDiffusion, load_config
+from denoising_diffusion_pytorch.cli import run
 
 
 def train(config) -> None:
     """Train to the end; TensorBoard's log, pictures and the state at every `save_interval` go to `results_folder`."""
     settings, results = config.trainer, Path(config.trainer.results_folder)
+    dataloader = create_dataloader(config)
     accelerator = Accelerator(
         gradient_accumulation_steps=settings.gradient_accumulation,
         mixed_precision="no",  # full precision for stability
@@ -33,7 +38,6 @@ def train(config) -> None:
     accelerator.init_trackers("logs")
     (results / "samples").mkdir(parents=True, exist_ok=True)
 
-    dataloader = create_dataloader(config)
     model = LatentDiffusion(**config.model.params).to(accelerator.device)
     if not config.first_stage_config.ckpt_path:
         accelerator.print("first_stage_config.ckpt_path: names no weights; this autoencoder is untrained, and stays so")
@@ -86,4 +90,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

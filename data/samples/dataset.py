@@ -1,5 +1,6 @@
 """Scenes -> samples -> batches on the device."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -191,7 +192,7 @@ def _start_worker(worker: int) -> None:
     if hasattr(signal, "sigwaitinfo"):  # on Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not be waited for
-        threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=[multiprocessing.parent_process().pid], daemon=True).start()
 
 
 def _end_with_parent(parent: int) -> None:
