@@ -9,6 +9,7 @@ import torch
 from data import Scene
 from data.geometry.layout import Layout
 from denoising_diffusion_pytorch.build import build_loss, build_model
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
 from denoising_diffusion_pytorch.losses import AutoencoderLoss, gaussian_nll
@@ -16,10 +17,8 @@ from denoising_diffusion_pytorch.networks.baselines import PMNet, RadioUNet, mea
 from denoising_diffusion_pytorch.networks.baselines.regression import Regression
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.radio_map import to_gain
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.training.objectives import RegressionObjective
-from denoising_diffusion_pytorch.training.report import count_parameters
-from denoising_diffusion_pytorch.training.run_folder import read_log
+from denoising_diffusion_pytorch.training.run_folder import count_parameters, read_log
 from denoising_diffusion_pytorch.training.setup import make_accelerator
 from denoising_diffusion_pytorch.training.trainer import Trainer
 from tests.tiny import merged, tiny_batch, tiny_config

@@ -13,7 +13,7 @@ import torch
 
 import train_cond_ldm
 import train_vae
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from tests.processes import environment, set_up, train_command
 
@@ -94,13 +94,18 @@ def test_killed_runs_end_with_the_same_bits(place, monkeypatch):
         settings.append(f"first_stage_config.ckpt_path={whole}")  # of stage 2
 
 
-def start(place, name, *overrides, until="loss="):
+def start(place, name, *overrides, until="loss=", launcher=()):
     """A run whose log holds `until`, and its results folder."""
     folder, config = place
     results = folder / name
     command = train_command("vae", config, results, "data.num_workers=2", "trainer.training_steps=100000", *overrides)
     process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [command[0], *launcher, *command[1:]],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     while process.poll() is None and (not lives(results) or until not in (results / "train.log").read_text()):
         time.sleep(0.02)
@@ -110,13 +115,24 @@ def start(place, name, *overrides, until="loss="):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_saves_and_exits_with_0(place, number):
     """Ctrl-C and batch systems reach the loading workers too."""
-
     process, results = start(place, f"stopped_{number}", "trainer.save_interval=50000")
     os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert "the same command goes on from here" in output and "Traceback" not in output
     assert find_checkpoint(results).step > 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a run follows its launcher on Linux")
+def test_a_run_stops_when_its_launcher_is_stopped(place):
+    """`accelerate launch` passes no signal on; its pipe is closed when the run has ended too."""
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes", "1")
+    launcher += ("--mixed_precision", "no", "--dynamo_backend", "no")
+    process, results = start(place, "launched", "trainer.save_interval=50000", launcher=launcher)
+    process.terminate()  # the launcher alone
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert "the same command goes on from here" in output and find_checkpoint(results).step > 0
 
 
 def test_the_second_signal_ends_at_once(place):

@@ -11,10 +11,9 @@ from data import DataError, RadioMapSeer
 from data.samples.augment import Augmentation
 from data.samples.dataset import RadioMapDataset
 from denoising_diffusion_pytorch.build import build_autoencoder, build_model
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
-from denoising_diffusion_pytorch.training.data import TrainingData
-from denoising_diffusion_pytorch.training.latents import encode_dataset
+from denoising_diffusion_pytorch.training.data import TrainingData, encode_dataset
 from denoising_diffusion_pytorch.training.objectives import LatentObjective
 from tests.tiny import tiny_config
 from tests.training import make_trainer, same, weights

@@ -12,7 +12,7 @@ from denoising_diffusion_pytorch.networks.swin import (
     window_reverse,
 )
 from denoising_diffusion_pytorch.networks.unet import Unet
-from denoising_diffusion_pytorch.training.report import count_parameters
+from denoising_diffusion_pytorch.training.run_folder import count_parameters
 
 
 def test_document_sizes_on_the_meta_device():

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from tests.processes import ROOT, SCRIPTS, set_up
 
