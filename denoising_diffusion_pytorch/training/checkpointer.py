@@ -70,8 +70,7 @@ class Checkpointer:
                 log.warning("changed since the checkpoint: %s", line)
             if self.config.trainer.resume_milestone not in (0, "latest"):
                 log.warning(
-                    "trainer.resume_milestone is %d: as long as it is set, every start goes back to that step; set it to latest "
-                    "to continue from the newest checkpoint",
+                    "trainer.resume_milestone is %d: as long as it is set, every start goes back to that step",
                     found.step,
                 )
         self.last = found.path
@@ -143,43 +142,34 @@ class Checkpointer:
             },
             processes=self.accelerator.num_processes,
         )
-        self._prune()
-
-    def _prune(self) -> None:
-        """Delete checkpoints, except the newest, the best by validation NMSE, the milestone, and multiples of `keep_every`."""
-        settings, steps, scores = self.config.trainer, steps_of(self.folder), self._scores()
-        best = [step for step, score in scores.items() if score == min(scores.values())]
+        settings, steps = self.config.trainer, steps_of(self.folder)
+        best = [number for number, path in steps.items() if _score(path) == self.best_score() < math.inf]
         keep = {*list(steps)[-settings.keep_last :], *best[:1], settings.resume_milestone}
-        for step in steps.keys() - keep:
-            if not settings.keep_every or step % settings.keep_every:
-                shutil.rmtree(steps[step])
-
-    def _scores(self) -> dict[int, float]:
-        """Validation NMSE of the checkpoints that have one, by step."""
-        scores = {}
-        for step, path in steps_of(self.folder).items():
-            try:
-                score = read_meta(path)["metrics"].get("nmse")
-            except CheckpointError:
-                continue  # a damaged one is nobody's best
-            if score is not None:
-                scores[step] = score
-        return scores
+        for number in steps.keys() - keep:
+            if not settings.keep_every or number % settings.keep_every:
+                shutil.rmtree(steps[number])
 
     def best_score(self) -> float:
         """The lowest validation NMSE among the checkpoints; infinity where there is none."""
-        return min(self._scores().values(), default=math.inf)
+        return min(map(_score, steps_of(self.folder).values()), default=math.inf)
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
-        """Store validation metrics with the checkpoint of `step`; if there is none, it is written only for a new best. Main
-        process only.
-        """
+        """Store validation metrics with the checkpoint of `step`, which is written now if it is a new best; main process only."""
         if self.last is None or self.last.name != f"ckpt_{step}":
             if not metrics["nmse"] < self.best_score():  # so, because it may be NaN
                 return
             self.write(step)
         metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         write_meta(self.last, read_meta(self.last) | {"metrics": metrics})
+
+
+def _score(path: Path) -> float:
+    """The validation NMSE of a checkpoint folder; infinity where there is none."""
+    try:
+        score = read_meta(path)["metrics"].get("nmse")
+    except CheckpointError:
+        return math.inf  # a damaged one is nobody's best
+    return math.inf if score is None else score
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -71,16 +71,48 @@ class TrainingData:
         else:
             self.dataset = OwnSamples(dataset, augmentation)
 
+    @torch.no_grad()
     def cache_latents(self, autoencoder: AutoencoderKL) -> None:
-        """Add the posterior of every map in all its symmetries to the samples; those not yet on disk are encoded first."""
-        self.dataset = encode_dataset(
-            self.dataset,
-            autoencoder,
-            Path(self.config.data.cache_folder or self.config.trainer.results_folder),
-            self.accelerator,
-            batch_size=self.config.trainer.batch_size,
-            num_workers=self.config.data.num_workers,
-        )
+        """Add to every sample the posterior of its image, from a store below `data.cache_folder` or the results folder, one for
+        each encoder and data set. What is not there yet is encoded first, each process its share, in full precision.
+
+        Args:
+            autoencoder: trained; its encoder stays as it is from now on.
+
+        Raises:
+            data.DataError: too little space on the disk, a map that cannot be read, or a folder that not all processes see.
+        """
+        settings, accelerator, dataset = self.config.data, self.accelerator, self.dataset
+        autoencoder = autoencoder.to(accelerator.device).eval()
+        symmetries = dataset.augmentation.symmetries
+        side, count = dataset.image_size // autoencoder.downsampling_factor, len(symmetries)
+        identity = dataset.identity(cond=False) | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
+        shapes = {"moments": (2 * autoencoder.embed_dim, side, side)}
+        folder = Path(settings.cache_folder or self.config.trainer.results_folder)
+        rows = -(-len(dataset) // SHARDS) * count  # all symmetries of a map lie in one shard
+        store = SampleStore("latents", len(dataset) * count, shapes, folder, identity, rows)
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        missing = sorted({row // count for row in store.missing().tolist()})
+        mine = [index for index in missing if store.shard(index * count) % processes == rank]
+        size, workers = max(1, self.config.trainer.batch_size // count), settings.num_workers if mine else 0
+        loader, indices = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
+        for batch in tqdm(loader, desc="encoding", unit="batch", disable=not accelerator.is_main_process):
+            images = batch["image"].to(accelerator.device)
+            turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
+            posterior = autoencoder.encode(turned)
+            for own in torch.cat([posterior.mean, posterior.logvar], dim=1).cpu().split(count):
+                first = next(indices) * count
+                for slot, value in enumerate(own):
+                    store.write(first + slot, {"moments": value})
+        store.flush()
+        accelerator.wait_for_everyone()
+        store.open()
+        if len(store.missing()):
+            raise DataError(
+                f"{store.path}: {len(store.missing())} latents are not here; data.cache_folder must be one folder that all "
+                "processes see"
+            )
+        self.dataset = CachedLatents(dataset, store)
 
     def batches(self, first: int) -> Generator[dict[str, Any], None, None]:
         """Endless micro-batches of this process on its device, from number `first` on."""
@@ -130,9 +162,6 @@ class LatentScale:
                 yield self.model.posterior(batch["images"], batch["moments"])
 
 
-# ---- latents that are computed once --------------------------------------------------------------------------------
-
-
 class CachedLatents(Dataset):
     """The samples of a dataset, each with `moments` (2 Z, h, w): mean and log-variance of the posterior of its image, float32.
 
@@ -140,7 +169,7 @@ class CachedLatents(Dataset):
 
     Args:
         dataset: augmented by symmetries alone.
-        store: filled, see `encode_dataset`.
+        store: filled, see `TrainingData.cache_latents`.
     """
 
     def __init__(self, dataset: RadioMapDataset, store: SampleStore):
@@ -161,56 +190,3 @@ def _encoder_digest(autoencoder: AutoencoderKL) -> str:
     parts = {"encoder": autoencoder.encoder, "quant_conv": autoencoder.quant_conv}
     tensors = [(f"{part}.{k}", v) for part, module in parts.items() for k, v in module.state_dict().items()]
     return digest(*(piece for name, value in tensors for piece in (name, value.cpu().contiguous().numpy().tobytes())))
-
-
-@torch.no_grad()
-def encode_dataset(
-    dataset: RadioMapDataset,
-    autoencoder: AutoencoderKL,
-    folder: Path,
-    accelerator: Accelerator,
-    *,
-    batch_size: int = 16,
-    num_workers: int = 0,
-) -> CachedLatents:
-    """Encode what has not been encoded yet, each process its share, in full precision.
-
-    Args:
-        dataset: augmented by symmetries alone.
-        autoencoder: trained; its encoder stays as it is from now on.
-        folder: the store is made below it, one for each encoder and data set; all processes must see it.
-        batch_size: images at a time.
-        num_workers: of reading.
-
-    Raises:
-        data.DataError: too little space on the disk, or a map that cannot be read.
-    """
-    autoencoder = autoencoder.to(accelerator.device).eval()
-    symmetries = dataset.augmentation.symmetries
-    side, count = dataset.image_size // autoencoder.downsampling_factor, len(symmetries)
-    identity = dataset.identity(cond=False) | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
-    shape = (2 * autoencoder.embed_dim, side, side)
-    rows = -(-len(dataset) // SHARDS) * count  # all symmetries of a map lie in one shard
-    store = SampleStore("latents", len(dataset) * count, {"moments": shape}, folder, identity, rows)
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    missing = sorted({row // count for row in store.missing().tolist()})
-    mine = [index for index in missing if store.shard(index * count) % processes == rank]
-    loader = DataLoader(dataset, max(1, batch_size // count), sampler=mine, num_workers=num_workers if mine else 0)
-    indices = iter(mine)
-    for batch in tqdm(loader, desc="encoding", unit="batch", disable=not accelerator.is_main_process):
-        images = batch["image"].to(accelerator.device)
-        turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
-        posterior = autoencoder.encode(turned)
-        for own in torch.cat([posterior.mean, posterior.logvar], dim=1).cpu().split(count):
-            first = next(indices) * count
-            for slot, value in enumerate(own):
-                store.write(first + slot, {"moments": value})
-    store.flush()
-    accelerator.wait_for_everyone()
-    store.open()
-    missing_here = len(store.missing())
-    if missing_here:
-        raise DataError(
-            f"{store.path}: {missing_here} latents are not here; data.cache_folder must be one folder that all processes see"
-        )
-    return CachedLatents(dataset, store)

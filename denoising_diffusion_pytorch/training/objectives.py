@@ -59,7 +59,6 @@ class AutoencoderObjective(nn.Module):
         return loss, logs, {"real": image, "fake": reconstruction.detach()}
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
         images = batch["images"]
         posterior = self.autoencoder.encode(images)
         noise = KeyedRandom(batch["keys"], images.device).randn_like(posterior.mean)
@@ -76,7 +75,6 @@ class DiscriminatorObjective(nn.Module):
         self.discriminator, self.start_step = discriminator, start_step
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
         real_pred, fake_pred = self.discriminator(carry["real"]), self.discriminator(carry["fake"])
         _, loss = hinge_gan_loss(fake_pred, real_pred)
         logs = {"discriminator": loss.detach(), "real": real_pred.detach().mean(), "fake": fake_pred.detach().mean()}
@@ -100,7 +98,6 @@ class LatentObjective(nn.Module):
         self.model, self.loss, self.end_to_end = model, loss, end_to_end
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
         latent, x_start = self.model.denoising(
             batch["images"], batch["conditions"], keys=batch["keys"], moments=batch.get("moments")
         )
@@ -125,17 +122,16 @@ class RegressionObjective(nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
-        losses, logs = zip(*(self._loss(output, batch) for output in self.model(batch["conditions"])), strict=True)
-        return sum(losses), logs[-1], carry
-
-    def _loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and logs of one output; what the masks say is certain has no part in either."""
         images, masks = batch["images"], batch["masks"]
-        if output.shape[1] == 1:
-            return self.loss.reconstruction(images, apply_mask(output, masks))
-        mean, log_variance = mean_and_log_variance(output)
-        return gaussian_nll(images, apply_mask(mean, masks), log_variance.masked_fill(masks > 0.5, 0.0))
+        losses: list[Tensor] = []
+        for output in self.model(batch["conditions"]):  # what the masks say is certain has no part in the loss
+            if output.shape[1] == 1:
+                loss, logs = self.loss.reconstruction(images, apply_mask(output, masks))
+            else:
+                mean, log_variance = mean_and_log_variance(output)
+                loss, logs = gaussian_nll(images, apply_mask(mean, masks), log_variance.masked_fill(masks > 0.5, 0.0))
+            losses.append(loss)
+        return torch.stack(losses).sum(), logs, carry
 
 
 class JointObjective(nn.Module):
@@ -155,7 +151,6 @@ class JointObjective(nn.Module):
         self.model, self.pixel = model, pixel
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
         images = batch["images"]
         random = KeyedRandom(batch["keys"], images.device)
         posterior = self.model.encode_first_stage(images)
@@ -200,7 +195,6 @@ class Optimization:
 
     @property
     def name(self) -> str:
-        """Name of the objective."""
         return self.objective.name
 
     def grad_norm(self) -> Tensor:

@@ -58,16 +58,17 @@ class RunFolder:
         self.writer: Any = None  # TensorBoard's
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
-        if fcntl is not None:
-            try:
-                # a POSIX lock: ends with the process, however it ends, and is not inherited by loading workers
+        try:
+            if (
+                fcntl is not None
+            ):  # a POSIX lock: ends with the process, however it ends; loading workers do not inherit it
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CheckpointError(
-                    f"{folder}: another process is training here; wait for it, or choose another trainer.results_folder"
-                ) from error
-            except OSError as error:
-                log.warning("%s: the file system has no locks (%s); do not start a second run here", folder, error)
+        except BlockingIOError as error:
+            raise CheckpointError(
+                f"{folder}: another process is training here; wait for it, or choose another trainer.results_folder"
+            ) from error
+        except OSError as error:
+            log.warning("%s: the file system has no locks (%s); do not start a second run here", folder, error)
         # from now on, so that it holds what is said of damaged checkpoints
         self._handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))

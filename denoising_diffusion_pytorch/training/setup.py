@@ -75,10 +75,9 @@ def choose_precision(setting: str) -> str:
     """`auto` -> bf16 where the processor computes it natively, else no; anything else is returned as it is."""
     if setting != "auto":
         return setting
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "no"
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # torch has no public function for this yet
-    return "bf16" if native() else "no"
+    gpu = torch.cuda.is_available()
+    return "bf16" if (torch.cuda.get_device_capability() >= (8, 0) if gpu else native()) else "no"
 
 
 def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Accelerator:

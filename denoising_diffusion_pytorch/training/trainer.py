@@ -101,10 +101,10 @@ class Trainer:
                 self._loop(batches)
             if self.step:
                 self.save()
-        done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
-        stopped = f"stopped by a signal at step {self.step}; the same command goes on from here"
-        self.accelerator.print(done if self.step >= self.settings.training_steps else stopped)
-        self.accelerator.end_training()
+            done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
+            stopped = f"stopped by a signal at step {self.step}; the same command goes on from here"
+            self.accelerator.print(done if self.step >= self.settings.training_steps else stopped)
+            self.accelerator.end_training()
 
     def _loop(self, batches: Iterator[Batch]) -> None:
         """Steps until the last one or a request to stop, with what is due after each of them."""

@@ -38,10 +38,8 @@ class Validation:
         self.drawn = {chosen[place] for place in spread(len(chosen), config.trainer.num_samples)}
         self.column = {"vae": "reconstructed", "ldm": "sampled", "baseline": "predicted"}[stage]
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
-        self.samples = []
-        for index in mine:  # (number, scene, sample as `data.prepare.prepare` has it)
-            sample = {key: value.numpy() for key, value in dataset[index].items() if torch.is_tensor(value)}
-            self.samples.append((index, dataset.scene(index), sample))
+        arrays = ({k: v.numpy() for k, v in dataset[i].items() if torch.is_tensor(v)} for i in mine)
+        self.samples = [(i, dataset.scene(i), sample) for i, sample in zip(mine, arrays, strict=True)]
 
     def predict(self, model: Any, *, only_drawn: bool = False) -> dict[int, Prediction]:
         """Predictions by number of the scene, of the whole subset or of the drawn scenes; the same on every process."""
@@ -87,4 +85,5 @@ def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
     metrics |= {f"thresholded_{key}": value for key, value in metrics.pop("thresholded").items()}
     best = ceiling.summary() if ceiling.rows else {}
     metrics |= {f"ceiling_{key}": value for key, value in best.items() if key != "thresholded"}
-    return {key: value for key, value in metrics.items() if not key.endswith("maps")}
+    of_the_set = ("maps", "without_energy", "target_power")  # the same at every validation
+    return {key: value for key, value in metrics.items() if not key.endswith(of_the_set)}
