@@ -98,6 +98,7 @@ class LatentObjective(nn.Module):
         self.model, self.loss, self.end_to_end = model, loss, end_to_end
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
+        """See the module's docstring."""
         latent, x_start = self.model.denoising(
             batch["images"], batch["conditions"], keys=batch["keys"], moments=batch.get("moments")
         )
