@@ -102,7 +102,7 @@ class Trainer:
             if self.step:
                 self.save()
             done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
-            stopped = f"stopped by a signal at step {self.step}; the same command goes on from here"
+            stopped = f"stopped at step {self.step}; the same command goes on from here"
             self.accelerator.print(done if self.step >= self.settings.training_steps else stopped)
             self.accelerator.end_training()
 
