@@ -1,7 +1,12 @@
 """Stage 2: train the conditional latent diffusion on a trained autoencoder.
 
-accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_run] [key=value ...]
+accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_run] [--help_config] [key=value ...]
 """
+
+from denoising_diffusion_pytorch.config.describe import help_config
+
+if __name__ == "__main__":
+    help_config()  # before torch, which is slow to import
 
 from torch.utils.data import Dataset
 

@@ -1,7 +1,12 @@
 """Stage 1: train the autoencoder.
 
-accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key=value ...]
+accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [--help_config] [key=value ...]
 """
+
+from denoising_diffusion_pytorch.config.describe import help_config
+
+if __name__ == "__main__":
+    help_config()  # before torch, which is slow to import
 
 from torch.utils.data import Dataset
 

@@ -17,6 +17,7 @@ from .units import GAIN_MAX_DB, db_to_gain
 
 Channel = Callable[[Scene, int], np.ndarray]
 CONDITION_CHANNELS: dict[str, Channel] = {}
+DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")  # the three of the design document: the default
 
 
 def channel(function: Channel) -> Channel:

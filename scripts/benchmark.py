@@ -32,7 +32,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.samples.augment import Augmentation
-from data.samples.dataset import process_batch, training_loader
+from data.samples.dataset import training_loader
+from data.samples.document import process_batch
 from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.checkpoint import save_checkpoint

@@ -16,7 +16,7 @@ from PIL import Image
 
 from data.geometry.layout import Layout
 from data.gis.geojson import read_city
-from data.samples.dataset import RadioUNet_c
+from data.samples.document import RadioUNet_c
 from denoising_diffusion_pytorch.errors import CheckpointError
 from denoising_diffusion_pytorch.predictor import Predictor
 from tests.conftest import make_tree, save_grey

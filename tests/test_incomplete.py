@@ -13,7 +13,7 @@ from data.hashing import random_key
 from data.incomplete import Incomplete
 from data.measurements import corrected, spread_points
 from data.samples.augment import Augmentation
-from data.samples.dataset import RadioUNet_c
+from data.samples.document import RadioUNet_c
 from data.simulator.scenes import random_scenes
 from evaluation.references import simulator_map
 

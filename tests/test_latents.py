@@ -110,7 +110,7 @@ def test_no_two_processes_write_one_file(encode, tmp_path):
 def test_settings_that_exclude_cached_latents():
     with pytest.raises(ConfigError, match="cache_latents.*trainable"):
         tiny_config("ldm", data={"cache_latents": True}, first_stage_config={"trainable": True})
-    with pytest.raises(ConfigError, match=r"data.augmentation.rotation: 0"):
+    with pytest.raises(ConfigError, match="data.augmentation's rotation"):
         tiny_config("ldm", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
     tiny_config("vae", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
 

@@ -14,7 +14,7 @@ from denoising_diffusion_pytorch.losses import (
     adaptive_weight,
     hinge_gan_loss,
 )
-from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL
+from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, Layers
 from denoising_diffusion_pytorch.radio_map import apply_mask
 from denoising_diffusion_pytorch.randomness import GlobalRandom, KeyedRandom
 from denoising_diffusion_pytorch.training.ema import EMAModel
@@ -35,7 +35,7 @@ def test_mask_is_zero_gain_or_nothing():
 
 def tiny_autoencoder():
     torch.manual_seed(0)
-    return AutoencoderKL(2, [1, 8, 16], num_res_blocks=1, resolution=16, mid_attention=False)
+    return AutoencoderKL(2, [1, 8, 16], Layers(1, mid_attention=False))
 
 
 def test_autoencoder_loss_terms():

@@ -14,7 +14,7 @@ from torch.distributed.utils import _recursive_to
 
 import train_cond_ldm
 from data import DataError
-from data.samples.dataset import RadioUNet_c, process_batch
+from data.samples.document import RadioUNet_c, process_batch
 from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError

@@ -17,14 +17,9 @@ from data.hashing import digest
 from data.incomplete import Incomplete
 from data.samples.augment import Augmentation, symmetry
 from data.samples.cache import SampleStore
-from data.samples.dataset import (
-    OwnSamples,
-    RadioMapDataset,
-    RadioUNet_c,
-    close_dataloader,
-    process_batch,
-    training_loader,
-)
+from data.samples.dataset import OwnSamples, RadioMapDataset, close_dataloader, training_loader
+from data.samples.document import process_batch
+from data.trees.folder import open_tree
 
 from ..config.schema import Config, SourceConfig
 from ..errors import ConfigError
@@ -35,7 +30,7 @@ SHARDS = 64  # files of a store of latents; a process writes whole ones
 SCALE_SAMPLES = 512  # of all processes, over which the latents' standard deviation is measured
 
 
-def open_dataset(config: Config, source: SourceConfig, **options) -> RadioUNet_c:
+def open_dataset(config: Config, source: SourceConfig, **options) -> RadioMapDataset:
     """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `RadioMapDataset`.
 
     Raises:
@@ -43,7 +38,8 @@ def open_dataset(config: Config, source: SourceConfig, **options) -> RadioUNet_c
     """
     data = config.data
     sizes = {name: getattr(data, name) for name in ("image_size", "cond_size", "cond_channels")}
-    return RadioUNet_c(**vars(source), **sizes, incomplete=Incomplete(**vars(data.incomplete)), **options)
+    incomplete = Incomplete(**vars(data.incomplete))
+    return RadioMapDataset(open_tree(**vars(source)), **sizes, incomplete=incomplete, **options)
 
 
 class TrainingData:

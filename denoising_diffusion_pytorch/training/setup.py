@@ -15,6 +15,8 @@ from data.conditions import CONDITION_CHANNELS
 from ..build import build_discriminator, build_model
 from ..checkpoint import trained_first_stage
 from ..config import load_config, placeholders, to_yaml
+from ..config.derive import never_acts
+from ..config.describe import help_config
 from ..config.schema import Config, TrainerConfig
 from ..errors import ConfigError
 from .run_folder import count_parameters, model_report
@@ -28,10 +30,14 @@ def read_command(stage: str, description: str) -> Config | None:
     Raises:
         ConfigError: naming what is wrong.
     """
+    help_config()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", required=True, help="YAML file, e.g. configs/radio_train_m.yaml")
     parser.add_argument(
         "--dry_run", action="store_true", help="check the file, print what it means and the networks' sizes, stop"
+    )
+    parser.add_argument(
+        "--help_config", nargs="?", metavar="WORD", help="print every setting (that has to do with WORD), stop"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
@@ -40,6 +46,8 @@ def read_command(stage: str, description: str) -> Config | None:
     handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logging.basicConfig(format="%(message)s", handlers=[handler])
     config = load_config(arguments.cfg, arguments.overrides, stage=stage, trained=trained_first_stage)
+    for sentence in never_acts(config, stage):
+        log.warning(sentence)
     unset = [key for key in placeholders(config) if not key.startswith("sample.")]
     if arguments.dry_run:
         _dry_run(config, stage, unset)
