@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from . import latent_diffusion
 from .build import latent_diffusion_parts
+from .checkpoint import open_checkpoint
 from .config import load_config, resolve, section
 from .config.schema import Config, DataConfig
 from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
@@ -21,7 +22,6 @@ from .networks.autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistri
 from .networks.swin import SwinConditionEncoder, WindowAttention
 from .predictor import Prediction, Predictor
 from .samplers import Sampling, sample_ddim, sample_ddpm, sample_decoupled, sample_euler, sample_heun
-from .training.checkpoint import open_checkpoint
 from .training.ema import EMAModel
 from .training.schedule import learning_rate
 from .weights import load_first_stage, load_model

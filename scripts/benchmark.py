@@ -31,24 +31,22 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-import train_cond_ldm
-import train_vae
 from data.samples.augment import Augmentation
 from data.samples.dataset import training_loader
 from data.samples.document import process_batch
 from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.build import build_model
+from denoising_diffusion_pytorch.checkpoint import save_checkpoint
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.predictor import RELEASED, Predictor
-from denoising_diffusion_pytorch.training.checkpoint import save_checkpoint
 from denoising_diffusion_pytorch.training.data import open_dataset
-from denoising_diffusion_pytorch.training.report import step_networks
+from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.run_folder import memory_gib
 from denoising_diffusion_pytorch.training.setup import make_accelerator
-from denoising_diffusion_pytorch.training.trainer import Trainer
+from denoising_diffusion_pytorch.training.trainer import Trainer, step_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -182,9 +180,10 @@ def make_step(stage: str, config: Config) -> tuple[Callable[[], object], torch.n
     model = build_model(config, stage)
     if stage == "ldm":
         model.scale_factor.fill_(1.0)
-    objectives = {"vae": train_vae, "ldm": train_cond_ldm}[stage].make_objectives(config, model)
     batches = synthetic_batches(config, config.data.cache_latents, accelerator.device)
-    trainer = Trainer(config, stage, model, objectives, lambda *_: batches, accelerator=accelerator)
+    trainer = Trainer(
+        config, stage, model, make_objectives(config, stage, model), lambda *_: batches, accelerator=accelerator
+    )
     return lambda: trainer.train_step(batches), model
 
 

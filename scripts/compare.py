@@ -36,6 +36,7 @@ from data.hashing import digest
 from data.incomplete import Incomplete
 from data.simulator.scenes import SimulatedScenes
 from data.trees.splits import spread
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config, to_dict
 from denoising_diffusion_pytorch.config.schema import (
@@ -51,7 +52,6 @@ from denoising_diffusion_pytorch.config.schema import (
 )
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.predictor import Predictor
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from evaluation.calibration import Calibration
 from evaluation.metrics import Scores

@@ -9,13 +9,13 @@ import torch
 from data import Scene
 from data.geometry.layout import Layout
 from denoising_diffusion_pytorch.build import build_loss, build_model
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.config import load_config, parse_config, resolve
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
 from denoising_diffusion_pytorch.losses import AutoencoderLoss, gaussian_nll
 from denoising_diffusion_pytorch.networks.baselines import PMNet, RadioUNet, mean_and_log_variance
 from denoising_diffusion_pytorch.networks.baselines.regression import Regression
 from denoising_diffusion_pytorch.predictor import Predictor
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.training.objectives import RegressionObjective
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import make_accelerator

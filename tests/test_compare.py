@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
 from tests.conftest import make_tree
 from tests.test_commands import command
 from tests.tiny import TINY, merged
