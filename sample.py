@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from data import FlatTree, RadioMapSeer, open_tree
 from data.crop import SIDE, Window, window
+from data.geometry.georeference import Georeference
 from data.gis.geojson import read_city
-from data.gis.geotiff import Georeference
-from data.measurements import pixels_of, read_measurements
+from data.gis.measured_points import read_measurements
+from data.measurements import pixels_of
 from data.scene import parse_position, scene_at
 from data.units import COVERAGE_DB
 from denoising_diffusion_pytorch.cli import natural, parse, print_city, run

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import DataError
+from .geometry.georeference import Georeference
 from .geometry.layout import Layout
 from .geometry.pixels import pixel_of
-from .gis.geotiff import Georeference
 
 
 @dataclass

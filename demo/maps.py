@@ -14,7 +14,8 @@ from PIL import Image
 from data import DataError
 from data.conditions import simulated_gain
 from data.crop import SIDE
-from data.gis.geotiff import Georeference, write_geotiff
+from data.geometry.georeference import Georeference
+from data.gis.geotiff import write_geotiff
 from data.units import GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
 from denoising_diffusion_pytorch.predictor import Predictor
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from data import DataError, Scene
 from data.crop import SIDE
+from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
-from data.gis.geotiff import Georeference
-from data.measurements import check_measurements
+from data.gis.measured_points import check_measurements
 from data.scene import scene_at
 
 MAX_TRANSMITTERS = 8

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.gis.geotiff import Georeference, write_geotiff
+from data.geometry.georeference import Georeference
+from data.gis.geotiff import write_geotiff
 from data.scene import Scene
 from data.units import GAIN_SPAN_DB, gain_to_db, gain_to_uint8
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 pytest.importorskip("flask", reason="the web page needs: pip install -r requirements-demo.txt")
 
-from data.gis.geotiff import Georeference
-from data.measurements import read_measurements
+from data.geometry.georeference import Georeference
+from data.gis.measured_points import read_measurements
 from data.units import COVERAGE_DB, db_to_gain, gain_to_db, gain_to_uint8
 from demo.maps import MAX_WAITING
 from demo.messages import decode, encode, pack

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data import DataError, FlatTree
 from data.gis.geojson import city_of
-from data.measurements import measurements_of
+from data.gis.measured_points import measurements_of
 from data.trees.png import read_grey
 
 BOUNDED = hypothesis.settings(

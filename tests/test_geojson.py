@@ -9,9 +9,10 @@ from PIL import Image
 from rasterio.warp import transform
 
 from data import DataError
+from data.geometry.georeference import Georeference
 from data.gis.geojson import city_of, read_city, read_geojson
-from data.gis.geotiff import Georeference, write_geotiff
-from data.measurements import check_measurements
+from data.gis.geotiff import write_geotiff
+from data.gis.measured_points import check_measurements
 from data.scene import scene_at
 
 SQUARE = [[0, 0], [40, 0], [40, 20], [0, 20], [0, 0]]

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import rasterio
 
+from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
-from data.gis.geotiff import Georeference
 from data.scene import Scene
 from evaluation.maps import Coverage, write_coverage, write_map
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data import DataError
-from data.gis.geotiff import Georeference
-from data.measurements import measurements_of, read_measurements
+from data.geometry.georeference import Georeference
+from data.gis.measured_points import measurements_of, read_measurements
 
 PIXELS = None
 DEGREES = Georeference(10.0, 50.0, 1e-5, 1e-5, True, 4326)  # column 3, row 4 lie at 10.00003, 49.99996

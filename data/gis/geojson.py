@@ -10,12 +10,12 @@ import shapely
 
 from ..crop import SIDE
 from ..errors import DataError
+from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
 from ..geometry.registration import outlines_of
 from ..trees.png import decode_grey
 from .crs import Crs, choose_crs
 from .footprints import ADVICE, footprints_of, json_values
-from .geotiff import Georeference
 
 SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson")
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
