@@ -1,4 +1,4 @@
-"""Files of weights: the on-disk format of checkpoints, and how a file from somewhere else is read without running it.
+"""The on-disk format of checkpoints, which no other module knows.
 
 `RESULTS/checkpoints/ckpt_STEP/` holds
 
@@ -33,6 +33,7 @@ from torch import Tensor
 from .config import differences, parse_config, resolve, to_dict
 from .config.schema import Config, FirstStageConfig
 from .errors import CheckpointError, ConfigError
+from .serialization import load_safetensors
 
 log = logging.getLogger("radiodiff")
 
@@ -93,29 +94,6 @@ class Checkpoint:
     def training_state(self) -> dict[str, Any]:
         """What save_checkpoint was given as `training`, on the CPU."""
         return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
-
-
-def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, on the CPU; raises CheckpointError where it is unreadable."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-
-
-def load_plain(path: Path) -> Any:
-    """The tensors and plain containers of a torch file, on the CPU; nothing in the file is executed.
-
-    Raises:
-        CheckpointError: the file is damaged, not a torch file, or needs code to be unpickled.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here; all mean that the file cannot be trusted
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise CheckpointError(
-            f"{path}: cannot be loaded as plain tensors ({type(error).__name__}: {reason})"
-        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from .build import build_model
-from .checkpoint import Checkpoint, checkpoint_to_continue, load_plain, load_safetensors, open_checkpoint
+from .checkpoint import Checkpoint, checkpoint_to_continue, open_checkpoint
 from .config.schema import Config
 from .errors import CheckpointError, ConfigError
 from .networks.autoencoder import AutoencoderKL
+from .serialization import load_plain, load_safetensors
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
