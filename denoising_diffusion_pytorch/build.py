@@ -20,6 +20,7 @@ from .networks.autoencoder import AutoencoderKL
 from .networks.baselines import PMNet, RadioUNet, Regression
 from .networks.swin import SwinConditionEncoder
 from .networks.unet import Unet
+from .samplers import Sampling
 
 
 def build_autoencoder(config: Config) -> AutoencoderKL:
@@ -152,12 +153,11 @@ def _parts(config: Config) -> dict[str, Any]:
         "cond_stage_model": build_cond_stage(config.cond_stage_config, config.unet_config),
         "unet": build_unet(config.unet_config, diffusion.heads),
         "diffusion": diffusion,
-        "sampler": settings.sampler,
-        "sampling_timesteps": settings.sampling_timesteps,
-        "noise_scale": settings.noise_scale,
-        "ddim_eta": settings.ddim_eta,
+        "sampling": Sampling(
+            settings.sampler, settings.sampling_timesteps, settings.noise_scale, settings.ddim_eta or 0.0
+        ),
         "final_step_share": settings.final_step_share,
-        "scale_factor": settings.scale_factor,
+        "scale_factor": settings.scale_factor or 1.0,
     }
 
 

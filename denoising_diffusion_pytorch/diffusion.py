@@ -1,6 +1,4 @@
-"""The mathematics of diffusion: forward processes, objectives, and samplers for any callable.
-
-Three processes with one interface (`draw_t`, `time_input`, `q_sample`, `predictions`, `estimate`, `target`, `loss`):
+"""The mathematics of diffusion: three forward processes behind one interface, `Diffusion`, and their objectives.
 
 * `GaussianDiffusion`: T discrete, variance-preserving steps (Ho et al., 2020), objectives `pred_noise`, `pred_x0`,
   `pred_v` (Salimans & Ho, 2022).
@@ -8,26 +6,15 @@ Three processes with one interface (`draw_t`, `time_input`, `q_sample`, `predict
   `pred_KC`.
 * `FlowMatching`: straight paths (Lipman et al., "Flow Matching for Generative Modeling", 2023), objective
   `pred_velocity`.
-
-The network's output has unit variance at every t, and `predictions` turns it into x_start and noise for every
-objective (preconditioning, after Karras et al., 2022). The objective is the quantity that the loss compares.
-
-A sampler is a free function; its `model` is any callable (x_t, t) -> model_output, its `randn` any callable that
-returns fresh standard normal noise of its argument's shape. N steps are N calls of the model.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-Model = Callable[[Tensor, Tensor], Tensor]
-Randn = Callable[[Tensor], Tensor]
-
-OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
+from .processes import PROCESSES
 
 
 def beta_schedule(name: str, timesteps: int) -> Tensor:
@@ -56,36 +43,99 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
-def elementwise_loss(prediction: Tensor, target: Tensor, loss_type: str) -> Tensor:
-    """Mean over all elements of the squared error (`l2`), absolute error (`l1`), or half of their sum (`l1_l2`)."""
-    error = prediction - target
-    if loss_type == "l2":
-        return error.square().mean()
-    if loss_type == "l1":
-        return error.abs().mean()
-    if loss_type == "l1_l2":
-        return 0.5 * (error.square().mean() + error.abs().mean())
-    raise ValueError(f"unknown loss type {loss_type!r}")
+class Diffusion(nn.Module, ABC):
+    """A forward process x_t = signal(t) x_start + sigma(t) noise, and what the network's output F stands for.
+
+    With v = signal^2 + sigma^2, the variance of x_t if x_start has unit variance,
+
+        x_start = signal / v x_t - sigma / sqrt(v)  F
+        noise   = sigma / v  x_t + signal / sqrt(v) F
+
+    The first terms are the best linear guesses from x_t; the rest, F = (signal noise - sigma x_start) / sqrt(v), has
+    unit variance at every t and is not correlated with x_t (preconditioning, after Karras et al., 2022). Nothing is
+    divided by the signal, which is almost zero at the noisy end: if the network predicted the noise itself, its error
+    would be multiplied by sigma / signal. The objective is the quantity that the loss compares.
+
+    Args:
+        objective: one of `PROCESSES[model_type].objectives`.
+        loss_type: mean squared error (`l2`), mean absolute error (`l1`), or half of their sum (`l1_l2`).
+    """
+
+    model_type: str  # its name in `PROCESSES`
+    heads = 1  # model outputs per latent channel
+
+    def __init__(self, objective: str, loss_type: str):
+        super().__init__()
+        if objective not in PROCESSES[self.model_type].objectives:
+            fitting = ", ".join(PROCESSES[self.model_type].objectives)
+            raise ValueError(f"objective {objective!r} is none of {fitting}")
+        if loss_type not in ("l2", "l1", "l1_l2"):
+            raise ValueError(f"unknown loss type {loss_type!r}")
+        self.objective, self.loss_type = objective, loss_type
+
+    @abstractmethod
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and sigma at t (B,), shaped for `like`."""
+
+    @abstractmethod
+    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+        """u (B,) in [0, 1) -> t (B,), uniform; the noisiest t where `final_step` (B,) bool is set."""
+
+    @abstractmethod
+    def time_input(self, t: Tensor) -> Tensor:
+        """t (B,) -> the network's time input, 0 to 1000."""
+
+    @abstractmethod
+    def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The true value of the objective's quantity, (B, heads Z, h, w)."""
+
+    @abstractmethod
+    def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
+        """Descending times of `steps` sampling steps and the clean end, (steps + 1,)."""
+
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = signal x_start + sigma noise, all of x_start's shape (B, Z, h, w)."""
+        signal, sigma = self.coefficients(t, x_start)
+        return signal * x_start + sigma * noise
+
+    def split(self, output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """One head's output F (B, Z, h, w) -> (x_start, noise), consistent with x_t, as in the class's docstring."""
+        signal, sigma = self.coefficients(t, x_t)
+        variance = signal.square() + sigma.square()
+        x_start = signal / variance * x_t - sigma / variance.sqrt() * output
+        return x_start, sigma / variance * x_t + signal / variance.sqrt() * output
+
+    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Model output (B, heads Z, h, w) -> (x_start, noise), (B, Z, h, w) each, consistent with x_t."""
+        return self.split(model_output, x_t, t)
+
+    def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Model output -> the objective's quantity, (B, heads Z, h, w)."""
+        x_start, noise = self.predictions(model_output, x_t, t)
+        return self.target(x_start, t, noise)
+
+    def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The training loss, summed over the heads, a scalar."""
+        error = self.estimate(model_output, x_t, t) - self.target(x_start, t, noise)
+        if self.loss_type == "l2":
+            return self.heads * error.square().mean()
+        if self.loss_type == "l1":
+            return self.heads * error.abs().mean()
+        return self.heads * (error.square().mean() + error.abs().mean()) / 2
 
 
-class GaussianDiffusion(nn.Module):
+class GaussianDiffusion(Diffusion):
     """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I), t in 0 .. T - 1.
 
-    With signal = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t) the network's output F becomes
-
-        pred_x0:             x_start = F
-        pred_noise, pred_v:  x_start = signal x_t - sigma F,  noise = sigma x_t + signal F
-
-    where F is v = signal noise - sigma x_start (Salimans & Ho, 2022). Nothing is divided by the signal, which is
-    almost zero near t = T: if the network predicted the noise itself, its error would be multiplied by sigma / signal.
+    signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022). With `pred_x0` the output is x_start itself.
 
     Args:
         timesteps: T.
         schedule: see `beta_schedule`.
-        objective: the quantity that the loss compares: noise, x_start, or v.
+        objective, loss_type: as in `Diffusion`.
     """
 
-    heads = 1  # model outputs per latent channel
+    model_type = "ddpm"
 
     def __init__(
         self,
@@ -94,12 +144,8 @@ class GaussianDiffusion(nn.Module):
         objective: str = "pred_noise",
         loss_type: str = "l2",
     ):
-        super().__init__()
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective {objective!r} is none of {', '.join(OBJECTIVES)}")
+        super().__init__(objective, loss_type)
         self.timesteps = timesteps
-        self.objective = objective
-        self.loss_type = loss_type
         alpha_bar = torch.cumprod(1 - beta_schedule(schedule, timesteps), dim=0)
         # float32: some accelerators have no float64
         self.sqrt_alpha_bar: Tensor
@@ -108,11 +154,11 @@ class GaussianDiffusion(nn.Module):
         self.register_buffer("sqrt_one_minus_alpha_bar", (1 - alpha_bar).sqrt().float(), persistent=False)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and noise amplitudes at t (B,) int64, shaped for `like`; t = -1 stands for the clean x_start."""
+        """Signal and sigma at t (B,) int64, shaped for `like`; t = -1 stands for the clean x_start."""
         index = t.clamp(min=0).long()
         signal = torch.where(t < 0, 1.0, self.sqrt_alpha_bar[index])
-        noise = torch.where(t < 0, 0.0, self.sqrt_one_minus_alpha_bar[index])
-        return _per_sample(signal, like), _per_sample(noise, like)
+        sigma = torch.where(t < 0, 0.0, self.sqrt_one_minus_alpha_bar[index])
+        return _per_sample(signal, like), _per_sample(sigma, like)
 
     def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         """u (B,) in [0, 1) -> t (B,) int64, uniform over the steps; T - 1 where `final_step` (B,) bool is set."""
@@ -123,34 +169,21 @@ class GaussianDiffusion(nn.Module):
         """t (B,) -> the network's time input, in [0, 1000)."""
         return t.float() * (1000 / self.timesteps)
 
-    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t = sqrt(alpha_bar_t) x_start + sqrt(1 - alpha_bar_t) noise."""
-        signal, sigma = self.coefficients(t, x_start)
-        return signal * x_start + sigma * noise
-
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output -> (x_start, noise), consistent with x_t = signal x_start + sigma noise."""
+        """Model output -> (x_start, noise), (B, Z, h, w) each, consistent with x_t."""
+        if self.objective != "pred_x0":
+            return self.split(model_output, x_t, t)
         signal, sigma = self.coefficients(t, x_t)
-        if self.objective == "pred_x0":
-            return model_output, (x_t - signal * model_output) / sigma
-        return signal * x_t - sigma * model_output, sigma * x_t + signal * model_output
-
-    def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Model output -> the objective's quantity, of x_t's shape."""
-        return self.predictions(model_output, x_t, t)[1] if self.objective == "pred_noise" else model_output
+        return model_output, (x_t - signal * model_output) / sigma
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The true value of the objective's quantity, of x_start's shape."""
+        """The noise, x_start, or v = signal noise - sigma x_start, (B, Z, h, w)."""
         if self.objective == "pred_noise":
             return noise
         if self.objective == "pred_x0":
             return x_start
         signal, sigma = self.coefficients(t, x_start)
         return signal * noise - sigma * x_start
-
-    def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The training loss, a scalar."""
-        return elementwise_loss(self.estimate(model_output, x_t, t), self.target(x_start, t, noise), self.loss_type)
 
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
         """Descending times of `steps` sampling steps and the final -1, (steps + 1,) int64.
@@ -159,34 +192,23 @@ class GaussianDiffusion(nn.Module):
         """
         if not 1 <= steps <= self.timesteps:
             raise ValueError(f"steps must lie in 1..{self.timesteps}, not {steps}")
-        t = torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64).round().long() - 1
+        t = torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64, device="cpu").round().long() - 1
         return t.to(device)
 
 
-class _StraightSignal(nn.Module, ABC):
+class _StraightSignal(Diffusion):
     """What the processes with x_t = (1 - t) x_start + sigma(t) noise, t in (0, 1], have in common."""
 
-    heads: int
-
     def __init__(self, loss_type: str, t_min: float):
-        super().__init__()
-        self.loss_type = loss_type
+        super().__init__(PROCESSES[self.model_type].objectives[0], loss_type)
         self.t_min = t_min
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         """The noise amplitude at t, of t's shape."""
 
-    @abstractmethod
-    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output (B, heads Z, h, w) -> (x_start, noise), (B, Z, h, w) each."""
-
-    @abstractmethod
-    def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The true value of the objective's quantity, (B, heads Z, h, w)."""
-
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and noise amplitudes at t (B,) in [0, 1], shaped for `like`."""
+        """Signal and sigma at t (B,) in [0, 1], shaped for `like`."""
         return _per_sample(1 - t, like), _per_sample(self.sigma(t), like)
 
     def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
@@ -198,21 +220,6 @@ class _StraightSignal(nn.Module, ABC):
         """t (B,) -> the network's time input, in (0, 1000]."""
         return t.float() * 1000
 
-    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t = (1 - t) x_start + sigma(t) noise."""
-        signal, sigma = self.coefficients(t, x_start)
-        return signal * x_start + sigma * noise
-
-    def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Model output -> the objective's quantity, (B, heads Z, h, w)."""
-        x_start, noise = self.predictions(model_output, x_t, t)
-        return self.target(x_start, t, noise)
-
-    def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The training loss, summed over the heads, a scalar."""
-        estimate, target = self.estimate(model_output, x_t, t), self.target(x_start, t, noise)
-        return self.heads * elementwise_loss(estimate, target, self.loss_type)
-
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
         """Descending times 1 .. 0 of `steps` sampling steps, (steps + 1,) float32."""
         if steps < 1:
@@ -223,18 +230,21 @@ class _StraightSignal(nn.Module, ABC):
 class DecoupledDiffusion(_StraightSignal):
     """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: signal and noise are decoupled.
 
-    The targets of the network's two heads F1 and F2 have unit variance at every t if x_start has. With
-    v = (1 - t)^2 + t, the variance of x_t:
+    Two heads F1 and F2 predict C and noise. As C = -x_start, both stand for the same F: C is `split`'s -x_start of F1,
+    noise is `split`'s noise of F2. The loss compares C and noise separately and so weighs the squared errors of F1 and
+    F2 by
 
-        C     = -(1 - t) / v  x_t + sqrt(t / v)    F1
-        noise = sqrt(t)  / v  x_t + (1 - t) / sqrt(v) F2
+        w1 = t / v,  w2 = (1 - t)^2 / v,  v = (1 - t)^2 + t,  w1 + w2 = 1
 
-    so that C tends to -x_t as t -> 0 and noise is x_t itself at t = 1. The loss compares C and noise, so each head is
-    weighted by how much x_t leaves undetermined.
+    Sampling needs one F. For independent errors the best sum weighs each head by the inverse of its error's variance,
+    and a head's error falls as its weight in the loss rises. `predictions` takes these variances as proportional to
+    1 / w1 and 1 / w2, hence F = w1 F1 + w2 F2, whose squared error is never above the loss (Jensen), whatever the
+    errors are. At t = 1, where nothing trains F2, it is F1. RadioDiff's own x_start = x_t - C t - sqrt(t) noise is
+    F = t F1 + (1 - t) F2: it trusts F2 near t = 1, and samples drift away with the number of steps (docs/accuracy.md).
     """
 
+    model_type = "const_sde"
     heads = 2
-    objective = "pred_KC"
 
     def __init__(self, loss_type: str = "l1_l2", t_min: float = 1e-4):
         super().__init__(loss_type, t_min)
@@ -244,13 +254,16 @@ class DecoupledDiffusion(_StraightSignal):
         return t.sqrt()
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output (B, 2 Z, h, w) -> (x_start, noise), (B, Z, h, w) each."""
+        """Model output (B, 2 Z, h, w) -> (x_start, noise) of both heads together, (B, Z, h, w) each, consistent with x_t."""
         f1, f2 = model_output.chunk(2, dim=1)
-        t = _per_sample(t, x_t)
-        variance = (1 - t).square() + t
-        c = -(1 - t) / variance * x_t + (t / variance).sqrt() * f1
-        noise = t.sqrt() / variance * x_t + (1 - t) / variance.sqrt() * f2
-        return -c, noise
+        signal, sigma = self.coefficients(t, x_t)
+        w1, w2 = sigma.square(), signal.square()  # times v
+        return self.split((w1 * f1 + w2 * f2) / (w1 + w2), x_t, t)
+
+    def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Model output (B, 2 Z, h, w) -> (C, noise) along the channels, each of its own head."""
+        f1, f2 = model_output.chunk(2, dim=1)
+        return self.target(self.split(f1, x_t, t)[0], t, self.split(f2, x_t, t)[1])
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The true (C, noise) along the channels, (B, 2 Z, h, w)."""
@@ -261,17 +274,14 @@ class FlowMatching(_StraightSignal):
     """x_t = (1 - t) x_start + t noise, t in (0, 1]: straight paths of constant velocity noise - x_start.
 
     Flow matching (Lipman et al., 2023) with the paths of rectified flow (Liu et al., 2023), as RadioFlow (Jia et al.,
-    2025) uses it for radio maps; t runs as in the other processes, from x_start to noise. With v = (1 - t)^2 + t^2, the
-    variance of x_t if x_start has unit variance, the network's output F becomes
+    2025) uses it for radio maps; t runs as in the other processes, from x_start to noise. With v = (1 - t)^2 + t^2,
 
         velocity = (2 t - 1) / v x_t + F / sqrt(v)
 
-    where the first term is the best linear guess from x_t, and F has unit variance at every t: it is the v of
-    `GaussianDiffusion` for x_t / sqrt(v). The loss compares the velocity, so F is weighted by 1 / v, 1 to 2.
+    The loss compares the velocity, so F is weighted by 1 / v, 1 to 2.
     """
 
-    heads = 1
-    objective = "pred_velocity"
+    model_type = "flow"
 
     def __init__(self, loss_type: str = "l2", t_min: float = 1e-4):
         super().__init__(loss_type, t_min)
@@ -280,105 +290,6 @@ class FlowMatching(_StraightSignal):
         """t."""
         return t
 
-    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output (B, Z, h, w) -> (x_start, noise), consistent with x_t = (1 - t) x_start + t noise."""
-        signal, sigma = self.coefficients(t, x_t)
-        variance = signal.square() + sigma.square()
-        # x_t - t velocity and x_t + (1 - t) velocity, without the cancellation of x_t at either end
-        x_start = signal / variance * x_t - sigma / variance.sqrt() * model_output
-        noise = sigma / variance * x_t + signal / variance.sqrt() * model_output
-        return x_start, noise
-
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The true velocity dx_t / dt, of x_start's shape."""
         return noise - x_start
-
-
-Diffusion = GaussianDiffusion | DecoupledDiffusion | FlowMatching
-
-
-def sample_ddpm(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
-    """Ancestral sampling (Ho et al., 2020, algorithm 2) on a subset of the steps: x_T -> x_start of the same shape."""
-    times = diffusion.schedule(steps, x_t.device)
-    for now, then in zip(times[:-1], times[1:], strict=True):
-        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
-        x_start, _ = diffusion.predictions(model(x_t, t), x_t, t)
-        (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
-        step = (signal_t / signal_s).square()  # alpha of the combined step s -> t
-        beta = sigma_t.square() - step * sigma_s.square()  # 1 - step, without cancellation
-        mean = signal_s * beta / sigma_t.square() * x_start + step.sqrt() * sigma_s.square() / sigma_t.square() * x_t
-        std = (sigma_s.square() / sigma_t.square() * beta).sqrt()
-        x_t = mean + std * randn(x_t) if then >= 0 else mean
-    return x_t
-
-
-def sample_ddim(
-    diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn, eta: float = 0.0
-) -> Tensor:
-    """DDIM (Song et al., 2021, eq. 12 and 16): x_T -> x_start; eta = 0 is deterministic, 1 is ancestral."""
-    times = diffusion.schedule(steps, x_t.device)
-    for now, then in zip(times[:-1], times[1:], strict=True):
-        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
-        x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
-        (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
-        std = eta * (sigma_s / sigma_t) * (1 - (signal_t / signal_s).square()).clamp(min=0).sqrt()
-        x_t = signal_s * x_start + (sigma_s.square() - std.square()).clamp(min=0).sqrt() * noise
-        if eta > 0 and then >= 0:
-            x_t = x_t + std * randn(x_t)
-    return x_t
-
-
-def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
-    """The reverse process of the decoupled diffusion: x_1 -> x_start.
-
-    A step from t to t - s has mean x_t - s C - (s / sqrt(t)) noise and variance s (t - s) / t.
-    """
-    times = diffusion.schedule(steps, x_t.device)
-    for now, then in zip(times[:-1], times[1:], strict=True):
-        t = now.expand(x_t.shape[0])
-        x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
-        s = now - then
-        x_t = x_t + s * x_start - s / now.sqrt() * noise
-        if then > 0:
-            x_t = x_t + (s * then / now).sqrt() * randn(x_t)
-    return x_t
-
-
-def _velocity(diffusion: FlowMatching, model: Model, x_t: Tensor, now: Tensor) -> Tensor:
-    """dx_t / dt at the time `now`, a scalar, of x_t's shape: one call of the model."""
-    t = now.expand(x_t.shape[0])
-    return diffusion.estimate(model(x_t, t), x_t, t)
-
-
-def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
-    """Euler's method for dx_t / dt = velocity: x_1 -> x_start, deterministic; on straight paths it is DDIM.
-
-    Args:
-        randn: not used; all samplers take the same arguments.
-    """
-    times = diffusion.schedule(steps, x_t.device)
-    for now, then in pairwise(times):
-        x_t = x_t + (then - now) * _velocity(diffusion, model, x_t, now)
-    return x_t
-
-
-def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
-    """Heun's method for dx_t / dt = velocity: x_1 -> x_start, deterministic, of second order.
-
-    A Heun step calls the model twice and is twice as long as one of Euler's. The last step is Euler's (as in Karras et
-    al., 2022, algorithm 1): the other end of that step, t = 0, holds no noise to predict a velocity from. An even
-    number of calls begins with a step of Euler's too, where paths are nearly straight. So 5 calls are Heun, Heun,
-    Euler; 4 are Euler, Heun, Euler; 1 and 2 are `sample_euler`.
-
-    Args:
-        randn: not used; all samplers take the same arguments.
-    """
-    times = diffusion.schedule(steps, x_t.device)
-    for start, end in pairwise([0, *range(1 + steps % 2, steps, 2), steps]):
-        now, then = times[start], times[end]
-        velocity = _velocity(diffusion, model, x_t, now)
-        if end - start == 2:
-            ahead = x_t + (then - now) * velocity
-            velocity = (velocity + _velocity(diffusion, model, ahead, then)) / 2
-        x_t = x_t + (then - now) * velocity
-    return x_t

@@ -95,7 +95,7 @@ class Predictor:
         self.sampler, self.steps, self.noise_scale, self.pixel_noise = "none", 1, 1.0, 0.0
         if isinstance(model, LatentDiffusion):
             self.use(sampler, steps)
-            self.noise_scale = model.noise_scale if noise_scale is None else noise_scale
+            self.noise_scale = model.sampling.noise_scale if noise_scale is None else noise_scale
             self.pixel_noise = self.config.diffusion_config.pixel_noise if pixel_noise is None else pixel_noise
         elif noise_scale is not None or pixel_noise is not None:
             raise ConfigError(f"{self.checkpoint.path}: is a regression baseline; noise is for samplers")
@@ -160,9 +160,10 @@ class Predictor:
         if not isinstance(self.model, LatentDiffusion):
             raise ConfigError("a regression baseline has no sampler")
         try:
-            self.sampler, self.steps = self.model.sampling(sampler, steps)
+            chosen = self.model.sampling.changed(self.model.diffusion, sampler=sampler, steps=steps)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        self.sampler, self.steps = str(chosen.sampler), chosen.steps
 
     def use_for_spread(self) -> None:
         """A sampler whose draws differ, in place of one call, with which they are nearly the same map."""
@@ -228,7 +229,7 @@ def predict_batch(
     known = batch["images"] is not None
     ceilings = None
     if ceiling and known and isinstance(model, LatentDiffusion):
-        ceilings = model.ceiling(batch)[:, 0].cpu().numpy()
+        ceilings = model.reconstruct(batch)[:, 0].cpu().numpy()
     predictions = []
     for index, (scene, sample) in enumerate(zip(scenes, samples, strict=True)):
         natives = np.stack([to_native(gain[index], scene) for gain in draws])

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KEY_STRIDE = 0x1E3779B97F4A7C15  # between the keys of two draws of one map: odd, and no difference of two maps' keys
+KEY_STRIDE = 0x1E3779B97F4A7C15  # between the keys of two samples of one map: odd, and no difference of two maps' keys
 
 
-def draw_keys(keys: Sequence[int] | Tensor, number: int) -> list[int]:
-    """The keys of the maps' draw `number`; draw 0 has the maps' own keys."""
+def sample_keys(keys: Sequence[int] | Tensor, number: int) -> list[int]:
+    """The keys of the maps' sample `number`; sample 0 has the maps' own keys."""
     return [(int(key) + number * KEY_STRIDE) % 2**63 for key in keys]
 
 

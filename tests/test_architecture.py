@@ -10,15 +10,18 @@ PACKAGE = ROOT / "denoising_diffusion_pytorch"
 
 # file or room -> modules and rooms of the package that it may import; everything else is refused
 NETWORKS = {"blocks", "swin", "unet", "autoencoder", "baselines"}
-MATHEMATICS = {"diffusion", "losses", "radio_map", "randomness", "latent_diffusion"}
+MATHEMATICS = {"diffusion", "samplers", "losses", "radio_map", "randomness", "latent_diffusion"}
 ALLOWED = {
     **{name: {"blocks", "swin", "radio_map"} for name in NETWORKS},
     "baselines": {"blocks", "radio_map", "randomness"},
-    **dict.fromkeys(("blocks", "diffusion", "radio_map", "randomness", "errors"), set()),
+    **dict.fromkeys(("blocks", "processes", "radio_map", "randomness", "errors"), set()),
+    "diffusion": {"processes"},
+    "samplers": {"diffusion", "processes"},
     "serialization": {"errors"},
     "losses": {"autoencoder", "errors", "serialization"},
-    "latent_diffusion": {"autoencoder", "diffusion", "radio_map", "randomness", "build"},  # build: the document's call
-    "config": {"errors"},
+    "latent_diffusion": {"autoencoder", "diffusion", "samplers", "radio_map", "randomness"},
+    "document": {"latent_diffusion", "build"},
+    "config": {"errors", "processes"},
     "build": NETWORKS | MATHEMATICS | {"config"},
     "loading": {"autoencoder", "build", "config", "errors", "serialization", "training/checkpoint"},
     "inference": NETWORKS | MATHEMATICS | {"errors", "loading"},

@@ -5,32 +5,64 @@ import math
 import pytest
 import torch
 
-from denoising_diffusion_pytorch.diffusion import (
-    DecoupledDiffusion,
-    FlowMatching,
-    GaussianDiffusion,
-    beta_schedule,
-    elementwise_loss,
+from denoising_diffusion_pytorch.diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion, beta_schedule
+from denoising_diffusion_pytorch.processes import PROCESSES
+from denoising_diffusion_pytorch.samplers import (
+    SAMPLERS,
+    Sampling,
     sample_ddim,
     sample_ddpm,
-    sample_decoupled,
     sample_euler,
     sample_heun,
 )
 
-OBJECTIVES = ["pred_noise", "pred_x0", "pred_v"]
+CLASSES = {"ddpm": GaussianDiffusion, "const_sde": DecoupledDiffusion, "flow": FlowMatching}
 
 
-def draws(seed=0, n=4):
+def build(model_type, objective, **options):
+    return CLASSES[model_type](**options | ({"objective": objective} if model_type == "ddpm" else {}))
+
+
+VARIANTS = [(name, objective) for name, process in PROCESSES.items() for objective in process.objectives]
+ALL = pytest.mark.parametrize("model_type,objective", VARIANTS)
+
+
+def pair(seed=0, n=4):
+    """x_start and noise, (n, 3, 4, 4) float64."""
     g = torch.Generator().manual_seed(seed)
-    shape = (n, 3, 4, 4)
-    return torch.randn(shape, generator=g, dtype=torch.double).clamp(-3, 3), torch.randn(
-        shape, generator=g, dtype=torch.double
-    )
+    x_start, noise = torch.randn(2, n, 3, 4, 4, generator=g, dtype=torch.double)
+    return x_start.clamp(-3, 3), noise
+
+
+def some_times(diffusion):
+    """Four of them, the noisiest one last."""
+    u = torch.tensor([0.0, 0.2, 0.7, 0.0], dtype=torch.double)
+    return diffusion.draw_t(u, torch.tensor([False, False, False, True]))
 
 
 def randn(x):
     return torch.randn_like(x)
+
+
+def right_output(diffusion, x_start, t, noise):
+    """What a network that knows the answer puts out."""
+    if diffusion.objective == "pred_x0":
+        return x_start
+    signal, sigma = diffusion.coefficients(t, x_start)
+    output = (signal * noise - sigma * x_start) / (signal**2 + sigma**2).sqrt()
+    return torch.cat([output] * diffusion.heads, dim=1)
+
+
+def oracle(diffusion, x_start, error=lambda t: 0.0):
+    """A network that knows x_start, off by `error(t)`, and counts its calls."""
+
+    def model(x_t, t):
+        model.calls += 1
+        signal, sigma = diffusion.coefficients(t, x_t)
+        return right_output(diffusion, x_start, t, (x_t - signal * x_start) / sigma) + error(t)
+
+    model.calls = 0
+    return model
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
@@ -39,104 +71,94 @@ def test_schedules(schedule):
     assert betas.shape == (1000,) and (betas > 0).all() and (betas <= 0.999).all() and (betas.diff() >= 0).all()
     short = torch.cumprod(1 - beta_schedule(schedule, 100), 0)[-1]
     assert abs(short.sqrt() - torch.cumprod(1 - betas, 0)[-1].sqrt()) < 0.05  # the same noise at the end
+    ends = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}
+    assert schedule not in ends or torch.allclose(betas[[0, -1]], torch.tensor(ends[schedule], dtype=torch.double))
 
 
-def test_schedule_end_points():
-    assert math.isclose(beta_schedule("linear", 1000)[0], 1e-4) and math.isclose(
-        beta_schedule("linear", 1000)[-1], 0.02
-    )
-    assert math.isclose(beta_schedule("scaled_linear", 1000)[-1], 0.012)
+def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="beta schedule"):
         beta_schedule("quadratic", 10)
+    with pytest.raises(ValueError, match="none of pred_noise, pred_x0, pred_v"):
+        GaussianDiffusion(objective="pred_KC")
+    with pytest.raises(ValueError, match="loss type"):
+        FlowMatching(loss_type="l3")
 
 
-def right_output(diffusion, x_start, t, noise):
-    """What a network that knows the answer puts out."""
-    signal, sigma = diffusion.coefficients(t, x_start)
-    return x_start if diffusion.objective == "pred_x0" else signal * noise - sigma * x_start
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_predictions_invert_the_forward_process(objective):
-    diffusion = GaussianDiffusion(objective=objective)
-    x_start, noise = draws()
-    t = torch.tensor([0, 10, 500, 999])
-    x_t = diffusion.q_sample(x_start, t, noise)
-    output = right_output(diffusion, x_start, t, noise)
+@ALL
+def test_predictions_invert_the_forward_process(model_type, objective):
+    diffusion, (x_start, noise) = build(model_type, objective), pair()
+    t = some_times(diffusion)
+    x_t, output = diffusion.q_sample(x_start, t, noise), right_output(diffusion, x_start, t, noise)
     got_x, got_noise = diffusion.predictions(output, x_t, t)
     assert torch.allclose(got_x, x_start, atol=1e-6) and torch.allclose(got_noise, noise, atol=1e-4)
     assert torch.allclose(diffusion.estimate(output, x_t, t), diffusion.target(x_start, t, noise), atol=1e-6)
     assert diffusion.loss(output, x_start, x_t, t, noise) < 1e-12
+    # whatever the output, x_start and noise agree
+    x_start, noise = diffusion.predictions(output.sin(), x_t, t)
+    assert torch.allclose(diffusion.q_sample(x_start, t, noise), x_t, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("schedule", ["scaled_linear", "cosine"])
-def test_a_wrong_output_is_no_worse_at_the_noisy_end(objective, schedule):
+@ALL
+def test_a_wrong_output_is_no_worse_at_the_noisy_end(model_type, objective):
     """Output off by 1 everywhere: x_start is off by at most 1 at every t, whatever the signal's amplitude there."""
-    diffusion = GaussianDiffusion(schedule=schedule, objective=objective)
-    x_start, noise = draws()
-    for step in (999, 998, 500, 1):
-        t = torch.full((4,), step)
+    for options in [{"schedule": "scaled_linear"}, {"schedule": "cosine"}] if model_type == "ddpm" else [{}]:
+        diffusion, (x_start, noise) = build(model_type, objective, **options), pair()
+        t = some_times(diffusion)
         x_t = diffusion.q_sample(x_start, t, noise)
         got, _ = diffusion.predictions(right_output(diffusion, x_start, t, noise) + 1, x_t, t)
         assert (got - x_start).abs().max() < 1 + 1e-5
 
 
+@ALL
+def test_the_output_has_a_unit_variance_target_that_x_t_does_not_foretell(model_type, objective):
+    if objective == "pred_x0":
+        return  # its target is x_start
+    torch.manual_seed(0)
+    diffusion, (x_start, noise) = build(model_type, objective), torch.randn(2, 20000, 1, 1, 1, dtype=torch.double)
+    for value in some_times(diffusion):
+        t = value.expand(20000)
+        output, x_t = right_output(diffusion, x_start, t, noise), diffusion.q_sample(x_start, t, noise)
+        assert abs(output.std() - 1) < 0.03 and abs((output * x_t).mean()) < 0.03
+        assert model_type != "ddpm" or abs(x_t.std() - 1) < 0.03  # variance-preserving
+
+
 def test_the_noise_loss_weighs_the_output_by_the_signal():
     """Its error is that of the predicted noise: signal times the output's."""
-    diffusion, (x_start, noise) = GaussianDiffusion(objective="pred_noise"), draws()
-    t = torch.tensor([0, 10, 500, 999])
+    diffusion, (x_start, noise) = GaussianDiffusion(objective="pred_noise"), pair()
+    t = some_times(diffusion)
     x_t = diffusion.q_sample(x_start, t, noise)
     signal, _ = diffusion.coefficients(t, x_start)
     loss = diffusion.loss(right_output(diffusion, x_start, t, noise) + 0.3, x_start, x_t, t, noise)
     assert torch.allclose(loss, (0.3 * signal).square().mean())
 
 
-def test_q_sample_keeps_unit_variance():
-    diffusion = GaussianDiffusion()
-    signal, sigma = diffusion.coefficients(torch.arange(1000), torch.zeros(1000, 1, dtype=torch.double))
-    assert torch.allclose(signal.square() + sigma.square(), torch.ones(1000, 1, dtype=torch.double), atol=1e-6)
-    clean, none = diffusion.coefficients(torch.tensor([-1]), torch.zeros(1, 1))
-    assert clean == 1 and none == 0
+def test_loss_types():
+    x_start, t = torch.zeros(2, 1, 1, 1), torch.ones(2)
+    output, noise = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1), torch.zeros(2, 1, 1, 1)  # velocity's error
+    for loss_type, value in (("l2", 2.5), ("l1", 1.5), ("l1_l2", 2.0)):
+        assert FlowMatching(loss_type).loss(output, x_start, noise, t, noise) == value
 
 
-def oracle(diffusion, x_start):
-    """A network that knows the answer."""
-
-    def model(x_t, t):
-        model.calls += 1
-        signal, sigma = diffusion.coefficients(t, x_t)
-        return right_output(diffusion, x_start, t, (x_t - signal * x_start) / sigma)
-
-    model.calls = 0
-    return model
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("sampler", [sample_ddpm, sample_ddim])
-@pytest.mark.parametrize("steps", [1, 2, 7, 50])
-@pytest.mark.parametrize("schedule", ["scaled_linear", "cosine"])
-def test_an_oracle_makes_every_sampler_return_x_start(objective, sampler, steps, schedule):
-    diffusion = GaussianDiffusion(schedule=schedule, objective=objective)
-    x_start, noise = draws()
-    model = oracle(diffusion, x_start)
-    result = sampler(diffusion, model, noise, steps, randn)
-    assert model.calls == steps
-    assert torch.allclose(result, x_start, atol=1e-5)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 50])
+@ALL
+def test_an_oracle_makes_every_sampler_return_x_start(model_type, objective, steps):
+    for options in [{"schedule": "scaled_linear"}, {"schedule": "cosine"}] if model_type == "ddpm" else [{}]:
+        diffusion, (x_start, noise) = build(model_type, objective, **options), pair()
+        for name in PROCESSES[model_type].samplers:
+            model = oracle(diffusion, x_start)
+            result = Sampling(name, steps).draw(diffusion, model, noise, randn)
+            assert model.calls == steps and torch.allclose(result, x_start, atol=1e-5)
 
 
 def test_ddim_with_eta_one_is_ancestral():
-    diffusion = GaussianDiffusion(objective="pred_x0")
-    _, noise = draws()
+    diffusion, (_, noise) = GaussianDiffusion(objective="pred_x0"), pair()
 
-    def model(x_t, t):
-        return 0.5 * x_t.clamp(-2, 2)
+    def sampled(sampling):
+        torch.manual_seed(1)
+        return sampling.draw(diffusion, lambda x_t, t: 0.5 * x_t.clamp(-2, 2), noise, randn)
 
-    torch.manual_seed(1)
-    a = sample_ddpm(diffusion, model, noise, 10, randn)
-    torch.manual_seed(1)
-    b = sample_ddim(diffusion, model, noise, 10, randn, eta=1.0)
-    assert torch.allclose(a, b, atol=1e-5)
+    assert torch.allclose(sampled(Sampling("ddpm", 10)), sampled(Sampling("ddim", 10, eta=1.0)), atol=1e-5)
+    assert not torch.allclose(sampled(Sampling("ddpm", 10)), sampled(Sampling("ddim", 10)), atol=1e-2)
 
 
 def test_a_gaussian_is_sampled_with_its_moments():
@@ -163,6 +185,8 @@ def test_times_run_from_pure_noise_to_the_end():
     u = torch.tensor([0.0, 0.9999999, 0.5])
     assert diffusion.draw_t(u, torch.tensor([False, False, False])).tolist() == [0, 999, 500]
     assert diffusion.draw_t(u, torch.tensor([True, False, False])).tolist()[0] == 999
+    clean, none = diffusion.coefficients(torch.tensor([-1]), torch.zeros(1, 1))
+    assert clean == 1 and none == 0
 
 
 @pytest.mark.parametrize("process", [DecoupledDiffusion, FlowMatching])
@@ -174,61 +198,12 @@ def test_continuous_times_run_from_pure_noise_to_the_end(process):
     t = diffusion.draw_t(torch.tensor([0.0, 0.5, 0.0]), torch.tensor([False, False, True]))
     assert torch.allclose(t, torch.tensor([1e-4, 0.50005, 1.0])) and t[2] == 1
     assert diffusion.time_input(t)[2] == 1000
-    x_start, noise = draws(n=1)
+    x_start, noise = pair(n=1)
     assert torch.equal(diffusion.q_sample(x_start, t[2:], noise), noise)
-
-
-def decoupled_output(diffusion, x_start, noise, x_t, t):
-    """The network output whose heads are exactly C = -x_start and noise; t below 1."""
-    t = t.double().view(-1, 1, 1, 1)
-    variance = (1 - t) ** 2 + t
-    f1 = (-x_start + (1 - t) / variance * x_t) / (t / variance).sqrt()
-    f2 = (noise - t.sqrt() / variance * x_t) / ((1 - t) / variance.sqrt()).clamp(min=1e-12)
-    return torch.cat([f1, f2], dim=1)
-
-
-def test_decoupled_preconditioning():
-    diffusion = DecoupledDiffusion()
-    x_start, noise = draws()
-    t = torch.tensor([1e-4, 0.2, 0.7, 0.999], dtype=torch.double)
-    x_t = diffusion.q_sample(x_start, t, noise)
-    output = decoupled_output(diffusion, x_start, noise, x_t, t)
-    got_x, got_noise = diffusion.predictions(output, x_t, t)
-    assert torch.allclose(got_x, x_start) and torch.allclose(got_noise, noise)
-    assert torch.allclose(diffusion.estimate(output, x_t, t), diffusion.target(x_start, t, noise))
-    assert diffusion.loss(output, x_start, x_t, t, noise) < 1e-12
-    # an untrained network (zeros) is right at both ends: C -> -x_t as t -> 0, noise = x_t at t = 1
-    tiny = torch.full((4,), 1e-8, dtype=torch.double)
-    clean, _ = diffusion.predictions(torch.zeros_like(output), x_t, tiny)
-    assert torch.allclose(clean, x_t, atol=1e-6)
-    _, at_one = diffusion.predictions(torch.zeros_like(output), x_t, torch.ones(4, dtype=torch.double))
-    assert torch.equal(at_one, x_t)
-
-
-def test_decoupled_heads_have_unit_variance_targets():
-    diffusion = DecoupledDiffusion()
-    torch.manual_seed(0)
-    x_start, noise = torch.randn(2, 20000, 1, 1, 1, dtype=torch.double)
-    for value in (0.05, 0.5, 0.95):
-        t = torch.full((20000,), value, dtype=torch.double)
-        output = decoupled_output(diffusion, x_start, noise, diffusion.q_sample(x_start, t, noise), t)
-        assert abs(output[:, 0].std() - 1) < 0.03 and abs(output[:, 1].std() - 1) < 0.03
-
-
-@pytest.mark.parametrize("steps", [1, 2, 5, 20])
-def test_decoupled_oracle(steps):
-    diffusion = DecoupledDiffusion()
-    x_start, noise = draws()
-    calls = []
-
-    def model(x_t, t):
-        calls.append(float(t[0]))
-        t_ = t.double().view(-1, 1, 1, 1)
-        return decoupled_output(diffusion, x_start, (x_t - (1 - t_) * x_start) / t_.sqrt(), x_t, t)
-
-    result = sample_decoupled(diffusion, model, noise, steps, randn)
-    assert len(calls) == steps and calls[0] == 1
-    assert torch.allclose(result, x_start, atol=1e-6)
+    # an untrained network (zeros) is right at both ends
+    zeros = torch.zeros(1, 3 * diffusion.heads, 4, 4, dtype=torch.double)
+    assert torch.equal(diffusion.predictions(zeros, noise, torch.zeros(1))[0], noise)
+    assert torch.equal(diffusion.predictions(zeros, noise, torch.ones(1))[1], noise)
 
 
 def test_decoupled_reverse_step_matches_the_posterior():
@@ -245,72 +220,94 @@ def test_decoupled_reverse_step_matches_the_posterior():
     assert abs((rest * w_now).mean()) < 2e-3  # nothing left to predict
 
 
-def flow_output(x_start, noise, t):
-    """The network output that stands for x_start and noise."""
-    t = t.double().view(-1, 1, 1, 1)
-    return ((1 - t) * noise - t * x_start) / ((1 - t) ** 2 + t**2).sqrt()
+def head_errors(spread, keys=(1, 2)):
+    """Independent errors of the two heads, whose standard deviations are spread(w1, w2): (B, 6, 4, 4) at t (B,)."""
+
+    def error(t):
+        t = t.double().view(-1, 1, 1, 1)
+        v = (1 - t) ** 2 + t
+        deviations = spread(t / v, (1 - t) ** 2 / v)
+        draws = [torch.randn(len(t), 3, 4, 4, generator=g, dtype=torch.double) for g in generators]
+        return torch.cat([d * x for d, x in zip(deviations, draws, strict=True)], dim=1)
+
+    generators = [torch.Generator().manual_seed(key) for key in keys]
+    return error
 
 
-def test_flow_preconditioning():
-    diffusion = FlowMatching()
-    x_start, noise = draws()
+def as_weighted(w1, w2):
+    """Error variances in inverse proportion to the weights in the loss; the second head's are bounded."""
+    return 0.1 / w1.sqrt(), 0.1 / w2.clamp(min=1e-4).sqrt()
+
+
+SPREADS = {"as weighted": as_weighted, "equal": lambda w1, w2: (0.3 + 0 * w1, 0.3 + 0 * w2)}
+
+
+class OneHead(DecoupledDiffusion):
+    """Takes x_start and noise from one of the two heads."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def predictions(self, model_output, x_t, t):
+        return self.split(model_output.chunk(2, dim=1)[self.head], x_t, t)
+
+
+def test_two_heads_are_weighted_by_the_inverse_of_their_errors_variances():
+    diffusion, (x_start, noise) = DecoupledDiffusion("l2"), pair(n=2000)
+    for value in (1e-4, 0.1, 0.5, 0.9, 0.99, 1.0):
+        t = torch.full((2000,), value, dtype=torch.double)
+        x_t, right = diffusion.q_sample(x_start, t, noise), right_output(diffusion, x_start, t, noise)
+        off = right + head_errors(as_weighted)(t)
+        got_x, got_noise = diffusion.predictions(off, x_t, t)
+        error = (
+            right[:, :3]
+            - (diffusion.coefficients(t, x_t)[0] * got_noise - diffusion.coefficients(t, x_t)[1] * got_x)
+            / ((1 - value) ** 2 + value) ** 0.5
+        )
+        assert error.std() == pytest.approx(0.1, rel=0.02)  # 1 / (w1 / .01 + w2 / .01) = .01, the least there is
+        for other in (OneHead(0), OneHead(1)):
+            assert (got_x - x_start).std() <= 1.001 * (other.predictions(off, x_t, t)[0] - x_start).std()
+        # no larger than the loss, whatever the errors
+        assert error.square().mean() <= diffusion.loss(off, x_start, x_t, t, noise) * 1.001 + 1e-12
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("sampler", PROCESSES["const_sde"].samplers)
+def test_errors_of_two_heads_do_not_add_up_with_the_number_of_steps(sampler, spread):
+    x_start, noise = pair(n=500)
+
+    def error(diffusion, steps):
+        model = oracle(diffusion, x_start, head_errors(SPREADS[spread]))
+        return (Sampling(sampler, steps).draw(diffusion, model, noise, randn) - x_start).square().mean()
+
+    both = [error(DecoupledDiffusion(), steps) for steps in (1, 2, 5, 10)]
+    assert all(b <= a for a, b in zip(both, both[1:], strict=False))
+    for head in (0, 1):
+        assert all(b <= 1.05 * error(OneHead(head), steps) for b, steps in zip(both, (1, 2, 5, 10), strict=True))
+
+
+FLOW_SAMPLERS = [SAMPLERS[name] for name in PROCESSES["flow"].samplers]
+
+
+def test_flow_velocity_is_the_docstrings():
+    diffusion, (x_start, noise) = FlowMatching(), pair()
     t = torch.tensor([1e-4, 0.2, 0.7, 1.0], dtype=torch.double)
-    x_t = diffusion.q_sample(x_start, t, noise)
-    output = flow_output(x_start, noise, t)
-    got_x, got_noise = diffusion.predictions(output, x_t, t)
-    assert torch.allclose(got_x, x_start) and torch.allclose(got_noise, noise)
-    velocity = diffusion.target(x_start, t, noise)
-    assert torch.equal(velocity, noise - x_start) and torch.allclose(diffusion.estimate(output, x_t, t), velocity)
-    assert diffusion.loss(output, x_start, x_t, t, noise) < 1e-12
-    # the docstring's form, for any output
-    times = t.view(-1, 1, 1, 1)
+    x_t, times = diffusion.q_sample(x_start, t, noise), t.view(-1, 1, 1, 1)
     variance = (1 - times) ** 2 + times**2
+    assert torch.equal(diffusion.target(x_start, t, noise), noise - x_start)
     assert torch.allclose(diffusion.estimate(noise, x_t, t), (2 * times - 1) / variance * x_t + noise / variance.sqrt())
-    # an untrained network (zeros) is right at both ends
-    zeros = torch.zeros_like(output)
-    assert torch.equal(diffusion.predictions(zeros, x_t, torch.zeros(4))[0], x_t)
-    assert torch.equal(diffusion.predictions(zeros, x_t, torch.ones(4))[1], x_t)
-
-
-def test_flow_output_has_a_unit_variance_target_that_x_t_does_not_foretell():
-    diffusion = FlowMatching()
-    torch.manual_seed(0)
-    x_start, noise = torch.randn(2, 20000, 1, 1, 1, dtype=torch.double)
-    for value in (1e-4, 0.3, 0.5, 0.95, 1.0):
-        t = torch.full((20000,), value, dtype=torch.double)
-        output, x_t = flow_output(x_start, noise, t), diffusion.q_sample(x_start, t, noise)
-        assert abs(output.std() - 1) < 0.03 and abs((output * x_t).mean()) < 0.03
-
-
-FLOW_SAMPLERS = [sample_euler, sample_heun]
-
-
-@pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 20])
-def test_flow_oracle(steps, sampler):
-    diffusion = FlowMatching()
-    x_start, noise = draws()
-    calls = []
-
-    def model(x_t, t):
-        calls.append(float(t[0]))
-        t_ = t.double().view(-1, 1, 1, 1)
-        return flow_output(x_start, (x_t - (1 - t_) * x_start) / t_, t)
-
-    result = sampler(diffusion, model, noise, steps, randn)
-    assert len(calls) == steps and calls[0] == 1 and min(calls) > 0
-    assert torch.allclose(result, x_start, atol=1e-6)
 
 
 @pytest.mark.parametrize("sampler", FLOW_SAMPLERS)
 def test_one_call_of_a_flow_is_the_estimate_from_pure_noise(sampler):
-    diffusion, (_, noise) = FlowMatching(), draws()
+    diffusion, (_, noise) = FlowMatching(), pair()
     x_start, _ = diffusion.predictions(noise.sin(), noise, torch.ones(4))
     assert torch.allclose(sampler(diffusion, lambda x_t, t: x_t.sin(), noise, 1, randn), x_start)
 
 
 def test_euler_on_straight_paths_is_ddim():
-    diffusion, (_, noise) = FlowMatching(), draws()
+    diffusion, (_, noise) = FlowMatching(), pair()
 
     def model(x_t, t):
         return (x_t + t.view(-1, 1, 1, 1)).sin()
@@ -329,7 +326,7 @@ def test_a_gaussian_flows_to_its_moments(steps):
     def model(x_t, t):
         signal, sigma = diffusion.coefficients(t, x_t)
         rest = (x_t - signal * m) / (signal**2 * s**2 + sigma**2)
-        return flow_output(m + signal * s**2 * rest, sigma * rest, t)
+        return right_output(diffusion, m + signal * s**2 * rest, t, sigma * rest)
 
     noise = torch.linspace(-3, 3, 101, dtype=torch.double).view(-1, 1, 1, 1)
 
@@ -344,11 +341,20 @@ def test_a_gaussian_flows_to_its_moments(steps):
     assert abs(samples.mean() - m) < 0.03 and abs(samples.std() - s) < 0.03
 
 
-def test_loss_types():
-    a, b = torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0])
-    assert elementwise_loss(a, b, "l2") == 2.5 and elementwise_loss(a, b, "l1") == 1.5
-    assert elementwise_loss(a, b, "l1_l2") == 2.0
-    with pytest.raises(ValueError, match="loss type"):
-        elementwise_loss(a, b, "huber")
-    with pytest.raises(ValueError, match="objective"):
-        GaussianDiffusion(objective="pred_KC")
+def test_sampling_settings_are_checked_against_the_process():
+    chosen = Sampling(eta=0.5).changed(GaussianDiffusion(), steps=7, noise_scale=None)
+    assert chosen == Sampling("ddim", 7, 1.0, 0.5)
+    assert chosen.changed(GaussianDiffusion(), sampler="ddpm") == Sampling("ddpm", 7)  # which has no eta
+    assert Sampling().changed(FlowMatching()).sampler == "euler"
+    for process, changes, words in (
+        (DecoupledDiffusion, {"sampler": "ddim"}, "ddim.*decoupled"),
+        (FlowMatching, {"sampler": "ddpm"}, "euler, heun"),
+        (FlowMatching, {"eta": 0.5}, "eta is 0.5.*euler"),
+        (GaussianDiffusion, {"sampler": "ddpm", "eta": 1.0}, "eta is 1.*ddpm"),
+        (GaussianDiffusion, {"steps": 1001}, "1..1000"),
+        (FlowMatching, {"noise_scale": 0.0}, "noise_scale is 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Sampling().changed(process(), **changes)
+    with pytest.raises(TypeError, match="stps"):
+        Sampling().changed(FlowMatching(), stps=2)

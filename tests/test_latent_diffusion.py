@@ -7,17 +7,16 @@ import torch
 from data import Scene
 from data.geometry.layout import Layout
 from data.prepare import prepare
-from denoising_diffusion_pytorch import latent_diffusion
 from denoising_diffusion_pytorch.build import build_loss, build_model
-from denoising_diffusion_pytorch.config import schema
-from denoising_diffusion_pytorch.diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.predictor import predict_batch
+from denoising_diffusion_pytorch.processes import PROCESSES
+from denoising_diffusion_pytorch.samplers import Sampling
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, JointObjective, LatentObjective
-from tests.tiny import TINY, tiny_batch, tiny_config
+from tests.tiny import tiny_batch, tiny_config
 
-VARIANTS = [(model_type, objective) for model_type, fitting in schema.OBJECTIVES.items() for objective in fitting]
+VARIANTS = [(name, objective) for name, process in PROCESSES.items() for objective in process.objectives]
 
 
 def tiny_model(model_type="ddpm", objective="pred_x0", **changes):
@@ -25,9 +24,7 @@ def tiny_model(model_type="ddpm", objective="pred_x0", **changes):
     config = tiny_config(
         diffusion_config={"model_type": model_type, "objective": objective, "sampler": None}, **changes
     )
-    model = build_model(config, "ldm")
-    model.scale_factor.fill_(1.0)
-    return model
+    return build_model(config, "ldm")
 
 
 @pytest.mark.parametrize("model_type,objective", VARIANTS)
@@ -119,9 +116,10 @@ def test_noise_is_scaled_where_it_is_drawn(sampler, steps):
         model.sample_latent(features, keys=keys, sampler=sampler, steps=steps, noise_scale=scale)
         for scale in (None, 2.0)
     )
-    assert model.noise_scale == 1 and torch.allclose(wide, 2 * plain, atol=1e-5)  # with an output of zero all is linear
-    model.noise_scale = 2.0
-    assert model.sample_latent(features, keys=keys, sampler=sampler, steps=steps).equal(wide)
+    assert torch.allclose(wide, 2 * plain, atol=1e-5)  # with an output of zero all is linear
+    parts = model.first_stage_model, model.cond_stage_model, model.unet, model.diffusion
+    configured = LatentDiffusion(*parts, sampling=Sampling(sampler, steps, noise_scale=2.0))
+    assert configured.sample_latent(features, keys=keys).equal(wide)
 
 
 def test_pixel_noise_widens_draws_and_leaves_their_mean_and_zeros():
@@ -150,22 +148,18 @@ def test_buildings_are_zero():
     assert (maps[mask == 1] == 0).all() and maps[mask == 0].sum() > 0
 
 
-def test_scale_factor():
-    model = tiny_model()
-    model.scale_factor.fill_(float("nan"))
-    batch = tiny_batch(0)
-    with pytest.raises(RuntimeError, match="scale factor"):
-        model(batch["images"], batch["conditions"])
-    batches = [tiny_batch(number)["images"] for number in range(50)]
-    scale = model.set_scale(model.posterior(images) for images in batches)
+def test_the_scale_factor_is_one_until_it_is_measured():
+    model, batches = tiny_model(), [tiny_batch(number) for number in range(50)]
+    batch = batches[0]
+    assert model.scale_factor == 1 and torch.isfinite(model(batch["images"], batch["conditions"]))
+    assert model.eval().sample(batch["conditions"]).shape == (2, 1, 16, 16)
+    scale = model.set_scale(model.posterior(each["images"]) for each in batches)
+    assert model.state_dict()["scale_factor"] == scale != 1
     torch.manual_seed(0)
-    z = torch.cat([model.encode_first_stage(images).sample() for images in batches])
+    z = torch.cat([model.encode_first_stage(each["images"]).sample() for each in batches])
     assert abs((z * scale).std() - 1) < 0.02
-    assert "scale_factor" in model.state_dict()
-    assert torch.allclose(
-        model.latent(model.encode_first_stage(batches[0]), torch.zeros(1)),
-        scale * z.new_tensor(1) * model.encode_first_stage(batches[0]).mode().detach(),
-    )
+    posterior = model.encode_first_stage(batch["images"])
+    assert torch.allclose(model.latent(posterior, torch.zeros(1)), scale * posterior.mode())
 
 
 def test_latent_loss_sends_no_gradient_into_the_encoder():
@@ -219,82 +213,10 @@ def test_frozen_first_stage_stays_in_eval_mode():
     assert not any(p.requires_grad for p in model.first_stage_model.parameters())
 
 
-def test_configuration_as_plain_dicts_in_the_documents_spelling():
-    with torch.device("meta"):
-        model = LatentDiffusion(
-            first_stage_config={
-                "target": "ldm.models.autoencoder.AutoencoderKL",
-                "params": {
-                    "embed_dim": 3,
-                    "ckpt_path": "None",
-                    "ddconfig": {"double_z": True, "channels": 1, "resolution": 320},
-                },
-            },
-            unet_config={
-                "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-                "params": {"model_channels": 128},
-            },
-        )
-        assert model.encode_first_stage(torch.zeros(1, 1, 320, 320)).mode().shape == (1, 3, 80, 80)
-        noisy = model.q_sample(torch.zeros(1, 3, 80, 80), torch.zeros(1, dtype=torch.long))
-        assert model.denoise(noisy, torch.zeros(1), torch.zeros(1, 3, 80, 80)).shape == (1, 3, 80, 80)
-        assert LatentDiffusion().unet.conv_out.out_channels == 3
-
-
-def test_sections_may_be_dicts_of_the_tiny_file():
-    sections = {
-        key: TINY[key] for key in ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")
-    }
-    model = LatentDiffusion(**sections)
-    model.scale_factor.fill_(1.0)
-    assert model.eval().sample(tiny_batch(0)["conditions"]).shape == (2, 1, 16, 16)
-
-
-def test_the_documents_call_with_a_configuration():
-    config = tiny_config(
-        diffusion_config={"sampling_timesteps": 7}, data={"cond_channels": ["buildings", "transmitter"]}
-    )
-    model, built = LatentDiffusion(**config.model.params), build_model(config, "ldm")
-    assert model.sampling_timesteps == 7
-    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in built.state_dict().items()}
-
-
-def test_modules_are_taken_as_they_are():
-    parts = tiny_model()
-    model = LatentDiffusion(
-        parts.first_stage_model, parts.cond_stage_model, parts.unet, parts.diffusion, sampler="ddpm", scale_factor=2.0
-    )
-    assert model.sampling() == ("ddpm", 4) and model.state_dict().keys() == parts.state_dict().keys()
-    assert model.eval().sample(tiny_batch(0)["conditions"], steps=2).shape == (2, 1, 16, 16)
-
-
 def test_unknown_arguments_are_refused():
     parts = tiny_model()
-    with pytest.raises(TypeError, match="sampling_timestep"):
-        LatentDiffusion(
-            parts.first_stage_model, parts.cond_stage_model, parts.unet, parts.diffusion, sampling_timestep=1
-        )
-    with pytest.raises(TypeError, match="unet_confg"):
-        LatentDiffusion(unet_confg={})
-
-
-def test_samplers_of_settings_are_those_of_the_processes():
-    processes = {"ddpm": GaussianDiffusion, "const_sde": DecoupledDiffusion, "flow": FlowMatching}
-    assert processes.keys() == schema.SAMPLERS.keys() == schema.OBJECTIVES.keys()
-    for model_type, process in processes.items():
-        assert tuple(latent_diffusion.SAMPLERS[process]) == schema.SAMPLERS[model_type]
-
-
-def test_a_condition_of_four_unnamed_channels():
-    sections = {key: TINY[key] for key in ("first_stage_config", "unet_config", "diffusion_config")}
-    model = LatentDiffusion(cond_stage_config=TINY["cond_stage_config"] | {"in_channels": 4}, **sections)
-    assert model.encode_condition(torch.zeros(1, 4, 8, 8))[0].shape == (1, 8, 8, 8)
-
-
-@pytest.mark.parametrize(
-    "model_type,objective,fitting", [("const_sde", "pred_KC", "decoupled"), ("flow", "pred_velocity", "euler, heun")]
-)
-def test_wrong_sampler_is_refused(model_type, objective, fitting):
-    model, batch = tiny_model(model_type, objective).eval(), tiny_batch(0)
-    with pytest.raises(ValueError, match=fitting):
-        model.sample(batch["conditions"], sampler="ddim")
+    modules = parts.first_stage_model, parts.cond_stage_model, parts.unet, parts.diffusion
+    with pytest.raises(TypeError, match="sampling_timesteps"):
+        LatentDiffusion(*modules, sampling_timesteps=1)
+    with pytest.raises(TypeError, match="stps"):
+        LatentDiffusion(*modules).sample(tiny_batch(0)["conditions"], stps=1)

@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from ..errors import ConfigError
-from .schema import OBJECTIVES, SAMPLERS, Config, SourceConfig
+from ..processes import PROCESSES
+from .schema import Config, SourceConfig
 
 STAGES = {
     "vae": "./radiodiff_results_VAE",
@@ -37,7 +38,7 @@ def derive(config: Config, stage: str) -> None:
     for key in ("in_channels", "out_channels"):
         _agree(unet, f"unet_config.{key}", embed_dim, "first_stage_config.embed_dim")
     if config.diffusion_config.sampler is None:
-        config.diffusion_config.sampler = SAMPLERS[config.diffusion_config.model_type][0]
+        config.diffusion_config.sampler = PROCESSES[config.diffusion_config.model_type].samplers[0]
     if stage == "ldm":
         _check_networks(config, side)
         _check_diffusion(config)
@@ -177,14 +178,15 @@ def _check_networks(config: Config, side: int) -> None:
 
 def _check_diffusion(config: Config) -> None:
     diffusion, first = config.diffusion_config, config.first_stage_config
-    for key, choices in (("objective", OBJECTIVES), ("sampler", SAMPLERS)):
-        fitting, given = choices[diffusion.model_type], getattr(diffusion, key)
+    process = PROCESSES[diffusion.model_type]
+    for key, fitting in (("objective", process.objectives), ("sampler", process.samplers)):
+        given = getattr(diffusion, key)
         if given not in fitting:
             raise ConfigError(
                 f"diffusion_config.{key} is {given}, which does not fit "
                 f"diffusion_config.model_type {diffusion.model_type}; choose {' or '.join(fitting)}"
             )
-    if diffusion.sampling_timesteps > diffusion.timesteps:
+    if process.discrete and diffusion.sampling_timesteps > diffusion.timesteps:
         raise ConfigError(
             f"diffusion_config.sampling_timesteps is {diffusion.sampling_timesteps}, "
             f"more than diffusion_config.timesteps {diffusion.timesteps}"

@@ -6,23 +6,20 @@ written once; writing it twice is allowed if both agree.
 
 import re
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Sampler = Literal["ddim", "ddpm", "decoupled", "euler", "heun"]
+from ..processes import PROCESSES
 
-# what fits each diffusion_config.model_type; the first sampler is the default
-OBJECTIVES = {
-    "ddpm": ("pred_noise", "pred_x0", "pred_v"),
-    "const_sde": ("pred_KC",),
-    "flow": ("pred_velocity",),
-}
-SAMPLERS: dict[str, tuple[Sampler, ...]] = {
-    "ddpm": ("ddim", "ddpm"),
-    "const_sde": ("decoupled",),
-    "flow": ("euler", "heun"),
-}
+if TYPE_CHECKING:
+    ModelType = str
+    Objective = str
+    Sampler = str
+else:  # the names of the one table
+    ModelType = Literal[tuple(PROCESSES)]
+    Objective = Literal[tuple(name for process in PROCESSES.values() for name in process.objectives)]
+    Sampler = Literal[tuple(name for process in PROCESSES.values() for name in process.samplers)]
 
 
 def number(value: Any) -> Any:
@@ -139,16 +136,16 @@ class DiffusionConfig(Section):
     """Forward process, objective and the default sampler."""
 
     # T discrete steps, RadioDiff's decoupled diffusion, or flow matching
-    model_type: Literal["ddpm", "const_sde", "flow"] = "ddpm"
+    model_type: ModelType = "ddpm"
     # ddpm: pred_noise, pred_x0, pred_v; const_sde: pred_KC; flow: pred_velocity
-    objective: Literal["pred_noise", "pred_x0", "pred_v", "pred_KC", "pred_velocity"] = "pred_noise"
+    objective: Objective = "pred_noise"
     timesteps: Count = 1000
     # of LDM, DDPM, and improved DDPM
     beta_schedule: Literal["scaled_linear", "linear", "cosine"] = "scaled_linear"
     loss_type: Literal["l2", "l1", "l1_l2"] = "l2"
     final_step_share: Share = 0.0  # share of training samples at t = T, for one-step samplers
     scale_factor: Positive | None = None  # None: 1 / std of the latents, measured at the start of stage 2
-    sampler: Sampler | None = None  # see SAMPLERS; derived: ddim, decoupled for const_sde, euler for flow
+    sampler: Sampler | None = None  # see processes.py; derived: ddim, decoupled for const_sde, euler for flow
     sampling_timesteps: Count = 4  # network calls; more of them cost accuracy (docs/accuracy.md)
     noise_scale: Positive = 1.0  # of samplers; above 1 draws differ more, for a model whose draws are too sure
     pixel_noise: NotNegative = 0.0  # dB, on every pixel of several draws: what the decoder and enlarging leave out

@@ -117,9 +117,10 @@ class LatentObjective(nn.Module):
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
-        latent, x_start = self.model.denoising(
-            batch["images"], batch["conditions"], keys=batch["keys"], moments=batch.get("moments")
-        )
+        random = KeyedRandom(batch["keys"], batch["images"].device)
+        posterior = self.model.posterior(batch["images"], batch.get("moments"))
+        x_start = self.model.latent(posterior, random.randn_like(posterior.mean))
+        latent, x_start = self.model.latent_loss(x_start, batch["conditions"], random)
         logs = {"latent": latent.detach()}
         start = self.end_to_end.start_step
         if start is None or step < start:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...radio_map import to_gain
-from ...randomness import KeyedRandom, draw_keys
+from ...randomness import KeyedRandom, sample_keys
 
 LOWEST_LOG_VARIANCE = -12.0  # the rounding to 256 grey levels alone has (2 / 255)^2 / 12, e^-12.2
 
@@ -47,5 +47,5 @@ class Regression(nn.Module, ABC):
             return [to_gain(output[:, :1], masks)]
         mean, log_variance = mean_and_log_variance(output)
         std = (log_variance / 2).exp()
-        draws = (KeyedRandom(draw_keys(batch["keys"], number), mean.device) for number in range(num_samples))
+        draws = (KeyedRandom(sample_keys(batch["keys"], number), mean.device) for number in range(num_samples))
         return [to_gain(mean + std * random.randn_like(mean), masks) for random in draws]

@@ -1,0 +1,24 @@
+"""The one table of the forward processes, by `model_type`; it imports no torch, so that configurations can use it."""
+
+from typing import NamedTuple
+
+
+class Process(NamedTuple):
+    """What a forward process can be trained to predict, and what can sample it.
+
+    Attributes:
+        objectives: quantities that the loss can compare, see the process in `diffusion.py`.
+        samplers: functions `sample_...` of `samplers.py`; the first one is the default.
+        discrete: whether it has T steps and a schedule of variances; if not, t runs from 0 to 1.
+    """
+
+    objectives: tuple[str, ...]
+    samplers: tuple[str, ...]
+    discrete: bool = False
+
+
+PROCESSES = {
+    "ddpm": Process(("pred_noise", "pred_x0", "pred_v"), ("ddim", "ddpm"), discrete=True),
+    "const_sde": Process(("pred_KC",), ("decoupled",)),
+    "flow": Process(("pred_velocity",), ("euler", "heun")),
+}

@@ -1,0 +1,148 @@
+"""Samplers: free functions `(diffusion, model, x_t, steps, randn)` from pure noise x_t (B, Z, h, w) to x_start.
+
+`model` is any callable (x_t, t) -> model output, `randn` any callable that returns fresh standard normal noise of its
+argument's shape. N steps are N calls of the model. `PROCESSES` says which processes a sampler accepts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
+from .processes import PROCESSES
+
+Model = Callable[[Tensor, Tensor], Tensor]
+Randn = Callable[[Tensor], Tensor]
+
+
+def sample_ddpm(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
+    """Ancestral sampling (Ho et al., 2020, algorithm 2) on a subset of the steps."""
+    for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
+        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
+        x_start, _ = diffusion.predictions(model(x_t, t), x_t, t)
+        (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
+        step = (signal_t / signal_s).square()  # alpha of the combined step s -> t
+        beta = sigma_t.square() - step * sigma_s.square()  # 1 - step, without cancellation
+        mean = signal_s * beta / sigma_t.square() * x_start + step.sqrt() * sigma_s.square() / sigma_t.square() * x_t
+        std = (sigma_s.square() / sigma_t.square() * beta).sqrt()
+        x_t = mean + std * randn(x_t) if then >= 0 else mean
+    return x_t
+
+
+def sample_ddim(
+    diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn, eta: float = 0.0
+) -> Tensor:
+    """DDIM (Song et al., 2021, eq. 12 and 16); eta = 0 is deterministic, 1 is ancestral."""
+    for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
+        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
+        x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
+        (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
+        std = eta * (sigma_s / sigma_t) * (1 - (signal_t / signal_s).square()).clamp(min=0).sqrt()
+        x_t = signal_s * x_start + (sigma_s.square() - std.square()).clamp(min=0).sqrt() * noise
+        if eta > 0 and then >= 0:
+            x_t = x_t + std * randn(x_t)
+    return x_t
+
+
+def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
+    """The reverse process of the decoupled diffusion.
+
+    A step from t to t - s has mean x_t - s C - (s / sqrt(t)) noise and variance s (t - s) / t.
+    """
+    for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
+        t = now.expand(x_t.shape[0])
+        x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
+        s = now - then
+        x_t = x_t + s * x_start - s / now.sqrt() * noise  # C = -x_start
+        if then > 0:
+            x_t = x_t + (s * then / now).sqrt() * randn(x_t)
+    return x_t
+
+
+def _velocity(diffusion: FlowMatching, model: Model, x_t: Tensor, now: Tensor) -> Tensor:
+    """dx_t / dt at the time `now`, a scalar, of x_t's shape: one call of the model."""
+    t = now.expand(x_t.shape[0])
+    return diffusion.estimate(model(x_t, t), x_t, t)
+
+
+def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
+    """Euler's method for dx_t / dt = velocity, deterministic (`randn` is not used); on straight paths it is DDIM."""
+    for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
+        x_t = x_t + (then - now) * _velocity(diffusion, model, x_t, now)
+    return x_t
+
+
+def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
+    """Heun's method for dx_t / dt = velocity, deterministic (`randn` is not used), of second order.
+
+    A Heun step calls the model twice and is twice as long as one of Euler's. The last step is Euler's (as in Karras et
+    al., 2022, algorithm 1): the other end of that step, t = 0, holds no noise to predict a velocity from. An even
+    number of calls begins with a step of Euler's too, where paths are nearly straight. So 5 calls are Heun, Heun,
+    Euler; 4 are Euler, Heun, Euler; 1 and 2 are `sample_euler`.
+    """
+    times = diffusion.schedule(steps, x_t.device)
+    for start, end in pairwise([0, *range(1 + steps % 2, steps, 2), steps]):
+        now, then = times[start], times[end]
+        velocity = _velocity(diffusion, model, x_t, now)
+        if end - start == 2:
+            ahead = x_t + (then - now) * velocity
+            velocity = (velocity + _velocity(diffusion, model, ahead, then)) / 2
+        x_t = x_t + (then - now) * velocity
+    return x_t
+
+
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "ddim": sample_ddim,
+    "ddpm": sample_ddpm,
+    "decoupled": sample_decoupled,
+    "euler": sample_euler,
+    "heun": sample_heun,
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample.
+
+    Attributes:
+        sampler: a name that `PROCESSES` has for the process; None: its first one.
+        steps: number of sampling steps, each of which calls the network once.
+        noise_scale: standard deviation of all noise, above 0; above 1 samples differ more.
+        eta: how stochastic ddim is, 0 to 1.
+    """
+
+    sampler: str | None = None
+    steps: int = 4
+    noise_scale: float = 1.0
+    eta: float = 0.0
+
+    def changed(self, diffusion: Diffusion, **changes: Any) -> "Sampling":
+        """The same with those of its fields that are given (None: unchanged), checked, and the sampler named.
+
+        Another sampler does not inherit `eta`.
+
+        Raises:
+            ValueError: the process has no such sampler or not that many steps, or the sampler has no eta.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        result = replace(self, **({"eta": 0.0} if given.get("sampler", self.sampler) != self.sampler else {}) | given)
+        fitting = PROCESSES[diffusion.model_type].samplers
+        sampler = result.sampler or fitting[0]
+        if sampler not in fitting:
+            process = type(diffusion).__name__
+            raise ValueError(f"sampler {sampler!r} does not fit {process}; choose from {', '.join(fitting)}")
+        diffusion.schedule(result.steps)
+        if result.eta and sampler != "ddim":
+            raise ValueError(f"eta is {result.eta:g}, but only the sampler ddim has one, not {sampler}")
+        if not result.noise_scale > 0:
+            raise ValueError(f"noise_scale is {result.noise_scale:g}; it must lie above 0")
+        return replace(result, sampler=sampler)
+
+    def draw(self, diffusion: Diffusion, model: Model, noise: Tensor, randn: Randn) -> Tensor:
+        """x_start (B, Z, h, w) from standard normal noise of its shape; checked settings only."""
+        scale, options = self.noise_scale, {"eta": self.eta} if self.sampler == "ddim" else {}
+        function = SAMPLERS[str(self.sampler)]
+        return function(diffusion, model, scale * noise, self.steps, lambda x: scale * randn(x), **options)
