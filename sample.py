@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from data import FlatTree, RadioMapSeer, Scene, gain_to_db, open_tree
 from data.crop import SIDE, Window, best_server, window
+from data.files import write_json
 from data.gis.geojson import read_city
 from data.gis.geotiff import Georeference, write_geotiff
 from data.measurements import pixels_of, read_measurements
@@ -137,7 +138,7 @@ def write_coverage(folder: Path, windows: list[Window], gains: list[np.ndarray],
             w.city.name: float((server == i).sum() / max((server >= 0).sum(), 1)) for i, w in enumerate(windows)
         },
     }
-    (folder / "coverage.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    write_json(folder / "coverage.json", summary)
     np.save(folder / "best_server.npy", server.astype(np.int16))
     coverage_figure(folder / "coverage.png", server, best, buildings, [w.city.tx for w in windows], threshold_db)
     if predicted_share < 1:
@@ -161,7 +162,7 @@ def main() -> None:
     source = data_scenes(settings) if windows is None else None
     count = len(windows if source is None else source)
     scenes: Iterable[Scene] = (source.scene(i) for i in range(count)) if source else (w.scene for w in windows)
-    names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "num_samples", "seed")
+    names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "seed")
     how = {name: getattr(settings, name) for name in names}
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
@@ -174,7 +175,7 @@ def main() -> None:
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)
     scores, gains = Scores(), []
-    predictions = predictor.predict(scenes, settings.batch_size)
+    predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
     for index, prediction in enumerate(tqdm(predictions, total=count, desc="sampling", unit="map")):
         scene, gain, std = prediction.scene, prediction.gain, prediction.std
         if scene.gain is not None:
@@ -188,7 +189,7 @@ def main() -> None:
             write_geotiff(folder / f"{scene.name}.tif", gain_to_db(gain), place)
     if scores.rows:
         summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
-        (folder / "metrics.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        write_json(folder / "metrics.json", summary)
         print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
     if len(gains) > 1:
         write_coverage(folder, windows, gains, arguments.threshold)
@@ -203,7 +204,8 @@ def main() -> None:
         from data.simulator.scenes import TOLD
 
         print(TOLD)
-    print(f"{count} maps in {folder} ({predictor.sampler}, {predictor.steps} steps, {predictor.checkpoint.path})")
+    facts = predictor.facts(settings.num_samples)
+    print(f"{count} maps in {folder} ({facts['sampler']}, {facts['steps']} steps, {facts['checkpoint']})")
 
 
 if __name__ == "__main__":

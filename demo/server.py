@@ -169,7 +169,6 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
-    best = predictor.sampler, predictor.steps
     one_at_a_time = threading.Lock()  # a prediction uses all cores
     places = app.extensions["places"] = threading.BoundedSemaphore(1 + MAX_WAITING)
 
@@ -256,12 +255,8 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
         with releasing(places), one_at_a_time:
-            predictor.num_samples = draws
-            predictor.use(*best)
-            if draws > 1:
-                predictor.use_for_spread()
             started = time.perf_counter()
-            predictions = list(predictor.predict(scenes))
+            predictions = list(predictor.predict(scenes, num_samples=draws))
             model_seconds = time.perf_counter() - started
             started = time.perf_counter()
             simulated = [np.where(scene.buildings, 0, simulated_gain(scene)) for scene in scenes]

@@ -80,7 +80,7 @@ def nmse_of(error: np.ndarray, target: np.ndarray) -> float:
     return float((error**2).sum()) / power if power else math.nan
 
 
-def mean_of(values: Sequence[float | None]) -> float:
+def mean_of(values: Sequence[float | None] | np.ndarray) -> float:
     """The mean of the values that are finite; NaN without any. None, as JSON has in place of NaN, is not."""
     known = np.array(values, float)
     known = known[np.isfinite(known)]

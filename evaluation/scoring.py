@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,9 +17,16 @@ from .regions import Regions, error_by_region
 from .table import interval
 
 
-@dataclass(frozen=True)
-class Answer:
+class Predicted(Protocol):
     """A predictor's map of a scene (H, W), grey levels in [0, 1], and the samples (K, H, W) that it is the mean of, if any."""
+
+    gain: np.ndarray
+    samples: np.ndarray | None
+
+
+@dataclass
+class Answer:
+    """The smallest `Predicted`."""
 
     gain: np.ndarray
     samples: np.ndarray | None = None
@@ -46,7 +53,7 @@ class Evaluation:
         self.by_region: list[dict[str, float]] = []
         self.without_energy: list[str] = []
 
-    def add(self, scene: Scene, answers: Mapping[str, Answer]) -> None:
+    def add(self, scene: Scene, answers: Mapping[str, Predicted]) -> None:
         """Score the answers to a scene with a map, the references' after them."""
         regions = Regions.of(scene)
         if not scene.gain.any():
@@ -58,9 +65,11 @@ class Evaluation:
         self.by_region.append(error_by_region(next(iter(answers.values())).gain, scene, regions))
         for name, predict in self.references.items():
             try:
-                self.scores[name].add(scene.name, predict(scene), scene.gain, regions)
+                gain = predict(scene)
             except DataError as error:
                 self.failures[name].append(str(error))
+            else:
+                self.scores[name].add(scene.name, gain, scene.gain, regions)
 
     def summaries(self) -> dict[str, dict[str, Any]]:
         """By predictor, `Scores.summary` with `nmse_interval` and, if there is one, `calibration`."""
@@ -75,9 +84,28 @@ class Evaluation:
         """Means over the maps with energy."""
         return {name: mean_of([row[name] for row in self.by_region]) for name in self.by_region[0]}
 
+    def notes(self) -> list[str]:
+        """What is missing from the scores."""
+        maps = len(self.by_region)
+        found = [
+            f"{name}: scored on {maps - len(reasons)} of {maps} maps; the first of the others: {reasons[0]}"
+            for name, reasons in self.failures.items()
+        ]
+        if self.without_energy:
+            named = ", ".join(self.without_energy[:3]) + (", ..." if len(self.without_energy) > 3 else "")
+            count = len(self.without_energy)
+            found.append(f"{count} of {maps} maps are zero everywhere and have no NMSE: {named}")
+        return found
 
-def score(answer: Callable[[Sequence[Scene]], Iterator[Answer]], scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Scores of one predictor and its time: its summary, with `nmse_per_map`, `crps_per_map` and `seconds_per_map`.
+    def best_to_worst(self, predictor: str, count: int) -> list[int]:
+        """The numbers of up to `count` maps, evenly from the predictor's best to its worst; only maps with energy."""
+        nmse = np.array([row["nmse"] for row in self.scores[predictor].rows])
+        ranked = np.argsort(nmse)[: np.isfinite(nmse).sum()]  # NaN is sorted to the end
+        return [int(ranked[round(place)]) for place in np.linspace(0, len(ranked) - 1, min(count, len(ranked)))]
+
+
+def score(answer: Callable[[Sequence[Scene]], Iterator[Predicted]], scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Scores of one predictor and its time: `nmse_per_map`, `crps_per_map`, `seconds_per_map` and the numbers of its summary.
 
     Args:
         answer: scenes -> one answer per scene, in order.
@@ -92,6 +120,7 @@ def score(answer: Callable[[Sequence[Scene]], Iterator[Answer]], scenes: Sequenc
         evaluation.add(scene, {"": found})
     (summary,) = evaluation.summaries().values()
     for calibration in evaluation.calibrations.values():
+        del summary["calibration"]["ranks"], summary["calibration"]["by_spread"]
         summary["crps_per_map"] = [row["crps"] for row in calibration.rows]
     per_map = [row["nmse"] for row in evaluation.scores[""].rows]
     return summary | {"nmse_per_map": per_map, "seconds_per_map": seconds / len(scenes)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-from .metrics import Scores
+from .metrics import Scores, mean_of
 
 COLUMNS = {  # heading: (key of a summary, digits)
     "NMSE": ("nmse", 4),
@@ -56,6 +56,21 @@ def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
+def averaged(seeds: Sequence[Any]) -> Any:
+    """The same structure with means over the seeds, map by map."""
+    if isinstance(seeds[0], dict):
+        return {key: averaged([seed[key] for seed in seeds]) for key in seeds[0]}
+    if isinstance(seeds[0], list):
+        return [averaged(values) for values in zip(*seeds, strict=True)]
+    return mean_of(seeds)
+
+
+def difference(values: np.ndarray) -> str:
+    """The mean over maps of differences, and its interval."""
+    bounds = interval(values.tolist())
+    return f"{mean_of(values):+.4f}" + (f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else "")
+
+
 def entry(summary: Mapping[str, Any], key: str) -> float | None:
     """A number of a summary by its key, whose parts are joined by dots; None where it is not there or not finite."""
     if key in summary:
@@ -72,21 +87,30 @@ def powers(summary: Mapping[str, Any]) -> str:
 
 
 def table(
-    rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, tuple[str, int]] = COLUMNS
+    rows: Mapping[Any, Mapping[str, Any]],
+    columns: Mapping[str, tuple[str, int]] = COLUMNS,
+    heads: Sequence[str] = ("",),
 ) -> list[list[str]]:
-    """Headings, and one line per summary; without the columns that none of them has."""
+    """Headings, and one line per summary; without the columns that none of them has.
+
+    Args:
+        rows: summaries by name, or by the cells below `heads`.
+        columns: some of `COLUMNS`.
+        heads: of the first cells.
+    """
     used = {
-        name: (key, digits)
-        for name, (key, digits) in columns.items()
-        if any(entry(row, key) is not None for row in rows.values())
+        name: column
+        for name, column in columns.items()
+        if any(entry(row, column[0]) is not None for row in rows.values())
     }
-    lines = [["", *used]]
+    lines = [[*heads, *used]]
     for name, row in rows.items():
-        values = {key: (entry(row, key), digits) for key, digits in used.values()}
-        cells = {key: "-" if value is None else f"{value:.{digits}f}" for key, (value, digits) in values.items()}
-        if row.get("nmse_interval") and "nmse" in cells:
-            cells["nmse"] += " [{:.4f}, {:.4f}]".format(*row["nmse_interval"])
-        lines.append([name, *cells.values()])
+        cells = []
+        for key, digits in used.values():
+            value, bounds = entry(row, key), row.get("nmse_interval") if key == "nmse" else None
+            text = "-" if value is None else f"{value:.{digits}f}"
+            cells.append(text + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""))
+        lines.append([*([name] if isinstance(name, str) else name), *cells])
     return lines
 
 

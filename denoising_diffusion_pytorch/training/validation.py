@@ -47,7 +47,7 @@ class Validation:
         for start in range(0, len(chosen), self.batch_size):
             indices, scenes, samples = zip(*chosen[start : start + self.batch_size], strict=True)
             with self.accelerator.autocast():
-                predictions = predict_batch(model, scenes, samples, self.accelerator.device, ceiling=True)
+                predictions = predict_batch(model, scenes, samples, self.accelerator.device, reconstruct=True)
             found += zip(indices, predictions, strict=True)
         found = gather_object(found)
         return dict(sorted(found, key=lambda pair: pair[0]))
@@ -98,8 +98,8 @@ def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
             continue
         summary = scores.summary()
         thresholded = summary.pop("thresholded")
-        summary.pop("maps")
-        metrics |= {prefix + key: value for key, value in summary.items()}
+        of_the_set = ("maps", "without_energy", "target_power")  # the same at every validation
+        metrics |= {prefix + key: value for key, value in summary.items() if key not in of_the_set}
         if not prefix:
-            metrics |= {f"thresholded_{key}": value for key, value in thresholded.items()}
+            metrics |= {f"thresholded_{key}": value for key, value in thresholded.items() if key not in of_the_set}
     return metrics
