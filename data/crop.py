@@ -71,19 +71,3 @@ def window(city: Scene, side: int = SIDE) -> Window:
     if height < side or width < side:
         notes.append(f"open ground around it up to {side} m x {side} m")
     return Window(scene, city, row, column, "; ".join(notes))
-
-
-def best_server(gains: np.ndarray, buildings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which transmitter is received best.
-
-    Args:
-        gains: (N, H, W) grey levels, NaN where a map has no value.
-        buildings: (H, W) bool.
-
-    Returns:
-        number of the transmitter (H, W) int, -1 in buildings and where no map has a value; its gain (H, W), NaN there.
-    """
-    known = ~np.isnan(gains).all(axis=0) & ~buildings
-    filled = np.where(np.isnan(gains), -1, gains)
-    server = np.where(known, filled.argmax(axis=0), -1)
-    return server, np.where(known, filled.max(axis=0), np.nan).astype(np.float32)

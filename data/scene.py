@@ -1,5 +1,6 @@
 """A scene: one city, one transmitter, and the measured or simulated map if it is known."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +74,26 @@ class Scene:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """An 8-bit PNG as (H, W) uint8 (colour pictures are converted to grey).
+    """`decode_grey` of a file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: not a readable picture ({error}); download or make it again") from error
+    return decode_grey(content, path)
+
+
+def decode_grey(content: bytes, path: Path | str) -> np.ndarray:
+    """The content of an 8-bit PNG as (H, W) uint8 (colour pictures are converted to grey).
 
     Raises:
-        DataError: names a file that is missing, damaged, transparent, animated or not 8 bits per channel.
+        DataError: names a file that is damaged, transparent, animated or not 8 bits per channel.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as file:  # readers of other formats may start programs
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as file:  # readers of other formats may start programs
             file.verify()  # the checksums, which reading the pixels leaves out
-        with Image.open(path, formats=("PNG",)) as file:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as file:
             picture: Image.Image = file
             frames = getattr(file, "n_frames", 1)
             if frames > 1:
@@ -97,8 +109,6 @@ def read_grey(path: Path) -> np.ndarray:
             if picture.mode != "L":
                 raise DataError(f"{path}: has mode {picture.mode}; an 8-bit grey PNG is needed")
             return np.array(picture)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: is no PNG; convert it to one (a JPEG blurs the walls)") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -140,13 +150,19 @@ def scene_at(name: str, layout: Layout, position: str, place: Georeference | Non
     """The scene of a city with a transmitter at `X,Y`, see `parse_position`.
 
     Raises:
-        DataError: the position is malformed, outside the map, or inside a building.
+        DataError: the position is malformed, outside the map, or inside a building; names the nearest open point.
     """
     tx = parse_position(position, place)
     height, width = layout.shape
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
         size = f"{width}x{height} px" if place is None else place.extent(layout.shape)
-        raise DataError(f"--tx {position}: is outside {name} ({size})")
-    if layout.inside[int(np.floor(tx[1] + 0.5)), int(np.floor(tx[0] + 0.5))]:
-        raise DataError(f"--tx {position}: is inside a building of {name}")
+        raise DataError(f"transmitter {position}: is outside {name} ({size})")
+    pixel = float(np.floor(tx[0] + 0.5)), float(np.floor(tx[1] + 0.5))
+    if layout.inside[int(pixel[1]), int(pixel[0])]:
+        column, row = layout.nearest_open(pixel)
+        where = f"{column:g},{row:g}" if place is None else place.text(column, row)
+        raise DataError(
+            f"transmitter {position}: is inside a building of {name}; antennas stand in the street here, 1.5 m high, "
+            f"also those of base stations on roofs; the nearest open point is {where}"
+        )
     return Scene("_".join([name, *(f"{value:.10g}" for value in parse_position(position))]), layout, tx)

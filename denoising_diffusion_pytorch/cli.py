@@ -2,13 +2,18 @@
 
 import argparse
 import errno
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.errors import DataError
 
 from .errors import CheckpointError, ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from data.gis.geojson import City  # shapely, which few commands need
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
 FIGURES = (".png", ".pdf", ".svg", ".jpg")
@@ -27,6 +32,25 @@ def positive(text: str) -> int:
     if natural(text) < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return int(text)
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; `--tx -80.0003,43.0`, which argparse takes for two options, is an option and its value."""
+    words: list[str] = []
+    for word in sys.argv[1:]:
+        if words and re.fullmatch(r"--\w+", words[-1]) and re.match(r"-\.?\d", word):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return parser.parse_args(words)
+
+
+def print_city(city: "City", path: Path) -> None:
+    """What was read of a city, and whether it seems to be inverted."""
+    for note in city.notes:
+        print(f"{path.name}: {note}")
+    if city.seems_inverted:
+        print(f"{path.name}: more than half of it is built; if its buildings are black on white, add --invert")
 
 
 def new_file(text: str) -> Path:

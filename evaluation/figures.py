@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from data.scene import Scene
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
@@ -18,6 +19,7 @@ BUILDING_GREY = "0.75"
 UNPREDICTED, UNCOVERED = "white", "#d95f5f"
 ERROR_LIMIT_DB = 20.0
 SPREAD_LIMIT_DB = 10.0
+Part = tuple[slice, slice]  # rows and columns
 LARGEST_SHOWN = 2048  # px; of a larger map every second pixel is drawn, or every third, ...
 
 
@@ -29,12 +31,14 @@ def _show(
     cmap: str,
     limits: tuple,
     metres: bool = False,
+    part: Part = (slice(None), slice(None)),
 ) -> Any:
-    """Draw values (H, W), NaN where they are unknown; with `metres` along the axes."""
+    """Draw values (H, W), NaN where they are unknown, or a part of them; with `metres` along the axes."""
     axes.set_facecolor(UNPREDICTED)
     shown = np.ma.masked_where(buildings | np.isnan(values), values)
-    image = _draw(axes, shown, cmap=cmap, vmin=limits[0], vmax=limits[1])
-    _paint(axes, buildings, BUILDING_GREY)
+    image = _draw(axes, shown, part, cmap=cmap, vmin=limits[0], vmax=limits[1])
+    _paint(axes, buildings, BUILDING_GREY, part)
+    axes.autoscale(False)
     if tx is not None:
         axes.plot(*tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
     if metres:
@@ -46,14 +50,23 @@ def _show(
     return image
 
 
-def _draw(axes: Any, values: np.ndarray, **how: Any) -> Any:
-    (height, width), step = values.shape, -(-max(values.shape) // LARGEST_SHOWN)
-    edges = (-0.5, width - 0.5, height - 0.5, -0.5)
+def _draw(axes: Any, values: np.ndarray, part: Part = (slice(None), slice(None)), **how: Any) -> Any:
+    (top, bottom, _), (left, right, _) = (cut.indices(length) for cut, length in zip(part, values.shape, strict=True))
+    values, step = values[part], -(-max(bottom - top, right - left) // LARGEST_SHOWN)
+    edges = (left - 0.5, right - 0.5, bottom - 0.5, top - 0.5)
     return axes.imshow(values[::step, ::step], extent=edges, interpolation="nearest", **how)
 
 
-def _paint(axes: Any, where: np.ndarray, colour: str) -> None:
-    _draw(axes, np.ma.masked_where(~where, where), cmap=ListedColormap([colour]))
+def _paint(axes: Any, where: np.ndarray, colour: str, part: Part = (slice(None), slice(None))) -> None:
+    _draw(axes, np.ma.masked_where(~where, where), part, cmap=ListedColormap([colour]))
+
+
+def _predicted_part(values: np.ndarray) -> Part:
+    """The smallest rectangle of (H, W) that holds all values, so that a square in a large city fills its picture."""
+    rows, columns = (np.flatnonzero(~np.isnan(values).all(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(None), slice(None)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _mark_points(axes: Any, points: np.ndarray | None, label: str = "") -> None:
@@ -155,13 +168,14 @@ def radio_map_figure(
     columns = 1 if std is None else 2
     figure = Figure(figsize=(6 * columns, 5), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    image = _show(axes[0], gain_to_db(gain), buildings, tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), metres=True)
+    part = _predicted_part(gain)
+    image = _show(axes[0], gain_to_db(gain), buildings, tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), True, part)
     _mark_points(axes[0], points, "m; ")
     axes[0].set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes[0], label="path gain (dB)")
     if std is not None:
         limits = 0, max(1.0, np.nanmax(std) * GAIN_SPAN_DB)
-        spread = _show(axes[1], std * GAIN_SPAN_DB, buildings, tx, "magma", limits, metres=True)
+        spread = _show(axes[1], std * GAIN_SPAN_DB, buildings, tx, "magma", limits, True, part)
         figure.colorbar(spread, ax=axes[1], label="standard deviation (dB)")
     _save(figure, path)
 
@@ -178,35 +192,35 @@ def coverage_figure(
 
     Args:
         path: file to write, PNG, PDF or SVG by its name.
-        server, gain: (H, W), see `data.window.best_server`.
+        server, gain: (H, W), see `evaluation.maps.Coverage`.
         buildings: (H, W).
-        transmitters: (x, y) of each, in pixels.
+        transmitters: (x, y) of each, in pixels; they are numbered from 1.
         threshold_db: lowest path gain at which a pixel is covered.
     """
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 5.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    decibels = gain_to_db(gain)
-    unknown = (server < 0) & ~buildings
-    uncovered = (server >= 0) & (decibels < threshold_db)
-    _show(left, np.where(server < 0, np.nan, server), buildings, None, "tab20", (0, 20), metres=True)
+    decibels, part = gain_to_db(gain), _predicted_part(gain)
+    unknown = (server == 0) & ~buildings
+    uncovered = (server > 0) & (decibels < threshold_db)
+    _show(left, np.where(server > 0, server - 1.0, np.nan), buildings, None, "tab20", (0, 20), True, part)
     covered = np.where(unknown | uncovered, np.nan, decibels)
-    image = _show(right, covered, buildings, None, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), metres=True)
-    for axes, where, colour, label in (
-        (left, unknown, UNPREDICTED, "not predicted"),
-        (right, unknown, UNPREDICTED, "not predicted"),
-        (right, uncovered, UNCOVERED, "below the threshold"),
-    ):
-        if where.any():
-            _paint(axes, where, colour)
-            axes.plot([], [], "s", color=colour, markeredgecolor="black", label=label)
-            axes.legend(loc="lower left", fontsize=7)
+    image = _show(right, covered, buildings, None, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), True, part)
+    _paint(right, uncovered, UNCOVERED, part)
     for axes in (left, right):
-        for number, position in enumerate(transmitters):
+        for number, position in enumerate(transmitters, 1):
             axes.plot(*position, marker="x", color="black", markersize=5)
             axes.annotate(str(number), position, xytext=(4, 4), textcoords="offset points", fontsize=8)
     left.set_title("best server", fontsize=10)
     right.set_title(f"covered: at least {threshold_db:g} dB", fontsize=10)
     figure.colorbar(image, ax=right, label="path gain (dB)")
+    kinds = (
+        (buildings, BUILDING_GREY, "building"),
+        (unknown, UNPREDICTED, "not predicted"),
+        (uncovered, UNCOVERED, "below the threshold"),
+    )
+    marks = [Patch(facecolor=c, edgecolor="black", label=label) for where, c, label in kinds if where[part].any()]
+    if marks:
+        figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8)
     _save(figure, path)
 
 

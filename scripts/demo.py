@@ -24,7 +24,8 @@ from denoising_diffusion_pytorch.predictor import Predictor
 try:
     from waitress import serve
 
-    from demo.server import LOCAL_HOSTS, MAX_UPLOAD, MAX_WAITING, create_app
+    from demo.maps import MAX_WAITING
+    from demo.server import LOCAL_HOSTS, MAX_UPLOAD, create_app
 except ImportError as error:
     raise SystemExit(f"error: {error}; the web page needs: pip install -r requirements-demo.txt") from error
 
@@ -55,7 +56,8 @@ def main() -> None:
             host=arguments.host,
             port=arguments.port,
             threads=4 + MAX_WAITING,
-            max_request_body_size=MAX_UPLOAD,  # refused before it is read
+            max_request_body_size=4
+            * MAX_UPLOAD,  # refused before it is read; the application says why above MAX_UPLOAD
         )
     except OSError as error:
         raise ConfigError(f"--host {arguments.host} --port {arguments.port}: {error}; choose another port") from error

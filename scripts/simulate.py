@@ -2,7 +2,7 @@
 
     python scripts/simulate.py --buildings city.png --tx 120,80 --out map.png
 
-The city is a grey picture, one pixel per metre, non-zero inside buildings, or a GeoJSON file of footprints. The result
+The city is a grey picture, one pixel per metre, white inside buildings, or a GeoJSON file of footprints. The result
 is an 8-bit PNG in RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0).
 """
 
@@ -17,10 +17,10 @@ from PIL import Image
 from data.crop import SIDE
 from data.errors import DataError
 from data.gis.geojson import read_city
-from data.scene import scene_at
+from data.scene import parse_position, scene_at
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
-from denoising_diffusion_pytorch.cli import new_png, run
+from denoising_diffusion_pytorch.cli import new_png, parse, print_city, run
 
 LARGE = 2**20  # px from which it takes so long that the command says what it does
 
@@ -28,16 +28,19 @@ LARGE = 2**20  # px from which it takes so long that the command says what it do
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--buildings", type=Path, required=True, help="PNG, non-zero inside buildings, or footprints as GeoJSON"
+        "--buildings", type=Path, required=True, help="PNG, white inside buildings, or footprints as GeoJSON"
     )
     parser.add_argument("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
+    parser.add_argument("--invert", action="store_true", help="the buildings of the PNG are black on white")
     parser.add_argument("--out", type=new_png, required=True, help="PNG to write")
     parser.add_argument("--force", action="store_true", help="overwrite --out")
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
-    layout, place = read_city(arguments.buildings)
-    tx = scene_at(arguments.buildings.stem, layout, arguments.tx, place).tx
+    city = read_city(arguments.buildings, [parse_position(arguments.tx)], arguments.invert)
+    layout = city.layout
+    print_city(city, arguments.buildings)
+    tx = scene_at(arguments.buildings.stem, layout, arguments.tx, city.place).tx
     if layout.inside.size > LARGE:
         height, width = layout.shape
         print(

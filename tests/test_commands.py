@@ -120,7 +120,7 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     assert out.returncode == 0, out.stderr
     grey = np.array(Image.open(tmp_path / "c" / "city_5_6.png"))
     assert grey.shape == (64, 64) and (grey[20:30, 20:30] == 0).all()
-    refused(command(*base, *own, "25,25"), "inside a building")
+    refused(command(*base, *own, "25,25"), "inside a building", "the nearest open point is")
     refused(command(*base, *own, "64,1"), "outside")
 
 
@@ -136,11 +136,12 @@ def test_a_flat_tree_is_sampled_like_the_scenes_it_was_made_from(workplace, tmp_
         save_grey(flat / "images" / f"{name}.png", scene.gain * 255)
         save_grey(flat / "masks" / f"{name}.png", scene.buildings * 255)
         np.save(flat / "conditions" / f"{name}.npy", dataset[index]["cond"].numpy())
-    how = ("--cfg", workplace / "tiny.yaml", f"sample.source.data_root={flat}", "--output_folder", tmp_path / "maps")
-    done = command("sample.py", "--ckpt", ckpt, *how)
+    settings = (f"sample.ckpt={ckpt}", f"sample.source.data_root={flat}", f"sample.output_folder={tmp_path / 'maps'}")
+    how = ("--cfg", workplace / "tiny.yaml", *settings)
+    done = command("sample.py", *how)
     assert done.returncode == 0 and len(list((tmp_path / "maps").glob("*_figure.png"))) == len(dataset), done.stderr
     np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
-    refused(command("sample.py", "--ckpt", ckpt, *how), f"conditions/{name}.npy", "has shape (1, 2, 2), not")
+    refused(command("sample.py", *how), f"conditions/{name}.npy", "has shape (1, 2, 2), not")
 
 
 def test_sample_several_draws_and_transmitters(workplace, tmp_path):
@@ -162,26 +163,38 @@ def test_sample_several_draws_and_transmitters(workplace, tmp_path):
     assert 0 <= coverage["covered_share_of_predicted_area"] <= 1
     assert coverage["predicted_share_of_open_area"] == pytest.approx((2 * 256**2 - 212 * 112 - 100) / (300 * 400 - 100))
     assert "89.4% of the open area was predicted" in out.stdout and "of that has at least -127 dB" in out.stdout
-    assert sum(coverage["best_server_share"].values()) == pytest.approx(1)
+    assert [(t["number"], t["name"]) for t in coverage["transmitters"]] == [(1, "town_5_6"), (2, "town_390_290")]
+    assert sum(t["best_server_share"] for t in coverage["transmitters"]) == pytest.approx(1)
     server = np.load(tmp_path / "o" / "best_server.npy")
-    assert server[0, 0] == 0 and server[299, 399] == 1 and server[25, 25] == -1
+    assert server[0, 0] == 1 and server[299, 399] == 2 and server[25, 25] == 0
     out = command("sample.py", *ckpt, "--simulate", 3, "--output_folder", tmp_path / "s")
     assert out.returncode == 0, out.stderr
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["maps"] == 1
 
 
-def test_a_map_of_footprints_is_a_geotiff_too(workplace, tmp_path):
+def test_footprints_and_measured_power(workplace, tmp_path):
+    """The map is a GeoTIFF too; a negative longitude is a value; received power becomes path gain."""
     ckpt = ("--ckpt", workplace / "radiodiff_results_LDM")
     city = ("--buildings", ROOT / "examples" / "town.geojson", "--tx", "10.002543,49.999488")
     out = command("sample.py", *ckpt, *city, "--output_folder", tmp_path)
     assert out.returncode == 0, out.stderr
+    assert "town.geojson: footprints: 58, in degrees (EPSG:4326)" in out.stdout
+    west = ("--buildings", ROOT / "examples" / "town.geojson", "--tx", "-80.0003,43.0")
+    refused(command("sample.py", *ckpt, *west), "-80.0003,43.0: is outside town")
+    (tmp_path / "drive.csv").write_text("PCI,latitude,longitude,rsrp\n1,49.9993,10.002543,-92\n1,49.0,10.0,-92\n")
+    drive = (*city, "--measurements", tmp_path / "drive.csv", "--output_folder", tmp_path / "drive")
+    refused(command("sample.py", *drive), "rsrp is received power in dBm; give the transmitter's EIRP")
+    out = command("sample.py", *drive, "--eirp", -10)
+    assert out.returncode == 0, out.stderr
+    assert "1 measured points from the columns longitude, latitude, rsrp (dBm, minus the EIRP of -10 dBm)" in out.stdout
+    assert "outside the map and left out: 1" in out.stdout and "1 of 1 measured points lie" in out.stdout
     decibels = np.load(tmp_path / "town_10.002543_49.999488.npy")
     with Image.open(tmp_path / "town_10.002543_49.999488.tif") as written:
         assert np.array_equal(np.asarray(written), decibels, equal_nan=True)
         x, y = written.tag_v2[33922][3:5]
     assert 9.999 < x < 10.001 and 49.9995 < y < 50.0005
     town = Layout.traced(np.asarray(Image.open(ROOT / "examples" / "town.png")) > 0)
-    footprints, _ = read_city(ROOT / "examples" / "town.geojson")
+    footprints = read_city(ROOT / "examples" / "town.geojson").layout
     assert footprints.coverage.sum() == pytest.approx(town.coverage.sum(), rel=0.02)
 
 
@@ -197,6 +210,7 @@ def test_the_released_model_is_used_where_none_is_named(tmp_path):
     assert out.returncode == 0, out.stderr
     metrics = json.loads((tmp_path / "radiodiff_samples" / "metrics.json").read_text())
     assert metrics["maps"] == 1 and metrics["nmse"] < 0.03  # a trained model, not noise
+    assert out.stdout.index("an input of this model and the truth here") < out.stdout.index("NMSE 0.")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -224,6 +238,8 @@ def test_a_dry_run_tells_of_channels_that_no_scene_has(tmp_path):
     [
         (("sample.py", "--simulate", "-1"), ("--simulate", "whole number from 0 on")),
         (("sample.py", "--num_samples", "0"), ("sample.num_samples", "greater than or equal to 1")),
+        (("sample.py", "trainer.steps=3"), ("name it with --cfg",)),
+        (("sample.py", "--cfg", "x.yaml", "--seed", "3"), ("with --cfg, write sample.seed=3",)),
     ],
 )
 def test_arguments_that_mean_nothing(arguments, words):

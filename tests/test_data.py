@@ -15,7 +15,7 @@ from PIL import Image
 import data.conditions
 from data import DataError, RadioMapSeer, Scene, db_to_gain, gain_to_db
 from data.conditions import CONDITION_CHANNELS, condition
-from data.crop import best_server, window
+from data.crop import window
 from data.geometry.layout import Layout
 from data.geometry.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
 from data.geometry.resize import resize, to_native
@@ -424,14 +424,6 @@ def test_a_window_of_any_city(shape):
         assert bool(seen.note) == (shape != (8, 8))
     middle = window(Scene("c", Layout([], (40, 40)), (20, 20)), side=8)
     assert (middle.row, middle.column) == (16, 16) and middle.scene.gain is None
-
-
-def test_best_server():
-    gains = np.array([[[0.5, 0.2, np.nan]], [[0.1, 0.3, np.nan]]])
-    server, best = best_server(gains, np.zeros((1, 3), bool))
-    assert server.tolist() == [[0, 1, -1]] and np.allclose(best, [[0.5, 0.3, np.nan]], equal_nan=True)
-    server, best = best_server(gains, np.ones((1, 3), bool))
-    assert (server == -1).all() and np.isnan(best).all()
 
 
 def test_the_eight_symmetries():

@@ -1,6 +1,5 @@
-"""The web page: what it refuses, what it answers, and the whole of it in a browser."""
+"""The web page: what the server refuses and answers, and the page itself in a browser."""
 
-import base64
 import csv
 import io
 import json
@@ -16,13 +15,18 @@ from PIL import Image
 
 pytest.importorskip("flask", reason="the web page needs: pip install -r requirements-demo.txt")
 
-from data.units import db_to_gain, gain_to_uint8
-from demo.server import MAX_WAITING, create_app, encode, pack
+from data.gis.geotiff import Georeference
+from data.measurements import read_measurements
+from data.units import COVERAGE_DB, db_to_gain, gain_to_db, gain_to_uint8
+from demo.maps import MAX_WAITING
+from demo.messages import decode, encode, pack
+from demo.server import MAX_UPLOAD, create_app
 from denoising_diffusion_pytorch.predictor import Predictor
 
 OPEN = np.zeros((256, 256), bool)
 CITY = OPEN.copy()
 CITY[100:140, 60:120] = True
+METRES = {"x": 5000.0, "y": 8000.0, "dx": 1.0, "dy": 1.0, "degrees": False, "epsg": 25832}
 
 
 def png(array):
@@ -31,8 +35,25 @@ def png(array):
     return content.getvalue()
 
 
+def houses(columns, rows, x=500_000, y=5_600_000):
+    """Footprints of 18 m x 12 m every 30 m, in metres of UTM zone 32."""
+    corners = np.array([[0, 0], [18, 0], [18, 12], [0, 12], [0, 0]])
+    polygons = [
+        {"type": "Polygon", "coordinates": [(corners + (x + 30 * i, y + 30 * j)).tolist()]}
+        for i in range(columns)
+        for j in range(rows)
+    ]
+    crs = {"type": "name", "properties": {"name": "EPSG:25832"}}
+    features = [{"type": "Feature", "properties": {"building": "yes"}, "geometry": polygon} for polygon in polygons]
+    return json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}).encode()
+
+
 def floats(text):
-    return np.frombuffer(base64.b64decode(text), "<f4").reshape(256, 256)
+    return decode(text, "<f4", 256 * 256, "map").reshape(256, 256)
+
+
+def bits(city):
+    return np.unpackbits(decode(city["buildings"], "u1", -(-city["width"] * city["height"] // 8), "city")).astype(bool)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +64,10 @@ def app():
 @pytest.fixture
 def client(app):
     return app.test_client()
+
+
+def upload(client, content, name="city.png", **more):
+    return client.post("/upload", data={"file": (io.BytesIO(content), name)} | more)
 
 
 def test_prediction(client):
@@ -63,104 +88,138 @@ def test_prediction(client):
 @pytest.mark.parametrize(
     "body,words",
     [
-        ({}, "buildings"),
-        ({"buildings": "", "tx": [[1, 1]]}, "buildings: holds 0 numbers"),
-        ({"buildings": "?", "tx": [[1, 1]]}, "buildings: is not base64"),
-        ({"buildings": pack(CITY), "tx": []}, "place 1 to 8"),
-        ({"buildings": pack(CITY), "tx": [[1, 1]] * 9}, "place 1 to 8"),
-        ({"buildings": pack(CITY), "tx": ["here"]}, "tx: must be"),
-        ({"buildings": pack(CITY), "tx": [[float("nan"), 1]]}, "is no position"),
-        ({"buildings": pack(CITY), "tx": [[300, 1]]}, "outside"),
-        ({"buildings": pack(CITY), "tx": [[80, 120]]}, "inside a building"),
-        ({"buildings": pack(CITY), "tx": [[1, 1]], "draws": 1000}, "draws: 1000"),
-        ({"buildings": pack(CITY), "tx": [[1, 1]], "draws": "many"}, "draws"),
+        ({"tx": None}, "buildings"),
+        ({"buildings": ""}, "buildings: holds 0 numbers"),
+        ({"buildings": "?"}, "buildings: is not base64"),
+        ({"tx": []}, "place 1 to 8"),
+        ({"tx": [[1, 1]] * 9}, "place 1 to 8"),
+        ({"tx": ["here"]}, "tx: must be"),
+        ({"tx": [[float("nan"), 1]]}, "is no position"),
+        ({"tx": [[300, 1]]}, "outside"),
+        ({"tx": [[80, 120]]}, "inside a building"),
+        ({"draws": 1000}, "draws: 1000"),
+        ({"draws": "many"}, "draws"),
+        ({"points": "here"}, "points: must be a list"),
+        ({"points": [[], []]}, "one list of [x, y, dB] for each transmitter"),
+        ({"points": [{"a": 1}]}, "points: must be a list"),
+        ({"points": [[[1, 2]]]}, "points: is no row of numbers"),
+        ({"points": [[[1, 2, 30]]]}, "points: gain_db is 30"),
+        ({"points": [[[1, 300, -80]]]}, "points: 1,300 is outside"),
+        ({"points": [[[10**400, 2, -80]]]}, "points: is no row of numbers"),
+        ({"points": [[[1, 2, -80]] * 2001]}, "at most 2000"),
     ],
 )
 def test_prediction_refuses(client, body, words):
-    answer = client.post("/predict", json=body)
+    answer = client.post("/predict", json={"buildings": pack(CITY), "tx": [[30, 120]]} | body)
     assert answer.status_code == 400 and words in answer.json["error"]
+
+
+def test_measured_values_correct_the_map_of_their_transmitter(client, monkeypatch):
+    body = {"buildings": pack(CITY), "tx": [[30, 120], [200, 40]]}
+    points = {"points": [[[40, 130, -85], [150, 30.2, -94]], []]}
+    assert client.get("/settings").json["measurements"] is True
+
+    def predicted(body):
+        return [floats(each["model"]) for each in client.post("/predict", json=body).json["maps"]]
+
+    without, told = predicted(body), predicted(body | points)
+    for (column, row), level in (((40, 130), -85), ((150, 30), -94)):
+        assert abs(told[0][row, column] - level) < 4 < abs(without[0][row, column] - level)
+    assert np.abs(told[0] - without[0])[200:, 200:].max() < 0.5  # out of their reach
+    assert np.allclose(told[1], without[1], atol=1e-2)  # the other one's map
+    monkeypatch.setattr(Predictor, "sees_measurements", False)
+    refused = client.post("/predict", json=body | points)
+    assert refused.status_code == 400 and "no channel that shows measured points" in refused.json["error"]
 
 
 def test_cities(client):
     first, again, other = (client.get(f"/city?seed={seed}").json for seed in (3, 3, 4))
-    assert first == again != other
+    assert first == again != other and (first["width"], first["height"]) == (256, 256)
     assert client.get("/city?seed=x").status_code == 400 and client.get("/city").status_code == 400
-    names = client.get("/settings").json["cities"]
-    assert names and all(client.get(f"/example?name={name}").status_code == 200 for name in names)
-    assert client.get("/example?name=../README").status_code == 400
+    settings = client.get("/settings").json
+    assert settings["threshold"] == COVERAGE_DB and "town.geojson" in settings["cities"]
+    assert all(client.get(f"/example?name={name}").status_code == 200 for name in settings["cities"])
+    assert client.get("/example?name=../README.md").status_code == 400
 
 
-def upload(client, content, name="city.png"):
-    return client.post("/upload", data={"file": (io.BytesIO(content), name)})
-
-
-def test_upload(client):
-    same = upload(client, png(CITY.astype(np.uint8) * 255))
-    assert same.json["buildings"] == pack(CITY) and "as it is" in same.json["note"]
-    large = np.zeros((400, 600), np.uint8)
+def test_upload_answers_the_whole_city(client):
+    large = np.zeros((401, 603), np.uint8)
     large[72:328, 172:428] = CITY * 200
-    assert upload(client, png(large)).json["buildings"] == pack(CITY)
-    assert "open ground" in upload(client, png(np.zeros((50, 60), np.uint8))).json["note"]
-    square = [[[0, 0], [100, 0], [100, 60], [0, 60], [0, 0]]]
-    footprints = json.dumps({"type": "Polygon", "coordinates": square}).encode()
-    city = np.unpackbits(
-        np.frombuffer(base64.b64decode(upload(client, footprints, "a.geojson").json["buildings"]), "u1")
-    )
-    assert 5000 < city.sum() < 7000
-    place = upload(client, footprints, "a.geojson").json["place"]
-    assert place == {"x": -16, "y": 76, "dx": 1, "dy": 1, "degrees": False} and same.json["place"] is None
-    asked = {"values": encode(np.full((256, 256), -80, "<f4")), "buildings": pack(CITY)}
-    for where, corner in ((place, (-16.5, 76.5)), (None, (-0.5, 0.5))):
-        answer = client.post("/file/tif", json=asked | {"place": where})
-        assert Image.open(io.BytesIO(answer.data)).tag_v2[33922][3:5] == corner
-    for where in ("here", {"x": 1}, place | {"x": "far"}, place | {"dy": 10**400}, place | {"dx": 0}):
-        answer = client.post("/file/tif", json=asked | {"place": where})
-        assert answer.status_code == 400 and answer.json["error"].startswith("place: ")
-    assert upload(client, b"{}", "a.geojson").status_code == 400
-    for content, words in (
-        (b"GIF89a", "is no PNG"),
-        (png(CITY.astype(np.uint8))[:60], "city.png"),
-        (png(np.zeros((1, 5000), np.uint8)), "5000x1"),
+    city = upload(client, png(large)).json
+    assert (city["width"], city["height"], city["place"]) == (603, 401, None) and not city["inverted"]
+    assert (bits(city)[: large.size].reshape(large.shape) == (large > 0)).all()
+    inverted = upload(client, png(np.where(CITY, 0, 255).astype(np.uint8))).json
+    assert inverted["inverted"] and bits(inverted).mean() > 0.5
+    righted = upload(client, png(np.where(CITY, 0, 255).astype(np.uint8)), invert="yes").json
+    assert not righted["inverted"] and righted["buildings"] == pack(CITY)
+    city = upload(client, houses(10, 20), "a.geojson").json
+    assert city["place"]["epsg"] == 25832 and city["place"]["x"] == 500_000 - 16 and city["height"] > 256
+    too_many = houses(110, 110)
+    assert "50,000 vertices" in upload(client, too_many, "a.geojson").json["error"]
+    near = upload(client, too_many, "a.geojson", around="501000,5601000").json
+    assert near["place"]["x"] > 500_000 and "near enough" in near["note"]
+    for content, name, words in (
+        (b"GIF89a", "city.png", "is no PNG"),
+        (png(CITY.astype(np.uint8))[:60], "city.png", "city.png"),
+        (png(np.zeros((1, 5000), np.uint8)), "city.png", "5000x1"),
+        (b"{}", "a.geojson", "a.geojson"),
     ):
-        answer = upload(client, content)
+        answer = upload(client, content, name)
         assert answer.status_code == 400 and words in answer.json["error"]
-    answer = upload(client, bytes(5 * 2**20))
-    assert answer.status_code == 413 and "4 MiB" in answer.json["error"]
+    answer = upload(client, bytes(MAX_UPLOAD + 1))
+    assert answer.status_code == 413 and "8 MiB" in answer.json["error"]
     assert client.post("/upload").status_code == 400
 
 
+def test_files(client, tmp_path):
+    values = np.random.default_rng(0).uniform(-140, -50, (256, 256)).astype("<f4")
+    body = {"values": encode(values), "buildings": pack(CITY), "layer": "model", "left": 30, "top": 50}
+
+    def file(kind, **more):
+        return client.post(f"/file/{kind}", json=body | more)
+
+    picture = np.asarray(Image.open(io.BytesIO(file("png").data)))
+    assert (picture == np.where(CITY, 0, gain_to_uint8(db_to_gain(values)))).all()
+    assert (np.load(io.BytesIO(file("npy").data)) == values).all()
+    for place, corner in ((None, (29.5, -49.5)), (METRES, (5029.5, 7950.5))):
+        tif = Image.open(io.BytesIO(file("tif", place=place, layer="best_server").data))
+        assert tif.tag_v2[33922][3:5] == corner and (np.asarray(tif) == values).all()
+        path = tmp_path / "points.csv"  # what sample.py --measurements reads
+        path.write_text(file("csv", place=place).text)
+        points, _ = read_measurements(path, (400, 400), place and Georeference(**place))
+        column, row, level = points[0]
+        assert len(points) == (~CITY).sum() and (column, row) == (30, 50)
+        assert gain_to_db(level) == pytest.approx(values[0, 0], abs=0.01)
+    degrees = METRES | {"x": 10.0, "y": 50.0, "dx": 1e-5, "dy": 1e-5, "degrees": True, "epsg": None}
+    measured = client.post("/file/csv", json={"layer": "measured", "place": degrees, "points": [[3, 2, -93]]})
+    assert measured.text.splitlines() == ["lon,lat,gain_db", "10.0000300,49.9999800,-93.00"]
+    path.write_text(measured.text)
+    assert np.allclose(read_measurements(path, (400, 400), Georeference(**degrees))[0][:, :2], [[3, 2]], atol=0.02)
+    nothing = encode(np.where(CITY, 1, np.nan).astype("<f4"))
+    assert list(csv.reader(io.StringIO(file("csv", layer="coverage", values=nothing).text))) == [["x", "y", "covered"]]
+
+
 @pytest.mark.parametrize(
-    "more,words",
+    "kind,body,words",
     [
-        ({"points": "here"}, "points: must be a list"),
-        ({"points": [[1, 2]]}, "points: is no row of numbers"),
-        ({"points": [[1, 2, 30]]}, "points: gain_db is 30"),
-        ({"points": [[1, 300, -80]]}, "points: 1,300 is outside"),
-        ({"points": [[10**400, 2, -80]]}, "points: is no row of numbers"),
-        ({"points": [[1, 2, -80]] * 2001}, "at most 2000"),
-        ({"points": [[1, 2, -80]], "tx": [[1, 1], [9, 9]]}, "belong to one transmitter"),
+        ("exe", {}, "request one of"),
+        ("png", {"layer": "passwords"}, "request one of"),
+        ("png", {"values": "AAAA"}, "values: "),
+        ("png", {"layer": "best_server"}, "a PNG holds path gains"),
+        ("tif", {"place": "here"}, "place: "),
+        ("tif", {"place": METRES | {"x": "far"}}, "place: "),
+        ("tif", {"place": METRES | {"dy": 10**400}}, "place: "),
+        ("tif", {"place": METRES | {"dx": 0}}, "place: "),
+        ("tif", {"place": METRES | {"epsg": "none"}}, "place: "),
+        ("csv", {"left": 0.5}, "left"),
+        ("csv", {"points": [[1, 2]]}, "points"),
+        ("npy", {"points": []}, "CSV only"),
     ],
 )
-def test_measured_values_are_checked(client, more, words):
-    answer = client.post("/predict", json={"buildings": pack(CITY), "tx": [[30, 120]]} | more)
+def test_files_are_refused(client, kind, body, words):
+    whole = {"values": encode(np.full((256, 256), -80, "<f4")), "buildings": pack(CITY), "layer": "model"}
+    answer = client.post(f"/file/{kind}", json=whole | body)
     assert answer.status_code == 400 and words in answer.json["error"]
-
-
-def test_measured_values_correct_the_map(client, monkeypatch):
-    body = {"buildings": pack(CITY), "tx": [[30, 120]]}
-    points = {"points": [[40, 130, -85], [150, 30.2, -94]]}
-    assert client.get("/settings").json["measurements"] is True
-
-    def predicted(body):
-        return floats(client.post("/predict", json=body).json["maps"][0]["model"])
-
-    without, told = predicted(body), predicted(body | points)
-    for (column, row), level in (((40, 130), -85), ((150, 30), -94)):
-        assert abs(told[row, column] - level) < 4 < abs(without[row, column] - level)
-    assert np.abs(told - without)[200:, 200:].max() < 0.5  # out of their reach
-    monkeypatch.setattr(Predictor, "sees_measurements", False)
-    refused = client.post("/predict", json=body | points)
-    assert refused.status_code == 400 and "no channel that shows measured points" in refused.json["error"]
 
 
 def test_what_would_harm_the_server_is_refused(client, app):
@@ -174,7 +233,8 @@ def test_what_would_harm_the_server_is_refused(client, app):
     assert other.status_code == 403 and "localhost" in other.json["error"]
     for host in ("127.0.0.1:7860", "localhost", "[::1]:7860"):
         answer = client.get("/settings", headers={"Host": host})
-        assert answer.status_code == 200 and "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        policy = answer.headers["Content-Security-Policy"]
+        assert answer.status_code == 200 and "default-src 'self'" in policy and "script-src" not in policy
     anywhere = create_app(Predictor(), hosts=None).test_client()
     assert anywhere.get("/settings", headers={"Host": "lab.example"}).status_code == 200
 
@@ -209,24 +269,49 @@ def test_a_crowd_is_told_to_wait(monkeypatch):
     assert late.status_code == 503 and "try again" in late.json["error"] and answers == [200] * len(crowd)
 
 
-def test_files(client):
-    values = np.random.default_rng(0).uniform(-140, -50, (256, 256)).astype("<f4")
-    body = {"values": encode(values), "buildings": pack(CITY)}
-    picture = np.asarray(Image.open(io.BytesIO(client.post("/file/png", json=body).data)))
-    assert (picture == np.where(CITY, 0, gain_to_uint8(db_to_gain(values)))).all()
-    assert (np.load(io.BytesIO(client.post("/file/npy", json=body).data)) == values).all()
-    rows = list(csv.reader(io.StringIO(client.post("/file/csv", json=body).text)))
-    assert rows[0] == ["x", "y", "path_gain_db"] and len(rows) == 1 + (~CITY).sum()
-    x, y, value = rows[1000]
-    assert values[int(y), int(x)] == pytest.approx(float(value), abs=0.01)
-    assert client.post("/file/exe", json=body).status_code == 400
-    assert client.post("/file/png", json={"values": "AAAA"}).status_code == 400
-    assert client.post("/file/png", data="no JSON").status_code in (400, 415)
+class Visit:
+    """The page in a headless Chromium."""
+
+    def __init__(self, page):
+        from playwright.sync_api import expect
+
+        self.page, self.expect = page, expect
+
+    def answered(self, text="^Model"):
+        self.expect(self.page.locator("#status")).to_have_text(re.compile(text))
+
+    def at(self, x, y, canvas="city"):
+        box = self.page.locator(f"#{canvas}").bounding_box()
+        return box["x"] + (x + 0.5) / 256 * box["width"], box["y"] + (y + 0.5) / 256 * box["height"]
+
+    def click(self, x, y):
+        self.page.mouse.click(*self.at(x, y))
+
+    def model(self):
+        """Path gain and received power at the cursor."""
+        return map(float, re.search(r"model (\S+) dB.*received (\S+) dBm", self.page.inner_text("#readout")).groups())
+
+    def upload(self, content, name="city.geojson"):
+        self.page.set_input_files("#upload", {"name": name, "mimeType": "", "buffer": content})
+
+    def note(self, text):
+        self.expect(self.page.locator("#note")).to_contain_text(text)
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def download(self, layer, kind, path):
+        self.page.select_option("#layer", layer)
+        with self.page.expect_download() as download:
+            self.page.click(f"[data-file={kind}]")
+        download.value.save_as(path)
+        return path
 
 
 @pytest.fixture
-def page(app):
-    """The page in a headless Chromium."""
+def visit(app, request):
+    """A visit; parametrised by what describes the browser, 1280 x 720 px if nothing does."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs: pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -236,15 +321,19 @@ def page(app):
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
+    how = {"viewport": {"width": 1280, "height": 720}} | getattr(request, "param", {})
     try:
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
+            page = browser.new_context(**how).new_page()
             page.set_default_timeout(60_000)
+            sync_api.expect.set_options(timeout=60_000)
             problems = []
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.goto(f"http://127.0.0.1:{server.server_port}")
-            yield page
+            visit = Visit(page)
+            visit.answered()  # a random city to begin with
+            yield visit
             assert not problems
             browser.close()
     finally:
@@ -252,111 +341,203 @@ def page(app):
         thread.join()
 
 
-def test_draw_place_see_and_download(page, tmp_path):
-    from playwright.sync_api import expect
-
-    def answered():
-        expect(page.locator("#status")).to_have_text(re.compile("^Model"))
-
-    def at(x, y):
-        box = page.locator("#city").bounding_box()
-        return box["x"] + (x + 0.5) / 256 * box["width"], box["y"] + (y + 0.5) / 256 * box["height"]
-
-    answered()  # a random city to begin with
+def test_draw_place_measure_and_download(visit, tmp_path):
+    page = visit.page
     page.click("#clear")
     page.wait_for_selector("#figure-model", state="hidden")
     page.click("[data-tool=build]")
-    page.mouse.move(*at(100, 60))
+    page.mouse.move(*visit.at(100, 60))
     page.mouse.down()
-    page.mouse.move(*at(100, 180))
+    page.mouse.move(*visit.at(100, 180))
     page.mouse.up()
     page.click("[data-tool=place]")
-    page.mouse.click(*at(100, 100))
+    visit.click(100, 100)
     assert "outside of buildings" in page.inner_text("#status")
-    page.mouse.click(*at(40, 120))
-    answered()
-    box = page.locator("#figure-model canvas").bounding_box()
-
-    def value(x, y):
-        page.mouse.move(box["x"] + (x + 0.5) / 256 * box["width"], box["y"] + (y + 0.5) / 256 * box["height"])
-        return page.inner_text("#readout")
-
-    assert "(100, 120) building" in value(100, 120)
-    seen, shadow = (float(value(*place).split("model ")[1].split(" dB")[0]) for place in ((60, 120), (140, 120)))
-    assert seen > shadow + 10
-    with page.expect_download() as download:
-        page.click("[data-file=npy]")
-    path = tmp_path / "map.npy"
-    download.value.save_as(path)
-    array = np.load(path)
-    assert array.shape == (256, 256) and array[120, 60] == pytest.approx(seen, abs=0.06)
-    page.once("dialog", lambda dialog: dialog.accept(str(seen - 15)))
+    visit.click(40, 120)
+    visit.answered()
+    page.mouse.move(*visit.at(100, 120))
+    assert page.inner_text("#readout") == "(100, 120) building"
+    page.mouse.move(*visit.at(140, 120))
+    shadow, _ = visit.model()
+    page.mouse.move(*visit.at(60, 120))
+    seen, received = visit.model()
+    assert seen > shadow + 10 and received == pytest.approx(seen + 23, abs=0.11)
+    array = np.load(visit.download("model", "npy", tmp_path / "map.npy"))
+    assert array[120, 60] == pytest.approx(seen, abs=0.06)
     page.click("[data-tool=measure]")
-    page.mouse.click(*at(60, 120))
-    expect(page.locator("#status")).to_contain_text("1 measured value")
-    assert abs(float(value(60, 120).split("model ")[1].split(" dB")[0]) - seen + 15) < 4  # the map follows it
-    page.keyboard.press("Control+z")
-    answered()
+    visit.click(60, 120)
+    page.fill("#measured", "20 dBm")
+    visit.press("Enter")
+    visit.answered("20 dBm is a path gain of -3")
+    page.mouse.move(*visit.at(200, 20))  # the value stays where it was measured
+    page.fill("#measured", str(seen - 15 + 23))  # received power
+    visit.press("Enter")
+    visit.answered("^Model.*1 of transmitter 1")
+    page.mouse.move(*visit.at(60, 120))
+    assert abs(next(visit.model()) - seen + 15) < 4  # the map follows it
+    points, _ = read_measurements(visit.download("measured", "csv", tmp_path / "points.csv"), (256, 256))
+    assert points.tolist() == [[60, 120, pytest.approx(db_to_gain(seen - 15), abs=1e-3)]]
+    page.fill("#eirp", "30")  # the same power, sent with more
+    page.wait_for_timeout(400)
+    visit.answered()
+    points, _ = read_measurements(visit.download("measured", "csv", tmp_path / "points.csv"), (256, 256))
+    assert gain_to_db(points[0, 2]) == pytest.approx(seen - 22, abs=0.02)
     page.click("[data-tool=place]")
-    page.mouse.click(*at(200, 200))
-    expect(page.locator("#shown option")).to_have_count(3)
-    assert "covered" in page.inner_text("#coverage")
-    page.set_input_files("#upload", {"name": "no.png", "mimeType": "image/png", "buffer": b"nothing"})
-    expect(page.locator("#status")).to_contain_text("is no PNG")
+    visit.click(200, 200)
+    visit.expect(page.locator("#shown option")).to_have_text(["transmitter 1", "transmitter 2", "the best of all"])
+    assert "from -127 dB, -97 dBm" in page.inner_text("#coverage")
+    server = np.asarray(Image.open(visit.download("best server", "tif", tmp_path / "best.tif")))
+    assert set(np.unique(server[~np.isnan(server)])) == {1, 2} and server[200, 200] == 2 and np.isnan(server[120, 100])
+    visit.download("city", "png", tmp_path / "city.png")
+    assert np.asarray(Image.open(tmp_path / "city.png").convert("L"))[120, 95:107].all()
 
 
-def test_undo_move_remove_and_share(page, tmp_path):
-    from playwright.sync_api import expect
+def test_undo_move_remove_and_share(visit):
+    page, shown = visit.page, visit.page.locator("#overview, #shown option")
 
-    expect(page.locator("#status")).to_have_text(re.compile("^Model"))
-    shown = page.locator("#shown option")
-
-    def at(x, y):
-        box = page.locator("#city").bounding_box()
-        return box["x"] + (x + 0.5) / 256 * box["width"], box["y"] + (y + 0.5) / 256 * box["height"]
+    def placed(*positions):
+        visit.expect(page.locator("#shown option")).to_have_count(len(positions) + (len(positions) > 1))
+        for x, y in positions:  # the strongest value is where it stands
+            page.mouse.move(*visit.at(x, y))
+            assert next(visit.model()) > -55
 
     page.click("#clear")
-    page.mouse.click(*at(60, 60))
-    expect(shown).to_have_text(["transmitter 1 at 60, 60"])
-    page.mouse.move(*at(61, 60))
+    visit.click(60, 60)
+    visit.answered()
+    placed((60, 60))
+    page.mouse.move(*visit.at(61, 60))
     page.mouse.down()
-    page.mouse.move(*at(120, 90), steps=4)
+    page.mouse.move(*visit.at(121, 90), steps=4)
     page.mouse.up()
-    expect(shown).to_have_text(["transmitter 1 at 120, 90"])
-    page.keyboard.press("Control+z")
-    expect(shown).to_have_text(["transmitter 1 at 60, 60"])
-    page.mouse.click(*at(200, 200))
-    expect(shown).to_have_count(3)
-    page.mouse.dblclick(*at(200, 200))
-    expect(shown).to_have_text(["transmitter 1 at 60, 60"])
-    canvas = page.locator("#figure-model canvas")
-    canvas.hover(position={"x": 40, "y": 40})
-    page.fill("#eirp", "30")
-    canvas.hover(position={"x": 41, "y": 40})
-    gain, received = map(float, re.search(r"model (\S+) dB.*received (\S+) dBm", page.inner_text("#readout")).groups())
-    assert received == pytest.approx(gain + 30, abs=0.11)
-    footprints = {"type": "Polygon", "coordinates": [[[0, 0], [90.5, 0], [90.5, 60], [0, 60], [0, 0]]]}
-    file = {"name": "a.geojson", "mimeType": "application/json", "buffer": json.dumps(footprints).encode()}
-    page.set_input_files("#upload", file)
-    expect(page.locator("#note")).to_contain_text("a.geojson")
-    page.mouse.click(*at(128, 20))
-    expect(shown).to_have_text(["transmitter 1 at 128, 20"])
-    page.select_option("#layer", "difference")
-    page.click("[data-file=png]")
-    expect(page.locator("#status")).to_contain_text("A PNG holds path gains")
-    with page.expect_download() as download:
-        page.click("[data-file=csv]")
-    assert download.value.suggested_filename == "radio_map_difference.csv"
-    with page.expect_download() as download:
-        page.click("[data-file=tif]")
-    download.value.save_as(tmp_path / "map.tif")
-    assert Image.open(tmp_path / "map.tif").tag_v2[33922][3:5] == (-16.5, 76.5)  # where the footprints lie
+    page.wait_for_timeout(300)
+    visit.answered()
+    placed((121, 90))
+    page.mouse.click(*visit.at(200, 200))
+    visit.expect(shown).to_have_count(4)
+    page.mouse.dblclick(*visit.at(200, 200))
+    visit.expect(shown).to_have_count(2)
     page.click("#link")
-    expect(page.locator("#status")).to_contain_text("holds the whole scene")
-    again = page.context.new_page()
-    again.goto(page.url)
-    expect(again.locator("#shown option")).to_have_text(["transmitter 1 at 128, 20"])
-    again.goto(page.url.partition("#")[0] + "#nonsense")
-    again.reload()
-    expect(again.locator("#shown option")).to_have_count(1)
-    again.close()
+    visit.answered("holds the whole scene")
+    again = Visit(page.context.new_page())
+    again.page.goto(page.url)
+    again.answered()
+    again.page.mouse.move(*again.at(121, 90))
+    assert next(again.model()) > -55
+    again.page.goto(page.url.partition("#")[0] + "#nonsense")
+    again.page.reload()
+    again.answered()
+    again.page.close()
+    visit.press("Control+z", "Control+z", "Control+z")
+    page.wait_for_timeout(100)
+    visit.answered()
+    placed((60, 60))
+
+
+def test_a_large_city_by_keyboard_in_its_own_coordinates(visit, tmp_path):
+    page = visit.page
+    visit.upload(houses(30, 40))
+    visit.note("256 m × 256 m of it are in view")
+    visit.answered("Click in the city to place a transmitter")
+    page.fill("#position", "500334, 5600771")
+    visit.press("Enter", "Shift+ArrowLeft", "ArrowRight", "ArrowUp", "Enter")  # from the field into the city
+    visit.answered()
+    assert page.inner_text("#readout").startswith("(500325.0, 5600772.0) transmitter 1: model -4")
+    outline = page.evaluate("getComputedStyle(document.getElementById('city')).outlineWidth")
+    assert outline == "3px" and page.evaluate("document.activeElement.id") == "city"
+    page.click("[data-tool=measure]")
+    page.focus("#city")
+    visit.press("Shift+ArrowUp", "Shift+ArrowUp", "Enter")
+    page.keyboard.type("-80")
+    visit.press("Enter")
+    visit.answered("1 of transmitter 1")
+    rows = visit.download("measured", "csv", tmp_path / "a.csv").read_text().split()
+    assert rows == ["x,y,gain_db", "500325.00,5600792.00,-103.00"]
+    tif = Image.open(visit.download("model", "tif", tmp_path / "a.tif"))
+    assert tif.tag_v2[33922][3] == pytest.approx(500334 - 128.5, abs=1)
+    page.focus("#city")
+    visit.press(*["Shift+ArrowRight"] * 14)  # the cursor takes the view along
+    visit.answered("No transmitter is in view|^Model")
+    assert page.inner_text("#readout").startswith("(500465.0, 5600792.0)")
+    box = page.locator("#overview").bounding_box()
+    page.mouse.click(box["x"] + 2, box["y"] + 2)  # the north-western corner
+    visit.answered("No transmitter is in view")
+    page.mouse.move(*visit.at(0, 0))
+    assert page.inner_text("#readout").startswith(f"({500_000 - 16}.0, {5_600_000 + 39 * 30 + 12 + 16}.0)")
+    page.mouse.down()
+    page.mouse.move(*visit.at(-40, 0), steps=3)  # the ground is dragged
+    page.mouse.up()
+    page.mouse.move(*visit.at(0, 0))
+    assert page.inner_text("#readout").startswith(f"({500_000 + 24}.0")
+    page.fill("#position", "500325 5600772")
+    visit.press("Enter")
+    visit.answered("1 of transmitter 1")
+    page.click("[data-tool=place]")
+    page.focus("#city")
+    visit.press("Delete")
+    visit.answered("Click in the city")
+
+
+def test_the_last_choice_wins_and_what_is_too_large_is_not_sent(visit):
+    page, sent = visit.page, []
+    page.on("request", lambda request: sent.append(request.url.rpartition("/")[2]))
+    page.evaluate("""() => { const real = window.fetch; let first = true; window.fetch = (path, how) => {
+        if (path !== "/upload" || !first) return real(path, how);
+        first = false;
+        return new Promise(done => { window.release = async () => {
+            done(await real(path, {...how, signal: undefined}));
+            await new Promise(go => setTimeout(go, 300)); }; });
+    }; }""")
+    visit.upload(houses(9, 9), "first.geojson")
+    visit.note("Reading first.geojson")
+    visit.upload(png(CITY.astype(np.uint8) * 255), "second.png")
+    visit.note("second.png: 256 x 256 px")
+    page.evaluate("release()")
+    assert "second.png" in page.inner_text("#note")
+    del sent[:]
+    visit.upload(bytes(MAX_UPLOAD + 1), "huge.geojson")
+    visit.note("at most 8 MiB can be sent")
+    visit.upload(png(np.zeros((2, 5000), np.uint8)), "wide.png")
+    visit.note("wide.png is 5000 × 2 px; at most 4096 per side")
+    visit.upload(houses(110, 110), "many.geojson")
+    visit.note("many.geojson has 60,500 vertices; at most 50,000")
+    assert not sent and page.locator("#allowed").inner_text().count("4096") == 4
+    page.fill("#position", "501000, 5601000")
+    visit.press("Enter")
+    visit.note("near enough")
+    visit.upload(houses(150, 1), "wide.geojson")
+    visit.note("wide.geojson: spans 4520 m")
+    page.fill("#position", "501000, 5600000")
+    visit.press("Enter")
+    visit.note("near enough")
+    page.fill("#position", "504000, 5600000")  # elsewhere in the same file
+    visit.press("Enter")
+    visit.expect(page.locator("#position")).to_have_value("504000.0, 5600000.0")
+    visit.upload(png(np.where(CITY, 0, 255).astype(np.uint8)), "black.png")
+    visit.note("Mostly built: are buildings black on white?")
+    city = page.locator("#city").bounding_box()
+    for name in ("note", "status", "invert"):  # in sight, above the city
+        box = page.locator(f"#{name}").bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= city["y"] < 300
+    page.click("#invert")
+    visit.expect(page.locator("#invert")).to_be_hidden()
+    visit.click(200, 200)
+    visit.answered()
+    visit.upload(b"nothing", "no.png")
+    visit.note("no.png: is no PNG")
+
+
+@pytest.mark.parametrize(
+    "visit",
+    [{"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}],
+    indirect=True,
+)
+def test_a_tap_gives_the_value(visit):
+    page = visit.page
+    page.click("#clear")
+    page.touchscreen.tap(*visit.at(128, 128))
+    visit.answered()
+    page.locator("#map-model").scroll_into_view_if_needed()
+    page.touchscreen.tap(*visit.at(168, 128, "map-model"))
+    assert page.inner_text("#readout").startswith("(168, 128) transmitter 1: model -")
+    assert page.locator("#readout").bounding_box()["y"] < 844
+    assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -1,6 +1,8 @@
 """Whatever a file holds, its reader returns an array or says DataError: no crash, no hang, nothing executed."""
 
+import copy
 import io
+import json
 import struct
 import zlib
 
@@ -11,6 +13,8 @@ from hypothesis import strategies
 from PIL import Image
 
 from data import DataError, FlatTree
+from data.gis.geojson import city_of
+from data.measurements import measurements_of
 from data.scene import read_grey
 
 BOUNDED = hypothesis.settings(
@@ -74,6 +78,57 @@ def test_pictures(tmp_path, content):
         assert str(path) in str(error)
     else:
         assert pixels.dtype == np.uint8 and pixels.ndim == 2
+
+
+RING = [[10, 50], [10.0003, 50], [10.0003, 50.0002], [10, 50.0002], [10, 50]]
+HOUSE = {"type": "Feature", "properties": {"building": "yes"}, "geometry": {"type": "Polygon", "coordinates": [RING]}}
+JSONS = [
+    json.dumps(value).encode() for value in ({"type": "FeatureCollection", "crs": None, "features": [HOUSE]}, [RING])
+]
+CSVS = [b"x,y,gain_db\n3,4,-90\n5,6,-97.5\n", b"column;row;rsrp (dBm)\n3;4;-90,5\n", b"x y path_loss\n3 4 90\n"]
+
+
+@strategies.composite
+def odd_json(draw):
+    """GeoJSON in which any value is replaced by another one."""
+    tree = copy.deepcopy({"type": "FeatureCollection", "crs": {"type": "name"}, "features": [HOUSE, HOUSE]})
+    scalars = (
+        strategies.none() | strategies.booleans() | strategies.floats() | strategies.integers() | strategies.text()
+    )
+    values = strategies.recursive(
+        scalars, lambda v: strategies.lists(v) | strategies.dictionaries(strategies.text(), v)
+    )
+    place = tree
+    while True:
+        key = draw(strategies.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not place[key] or not isinstance(place[key], dict | list) or draw(strategies.integers(0, 3)) == 0:
+            place[key] = draw(
+                values | strategies.sampled_from(["Polygon", "MultiPolygon", "EPSG:3857", RING, [RING], HOUSE])
+            )
+            return json.dumps(tree).encode()
+        place = place[key]
+
+
+@BOUNDED
+@hypothesis.given(strategies.binary(max_size=200) | damaged(JSONS) | odd_json(), strategies.booleans())
+def test_footprints(content, cut):
+    try:
+        city = city_of(content, "x.geojson", [(10.0001, 50.0005)] if cut else ())
+    except DataError as error:
+        assert "x.geojson" in str(error)
+    else:
+        assert city.layout.inside.shape == city.layout.shape and max(city.layout.shape) <= 4096 and city.notes
+
+
+@BOUNDED
+@hypothesis.given(strategies.binary(max_size=200) | damaged(CSVS), strategies.sampled_from([None, 23.0]))
+def test_measured_points(content, eirp):
+    try:
+        points, _ = measurements_of(content, "x.csv", (64, 64), None, eirp)
+    except DataError as error:
+        assert "x.csv" in str(error)
+    else:
+        assert len(points) and np.isfinite(points).all() and (points >= -0.5).all() and (points[:, 2] <= 1).all()
 
 
 @BOUNDED

@@ -1,4 +1,4 @@
-"""Building footprints as GeoJSON."""
+"""Cities of other people's kinds: footprints as GeoJSON, RadioMapSeer's polygon files, pictures."""
 
 import json
 
@@ -6,62 +6,305 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio.warp import transform
 
 from data import DataError
-from data.gis.geojson import METRES_PER_DEGREE, read_city, read_geojson
+from data.gis.geojson import city_of, read_city, read_geojson
 from data.gis.geotiff import Georeference, write_geotiff
 from data.measurements import check_measurements
 from data.scene import scene_at
 
 SQUARE = [[0, 0], [40, 0], [40, 20], [0, 20], [0, 0]]
 COURT = [[10, 5], [10, 15], [30, 15], [30, 5], [10, 5]]
+HOUSE = [[0, 0], [30, 0], [30, 20], [0, 20], [0, 0]]
 
 
 def polygon(*rings):
     return {"type": "Polygon", "coordinates": list(rings)}
 
 
-def feature(geometry):
-    return {"type": "Feature", "properties": {}, "geometry": geometry}
+def feature(geometry, **properties):
+    return {"type": "Feature", "properties": properties, "geometry": geometry}
+
+
+def collection(*features, crs=None):
+    named = {"crs": {"type": "name", "properties": {"name": crs}}} if crs else {}
+    return json.dumps({"type": "FeatureCollection", **named, "features": list(features)})
+
+
+def shifted(ring, dx, dy):
+    return [[x + dx, y + dy] for x, y in ring]
+
+
+def placed(epsg, lon, lat, ring=HOUSE):
+    """A ring in metres from (lon, lat), in another system, as PROJ has it."""
+    x, y = transform(f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84", f"EPSG:{epsg}", *np.transpose(ring))
+    return np.column_stack([x, y]).tolist()
+
+
+def read(*features, crs=None, around=()):
+    return read_geojson(collection(*features, crs=crs), "a.geojson", around)
 
 
 def test_metres_north_up_and_courtyards():
     tower = [[200, 100], [210, 100], [210, 130], [200, 130], [200, 100]]
-    tree = {
-        "type": "FeatureCollection",
-        "features": [feature(polygon(SQUARE, COURT)), feature(polygon(tower)), feature(None)],
-    }
-    layout, place = read_geojson(json.dumps(tree), "a.geojson")
-    assert layout.shape == (130 + 32, 210 + 32) and layout.exact
-    assert layout.inside.sum() == pytest.approx(40 * 20 - 20 * 10 + 10 * 30, rel=0.1)
+    city = read(feature(polygon(SQUARE, COURT)), feature(polygon(tower)), feature(None))
+    layout = city.layout
+    assert layout.shape == (130 + 32, 210 + 32) and layout.exact and not city.place.degrees
+    assert layout.coverage.sum() == pytest.approx(40 * 20 - 20 * 10 + 10 * 30)
     rows, columns = np.nonzero(layout.inside)
-    assert (
-        rows.min() == pytest.approx(16, abs=1) and columns[rows == rows.min()].min() > 200
-    )  # the tower is in the north east
+    assert rows.min() == pytest.approx(16, abs=1) and columns[rows == rows.min()].min() > 200  # the tower, north east
     assert not layout.inside[162 - 16 - 10, 16 + 20]  # the courtyard
-    column, row = (round(value) for value in place.pixels(205, 115))  # inside the tower, in the file's coordinates
-    assert layout.inside[row, column] and not place.degrees
+    column, row = (round(value) for value in city.place.pixels(205, 115))  # inside the tower, in the file's coordinates
+    assert layout.inside[row, column]
 
 
-def test_degrees_become_metres():
-    lon, lat = 13.4, 52.5
-    metre = np.array([1 / (METRES_PER_DEGREE * np.cos(np.deg2rad(lat))), 1 / METRES_PER_DEGREE])
-    ring = [[lon + x * metre[0], lat + y * metre[1], 35.0] for x, y in SQUARE]
-    collection = {"type": "GeometryCollection", "geometries": [{"type": "MultiPolygon", "coordinates": [[ring]]}]}
-    layout, place = read_geojson(json.dumps(collection), "berlin.geojson")
-    assert np.abs(np.subtract(layout.shape, (52, 72))).max() <= 1
-    assert layout.inside.sum() == pytest.approx(800, rel=0.08)
-    column, row = place.pixels(lon + 20 * metre[0], lat + 10 * metre[1])  # the middle of the square
-    assert place.degrees and layout.inside[round(row), round(column)]
-    assert (column, row) == pytest.approx((layout.shape[1] / 2, layout.shape[0] / 2), abs=1)
-    scene = scene_at("berlin", layout, f"13.39995,{lat}", place)
-    assert scene.tx == pytest.approx((16 - 0.00005 / metre[0], 36), abs=0.01) and scene.name == "berlin_13.39995_52.5"
-    with pytest.raises(DataError, match=r"--tx 13,52: is outside berlin \(13.39976 .. 13.40"):
-        scene_at("berlin", layout, "13,52", place)
-    points = check_measurements([("a", (lon, lat, -80))], layout.shape, place)
+SYSTEMS = [
+    (None, 4326, 4326),
+    ("urn:ogc:def:crs:OGC:1.3:CRS84", 4326, 4326),
+    ("OGC:CRS84", 4326, 4326),
+    ("urn:ogc:def:crs:EPSG::4258", 4258, 4258),
+    ("EPSG:4326", 4326, 4326),
+    ("urn:ogc:def:crs:EPSG::3857", 3857, 3857),
+    ("EPSG:900913", 3857, 3857),
+    ("urn:ogc:def:crs:ESRI::102100", 3857, 3857),
+    ("urn:ogc:def:crs:EPSG::25832", 25832, 25832),
+    ("http://www.opengis.net/def/crs/EPSG/0/32632", 32632, 32632),
+    ("urn:ogc:def:crs:EPSG:6.9:3035", 3035, 3035),
+    ("urn:ogc:def:crs,crs:EPSG::25832,crs:EPSG::5783", 25832, 25832),
+    (None, 25832, None),
+]
+
+
+@pytest.mark.parametrize("label, system, written", SYSTEMS)
+@pytest.mark.parametrize("latitude", [41.0, 60.0])
+def test_a_house_has_its_size_in_every_system(tmp_path, label, system, written, latitude):
+    """30 m x 20 m, and its GeoTIFF says where it lies."""
+    ring = placed(system, 9.0, latitude)
+    city = read(feature(polygon(ring)), crs=label, around=[ring[0]])
+    height, width = city.layout.shape
+    assert abs(width - 62) <= 2 >= abs(height - 52) and city.layout.coverage.sum() == pytest.approx(600, rel=0.01)
+    write_geotiff(tmp_path / "a.tif", city.layout.coverage, city.place)
+    with rasterio.open(tmp_path / "a.tif") as found:
+        assert (found.crs and found.crs.to_epsg()) == written
+        x, y = np.mean(ring[:4], axis=0)
+        column, row = city.place.pixels(x, y)
+        assert found.index(x, y) == (round(row), round(column)) and found.read(1)[round(row), round(column)] == 1
+
+
+@pytest.mark.parametrize(
+    "crs, ring, message",
+    [
+        ("EPSG:2263", shifted(HOUSE, 980_000, 190_000), "EPSG:2263.*nor known to be in metres.*ogr2ogr -t_srs EPSG:4326"),
+        ("EPSG:2236", shifted(HOUSE, 980_000, 190_000), "EPSG:2236.*feet"),
+        ("EPSG:3395", shifted(HOUSE, 980_000, 190_000), "EPSG:3395.*ogr2ogr"),
+        ("EPSG:99999", HOUSE, "EPSG:99999.*ogr2ogr"),
+        ("urn:x:local", HOUSE, r"crs. \(urn:x:local\) is not known here; .*ogr2ogr"),
+        ("EPSG:4326", shifted(HOUSE, 500_000, 5_000_000), "says EPSG:4326, whose numbers are degrees.*5e.06.* cannot be"),
+        ("EPSG:4326", HOUSE, "says EPSG:4326, whose numbers are degrees"),
+        ("EPSG:3857", placed(4326, 10, 50), "says EPSG:3857, whose numbers are metres.*cannot be; correct or remove"),
+        ("EPSG:25832", placed(4326, 10, 50), "says EPSG:25832"),
+        ("EPSG:27700", shifted(HOUSE, -13_000, 6_710_000), "says EPSG:27700"),
+        ("EPSG:32632", HOUSE, "says EPSG:32632"),
+    ],
+)  # fmt: skip
+def test_a_system_that_cannot_be_used_or_cannot_be_is_refused(crs, ring, message):
+    with pytest.raises(DataError, match=f"a.geojson: .*{message}"):
+        read(feature(polygon(ring)), crs=crs)
+
+
+def test_positions_in_degrees():
+    ring = placed(4326, 13.4, 52.5, SQUARE)
+    tree = {"type": "GeometryCollection", "geometries": [{"type": "MultiPolygon", "coordinates": [[ring]]}]}
+    city = read_geojson(json.dumps(tree), "berlin.geojson")
+    scene = scene_at("berlin", city.layout, "13.39995,52.5", city.place)
+    assert scene.tx == pytest.approx((16 - 3.395, 36), abs=0.02) and scene.name == "berlin_13.39995_52.5"
+    with pytest.raises(DataError, match=r"transmitter 13,52: is outside berlin \(13.39976 .. 13.40"):
+        scene_at("berlin", city.layout, "13,52", city.place)
+    points = check_measurements([("a", (13.4, 52.5, -80))], city.layout.shape, city.place)
     assert points[0, :2] == pytest.approx((16, 36), abs=0.01)
-    with pytest.raises(DataError, match="a: 20,30 is outside the map"):
-        check_measurements([("a", (20, 30, -80))], layout.shape, place)
+    with pytest.raises(DataError, match="inside a building of berlin; .* nearest open point is (.*)") as refused:
+        scene_at("berlin", city.layout, "13.4000100,52.5001000", city.place)
+    nearest = str(refused.value).rsplit(" ", 1)[1]
+    assert scene_at("berlin", city.layout, nearest, city.place).tx[0] == pytest.approx(15, abs=1)  # west of the wall
+
+
+def test_a_city_is_cut_around_its_transmitter():
+    """A whole country, in degrees; and more vertices than are read at once."""
+    far = [feature(polygon(placed(4326, 6 + i / 10, 47 + i / 20))) for i in range(80)]
+    city = read(*far, around=[placed(4326, 8, 48, [[50, 10]])[0]])
+    assert city.layout.coverage.sum() == pytest.approx(600, rel=0.01) and max(city.layout.shape) < 100
+    assert "near enough to the transmitter: 1 of 80" in city.notes[1]
+    many = [feature(polygon(shifted(HOUSE, 40 * i, 40 * j))) for i in range(101) for j in range(101)]
+    with pytest.raises(DataError, match="51,005 vertices; .* if its position is given first"):
+        read(*many)
+    city = read(*many, around=[(2000, 2000), (2100, 2000)])
+    assert city.layout.shape == (1044, 1124 + 32)  # no house stands at the northern border
+    column, row = city.place.pixels(2000 + 15, 2000 + 10)
+    assert city.layout.inside[round(row), round(column)]
+    with pytest.raises(DataError, match="no building within .* 9000,9000; it spans 0 .. 4030"):
+        read(*many, around=[(9000, 9000)])
+    with pytest.raises(DataError, match="spans 9032 m x 41 m with 3 vertices; at most"):
+        read(feature(polygon([[0, 0], [9000, 0], [9000, 9]])))
+    beside = read(feature(polygon(HOUSE)), around=[(-44, 9)])  # in the open beside the only house
+    assert beside.layout.shape == (52, 74 + 32) and beside.place.pixels(-44, 9) == (16, 16 + 11)
+
+
+PARK, SITE = polygon(shifted(HOUSE, 60, 60)), polygon([[-50, -50], [150, -50], [150, 150], [-50, 150]])
+
+
+@pytest.mark.parametrize(
+    "properties, other",
+    [
+        ({"building": "yes"}, {"leisure": "park"}),
+        ({"building": "residential"}, {"building": "no"}),
+        ({"building:part": "yes"}, {"highway": "pedestrian"}),
+        ({"tags": {"building": "house"}}, {"tags": {"highway": "pedestrian"}}),
+        ({"building": None, "other_tags": '"building:part"=>"yes"'}, {"building": None, "other_tags": '"natural"=>"wood"'}),
+        ({"theme": "buildings", "type": "building", "class": None}, {"theme": "base", "type": "land_use", "height": 3}),
+        ({"subtype": "residential", "type": "building_part"}, {"type": "infrastructure"}),
+        ({"class": "Building"}, {"class": "Road"}),
+        ({"citygml_class": "bldg:Building"}, {"citygml_class": "luse:LandUse"}),
+        ({"fclass": "building"}, {"fclass": "park"}),
+        ({"layer": "building"}, {"layer": "landcover"}),
+    ],
+)  # fmt: skip
+def test_only_what_says_that_it_is_a_building(properties, other):
+    city = read(feature(polygon(HOUSE), **properties), feature(PARK, **other), feature(SITE, **other))
+    assert city.layout.coverage.sum() == pytest.approx(600)
+    assert any("say they are buildings: 1 of 3" in note for note in city.notes)
+    silent = read(feature(polygon(HOUSE)), feature(PARK, height=4.5))  # footprints without a word
+    assert silent.layout.coverage.sum() == pytest.approx(1200) and any("height: not used" in n for n in silent.notes)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        None,
+        {},
+        polygon(),
+        polygon([]),
+        polygon([[0, 0]]),
+        polygon([[0, 0], [5, 5], [0, 0]]),
+        polygon([[1, 2], [3, "x"], [5, 6]]),
+        polygon([[1, 2], [float("nan"), 3], [5, 6]]),
+        polygon([[1, 2], [10**400, 3], [5, 6]]),
+        {"type": "Polygon", "coordinates": None},
+        {"type": "MultiPolygon", "coordinates": [[], None, [[]]]},
+        {"type": "GeometryCollection", "geometries": [polygon(), {"type": "Point", "coordinates": [1, 2]}]},
+        {"type": "LineString", "coordinates": [[0, 0], [9, 9]]},
+    ],
+)
+def test_what_is_no_polygon_is_left_out(geometry):
+    assert read(feature(polygon(HOUSE)), feature(geometry)).layout.coverage.sum() == pytest.approx(600)
+    with pytest.raises(DataError, match="a.geojson: holds no polygon .*overpass-turbo"):
+        read(feature(geometry))
+
+
+def test_rings_that_cross_themselves_and_heights():
+    bow_tie = [[0, 0], [40, 20], [40, 0], [0, 20], [0, 0]]
+    assert read(feature(polygon(bow_tie))).layout.coverage.sum() == pytest.approx(400)
+    spike = [[0, 0], [30, 0], [30, 60], [30, 20], [0, 20]]
+    assert read(feature(polygon(spike))).layout.coverage.sum() == pytest.approx(600)
+    three = [[x, y, 35.0] for x, y in HOUSE]
+    nested = {
+        "type": "GeometryCollection",
+        "geometries": [{"type": "GeometryCollection", "geometries": [polygon(three)]}],
+    }
+    assert read(feature(nested)).layout.coverage.sum() == pytest.approx(600)
+
+
+def test_parts_duplicates_and_overlaps_count_once():
+    def built(*polygons):
+        return read(*(feature(polygon(*rings)) for rings in polygons)).layout.coverage.sum()
+
+    assert built([SQUARE]) == built([SQUARE], [SQUARE]) == built([SQUARE], [COURT]) == pytest.approx(800)
+    assert built([SQUARE, COURT], [COURT[::-1]]) == pytest.approx(800)  # a part that fills the courtyard
+    assert built([SQUARE], [shifted(SQUARE, 20, 0)]) == pytest.approx(1200)
+
+
+TWO = [json.dumps(feature(polygon(shifted(HOUSE, 50 * i, 0)), name="Süd")) for i in range(2)]
+BOTH = f'{{"type": "FeatureCollection", "features": [{",".join(TWO)}]}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOTH.encode(),
+        b"\xef\xbb\xbf" + BOTH.encode(),
+        BOTH.encode("utf-16"),
+        BOTH.encode("utf-16-le"),
+        BOTH.replace("S\\u00fcd", "Süd").encode("latin-1"),
+        "\n".join(TWO).encode(),
+        "\r\n".join(TWO).encode("utf-16"),
+        "".join(f"\x1e{line}\n" for line in TWO).encode(),
+        "".join(f"\x1e{json.dumps(json.loads(line), indent=1)}\n" for line in TWO).encode(),
+        f"[{','.join(TWO)}]".encode(),
+    ],
+)
+def test_encodings_and_lines(content):
+    assert read_geojson(content, "a.geojsonl").layout.coverage.sum() == pytest.approx(1200)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.json", b"{", "is no GeoJSON .line 1"),
+        ("a.json", b'{"type": "Polygon"}\n{"type":', "is no GeoJSON .line 2"),
+        ("a.json", b"[" * 100_000, "is no GeoJSON"),
+        ("a.json", b"[1]", "holds no polygons that can be read"),
+        ("a.json", b'{"type": "Point", "coordinates": [1, 2]}', "holds no polygon"),
+        ("a.json", b'{"type": "Topology", "objects": {}}', "Topology.*ogr2ogr -t_srs EPSG:4326 converted.geojson a.json"),
+        ("a.json", b'{"elements": []}', "osmtogeojson"),
+        ("a.json", b'{"geometryType": "esriGeometryPolygon", "features": []}', "ogr2ogr"),
+        ("a.kml", b"<?xml version='1.0'?><kml/>", "is no GeoJSON; a city is a PNG, GeoJSON .*ogr2ogr .* a.kml"),
+        ("a.osm", b"<osm/>", "ogr2ogr .* a.osm multipolygons"),
+        ("a.gpkg", b"SQLite format 3\0", "a city is a PNG, GeoJSON .* ogr2ogr"),
+        ("a.shp", b"\0\0\x27\x0a" + bytes(90), "ogr2ogr"),
+        ("a.csv", b"id,WKT\n", "ogr2ogr"),
+        ("a.geojson", b"", "is no GeoJSON"),
+        ("a.jpg", b"\xff\xd8\xff\xe0", "is no PNG; convert it to one"),
+    ],
+)  # fmt: skip
+def test_what_is_no_city_is_refused_with_a_remedy(name, content, message):
+    with pytest.raises(DataError, match=f"{name}: .*{message}"):
+        city_of(content, name)
+
+
+def test_a_polygon_file_of_radiomapseer_is_a_city():
+    """In the map's registration, see `data.geometry.registration`."""
+    rings = [[[20, 20], [50, 20], [50, 40], [20, 40], [20, 20]], [[80, 90], [100, 90], [100, 120], [80, 120], [80, 90]]]
+    city = city_of(json.dumps(rings).encode(), "0.json")
+    assert city.layout.shape == (256, 256) and city.place is None
+    assert city.layout.coverage.sum() == pytest.approx(1200, abs=0.1)
+    assert city.layout.inside[256 - 30, 35] and not city.layout.inside[30, 35]
+    with pytest.raises(DataError, match="0.json: outline 1 is not closed"):
+        city_of(b"[[[1, 2], [3, 4], [5, 9], [7, 1]]]", "0.json")
+
+
+def picture(path, pixels):
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_pictures(tmp_path):
+    """Half of the range separates buildings from ground, whatever the range; an inverted picture is noticed."""
+    pixels = np.zeros((20, 30), np.uint8)
+    pixels[3:9, 4:9] = 255
+    ringing = pixels.astype(int) + np.random.default_rng(0).integers(-22, 23, pixels.shape)
+    for number, values in enumerate((pixels, pixels // 255, pixels // 2 + 60, ringing.clip(0, 255).astype(np.uint8))):
+        city = read_city(picture(tmp_path / f"{number}.png", values))
+        assert (city.layout.inside == (pixels > 0)).all() and city.place is None and not city.seems_inverted
+        assert "30 x 20 px, 5.0% of them built" in city.notes[0]
+        assert any("grey levels between 0 and 255" in note for note in city.notes) == (number == 3)
+    dark = picture(tmp_path / "dark.png", 255 - pixels)
+    assert read_city(dark).seems_inverted and (read_city(dark, invert=True).layout.inside == (pixels > 0)).all()
+    plain = (np.zeros((4, 4), np.uint8), False), (np.full((4, 4), 255, np.uint8), True)
+    assert all(read_city(picture(tmp_path / "p.png", values)).layout.inside.all() == built for values, built in plain)
+    with pytest.raises(DataError, match="only pictures can be inverted"):
+        city_of(BOTH.encode(), "a.geojson", invert=True)
+    with pytest.raises(DataError, match=r"absent.json: no such file"):
+        read_city(tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize("degrees", [True, False])
@@ -73,63 +316,6 @@ def test_a_geotiff_lies_where_its_city_does(tmp_path, degrees):
     write_geotiff(tmp_path / "a.tif", values, place)
     with rasterio.open(tmp_path / "a.tif") as found:
         assert np.array_equal(found.read(1), values, equal_nan=True) and np.isnan(found.nodata)
-        assert found.xy(0, 0) == pytest.approx((13.4 + 2 * 2e-5, 52.5 - 1e-5)) and found.res == pytest.approx(
-            (2e-5, 1e-5)
-        )
+        assert found.xy(0, 0) == pytest.approx((13.4 + 2 * 2e-5, 52.5 - 1e-5))
+        assert found.res == pytest.approx((2e-5, 1e-5))
         assert (found.crs is not None and found.crs.to_epsg() == 4326) == degrees
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("{", "is no GeoJSON"),
-        ("[" * 100_000, "is no GeoJSON"),
-        ("[1]", "holds no polygons that can be read; export"),
-        ('{"type": "Point", "coordinates": [1, 2]}', "holds no polygon"),
-        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, 4]]]}', "holds no polygon"),
-        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, "x"], [5, 6]]]}', "holds no polygons that can be read"),
-        ('{"type": "Polygon", "coordinates": [[[1, 2], [3, NaN], [500, 6]]]}', "not finite"),
-        ('{"type": "Polygon", "coordinates": [[[1, 2], [1e300, 3], [5, 6]]]}', "spans"),
-        (
-            '{"type": "Polygon", "coordinates": [[[1, 2], [1' + "0" * 400 + ", 3], [5, 6]]]}",
-            "holds no polygons that can be",
-        ),
-        ('{"type": "Polygon", "coordinates": [[[0, 0], [9000, 0], [9000, 9]]]}', "spans 9032 m x 41 m; at most"),
-    ],
-)
-def test_what_is_no_city_is_refused(content, message):
-    with pytest.raises(DataError, match=f"town.json: .*{message}"):
-        read_geojson(content, "town.json")
-
-
-def test_parts_duplicates_and_overlaps_count_once():
-    def shifted(dx, dy):
-        return [[x + dx, y + dy] for x, y in SQUARE]
-
-    def built(*polygons):
-        features = [feature(polygon(*rings)) for rings in polygons]
-        return read_geojson(json.dumps({"type": "FeatureCollection", "features": features}), "a.geojson")[
-            0
-        ].inside.sum()
-
-    once = built([SQUARE])
-    assert built([SQUARE], [SQUARE]) == built([SQUARE], [COURT]) == once
-    assert built([SQUARE, COURT], [COURT[::-1]]) == once  # a part that fills the courtyard
-    assert built([SQUARE], [shifted(20, 0)]) == pytest.approx(1.5 * once, rel=0.06)
-
-
-def test_large_files_are_refused():
-    ring = [[float(i), float(i % 7)] for i in range(50_001)]
-    with pytest.raises(DataError, match="has 50,001 vertices"):
-        read_geojson(json.dumps(polygon(ring)), "a.geojson")
-
-
-def test_a_city_is_read_by_its_name(tmp_path):
-    (tmp_path / "a.geojson").write_text(json.dumps(polygon(SQUARE)))
-    assert read_city(tmp_path / "a.geojson")[0].inside.any()
-    pixels = np.zeros((20, 30), np.uint8)
-    pixels[3:9, 4:9] = 255
-    Image.fromarray(pixels).save(tmp_path / "b.png")
-    assert read_city(tmp_path / "b.png")[0].inside.sum() == 30
-    with pytest.raises(DataError, match=r"absent.json: cannot be read"):
-        read_city(tmp_path / "absent.json")

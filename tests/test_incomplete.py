@@ -11,7 +11,7 @@ from data.crop import window
 from data.geometry.layout import Layout
 from data.hashing import random_key
 from data.incomplete import Incomplete
-from data.measurements import corrected, read_measurements, spread_points
+from data.measurements import corrected, spread_points
 from data.samples.augment import Augmentation
 from data.samples.dataset import RadioUNet_c
 from data.simulator.scenes import random_scenes
@@ -191,26 +191,6 @@ def test_a_ready_made_condition_cannot_be_measured_on(flat_tree):
 def test_a_flat_tree_has_nothing_to_leave_out(flat_tree):
     with pytest.raises(DataError, match="has a ready-made condition"):
         RadioUNet_c(flat_tree, incomplete=Incomplete(missing_buildings=1))
-
-
-def test_measurements_from_a_file(tmp_path):
-    path = tmp_path / "points.csv"
-    path.write_text("x,y,gain_db,comment\n10,20,-97.42,street\n 3.5,4,-150,\n")
-    assert np.allclose(read_measurements(path, (64, 64)), [[10, 20, 0.5], [3.5, 4, 0]], atol=1e-4)
-    for text, message in (
-        ("x,y\n1,2\n", "has no column gain_db"),
-        ("x,y,gain_db\n1,2\n", "line 2: is no row of numbers"),
-        ("x,y,gain_db\n1,2,-90\n1,b,-90\n", "line 3: is no row of numbers"),
-        ("x,y,gain_db\n64,2,-90\n", r"line 2: 64,2 is outside the map \(64x64 px\)"),
-        ("x,y,gain_db\n6,2,90\n", "line 2: gain_db is 90"),
-        ("x,y,gain_db\n6,2,nan\n", "line 2: gain_db is nan"),
-        ("x,y,gain_db\nnan,2,-90\n", "line 2: nan,2 is outside"),
-    ):
-        path.write_text(text)
-        with pytest.raises(DataError, match=message):
-            read_measurements(path, (64, 64))
-    with pytest.raises(DataError, match="cannot be read"):
-        read_measurements(tmp_path / "absent.csv", (64, 64))
 
 
 def test_a_radiomapseer_scene_can_lack_buildings_twice(radiomapseer):

@@ -39,7 +39,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not readable JSON ({error}); download or make it again") from error
 
 
-def _points(value: Any, path: Path, what: str) -> np.ndarray:
+def _points(value: Any, path: Path | str, what: str) -> np.ndarray:
     """(N, 2) float64; DataError for anything else."""
     try:
         points = np.array(value, np.float64)
@@ -51,16 +51,21 @@ def _points(value: Any, path: Path, what: str) -> np.ndarray:
 
 
 def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
-    """The layout in a file of polygon/, a list of closed rings.
+    """The layout in a file of polygon/, for a map of shape (H, W); a DataError names the file."""
+    return Layout(outlines_of(read_json(path), path, shape), shape)
+
+
+def outlines_of(content: Any, path: Path | str, shape: tuple[int, int]) -> list[np.ndarray]:
+    """The outlines, in the map's frame, of a file's content, a list of closed rings.
 
     Args:
-        path: of the file.
+        content: of the file.
+        path: of the file, for errors.
         shape: (H, W) of the map.
 
     Raises:
         DataError: names a file that is not a list of closed rings inside the map.
     """
-    content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: holds no list of outlines")
     height, width = shape
@@ -73,7 +78,7 @@ def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
             raise DataError(f"{path}: outline {number} reaches outside of the {width}x{height} px map")
         x, y = ring[:-1].T
         outlines.append(np.column_stack([x - 1 - EDGE, height - y + EDGE]))
-    return Layout(outlines, shape)
+    return outlines
 
 
 def outlines_as_file(layout: Layout) -> list[list[list[float]]]:

@@ -1,113 +1,215 @@
-"""Building footprints from a GeoJSON file (RFC 7946), such as an extract of OpenStreetMap, as a layout in metres."""
+"""Cities of one's own: building footprints, such as an extract of OpenStreetMap, as a layout in metres, and pictures."""
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
 
+from ..crop import SIDE
 from ..errors import DataError
 from ..geometry.layout import Layout
-from ..scene import read_grey
+from ..geometry.registration import outlines_of
+from ..scene import decode_grey
+from .crs import Crs, choose_crs
+from .footprints import ADVICE, footprints_of, json_values
 from .geotiff import Georeference
 
-SUFFIXES = (".geojson", ".json")
-METRES_PER_DEGREE = 111_320.0  # of latitude
+SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson")
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 MARGIN = 16  # m of open ground around the footprints
 LARGEST = 4096  # m
 MOST_VERTICES = 50_000
-ADVICE = "export building footprints as polygons, for instance from overpass-turbo.eu"
+NEAR = (512, 256)  # m around the transmitters that are kept of a larger city; less if it is dense
 
 
-def read_geojson(content: bytes | str, name: str) -> tuple[Layout, Georeference]:
+@dataclass
+class City:
+    """A city as it was read.
+
+    Attributes:
+        layout: one pixel per metre, north up.
+        place: where it lies; None for pictures and RadioMapSeer's files, whose coordinates are column and row.
+        notes: what was read and what was left out, a sentence each.
+        seems_inverted: more than half of a picture is built.
+    """
+
+    layout: Layout
+    place: Georeference | None
+    notes: list[str] = field(default_factory=list)
+    seems_inverted: bool = False
+
+
+def read_city(path: Path, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
+    """The city in a file; arguments and errors as `city_of`, which gets its content."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return city_of(content, str(path), around, invert)
+
+
+def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
+    """The city in a file's content: a PNG, footprints, or a polygon file of RadioMapSeer.
+
+    Args:
+        content: of the file.
+        name: of the file, whose suffix tells pictures, and for errors.
+        around: positions of transmitters, in the coordinates of the footprints, see `read_geojson`.
+        invert: the buildings of a picture are its dark pixels.
+
+    Raises:
+        DataError: names the file.
+    """
+    if content[:4] == b"\x89PNG" or Path(name).suffix.lower() in PICTURES:
+        return _picture(decode_grey(content, name), invert)
+    if invert:
+        raise DataError(f"{name}: is no picture; only pictures can be inverted")
+    return read_geojson(content, name, around)
+
+
+def _picture(grey: np.ndarray, invert: bool) -> City:
+    """A city whose buildings are the pixels (H, W) above the middle of the grey levels that it holds."""
+    low, high = int(grey.min()), int(grey.max())
+    threshold = (low + high) / 2 if low < high else 0
+    built = (grey > threshold) != invert
+    notes = [f"{grey.shape[1]} x {grey.shape[0]} px, {built.mean():.1%} of them built"]
+    between = (grey > low) & (grey < high)
+    if between.any():
+        notes.append(
+            f"{len(np.unique(grey[between]))} grey levels between {low} and {high} ({between.mean():.1%} of the pixels), "
+            f"as a PNG made from a JPEG has them; pixels above {threshold:g} are taken as buildings"
+        )
+    return City(Layout.traced(built), None, notes, seems_inverted=bool(built.mean() > 0.5))
+
+
+def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, float]] = ()) -> City:
     """The polygons of a GeoJSON text, one pixel per metre, north up, and where they lie.
 
-    Coordinates within ±180 and ±90 that are a few kilometres apart are taken as degrees of longitude and latitude and
-    projected around their middle (equirectangular: at 4 km the error is below a metre), all others as metres.
+    Coordinates are degrees or metres, see `crs.choose_crs`. Degrees and the web's Mercator coordinates are scaled to
+    metres by their length on the ellipsoid in the middle of the city. What that neglects, the narrowing of degrees
+    towards the poles, moves a corner of a city of 1 km by 0.04 m at a latitude of 41 and 0.08 m at 60, of 4 km by 0.6 m
+    and 1.2 m.
 
     Args:
         content: the text.
         name: of the file, for errors.
+        around: x and y of transmitters in the file's coordinates. A city of more than LARGEST metres or MOST_VERTICES
+            is cut around them; a smaller one grows if they stand in the open beside it.
 
     Raises:
-        DataError: no JSON, no polygons, or an area of more than LARGEST metres.
+        DataError: no JSON, no polygons, odd coordinates, or too large a city.
     """
-    try:
-        tree = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: is no GeoJSON ({type(error).__name__})") from error
-    try:
-        polygons = [
-            [np.array([point[:2] for point in ring], np.float64) for ring in rings] for rings in _polygons(tree)
-        ]
-        points = np.concatenate([ring.reshape(-1, 2) for rings in polygons for ring in rings])
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError, OverflowError) as error:
-        raise DataError(f"{name}: holds no polygons that can be read; {ADVICE}") from error
-    if not np.isfinite(points).all():
-        raise DataError(f"{name}: holds coordinates that are not finite")
-    if len(points) > MOST_VERTICES:
-        raise DataError(f"{name}: has {len(points):,} vertices; at most {MOST_VERTICES:,} can be read")
-    scale = np.ones(2)
-    if (np.abs(points) <= (180, 90)).all() and (np.ptp(points, 0) * METRES_PER_DEGREE <= 3 * LARGEST).all():
-        middle = np.deg2rad((points[:, 1].min() + points[:, 1].max()) / 2)
-        scale = METRES_PER_DEGREE * np.array([np.cos(middle), 1.0])
-    low, high = points.min(0) * scale, points.max(0) * scale
-    width, height = high - low + 2 * MARGIN
+    values = json_values(content, name)
+    if len(values) == 1 and _is_a_list_of_rings(values[0]):
+        layout = Layout(outlines_of(values[0], name, (SIDE, SIDE)), (SIDE, SIDE))
+        kind = f"a polygon file of RadioMapSeer, {SIDE} x {SIDE} px; positions are column and row of its maps"
+        return City(layout, None, [f"{kind}; {layout.inside.mean():.1%} of it built"])
+    found = footprints_of(values, name)
+    points = np.concatenate([outer for outer, *_ in found.polygons])
+    first = np.cumsum([0, *(len(outer) for outer, *_ in found.polygons[:-1])])
+    bounds = np.stack([np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)])
+    crs = choose_crs(found.epsg, points, float(np.median(np.ptp(bounds, 0).max(1))), name)
+    positions = np.array(around, np.float64).reshape(-1, 2)
+    chosen, box = _cut([sum(map(len, rings)) for rings in found.polygons], bounds, positions, crs, name)
+    shapes, flat = _valid([found.polygons[i] for i in chosen], box)
+    if len(chosen) < len(found.polygons):
+        found.notes.append(f"footprints near enough to the transmitter: {len(chosen):,} of {len(found.polygons):,}")
+    if flat:
+        found.notes.append(f"polygons left out, because they have no area: {flat:,}")
+    layout, place = _layout(shapes, positions, crs, name)
+    unit = "degrees" if crs.unit == "degrees" else "metres"
+    system = f" (EPSG:{crs.epsg})" if crs.epsg else ""
+    height, width = layout.shape
+    built = f"{width} x {height} m, {layout.inside.mean():.1%} of it built"
+    read = f"footprints: {len(shapes):,}, in {unit}{system}; {built}"
+    return City(layout, place, [read, *found.notes])
+
+
+def _is_a_list_of_rings(value: object) -> bool:
+    """Whether a value is a file of RadioMapSeer's polygon/: [[[x, y], ...], ...]."""
+    for _ in range(3):
+        if not isinstance(value, list) or not value:
+            return False
+        value = value[0]
+    return isinstance(value, int | float)
+
+
+def _cut(
+    sizes: Sequence[int], bounds: np.ndarray, positions: np.ndarray, crs: Crs, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which polygons are used, and the box outside of which they are cut off.
+
+    Args:
+        sizes: numbers of vertices.
+        bounds: (2, N, 2), the lowest and the highest x and y of every polygon.
+        positions, crs, name: see `read_geojson`.
+
+    Returns:
+        indices, and the lowest and the highest x and y (2, 2).
+    """
+    vertices, (low, high) = np.array(sizes), bounds
+    whole = np.array([low.min(0), high.max(0)])
+    width, height = np.ptp(whole, 0) * crs.metres(whole[:, 1].mean())
+    if max(width, height) + 2 * MARGIN <= LARGEST and vertices.sum() <= MOST_VERTICES:
+        return np.arange(len(vertices)), whole
+    if not len(positions):
+        what = f"spans {width + 2 * MARGIN:.4g} m x {height + 2 * MARGIN:.4g} m with {vertices.sum():,} vertices"
+        most = f"at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
+        raise DataError(f"{name}: {what}; {most}, or a part around a transmitter, if its position is given first")
+    scale = crs.metres(positions[:, 1].mean())
+    for reach in NEAR:
+        box = np.array([positions.min(0) - reach / scale, positions.max(0) + reach / scale])
+        near = np.flatnonzero(((low <= box[1]) & (high >= box[0])).all(1))
+        if vertices[near].sum() <= MOST_VERTICES:
+            break
+    x, y = positions[0]
+    if not len(near):
+        (left, bottom), (right, top) = whole
+        spans = f"it spans {left:.7g} .. {right:.7g}, {bottom:.7g} .. {top:.7g}"
+        raise DataError(
+            f"{name}: has no building within {reach} m of {x:.9g},{y:.9g}; {spans} (x and y, or lon and lat)"
+        )
+    if vertices[near].sum() > MOST_VERTICES:
+        number = f"{vertices[near].sum():,} vertices within {reach} m of the transmitters"
+        raise DataError(f"{name}: has {number}; at most {MOST_VERTICES:,} can be read; simplify its outlines")
+    return near, box
+
+
+def _valid(polygons: list[list[np.ndarray]], box: np.ndarray) -> tuple[list[shapely.Geometry], int]:
+    """Polygons without rings that cross themselves, cut off outside the box, and how many of them have no area."""
+    shapes = shapely.make_valid([shapely.Polygon(outer, holes) for outer, *holes in polygons])
+    shapes = shapes[shapely.area(shapes) > 0]
+    frame = shapely.box(*box.ravel())
+    parts = shapes if shapely.covers(frame, shapes).all() else shapely.intersection(shapes, frame)
+    return [part for part in parts if part.area > 0], len(polygons) - len(shapes)
+
+
+def _layout(shapes: list[shapely.Geometry], positions: np.ndarray, crs: Crs, name: str) -> tuple[Layout, Georeference]:
+    """The layout of shapes, with the positions near it on its map, and its place."""
+    if not shapes:
+        raise DataError(f"{name}: holds no polygon with an area; {ADVICE}")
+    bounds = np.array(shapely.total_bounds(shapes)).reshape(2, 2)
+    scale = crs.metres(bounds[:, 1].mean())
+    away = np.maximum(bounds[0] - positions, positions - bounds[1]) * scale  # in m; negative between the bounds
+    corners = np.vstack([bounds, positions[(away <= NEAR[0]).all(1)]])
+    low, high = corners.min(0), corners.max(0)
+    scale = crs.metres((low[1] + high[1]) / 2)
+    width, height = (high - low) * scale + 2 * MARGIN
     if not max(width, height) <= LARGEST:
         raise DataError(f"{name}: spans {width:.4g} m x {height:.4g} m; at most {LARGEST} m per side can be read")
-    corner = np.array([low[0] - MARGIN, high[1] + MARGIN])  # top left
-    shapes = [
-        shapely.Polygon(outer, holes).buffer(0)  # of zero width: repairs rings that cross themselves
-        for outer, *holes in ([(ring * scale - corner) * (1, -1) for ring in rings] for rings in polygons)
-        if len(outer) >= 3
-    ]
-    union = shapely.union_all(shapes)  # parts of a building, duplicates and overlaps count once
-    outlines = [
+    corner = np.array([low[0] - MARGIN / scale[0], high[1] + MARGIN / scale[1]])  # top left
+    union = shapely.union_all(shapely.transform(shapes, lambda points: (points - corner) * scale * (1, -1)))
+    outlines = [  # parts of a building, duplicates and overlaps count once
         np.array(ring.coords)[:-1]
         for part in getattr(union, "geoms", [union])
         if isinstance(part, shapely.Polygon) and not part.is_empty
         for ring in (part.exterior, *part.interiors)
     ]
-    if not outlines:
-        raise DataError(f"{name}: holds no polygon; {ADVICE}")
-    (x, y), (dx, dy) = corner / scale, 1 / scale
-    place = Georeference(float(x), float(y), float(dx), float(dy), degrees=bool((scale != 1).any()))
+    (x, y), (dx, dy) = corner, 1 / scale
+    place = Georeference(float(x), float(y), float(dx), float(dy), crs.unit == "degrees", crs.epsg)
     return Layout(outlines, (math.ceil(height), math.ceil(width))), place
-
-
-def _polygons(tree: Any) -> Iterator[list]:
-    """The polygons below a GeoJSON object, each its outer ring and its courtyards."""
-    kind = tree["type"]
-    if kind == "FeatureCollection":
-        for feature in tree["features"]:
-            yield from _polygons(feature)
-    elif kind == "Feature":
-        if tree["geometry"] is not None:
-            yield from _polygons(tree["geometry"])
-    elif kind == "GeometryCollection":
-        for geometry in tree["geometries"]:
-            yield from _polygons(geometry)
-    elif kind == "Polygon":
-        yield tree["coordinates"]
-    elif kind == "MultiPolygon":
-        yield from tree["coordinates"]
-
-
-def read_city(path: Path) -> tuple[Layout, Georeference | None]:
-    """The layout of a city's file: footprints (.geojson, .json), or a PNG that is non-zero inside buildings.
-
-    Returns:
-        the layout, and where footprints lie; None for a PNG.
-
-    Raises:
-        DataError: names the file.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        return Layout.traced(read_grey(path) > 0), None
-    try:
-        return read_geojson(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,6 +1,6 @@
 """Where a map lies on the earth, and maps as GeoTIFF, which geographic information systems open in their place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,8 +11,8 @@ from PIL.TiffTags import ASCII, DOUBLE, SHORT
 
 # tags of OGC GeoTIFF 1.1, and GDAL's for the value that stands for nothing
 PIXEL_SCALE, TIE_POINT, GEO_KEYS, NO_DATA = 33550, 33922, 34735, 42113
-MODEL_TYPE, RASTER_TYPE, GEODETIC_CRS = 1024, 1025, 2048
-GEOGRAPHIC, PIXEL_IS_AREA, WGS_84 = 2, 1, 4326
+MODEL_TYPE, RASTER_TYPE, GEODETIC_CRS, PROJECTED_CRS = 1024, 1025, 2048, 3072
+PROJECTED, GEOGRAPHIC, PIXEL_IS_AREA, WGS_84 = 1, 2, 1, 4326
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Georeference:
     Attributes:
         x, y: coordinates of the first pixel's centre.
         dx, dy: of one metre, in the unit of the coordinates.
-        degrees: whether they are longitude and latitude (WGS 84), otherwise metres of an unknown system.
+        degrees: whether they are longitude and latitude.
+        epsg: code of their reference system; None for WGS 84 in degrees, and for metres of an unknown system.
     """
 
     x: float
@@ -30,14 +31,20 @@ class Georeference:
     dx: float
     dy: float
     degrees: bool
+    epsg: int | None = None
 
     def pixels(self, x: float, y: float) -> tuple[float, float]:
         """Coordinates of the file -> column and row."""
         return (x - self.x) / self.dx, (self.y - y) / self.dy
 
+    def text(self, column: float, row: float) -> str:
+        """`X,Y` in the coordinates of the file, to about a decimetre."""
+        places = 6 if self.degrees else 1
+        return f"{self.x + column * self.dx:.{places}f},{self.y - row * self.dy:.{places}f}"
+
     def window(self, row: int, column: int) -> "Georeference":
         """Of the part of the map whose first pixel is (row, column)."""
-        return Georeference(self.x + column * self.dx, self.y - row * self.dy, self.dx, self.dy, self.degrees)
+        return replace(self, x=self.x + column * self.dx, y=self.y - row * self.dy)
 
     def extent(self, shape: tuple[int, int]) -> str:
         """The coordinates that a map of this shape (H, W) spans, for messages."""
@@ -50,7 +57,9 @@ def write_geotiff(file: Path | BinaryIO, values: np.ndarray, place: Georeference
     """Write a map, (H, W) float, as float32 with NaN for nothing."""
     keys = [(RASTER_TYPE, PIXEL_IS_AREA)]
     if place.degrees:
-        keys = [(MODEL_TYPE, GEOGRAPHIC), *keys, (GEODETIC_CRS, WGS_84)]
+        keys = [(MODEL_TYPE, GEOGRAPHIC), *keys, (GEODETIC_CRS, place.epsg or WGS_84)]
+    elif place.epsg:
+        keys = [(MODEL_TYPE, PROJECTED), *keys, (PROJECTED_CRS, place.epsg)]
     directory = [1, 1, 0, len(keys), *(number for key, value in keys for number in (key, 0, 1, value))]
     corner = (place.x - place.dx / 2, place.y + place.dy / 2)  # of the first pixel's area
     tags = ImageFileDirectory_v2()

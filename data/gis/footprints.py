@@ -1,0 +1,171 @@
+"""The polygons of a GeoJSON text (RFC 7946), however it was exported, and which of them are buildings."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..text import decoded
+from .crs import code_of, conversion
+
+ADVICE = "export building footprints as polygons, for instance from overpass-turbo.eu"
+KINDS = "a PNG, GeoJSON in metres or degrees, also with one feature per line, or a polygon file of RadioMapSeer"
+SAYS_KIND = {  # properties that say what a feature is: Overture, 3D tiles, vector tiles, Geofabrik, CityGML
+    *("type", "subtype", "class", "theme", "layer", "kind", "category", "fclass"),
+    *("featuretype", "featureclass", "objecttype", "citygmlclass", "citygmltype"),
+}
+BUILDING = {"building", "buildings", "buildingpart", "buildingparts"}
+NOT = {"", "no", "none", "null", "false", "0", "nan"}
+HEIGHTS = {"height", "building:levels", "building:height", "numfloors", "levels", "measuredheight", "storeys", "hoehe"}
+
+
+@dataclass
+class Footprints:
+    """What a file holds.
+
+    Attributes:
+        polygons: each an outer ring and its courtyards, (N, 2) arrays in the file's coordinates.
+        epsg: code of the coordinate reference system that it names; None without one.
+        notes: what was left out.
+    """
+
+    polygons: list[list[np.ndarray]]
+    epsg: int | None
+    notes: list[str] = field(default_factory=list)
+
+
+def json_values(content: bytes | str, name: str) -> list[Any]:
+    """The JSON values of a text: usually one; one per line or record in GeoJSON text sequences (RFC 8142) and the like.
+
+    Raises:
+        DataError: no JSON.
+    """
+    text = content if isinstance(content, str) else decoded(content)
+    gap = re.compile(r"[\s\x1e,]*")
+    place, values = gap.match(text).end(), []
+    if text[place : place + 1] not in ("{", "["):
+        raise DataError(f"{name}: is no GeoJSON; a city is {KINDS}; {conversion(name)}")
+    try:
+        while place < len(text):
+            value, place = json.JSONDecoder().raw_decode(text, place)
+            values.append(value)
+            place = gap.match(text, place).end()
+    except json.JSONDecodeError as error:
+        raise DataError(f"{name}: is no GeoJSON (line {error.lineno}: {error.msg}); {ADVICE}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: is no GeoJSON ({type(error).__name__}); {ADVICE}") from error
+    return values
+
+
+def footprints_of(values: list[Any], name: str) -> Footprints:
+    """The building footprints of GeoJSON objects.
+
+    Where any feature says that it is a building, only those are taken. Features without a geometry, polygons that are
+    empty or malformed, and everything that is no polygon are left out.
+
+    Raises:
+        DataError: no polygon is left.
+    """
+    epsg, found, bad, heights = None, [], 0, set()
+    try:
+        for properties, geometry, crs in _features(values, name):
+            epsg = code_of(crs, name) if epsg is None else epsg
+            polygons = []
+            for rings in _polygons(geometry):
+                polygon = _arrays(rings)
+                bad += not polygon
+                polygons += [polygon] if polygon else []
+            found.append((bool(polygons) and says_building(properties), polygons))
+            heights |= {key for key in properties if _plain(key) in HEIGHTS and properties[key] is not None}
+    except RecursionError as error:
+        raise DataError(f"{name}: is nested too deeply; {ADVICE}") from error
+    count = sum(len(polygons) for _, polygons in found)
+    if any(says for says, _ in found):
+        found = [(says, polygons) for says, polygons in found if says]
+    chosen = [polygon for _, polygons in found for polygon in polygons]
+    if not chosen:
+        raise DataError(f"{name}: holds no polygon that can be read; {ADVICE}")
+    notes = []
+    if len(chosen) < count:
+        notes.append(f"polygons that say they are buildings: {len(chosen):,} of {count:,}; the others are left out")
+    if bad:
+        notes.append(f"polygons left out, because they are empty or hold no coordinates: {bad:,}")
+    if heights:
+        notes.append(f"{', '.join(sorted(heights))}: not used; every building counts as 25 m high")
+    return Footprints(chosen, epsg, notes)
+
+
+def says_building(properties: dict[str, Any]) -> bool:
+    """Whether a feature says that it is a building, in the words of OpenStreetMap, Overture, 3D tiles and the like."""
+    tags = properties.get("tags")
+    for key, value in {**properties, **(tags if isinstance(tags, dict) else {})}.items():
+        plain, said = _plain(key), str(value).strip().lower()
+        if plain in ("building", "building:part", "isbuilding") and said not in NOT:
+            return True
+        if plain in SAYS_KIND and _plain(said.rsplit(":", 1)[-1]) in BUILDING:
+            return True
+        if plain == "othertags" and re.search(r'"building(:part)?"=>"(?!no")', str(value)):
+            return True
+    return False
+
+
+@lru_cache(10_000)
+def _plain(text: Any) -> str:
+    return re.sub(r"[_ -]", "", str(text)).lower()
+
+
+def _features(value: Any, name: str, crs: Any = None) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+    """Properties, geometry and coordinate reference system of every feature below a value."""
+    if isinstance(value, list):
+        for part in value:
+            yield from _features(part, name, crs)
+        return
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind is None or kind in ("Topology", "CityJSON", "CityJSONFeature"):
+        overpass = isinstance(value, dict) and "elements" in value
+        how = "export it as GeoJSON (osmtogeojson does)" if overpass else conversion(name)
+        raise DataError(
+            f"{name}: holds no polygons that can be read ({kind or 'no GeoJSON'}); a city is {KINDS}; {how}"
+        )
+    crs = value.get("crs", crs)
+    if kind == "FeatureCollection":
+        yield from _features(value.get("features") or [], name, crs)
+    elif kind == "Feature":
+        properties, geometry = value.get("properties"), value.get("geometry")
+        inner = geometry.get("crs", crs) if isinstance(geometry, dict) else crs
+        yield properties if isinstance(properties, dict) else {}, geometry, inner
+    else:
+        yield {}, value, crs
+
+
+def _polygons(geometry: Any) -> Iterator[Any]:
+    """The coordinates of every polygon of a geometry, whatever they are."""
+    if not isinstance(geometry, dict):
+        return
+    kind = geometry.get("type")
+    parts = geometry.get("geometries" if kind == "GeometryCollection" else "coordinates")
+    if kind == "Polygon":
+        yield parts
+    elif kind in ("MultiPolygon", "GeometryCollection") and isinstance(parts, list):
+        for part in parts:
+            yield from [part] if kind == "MultiPolygon" else _polygons(part)
+
+
+def _arrays(rings: Any) -> list[np.ndarray]:
+    """Outer ring and courtyards of a polygon's coordinates; [] for one that is empty or malformed."""
+    arrays: list[np.ndarray] = []
+    for ring in rings if isinstance(rings, list) else []:
+        try:
+            array = np.array([point[:2] for point in ring], np.float64)
+        except (TypeError, ValueError, KeyError, OverflowError):
+            array = np.empty((0, 2))
+        if array.ndim == 2 and array.shape[1] == 2 and len(array) >= 3 and np.isfinite(array).all():
+            arrays.append(array)
+        elif not arrays:
+            return []  # without its outer ring
+    return arrays

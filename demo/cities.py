@@ -1,0 +1,82 @@
+"""The cities that the page can show: random ones, the examples, and files that people upload."""
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+
+from flask import Flask, jsonify, request
+from PIL import Image, UnidentifiedImageError
+
+from data import DataError
+from data.gis.geojson import LARGEST, SUFFIXES, City, city_of, read_city
+from data.scene import parse_position
+from data.simulator.scenes import random_scenes
+
+from .messages import pack, whole_number
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+MAX_SEED = 2**31
+
+
+def examples() -> dict[str, Path]:
+    """The shipped cities by name."""
+    return {path.name: path for path in sorted(EXAMPLES.iterdir()) if path.suffix in (".png", *SUFFIXES)}
+
+
+def check_picture(content: bytes, name: str) -> None:
+    """Raise DataError for a PNG that is too large, before it is unpacked."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            width, height = picture.size
+    except UnidentifiedImageError:
+        return  # no PNG: the reader says what it may be
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: is no PNG that can be read") from error
+    if not (1 <= width <= LARGEST and 1 <= height <= LARGEST):
+        raise DataError(f"{name}: is {width}x{height} px; at most {LARGEST} per side are accepted")
+
+
+def read_upload(content: bytes, name: str, around: str = "", invert: bool = False) -> City:
+    """The city of an uploaded file, of large footprints the part around a position `X,Y`; raises DataError."""
+    check_picture(content, name)
+    return city_of(content, name, [parse_position(around)] if around else [], invert)
+
+
+def whole_city(name: str, city: City) -> dict:
+    """All of a city, of which the page shows a part."""
+    height, width = city.layout.shape
+    return {
+        "buildings": pack(city.layout.inside),
+        "width": width,
+        "height": height,
+        "place": None if city.place is None else asdict(city.place),
+        "tx": [],
+        "note": f"{name}: {'; '.join(city.notes)}" if city.notes else name,
+        "inverted": city.seems_inverted,
+    }
+
+
+def add_cities(app: Flask) -> None:
+    """/city, /example and /upload: each answers a whole city."""
+
+    @app.get("/city")
+    def city():
+        seed = whole_number(request.args.get("seed"), "seed", 0, MAX_SEED)
+        scene = random_scenes(seed)[0]
+        return jsonify(whole_city(f"random city {seed}", City(scene.layout, None)) | {"tx": [scene.tx]})
+
+    @app.get("/example")
+    def example():
+        chosen = examples().get(request.args.get("name", ""))
+        if chosen is None:
+            raise DataError("there is no such city")
+        return jsonify(whole_city(chosen.name, read_city(chosen)))
+
+    @app.post("/upload")
+    def upload():
+        file = request.files.get("file")
+        if file is None:
+            raise DataError("no file was sent")
+        name = file.filename or "the file"
+        around, invert = request.form.get("around", ""), bool(request.form.get("invert"))
+        return jsonify(whole_city(name, read_upload(file.read(), name, around, invert)))

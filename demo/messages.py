@@ -1,0 +1,98 @@
+"""What the page and the server send each other: arrays, cities, transmitters, measured values. All of it is checked."""
+
+import base64
+import math
+
+import numpy as np
+
+from data import DataError, Scene
+from data.crop import SIDE
+from data.geometry.layout import Layout
+from data.gis.geotiff import Georeference
+from data.measurements import check_measurements
+from data.scene import scene_at
+
+MAX_TRANSMITTERS = 8
+MAX_POINTS = 2000  # of one transmitter
+
+
+def encode(array: np.ndarray) -> str:
+    """Little-endian bytes in base64."""
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def decode(text: object, dtype: str, count: int, what: str) -> np.ndarray:
+    """The inverse of `encode`; raises DataError for anything but `count` numbers."""
+    try:
+        array = np.frombuffer(base64.b64decode(str(text), validate=True), dtype)
+    except ValueError as error:
+        raise DataError(f"{what}: is not base64 of {dtype} numbers") from error
+    if array.size != count:
+        raise DataError(f"{what}: holds {array.size} numbers, not {count}")
+    return array
+
+
+def pack(buildings: np.ndarray) -> str:
+    """(H, W) bool as bits, row by row."""
+    return encode(np.packbits(buildings))
+
+
+def unpack(text: object) -> np.ndarray:
+    """The inverse of `pack` for what is in view, (SIDE, SIDE)."""
+    return np.unpackbits(decode(text, "u1", SIDE * SIDE // 8, "buildings")).astype(bool).reshape(SIDE, SIDE)
+
+
+def whole_number(value: object, what: str, low: int, high: int) -> int:
+    """A number from a request; raises DataError."""
+    try:
+        number = int(str(value))
+    except ValueError as error:
+        raise DataError(f"{what}: {value!r:.40} is not a whole number") from error
+    if not low <= number <= high:
+        raise DataError(f"{what}: {number} is not within {low} .. {high}")
+    return number
+
+
+def read_points(points: object, shape: tuple[int, int]) -> np.ndarray:
+    """Measured points of one transmitter, a list of [x, y, dB]; raises DataError."""
+    if not isinstance(points, list) or len(points) > MAX_POINTS:
+        raise DataError(f"points: must be a list of at most {MAX_POINTS} [x, y, dB] per transmitter")
+    return check_measurements([("points", point) for point in points], shape)
+
+
+def read_place(place: object) -> Georeference | None:
+    """Where a city lies, as its answer said; None if its coordinates are pixels; raises DataError."""
+    if place is None:
+        return None
+    try:
+        x, y, dx, dy = (float(place[key]) for key in ("x", "y", "dx", "dy"))  # type: ignore[index]
+        degrees, epsg = bool(place["degrees"]), place["epsg"]  # type: ignore[index]
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise DataError("place: must be what /upload answered") from error
+    if not (math.isfinite(x) and math.isfinite(y) and 0 < dx < math.inf and 0 < dy < math.inf):
+        raise DataError("place: holds numbers that are not finite or not positive")
+    return Georeference(
+        x, y, dx, dy, degrees, None if epsg is None else whole_number(epsg, "place: epsg", 1, 2**16 - 1)
+    )
+
+
+def read_scenes(body: object) -> list[Scene]:
+    """What is in view of a request: its buildings, and for each transmitter the values measured of it; raises DataError."""
+    if not isinstance(body, dict) or not isinstance(body.get("tx"), list):
+        raise DataError("a request needs `buildings` and `tx`")
+    count = len(body["tx"])
+    if not 1 <= count <= MAX_TRANSMITTERS:
+        raise DataError(f"place 1 to {MAX_TRANSMITTERS} transmitters, not {count}")
+    layout = Layout.traced(unpack(body.get("buildings")))
+    try:
+        positions = [f"{float(x)},{float(y)}" for x, y in body["tx"]]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError("tx: must be a list of [x, y]") from error
+    scenes = [scene_at("city", layout, position) for position in positions]
+    measured = body.get("points") or [[]] * count
+    if not isinstance(measured, list) or len(measured) != count:
+        raise DataError("points: must be a list with one list of [x, y, dB] for each transmitter")
+    for scene, points in zip(scenes, measured, strict=True):
+        if points:
+            scene.measurements = read_points(points, layout.shape)
+    return scenes

@@ -1,0 +1,116 @@
+"""Predicted maps as files: pictures, arrays and GeoTIFF; best server and coverage of several transmitters."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data.gis.geotiff import Georeference, write_geotiff
+from data.scene import Scene
+from data.units import GAIN_SPAN_DB, gain_to_db, gain_to_uint8
+
+from .figures import comparison_figure, coverage_figure, radio_map_figure
+
+
+def write_map(
+    folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None = None, place: Georeference | None = None
+) -> None:
+    """A map as NAME.png (grey levels), NAME.npy (dB) and NAME_figure.png; with `place` as NAME.tif (dB) too.
+
+    Args:
+        folder: to write to.
+        scene: whose name names the files.
+        gain: (H, W) grey levels, NaN where nothing is predicted.
+        std: (H, W) standard deviation of the samples, written as NAME_std.npy and .tif (dB); None without one.
+        place: of the map on the earth; None for no GeoTIFF.
+    """
+    Image.fromarray(gain_to_uint8(np.nan_to_num(gain))).save(folder / f"{scene.name}.png")
+    decibels = {scene.name: gain_to_db(gain)}
+    if std is not None:
+        decibels[f"{scene.name}_std"] = std * GAIN_SPAN_DB
+    for name, values in decibels.items():
+        np.save(folder / f"{name}.npy", values.astype(np.float32))
+        if place is not None:
+            write_geotiff(folder / f"{name}.tif", values, place)
+    figure = folder / f"{scene.name}_figure.png"
+    if scene.gain is None or std is not None:
+        radio_map_figure(figure, gain, scene.buildings, scene.tx, scene.name, std, scene.measurements)
+    else:
+        row = {"name": scene.name, "real": scene.gain, "sampled": gain, "buildings": scene.buildings, "tx": scene.tx}
+        comparison_figure(figure, [row | {"points": scene.measurements, "truth": scene.truth}])
+
+
+@dataclass
+class Coverage:
+    """What several transmitters of one city cover together.
+
+    Attributes:
+        server: (H, W) int, the transmitter received best, counted from 1; 0 in buildings and where nothing is predicted.
+        gain: (H, W) grey levels of that transmitter; NaN there.
+        covered: (H, W) bool: at least the threshold is received.
+        predicted_fraction: of the open area.
+        covered_fraction: of the predicted area.
+    """
+
+    server: np.ndarray
+    gain: np.ndarray
+    covered: np.ndarray
+    predicted_fraction: float
+    covered_fraction: float
+
+    @classmethod
+    def of(cls, gains: np.ndarray, buildings: np.ndarray, threshold_db: float) -> "Coverage":
+        """Of maps (N, H, W), grey levels with NaN where a map has no value; buildings (H, W) bool."""
+        filled = np.where(np.isnan(gains) | buildings, -np.inf, gains)
+        best = filled.max(axis=0)
+        predicted = np.isfinite(best)
+        gain = np.where(predicted, best, np.nan).astype(np.float32)
+        covered = predicted & (gain_to_db(gain) >= threshold_db)
+        area = max(int(predicted.sum()), 1)
+        return cls(
+            server=np.where(predicted, filled.argmax(axis=0) + 1, 0),
+            gain=gain,
+            covered=covered,
+            predicted_fraction=float(predicted.sum() / max((~buildings).sum(), 1)),
+            covered_fraction=float(covered.sum() / area),
+        )
+
+
+def write_coverage(
+    folder: Path,
+    coverage: Coverage,
+    scenes: Sequence[Scene],
+    threshold_db: float,
+    place: Georeference | None = None,
+) -> None:
+    """coverage.json, coverage.png, best_server.npy; with `place` best_server.tif and coverage.tif (1 where covered).
+
+    Args:
+        folder: to write to.
+        coverage: of all transmitters.
+        scenes: one city, one transmitter each, in the order of their numbers.
+        threshold_db: path gain from which a pixel is covered.
+        place: see `write_map`.
+    """
+    server, area = coverage.server, max(int((coverage.server > 0).sum()), 1)
+    transmitters: list[dict[str, Any]] = [
+        {"number": number, "name": scene.name, "best_server_share": float((server == number).sum() / area)}
+        for number, scene in enumerate(scenes, 1)
+    ]
+    summary = {
+        "threshold_db": threshold_db,
+        "predicted_share_of_open_area": coverage.predicted_fraction,
+        "covered_share_of_predicted_area": coverage.covered_fraction,
+        "transmitters": transmitters,
+    }
+    (folder / "coverage.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    np.save(folder / "best_server.npy", server.astype(np.int16))
+    if place is not None:
+        for name, values in (("best_server", server), ("coverage", coverage.covered)):
+            write_geotiff(folder / f"{name}.tif", np.where(server > 0, values, np.nan), place)
+    positions = [scene.tx for scene in scenes]
+    coverage_figure(folder / "coverage.png", server, coverage.gain, scenes[0].buildings, positions, threshold_db)

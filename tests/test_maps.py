@@ -1,0 +1,46 @@
+"""Predicted maps as files."""
+
+import json
+
+import numpy as np
+import rasterio
+
+from data.geometry.layout import Layout
+from data.gis.geotiff import Georeference
+from data.scene import Scene
+from evaluation.maps import Coverage, write_coverage, write_map
+
+GRID = Georeference(500_000.0, 4_000_000.0, 1.0, 1.0, False, 32632)
+
+
+def test_best_server_and_coverage():
+    gains = np.array([[[0.5, 0.1, np.nan, 0.9]], [[0.1, 0.15, np.nan, 0.3]]])
+    found = Coverage.of(gains, np.array([[False, False, False, True]]), -127)
+    assert found.server.tolist() == [[1, 2, 0, 0]] and found.covered.tolist() == [[True, False, False, False]]
+    assert np.allclose(found.gain, [[0.5, 0.15, np.nan, np.nan]], equal_nan=True)
+    assert (found.predicted_fraction, found.covered_fraction) == (2 / 3, 1 / 2)
+    assert not Coverage.of(gains, np.ones((1, 4), bool), -127).server.any()
+
+
+def test_maps_of_footprints_are_geotiffs_too(tmp_path):
+    """A square of 64 m predicted in a city of 3 km, by two transmitters."""
+    shape, gain = (2500, 3000), np.full((2500, 3000), np.nan, np.float32)
+    gain[1000:1064, 2000:2064] = 0.5
+    square = np.array([[2010.0, 1010], [2020, 1010], [2020, 1020], [2010, 1020]])
+    scenes = [Scene(name, Layout([square], shape), tx) for name, tx in (("a", (2005, 1030)), ("b", (2050, 1030)))]
+    for scene in scenes:
+        write_map(tmp_path, scene, gain, gain * 0.01, GRID)
+    coverage = Coverage.of(np.stack([gain, gain * 0.3]), scenes[0].buildings, -100)
+    write_coverage(tmp_path, coverage, scenes, -100, GRID)
+    names = {
+        f"{name}{kind}" for name in "ab" for kind in (".npy", ".png", ".tif", "_figure.png", "_std.npy", "_std.tif")
+    }
+    both = {"coverage.json", "coverage.png", "coverage.tif", "best_server.npy", "best_server.tif"}
+    assert {path.name for path in tmp_path.iterdir()} == names | both
+    summary = json.loads((tmp_path / "coverage.json").read_text())
+    assert [t["best_server_share"] for t in summary["transmitters"]] == [1, 0] and summary["threshold_db"] == -100
+    for name, value in (("a", -97.42), ("a_std", 0.4958), ("best_server", 1), ("coverage", 1)):
+        with rasterio.open(tmp_path / f"{name}.tif") as found:
+            assert found.crs.to_epsg() == 32632 and found.shape == shape
+            x, y = found.xy(1050, 2050)
+            assert np.isclose(next(found.sample([(x, y)]))[0], value, atol=1e-3) and np.isnan(found.read(1)[0, 0])
