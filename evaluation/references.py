@@ -38,7 +38,7 @@ def simulator_map(scene: Scene) -> np.ndarray:
 
 REFERENCES = {
     "simulator": simulator_map,
-    "LOS/NLOS path-loss model": los_nlos_model,
+    "line-of-sight path-loss model": los_nlos_model,
     "25 log10 d": log_distance_model,
 }
 

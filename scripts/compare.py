@@ -86,7 +86,7 @@ class Row(schema.Section):
     noise_scale: schema.Positive | None = None
     pixel_noise: schema.NotNegative | None = None
     seeds: list[schema.Natural] | None = None  # of the runs, averaged map by map; None: the plan's
-    reference: Literal["simulator", "LOS/NLOS path-loss model", "25 log10 d"] | None = None  # needs no training
+    reference: Literal["simulator", "line-of-sight path-loss model", "25 log10 d"] | None = None  # needs no training
     ckpt: schema.Text | None = None  # `released` for the repository's model
 
 
