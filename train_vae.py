@@ -1,28 +1,24 @@
 """Stage 1: train the autoencoder.
 
-accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [key=value ...]
+accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [--help_config] [key=value ...]
 """
+
+from denoising_diffusion_pytorch.config.describe import help_config
+
+if __name__ == "__main__":
+    help_config()  # before torch, which is slow to import
 
 from torch.utils.data import Dataset
 
-from denoising_diffusion_pytorch.build import build_discriminator, build_loss, build_model
+from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
-from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL
 from denoising_diffusion_pytorch.training.data import TrainingData
-from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, DiscriminatorObjective
+from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
 from denoising_diffusion_pytorch.training.validation import make_validation
 from denoising_diffusion_pytorch.weights import load_starting_weights
-
-
-def make_objectives(config: Config, autoencoder: AutoencoderKL) -> tuple[AutoencoderObjective, DiscriminatorObjective]:
-    """The autoencoder's and the discriminator's objectives."""
-    first_stage = config.first_stage_config
-    discriminator, first_step = build_discriminator(first_stage), first_stage.lossconfig.discr_start
-    generator = AutoencoderObjective(autoencoder, build_loss(first_stage), discriminator, first_step)
-    return generator, DiscriminatorObjective(discriminator, first_step)
 
 
 def train(config: Config, dataset: Dataset | None = None) -> None:
@@ -30,12 +26,12 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
 
     Args:
         config: resolved for stage `vae`.
-        dataset: one of your own, see `data.loader.OwnSamples`; None for what the configuration names.
+        dataset: one of your own, see `data.samples.dataset.OwnSamples`; None for what the configuration names.
     """
     accelerator = make_accelerator(config.trainer)
     autoencoder = build_model(config, "vae")
     load_starting_weights(autoencoder, config, "vae", accelerator.print)
-    objectives = make_objectives(config, autoencoder)
+    objectives = make_objectives(config, "vae", autoencoder)
     data = TrainingData(config, accelerator, dataset)
     validation = make_validation(config, "vae", accelerator)
     Trainer(

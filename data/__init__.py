@@ -1,12 +1,45 @@
-"""Radio maps: reading, simulating, preparing and scoring them. Imports nothing from the network package.
+"""Radio maps: reading, simulating and preparing them; knows no networks.
 
-What reads files is imported here; samples and batches, which need torch, are in `loader`, `augment` and `presentation`.
+What needs torch is loaded when its name is used for the first time.
 """
+# ruff: noqa: F405
+
+from typing import TYPE_CHECKING, Any
 
 from .errors import DataError
+from .prepare import prepare
 from .scene import Scene
 from .trees.folder import FlatTree, open_tree
 from .trees.radiomapseer import RadioMapSeer
 from .units import db_to_gain, gain_to_db
 
-__all__ = ["DataError", "FlatTree", "RadioMapSeer", "Scene", "db_to_gain", "gain_to_db", "open_tree"]
+if TYPE_CHECKING:
+    from .samples.document import *  # noqa: F403
+
+__all__ = [
+    "Augmentation",
+    "DataError",
+    "FlatTree",
+    "OwnSamples",
+    "RadioMapDataset",
+    "RadioMapSeer",
+    "RadioUNet_c",
+    "RandomAugmentation",
+    "Scene",
+    "close_dataloader",
+    "create_dataloader",
+    "db_to_gain",
+    "gain_to_db",
+    "open_tree",
+    "prepare",
+    "process_batch",
+    "training_loader",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .samples import document
+
+    return getattr(document, name)

@@ -17,6 +17,7 @@ from .units import GAIN_MAX_DB, db_to_gain
 
 Channel = Callable[[Scene, int], np.ndarray]
 CONDITION_CHANNELS: dict[str, Channel] = {}
+DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")  # the three of the design document: the default
 
 
 def channel(function: Channel) -> Channel:
@@ -37,7 +38,7 @@ def channel_of_transmitter(function: Channel) -> Channel:
 
 @channel
 def buildings(scene: Scene, size: int) -> np.ndarray:
-    """Share of each pixel's area that buildings cover."""
+    """Fraction of each pixel's area that buildings cover."""
     return resize(scene.shown.coverage, size)
 
 
@@ -50,20 +51,20 @@ def transmitter(scene: Scene, size: int) -> np.ndarray:
     x0, y0 = int(np.floor(x)), int(np.floor(y))
     for row, weight_y in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
         for column, weight_x in ((x0, 1 - (x - x0)), (x0 + 1, x - x0)):
-            # a share that falls outside goes to the border pixel, so that the total stays 1
+            # a part that falls outside goes to the border pixel, so that the total stays 1
             image[np.clip(row, 0, size - 1), np.clip(column, 0, size - 1)] += weight_x * weight_y
     return image
 
 
 @channel
 def cars(scene: Scene, size: int) -> np.ndarray:
-    """Share of each pixel's area that cars cover; the buildings again if the data has no cars, as in RadioDiff."""
+    """Fraction of each pixel's area that cars cover; the buildings again if the data has no cars, as in RadioDiff."""
     return buildings(scene, size) if scene.cars is None else resize(scene.cars.coverage, size)
 
 
 @channel_of_transmitter
 def line_of_sight(scene: Scene, size: int) -> np.ndarray:
-    """Share of each pixel that sees the transmitter past the buildings shown."""
+    """Fraction of each pixel that sees the transmitter past the buildings shown."""
     from .simulator import line_of_sight as cast_rays  # numba is slow to import, and only this channel needs it
 
     return resize(cast_rays(scene.shown, scene.shown_tx), size)
@@ -81,9 +82,9 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 
     d is the length of the shortest path around the buildings shown in metres, at least 2.
     """
-    from .simulator import detour_distance  # numba is slow to import
+    from .simulator import geodesic_distance  # numba is slow to import
 
-    length = detour_distance(scene.shown.inside, scene.shown_tx)
+    length = geodesic_distance(scene.shown.inside, scene.shown_tx)
     return resize(db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(np.maximum(length, 2)) - 1.4), size)
 
 
@@ -151,7 +152,7 @@ def distance(scene: Scene) -> np.ndarray:
 
 
 def free_gain(scene: Scene) -> np.ndarray:
-    """Grey levels (H, W) of the line-of-sight law: 25 log10 d dB below the strongest value."""
+    """Grey levels (H, W) of the path-loss model in line of sight: 25 log10 d dB below the strongest value."""
     return db_to_gain(GAIN_MAX_DB - 25 * np.log10(distance(scene)))
 
 

@@ -60,10 +60,10 @@ def window(city: Scene, side: int = SIDE) -> Window:
         tx=(city.tx[0] - column, city.tx[1] - row),
         known_tx=known_tx,
         measurements=points,
-        layout=city.layout.window(row, column, side),
+        layout=city.layout.crop(row, column, side),
         gain=None if city.gain is None else cut(city.gain, row, column, side),
-        cars=city.cars and city.cars.window(row, column, side),
-        known=city.known and city.known.window(row, column, side),
+        cars=city.cars and city.cars.crop(row, column, side),
+        known=city.known and city.known.crop(row, column, side),
     )
     notes = []
     if height > side or width > side:

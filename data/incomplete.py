@@ -1,12 +1,13 @@
 """What one does not know of a scene, or knows from a few measurements: for training and for scoring.
 
 The map stays what it is; what the condition shows becomes poorer (`Incomplete.shown`), and measured points become a
-part of it (`measure`; measurements.py). Everything is drawn from a key, so that it depends on nothing but the sample.
+part of it (`measure`). Everything is drawn from a key, so that it depends on nothing but the sample.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
+import shapely
 
 from .errors import DataError
 from .geometry.layout import Layout
@@ -26,7 +27,7 @@ class Incomplete:
         missing_buildings: most buildings that the condition leaves out.
         outline_error: standard deviation of each building's shift in each direction, m.
         transmitter_error: standard deviation of the transmitter's shift in each direction, m.
-        transmitter_unknown: share of the scenes whose condition does not tell the transmitter.
+        transmitter_unknown: fraction of the scenes whose condition does not tell the transmitter.
         exactly: as many points and buildings as given, not up to that many.
     """
 
@@ -109,22 +110,13 @@ def _changed(layout: Layout, missing: int, error: float, rng: np.random.Generato
 def _buildings(layout: Layout) -> list[list[np.ndarray]]:
     """The outlines by building: an outer ring, and its courtyards."""
     rings = layout.outlines
-    low, high = np.array([ring.min(0) for ring in rings]), np.array([ring.max(0) for ring in rings])
-    parents = []
-    for i, ring in enumerate(rings):
-        around = np.flatnonzero((low < ring[0]).all(1) & (high > ring[0]).all(1)).tolist()
-        parents.append([j for j in around if j != i and _within(ring[0], rings[j])])
-    roots = {i: [ring] for i, ring in enumerate(rings) if not parents[i]}
-    for ring, around in zip(rings, parents, strict=True):
-        root = next((i for i in around if i in roots), None)
-        if root is not None:
-            roots[root].append(ring)
-    return list(roots.values())
-
-
-def _within(point: np.ndarray, ring: np.ndarray) -> bool:
-    """Whether a point lies inside a ring: the parity of the edges to its right."""
-    (x, y), following = point, np.roll(ring, -1, 0)
-    crosses = (ring[:, 1] > y) != (following[:, 1] > y)
-    a, b = ring[crosses], following[crosses]
-    return bool((x < a[:, 0] + (y - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0])).sum() % 2)
+    if not rings:
+        return []
+    tree = shapely.STRtree([shapely.Polygon(ring) for ring in rings])
+    inner, outer = tree.query(shapely.points([ring[0] for ring in rings]), predicate="within")
+    buildings = {i: [ring] for i, ring in enumerate(rings) if i not in inner}
+    for i in np.unique(inner):
+        around = [j for j in sorted(outer[inner == i]) if j in buildings]
+        if around:
+            buildings[around[0]].append(rings[i])
+    return list(buildings.values())

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
 from .errors import DataError
+from .geometry.pixels import pixel_of
 from .gis.crs import MERCATOR, lon_lat_to_mercator
 from .gis.geotiff import Georeference
 from .text import decoded
@@ -71,7 +72,8 @@ def spread_points(
 
 def pixels_of(points: np.ndarray, side: int, size: int) -> np.ndarray:
     """Columns and rows, (2, N) int, of points of a map of `side` pixels in one of `size`."""
-    return np.floor((points[:, :2] + 0.5) * size / side).astype(int).clip(0, size - 1).T
+    row, column = pixel_of((points[:, :2] + 0.5) * size / side - 0.5)
+    return np.stack([column, row]).clip(0, size - 1)
 
 
 @lru_cache(4)

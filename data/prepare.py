@@ -1,4 +1,4 @@
-"""Scenes at the networks' resolution."""
+"""Scenes at the networks' resolution, and maps back at the scene's own."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from .conditions import condition
 from .errors import DataError
-from .geometry.resize import resize
+from .geometry.resize import bilinear, resize
 from .scene import Scene
 
 # Of what files become; to be raised with every change of code after which the same files and settings give other samples
 # (reading, registration, drawing, simulation, what is left out), so that no cache of earlier ones is used.
-SAMPLES_VERSION = 1
+SAMPLES_VERSION = 2
 
 
 def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[str]) -> dict[str, np.ndarray]:
@@ -33,3 +33,25 @@ def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[st
     if scene.gain is not None:
         sample["image"] = np.where(mask, -1, 2 * resize(scene.gain, image_size)[None] - 1)
     return sample
+
+
+def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
+    """A map at the networks' resolution resized to the scene's, zero where the scene's `ori_mask` is set.
+
+    Because buildings are zero, a resized pixel is the mean over its open part times the fraction that is open. Resizing
+    back therefore interpolates bilinearly, divides by the interpolated fraction, and sets building pixels to zero.
+
+    Args:
+        gain: (h, w) grey levels in [0, 1].
+        scene: of (H, W) pixels.
+
+    Returns:
+        (H, W) float32 grey levels in [0, 1].
+    """
+    height, side = scene.layout.shape[0], gain.shape[0]
+    if side != height:
+        inside = scene.shown.inside
+        pair = np.stack([gain, resize(~inside, side)])
+        native, fraction = bilinear(pair, height, antialias=side > height)
+        gain = np.where(inside, 0, native / np.maximum(fraction, 1e-3))
+    return np.where(scene.ori_mask, 0, gain).clip(0, 1).astype(np.float32)

@@ -1,14 +1,12 @@
 """A scene: one city, one transmitter, and the measured or simulated map if it is known."""
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
 from .geometry.layout import Layout
+from .geometry.pixels import pixel_of
 from .gis.geotiff import Georeference
 
 
@@ -73,63 +71,6 @@ class Scene:
         return np.zeros(self.layout.shape, bool) if self.outlines_are_wrong else self.shown.inside
 
 
-def read_grey(path: Path) -> np.ndarray:
-    """`decode_grey` of a file."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: not a readable picture ({error}); download or make it again") from error
-    return decode_grey(content, path)
-
-
-def decode_grey(content: bytes, path: Path | str) -> np.ndarray:
-    """The content of an 8-bit PNG as (H, W) uint8 (colour pictures are converted to grey).
-
-    Raises:
-        DataError: names a file that is damaged, transparent, animated or not 8 bits per channel.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as file:  # readers of other formats may start programs
-            file.verify()  # the checksums, which reading the pixels leaves out
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as file:
-            picture: Image.Image = file
-            frames = getattr(file, "n_frames", 1)
-            if frames > 1:
-                raise DataError(f"{path}: is animated; save one of its {frames} frames as a PNG")
-            if "A" in picture.mode or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                if picture.getchannel("A").getextrema() != (255, 255):
-                    raise DataError(
-                        f"{path}: is partly transparent; save it without transparency, buildings white on black"
-                    )
-            if picture.mode in ("1", "P", "RGB", "RGBA", "LA"):
-                picture = picture.convert("L")
-            if picture.mode != "L":
-                raise DataError(f"{path}: has mode {picture.mode}; an 8-bit grey PNG is needed")
-            return np.array(picture)
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path}: is no PNG; convert it to one (a JPEG blurs the walls)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not a readable picture ({error}); download or make it again") from error
-
-
-def transmitter_position(antenna: np.ndarray, path: Path) -> tuple[float, float]:
-    """(x, y) of the brightest pixel of an antenna picture; the centre if several are equally bright.
-
-    Raises:
-        DataError: the picture is black.
-    """
-    brightest = antenna.max(initial=0)
-    if brightest == 0:
-        raise DataError(f"{path}: shows no transmitter (all pixels are black)")
-    rows, columns = np.nonzero(antenna == brightest)
-    return float(columns.mean()), float(rows.mean())
-
-
 def parse_position(text: str, place: Georeference | None = None) -> tuple[float, float]:
     """`X,Y` from a command line as column and row; raises DataError for anything else.
 
@@ -157,9 +98,8 @@ def scene_at(name: str, layout: Layout, position: str, place: Georeference | Non
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
         size = f"{width}x{height} px" if place is None else place.extent(layout.shape)
         raise DataError(f"transmitter {position}: is outside {name} ({size})")
-    pixel = float(np.floor(tx[0] + 0.5)), float(np.floor(tx[1] + 0.5))
-    if layout.inside[int(pixel[1]), int(pixel[0])]:
-        column, row = layout.nearest_open(pixel)
+    if layout.inside[pixel_of(tx)]:
+        column, row = layout.nearest_open(tx)
         where = f"{column:g},{row:g}" if place is None else place.text(column, row)
         raise DataError(
             f"transmitter {position}: is inside a building of {name}; antennas stand in the street here, 1.5 m high, "

@@ -1,4 +1,4 @@
-"""Grey level <-> path gain in dB: the only module that knows RadioMapSeer's scale.
+"""Grey level <-> path gain in dB.
 
 RadioMapSeer stores path gain PL (negative, in dB) as an 8-bit grey level v with g = v / 255 and
 

@@ -2,41 +2,27 @@
 
 from typing import Any
 
-from .config import resolve, section
 from .config.derive import BASE_CHANNEL
-from .config.schema import (
-    BaselineConfig,
-    CondStageConfig,
-    Config,
-    DataConfig,
-    DiffusionConfig,
-    FirstStageConfig,
-    UnetConfig,
-)
+from .config.schema import BaselineConfig, CondStageConfig, Config, DiffusionConfig, FirstStageConfig, UnetConfig
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
-from .networks.autoencoder import AutoencoderKL
+from .networks.autoencoder import AutoencoderKL, Layers
 from .networks.baselines import PMNet, RadioUNet, Regression
 from .networks.swin import SwinConditionEncoder
-from .networks.unet import Unet
+from .networks.unet import Attention, Unet
 from .samplers import Sampling
 
 
 def build_autoencoder(config: Config) -> AutoencoderKL:
     """The first stage."""
     dd = config.first_stage_config.ddconfig
+    sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(len(dd.ch_mult))]
+    levels = [level for level, side in enumerate(sides) if side in dd.attn_resolutions]
     return AutoencoderKL(
-        embed_dim=config.first_stage_config.embed_dim,
-        channels=[dd.in_channels, *(dd.ch * mult for mult in dd.ch_mult)],
-        z_channels=dd.z_channels,
-        out_channels=dd.out_ch,
-        num_res_blocks=dd.num_res_blocks,
-        attn_resolutions=dd.attn_resolutions,
-        resolution=dd.resolution,
-        dropout=dd.dropout,
-        patch_size=dd.patch_size,
-        mid_attention=dd.mid_attention,
+        config.first_stage_config.embed_dim,
+        [dd.in_channels, *(dd.ch * mult for mult in dd.ch_mult)],
+        Layers(dd.num_res_blocks, levels, dd.mid_attention, dd.dropout, dd.patch_size),
         cond_channels=config.cond_stage_config.in_channels if dd.decoder_cond else 0,
         base_channel=config.data.cond_channels.index(BASE_CHANNEL) if dd.decoder_residual else None,
     )
@@ -86,11 +72,13 @@ def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
         out_channels=heads * config.out_channels,
         context_channels=[config.context_dim * mult for mult in config.channel_mult],
         num_res_blocks=config.num_res_blocks,
-        attention_resolutions=config.attention_resolutions,
-        num_heads=config.num_heads,
-        transformer_depth=config.transformer_depth,
-        use_cross_attention=config.use_spatial_transformer,
-        window_size=config.window_size,
+        attention=Attention(
+            config.attention_resolutions,
+            config.use_spatial_transformer,
+            config.transformer_depth,
+            config.num_heads,
+            config.window_size,
+        ),
         fourier_scale=config.fourier_scale,
         dropout=config.dropout,
         use_checkpoint=config.use_checkpoint,
@@ -112,34 +100,7 @@ def build_diffusion(config: DiffusionConfig) -> Diffusion:
     return GaussianDiffusion(config.timesteps, config.beta_schedule, config.objective, config.loss_type)
 
 
-def latent_diffusion_parts(
-    first_stage_config: Any = None,
-    cond_stage_config: Any = None,
-    unet_config: Any = None,
-    diffusion_config: Any = None,
-    cond_size: int | None = None,
-) -> dict[str, Any]:
-    """The arguments of `LatentDiffusion` from sections of a configuration.
-
-    Args:
-        first_stage_config, cond_stage_config, unet_config, diffusion_config: as the models of config/schema.py, or as plain
-            dicts in any spelling that a YAML file may use; None for the design document's values.
-        cond_size: side of the condition image in pixels (None: the latent's side).
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    config = Config(
-        first_stage_config=section("first_stage_config", first_stage_config),
-        cond_stage_config=section("cond_stage_config", cond_stage_config),
-        unet_config=section("unet_config", unet_config),
-        diffusion_config=section("diffusion_config", diffusion_config),
-        data=DataConfig(cond_size=cond_size),
-    )
-    return _parts(resolve(config, stage="ldm"))
-
-
-def _parts(config: Config) -> dict[str, Any]:
+def latent_diffusion_parts(config: Config) -> dict[str, Any]:
     """The arguments of `LatentDiffusion` from a resolved configuration; what stage 2 does not train is frozen."""
     first, settings = config.first_stage_config, config.diffusion_config
     autoencoder = build_autoencoder(config)
@@ -169,4 +130,4 @@ def build_model(config: Config, stage: str) -> Any:
         return build_baseline(config.baseline_config, config.cond_stage_config.in_channels)
     if stage == "vae":
         return build_autoencoder(config)
-    return LatentDiffusion(**_parts(config))
+    return LatentDiffusion(**latent_diffusion_parts(config))

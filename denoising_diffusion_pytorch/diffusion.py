@@ -240,7 +240,8 @@ class DecoupledDiffusion(_StraightSignal):
     and a head's error falls as its weight in the loss rises. `predictions` takes these variances as proportional to
     1 / w1 and 1 / w2, hence F = w1 F1 + w2 F2, whose squared error is never above the loss (Jensen), whatever the
     errors are. At t = 1, where nothing trains F2, it is F1. RadioDiff's own x_start = x_t - C t - sqrt(t) noise is
-    F = t F1 + (1 - t) F2: it trusts F2 near t = 1, and samples drift away with the number of steps (docs/accuracy.md).
+    F = t F1 + (1 - t) F2, and so is a step that takes C from one head and the noise from the other. The heads of a
+    trained network share all layers but the last: their errors are nearly the same (docs/accuracy.md), and so is x_start.
     """
 
     model_type = "const_sde"

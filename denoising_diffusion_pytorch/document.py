@@ -1,17 +1,158 @@
-"""The design document's calls where they differ from ours. Nothing else knows them."""
+"""The calls of the design document where they differ from ours, and the other names that the package exports.
 
+Nothing else knows the document's signatures.
+"""
+# ruff: noqa: F401
+
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from . import latent_diffusion
 from .build import latent_diffusion_parts
+from .checkpoint import open_checkpoint
+from .config import load_config, resolve, section
+from .config.schema import Config, DataConfig
+from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
+from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
+from .networks import autoencoder, swin, unet
+from .networks.autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistribution
+from .networks.swin import SwinConditionEncoder, WindowAttention
+from .predictor import Prediction, Predictor
+from .samplers import Sampling, sample_ddim, sample_ddpm, sample_decoupled, sample_euler, sample_heun
+from .training.ema import EMAModel
+from .training.schedule import learning_rate
+from .weights import load_first_stage, load_model
 
 
 class LatentDiffusion(latent_diffusion.LatentDiffusion):
-    """`LatentDiffusion(first_stage_config=..., cond_stage_config=..., unet_config=..., diffusion_config=...)`: from sections
-    of a configuration, see `build.latent_diffusion_parts`; or from modules, as its base class.
+    """Both stages from four sections of a configuration; `latent_diffusion.LatentDiffusion` takes modules.
+
+    Args:
+        first_stage_config, cond_stage_config, unet_config, diffusion_config: as the models of config/schema.py, or as plain
+            dicts in any spelling that a YAML file may use; None for the document's values. The autoencoder's weights are read
+            where the first one names a `ckpt_path`.
+        cond_size: side of the condition image in pixels (None: the latent's side).
+
+    Raises:
+        ConfigError: naming the key.
+        CheckpointError: weights that are not there, or do not fit.
     """
 
-    def __init__(self, *modules: Any, **arguments: Any):
-        if not modules and "unet" not in arguments:
-            arguments = latent_diffusion_parts(**arguments)
-        super().__init__(*modules, **arguments)
+    def __init__(
+        self,
+        first_stage_config: Any = None,
+        cond_stage_config: Any = None,
+        unet_config: Any = None,
+        diffusion_config: Any = None,
+        *,
+        cond_size: int | None = None,
+    ):
+        config = Config(
+            first_stage_config=section("first_stage_config", first_stage_config),
+            cond_stage_config=section("cond_stage_config", cond_stage_config),
+            unet_config=section("unet_config", unet_config),
+            diffusion_config=section("diffusion_config", diffusion_config),
+            data=DataConfig(cond_size=cond_size),
+        )
+        config = resolve(config, stage="ldm")
+        super().__init__(**latent_diffusion_parts(config))
+        path = config.first_stage_config.ckpt_path
+        if path:
+            # the condition's channels have no names here: a decoder that sees them takes those it was trained with
+            channels = open_checkpoint(path).config.data.cond_channels if Path(path).is_dir() else ()
+            load_first_stage(self.first_stage_model, path, channels)
+
+    def forward(self, image: Any, cond: Any = None, keys: Any = None) -> Tensor:
+        """The second stage's training loss, a scalar: `model(images, conditions)` as in the base class, or `model(batch)` with
+        a batch that holds `image` and `cond`.
+        """
+        if isinstance(image, dict):
+            image, cond = image["image"], image["cond"]
+        return super().forward(image, cond, keys)
+
+
+class Encoder(autoencoder.Encoder):
+    """Encoder(128, 3, [1, 2, 4], 2): level l has ch * ch_mult[l] channels, the latent out_ch.
+
+    Args:
+        channels, z_channels: the document's other spelling, of an image and all levels, and of the latent.
+    """
+
+    def __init__(
+        self,
+        ch: int = 128,
+        out_ch: int = 3,
+        ch_mult: Sequence[int] = (1, 2, 4),
+        num_res_blocks: int = 2,
+        *,
+        channels: Sequence[int] | None = None,
+        z_channels: int | None = None,
+    ):
+        channels = channels or (1, *(ch * mult for mult in ch_mult))
+        super().__init__(channels, z_channels or out_ch, autoencoder.Layers(num_res_blocks))
+
+
+class Unet(unet.Unet):
+    """Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]) with a condition encoder of its own.
+
+    Args:
+        cond_channels: channels of the condition.
+        options: as for the base class.
+    """
+
+    def __init__(
+        self,
+        dim: int = 128,
+        channels: int = 3,
+        dim_mults: Sequence[int] = (1, 2, 4, 4),
+        *,
+        cond_channels: int = 3,
+        **options: Any,
+    ):
+        encoder = swin.SwinConditionEncoder(cond_channels, dim, dim_mults, depths=[2] * len(dim_mults))
+        super().__init__(dim, channels, dim_mults, context_channels=encoder.channels, **options)
+        self.cond_encoder = encoder
+        self.conv_out.reset_parameters()  # as in the document; ours begins at zero
+
+    def forward(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        """x (B, channels, h, w), t (B,) -> (B, channels, h, w).
+
+        Args:
+            cond: an image (B, cond_channels, h, w), the maps of a condition encoder, or None, which counts as maps of zeros.
+
+        Raises:
+            ValueError: sides that the levels do not divide, or a condition of other channels or sides.
+        """
+        if cond is None:
+            height, width = x.shape[-2:]
+            shapes = ((c, height >> level, width >> level) for level, c in enumerate(self.context_channels))
+            cond = [x.new_zeros(len(x), *shape) for shape in shapes]
+        elif isinstance(cond, Tensor):
+            if cond.shape[-2:] != x.shape[-2:]:
+                raise ValueError(f"condition {tuple(cond.shape)} must have the sides of the latent {tuple(x.shape)}")
+            cond = self.cond_encoder(cond)
+        return super().forward(x, t, cond)
+
+
+class TransformerBlock(swin.TransformerBlock):
+    """TransformerBlock(dim, window_size=8): its cross-attention takes the condition as it is.
+
+    Args:
+        cond_channels: channels of a condition image.
+    """
+
+    def __init__(self, dim: int, window_size: int = 8, *, num_heads: int = 4, cond_channels: int = 3):
+        super().__init__(dim, window_size, num_heads=num_heads, context_dim=dim)
+        self.dim = dim
+        self.cond_in = nn.Conv2d(cond_channels, dim, 1)
+        self.cross_attn.proj.reset_parameters()  # the condition counts from the first step; ours begins at zero
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """x (B, dim, H, W) -> the same; cond: an image (B, cond_channels, h, w), a map (B, dim, h, w), or tokens (B, N, dim)."""
+        if cond is not None and cond.ndim == 4:
+            cond = cond if cond.shape[1] == self.dim else self.cond_in(cond)  # (B, dim, h, w)
+            cond = cond.flatten(2).transpose(1, 2)  # (B, h w, dim)
+        return super().forward(x, cond)

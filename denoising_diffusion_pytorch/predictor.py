@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from data import Scene
-from data.geometry.resize import to_native
 from data.hashing import random_key
 from data.measurements import POINTS_IN
-from data.prepare import prepare
+from data.prepare import prepare, to_native
 from data.units import GAIN_SPAN_DB
 
 from .errors import CheckpointError, ConfigError

@@ -8,26 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from .build import build_model
+from .checkpoint import Checkpoint, checkpoint_to_continue, load_plain, load_safetensors, open_checkpoint
 from .config.schema import Config
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .networks.autoencoder import AutoencoderKL
-from .serialization import load_plain
-from .training.checkpoint import Checkpoint, is_continued, load_safetensors, open_checkpoint
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
     """Load every tensor of a module or raise CheckpointError that names what does not fit."""
-    ours = module.state_dict()
-    wrong = [f"{k} is missing" for k in ours.keys() - state.keys()] + [
-        f"{k} is unknown" for k in state.keys() - ours.keys()
-    ]
-    wrong += [
-        f"{k} is {tuple(state[k].shape)}, not {tuple(ours[k].shape)}"
-        for k in ours.keys() & state.keys()
-        if state[k].shape != ours[k].shape
-    ]
+    ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = sorted(
+        f"{name} is {theirs.get(name, 'missing')}, not {ours.get(name, 'in the model')}"
+        for name in ours.keys() | theirs.keys()
+        if ours.get(name) != theirs.get(name)
+    )
     if wrong:
-        wrong = sorted(wrong)
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise CheckpointError(f"{source}: weights of another architecture: {'; '.join(wrong[:4])}{more}")
     module.load_state_dict(state)
@@ -45,12 +41,40 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
     """
     checkpoint = open_checkpoint(path)
     config = checkpoint.config
-    state = checkpoint.weights("model")
-    if use_ema:
-        state |= checkpoint.weights("ema")
     model = build_model(config, checkpoint.stage)
-    load_strictly(model, state, checkpoint.path)
+    load_strictly(model, checkpoint.weights("averaged" if use_ema else "model"), checkpoint.path)
     return model.to(device).to(memory_format=torch.channels_last).eval(), config, checkpoint
+
+
+def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[[str], None] = print) -> None:
+    """Fill a model with the weights that its run starts from: those of the checkpoint that it continues, of
+    `trainer.init_from`, or of `first_stage_config.ckpt_path`.
+
+    Args:
+        model: what `build_model` builds.
+        config: resolved.
+        stage: `vae`, `ldm` or `baseline`.
+        say: called with a line that says what was loaded.
+
+    Raises:
+        CheckpointError: the weights are not there, or do not fit.
+        ConfigError: stage 2 with an autoencoder that nothing has trained or trains.
+    """
+    first_stage = config.first_stage_config
+    # without a word about damaged ones: the trainer, which restores the rest, says it
+    continued = checkpoint_to_continue(config, stage, warn=lambda line: None)
+    if continued is not None:
+        load_strictly(model, continued.weights("model"), continued.path)
+    elif config.trainer.init_from:
+        say(load_initial(model, config, stage))
+    elif first_stage.ckpt_path and stage != "baseline":
+        autoencoder = model.first_stage_model if stage == "ldm" else model
+        say(load_first_stage(autoencoder, first_stage.ckpt_path, config.data.cond_channels))
+    elif stage == "ldm" and not first_stage.trainable:
+        raise ConfigError(
+            "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "
+            "folder here, or set first_stage_config.trainable: true to train both together"
+        )
 
 
 def load_initial(model: nn.Module, config: Config, stage: str) -> str:
@@ -73,17 +97,17 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
     checkpoint = open_checkpoint(config.trainer.init_from)
     if checkpoint.stage != stage:
         raise CheckpointError(f"{checkpoint.path}: is of stage {checkpoint.stage}, not {stage} (trainer.init_from)")
-    before, now = checkpoint.config.data.cond_channels, config.data.cond_channels
+    theirs = checkpoint.config
+    before, now = theirs.data.cond_channels, config.data.cond_channels
     if now[: len(before)] != before:
         raise CheckpointError(
             f"{checkpoint.path}: was trained with data.cond_channels [{', '.join(before)}]; [{', '.join(now)}] must begin with them"
         )
     for name in ("model_type", "objective") if stage == "ldm" else ():
-        theirs, ours = getattr(checkpoint.config.diffusion_config, name), getattr(config.diffusion_config, name)
-        if theirs != ours:
-            raise CheckpointError(f"{checkpoint.path}: was trained with diffusion_config.{name} {theirs}, not {ours}")
-    state = checkpoint.weights("model") | checkpoint.weights("ema")
-    fitting = model.state_dict()
+        given, ours = getattr(theirs.diffusion_config, name), getattr(config.diffusion_config, name)
+        if given != ours:
+            raise CheckpointError(f"{checkpoint.path}: was trained with diffusion_config.{name} {given}, not {ours}")
+    state, fitting = checkpoint.weights("averaged"), model.state_dict()
     if stage == "ldm" and config.diffusion_config.scale_factor is not None:
         state["scale_factor"] = fitting["scale_factor"]
     if len(now) > len(before):
@@ -94,6 +118,13 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
         frozen = stage == "ldm" and not (config.first_stage_config.trainable or end_to_end)
         _start_residual_decoder(model.first_stage_model if stage == "ldm" else model, config, checkpoint, frozen)
     return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"
+
+
+def _with_new_inputs(weight: Tensor, fitting: Tensor | None) -> Tensor:
+    """A convolution's weight (out, in, h, w) with zeros for further inputs: the condition's channels come last in every layer."""
+    if fitting is None or weight.ndim != 4 or fitting.shape[1] <= weight.shape[1]:
+        return weight
+    return nn.functional.pad(weight, (0, 0, 0, 0, 0, fitting.shape[1] - weight.shape[1]))
 
 
 def _start_residual_decoder(autoencoder: Any, config: Config, checkpoint: Checkpoint, frozen: bool) -> None:
@@ -113,44 +144,15 @@ def _start_residual_decoder(autoencoder: Any, config: Config, checkpoint: Checkp
         autoencoder.decoder.start_from_condition()
 
 
-def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[[str], None] = print) -> None:
-    """Fill a new run's model with the weights that its configuration names; a run that is continued has its own.
-
-    Args:
-        model: what `build_model` builds.
-        config: resolved; `trainer.init_from` or `first_stage_config.ckpt_path` names the weights.
-        stage: `vae`, `ldm` or `baseline`.
-        say: called with a line that says what was loaded.
-
-    Raises:
-        CheckpointError: the weights are not there, or do not fit.
-    """
-    if is_continued(config, stage):
-        return
-    path = config.first_stage_config.ckpt_path
-    if config.trainer.init_from:
-        say(load_initial(model, config, stage))
-    elif path and stage != "baseline":
-        autoencoder = model.first_stage_model if stage == "ldm" else model
-        say(load_first_stage(autoencoder, path, config.data.cond_channels))
-
-
-def _with_new_inputs(weight: Tensor, fitting: Tensor | None) -> Tensor:
-    """A convolution's weight (out, in, h, w) with zeros for further inputs: the condition's channels come last in every layer."""
-    if fitting is None or weight.ndim != 4 or fitting.shape[1] <= weight.shape[1]:
-        return weight
-    return nn.functional.pad(weight, (0, 0, 0, 0, 0, fitting.shape[1] - weight.shape[1]))
-
-
 def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels: Sequence[str] = ()) -> str:
     """Fill an autoencoder from a trained one, averaged weights where there are any.
 
     Args:
         autoencoder: its weights are replaced.
-        cond_channels: names of the condition's channels, which a decoder that sees them must have been trained with; weights alone
-            do not tell theirs.
         path: a checkpoint or results folder of either stage, a .safetensors file of an autoencoder, or a .pt / .ckpt
             of the original RadioDiff, DDM or latent-diffusion code (`ema`, `model` or `state_dict` inside).
+        cond_channels: names of the condition's channels, which a decoder that sees them must have been trained with; weights alone
+            do not tell theirs.
 
     Returns:
         a line saying what was loaded.
@@ -159,32 +161,28 @@ def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels
         CheckpointError: not there, not readable without running code, of another architecture, or of other channels.
     """
     path = Path(path)
+    source = path
     if path.is_dir():
         checkpoint = open_checkpoint(path)
-        theirs = checkpoint.config.data.cond_channels
+        source, theirs = checkpoint.path, checkpoint.config.data.cond_channels
         is_residual = autoencoder.decoder.base_channel is not None
         if checkpoint.config.first_stage_config.ddconfig.decoder_residual != is_residual:
-            raise CheckpointError(
-                f"{checkpoint.path}: was trained with another first_stage_config.ddconfig.decoder_residual"
-            )
+            raise CheckpointError(f"{source}: was trained with another first_stage_config.ddconfig.decoder_residual")
         if autoencoder.decoder.cond_channels and theirs != list(cond_channels):
             raise CheckpointError(
-                f"{checkpoint.path}: its decoder was trained with data.cond_channels [{', '.join(theirs)}], not with "
+                f"{source}: its decoder was trained with data.cond_channels [{', '.join(theirs)}], not with "
                 f"[{', '.join(cond_channels)}]; use the same ones in the same order"
             )
-        state, source = checkpoint.weights("model") | checkpoint.weights("ema"), checkpoint.path
+        state = checkpoint.weights("averaged")
     elif not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (first_stage_config.ckpt_path)")
-    elif path.suffix == ".safetensors":
-        state, source = load_safetensors(path), path
     else:
-        state, source = _load_foreign(path), path
+        state = load_safetensors(path) if path.suffix == ".safetensors" else _load_foreign(path)
     prefix = "first_stage_model."
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    state = {
-        key: value for key, value in state.items() if not key.startswith("loss.")
-    }  # the original's discriminator, LPIPS
+    # `loss.`: the original's discriminator and LPIPS
+    state = {key: value for key, value in state.items() if not key.startswith("loss.")}
     load_strictly(autoencoder, state, source)
     return f"first stage from {source} ({len(state)} tensors)"
 

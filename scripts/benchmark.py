@@ -32,11 +32,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import train_cond_ldm
-import train_vae
 from data.files import write_json
 from data.samples.augment import Augmentation
-from data.samples.dataset import process_batch, training_loader
+from data.samples.dataset import training_loader
+from data.samples.document import process_batch
 from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import new_file, positive, run
@@ -44,10 +43,10 @@ from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.predictor import RELEASED, Predictor
 from denoising_diffusion_pytorch.training.data import open_dataset
-from denoising_diffusion_pytorch.training.report import step_networks
+from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.run_folder import memory_gib
 from denoising_diffusion_pytorch.training.setup import make_accelerator
-from denoising_diffusion_pytorch.training.trainer import Trainer
+from denoising_diffusion_pytorch.training.trainer import Trainer, step_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {
@@ -135,7 +134,6 @@ def training_step(stage: str, config: Config) -> tuple[Work, torch.nn.Module]:
     """One optimizer step of the real trainer on a random batch, and the model."""
     accelerator = make_accelerator(config.trainer)
     model = build_model(config, stage)
-    objectives = {"vae": train_vae, "ldm": train_cond_ldm}[stage].make_objectives(config, model)
     batch, data, generator = config.trainer.batch_size, config.data, torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
@@ -151,6 +149,7 @@ def training_step(stage: str, config: Config) -> tuple[Work, torch.nn.Module]:
         "keys": list(range(batch)),
     }
     batches: Any = repeat(content)
+    objectives = make_objectives(config, stage, model)
     trainer = Trainer(config, stage, model, objectives, lambda *_: batches, accelerator=accelerator)
     return lambda: trainer.train_step(batches), model
 

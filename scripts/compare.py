@@ -34,11 +34,11 @@ from data import Scene, open_tree
 from data.files import read_json, write_json
 from data.hashing import digest
 from data.incomplete import Incomplete
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config, schema, to_dict
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.predictor import Predictor
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from evaluation.metrics import mean_of
 from evaluation.references import REFERENCES

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from denoising_diffusion_pytorch.checkpoint import export_model, open_checkpoint
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.training.checkpoint import export_model, open_checkpoint
 
 
 def main() -> None:

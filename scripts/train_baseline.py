@@ -8,11 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from denoising_diffusion_pytorch.build import build_loss, build_model
+from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import TrainingData
-from denoising_diffusion_pytorch.training.objectives import RegressionObjective
+from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
 from denoising_diffusion_pytorch.training.validation import make_validation
@@ -25,7 +25,7 @@ def train(config: Config) -> None:
     model = build_model(config, "baseline")
     load_starting_weights(model, config, "baseline", accelerator.print)
     data = TrainingData(config, accelerator)
-    objectives = [RegressionObjective(model, build_loss(config.first_stage_config))]
+    objectives = make_objectives(config, "baseline", model)
     validation = make_validation(config, "baseline", accelerator)
     Trainer(config, "baseline", model, objectives, data.batches, accelerator=accelerator, validation=validation).train()
 

@@ -1,8 +1,6 @@
 """Small trees that tests read."""
 
 import json
-import logging
-import signal
 
 import numpy as np
 import pytest
@@ -18,12 +16,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def clean_state():
-    """What a run leaves in this process: signal handlers, loggers, accelerate's state."""
-    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    """What a run leaves in this process: accelerate's state."""
     yield
-    signal.signal(signal.SIGTERM, handlers[0])
-    signal.signal(signal.SIGINT, handlers[1])
-    logging.getLogger("radiodiff").handlers.clear()
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
 

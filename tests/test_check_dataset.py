@@ -1,17 +1,13 @@
 """What the check of a tree finds."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from data import Scene
 from data.geometry.layout import Layout
-from scripts.check_dataset import Registration, oddities
-
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "check_dataset.py"
+from data.trees.inspection import Registration, oddities
+from tests.commands import script
+from tests.conftest import save_grey
 
 
 def good():
@@ -25,7 +21,7 @@ def good():
 def spoil(what):
     scene = good()
     if what == "inside a building":
-        scene.tx = (12.0, 12.0)
+        scene.tx = (9.5, 12.0)  # halves round up
     elif what == "black everywhere":
         scene.gain[:] = 0
     elif what == "inside buildings have a gain":
@@ -33,29 +29,9 @@ def spoil(what):
     elif what == "not at the transmitter":
         scene.gain[25, 25] = 1.0
         scene.gain[5, 4] = 0.5
-    elif what == "buildings cover 0%":
-        scene.layout = Layout([], (32, 32))
     else:
-        scene.layout, scene.gain = Layout.traced(scene.buildings[:20]), scene.gain[:20]
+        scene.layout = Layout([], (32, 32))
     return scene
-
-
-def test_a_flat_tree_is_told_its_range(flat_tree):
-    def check():
-        return subprocess.run([sys.executable, SCRIPT, flat_tree], capture_output=True, text=True)
-
-    done = check()
-    assert done.returncode == 0 and "(3, 80, 80)" in done.stdout and "warning" not in done.stdout
-    np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
-    done = check()
-    assert done.returncode == 0 and "from -40 to" in done.stdout and "warning: 1 conditions" in done.stdout
-    np.save(flat_tree / "conditions" / "s2.npy", np.full((3, 8, 80), np.nan))
-    done = check()
-    assert done.returncode == 1 and "s2.npy" in done.stdout and "not finite" in done.stdout
-
-
-def test_a_good_scene_is_not_odd():
-    assert not list(oddities(good()))
 
 
 @pytest.mark.parametrize(
@@ -66,40 +42,55 @@ def test_a_good_scene_is_not_odd():
         "inside buildings have a gain",
         "not at the transmitter",
         "buildings cover 0%",
-        "no square",
     ],
 )
 def test_oddities(what):
-    assert what in "; ".join(oddities(spoil(what)))
+    assert not list(oddities(good())) and what in "; ".join(oddities(spoil(what)))
 
 
-def check(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+def test_a_flat_tree(flat_tree):
+    done = script("check_dataset.py", flat_tree)
+    assert done.returncode == 0 and "(3, 80, 80)" in done.stdout and "warning" not in done.stdout
+    assert "splits (by a hash of the name, about 80 / 10 / 10 %): train" in done.stdout
+    assert "empty splits:" in done.stdout  # of four samples
+    np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
+    done = script("check_dataset.py", flat_tree)
+    assert done.returncode == 0 and "from -40 to" in done.stdout and "warning: 1 conditions" in done.stdout
+    np.save(flat_tree / "conditions" / "s1.npy", np.zeros((3, 80, 60)))
+    np.save(flat_tree / "conditions" / "s2.npy", np.full((3, 80, 80), np.nan))
+    save_grey(flat_tree / "images" / "s3.png", np.ones((40, 30)))
+    (flat_tree / "splits").mkdir()
+    (flat_tree / "splits" / "val.txt").write_text("s0\ns1.png\n")
+    done = script("check_dataset.py", flat_tree)
+    assert done.returncode == 1 and "s2.npy: holds values that are not finite" in done.stdout
+    assert "s1.npy: has shape (3, 80, 60); conditions must be square" in done.stdout
+    assert "s3.png: is 30x40 px; maps must be square" in done.stdout
+    assert "splits (splits/val.txt; by a hash" in done.stdout and "val 2" in done.stdout
 
 
-def test_command(tmp_path):
-    make = SCRIPT.with_name("make_dataset.py")
+def test_a_radiomapseer_tree(tmp_path):
     tree = tmp_path / "tree"
-    done = subprocess.run([sys.executable, make, "--out", tree, "--maps", "3", "--tx", "2", "--seed", "5"], timeout=300)
-    assert done.returncode == 0
-    found = check(tree, "--sheet", tmp_path / "sheet.png")
+    how = ("--maps", 3, "--tx", 2, "--seed", 5, "--size", 64, "--workers", 1)
+    assert script("make_dataset.py", "--out", tree, *how).returncode == 0
+    found = script("check_dataset.py", tree, "--sheet", tmp_path / "sheet.png")
     assert found.returncode == 0, found.stderr + found.stdout
     assert "6 complete scenes of 3 maps" in found.stdout and "nothing odd" in found.stdout
     assert "0.00% inside what is certain" in found.stdout and "warning" not in found.stdout
-    assert "train 4" in found.stdout and (tmp_path / "sheet.png").stat().st_size > 10_000
-    victim = tree / "gain" / "DPM" / "1_0.png"
+    assert "splits (maps in order, 80 / 10 / 10 %): train 4, val 2, test 0" in found.stdout
+    assert "empty splits: test" in found.stdout and (tmp_path / "sheet.png").stat().st_size > 10_000
+    victim, narrow = (tree / "gain" / "DPM" / name for name in ("1_0.png", "0_0.png"))
     victim.write_bytes(victim.read_bytes()[:100])
+    save_grey(narrow, np.ones((64, 48)))
     (tree / "antenna" / "2.json").unlink()
     (tree / "png" / "antennas" / "2_1.png").unlink()
-    found = check(tree)
-    assert found.returncode == 1
-    assert (
-        str(victim) in found.stdout
-        and "1 lack antenna/ nor png/antennas/" in found.stdout
-        and "1 oddities" in found.stderr
-    )
-    nothing = check(tmp_path / "nothing")
+    found = script("check_dataset.py", tree)
+    assert found.returncode == 1 and "2 oddities" in found.stderr
+    assert str(victim) in found.stdout and "1 lack antenna/ nor png/antennas/" in found.stdout
+    assert f"{narrow}: is 48x64 px; maps must be square" in found.stdout
+    nothing = script("check_dataset.py", tmp_path / "nothing")
     assert nothing.returncode == 2 and "no such folder" in nothing.stderr
+    above = script("check_dataset.py", tmp_path)
+    assert above.returncode == 2 and f"did you mean {tree}?" in above.stderr
 
 
 def test_buildings_aside_of_the_maps_are_told():

@@ -1,8 +1,6 @@
 """Checkpoints: resuming, what is kept, damaged ones."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.errors import CheckpointError
-from denoising_diffusion_pytorch.training import checkpoint as ck
-from tests.tiny import tiny_batches
 from tests.training import OneScene, make_trainer, same, weights
 
 
@@ -39,13 +36,17 @@ def test_two_and_two_steps_equal_four(tmp_path, stage, accumulation):
         assert same(state, parts["extra"][name])
 
 
+def kept(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
 def test_results_folder(tmp_path):
-    trainer = make_trainer(tmp_path, trainer={"num_samples": 1, "validate_every": 4})
-    trainer.validation = OneScene([0.1, 0.05])
+    validation = OneScene([0.1, 0.05])
+    trainer = make_trainer(tmp_path, validation=validation, trainer={"num_samples": 1, "validate_every": 4})
     trainer.train()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_2", "ckpt_4"]
-    assert trainer.validation.asked == ["drawn", "all"]
-    assert all(model is trainer.ema.ema_model for model in trainer.validation.models)
+    assert kept(tmp_path) == ["ckpt_2", "ckpt_4"]
+    assert validation.asked == ["drawn", "all"]
+    assert all(model is trainer.ema.ema_model for model in validation.models)
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["sample_2.png", "sample_4.png"]
     assert "frozen" in (tmp_path / "model_report.txt").read_text()
     assert "training_steps: 4" in (tmp_path / "config.yaml").read_text()
@@ -55,44 +56,53 @@ def test_results_folder(tmp_path):
 
 def test_the_best_by_validation_is_kept_and_saved_between_intervals(tmp_path):
     settings = {"training_steps": 8, "save_interval": 2, "keep_last": 1, "validate_every": 1, "num_samples": 0}
-    trainer = make_trainer(tmp_path, trainer=settings)
-    trainer.validation = OneScene([0.5, 0.4, 0.1, 0.3, 0.2, 0.2, 0.2, 0.2])
+    nan = float("nan")
+    trainer = make_trainer(tmp_path, validation=OneScene([0.5, nan, 0.1, nan, 0.2, 0.2, 0.2, nan]), trainer=settings)
     trainer.train()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_3", "ckpt_8"]
+    assert kept(tmp_path) == ["ckpt_3", "ckpt_8"]
     assert ck.find_checkpoint(tmp_path, 3).meta["metrics"]["nmse"] == pytest.approx(0.04, rel=1e-4)
-    assert ck.best_score(tmp_path) == pytest.approx(0.04, rel=1e-4)
-    assert ck.find_checkpoint(tmp_path).step == 8
+    assert trainer.checkpointer.best_score() == pytest.approx(0.04, rel=1e-4)
+    text = (tmp_path / "checkpoints" / "ckpt_8" / "meta.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["metrics"]["nmse"] is None  # NaN is no JSON
 
 
-def test_a_score_that_is_no_number_is_no_new_best(tmp_path):
-    trainer = make_trainer(tmp_path, trainer={"save_interval": 100, "validate_every": 1})
-    trainer.validation = OneScene([float("nan")] * 4)
-    trainer.train()
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["ckpt_4"]
+@pytest.mark.parametrize(
+    "settings,expected",
+    [({"keep_last": 3}, [7, 8, 9]), ({"keep_last": 2, "keep_every": 4, "resume_milestone": 0}, [4, 8, 9])],
+)
+def test_old_checkpoints_are_pruned(tmp_path, settings, expected):
+    make_trainer(tmp_path, trainer={"training_steps": 9, "save_interval": 1} | settings).train()
+    assert kept(tmp_path) == [f"ckpt_{step}" for step in expected]
 
 
-def test_multiples_of_keep_every_are_kept(tmp_path):
-    settings = {"training_steps": 9, "save_interval": 1, "keep_last": 2, "keep_every": 4, "resume_milestone": 0}
-    make_trainer(tmp_path, trainer=settings).train()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_4", "ckpt_8", "ckpt_9"]
-
-
-def test_going_back_to_a_milestone_sets_newer_checkpoints_aside(tmp_path):
+def test_going_back_to_a_milestone_sets_newer_checkpoints_aside_and_says_that_every_start_does(tmp_path):
     make_trainer(tmp_path, trainer={"save_interval": 1}).train()
-    back = make_trainer(tmp_path, trainer={"save_interval": 1, "resume_milestone": 2, "learning_rate": 1e-2})
-    back.train()
+    with pytest.raises(CheckpointError, match="no ckpt_9.*1, 2, 3, 4"):
+        make_trainer(tmp_path, trainer={"resume_milestone": 9}).train()
+    make_trainer(tmp_path, trainer={"save_interval": 1, "resume_milestone": 2, "learning_rate": 1e-2}).train()
     (aside,) = (tmp_path / "checkpoints").glob("superseded_*")
-    assert sorted(p.name for p in aside.iterdir()) == ["ckpt_3", "ckpt_4"]
+    assert kept(aside.parent.parent) == ["ckpt_1", "ckpt_2", "ckpt_3", "ckpt_4", aside.name]
+    assert sorted(path.name for path in aside.iterdir()) == ["ckpt_3", "ckpt_4"]
     assert not same(ck.Checkpoint(aside / "ckpt_4", {}).weights("model"), weights(tmp_path, 4))
-    assert {"ckpt_2", "ckpt_3", "ckpt_4"} <= {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    said = (tmp_path / "train.log").read_text()
+    assert said.count("resume_milestone is 2: as long as it is set, every start goes back to that step") == 1
+    assert "changed since the checkpoint: trainer.learning_rate: 0.001 -> 0.01" in said
+
+
+def test_another_number_of_processes_is_said(tmp_path):
+    make_trainer(tmp_path).train()
+    path = tmp_path / "checkpoints" / "ckpt_4"
+    ck.write_meta(path, ck.read_meta(path) | {"processes": 2})
+    make_trainer(tmp_path, trainer={"training_steps": 5}).train()
+    assert "processes: 2 -> 1, and with them the samples per step: 8 -> 4" in (tmp_path / "train.log").read_text()
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()
     holder = "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-    holder += "from pathlib import Path; from denoising_diffusion_pytorch.training.results import Results\n"
-    holder += "kept = Results(Path(sys.argv[2])); print('held', flush=True); time.sleep(60)"
+    holder += "from pathlib import Path; from denoising_diffusion_pytorch.training.run_folder import RunFolder\n"
+    holder += "kept = RunFolder(Path(sys.argv[2])); print('held', flush=True); time.sleep(60)"
     root = str(Path(__file__).resolve().parents[1])
     with subprocess.Popen([sys.executable, "-c", holder, root, str(tmp_path)], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
@@ -102,25 +112,12 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     make_trainer(tmp_path, trainer={"training_steps": 6}).train()
 
 
-def test_milestones(tmp_path):
-    make_trainer(tmp_path, trainer={"training_steps": 6}).train()
-    with pytest.raises(CheckpointError, match="no ckpt_3.*2, 4, 6"):
-        make_trainer(tmp_path, trainer={"resume_milestone": 3}).train()
-    chosen = make_trainer(tmp_path, trainer={"resume_milestone": 4})
-    assert chosen.checkpointer.resume() == 4
-
-
 def test_existing_results_are_not_overwritten(tmp_path):
     make_trainer(tmp_path).train()
     with pytest.raises(CheckpointError, match="already holds checkpoints"):
         make_trainer(tmp_path, trainer={"enable_resume": False}).train()
     with pytest.raises(CheckpointError, match="stage ldm"):
         make_trainer(tmp_path, "vae").train()
-
-
-def test_old_checkpoints_are_pruned(tmp_path):
-    make_trainer(tmp_path, trainer={"training_steps": 8, "save_interval": 1, "keep_last": 3}).train()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_6", "ckpt_7", "ckpt_8"]
 
 
 @pytest.mark.parametrize("victim", ["model.safetensors", "ema.safetensors", "training.pt", "meta.json"])
@@ -167,27 +164,25 @@ def test_what_a_killed_save_left_is_swept_away(tmp_path):
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
     make_trainer(tmp_path).train()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["ckpt_2", "ckpt_4"]
-    assert ck.damage(tmp_path / "checkpoints" / "ckpt_2") is None
+    assert kept(tmp_path) == ["ckpt_2", "ckpt_4"]
+    assert ck.read_checkpoint(tmp_path / "checkpoints" / "ckpt_2").step == 2
 
 
-def test_no_space_left_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    trainer = make_trainer(tmp_path)
-    monkeypatch.setattr(ck.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(CheckpointError, match="free some space"):
-        trainer.train()
-    assert list((tmp_path / "checkpoints").iterdir()) == []
-
-
-def test_a_signal_finishes_the_step_and_saves(tmp_path):
-    def signalling(first):
-        for batch in tiny_batches(first):
-            if batch["names"][0] == "2_0":
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    make_trainer(tmp_path, batches=signalling).train()
-    assert ck.find_checkpoint(tmp_path).step == 2
+@pytest.mark.parametrize("largest", [2**12, 2**17])
+def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, largest):
+    """As files that may not grow further: the weights, or the optimizer's moments."""
+    resource = pytest.importorskip("resource")
+    make_trainer(tmp_path).train()
+    before = kept(tmp_path)
+    trainer = make_trainer(tmp_path, trainer={"training_steps": 6})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+        with pytest.raises(CheckpointError, match="ckpt_6: could not be written.*free some space"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert kept(tmp_path) == before and ck.find_checkpoint(tmp_path).step == 4
 
 
 def test_training_state_is_loadable_without_running_code(tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.geometry.layout import Layout
 from data.gis.geojson import read_city
-from data.samples.dataset import RadioUNet_c
+from data.samples.document import RadioUNet_c
 from denoising_diffusion_pytorch.predictor import Predictor
 from tests.conftest import make_tree, save_grey
 from tests.tiny import TINY, merged
@@ -137,7 +137,7 @@ def test_a_flat_tree_is_sampled_like_the_scenes_it_was_made_from(workplace, tmp_
         save_grey(flat / "masks" / f"{name}.png", scene.buildings * 255)
         np.save(flat / "conditions" / f"{name}.npy", dataset[index]["cond"].numpy())
     settings = (f"sample.ckpt={ckpt}", f"sample.source.data_root={flat}", f"sample.output_folder={tmp_path / 'maps'}")
-    how = ("--cfg", workplace / "tiny.yaml", *settings)
+    how = ("--cfg", workplace / "tiny.yaml", *settings, "sample.source.split=all")
     done = command("sample.py", *how)
     assert done.returncode == 0 and len(list((tmp_path / "maps").glob("*_figure.png"))) == len(dataset), done.stderr
     np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))

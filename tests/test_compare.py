@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
 from scripts import compare, evaluate
 from tests.conftest import make_tree
 from tests.tiny import TINY, merged

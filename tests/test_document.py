@@ -1,63 +1,334 @@
-"""The design document's calls."""
+"""The calls of the design document, as it prints them."""
+
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from denoising_diffusion_pytorch import LatentDiffusion
+import denoising_diffusion_pytorch
+from data import (
+    Augmentation,
+    DataError,
+    RadioMapDataset,
+    RadioUNet_c,
+    RandomAugmentation,
+    create_dataloader,
+    prepare,
+    process_batch,
+    training_loader,
+)
+from denoising_diffusion_pytorch import (
+    AutoencoderKL,
+    EMAModel,
+    Encoder,
+    LatentDiffusion,
+    TransformerBlock,
+    Unet,
+    hinge_gan_loss,
+)
 from denoising_diffusion_pytorch.build import build_model
+from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
+from examples import document_loop
+from tests.processes import ROOT
+from tests.test_networks import weights
 from tests.tiny import TINY, tiny_batch, tiny_config
 
+# ---- data --------------------------------------------------------------------------------------------------------
 
-def test_configuration_as_plain_dicts_in_the_documents_spelling():
+
+def documents_config(root, batch_size):
+    params = SimpleNamespace(data_root=root, simulation_type="DPM")
+    return SimpleNamespace(data=SimpleNamespace(params=params), trainer=SimpleNamespace(batch_size=batch_size))
+
+
+def test_batches_of_the_flat_tree(flat_tree):
+    batch = process_batch(next(iter(create_dataloader(documents_config(flat_tree, 3)))), "cpu")
+    assert batch["images"].shape == batch["masks"].shape == (3, 1, 320, 320)
+    assert batch["conditions"].shape == (3, 3, 80, 80) and len(batch["names"]) == 3
+    assert process_batch({"image": torch.zeros(1), "cond": torch.zeros(1), "name": ["a"]}, "cpu")["masks"] is None
+    with pytest.raises(DataError, match="fewer than one batch of 5"):
+        create_dataloader(documents_config(flat_tree, 5))
+
+
+def test_every_epoch_is_another_one(radiomapseer):
+    loader = create_dataloader(documents_config(radiomapseer, 7))
+    loader.dataset.image_size = loader.dataset.cond_size = 8
+    epochs = [list(loader) for _ in range(4)]
+    orders = [[name for batch in epoch for name in batch["name"]] for epoch in epochs]
+    assert len(loader) == 2 and all(len(set(order)) == 14 for order in orders)  # six of 20 are left out each time
+    assert len({tuple(order) for order in orders}) == 4 and len({name for order in orders for name in order}) == 20
+    keys = torch.cat([batch["key"] for epoch in epochs for batch in epoch])
+    assert len(keys.unique()) == 4 * 14  # every sample is augmented by another draw
+    stream = [name for _ in range(20) for name in next(loader)["name"]]
+    assert sorted(stream[:20]) == sorted(stream[20:40]) == sorted(loader.dataset.source.names)
+
+
+def test_settings_of_a_configuration_count(radiomapseer):
+    data = {"train": {"data_root": str(radiomapseer), "max_samples": 6}, "num_workers": 0}
+    off = create_dataloader(tiny_config(data=data | {"augmentation": {"p": 0.0}}))
+    on = create_dataloader(tiny_config(data=data, trainer={"seed": 1}))
+    assert len(off.dataset) == 6 and off.num_workers == 0 and next(off)["image"].shape == (2, 1, 16, 16)
+    names, others = ([name for batch in loader for name in batch["name"]] for loader in (off, on))
+    assert names != others
+    for batch in off:
+        plain = off.dataset[off.dataset.source.names.index(batch["name"][0])]
+        assert torch.equal(batch["image"][0], plain["image"])
+
+
+def test_a_script_that_holds_loaders_ends(flat_tree):
+    script = f"""
+from types import SimpleNamespace
+import data
+params = SimpleNamespace(data_root={str(flat_tree)!r}, simulation_type="DPM")
+loader = data.create_dataloader(SimpleNamespace(data=SimpleNamespace(params=params), trainer=SimpleNamespace(batch_size=2)))
+held = [loader, iter(loader), iter(data.training_loader(loader.dataset, 2, num_workers=1))]
+print([len(next(batches)["image"]) for batches in held])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "[2, 2, 2]\n"), done.stderr
+
+
+def test_workers_outlive_a_signal_to_the_group(flat_tree):
+    """A launcher signals the whole group; the training process needs its workers until it has stopped."""
+    loader = training_loader(RadioUNet_c(flat_tree), 2, num_workers=1)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = batches._workers
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # from another process than the worker's parent
+    for _ in range(20):
+        next(batches)
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.join(10)
+    assert worker.exitcode == 0
+
+
+def marked(size=32):
+    """A sample whose parts carry the same mark, in a place that is certain."""
+    mark = torch.zeros(1, size, size)
+    mark[0, 4:12, 6:20] = 1
+    image = torch.where(mark > 0, -1.0, 0.5)
+    return {"image": image, "cond": image.repeat(2, 1, 1), "ori_mask": mark, "name": "a", "key": 0}
+
+
+def test_augmentation_of_the_document():
+    torch.manual_seed(0)
+    augment, plain, seen = RandomAugmentation(p=1.0), marked(), {"flip": 0, "rotation": 0, "jitter": 0}
+    poses = [plain["ori_mask"].flip(-1), plain["ori_mask"].flip(-2)]
+    for _ in range(60):
+        sample = augment(marked())
+        assert sample["name"] == "a" and (sample["image"][sample["ori_mask"] == 1] == -1).all()
+        assert set(sample["ori_mask"].unique().tolist()) <= {0.0, 1.0}
+        if torch.equal(sample["ori_mask"], plain["ori_mask"]):
+            seen["jitter"] += 1
+            assert torch.equal(sample["cond"], plain["cond"])  # image alone, by up to a tenth
+            assert 0 < (sample["image"] - plain["image"]).abs().max() < 0.2
+        elif any(torch.equal(sample["ori_mask"], pose) for pose in poses):
+            seen["flip"] += 1
+            assert torch.equal(sample["image"], sample["cond"][:1])
+        else:
+            seen["rotation"] += 1
+            assert torch.allclose(sample["image"], sample["cond"][:1], atol=1e-5)
+    assert seen["flip"] > 15 and min(seen.values()) > 5
+    x = plain["image"]
+    assert RandomAugmentation(p=0.0)(x) is x and augment(x).shape == x.shape
+    changed = sum(RandomAugmentation()(x) is not x for _ in range(400))
+    assert 150 < changed < 250
+
+
+@pytest.mark.parametrize("settings", [{"rotation": 40.0}, {"translation": 0.2}, {"color_jitter": 0.3}])
+def test_the_map_stays_zero_where_that_is_certain(settings):
+    for seed in range(20):
+        sample = Augmentation(**settings)(marked(), seed)
+        assert (sample["image"][sample["ori_mask"] == 1] == -1).all()
+        assert set(sample["ori_mask"].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_names_of_the_data_package():
+    assert callable(prepare) and issubclass(RadioUNet_c, RadioMapDataset)
+    with pytest.raises(ImportError, match="RadioUnet_c"):
+        from data import RadioUnet_c  # noqa: F401
+
+
+# ---- networks ----------------------------------------------------------------------------------------------------
+
+
+def test_autoencoder_and_encoder():
+    with torch.device("meta"):
+        autoencoder = AutoencoderKL(embed_dim=3, channels=[1, 128, 256, 512])
+        encoders = [
+            Encoder(ch=128, out_ch=3, ch_mult=[1, 2, 4], num_res_blocks=2),
+            Encoder(128, 3, [1, 2, 4], 2),
+            Encoder(channels=[1, 128, 256, 512], z_channels=3),
+        ]
+        assert [weights(encoder) for encoder in encoders] == 3 * [weights(autoencoder.encoder)]
+        assert encoders[0](torch.zeros(1, 1, 320, 320)).shape == (1, 6, 80, 80)
+        assert Encoder(ch=32, out_ch=4, ch_mult=[1, 2], num_res_blocks=1)(torch.zeros(1, 1, 16, 16)).shape == (
+            1,
+            8,
+            8,
+            8,
+        )
+
+
+def test_unet_takes_a_bare_condition_and_none():
+    with torch.device("meta"):
+        unet, t = Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]), torch.zeros(2)
+        x = cond = torch.zeros(2, 3, 80, 80)
+        assert unet(x, t, cond).shape == unet(x, t).shape == (2, 3, 80, 80)
+    torch.manual_seed(0)
+    unet, t = Unet(dim=16, channels=3, dim_mults=[1, 2]), torch.tensor([1.0, 900.0])
+    x, cond = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    output = unet(x, t, cond)
+    assert not torch.allclose(output, unet(x, t)) and not torch.allclose(output, unet(x, t, cond.flip(-1)))
+    assert torch.equal(output, unet(x, t, unet.cond_encoder(cond)))
+    with pytest.raises(ValueError, match="sides of the latent"):
+        unet(x, t, cond[..., :8])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 80, 80), (2, 64, 5, 5), (2, 7, 64)])
+def test_transformer_block_uses_its_condition(shape):
+    torch.manual_seed(0)
+    block = TransformerBlock(64, window_size=8)
+    x, cond = torch.randn(2, 64, 10, 10), torch.randn(shape, requires_grad=True)
+    output = block(x, cond)
+    assert output.shape == x.shape and not torch.allclose(output, block(x))
+    (gradient,) = torch.autograd.grad(output.square().mean(), cond)
+    assert bool((gradient != 0).flatten(1).any(1).all())
+
+
+# ---- the two stages ----------------------------------------------------------------------------------------------
+
+SECTIONS = ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")
+
+
+def test_sections_in_the_documents_spelling():
     with torch.device("meta"):
         model = LatentDiffusion(
             first_stage_config={
                 "target": "ldm.models.autoencoder.AutoencoderKL",
-                "params": {
-                    "embed_dim": 3,
-                    "ckpt_path": "None",
-                    "ddconfig": {"double_z": True, "channels": 1, "resolution": 320},
-                },
+                "params": {"embed_dim": 3, "ckpt_path": "None", "ddconfig": {"double_z": True, "channels": 1}},
             },
             unet_config={
                 "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
                 "params": {"model_channels": 128},
             },
         )
-        assert model.encode_first_stage(torch.zeros(1, 1, 320, 320)).mode().shape == (1, 3, 80, 80)
-        noisy = model.q_sample(torch.zeros(1, 3, 80, 80), torch.zeros(1, dtype=torch.long))
-        assert model.denoise(noisy, torch.zeros(1), torch.zeros(1, 3, 80, 80)).shape == (1, 3, 80, 80)
-        assert LatentDiffusion().unet.conv_out.out_channels == 3
+        assert weights(model) == weights(LatentDiffusion())
+        assert model(torch.zeros(1, 1, 320, 320), torch.zeros(1, 3, 80, 80)).shape == ()
 
 
-def test_sections_may_be_dicts_of_the_tiny_file():
-    sections = {
-        key: TINY[key] for key in ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")
-    }
-    model = LatentDiffusion(**sections)
-    assert model.eval().sample(tiny_batch(0)["conditions"]).shape == (2, 1, 16, 16)
-
-
-def test_the_documents_call_with_a_configuration():
+def test_sections_of_a_configuration():
     config = tiny_config(
         diffusion_config={"sampling_timesteps": 7}, data={"cond_channels": ["buildings", "transmitter"]}
     )
     model, built = LatentDiffusion(**config.model.params), build_model(config, "ldm")
     assert model.sampling.steps == 7
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in built.state_dict().items()}
-
-
-def test_sections_are_refused_beside_modules_and_unknown_ones():
-    parts = build_model(tiny_config(), "ldm")
-    modules = parts.first_stage_model, parts.cond_stage_model, parts.unet, parts.diffusion
-    assert LatentDiffusion(*modules).state_dict().keys() == parts.state_dict().keys()
-    with pytest.raises(TypeError, match="unet_config"):
-        LatentDiffusion(*modules, unet_config={})
+    four = {name: TINY[name] for name in SECTIONS}
+    four["cond_stage_config"] = four["cond_stage_config"] | {"in_channels": 4}  # without names
+    assert LatentDiffusion(**four).encode_condition(torch.zeros(1, 4, 8, 8))[0].shape == (1, 8, 8, 8)
     with pytest.raises(TypeError, match="unet_confg"):
         LatentDiffusion(unet_confg={})
+    with pytest.raises(ConfigError, match="first_stage_config must be a mapping"):
+        LatentDiffusion(built.first_stage_model)
 
 
-def test_a_condition_of_four_unnamed_channels():
-    sections = {key: TINY[key] for key in ("first_stage_config", "unet_config", "diffusion_config")}
-    model = LatentDiffusion(cond_stage_config=TINY["cond_stage_config"] | {"in_channels": 4}, **sections)
-    assert model.encode_condition(torch.zeros(1, 4, 8, 8))[0].shape == (1, 8, 8, 8)
+def test_the_autoencoders_weights_are_read(tmp_path):
+    four = {name: TINY[name] for name in SECTIONS}
+    before = LatentDiffusion(**four)
+    save_file(before.first_stage_model.state_dict(), tmp_path / "vae.safetensors")
+    four["first_stage_config"] = four["first_stage_config"] | {"ckpt_path": str(tmp_path / "vae.safetensors")}
+    after = LatentDiffusion(**four).first_stage_model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.first_stage_model.state_dict().items())
+    four["first_stage_config"]["ckpt_path"] = str(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="nothing"):
+        LatentDiffusion(**four)
+
+
+def compute_loss(model, batch, step, discriminator=None):
+    """As printed, except that no gradient is cut off from the generator's hinge loss."""
+    images, conditions = batch["image"], batch["cond"]
+    posterior = model.encode_first_stage(images)
+    z = posterior.sample()
+    t = torch.randint(0, 1000, (images.shape[0],), device=images.device)
+    noise = torch.randn_like(z)
+    z_t = model.q_sample(z, t, noise)
+    pred_noise = model.denoise(z_t, t, conditions)
+    recon_loss = F.mse_loss(pred_noise, noise)
+    kl_loss = torch.mean(posterior.kl())
+    adv_loss = torch.tensor(0.0)
+    if step > 50000:
+        adv_loss, _ = hinge_gan_loss(discriminator(model.decode_first_stage(z)), discriminator(images))
+    return recon_loss + 0.000001 * kl_loss + 0.5 * adv_loss
+
+
+def test_the_documents_loss_trains_every_part():
+    torch.manual_seed(0)
+    four = {name: TINY[name] for name in SECTIONS}
+    four["first_stage_config"] = four["first_stage_config"] | {"trainable": True}
+    model = LatentDiffusion(**four | {"diffusion_config": {"objective": "pred_noise"}})
+    given = tiny_batch(0)
+    batch = {"image": given["images"], "cond": given["conditions"]}
+    discriminator = torch.nn.Conv2d(1, 1, 4)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)  # several layers begin at zero
+    compute_loss(model, batch, 50001, discriminator).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert hinge_gan_loss(torch.tensor([0.5]), torch.tensor([0.25])) == (-0.5, 0.75 + 1.5)
+
+
+def test_a_model_is_called_with_images_or_a_batch():
+    model = LatentDiffusion(**{name: TINY[name] for name in SECTIONS})
+    given = tiny_batch(0)
+    losses = []
+    for arguments in (
+        (given["images"], given["conditions"]),
+        ({"image": given["images"], "cond": given["conditions"]},),
+    ):
+        torch.manual_seed(1)
+        losses.append(model(*arguments))
+    assert losses[0].isfinite() and torch.equal(*losses)
+
+
+def test_ema_of_the_document():
+    model = torch.nn.Linear(1, 1, bias=False)
+    ema_model = EMAModel(model, beta=0.999)
+    before = model.weight.item()
+    model.weight.data += 1
+    ema_model.update_after_step(10001)
+    assert ema_model.ema_model.weight.item() == pytest.approx(before)
+    ema_model.update_after_step(10010)
+    assert ema_model.ema_model.weight.item() == pytest.approx(before + 0.001)
+    ema_model.update(model)
+    assert ema_model.ema_model.weight.item() == pytest.approx(before + 0.001999)
+
+
+def test_names_of_the_model_package():
+    for name in denoising_diffusion_pytorch.__all__:
+        assert getattr(denoising_diffusion_pytorch, name).__name__ == name
+    code = "import sys, denoising_diffusion_pytorch.errors, denoising_diffusion_pytorch.config, data; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_the_documents_loop(flat_tree, tmp_path):
+    """On the document's file, in small: 3 optimizer steps of 2 x 2 maps."""
+    results = tmp_path / "run"
+    sizes = "first_stage_config.ddconfig.resolution=40 first_stage_config.ddconfig.ch=8 first_stage_config.ddconfig.ch_mult=[1,2] "
+    sizes += "unet_config.image_size=20 unet_config.model_channels=8 unet_config.channel_mult=[1,2] unet_config.context_dim=8 "
+    sizes += "unet_config.attention_resolutions=[2] data.cond_size=80 data.num_workers=0 trainer.batch_size=2 "
+    sizes += "trainer.gradient_accumulation=2 trainer.training_steps=3 trainer.log_interval=1 trainer.save_interval=2"
+    places = [f"data.train.data_root={flat_tree}", f"trainer.results_folder={results}"]
+    document_loop.main(["--cfg", str(ROOT / "configs/radio_train_m.yaml"), *sizes.split(), *places])
+    with Image.open(results / "samples" / "sample_2.png") as picture:
+        assert picture.size == (2 + 2 * 42, 2 + 42)  # two maps of 40 px with a border
+    state = load_file(results / "checkpoints" / "ckpt_2" / "model.safetensors")
+    assert state["scale_factor"] != 1 and state["unet.conv_out.weight"].any()
+    assert list((results / "logs").glob("events*"))

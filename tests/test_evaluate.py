@@ -11,7 +11,7 @@ import yaml
 
 import train_cond_ldm
 import train_vae
-from data.samples.dataset import RadioUNet_c
+from data.samples.document import RadioUNet_c
 from denoising_diffusion_pytorch import cli
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError

@@ -15,7 +15,7 @@ from PIL import Image
 from data import DataError, FlatTree
 from data.gis.geojson import city_of
 from data.measurements import measurements_of
-from data.scene import read_grey
+from data.trees.png import read_grey
 
 BOUNDED = hypothesis.settings(
     max_examples=300,

@@ -13,7 +13,8 @@ from data.hashing import random_key
 from data.incomplete import Incomplete
 from data.measurements import corrected, spread_points
 from data.samples.augment import Augmentation
-from data.samples.dataset import RadioUNet_c
+from data.samples.document import RadioUNet_c
+from data.simulator import line_of_sight
 from data.simulator.scenes import random_scenes
 from evaluation.references import simulator_map
 
@@ -48,6 +49,20 @@ def test_a_courtyard_goes_with_its_building():
         )
         assert len(known.shown.outlines) in (1, 2)  # the small building, or the large one with its courtyard
         assert not (known.shown.inside & ~layout.inside).any()
+
+
+def test_buildings_of_one_or_two_pixels_and_courtyards_of_one_stay():
+    mask = np.zeros((24, 24), bool)
+    mask[4, 4] = mask[8, 8:10] = mask[16:18, 20] = True
+    mask[12:15, 3:6] = True
+    mask[13, 4] = False
+    scene = replace(random_scenes(3)[0], layout=Layout.traced(mask))
+    known = Incomplete(outline_error=1e-6).shown(scene)
+    assert np.array_equal(known.shown.inside, mask)
+    assert known.shown.coverage.sum() == pytest.approx(scene.layout.coverage.sum(), abs=1e-3)
+    assert (scene.layout.coverage[[4, 8, 8, 16, 17], [4, 8, 9, 20, 20]] == 1).all()
+    seen = line_of_sight(scene.layout, (4.0, 1.0))
+    assert seen[2, 4] and not seen[6, 4]  # it blocks
 
 
 def test_wrong_outlines_make_no_pixel_certain(scene):

@@ -5,17 +5,14 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
-import train_cond_ldm
-import train_vae
-from denoising_diffusion_pytorch.training.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.training.run_folder import read_log
-from tests.processes import environment, set_up, train_command
+from tests.processes import environment, launcher, set_up, train_command, train_here
 
 
 @pytest.fixture(scope="module")
@@ -71,37 +68,31 @@ def everything(results, step):
     return [checkpoint.weights("model"), checkpoint.weights("ema"), checkpoint.training_state()]
 
 
-def test_killed_runs_end_with_the_same_bits(place, monkeypatch):
+def test_killed_runs_end_with_the_same_bits(place):
     """Both stages: processes with loading workers are killed, and continued without; other runs are whole."""
     folder, config = place
     steps, dice = 60, random.Random(0)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-
-    def train(stage, results):
-        monkeypatch.setattr(sys, "argv", train_command(stage, config, results, *settings)[1:])
-        {"vae": train_vae, "ldm": train_cond_ldm}[stage].main()
-
     settings = [f"trainer.training_steps={steps}"]
     for stage, moments in (("vae", (None, dice.uniform(0, 0.5))), ("ldm", (dice.uniform(0, 0.5),))):
         whole, killed = folder / f"{stage}_whole", folder / f"{stage}_killed"
-        train(stage, whole)
+        train_here(stage, config, whole, *settings)
         for moment in moments:
             kill(train_command(stage, config, killed, *settings, "data.num_workers=2"), killed, moment)
             reached, saved = max(read_log(killed / "train.log").get("loss", {0: 0})), find_checkpoint(killed)
             assert reached - (saved.step if saved else 0) <= 5  # the interval between saves
-        train(stage, killed)
+        train_here(stage, config, killed, *settings)
         assert differences(everything(whole, steps), everything(killed, steps), stage) == []
         settings.append(f"first_stage_config.ckpt_path={whole}")  # of stage 2
 
 
-def start(place, name, *overrides, until="loss="):
+def start(place, name, *overrides, until="loss=", launched_by=()):
     """A run whose log holds `until`, and its results folder."""
     folder, config = place
     results = folder / name
-    command = train_command("vae", config, results, "data.num_workers=2", "trainer.training_steps=100000", *overrides)
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    overrides = ("data.num_workers=2", "trainer.training_steps=100000", *overrides)
+    command = train_command("vae", config, results, *overrides, launcher=launched_by)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, env=environment(), start_new_session=True, **pipes)
     while process.poll() is None and (not lives(results) or until not in (results / "train.log").read_text()):
         time.sleep(0.02)
     return process, results
@@ -110,13 +101,22 @@ def start(place, name, *overrides, until="loss="):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_saves_and_exits_with_0(place, number):
     """Ctrl-C and batch systems reach the loading workers too."""
-
     process, results = start(place, f"stopped_{number}", "trainer.save_interval=50000")
     os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert "the same command goes on from here" in output and "Traceback" not in output
     assert find_checkpoint(results).step > 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a run follows its launcher on Linux")
+def test_a_run_stops_when_its_launcher_is_stopped(place):
+    """`accelerate launch` passes no signal on; its pipe is closed when the run has ended too."""
+    process, results = start(place, "launched", "trainer.save_interval=50000", launched_by=launcher(1))
+    process.terminate()  # the launcher alone
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert "the same command goes on from here" in output and find_checkpoint(results).step > 0
 
 
 def test_the_second_signal_ends_at_once(place):

@@ -5,11 +5,11 @@ import os
 import pytest
 import torch
 
+from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch import weights as loading
 from denoising_diffusion_pytorch.build import build_autoencoder, build_model
+from denoising_diffusion_pytorch.checkpoint import save_checkpoint
 from denoising_diffusion_pytorch.errors import CheckpointError
-from denoising_diffusion_pytorch.training import checkpoint as ck
-from denoising_diffusion_pytorch.training.checkpoint import save_checkpoint
 from denoising_diffusion_pytorch.weights import load_initial
 from tests.tiny import merged, tiny_batch, tiny_config
 from tests.training import make_trainer, same

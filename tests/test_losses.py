@@ -14,7 +14,7 @@ from denoising_diffusion_pytorch.losses import (
     adaptive_weight,
     hinge_gan_loss,
 )
-from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL
+from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, Layers
 from denoising_diffusion_pytorch.radio_map import apply_mask
 from denoising_diffusion_pytorch.randomness import GlobalRandom, KeyedRandom
 from denoising_diffusion_pytorch.training.ema import EMAModel
@@ -35,7 +35,7 @@ def test_mask_is_zero_gain_or_nothing():
 
 def tiny_autoencoder():
     torch.manual_seed(0)
-    return AutoencoderKL(2, [1, 8, 16], num_res_blocks=1, resolution=16, mid_attention=False)
+    return AutoencoderKL(2, [1, 8, 16], Layers(1, mid_attention=False))
 
 
 def test_autoencoder_loss_terms():
@@ -163,7 +163,9 @@ def test_learning_rate_is_the_documents_formula():
     assert rate(0) == 5e-5
     assert math.isclose(rate(25000), 5e-5 * 0.5**0.96)
     assert rate(49999) == 5e-6 == rate(50000) == rate(60000)  # an absolute floor; no complex numbers behind T
-    assert math.isclose(rate(0, warmup_steps=9), 5e-6) and rate(9, warmup_steps=9) == rate(9)
+    warm = [rate(step, warmup_steps=99) for step in range(101)]
+    assert warm[0] == 5e-6 and math.isclose(warm[49], rate(49) / 2) and warm[99:] == [rate(99), rate(100)]
+    assert min(warm) == 5e-6  # the warm-up does not go below it either
 
 
 def test_keyed_randomness_does_not_depend_on_the_batch():

@@ -1,13 +1,9 @@
 """The commands that simulate: a whole data set, and one given city."""
 
-import contextlib
-import importlib
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,25 +11,10 @@ from PIL import Image
 from scipy import ndimage
 
 from data import RadioMapSeer
-from denoising_diffusion_pytorch.cli import run
+from tests.commands import script
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ("--tx", 2, "--seed", 5, "--size", 64)
-
-
-def script(name, *arguments):
-    """Run a command in this process, which spares the imports of a new one."""
-    out, errors = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(errors),
-        pytest.raises(SystemExit) as end,
-    ):
-        patch.syspath_prepend(ROOT / "scripts")
-        patch.setattr(sys, "argv", [name, *map(str, arguments)])
-        run(importlib.import_module(name.removesuffix(".py")).main)
-    return SimpleNamespace(returncode=end.value.code, stdout=out.getvalue(), stderr=errors.getvalue())
 
 
 def command(name, *arguments):
@@ -96,7 +77,7 @@ def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
     assert new.scene(0).tx != new.scene(3).tx
     assert refused(script("make_dataset.py", "--out", made, "--maps", 4, "--seed", 9, *how[:2], *how[4:]), "split")
     wrong = script("make_dataset.py", "--out", tmp_path / "c", "--maps", 1, "--layouts", tree, "--tx", 1)
-    assert refused(wrong, "--size is 256; the layouts of")
+    assert refused(wrong, "maps of 256 px are wanted; the layouts of")
 
 
 def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):
@@ -123,7 +104,7 @@ def test_other_settings_and_other_people_s_folders_are_refused(tree, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("precious")
-    assert refused(script("make_dataset.py", "--out", mine, "--maps", 1, *COMMON), "was not made by this script")
+    assert refused(script("make_dataset.py", "--out", mine, "--maps", 1, *COMMON), "is not a simulated tree")
     assert [p.name for p in mine.iterdir()] == ["thesis.txt"]
     old = tmp_path / "old"
     old.mkdir()

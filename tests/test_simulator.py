@@ -11,10 +11,11 @@ from data.conditions import condition
 from data.geometry.layout import SUBROWS, Layout
 from data.geometry.outlines import clip, rings_from_mask, turn_angles
 from data.geometry.registration import EDGE
+from data.geometry.walls import make_walls
 from data.samples.augment import symmetry
-from data.simulator import Laws, Simulator, detour_distance, line_of_sight, random_city, random_transmitter
+from data.simulator import PathLossModel, Simulator, geodesic_distance, line_of_sight, random_city, random_transmitter
 from data.simulator.scenes import random_scenes
-from data.simulator.visibility import blocking_wall, make_walls
+from data.simulator.visibility import blocking_wall
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 
 
@@ -36,34 +37,34 @@ def test_free_space_is_25_log10_d():
     assert np.allclose(gain, GAIN_MAX_DB - 25 * np.log10(d), atol=1e-4)
 
 
-def around(path, laws):
+def around(path, model):
     """Loss along a path of points (N, 2) or (N, 3) with a bend at each inner one."""
     legs = np.diff(np.array(path, float), axis=0)
     lengths = np.linalg.norm(legs, axis=1)
     cosines = (legs[1:] * legs[:-1]).sum(1) / lengths[1:] / lengths[:-1]
     turns = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
-    bends = (laws.per_bend + laws.turn_limit * np.minimum(turns / laws.turn_angle, 1)).sum()
-    return laws.slope * np.log10(lengths.sum()) + bends
+    bends = (model.per_bend + model.turn_limit * np.minimum(turns / model.turn_angle, 1)).sum()
+    return model.slope * np.log10(lengths.sum()) + bends
 
 
-@pytest.mark.parametrize("laws", [Laws(roof_height=0.0), Laws(20.0, 30.0, 4.0, 6.0, 40.0, 0.0)])
-def test_one_corner_exactly(laws):
+@pytest.mark.parametrize("model", [PathLossModel(roof_height=0.0), PathLossModel(20.0, 30.0, 4.0, 6.0, 40.0, 0.0)])
+def test_one_corner_exactly(model):
     """Behind the corner of a block that reaches the lower border; its corner is the centre of an open pixel."""
     ring = np.array([[28, 24], [36, 24], [36, 80], [28, 80]]) + (-EDGE, EDGE)
-    paths = Simulator(Layout([ring], (64, 64)), laws).paths((20, 40))
+    paths = Simulator(Layout([ring], (64, 64)), model).paths((20, 40))
     for pixel, bends in (((44, 12), 1), ((60, 20), 1), ((40, 30), 2), ((50, 60), 2)):
         corners = [(28, 24), (36, 24)][:bends]
         column, row = pixel
         assert paths.bends[row, column] == bends
-        assert paths.loss[row, column] == pytest.approx(around([(20, 40), *corners, pixel], laws), abs=0.02)
-    assert paths.loss[40, 5] == pytest.approx(laws.los_slope * np.log10(15)) and not paths.over_roofs.any()
+        assert paths.loss[row, column] == pytest.approx(around([(20, 40), *corners, pixel], model), abs=0.02)
+    assert paths.loss[40, 5] == pytest.approx(model.los_slope * np.log10(15)) and not paths.over_roofs.any()
 
 
 def test_a_turn_costs_no_more_beyond_the_limit():
-    laws = Laws(roof_height=0.0)
+    model = PathLossModel(roof_height=0.0)
     ring = np.array([[28, 24], [60, 24], [60, 80], [28, 80]]) + (-EDGE, EDGE)
-    loss = Simulator(Layout([ring], (64, 64)), laws).paths((27, 60)).loss
-    assert loss[24, 40] == pytest.approx(around([(27, 60), (28, 24), (40, 24)], laws), abs=0.3)
+    loss = Simulator(Layout([ring], (64, 64)), model).paths((27, 60)).loss
+    assert loss[24, 40] == pytest.approx(around([(27, 60), (28, 24), (40, 24)], model), abs=0.3)
 
 
 def test_reciprocity():
@@ -81,26 +82,26 @@ def test_over_the_roofs_by_hand(walls):
 
     A pixel keeps the path that reaches it first; beyond a dark gap that need not be the least one.
     """
-    laws = Laws()
+    model = PathLossModel()
     buildings = np.zeros((64, 64), bool)
     for first in range(20, 20 + 10 * walls, 10):
         buildings[:, first : first + 4] = True
     paths = Simulator(Layout.traced(buildings)).paths((10, 32))
     last = 10 * walls + 13
-    least = around([(10, 32, 0), (20, 32, 21), (last, 32, 21), (last + 12, 32, 0)], laws)
+    least = around([(10, 32, 0), (20, 32, 21), (last, 32, 21), (last + 12, 32, 0)], model)
     assert least - 0.5 < paths.loss[32, last + 12] < least + (0.5 if walls == 1 else 5)
     assert paths.bends[32, last + 12] == 2 and paths.over_roofs[32, last + 12] and not paths.over_roofs[32, 15]
-    around_only = Simulator(Layout.traced(buildings), laws._replace(roof_height=0.0)).paths((10, 32))
+    around_only = Simulator(Layout.traced(buildings), model._replace(roof_height=0.0)).paths((10, 32))
     assert np.isinf(around_only.loss[:, 24:]).all() and (around_only.bends[:, 24:] == -1).all()
 
 
 def test_no_path_leads_through_a_building():
     """From corner to corner, and from a corner to a pixel on the far wall."""
-    laws = Laws(roof_height=0.0)
+    model = PathLossModel(roof_height=0.0)
     ring = np.array([[28, 24], [36, 24], [36, 34], [28, 34]]) + (-EDGE, EDGE)
-    loss = Simulator(Layout([ring], (64, 64)), laws).paths((20, 16)).loss
+    loss = Simulator(Layout([ring], (64, 64)), model).paths((20, 16)).loss
     for column, row in ((36, 30), (37, 35)):
-        least = min(around([(20, 16), corner, (column, row)], laws) for corner in ((36, 24), (27, 34)))
+        least = min(around([(20, 16), corner, (column, row)], model) for corner in ((36, 24), (27, 34)))
         assert loss[row, column] >= least - 0.5
 
 
@@ -130,6 +131,21 @@ def test_buildings_and_bounds():
             simulate(buildings, tx)
 
 
+def turned_layout(layout, index):
+    """The outlines of a square layout, transformed as `symmetry` transforms its pictures."""
+    last = layout.shape[0] - 1
+
+    def turn(ring):
+        x, y = ring.T
+        if index & 4:
+            x = last - x
+        for _ in range(index & 3):
+            x, y = y, last - x
+        return np.column_stack([x, y])
+
+    return Layout([turn(ring) for ring in layout.outlines], layout.shape)
+
+
 @pytest.mark.parametrize("index", range(1, 8))
 def test_symmetries(index):
     """Of outlines and all that is drawn from them; the search breaks ties in the order of pixels, so that a few differ."""
@@ -137,7 +153,7 @@ def test_symmetries(index):
     marked = np.zeros(scene.layout.shape, bool)
     marked[round(scene.tx[1]), round(scene.tx[0])] = True
     row, column = np.argwhere(symmetry(torch.from_numpy(marked), index).numpy())[0]
-    turned = Scene("t", scene.layout.symmetry(index), (float(column), float(row)))
+    turned = Scene("t", turned_layout(scene.layout, index), (float(column), float(row)))
 
     def same(image):
         return symmetry(torch.from_numpy(np.array(image)), index).numpy()
@@ -172,19 +188,19 @@ def crossed(segments, x0, y0, x1, y1, margin=0.6):
     return bool(((t > share) & (t < 1 - share) & (u >= 0) & (u <= 1)).any())
 
 
-def test_detour_distance():
-    open_field = detour_distance(np.zeros((64, 64), bool), (10, 20), cell=1)
+def test_geodesic_distance():
+    open_field = geodesic_distance(np.zeros((64, 64), bool), (10, 20), cell=1)
     rows, columns = np.indices((64, 64))
     straight = np.hypot(columns - 10, rows - 20)
     assert (open_field >= straight - 1e-3).all() and (open_field <= 1.03 * straight + 1e-3).all()
     wall = np.zeros((64, 64), bool)
     wall[8:, 30:34] = True
-    around = detour_distance(wall, (20, 40), cell=1)
+    around = geodesic_distance(wall, (20, 40), cell=1)
     expected = np.hypot(30 - 20, 40 - 7.5) + 4 + np.hypot(44 - 34, 40 - 7.5)
     assert around[40, 44] == pytest.approx(expected, rel=0.05)
     assert np.isinf(around[wall]).all()
     wall[:, 30:34] = True
-    assert np.isinf(detour_distance(wall, (20, 40))[:, 36:]).all()
+    assert np.isinf(geodesic_distance(wall, (20, 40))[:, 36:]).all()
 
 
 def test_rays_against_segments_brute_force():
@@ -278,7 +294,7 @@ def test_real_maps_are_zero_inside_outlines_and_simulated_well():
         gain = db_to_gain(Simulator(scene.layout).path_gain(scene.tx))
         errors.append(((gain - scene.gain) ** 2).mean() / (scene.gain**2).mean())
         inside += float(scene.gain[scene.ori_mask].sum())
-        turned = scene.layout.symmetry(5).inside
+        turned = turned_layout(scene.layout, 5).inside
         symmetric.append(symmetry(torch.from_numpy(scene.gain), 5).numpy()[turned].sum())
     assert inside == 0 and not np.any(symmetric)
     assert np.mean(errors) < 0.0035

@@ -1,6 +1,9 @@
 """The loop: optimizer steps, averages, what stops a run; on networks of a few thousand weights."""
 
+import logging
 import math
+import os
+import signal
 from functools import partial
 from itertools import islice
 
@@ -9,32 +12,30 @@ import torch
 from accelerate import Accelerator
 from torch.distributed.utils import _recursive_to
 
+import train_cond_ldm
 from data import DataError
-from data.samples.dataset import RadioUNet_c, process_batch
+from data.samples.document import RadioUNet_c, process_batch
+from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.randomness import KeyedRandom, seed_global
-from denoising_diffusion_pytorch.training import checkpoint as ck
-from denoising_diffusion_pytorch.training.objectives import (
-    AutoencoderObjective,
-)
+from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
 from tests.tiny import tiny_batch, tiny_batches, tiny_config
-from tests.training import OneScene, make_trainer, same, weights
+from tests.training import OneScene, after_each_step, make_trainer, same, weights
+
+WITH_DISCRIMINATOR = {"first_stage_config": {"lossconfig": {"discr_start": 1}}}
+
+
+# ---- what a step does --------------------------------------------------------------------------------------------
 
 
 def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer = make_trainer(
-        tmp_path,
-        "vae",
-        first_stage_config={"lossconfig": {"discr_start": 1}},
-        trainer={"num_samples": 1, "validate_every": 2},
-    )
-    trainer.validation = OneScene([0.1, 0.05])
-    trainer.train()
+    settings = {"num_samples": 1, "validate_every": 2, "sample_interval": 4}
+    make_trainer(tmp_path, "vae", validation=OneScene([0.1, 0.05]), trainer=settings, **WITH_DISCRIMINATOR).train()
     events = EventAccumulator(str(tmp_path)).Reload()
     figures = read_log(tmp_path / "train.log")
     expected = {"loss", "l1", "l2", "kl", "generator", "adaptive_weight", "discriminator", "lr_autoencoder"}
@@ -50,50 +51,35 @@ def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
         assert all(shown[step] == pytest.approx(value, rel=1e-4) for step, value in values.items())
     assert figures["validation_nmse"][4] == pytest.approx(0.01, rel=1e-3)  # (0.05 / 0.5)^2
     assert figures["lr_discriminator"].keys() == {2, 3, 4}
-    assert [event.step for event in events.Images("samples")] == [2, 4]
+    assert [event.step for event in events.Images("samples")] == [4]  # not at every validation
 
 
-def test_learning_rate_of_every_step_under_accumulation(tmp_path):
-    make_trainer(tmp_path).train()
+def test_steps_are_optimizer_steps(tmp_path):
+    taken = []
+
+    def counted(first):
+        for batch in tiny_batches(first):
+            taken.append(batch["names"][0])
+            yield batch
+
+    trainer = make_trainer(tmp_path, batches=counted)
+    trainer.train()
+    assert taken == [f"{number}_0" for number in range(8)]  # 4 steps x 2 micro-batches
+    assert {int(state["step"]) for state in trainer.optimizations[0].optimizer.state.values()} == {4}
     used = read_log(tmp_path / "train.log")["lr_diffusion"]
-    for step in range(4):  # taken at `step`, logged behind it
+    for step in range(4):  # taken at `step`, logged after it
         assert used[step + 1] == pytest.approx(max(1e-4, (1 - step / 4) ** 0.96 * 1e-3), rel=1e-5)
 
 
 def test_ema_of_every_step_under_accumulation(tmp_path):
     trainer = make_trainer(tmp_path, trainer={"ema": {"start_step": 1, "update_interval": 2, "beta": 0.5}})
-    history = []
-    update = trainer.ema.update_after_step
-
-    def watched(step):
-        update(step)
-        history.append(torch.cat([p.detach().flatten() for p in trainer.optimizations[0].parameters]))
-
-    trainer.ema.update_after_step = watched
+    trained = trainer.optimizations[0].parameters
+    history = after_each_step(trainer, lambda logs: torch.cat([p.detach().flatten() for p in trained]))
     trainer.train()
     shadow = dict(trainer.ema.ema_model.named_parameters())
     averaged = torch.cat([shadow[name].flatten() for name in trainer.ema.trainable])
     # a copy at step 1, then halfway at steps 2 and 4
     assert torch.allclose(averaged, (0.5 * history[0] + 0.5 * history[1]) * 0.5 + 0.5 * history[3], atol=1e-7)
-
-
-def test_an_optimizer_that_is_not_fused_trains_and_stops_as_well(tmp_path):
-    """As on devices for which torch has no fused AdamW."""
-    fused, plain = make_trainer(tmp_path / "fused"), make_trainer(tmp_path / "plain")
-    spoilt = make_trainer(
-        tmp_path / "spoilt", batches=spoiled("3_0", "images", 0, "nan"), trainer={"log_interval": 100}
-    )
-    for trainer in (plain, spoilt):
-        trainer.fused = False
-        for optimization in trainer.optimizations:
-            optimization.optimizer.param_groups[0]["fused"] = False
-    fused.train()
-    plain.train()
-    for name, value in weights(tmp_path / "fused", 4).items():
-        assert torch.allclose(value, weights(tmp_path / "plain", 4)[name], rtol=1e-3, atol=2e-4)
-    with pytest.raises(TrainingError, match="non-finite at step 1"):
-        spoilt.train()
-    assert spoilt.step == 1
 
 
 @pytest.mark.parametrize("stage", ["ldm", "vae"])
@@ -113,14 +99,10 @@ def test_accumulation_equals_one_large_batch(tmp_path, stage):
             for start in range(0, 128, size):
                 yield {key: value[start : start + size] for key, value in whole.items()}
 
+        settings = {"gradient_accumulation": accumulation, "batch_size": batch_size, "gradient_clip": 1e9}
         torch.set_default_dtype(torch.double)
         try:
-            trainer = make_trainer(
-                tmp_path / str(batch_size),
-                stage,
-                batches=batches,
-                trainer={"gradient_accumulation": accumulation, "batch_size": batch_size, "gradient_clip": 1e9},
-            )
+            trainer = make_trainer(tmp_path / str(batch_size), stage, batches=batches, trainer=settings)
             trainer.model.double()
             captured = []
             trainer.guard.check = lambda step, values, t=trainer, c=captured: c.extend(
@@ -134,28 +116,71 @@ def test_accumulation_equals_one_large_batch(tmp_path, stage):
     assert any(g.abs().max() > 1e-4 for g in gradients[0])
 
 
-def test_steps_are_optimizer_steps(tmp_path):
-    taken = []
-
-    def counted(first):
-        for batch in tiny_batches(first):
-            taken.append(batch["names"][0])
-            yield batch
-
-    trainer = make_trainer(tmp_path, batches=counted)
-    trainer.train()
-    assert taken == [f"{number}_0" for number in range(8)]  # 4 steps x 2 micro-batches
-    steps = [int(state["step"]) for state in trainer.optimizations[0].optimizer.state.values()]
-    assert set(steps) == {4}
-
-
 def test_clipping_happens_before_the_step(tmp_path):
     trainer = make_trainer(tmp_path, trainer={"gradient_clip": 1e-12, "optimizer": {"eps": 1.0, "weight_decay": 0.0}})
     before = [p.detach().clone() for p in trainer.optimizations[0].parameters]
     trainer.train()
-    assert all(
-        torch.allclose(a, b, atol=1e-9) for a, b in zip(before, trainer.optimizations[0].parameters, strict=True)
-    )
+    pairs = zip(before, trainer.optimizations[0].parameters, strict=True)
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in pairs)
+
+
+def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
+    trainer = make_trainer(tmp_path, "vae", first_stage_config={"lossconfig": {"discr_start": 2}})
+    weight = trainer.optimizations[1].parameters[0]
+    before = weight.detach().clone()
+    seen = after_each_step(trainer, lambda logs: ("generator" in logs, not torch.equal(before, weight)))
+    trainer.train()
+    assert seen == [(False, False), (False, False), (True, True), (True, True)]
+
+
+def test_nothing_is_asked_of_masked_pixels():
+    """Whatever the decoder says there counts as zero gain, as the image has it."""
+    config = tiny_config("vae", first_stage_config={"lossconfig": {"kl_weight": 0.0}})
+    first, model = config.first_stage_config, build_autoencoder(config)
+    batch = tiny_batch(0)
+    batch["masks"] = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    batch["images"] = torch.where(batch["masks"] > 0, -1.0, 0.2)
+    model.decode = lambda z, cond: torch.full((2, 1, 16, 16), 0.2)
+    loss, _, _ = AutoencoderObjective(model, build_loss(first))(batch, 0, {})
+    assert loss.item() < 1e-6
+
+
+def test_the_generator_does_not_move_the_discriminator(tmp_path):
+    trainer = make_trainer(tmp_path, "vae", first_stage_config={"lossconfig": {"discr_start": 0}})
+    generator, discriminator = (o.objective for o in trainer.optimizations)
+    loss, _, carry = generator(tiny_batch(0), 0, {})
+    loss.backward()
+    assert all(p.grad is None for p in discriminator.parameters())
+    discriminator(tiny_batch(0), 0, carry)[0].backward()
+    assert all(p.grad is not None for p in discriminator.parameters())
+
+
+class Counted(torch.utils.data.Dataset):
+    """A dataset of one's own that counts how often it is read."""
+
+    reads = 0
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        self.reads += 1
+        generator = torch.Generator().manual_seed(index)
+        image = torch.rand(1, 16, 16, generator=generator) * 2 - 1
+        return {"image": image, "cond": torch.rand(3, 8, 8, generator=generator), "ori_mask": torch.zeros(1, 16, 16)}
+
+
+def test_joint_training_reads_the_images_of_its_latent_scale_once(tmp_path, capsys):
+    settings = {"results_folder": str(tmp_path), "save_interval": 1, "training_steps": 4, "batch_size": 16}
+    config, dataset = tiny_config("ldm", first_stage_config={"trainable": True}, trainer=settings), Counted()
+    config.data.validation.data_root = None
+    train_cond_ldm.train(config, dataset)
+    scales = [line for line in capsys.readouterr().out.splitlines() if "latent scale factor" in line]
+    assert len(scales) == 5 and len(set(scales)) > 1
+    assert dataset.reads == 512 + 4 * 2 * 16
+
+
+# ---- values that are not finite -------------------------------------------------------------------------------------
 
 
 def spoiled(name, key, row, value):
@@ -170,31 +195,145 @@ def spoiled(name, key, row, value):
     return batches
 
 
-def test_a_nonfinite_loss_stops_before_the_update(tmp_path):
-    trainer = make_trainer(tmp_path, batches=spoiled("6_0", "images", 0, "nan"))
-    with pytest.raises(TrainingError, match=r"step 3.*6_0.*ckpt_2"):
+@pytest.mark.parametrize("name,key", [("6_0", "images"), ("7_0", "conditions")])
+def test_a_nonfinite_loss_stops_before_the_update(tmp_path, name, key):
+    trainer = make_trainer(tmp_path, batches=spoiled(name, key, 0, "nan"))
+    with pytest.raises(TrainingError, match=rf"step 3.*{name}.*ckpt_2"):
         trainer.train()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+    assert ck.find_checkpoint(tmp_path).step == 2
 
 
 def test_nothing_is_updated_from_a_nonfinite_value_on_until_it_is_noticed(tmp_path):
     """The guard is read at the log line of step 6; the batch of step 1 is read again for the error."""
     settings = {"training_steps": 6, "save_interval": 100, "log_interval": 100}
     trainer = make_trainer(tmp_path, batches=spoiled("3_0", "images", 0, "nan"), trainer=settings)
-    history = []
-    step = trainer.train_step
-    trainer.train_step = lambda batches: (step(batches), history.append(trainer.model.unet.conv_in.weight.clone()))[0]
+    history = after_each_step(trainer, lambda logs: trainer.model.unet.conv_in.weight.clone())
     with pytest.raises(TrainingError, match=r"non-finite at step 1: .*2_0, 2_1, 3_0, 3_1.*step_1_rank_0"):
         trainer.train()
     assert len(history) == 6 and all(torch.equal(history[0], later) for later in history[1:])
     assert ck.find_checkpoint(tmp_path) is None
 
 
-def test_a_nonfinite_last_step_is_not_saved(tmp_path):
-    trainer = make_trainer(tmp_path, batches=spoiled("7_0", "conditions", 0, "nan"))
-    with pytest.raises(TrainingError, match=r"step 3.*7_0"):
+def test_an_optimizer_that_is_not_fused_trains_and_stops_as_well(tmp_path):
+    """As on devices for which torch has no fused AdamW."""
+    fused, plain = make_trainer(tmp_path / "fused"), make_trainer(tmp_path / "plain")
+    bad = spoiled("3_0", "images", 0, "nan")
+    spoilt = make_trainer(tmp_path / "spoilt", batches=bad, trainer={"log_interval": 100})
+    for trainer in (plain, spoilt):
+        trainer.fused = False
+        for optimization in trainer.optimizations:
+            optimization.optimizer.param_groups[0]["fused"] = False
+    fused.train()
+    plain.train()
+    for name, value in weights(tmp_path / "fused", 4).items():
+        assert torch.allclose(value, weights(tmp_path / "plain", 4)[name], rtol=1e-3, atol=2e-4)
+    with pytest.raises(TrainingError, match="non-finite at step 1"):
+        spoilt.train()
+    assert spoilt.step == 1
+
+
+def test_the_dump_reproduces_a_nonfinite_loss(tmp_path):
+    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "images", 1, "inf"), unet_config={"dropout": 0.2})
+    with pytest.raises(TrainingError, match="step_1_rank_0.pt"):
         trainer.train()
-    assert ck.find_checkpoint(tmp_path).step == 2
+    dump = torch.load(tmp_path / "nonfinite" / "step_1_rank_0.pt", weights_only=True)
+    assert dump["step"] == 1 and dump["nonfinite_gradients"]
+    assert [batch["names"][0] for batch in dump["batches"]] == ["2_0", "3_0"]
+    again = make_trainer(tmp_path / "other", unet_config={"dropout": 0.2}).optimizations[0].objective
+    again.load_state_dict(dump["objectives"]["diffusion"])
+    losses = []
+    for number, batch in enumerate(dump["batches"]):
+        seed_global(0, dump["step"], number, 0)
+        losses.append(again(batch, dump["step"], {})[0].item() / 2)
+    assert math.isfinite(losses[0]) and not math.isfinite(losses[1])
+    assert [math.isfinite(values["loss"]) for values in dump["values"]] == [True, False]
+
+
+def half_gradients(trainer, scaler):
+    """Give a trainer a gradient scaler and gradients with the range of fp16, on any device."""
+    trainer.accelerator.scaler = scaler
+    for parameter in trainer.optimizations[0].parameters:
+        parameter.register_hook(lambda gradient: gradient.half().float())
+    return trainer
+
+
+def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**21, growth_interval=10**6)
+    trainer = half_gradients(make_trainer(tmp_path, trainer={"training_steps": 6}), scaler)
+    trained = trainer.optimizations[0].parameters
+    before = [p.detach().clone() for p in trained]
+    unchanged = after_each_step(trainer, lambda logs: all(map(torch.equal, before, trained)))
+    trainer.train()
+    log = read_log(tmp_path / "train.log")
+    skipped = [log["skipped"][number] for number in range(1, 7)]
+    assert skipped[0] == 1 and skipped[-1] == 0 and skipped == sorted(skipped, reverse=True)
+    assert unchanged == [flag == 1 for flag in skipped]
+    assert all(math.isfinite(value) for value in log["loss"].values())
+    assert log["grad_scale"][6] < 2.0**21
+    resumed = make_trainer(tmp_path, trainer={"training_steps": 7})
+    resumed.accelerator.scaler = torch.amp.GradScaler("cpu")
+    resumed.checkpointer.resume()
+    assert resumed.accelerator.scaler.get_scale() == log["grad_scale"][6]
+
+
+def test_endless_overflow_stops(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=0.999)
+    settings = {"training_steps": 60, "gradient_accumulation": 1}
+    trainer = half_gradients(make_trainer(tmp_path, trainer=settings), scaler)
+    with pytest.raises(TrainingError, match="steps in a row.*overflowed"):
+        trainer.train()
+
+
+# ---- errors and signals ---------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_data_saves_first(tmp_path):
+    def breaking(first):
+        for batch in tiny_batches(first):
+            if batch["names"][0] == "6_0":
+                raise DataError("file.png: not a readable picture")
+            yield batch
+
+    with pytest.raises(DataError, match=r"file\.png"):
+        make_trainer(tmp_path, batches=breaking).train()
+    assert ck.find_checkpoint(tmp_path).step == 3
+    make_trainer(tmp_path).train()
+    make_trainer(tmp_path / "whole").train()
+    assert same(weights(tmp_path, 4), weights(tmp_path / "whole", 4))
+
+
+@pytest.mark.parametrize("end", ["whole", "signal", "error"])
+def test_a_run_leaves_no_handlers_however_it_ends(tmp_path, end):
+    """A signal finishes the step and saves; afterwards Ctrl-C is the caller's again."""
+
+    def batches(first):
+        for batch in tiny_batches(first):
+            if batch["names"][0] == "2_0" and end == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+            if batch["names"][0] == "2_0" and end == "error":
+                raise DataError("broken")
+            yield batch
+
+    def handlers():
+        return (
+            signal.getsignal(signal.SIGINT),
+            signal.getsignal(signal.SIGTERM),
+            logging.getLogger("radiodiff").handlers,
+        )
+
+    before = handlers()
+    trainer = make_trainer(tmp_path, batches=batches)
+    if end == "error":
+        with pytest.raises(DataError):
+            trainer.train()
+    else:
+        trainer.train()
+    assert handlers() == before and before[2] == []
+    assert ck.find_checkpoint(tmp_path).step == {"whole": 4, "signal": 2, "error": 1}[end]
+
+
+# ---- devices, precision, layout -------------------------------------------------------------------------------------
 
 
 def as_data_parallel_gives_it(batch, device):
@@ -228,156 +367,25 @@ def test_a_step_never_waits_for_the_gpu(tmp_path, stage):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_the_dump_reproduces_a_nonfinite_loss(tmp_path):
-    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "images", 1, "inf"), unet_config={"dropout": 0.2})
-    with pytest.raises(TrainingError, match="step_1_rank_0.pt"):
-        trainer.train()
-    dump = torch.load(tmp_path / "nonfinite" / "step_1_rank_0.pt", weights_only=True)
-    assert (
-        dump["step"] == 1 and dump["nonfinite_gradients"] and [b["names"][0] for b in dump["batches"]] == ["2_0", "3_0"]
-    )
-    again = make_trainer(tmp_path / "other", unet_config={"dropout": 0.2}).optimizations[0].objective
-    again.load_state_dict(dump["objectives"]["diffusion"])
-    losses = []
-    for number, batch in enumerate(dump["batches"]):
-        seed_global(0, dump["step"], number, 0)
-        losses.append(again(batch, dump["step"], {})[0].item() / 2)
-    assert math.isfinite(losses[0]) and not math.isfinite(losses[1])
-    assert [math.isfinite(values["loss"]) for values in dump["values"]] == [True, False]
-
-
-def half_gradients(trainer, scaler):
-    """Give a trainer a gradient scaler and gradients with the range of fp16, on any device."""
-    trainer.accelerator.scaler = scaler
-    for parameter in trainer.optimizations[0].parameters:
-        parameter.register_hook(lambda gradient: gradient.half().float())
-    return trainer
-
-
-def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**21, growth_interval=10**6)
-    trainer = half_gradients(make_trainer(tmp_path, trainer={"training_steps": 6}), scaler)
-    before = [p.detach().clone() for p in trainer.optimizations[0].parameters]
-    unchanged = []
-    step = trainer.train_step
-
-    def watched(batches):
-        logs = step(batches)
-        unchanged.append(
-            all(torch.equal(a, b) for a, b in zip(before, trainer.optimizations[0].parameters, strict=True))
-        )
-        return logs
-
-    trainer.train_step = watched
-    trainer.train()
-    log = read_log(tmp_path / "train.log")
-    skipped = [log["skipped"][number] for number in range(1, 7)]
-    assert skipped[0] == 1 and skipped[-1] == 0 and skipped == sorted(skipped, reverse=True)
-    assert unchanged == [flag == 1 for flag in skipped]
-    assert all(math.isfinite(value) for value in log["loss"].values())
-    assert log["grad_scale"][6] < 2.0**21
-    resumed = make_trainer(tmp_path, trainer={"training_steps": 7})
-    resumed.accelerator.scaler = torch.amp.GradScaler("cpu")
-    resumed.checkpointer.resume()
-    assert resumed.accelerator.scaler.get_scale() == log["grad_scale"][6]
-
-
-def test_endless_overflow_stops(tmp_path):
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=0.999)
-    settings = {"training_steps": 60, "gradient_accumulation": 1}
-    trainer = half_gradients(make_trainer(tmp_path, trainer=settings), scaler)
-    with pytest.raises(TrainingError, match="steps in a row.*overflowed"):
-        trainer.train()
-
-
-def test_an_error_of_the_data_saves_first(tmp_path):
-    def breaking(first):
-        for batch in tiny_batches(first):
-            if batch["names"][0] == "6_0":
-                raise DataError("file.png: not a readable picture")
-            yield batch
-
-    with pytest.raises(DataError, match=r"file\.png"):
-        make_trainer(tmp_path, batches=breaking).train()
-    assert ck.find_checkpoint(tmp_path).step == 3
-    make_trainer(tmp_path).train()
-    whole = tmp_path / "whole"
-    make_trainer(whole).train()
-    assert same(weights(tmp_path, 4), weights(whole, 4))
-
-
-def test_adversarial_stage_starts_at_its_optimizer_step(tmp_path):
-    changes = {"first_stage_config": {"lossconfig": {"discr_start": 2}}}
-    trainer = make_trainer(tmp_path, "vae", **changes)
-    before = [p.detach().clone() for p in trainer.optimizations[1].parameters]
-    seen = []
-    original = trainer.train_step
-
-    def watched(batches):
-        logs = original(batches)
-        seen.append(
-            (
-                trainer.step - 1,  # the one just taken
-                "generator" in logs,
-                any(not torch.equal(a, b) for a, b in zip(before, trainer.optimizations[1].parameters, strict=True)),
-            )
-        )
-        return logs
-
-    trainer.train_step = watched
-    trainer.train()
-    assert seen == [(0, False, False), (1, False, False), (2, True, True), (3, True, True)]
-
-
-def test_nothing_is_asked_of_masked_pixels():
-    """Whatever the decoder says there counts as zero gain, as the image has it."""
-    config = tiny_config("vae", first_stage_config={"lossconfig": {"kl_weight": 0.0}})
-    first, model = config.first_stage_config, build_autoencoder(config)
-    batch = tiny_batch(0)
-    batch["masks"] = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
-    batch["images"] = torch.where(batch["masks"] > 0, -1.0, 0.2)
-    model.decode = lambda z, cond: torch.full((2, 1, 16, 16), 0.2)
-    loss, _, _ = AutoencoderObjective(model, build_loss(first))(batch, 0, {})
-    assert loss.item() < 1e-6
-
-
-def test_the_generator_does_not_move_the_discriminator(tmp_path):
-    trainer = make_trainer(tmp_path, "vae", first_stage_config={"lossconfig": {"discr_start": 0}})
-    loss, _, carry = trainer.optimizations[0].objective(tiny_batch(0), 0, {})
-    loss.backward()
-    assert all(p.grad is None for p in trainer.optimizations[1].objective.parameters())
-    trainer.optimizations[1].objective(tiny_batch(0), 0, carry)[0].backward()
-    assert all(p.grad is not None for p in trainer.optimizations[1].objective.parameters())
-
-
 def test_the_seed_decides_the_first_weights(tmp_path):
-    runs = {
-        name: make_trainer(tmp_path / name, trainer={"seed": seed}) for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    }
-    a, b, c = (run.model.state_dict() for run in runs.values())
-    a, b, c = ({k: v for k, v in state.items() if k != "scale_factor"} for state in (a, b, c))
+    a, b, c = (make_trainer(tmp_path, trainer={"seed": seed}).model.state_dict() for seed in (1, 1, 2))
     assert same(a, b) and not same(a, c)
 
 
-def test_precision(monkeypatch):
+def test_precision(tmp_path, monkeypatch):
     assert choose_precision("no") == "no" and choose_precision("fp16") == "fp16"
     assert choose_precision("auto") in ("no", "bf16")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert make_accelerator(tiny_config().trainer).mixed_precision == "bf16"
+    trainer = make_trainer(tmp_path, "vae", **WITH_DISCRIMINATOR)
+    assert trainer.accelerator.mixed_precision == "bf16"
+    trainer.train()
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fp16")
 def test_fp16_without_a_gpu_says_that_it_is_full_precision(caplog):
     accelerator = make_accelerator(tiny_config(trainer={"mixed_precision": "fp16"}).trainer)
     assert accelerator.mixed_precision == "no" and "needs a GPU" in caplog.text
-
-
-def test_bf16_trains(tmp_path):
-    trainer = make_trainer(
-        tmp_path, "vae", trainer={"mixed_precision": "bf16"}, first_stage_config={"lossconfig": {"discr_start": 1}}
-    )
-    trainer.train()
-    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
 def test_unsupported_ways_to_distribute_are_refused(monkeypatch):
@@ -390,12 +398,13 @@ def test_unsupported_ways_to_distribute_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("stage", ["ldm", "vae"])
 def test_memory_layout_changes_no_result(tmp_path, stage):
-    changes = {"first_stage_config": {"lossconfig": {"discr_start": 1}}}
     for name, channels_last in (("last", True), ("first", False)):
-        make_trainer(tmp_path / name, stage, trainer={"channels_last": channels_last}, **changes).train()
+        settings = {"channels_last": channels_last}
+        make_trainer(tmp_path / name, stage, trainer=settings, **WITH_DISCRIMINATOR).train()
     last, first = (read_log(tmp_path / name / "train.log")["loss"] for name in ("last", "first"))
     assert all(math.isclose(last[step], first[step], rel_tol=1e-4) for step in range(1, 5))
-    resumed = make_trainer(tmp_path / "first", stage, trainer={"channels_last": True, "training_steps": 5}, **changes)
+    settings = {"channels_last": True, "training_steps": 5}
+    resumed = make_trainer(tmp_path / "first", stage, trainer=settings, **WITH_DISCRIMINATOR)
     resumed.train()  # moments that were saved in the other layout
     for parameter, state in resumed.optimizations[0].optimizer.state.items():
         assert state["exp_avg"].stride() == parameter.stride()
@@ -405,12 +414,10 @@ def test_memory_layout_changes_no_result(tmp_path, stage):
 def test_compile_changes_no_result_and_breaks_no_graph(tmp_path, stage, monkeypatch):
     """Nor does it end when the discriminator starts, at step 1."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # C++ would take minutes
+    torch._dynamo.utils.counters.clear()
     for name, compiled in (("eager", False), ("compiled", True)):
-        changes = {"first_stage_config": {"lossconfig": {"discr_start": 1}}} if stage == "vae" else {}
-        trainer = make_trainer(tmp_path / name, stage, trainer={"compile": compiled, "training_steps": 2}, **changes)
-        if compiled:
-            torch._dynamo.utils.counters.clear()
-        trainer.train()
+        settings = {"compile": compiled, "training_steps": 2}
+        make_trainer(tmp_path / name, stage, trainer=settings, **WITH_DISCRIMINATOR).train()
     eager, compiled = (read_log(tmp_path / name / "train.log")["loss"] for name in ("eager", "compiled"))
     assert all(math.isclose(eager[step], compiled[step], rel_tol=1e-4) for step in (1, 2))
     counters = torch._dynamo.utils.counters

@@ -48,6 +48,8 @@ def merged(base, changes):
 
 def tiny_config(stage="ldm", **changes):
     """A resolved tiny configuration; `changes` are sections."""
+    if changes.get("diffusion_config", {}).get("model_type", "ddpm") != "ddpm":
+        changes = merged({"diffusion_config": {"beta_schedule": None}}, changes)
     return resolve(parse_config(merged(TINY, changes)), stage=stage)
 
 

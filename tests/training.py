@@ -5,37 +5,38 @@ import torch
 
 from data import Scene
 from data.geometry.layout import Layout
-from denoising_diffusion_pytorch.build import build_autoencoder, build_discriminator, build_loss, build_model
+from denoising_diffusion_pytorch import checkpoint as ck
+from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.predictor import Prediction
-from denoising_diffusion_pytorch.training import checkpoint as ck
-from denoising_diffusion_pytorch.training.objectives import (
-    AutoencoderObjective,
-    DiscriminatorObjective,
-    LatentObjective,
-)
+from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator
 from denoising_diffusion_pytorch.training.trainer import Trainer
 from tests.conftest import save_grey
 from tests.tiny import tiny_batches, tiny_config
 
 
-def make_trainer(folder, stage="ldm", batches=tiny_batches, **changes):
+def make_trainer(folder, stage="ldm", batches=tiny_batches, validation=None, **changes):
     trainer = {"results_folder": str(folder)} | changes.pop("trainer", {})
     config = tiny_config(stage, trainer=trainer, **changes)
     accelerator = make_accelerator(config.trainer)  # seeds torch
-    first = config.first_stage_config
+    model = build_model(config, stage)
     if stage == "ldm":
-        model = build_model(config, "ldm")
         model.scale_factor.fill_(1.0)
-        objectives = [LatentObjective(model, build_loss(config.first_stage_config), config.diffusion_config.end_to_end)]
-    else:
-        model, start = build_autoencoder(config), first.lossconfig.discr_start
-        discriminator = build_discriminator(first)
-        objectives = [
-            AutoencoderObjective(model, build_loss(first), discriminator, start),
-            DiscriminatorObjective(discriminator, start),
-        ]
-    return Trainer(config, stage, model, objectives, batches, accelerator=accelerator)
+    objectives = make_objectives(config, stage, model)
+    return Trainer(config, stage, model, objectives, batches, accelerator=accelerator, validation=validation)
+
+
+def after_each_step(trainer, look):
+    """Let a trainer collect what `look(logs)` gives after every step; returns the list."""
+    seen, step = [], trainer.train_step
+
+    def watched(batches):
+        logs = step(batches)
+        seen.append(look(logs))
+        return logs
+
+    trainer.train_step = watched
+    return seen
 
 
 def weights(folder, step, name="model"):

@@ -9,7 +9,10 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
+from ..errors import DataError
 from .outlines import rings_from_mask, segments_of
+from .pixels import pixel_of
+from .walls import Walls, make_walls
 
 ON_WALL = 2.0**-20  # px; a pixel centre this close to a wall is inside
 SUBROWS = 8  # scan lines per pixel row for the covered area, which is exact along each line
@@ -48,7 +51,7 @@ class Layout:
 
     @cached_property
     def outlines(self) -> list[np.ndarray]:
-        """The outlines given, or those traced from `inside`; buildings of one or two pixels have none."""
+        """The outlines given, or those traced from `inside`."""
         return rings_from_mask(self.inside)
 
     @cached_property
@@ -64,7 +67,7 @@ class Layout:
 
     @cached_property
     def coverage(self) -> np.ndarray:
-        """(H, W) float32 in [0, 1]: share of each pixel's area that is covered."""
+        """(H, W) float32 in [0, 1]: fraction of each pixel's area that is covered."""
         height, width = self.shape
         line, x = self._crossings((np.arange(height * SUBROWS) + 0.5) / SUBROWS - 0.5)
         x = np.clip(x + 0.5, 0, width)  # measured from the left border of the first pixel
@@ -78,10 +81,8 @@ class Layout:
         return ((area[:, :width] + whole[:, 1:]) / SUBROWS).clip(0, 1).astype(np.float32)
 
     @cached_property
-    def walls(self):
-        """The outlines in the form used by ray tests (simulator/visibility.py)."""
-        from ..simulator.visibility import make_walls  # numba is slow to import
-
+    def walls(self) -> Walls:
+        """The outlines in the form used by ray tests."""
         return make_walls(segments_of(self.outlines), self.shape)
 
     def _crossings(self, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,30 +98,23 @@ class Layout:
         return line[order], x[order]
 
     def nearest_open(self, position: tuple[float, float]) -> tuple[float, float]:
-        """A position (x, y) moved onto the map and, from inside a building, to the nearest open pixel."""
+        """A position (x, y) moved onto the map and, from inside a building, to the nearest open pixel.
+
+        Raises:
+            DataError: there is no open pixel.
+        """
         height, width = self.shape
         x, y = float(np.clip(position[0], 0, width - 1)), float(np.clip(position[1], 0, height - 1))
-        if not self.inside[round(y), round(x)] or self.inside.all():
+        pixel = pixel_of((x, y))
+        if not self.inside[pixel]:
             return x, y
+        if self.inside.all():
+            raise DataError("buildings cover the whole map")
         nearest = ndimage.distance_transform_edt(self.inside, return_distances=False, return_indices=True)
-        row, column = nearest[:, round(y), round(x)]
+        row, column = nearest[(slice(None), *pixel)]
         return float(column), float(row)
 
-    def window(self, row: int, column: int, side: int) -> "Layout":
+    def crop(self, row: int, column: int, side: int) -> "Layout":
         """The square of `side` px whose first pixel is (row, column); open ground beyond the map."""
         moved = [ring - (column, row) for ring in self.outlines] if self.exact else None
         return Layout(moved, (side, side), inside=cut(self.inside, row, column, side))
-
-    def symmetry(self, index: int) -> "Layout":
-        """The outlines of a square layout, transformed as `augment.symmetry` transforms its pictures."""
-        last = self.shape[0] - 1
-
-        def turn(ring: np.ndarray) -> np.ndarray:
-            x, y = ring.T
-            if index & 4:
-                x = last - x
-            for _ in range(index & 3):
-                x, y = y, last - x
-            return np.column_stack([x, y])
-
-        return Layout([turn(ring) for ring in self.outlines], self.shape)

@@ -7,38 +7,38 @@ import numpy as np
 import shapely
 from scipy import ndimage
 
+from .pixels import pixel_of
+
 TOLERANCE = 1.0  # px; largest distance of an outline from the midpoints of pixel edges
 STRAIGHT = 8.0  # degrees; vertices that bend less are dropped
-MIN_AREA = 3  # px
 
 
-def rings_from_mask(buildings: np.ndarray, tolerance: float = TOLERANCE) -> list[np.ndarray]:
+def rings_from_mask(buildings: np.ndarray) -> list[np.ndarray]:
     """Simplified outlines, courtyards included, of the 4-connected buildings of a mask (H, W) bool."""
     labels, _ = ndimage.label(buildings)
     rings = []
     for number, window in enumerate(ndimage.find_objects(labels), 1):
-        component = labels[window] == number
-        if component.sum() < MIN_AREA:
-            continue
-        padded = np.pad(component, 1).astype(np.float64)
+        padded = np.pad(labels[window] == number, 1).astype(np.float64)
         origin = np.array([window[1].start - 1, window[0].start - 1])
         for contour in contourpy.contour_generator(z=padded).lines(0.5):
             points = contour[:-1] + origin
-            if len(points) < 6:
+            if len(points) <= 6:  # of one or two pixels
+                (left, top), (right, bottom) = points.min(0), points.max(0)
+                rings.append(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]))
                 continue
-            ring = _simplify(points, tolerance)
+            ring = _simplify(points)
             rings.append(drop_straight(ring) if len(ring) >= 3 else points)  # a thin wall would vanish
     return rings
 
 
-def _simplify(points: np.ndarray, tolerance: float) -> np.ndarray:
+def _simplify(points: np.ndarray) -> np.ndarray:
     """Douglas-Peucker on a closed contour; then a line is fitted to each edge and neighbouring lines intersected."""
     centre = points.mean(axis=0)
     points = np.roll(points, -int(np.argmax(((points - centre) ** 2).sum(1))), axis=0)
     opposite = int(np.argmax(((points - points[0]) ** 2).sum(1)))
     closed = np.vstack([points, points[:1]])
     halves = (closed[: opposite + 1], closed[opposite:])
-    lines = [shapely.LineString(half).simplify(tolerance, preserve_topology=False) for half in halves]
+    lines = [shapely.LineString(half).simplify(TOLERANCE, preserve_topology=False) for half in halves]
     number = {point: index for index, point in enumerate(map(tuple, points.tolist()))}
     kept = {number[point] for line in lines for point in line.coords}
     return _fit_edges(points, sorted(kept))
@@ -108,10 +108,8 @@ def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarr
 
 
 def _is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
-    height, width = buildings.shape
-    column = np.clip(np.floor(points[:, 0] + 0.5).astype(int), 0, width - 1)
-    row = np.clip(np.floor(points[:, 1] + 0.5).astype(int), 0, height - 1)
-    return buildings[row, column]
+    last = np.array(buildings.shape[::-1]) - 1
+    return buildings[pixel_of(points.clip(0, last))]
 
 
 def segments_of(rings: list[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How RadioMapSeer's files are registered to the map; the only module that knows it.
+"""How RadioMapSeer's files are registered to the map.
 
 Measured on 2,720 maps of 34 layouts (docs/data.md). The map's frame has x = column, y = row, and pixel centres at
 whole numbers. In it, a point (x, y) of a file lies at:
@@ -8,7 +8,6 @@ whole numbers. In it, a point (x, y) of a file lies at:
     png/        x, y in antennas/; buildings and cars lie half a pixel to the left of the outlines and below them
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import DataError
+from ..files import read_json
 from .layout import Layout
 from .outlines import rings_from_mask
 
@@ -27,16 +27,6 @@ ROOM = 4  # px of margin around an outline that is fitted
 SWEEPS = 8  # passes over all corners of an outline
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 PICTURE = (0.5, -0.5)  # offset in x and y from a building picture's frame to the map's
-
-
-def read_json(path: Path) -> Any:
-    """The content of a file; raises DataError that names it if it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable JSON ({error}); download or make it again") from error
 
 
 def _points(value: Any, path: Path | str, what: str) -> np.ndarray:
@@ -162,9 +152,9 @@ def _with_a_corner_more(ring: np.ndarray) -> Iterator[np.ndarray]:
     for place, (start, end) in enumerate(zip(ring, np.roll(ring, -1, axis=0), strict=True), 1):
         if np.hypot(*(end - start)) < 4:
             continue
-        for share in (0.25, 0.5, 0.75):
+        for fraction in (0.25, 0.5, 0.75):
             for step in ((0, 0), *NEIGHBOURS):
-                corner = start + np.round((end - start) * share) + step
+                corner = start + np.round((end - start) * fraction) + step
                 yield np.insert(ring, place, corner, axis=0)
 
 

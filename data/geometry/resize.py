@@ -1,11 +1,8 @@
-"""Resizing from a scene's native resolution to the networks' (area means or bilinear) and back."""
+"""Resizing to the networks' resolution, by area means or bilinear."""
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from ..errors import DataError
-from ..scene import Scene
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -25,28 +22,13 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     if height % size == 0:
         factor = height // size
         return image.reshape(size, factor, size, factor).mean(axis=(1, 3))
-    tensor = torch.from_numpy(image)[None, None]
-    return F.interpolate(tensor, (size, size), mode="bilinear", antialias=True, align_corners=False)[0, 0].numpy()
+    return bilinear(image[None], size, antialias=True)[0]
 
 
-def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
-    """A map at the networks' resolution resized to the scene's, zero where the scene's `ori_mask` is set.
+def bilinear(images: np.ndarray, side: int, antialias: bool) -> np.ndarray:
+    """(C, H, W) float32 -> (C, side, side), interpolated."""
+    import torch  # slow to import, and only sizes without a whole factor need it
 
-    Because buildings are zero, a resized pixel is the mean over its open part times the share of that part. Resizing
-    back therefore interpolates bilinearly, divides by the interpolated share, and sets building pixels to zero.
-
-    Args:
-        gain: (h, w) grey levels in [0, 1].
-        scene: of (H, W) pixels.
-
-    Returns:
-        (H, W) float32 grey levels in [0, 1].
-    """
-    height, side = scene.layout.shape[0], gain.shape[0]
-    if side != height:
-        inside = scene.shown.inside
-        pair = torch.from_numpy(np.stack([gain, resize(~inside, side)]))[None]
-        how = {"mode": "bilinear", "antialias": side > height, "align_corners": False}
-        native, share = F.interpolate(pair, (height, height), **how)[0].numpy()
-        gain = np.where(inside, 0, native / np.maximum(share, 1e-3))
-    return np.where(scene.ori_mask, 0, gain).clip(0, 1).astype(np.float32)
+    given = torch.from_numpy(images)[None]
+    interpolate = torch.nn.functional.interpolate
+    return interpolate(given, (side, side), mode="bilinear", antialias=antialias, align_corners=False)[0].numpy()

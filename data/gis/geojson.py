@@ -12,7 +12,7 @@ from ..crop import SIDE
 from ..errors import DataError
 from ..geometry.layout import Layout
 from ..geometry.registration import outlines_of
-from ..scene import decode_grey
+from ..trees.png import decode_grey
 from .crs import Crs, choose_crs
 from .footprints import ADVICE, footprints_of, json_values
 from .geotiff import Georeference

@@ -1,5 +1,6 @@
 """Augmentation: one draw for image, condition and mask together, determined by a key."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor
 
 Sample = dict[str, Any]
-GEOMETRIC = ("image", "cond", "ori_mask", "native")  # the last one, the map at its own resolution, where it is there
-# outside a moved image: zero gain, an empty condition, and a building (where the map is zero)
+# what moves, and what comes in from outside a moved image: zero gain, an empty condition, and a building (where the map is
+# zero); `native`, the map at its own resolution, where it is there
 FILL = {"image": -1.0, "cond": -1.0, "ori_mask": 1.0, "native": 0.0}
 
 
@@ -22,11 +23,24 @@ def symmetry(x: Tensor, index: int) -> Tensor:
     return torch.rot90(x, index & 3, (-2, -1))
 
 
+def moved(sample: Sample, move: Callable[[Tensor, float], Tensor]) -> Sample:
+    """The sample with `move(x, fill)` in place of everything that has pixels."""
+    return sample | {key: move(sample[key], fill).contiguous() for key, fill in FILL.items() if key in sample}
+
+
+def jittered(image: Tensor, brightness: float, contrast: float) -> Tensor:
+    """An image in [-1, 1] with its grey levels multiplied, and then their distance from their mean."""
+    gain = (image + 1) / 2 * brightness
+    gain = (gain - gain.mean()) * contrast + gain.mean()
+    return gain.clamp(0, 1) * 2 - 1
+
+
 class Augmentation:
     """Random symmetries, and optionally free rotation, translation and colour jitter.
 
     Flips and quarter turns are exact symmetries of propagation. The others change what a pixel means: rotation and
-    translation resample and crop the city, colour jitter changes the gain. They are off by default.
+    translation resample and crop the city, colour jitter changes the gain. They are off by default. Whatever is drawn, the
+    image stays -1 where the mask is 1.
 
     Args:
         p: probability that a sample is augmented.
@@ -57,18 +71,15 @@ class Augmentation:
         angle = float(random.uniform(-self.rotation, self.rotation))
         shift = random.uniform(-self.translation, self.translation, 2)
         brightness, contrast = (float(f) for f in 1 + random.uniform(-self.color_jitter, self.color_jitter, 2))
-        sample = dict(sample)
-        for key in GEOMETRIC:
-            if key not in sample:
-                continue
-            x = symmetry(sample[key], index)
-            if angle or shift.any():
-                x = self._move(x, angle, shift, FILL[key])
-            sample[key] = x.contiguous()
+        sample = moved(sample, lambda x, fill: symmetry(x, index))
+        free = bool(angle or shift.any())
+        if free:
+            sample = moved(sample, lambda x, fill: _move(x, angle, shift, fill))
+            sample["ori_mask"] = (sample["ori_mask"] > 1 - 1e-4).float()  # certain over the whole of a new pixel
         if self.color_jitter:
-            gain = (sample["image"] + 1) / 2 * brightness
-            gain = (gain - gain.mean()) * contrast + gain.mean()
-            sample["image"] = gain.clamp(0, 1) * 2 - 1
+            sample["image"] = jittered(sample["image"], brightness, contrast)
+        if free or self.color_jitter:
+            sample["image"] = sample["image"].masked_fill(sample["ori_mask"] > 0.5, -1.0)
         return sample
 
     def symmetry_of(self, seed: int) -> int:
@@ -93,37 +104,11 @@ class Augmentation:
             index = (index & 4) | (index & 2 if self.flip else 0)  # both mirror images need the half turn
         return index if self.flip else index & 3
 
-    @staticmethod
-    def _move(x: Tensor, angle: float, shift: np.ndarray, fill: float) -> Tensor:
-        import torchvision.transforms.v2.functional as TF  # takes two seconds to import, and few runs need it
 
-        side = x.shape[-1]
-        return TF.affine(
-            x,
-            angle=angle,
-            translate=[float(s) * side for s in shift],
-            scale=1.0,
-            shear=[0.0, 0.0],
-            interpolation=TF.InterpolationMode.BILINEAR,
-            fill=[fill] * x.shape[0],
-        )
+def _move(x: Tensor, angle: float, shift: np.ndarray, fill: float) -> Tensor:
+    """Rotate by an angle in degrees and shift by fractions of the side, bilinearly."""
+    import torchvision.transforms.v2.functional as TF  # takes two seconds to import, and few runs need it
 
-
-class RandomAugmentation:
-    """A random symmetry with probability p, drawn from torch's global generator.
-
-    Args:
-        p: probability of a change.
-    """
-
-    def __init__(self, p: float = 0.5):
-        self.p = p
-
-    def __call__(self, x: Sample | Tensor) -> Sample | Tensor:
-        """A sample dict (image, cond and ori_mask move together) or one tensor (..., H, W); shapes are kept."""
-        if float(torch.rand(())) >= self.p:
-            return x
-        index = int(torch.randint(1, 8, ()))
-        if isinstance(x, Tensor):
-            return symmetry(x, index)
-        return {key: symmetry(value, index) if key in GEOMETRIC else value for key, value in x.items()}
+    translate = [float(part) * x.shape[-1] for part in shift]
+    how: dict[str, Any] = {"scale": 1.0, "shear": [0.0, 0.0], "interpolation": TF.InterpolationMode.BILINEAR}
+    return TF.affine(x, angle=angle, translate=translate, fill=[fill] * x.shape[-3], **how)

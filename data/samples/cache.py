@@ -1,6 +1,5 @@
 """Arrays of numbered samples that are computed once and kept, in memory or in files that later runs reuse."""
 
-import json
 import logging
 import os
 import shutil
@@ -14,37 +13,39 @@ import numpy as np
 import torch
 
 from ..errors import DataError
+from ..files import write_json
 from ..hashing import digest
 
 try:
     import fcntl
-except ImportError:  # Windows: do not start two runs on one new store at the same time
+except ImportError:  # Windows: do not start two runs on one new cache at the same time
     fcntl = None
 
 log = logging.getLogger("radiodiff")
 
 DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
+DONE = "done"
 FLUSH_EVERY = 256  # samples between two flushes to disk
 
 
-class SampleStore:
+class SampleCache:
     """`count` samples, each a few arrays of fixed shapes in half precision.
 
-    On disk, a store is a folder below `folder`, named by a hash of what its samples are made from, so that it is never
+    On disk, a cache is a folder below `folder`, named by a hash of what its samples are made from, so that it is never
     used for other data and nothing is ever overwritten:
 
-        store.json     what the samples are made from
+        cache.json     what the samples are made from
         NAME_000.npy   (rows, *shape) float16, mapped into memory; all processes of a machine share its pages
         done_000.npy   (rows,) uint8: 1 for samples that are stored; an interrupted filling resumes from here
 
-    and so on for each shard, a run of `rows` samples. Processes on several machines may fill one store at the same
+    and so on for each shard, a run of `rows` samples. Processes on several machines may fill one cache at the same
     time if no two write to the same shard: a network file system corrupts pages that two machines write.
 
     Args:
         kind: first part of the folder's name, e.g. `samples`.
         count: number of samples.
         shapes: shape of each array of a sample, by name.
-        folder: where stores are kept; None for memory.
+        folder: where caches are kept; None for memory.
         identity: what the samples are made from, in JSON types.
         rows: samples per shard; None for one shard.
 
@@ -65,15 +66,11 @@ class SampleStore:
         self.rows = rows or max(count, 1)
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.path: Path | None = None
+        self.arrays: dict[str, list[Any]] = {}  # of samples by name, and DONE: one array per shard
         self._marking = threading.Lock()
         self._unmarked: list[int] = []  # written, but not flushed yet
-        self.arrays: dict[str, list[Any]] = {}  # by name, one array per shard
-        self.done: list[Any] = []
         if folder is None:
-            for size in self._sizes():
-                for name, shape in self.shapes.items():
-                    self.arrays.setdefault(name, []).append(np.empty((size, *shape), DTYPE))
-                self.done.append(np.zeros(size, np.uint8))
+            self.arrays = {name: [np.zeros(*array) for array in self._each(name)] for name in self._names}
             return
         facts = {"count": count, "rows": self.rows, "shapes": {k: list(v) for k, v in self.shapes.items()}}
         facts |= identity or {}
@@ -81,7 +78,7 @@ class SampleStore:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with self.lock():
-                if not (self.path / "store.json").exists():
+                if not (self.path / "cache.json").exists():
                     self._create(facts)
             self.open()
         except DataError:
@@ -89,52 +86,55 @@ class SampleStore:
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: cannot be used ({error}); name another data.cache_folder") from error
 
+    @property
+    def _names(self) -> list[str]:
+        return [*self.shapes, DONE]
+
+    def _each(self, name: str) -> list[tuple[tuple[int, ...], type]]:
+        """Shape and type of an array in each shard."""
+        sizes = [min(self.rows, self.count - first) for first in range(0, self.count, self.rows)]
+        if name == DONE:
+            return [((size,), np.uint8) for size in sizes]
+        return [((size, *self.shapes[name]), DTYPE) for size in sizes]
+
+    @property
+    def done(self) -> list[Any]:
+        """By shard: 1 for samples that are stored."""
+        return self.arrays[DONE]
+
+    def _file(self, name: str, shard: int) -> Path:
+        return self.path / f"{name}_{shard:03}.npy"
+
     def _create(self, facts: dict[str, object]) -> None:
-        needed = self.count * (1 + sum(int(np.prod(s)) * np.dtype(DTYPE).itemsize for s in self.shapes.values()))
+        """Files of zeros with their space reserved: writing to a mapped file on a full disk would kill the process."""
+        arrays = [(self._file(name, shard), *of) for name in self._names for shard, of in enumerate(self._each(name))]
+        needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for _, shape, dtype in arrays)
         free = shutil.disk_usage(self.path).free
         if free < needed + 2**20:
             raise DataError(
                 f"{self.path}: needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free; free some space, "
                 "name another data.cache_folder, or leave the cache off"
             )
-        for shard, size in enumerate(self._sizes()):
-            for name, shape in self.shapes.items():
-                self._allocate(self._file(name, shard), DTYPE, (size, *shape))
-            self._allocate(self._file("done", shard), np.uint8, (size,))
-        # last: its presence says that all files are there
-        (self.path / "store.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-
-    def _sizes(self) -> list[int]:
-        """Samples in each shard."""
-        return [min(self.rows, self.count - first) for first in range(0, self.count, self.rows)]
-
-    def _file(self, name: str, shard: int) -> Path:
-        return self.path / f"{name}_{shard:03}.npy"
-
-    def _allocate(self, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-        """A file of zeros with its space reserved: writing to a mapped file on a full disk would kill the process."""
-        np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
-        if hasattr(os, "posix_fallocate"):
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        for path, shape, dtype in arrays:
+            np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+            if hasattr(os, "posix_fallocate"):
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        write_json(self.path / "cache.json", facts)  # last: its presence says that all files are there
 
     def open(self) -> None:
         """Map the files; called again after other processes wrote, so that network file systems fetch their data."""
-        if self.path is None:
-            return
-        shards = range(len(self._sizes()))
-        self.arrays = {
-            name: [np.lib.format.open_memmap(self._file(name, shard), "r+") for shard in shards] for name in self.shapes
-        }
-        self.done = [np.lib.format.open_memmap(self._file("done", shard), "r+") for shard in shards]
+        if self.path is not None:
+            self.arrays = {
+                name: [
+                    np.lib.format.open_memmap(self._file(name, shard), "r+") for shard in range(len(self._each(name)))
+                ]
+                for name in self._names
+            }
 
     def __getstate__(self) -> dict:
         """A worker that does not inherit memory opens the files again."""
-        state = dict(self.__dict__)
-        del state["_marking"]
-        if self.path is not None:
-            del state["arrays"], state["done"]
-        return state
+        return self.__dict__ | {"_marking": None} | ({} if self.path is None else {"arrays": {}})
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -165,8 +165,8 @@ class SampleStore:
     def write(self, index: int, sample: Mapping[str, np.ndarray | torch.Tensor]) -> None:
         """Store a sample, which counts from the next `flush` on; threads may write different samples concurrently."""
         shard, row = divmod(index, self.rows)
-        for name, arrays in self.arrays.items():
-            arrays[shard][row] = sample[name]
+        for name in self.shapes:
+            self.arrays[name][shard][row] = sample[name]
         with self._marking:
             self._unmarked.append(index)
         if len(self._unmarked) >= FLUSH_EVERY:
@@ -176,17 +176,16 @@ class SampleStore:
         """Write everything to disk, the samples before the marks that declare them stored."""
         with self._marking:
             written, self._unmarked = self._unmarked, []
-        places = [divmod(index, self.rows) for index in written]
-        shards = {shard for shard, _ in places}
+        shards = {self.shard(index) for index in written}
+        self._flush_files(shards, list(self.shapes))
+        for index in written:
+            self.done[self.shard(index)][index % self.rows] = 1
+        self._flush_files(shards, [DONE])
+
+    def _flush_files(self, shards: set[int], names: list[str]) -> None:
         if self.path is not None:
-            for arrays in self.arrays.values():
-                for shard in shards:
-                    arrays[shard].flush()
-        for shard, row in places:
-            self.done[shard][row] = 1
-        if self.path is not None:
-            for shard in shards:
-                self.done[shard].flush()
+            for array in (self.arrays[name][shard] for name in names for shard in shards):
+                array.flush()
 
     def read(self, index: int, name: str) -> torch.Tensor:
         """One array of a stored sample, float32."""

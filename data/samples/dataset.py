@@ -1,7 +1,9 @@
 """Scenes -> samples -> batches on the device."""
 
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..conditions import CONDITION_CHANNELS, check_channels
+from ..conditions import CONDITION_CHANNELS, DOCUMENT_CHANNELS, check_channels
 from ..errors import DataError
 from ..geometry.resize import resize
 from ..hashing import random_key
@@ -22,14 +24,13 @@ from ..incomplete import Incomplete
 from ..measurements import MEASURED, SIMULATED, corrected, spread_points
 from ..prepare import SAMPLES_VERSION, prepare
 from ..scene import Scene
-from ..trees.folder import FlatTree, open_tree
+from ..trees.folder import FlatTree
 from ..trees.radiomapseer import RadioMapSeer
 from .augment import Augmentation
-from .cache import DTYPE, SampleStore
+from .cache import DTYPE, SampleCache
 from .sampler import SampleStream
 
 RETRY_AFTER = 0.5  # s; network file systems fail for moments
-DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
 
 
 class RadioMapDataset(Dataset):
@@ -44,7 +45,7 @@ class RadioMapDataset(Dataset):
         augmentation: None for none.
         incomplete: what the condition does not know; None for all that there is.
         cache: prepare every sample once, at construction, and keep it in half precision.
-        cache_folder: keep the cache in files there (see store.py); None for memory.
+        cache_folder: keep the cache in files there (see cache.py); None for memory.
 
     Raises:
         DataError: names a file that could not be read twice, here with `cache`, otherwise by `dataset[i]`.
@@ -69,7 +70,7 @@ class RadioMapDataset(Dataset):
         if isinstance(source, RadioMapSeer):
             check_channels(self.cond_channels)
         self.incomplete.require_drawn_conditions(isinstance(source, FlatTree), str(source.root))
-        self.store = self._fill_store(Path(cache_folder) if cache_folder else None) if cache else None
+        self.cached = self._fill_cache(Path(cache_folder) if cache_folder else None) if cache else None
 
     @property
     def report(self) -> str:
@@ -103,29 +104,31 @@ class RadioMapDataset(Dataset):
             identity |= {"incomplete": asdict(replace(self.incomplete, points=0, points_noise=0.0, points_jitter=0.0))}
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
-    def _fill_store(self, folder: Path | None) -> SampleStore:
+    def _fill_cache(self, folder: Path | None) -> SampleCache:
         """Prepare every sample once, in several threads."""
         shapes = {key: value.shape for key, value in self._read(0).items()}
-        store = SampleStore("samples", len(self), shapes, folder, self.identity() if folder is not None else None)
+        cache = SampleCache("samples", len(self), shapes, folder, self.identity() if folder is not None else None)
 
         def fill(index: int) -> None:
             sample = self._read(index)
             if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
                 raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
-            store.write(index, sample)
+            if {key: value.shape for key, value in sample.items()} != shapes:
+                raise DataError(f"{self.source.path(index)}: is not of the others' size, which data.cache needs")
+            cache.write(index, sample)
 
-        with store.lock(), ThreadPoolExecutor() as pool:
-            missing = store.missing().tolist()
+        with cache.lock(), ThreadPoolExecutor() as pool:
+            missing = cache.missing().tolist()
             list(tqdm(pool.map(fill, missing), total=len(missing), desc="reading", unit="map", mininterval=1.0))
-            store.flush()
-        return store
+            cache.flush()
+        return cache
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         index, key = item if isinstance(item, tuple) else (item, None)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        if self.store is not None:
-            sample: dict[str, Any] = {name: self.store.read(index, name) for name in self.store.shapes}
+        if self.cached is not None:
+            sample: dict[str, Any] = {name: self.cached.read(index, name) for name in self.cached.shapes}
         else:
             sample = {name: torch.from_numpy(value) for name, value in self._read(index).items()}
         if self.augmentation is not None and key is not None:
@@ -152,32 +155,6 @@ class RadioMapDataset(Dataset):
     def scene(self, index: int) -> Scene:
         """The scene that sample `index` is made from, at native resolution, as far as it is known."""
         return self.incomplete.shown(self.source.scene(index))
-
-
-class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the design document's name
-    """The design document's dataset: a RadioMapSeer tree, or a flat images/ conditions/ masks/ tree.
-
-    Args:
-        data_root: the tree.
-        simulation_type, split, missing_buildings, max_samples: see `RadioMapSeer`; flat trees use only `max_samples`.
-        image_size, cond_size, cond_channels, augmentation, incomplete, cache, cache_folder: see `RadioMapDataset`.
-
-    Raises:
-        DataError: the folder is neither kind of tree, or is incomplete.
-    """
-
-    def __init__(
-        self,
-        data_root: str | Path,
-        simulation_type: str = "DPM",
-        *,
-        split: str = "all",
-        missing_buildings: int = 0,
-        max_samples: int | None = None,
-        **presentation,
-    ):
-        source = open_tree(data_root, simulation_type, split, missing_buildings, max_samples)
-        super().__init__(source, **presentation)
 
 
 class OwnSamples(Dataset):
@@ -207,12 +184,21 @@ class OwnSamples(Dataset):
 
 
 def _start_worker(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group, and the training process decides when to stop: a worker ends only when
+    its own parent sends the signal, as the interpreter does at exit.
+    """
     torch.set_num_threads(1)  # workers share the cores with each other and with training
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # signals reach the whole group; the training process decides when to stop
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # on Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not be waited for
+        threading.Thread(target=_end_with_parent, args=[multiprocessing.parent_process().pid], daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def training_loader(
@@ -230,41 +216,25 @@ def training_loader(
 
     Args:
         dataset: indexed by (index, key).
-        num_workers: reading processes, limited to the number of processors.
+        num_workers: reading processes, see `worker_settings`.
     """
     stream = SampleStream(
         len(dataset), batch_size, seed, rank=rank, world_size=world_size, start_batch=start_batch, batches=batches
     )
+    settings = worker_settings(num_workers)
+    settings["persistent_workers"] = settings["num_workers"] > 0 and batches is None
+    return DataLoader(dataset, batch_sampler=stream, **settings)
+
+
+def worker_settings(num_workers: int) -> dict[str, Any]:
+    """Arguments of a DataLoader that reads in `num_workers` processes, limited to the number of processors."""
     workers = min(num_workers, os.cpu_count() or 1)
-    return DataLoader(
-        dataset,
-        batch_sampler=stream,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0 and batches is None,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_start_worker,
-    )
-
-
-def create_dataloader(config: Any) -> DataLoader:
-    """The design document's loader: one epoch of whole batches of the data set that `config` names.
-
-    Args:
-        config: has `data.params.data_root`, `data.params.simulation_type` and `trainer.batch_size`, and optionally what a
-            resolved Config of the package says about split, sizes and channels.
-
-    Raises:
-        DataError: no data, or fewer samples than one batch.
-    """
-    source = config.data.params
-    options = ("split", "image_size", "cond_size", "cond_channels")
-    given = {name: getattr(source, name) for name in options if hasattr(source, name)}
-    dataset = RadioUNet_c(source.data_root, source.simulation_type, augmentation=Augmentation(), **given)
-    batch_size = config.trainer.batch_size
-    if len(dataset) < batch_size:
-        raise DataError(f"{dataset.report}: fewer than one batch of {batch_size} (trainer.batch_size)")
-    return training_loader(dataset, batch_size, batches=len(dataset) // batch_size)
+    return {
+        "num_workers": workers,
+        "pin_memory": torch.cuda.is_available(),
+        "prefetch_factor": 4 if workers else None,
+        "worker_init_fn": _start_worker,
+    }
 
 
 def close_dataloader(loader: DataLoader) -> None:
@@ -273,25 +243,3 @@ def close_dataloader(loader: DataLoader) -> None:
     if workers is not None and hasattr(workers, "_shutdown_workers"):
         workers._shutdown_workers()
         loader._iterator = None
-
-
-def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """A collated batch on the device.
-
-    Returns:
-        `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), None where
-        absent; `names`, a list, and `keys`, a list or None, which stay on the CPU, where they are used.
-    """
-
-    def move(key: str) -> torch.Tensor | None:
-        value = batch.get(key)
-        return None if value is None else value.to(device, non_blocking=torch.device(device).type == "cuda")
-
-    return {
-        "images": move("image"),
-        "conditions": move("cond"),
-        "masks": move("ori_mask"),
-        "moments": move("moments"),
-        "names": list(batch["name"]),
-        "keys": batch["key"].tolist() if "key" in batch else None,
-    }

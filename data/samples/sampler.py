@@ -21,7 +21,6 @@ class SampleStream:
         rank, world_size: r and W.
         start_batch: first micro-batch.
         batches: number of micro-batches, None for endless.
-        shuffle: draw a new permutation in each epoch.
     """
 
     def __init__(
@@ -34,13 +33,12 @@ class SampleStream:
         world_size: int = 1,
         start_batch: int = 0,
         batches: int | None = None,
-        shuffle: bool = True,
     ):
         if length < 1:
             raise ValueError("a stream needs at least one sample")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.start_batch, self.batches, self.shuffle = start_batch, batches, shuffle
+        self.start_batch, self.batches = start_batch, batches
         self._epoch, self._order = -1, np.arange(0)
 
     def __len__(self) -> int:
@@ -52,12 +50,7 @@ class SampleStream:
     def _at(self, position: int) -> tuple[int, int]:
         epoch, offset = divmod(position, self.length)
         if epoch != self._epoch:
-            order = (
-                np.random.default_rng((self.seed, epoch)).permutation(self.length)
-                if self.shuffle
-                else np.arange(self.length)
-            )
-            self._epoch, self._order = epoch, order
+            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
         index = int(self._order[offset])
         return index, random_key(self.seed, epoch, index)
 

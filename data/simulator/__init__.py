@@ -1,14 +1,14 @@
-"""The embedded simulator: random cities and dominant-path radio maps. Laws and accuracy: docs/simulator.md."""
+"""The embedded simulator: random cities and dominant-path radio maps. Path-loss model and accuracy: docs/simulator.md."""
 
 from .cities import random_city, random_transmitter
-from .detour import detour_distance
-from .propagation import Laws, Paths, Simulator, line_of_sight
+from .geodesic import geodesic_distance
+from .propagation import PathLossModel, Paths, Simulator, line_of_sight
 
 __all__ = [
-    "Laws",
+    "PathLossModel",
     "Paths",
     "Simulator",
-    "detour_distance",
+    "geodesic_distance",
     "line_of_sight",
     "random_city",
     "random_transmitter",

@@ -14,7 +14,7 @@ from ..geometry.layout import Layout
 from ..geometry.outlines import clip, drop_straight
 from ..geometry.registration import snap
 
-BORDER_LOSS = 0.7  # share of lots across the map's border that stay open; real maps have few cut buildings
+BORDER_LOSS = 0.7  # fraction of lots across the map's border that stay open; real maps have few cut buildings
 LOTS_A_BLOCK = 12  # area of the largest block, in median lots
 EDGE_STEP = 14.0  # m; walls are cut into pieces of at most this length before the bend
 
@@ -23,15 +23,15 @@ EDGE_STEP = 14.0  # m; walls are cut into pieces of at most this length before t
 class Style:
     """Parameters that are drawn once per map."""
 
-    built: float  # share of lots that carry a building
-    open_blocks: float  # share of blocks that stay completely open
+    built: float  # fraction of lots that carry a building
+    open_blocks: float  # fraction of blocks that stay completely open
     lot_area: float  # m2, median lot
     lot_spread: float  # standard deviation of the logarithm of the area
     street: float  # m, width between blocks
     lane: float  # m, width between lots
-    setback: float  # largest share by which a building is smaller than its lot
-    regular: float  # share of blocks that are cut into equal lots
-    slabs: float  # share of those in which each row is one long building
+    setback: float  # largest fraction by which a building is smaller than its lot
+    regular: float  # fraction of blocks that are cut into equal lots
+    slabs: float  # fraction of those in which each row is one long building
     irregular: float  # degrees, standard deviation of a building's direction
     districts: int
     bend: float  # m, amplitude of the bend of the whole map
@@ -45,7 +45,7 @@ class Lot:
     y: float
     width: float
     height: float
-    fill: tuple[float, float]  # share of width and height that a building takes
+    fill: tuple[float, float]  # fraction of width and height that a building takes
     plain: bool  # without wings or a courtyard
 
 

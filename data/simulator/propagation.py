@@ -20,8 +20,10 @@ from scipy import ndimage
 
 from ..geometry.layout import Layout
 from ..geometry.outlines import segments_of, shrink
+from ..geometry.pixels import pixel_of
+from ..geometry.walls import make_walls
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB
-from .visibility import blocking_wall, make_walls
+from .visibility import blocking_wall
 
 SIGHT_MARGIN = 0.6  # px at both ends of a ray of `line_of_sight` where walls do not count
 MARGIN = 2.0**-13  # px, the same for paths on the ground: half of registration.EDGE, so that walls beside a pixel count
@@ -34,8 +36,8 @@ DEGREES = 180 / np.pi
 X, Y, Z, LENGTH, LOSS, UX, UY, UZ, NUMBER, BEFORE, ROOF, COLUMNS = range(12)
 
 
-class Laws(NamedTuple):
-    """Constants of the laws; see the module's docstring. The search needs per_bend >= 0 and slope >= los_slope."""
+class PathLossModel(NamedTuple):
+    """Constants of the model; see the module's docstring. The search needs per_bend >= 0 and slope >= los_slope."""
 
     los_slope: float = 25.0  # dB per decade, in line of sight
     slope: float = 28.0  # s, dB per decade, elsewhere
@@ -65,21 +67,21 @@ class Paths(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _leg(bends, bend, x, y, z, laws):
+def _leg(bends, bend, x, y, z, model):
     """Loss at (x, y, z) and loss of all bends on the way there, when `bend` is the last one."""
     dx, dy, dz = x - bends[bend, X], y - bends[bend, Y], z - bends[bend, Z]
     d = np.sqrt(dx * dx + dy * dy + dz * dz)
     length = max(bends[bend, LENGTH] + d, 1.0)
     if bend == 0:  # the transmitter, where nothing bends
-        return (laws.slope if z > 0 else laws.los_slope) * np.log10(length), 0.0
+        return (model.slope if z > 0 else model.los_slope) * np.log10(length), 0.0
     cosine = (bends[bend, UX] * dx + bends[bend, UY] * dy + bends[bend, UZ] * dz) / max(d, 1e-9)
     turn = np.arccos(min(1.0, max(-1.0, cosine))) * DEGREES
-    bent = bends[bend, LOSS] + laws.per_bend + laws.turn_limit * min(turn / laws.turn_angle, 1.0)
-    return laws.slope * np.log10(length) + bent, bent
+    bent = bends[bend, LOSS] + model.per_bend + model.turn_limit * min(turn / model.turn_angle, 1.0)
+    return model.slope * np.log10(length) + bent, bent
 
 
 @njit(cache=True, nogil=True)
-def _bend_at(bends, origin, new, x, y, z, laws):
+def _bend_at(bends, origin, new, x, y, z, model):
     """Write row `new`: a bend at (x, y, z) on a path whose last bend was `origin`; False if they are one place."""
     dx, dy, dz = x - bends[origin, X], y - bends[origin, Y], z - bends[origin, Z]
     d = np.sqrt(dx * dx + dy * dy + dz * dz)
@@ -87,7 +89,7 @@ def _bend_at(bends, origin, new, x, y, z, laws):
         return False
     row = bends[new]
     row[X], row[Y], row[Z], row[LENGTH] = x, y, z, bends[origin, LENGTH] + d
-    row[LOSS] = _leg(bends, origin, x, y, z, laws)[1]
+    row[LOSS] = _leg(bends, origin, x, y, z, model)[1]
     row[UX], row[UY], row[UZ] = dx / d, dy / d, dz / d
     row[NUMBER], row[BEFORE] = bends[origin, NUMBER] + 1, origin
     row[ROOF] = 1.0 if z > 0 or bends[origin, ROOF] > 0 else 0.0
@@ -110,10 +112,10 @@ def _sees(bends, bend, x, y, z, walls, interior, shadows):
 
 
 @njit(cache=True, nogil=True)
-def _search(buildings, interior, walls, tx, ty, laws):
+def _search(buildings, interior, walls, tx, ty, start, model):
     """Loss (H * W,), row of the last bend (H * W,; -1: no path), and the bends.
 
-    `interior` (H, W) bool are built pixels whose four neighbours are built.
+    `interior` (H, W) bool are built pixels whose four neighbours are built; `start` is the number of the transmitter's pixel.
     """
     height, width = buildings.shape
     pixels = height * width
@@ -123,7 +125,6 @@ def _search(buildings, interior, walls, tx, ty, laws):
     bend_of = np.full(pixels, -1, np.int64)  # the bend at each pixel
     shadows = np.full(pixels + 2, -1, np.int64)  # the wall that last hid a pixel from each bend
     bends[0, X], bends[0, Y], bends[0, BEFORE] = tx, ty, -1
-    start = int(np.floor(ty + 0.5)) * width + int(np.floor(tx + 0.5))
     loss[start], last[start] = 0.0, 0
     queue = [(0.0, start)]
     while len(queue):
@@ -132,27 +133,27 @@ def _search(buildings, interior, walls, tx, ty, laws):
             continue
         settled[cell] = True
         row, column = cell // width, cell % width
-        z = laws.roof_height if buildings[row, column] else 0.0
+        z = model.roof_height if buildings[row, column] else 0.0
         for k in range(NEIGHBOURS.shape[0]):
             c, r = column + NEIGHBOURS[k, 0], row + NEIGHBOURS[k, 1]
             if c < 0 or r < 0 or c >= width or r >= height or settled[r * width + c]:
                 continue
-            if buildings[r, c] and laws.roof_height <= 0:
+            if buildings[r, c] and model.roof_height <= 0:
                 continue
-            neighbour, top = r * width + c, (laws.roof_height if buildings[r, c] else 0.0)
+            neighbour, top = r * width + c, (model.roof_height if buildings[r, c] else 0.0)
             bend = last[cell]
             while top > 0 and bends[bend, Z] > 0 and bends[int(bends[bend, BEFORE]), Z] > 0:
                 bend = int(bends[bend, BEFORE])  # the first one on a roof, which sees every roof
-            through, _ = _leg(bends, bend, c, r, top, laws)
+            through, _ = _leg(bends, bend, c, r, top, model)
             if through >= loss[neighbour]:
                 continue  # and to bend once more costs more
             if _sees(bends, bend, c, r, top, walls, interior, shadows):
                 loss[neighbour], last[neighbour] = through, bend
                 heapq.heappush(queue, (through, neighbour))
                 continue
-            if not _bend_at(bends, last[cell], count, column, row, z, laws):
+            if not _bend_at(bends, last[cell], count, column, row, z, model):
                 continue
-            through, _ = _leg(bends, count, c, r, top, laws)
+            through, _ = _leg(bends, count, c, r, top, model)
             if through >= loss[neighbour]:
                 continue
             on_ground = z == 0 and top == 0
@@ -192,13 +193,13 @@ class Simulator:
 
     Args:
         layout: its buildings.
-        laws: constants.
+        model: constants.
     """
 
-    def __init__(self, layout: Layout, laws: Laws | None = None):
+    def __init__(self, layout: Layout, model: PathLossModel | None = None):
         self.buildings = layout.inside
         self.interior = ndimage.binary_erosion(self.buildings)
-        self.laws = Laws(*map(float, laws or Laws()))  # numba compiles once per type
+        self.model = PathLossModel(*map(float, model or PathLossModel()))  # numba compiles once per type
         self.walls = layout.walls
         if not layout.exact:
             shrunk = [shrink(ring, self.buildings, SHRINK) for ring in layout.outlines]
@@ -214,9 +215,10 @@ class Simulator:
         height, width = self.buildings.shape
         if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
             raise ValueError(f"the transmitter ({x:g}, {y:g}) is outside the {width}x{height} px map")
-        if self.buildings[int(np.floor(y + 0.5)), int(np.floor(x + 0.5))]:
+        row, column = map(int, pixel_of((x, y)))
+        if self.buildings[row, column]:
             raise ValueError(f"the transmitter ({x:g}, {y:g}) is inside a building")
-        loss, last, bends = _search(self.buildings, self.interior, self.walls, x, y, self.laws)
+        loss, last, bends = _search(self.buildings, self.interior, self.walls, x, y, row * width + column, self.model)
         bent = np.where(last < 0, -1, bends[last, NUMBER]).astype(np.int64)
         return Paths(
             np.where(self.buildings, np.inf, loss.reshape(height, width)),

@@ -1,23 +1,28 @@
-"""Named splits, always by map, so that no city is in two of them.
+"""Named splits of a tree. `all` is everything; what another name means is decided in this order:
 
-`train`, `val`, `test` mean, in this order of precedence:
+1. `ROOT/splits/NAME.txt`, if it exists, one entry per line: a map (`12`) or scene (`12_3`) of RadioMapSeer, the name of
+   an image of a flat tree. Any name works this way.
+2. In a tree with `ROOT/dataset.json` (made by scripts/make_dataset.py) `train`, `val` and `test` are the first 80 % of
+   its map ids, the next 10 %, the rest.
+3. In another RadioMapSeer tree they are the standard split (RadioUNet): ids 0..699 shuffled by numpy's seed 42,
+   positions 0-500, 501-600, 601-699; its loaders count maps from 1, so id = shuffled + 1. `radiodiff_train` and
+   `radiodiff_test` are RadioDiff's positions 0-600 and 600-699, which share one map; use them only to reproduce its
+   results.
+4. In a flat tree a hash of each name decides, so that adding files moves none: about 80, 10 and 10 %. Images of one
+   map, MAP_TX as in RadioMapSeer, stay together.
 
-1. `ROOT/splits/NAME.txt`, if it exists: one map id (`12`) or scene (`12_3`) per line. Any other name works this way.
-2. In a tree with `ROOT/dataset.json` (made by scripts/make_dataset.py): the first 80 % of its map ids, the next 10 %,
-   the rest.
-3. Otherwise RadioMapSeer's standard split (RadioUNet): ids 0..699 shuffled by numpy's seed 42, positions 0-500,
-   501-600, 601-699; its loaders count maps from 1, so id = shuffled + 1.
-
-`radiodiff_train` / `radiodiff_test` are RadioDiff's positions 0-600 and 600-699, which share one map; use them only to
-reproduce its results. `all` is everything.
+In 2 and 3 a split consists of whole maps, so that no city is in two of them.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
+from ..hashing import random_key
 
 STANDARD = {
     "train": slice(0, 501),
@@ -26,55 +31,120 @@ STANDARD = {
     "radiodiff_train": slice(0, 601),
     "radiodiff_test": slice(600, 700),
 }
-SIMULATED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+ORDERED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+HASHED = (*["train"] * 8, "val", "test")  # by the last digit of the hash
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a tree is divided where it has no file of a split.
+
+    Attributes:
+        text: the rule in a few words.
+        splits: their names.
+        choose: (split, names of all scenes) -> those of the split.
+        by_map: whether the names are MAP_TX and a file of a split may list maps.
+    """
+
+    text: str
+    splits: tuple[str, ...]
+    choose: Callable[[str, list[str]], list[str]]
+    by_map: bool = True
+
+
+def standard_split(split: str) -> set[int]:
+    """Map ids (1..700) of a standard split."""
+    ids = np.arange(700)
+    np.random.RandomState(42).shuffle(ids)
+    return {int(i) + 1 for i in ids[STANDARD[split]]}
+
+
+def _map(name: str) -> int:
+    return int(name.split("_")[0])
+
+
+def _standard(split: str, names: list[str]) -> list[str]:
+    chosen = standard_split(split)
+    return [name for name in names if _map(name) in chosen]
+
+
+def _ordered(split: str, names: list[str]) -> list[str]:
+    maps = sorted(set(map(_map, names)))
+    start, end = (round(fraction * len(maps)) for fraction in ORDERED[split])
+    chosen = set(maps[start:end])
+    return [name for name in names if _map(name) in chosen]
+
+
+def _hashed(split: str, names: list[str]) -> list[str]:
+    keys = (re.sub(r"^(\d+)_\d+$", r"\1", name) for name in names)
+    return [name for name, key in zip(names, keys, strict=True) if HASHED[random_key("split", key) % 10] == split]
+
+
+STANDARD_RULE = Rule("RadioUNet's standard split", tuple(STANDARD), _standard)
+ORDERED_RULE = Rule("maps in order, 80 / 10 / 10 %", tuple(ORDERED), _ordered)
+HASHED_RULE = Rule("by a hash of the name, about 80 / 10 / 10 %", tuple(ORDERED), _hashed, by_map=False)
+
+
+def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
+    """The names of a split, in the order given.
+
+    Raises:
+        DataError: the split is unknown or holds none of the names, or its file lists something else.
+    """
+    own = root / "splits" / f"{split}.txt"
+    if own.is_file():
+        chosen, how = _listed(own, names, rule), f"splits/{split}.txt"
+    elif split == "all":
+        return names
+    elif split in rule.splits:
+        chosen, how = rule.choose(split, names), rule.text
+    else:
+        known = ", ".join(["all", *rule.splits, *own_splits(root)])
+        raise DataError(f"{root}: no split {split!r}; known: {known}, or splits/{split}.txt")
+    if not chosen:
+        raise DataError(
+            f"{root}: split {split!r} holds none of the {len(names)} scenes that are there ({how}); choose another split, "
+            "e.g. all, or list your own in splits/NAME.txt"
+        )
+    return chosen
+
+
+def own_splits(root: Path) -> list[str]:
+    """Names of the splits that a tree has files of."""
+    return sorted(path.stem for path in (root / "splits").glob("[!.]*.txt"))
+
+
+def sizes(root: Path, names: list[str], rule: Rule) -> dict[str, int]:
+    """Number of scenes in each split that the tree has."""
+    own = own_splits(root)
+    return {
+        split: len(
+            _listed(root / "splits" / f"{split}.txt", names, rule) if split in own else rule.choose(split, names)
+        )
+        for split in dict.fromkeys([*rule.splits, *own])
+    }
+
+
+def _listed(path: Path, names: list[str], rule: Rule) -> list[str]:
+    """The names that a file of a split lists."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable text ({error})") from error
+    if rule.by_map:
+        entries = {word for line in lines for word in line.split()}
+        odd = [word for word in entries if not re.fullmatch(r"\d+(_\d+)?", word)]
+        if odd:
+            raise DataError(f"{path}: {odd[0]!r} is neither a map id (12) nor a scene (12_3)")
+        return [name for name in names if name in entries or name.split("_")[0] in entries]
+    entries = {line.strip().removesuffix(".png") for line in lines if line.strip()}
+    absent = sorted(entries.difference(names))
+    if absent:
+        raise DataError(f"{path}: images/{absent[0]}.png is not there (nor {len(absent) - 1} others)")
+    return [name for name in names if name in entries]
 
 
 def spread(length: int, count: int) -> list[int]:
     """`count` numbers spread evenly over 0 .. length - 1, or all of them if there are fewer."""
     count = min(length, count)
     return [place * length // count for place in range(count)]
-
-
-def standard_split(name: str) -> set[int]:
-    """Map ids (1..700) of a standard split."""
-    ids = np.arange(700)
-    np.random.RandomState(42).shuffle(ids)
-    return {int(i) + 1 for i in ids[STANDARD[name]]}
-
-
-def select(root: Path, name: str, scenes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The (map, transmitter) pairs of a split, in the order given.
-
-    Raises:
-        DataError: the name is unknown, or its file contains something other than ids.
-    """
-    scenes = list(scenes)
-    own = root / "splits" / f"{name}.txt"
-    if own.is_file():
-        wanted = _read_split(own)
-        return [s for s in scenes if str(s[0]) in wanted or f"{s[0]}_{s[1]}" in wanted]
-    if name == "all":
-        return scenes
-    if (root / "dataset.json").is_file() and name in SIMULATED:
-        maps = sorted({scene[0] for scene in scenes})
-        start, end = (round(share * len(maps)) for share in SIMULATED[name])
-        chosen = set(maps[start:end])
-    elif name in STANDARD:
-        chosen = standard_split(name)
-    else:
-        files = sorted(path.stem for path in (root / "splits").glob("*.txt"))
-        raise DataError(
-            f"{root}: no split {name!r}; known: {', '.join(['all', *STANDARD, *files])}, or splits/{name}.txt"
-        )
-    return [scene for scene in scenes if scene[0] in chosen]
-
-
-def _read_split(path: Path) -> set[str]:
-    try:
-        words = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable text ({error})") from error
-    odd = [word for word in words if not all(part.isdecimal() for part in word.split("_")) or word.count("_") > 1]
-    if odd:
-        raise DataError(f"{path}: {odd[0]!r} is neither a map id (12) nor a scene (12_3)")
-    return set(words)

@@ -1,209 +1,206 @@
-"""Derives what a configuration leaves open, and checks that its sections fit together."""
+"""What follows from what in a configuration, what contradicts what, and what can never act."""
 
 import math
+from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
-from ..errors import ConfigError
+from data.conditions import DOCUMENT_CHANNELS
+from data.measurements import MEASURED
+from data.measurements import SIMULATED as BASE_CHANNEL  # what a residual decoder's output is added to
+
 from ..processes import PROCESSES
-from .schema import Config, SourceConfig
+from .schema import DEFAULTS, Config
 
 STAGES = {
     "vae": "./radiodiff_results_VAE",
     "ldm": "./radiodiff_results_LDM",
     "baseline": "./radiodiff_results_baseline",
 }
-MEASURED = ("measured_gain", "measured")  # channels of data/incomplete.py
-DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")
-BASE_CHANNEL = "simulated"  # what a residual decoder's output is added to
-_RESOLUTION = "first_stage_config.ddconfig.resolution"
+DD, LOSS = "first_stage_config.ddconfig", "first_stage_config.lossconfig"
 
 
-def derive(config: Config, stage: str) -> None:
-    """Fill in every field that can be derived, and check what involves several sections.
+def derive(config: Config, stage: str) -> Iterator[str]:
+    """Fill in every field that can be derived, and yield a sentence that names the keys for each contradiction.
 
     Args:
         config: valid in each field; filled in place.
         stage: `vae` (checks only what the autoencoder needs), `ldm`, or `baseline` (whose side is data.image_size).
-
-    Raises:
-        ConfigError: naming the keys that contradict each other, with their values.
     """
-    if stage == "baseline":
-        _derive_baseline(config)
-    side = _derive_first_stage(config)
-    _derive_condition(config, side)
-    _derive_trainer(config, stage)
-    unet, embed_dim = config.unet_config, config.first_stage_config.embed_dim
-    _agree(unet, "unet_config.image_size", side, _RESOLUTION)
-    for key in ("in_channels", "out_channels"):
-        _agree(unet, f"unet_config.{key}", embed_dim, "first_stage_config.embed_dim")
-    if config.diffusion_config.sampler is None:
-        config.diffusion_config.sampler = PROCESSES[config.diffusion_config.model_type].samplers[0]
-    if stage == "ldm":
-        _check_networks(config, side)
-        _check_diffusion(config)
-
-
-def _agree(owner: Any, key: str, derived: Any, reason: str) -> None:
-    """Set the last part of the dotted `key` on its section to `derived`, or check that it already has this value."""
-    name = key.rsplit(".", 1)[-1]
-    given = getattr(owner, name)
-    if given is not None and given != derived:
-        raise ConfigError(f"{key} is {given}, but {reason} makes it {derived}; leave it out or make them agree")
-    setattr(owner, name, derived)
-
-
-def _derive_baseline(config: Config) -> None:
-    """The condition has the image's side, which no autoencoder determines here."""
     data, dd = config.data, config.first_stage_config.ddconfig
-    data.image_size = dd.resolution = data.image_size or dd.resolution
-    _agree(data, "data.cond_size", data.image_size, "data.image_size")
-    _must_divide("data.image_size", data.image_size, {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture])
+    if stage == "baseline":  # no autoencoder determines its sides
+        data.image_size = dd.resolution = data.image_size or dd.resolution
+        yield from _agree(config, "data.cond_size", data.image_size, "data.image_size")
+        multiple = {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture]
+        yield from _must_divide("data.image_size", data.image_size, multiple)
+    embed_dim, levels = config.first_stage_config.embed_dim, len(dd.ch_mult)
+    sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(levels)]
+    yield from _must_divide(f"{DD}.resolution", dd.resolution, dd.patch_size * 2 ** (levels - 1))
+    yield from _known_levels(f"{DD}.attn_resolutions", dd.attn_resolutions, sides)
+    yield from _agree(config, "data.image_size", dd.resolution, f"{DD}.resolution")
+    yield from _agree(config, "unet_config.image_size", sides[-1], f"{DD}.resolution")
+    for key in (f"{DD}.z_channels", "unet_config.in_channels", "unet_config.out_channels"):
+        yield from _agree(config, key, embed_dim, "first_stage_config.embed_dim")
+    yield from _fill_condition(config, sides[-1])
+    yield from _fill_trainer(config, stage)
+    diffusion, process = config.diffusion_config, PROCESSES[config.diffusion_config.model_type]
+    diffusion.objective = diffusion.objective or process.objectives[0]
+    diffusion.sampler = diffusion.sampler or process.samplers[0]
+    if process.discrete:
+        diffusion.timesteps = diffusion.timesteps or 1000
+        diffusion.beta_schedule = diffusion.beta_schedule or "scaled_linear"
+    if stage == "ldm":
+        yield from _check_networks(config, sides[-1])
+        yield from _check_second_stage(config)
+    for key, needed in ignored(config).items():
+        yield f"{key} is {_get(config, key)}, but acts only with {needed}; leave it out"
 
 
-def _derive_first_stage(config: Config) -> int:
-    """Returns the side of the latent, px."""
-    dd = config.first_stage_config.ddconfig
-    embed_dim = config.first_stage_config.embed_dim
-    _agree(dd, "first_stage_config.ddconfig.z_channels", embed_dim, "first_stage_config.embed_dim")
-    for key in ("in_channels", "out_ch"):
-        if getattr(dd, key) != 1:
-            raise ConfigError(f"first_stage_config.ddconfig.{key} is {getattr(dd, key)}; a radio map has 1 channel")
-    sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(len(dd.ch_mult))]
-    _must_divide(_RESOLUTION, dd.resolution, dd.patch_size * 2 ** (len(dd.ch_mult) - 1))
-    _known_levels("first_stage_config.ddconfig.attn_resolutions", dd.attn_resolutions, sides)
-    return sides[-1]
+def ignored(config: Config) -> dict[str, str]:
+    """Settings that differ from their defaults although nothing uses them -> what would make them act."""
+    loss, diffusion, data = config.first_stage_config.lossconfig, config.diffusion_config, config.data
+    process, trainer = PROCESSES[diffusion.model_type], config.trainer
+    ddim = (diffusion.sampler or process.samplers[0]) == "ddim"
+    ends, likelihood = diffusion.end_to_end.start_step is not None, config.baseline_config.variance
+    rules = (  # section, names, whether they act, what they need
+        (LOSS, "lpips_weights", loss.perceptual_weight, f"{LOSS}.perceptual_weight above 0"),
+        (LOSS, "discr_start discr_layers discr_channels", loss.discr_weight, f"{LOSS}.discr_weight above 0"),
+        (LOSS, "l1_weight l2_weight perceptual_weight", not likelihood, "baseline_config.variance false"),
+        ("diffusion_config", "timesteps beta_schedule", process.discrete, "diffusion_config.model_type ddpm"),
+        ("diffusion_config", "ddim_eta", ddim, "diffusion_config.sampler ddim"),
+        ("diffusion_config.end_to_end", "latent_weight", ends, "diffusion_config.end_to_end.start_step"),
+        ("data.augmentation", "rotation translation color_jitter", data.augmentation.p, "data.augmentation.p above 0"),
+        ("data.incomplete", "points_noise points_jitter", data.incomplete.points, "data.incomplete.points above 0"),
+        ("data", "cache_folder", data.cache or data.cache_latents, "data.cache or data.cache_latents"),
+        ("trainer", "resume_milestone", trainer.enable_resume, "trainer.enable_resume true"),
+        ("trainer", "validation_samples", trainer.validate_every, "trainer.validate_every above 0"),
+        ("sample", "pixel_noise", config.sample.num_samples > 1, "sample.num_samples above 1"),
+    )
+    found: dict[str, str] = {}
+    for path, names, acts, needed in rules:
+        keys = [] if acts else [f"{path}.{name}" for name in names.split()]
+        found |= {key: needed for key in keys if _get(config, key) != DEFAULTS[key]}
+    return found
 
 
-def _must_divide(key: str, size: int, factor: int) -> None:
+def never_acts(config: Config, stage: str) -> list[str]:
+    """A sentence for each setting of a resolved configuration that cannot act within the training steps, or only at their end."""
+    first, trainer = config.first_stage_config, config.trainer
+    adversarial = (stage == "vae" or (stage == "ldm" and first.trainable)) and first.lossconfig.discr_weight
+    starts = {
+        "trainer.ema.start_step": "the averaged weights stay a copy of the others",
+        "trainer.lr_scheduler.warmup_steps": "the learning rate never reaches its curve",
+        f"{LOSS}.discr_start": "the discriminator never trains (discr_weight: 0 is for that)" * bool(adversarial),
+        "diffusion_config.end_to_end.start_step": "the end-to-end phase never begins" * (stage == "ldm"),
+    }
+    intervals = {
+        "trainer.ema.update_interval": "the averaged weights are never updated",
+        "trainer.validate_every": "scores come only after the last step",
+        "trainer.save_interval": "the only checkpoint is the last one",
+        "trainer.log_interval": "the only line of the log is the last one",
+        "trainer.sample_interval": "the only picture comes after the last step" * bool(trainer.num_samples),
+        "trainer.keep_every": "it keeps no checkpoint",
+    }
+    return [
+        f"{key} is {value}, but trainer.training_steps is {trainer.training_steps}: {consequence}"
+        for ends, consequences in ((trainer.training_steps, starts), (trainer.training_steps + 1, intervals))
+        for key, consequence in consequences.items()
+        if consequence and (value := _get(config, key)) is not None and value >= ends
+    ]
+
+
+def _get(config: Config, key: str) -> Any:
+    return attrgetter(key)(config)
+
+
+def _agree(config: Config, key: str, derived: Any, reason: str) -> Iterator[str]:
+    """Set the dotted `key` to `derived`, or check that it already has this value."""
+    section, _, name = key.rpartition(".")
+    if _get(config, key) not in (None, derived):
+        yield f"{key} is {_get(config, key)}, but {reason} makes it {derived}; leave it out or make them agree"
+    setattr(_get(config, section), name, derived)
+
+
+def _must_divide(key: str, size: int, factor: int) -> Iterator[str]:
     if size % factor:
-        raise ConfigError(f"{key} is {size}, which the networks' levels do not divide; choose a multiple of {factor}")
+        yield f"{key} is {size}, which the networks' levels do not divide; choose a multiple of {factor}"
 
 
-def _known_levels(key: str, wanted: list[int], levels: list[int]) -> None:
-    """Refuse attention at a level that does not exist, which would be ignored silently."""
-    unknown = [value for value in wanted if value not in levels]
-    if unknown:
-        raise ConfigError(f"{key} names {unknown[0]}, which no level has; there are {', '.join(map(str, levels))}")
+def _known_levels(key: str, wanted: list[int], levels: list[int]) -> Iterator[str]:
+    """Attention at a level that does not exist would be ignored silently."""
+    for value in set(wanted) - set(levels):
+        yield f"{key} names {value}, which no level has; there are {', '.join(map(str, levels))}"
 
 
-def _derive_condition(config: Config, side: int) -> None:
+def _fill_condition(config: Config, side: int) -> Iterator[str]:
     data, dd, cond = config.data, config.first_stage_config.ddconfig, config.cond_stage_config
-    _agree(data, "data.image_size", dd.resolution, _RESOLUTION)
-    if data.cond_size is None:
-        data.cond_size = cond.size or (dd.resolution if dd.decoder_cond else side)
-    if dd.decoder_cond and data.cond_size != dd.resolution:
-        raise ConfigError(
-            f"data.cond_size is {data.cond_size}, but first_stage_config.ddconfig.decoder_cond needs the whole "
-            f"condition; set data.cond_size: {dd.resolution}"
-        )
+    data.cond_size = data.cond_size or cond.size or (dd.resolution if dd.decoder_cond else side)
+    yield from _agree(config, "cond_stage_config.size", data.cond_size, "data.cond_size")
+    if dd.decoder_cond:
+        yield from _agree(config, "data.cond_size", dd.resolution, f"{DD}.decoder_cond")
     if data.cond_channels is None and cond.in_channels in (None, len(DOCUMENT_CHANNELS)):
         data.cond_channels = [*DOCUMENT_CHANNELS]
-    if data.cond_channels is not None:  # None: a model without data, whose channels have no names
-        _agree(cond, "cond_stage_config.in_channels", len(data.cond_channels), "the number of data.cond_channels")
-    if dd.decoder_residual and not (dd.decoder_cond and BASE_CHANNEL in (data.cond_channels or ())):
-        raise ConfigError(
-            f"first_stage_config.ddconfig.decoder_residual needs decoder_cond: true and {BASE_CHANNEL} among "
-            "data.cond_channels, from which the decoder predicts the difference"
-        )
-    _check_measurements(config)
-    _agree(cond, "cond_stage_config.size", data.cond_size, "data.cond_size")
+    channels = data.cond_channels or ()
+    if channels:  # none: a model without data, whose channels have no names
+        yield from _agree(config, "cond_stage_config.in_channels", len(channels), "the number of data.cond_channels")
+    if dd.decoder_residual and not (dd.decoder_cond and BASE_CHANNEL in channels):
+        yield f"{DD}.decoder_residual needs decoder_cond: true and {BASE_CHANNEL} among data.cond_channels, to which it adds"
+    points, measured = data.incomplete.points, [name for name in MEASURED if name in channels]
+    if len(measured) == 1 or (measured and not points) or (points and not measured and BASE_CHANNEL not in channels):
+        shown = f"data.incomplete.points is {points}, and data.cond_channels has {' and '.join(measured) or 'no measured points'}"
+        yield f"{shown}; measured points need a number and both of {', '.join(MEASURED)}, or {BASE_CHANNEL}, which they correct"
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
     for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, "test")):
         source.split = source.split or split
-    _inherit(data.validation, data.train)
+    for name in {"data_root", "simulation_type", "missing_buildings"} - data.validation.model_fields_set:
+        setattr(data.validation, name, getattr(data.train, name))
 
 
-def _check_measurements(config: Config) -> None:
-    """The channels of measured points go together, and with a number of points; a simulation is corrected by them."""
-    points, channels = config.data.incomplete.points, config.data.cond_channels or ()
-    named = [name for name in MEASURED if name in channels]
-    if len(named) == 1 or (named and not points) or (points and not named and BASE_CHANNEL not in channels):
-        raise ConfigError(
-            f"data.incomplete.points is {points}, and data.cond_channels has {' and '.join(named) or 'no measured points'}; "
-            f"measured points need a number and both of {', '.join(MEASURED)}, or {BASE_CHANNEL}, which they correct"
-        )
-
-
-def _inherit(validation: SourceConfig, train: SourceConfig) -> None:
-    """Settings of the validation data default to those of the training data."""
-    for name in ("data_root", "simulation_type", "missing_buildings"):
-        if name not in validation.model_fields_set:
-            setattr(validation, name, getattr(train, name))
-
-
-def _derive_trainer(config: Config, stage: str) -> None:
+def _fill_trainer(config: Config, stage: str) -> Iterator[str]:
     trainer, schedule = config.trainer, config.trainer.lr_scheduler
     if trainer.min_learning_rate is None or schedule.min_lr_ratio is not None:
         ratio = 0.1 if schedule.min_lr_ratio is None else schedule.min_lr_ratio  # 5e-5 -> 5e-6
         floor = float(f"{ratio * trainer.learning_rate:.12g}")  # 5e-06 rather than 5.000000000000001e-06
         if trainer.min_learning_rate is None or not math.isclose(trainer.min_learning_rate, floor, rel_tol=1e-6):
-            _agree(trainer, "trainer.min_learning_rate", floor, "trainer.lr_scheduler.min_lr_ratio")
+            yield from _agree(config, "trainer.min_learning_rate", floor, "trainer.lr_scheduler.min_lr_ratio")
         schedule.min_lr_ratio = None  # stated only once from here on
     if trainer.min_learning_rate > trainer.learning_rate:
-        raise ConfigError(
-            f"trainer.min_learning_rate is {trainer.min_learning_rate}, "
-            f"above trainer.learning_rate {trainer.learning_rate}"
-        )
+        yield f"trainer.min_learning_rate is {trainer.min_learning_rate}, above trainer.learning_rate {trainer.learning_rate}"
     trainer.sample_interval = trainer.sample_interval or trainer.save_interval
     trainer.results_folder = trainer.results_folder or STAGES[stage]
     if trainer.init_from and config.first_stage_config.ckpt_path:
-        raise ConfigError(
-            "trainer.init_from and first_stage_config.ckpt_path exclude each other: "
-            "a checkpoint of either stage holds the autoencoder"
-        )
+        yield "trainer.init_from and first_stage_config.ckpt_path exclude each other: both bring an autoencoder"
 
 
-def _check_networks(config: Config, side: int) -> None:
+def _check_networks(config: Config, side: int) -> Iterator[str]:
     unet, cond = config.unet_config, config.cond_stage_config
-    levels = len(unet.channel_mult)
-    _must_divide(f"the latent's side, from {_RESOLUTION},", side, 2 ** (levels - 1))
+    factors = [2**level for level in range(len(unet.channel_mult))]
+    yield from _must_divide(f"the latent's side, from {DD}.resolution,", side, factors[-1])
     if cond.size % side:
-        raise ConfigError(f"data.cond_size is {cond.size}, no multiple of the latent's side; choose one of {side}")
-    if len(cond.depths) != levels:
-        raise ConfigError(
-            f"cond_stage_config.depths has {len(cond.depths)} numbers, unet_config.channel_mult {levels}; "
-            "give one per level"
-        )
-    _known_levels(
-        "unet_config.attention_resolutions", unet.attention_resolutions, [2**level for level in range(levels)]
-    )
-    for key, width, heads in (
-        ("unet_config.model_channels", unet.model_channels, unet.num_heads),
-        ("unet_config.context_dim", unet.context_dim, cond.num_heads),
-    ):
-        if any(width * mult % heads for mult in unet.channel_mult):
-            raise ConfigError(f"{key} is {width}, which num_heads {heads} does not divide at every level")
+        yield f"data.cond_size is {cond.size}, no multiple of the latent's side; choose one of {side}"
+    if len(cond.depths) != len(factors):
+        yield f"cond_stage_config.depths has {len(cond.depths)} numbers, unet_config.channel_mult {len(factors)}; give one per level"
+    yield from _known_levels("unet_config.attention_resolutions", unet.attention_resolutions, factors)
+    for name, heads in (("model_channels", unet.num_heads), ("context_dim", cond.num_heads)):
+        if any(getattr(unet, name) * mult % heads for mult in unet.channel_mult):
+            yield f"unet_config.{name} is {getattr(unet, name)}, which num_heads {heads} does not divide at every level"
 
 
-def _check_diffusion(config: Config) -> None:
-    diffusion, first = config.diffusion_config, config.first_stage_config
-    process = PROCESSES[diffusion.model_type]
-    for key, fitting in (("objective", process.objectives), ("sampler", process.samplers)):
-        given = getattr(diffusion, key)
-        if given not in fitting:
-            raise ConfigError(
-                f"diffusion_config.{key} is {given}, which does not fit "
-                f"diffusion_config.model_type {diffusion.model_type}; choose {' or '.join(fitting)}"
-            )
-    if process.discrete and diffusion.sampling_timesteps > diffusion.timesteps:
-        raise ConfigError(
-            f"diffusion_config.sampling_timesteps is {diffusion.sampling_timesteps}, "
-            f"more than diffusion_config.timesteps {diffusion.timesteps}"
-        )
-    if first.trainable and diffusion.end_to_end.start_step is not None:
-        raise ConfigError(
-            "diffusion_config.end_to_end.start_step and first_stage_config.trainable: true exclude each other; "
-            "joint training trains the decoder from the first step"
-        )
+def _check_second_stage(config: Config) -> Iterator[str]:
+    diffusion, trainable = config.diffusion_config, config.first_stage_config.trainable
+    model_type, process = diffusion.model_type, PROCESSES[diffusion.model_type]
+    for name, fitting in (("objective", process.objectives), ("sampler", process.samplers)):
+        if (given := getattr(diffusion, name)) not in fitting:
+            misfit = f"diffusion_config.{name} is {given}, which does not fit diffusion_config.model_type {model_type}"
+            yield f"{misfit}; choose {' or '.join(fitting)}"
+    steps, timesteps = diffusion.sampling_timesteps, diffusion.timesteps
+    if process.discrete and steps > timesteps:
+        yield f"diffusion_config.sampling_timesteps is {steps}, more than diffusion_config.timesteps {timesteps}"
+    if trainable and diffusion.end_to_end.start_step is not None:
+        yield "diffusion_config.end_to_end.start_step and first_stage_config.trainable: true exclude each other"
     if config.data.cache_latents:  # valid only while neither the encoder nor the images change
-        if first.trainable:
-            raise ConfigError(
-                "data.cache_latents needs an encoder that stays; first_stage_config.trainable: true trains it"
-            )
-        for key in ("rotation", "translation", "color_jitter"):
-            if getattr(config.data.augmentation, key):
-                raise ConfigError(
-                    "data.cache_latents allows the eight symmetries only; "
-                    f"set data.augmentation.{key}: 0, or cache_latents: false"
-                )
+        augmentation = config.data.augmentation
+        if trainable:
+            yield "data.cache_latents needs an encoder that stays; first_stage_config.trainable: true trains it"
+        if augmentation.rotation or augmentation.translation or augmentation.color_jitter:
+            yield "data.cache_latents allows the eight symmetries only; set data.augmentation's rotation, translation, color_jitter: 0"

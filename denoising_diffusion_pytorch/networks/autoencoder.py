@@ -5,6 +5,7 @@ At the design document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1,
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,67 +49,77 @@ class DiagonalGaussianDistribution:
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
-def _middle(channels: int, dropout: float, attention: bool) -> nn.ModuleDict:
-    mid: dict[str, nn.Module] = {"block_1": ResnetBlock(channels, dropout=dropout)}
-    if attention:
-        mid["attn_1"] = AttnBlock(channels)
-    mid["block_2"] = ResnetBlock(channels, dropout=dropout)
-    return nn.ModuleDict(mid)
+@dataclass(frozen=True)
+class Layers:
+    """What encoder and decoder have in common.
+
+    Attributes:
+        num_res_blocks: residual blocks per level; the decoder has one more.
+        attn_levels: levels with self-attention after every block.
+        mid_attention: self-attention at the lowest resolution.
+        patch_size: space-to-depth factor of the image before the first convolution.
+    """
+
+    num_res_blocks: int = 2
+    attn_levels: Sequence[int] = ()
+    mid_attention: bool = True
+    dropout: float = 0.0
+    patch_size: int = 1
+
+    def level(self, number: int, in_channels: int, channels: int, blocks: int) -> nn.ModuleDict:
+        """Residual blocks, each with self-attention after it where that is wanted."""
+        inputs = [in_channels, *[channels] * (blocks - 1)]
+        block = nn.ModuleList(ResnetBlock(current, channels, dropout=self.dropout) for current in inputs)
+        attention = number in self.attn_levels
+        attn = nn.ModuleList(AttnBlock(channels) if attention else nn.Identity() for _ in inputs)
+        return nn.ModuleDict({"block": block, "attn": attn})
+
+    def middle(self, channels: int) -> nn.ModuleDict:
+        """Two residual blocks, and self-attention between them."""
+        mid: dict[str, nn.Module] = {"block_1": ResnetBlock(channels, dropout=self.dropout)}
+        if self.mid_attention:
+            mid["attn_1"] = AttnBlock(channels)
+        return nn.ModuleDict(mid | {"block_2": ResnetBlock(channels, dropout=self.dropout)})
+
+
+def _through(level: Any, h: Tensor) -> Tensor:
+    for block, attn in zip(level["block"], level["attn"], strict=True):
+        h = attn(block(h))
+    return h
 
 
 class Encoder(nn.Module):
     """Image -> moments of the posterior (before `quant_conv`).
 
     Args:
-        channels: image channels, then the channels of each level; one halving between levels. None: from `ch`, `ch_mult`.
+        channels: image channels, then the channels of each level; one halving between levels.
         z_channels: latent channels; the output has twice as many.
-        num_res_blocks: residual blocks per level.
-        attn_levels: levels with self-attention after every block.
-        patch_size: space-to-depth factor of the image before the first convolution.
-        ch, ch_mult, out_ch: the design document's spelling for one image channel: level l has ch * ch_mult[l] channels, the latent
-            out_ch (None: `z_channels`).
+        layers: what the levels consist of.
     """
 
-    def __init__(
-        self,
-        channels: Sequence[int] | None = None,
-        z_channels: int = 3,
-        *,
-        num_res_blocks: int = 2,
-        attn_levels: Sequence[int] = (),
-        dropout: float = 0.0,
-        patch_size: int = 1,
-        mid_attention: bool = True,
-        ch: int = 128,
-        ch_mult: Sequence[int] = (1, 2, 4),
-        out_ch: int | None = None,
-    ):
+    def __init__(self, channels: Sequence[int] = (1, 128, 256, 512), z_channels: int = 3, layers: Layers | None = None):
         super().__init__()
-        channels = channels or (1, *(ch * mult for mult in ch_mult))
-        self.patch_size = patch_size
-        widths = channels[1:]
-        self.conv_in = nn.Conv2d(channels[0] * patch_size**2, widths[0], 3, padding=1)
-        self.down = nn.ModuleList()
+        layers = layers or Layers()
+        self.patch_size = layers.patch_size
+        image_channels, widths = channels[0], channels[1:]
         current = widths[0]
+        self.conv_in = nn.Conv2d(image_channels * self.patch_size**2, current, 3, padding=1)
+        self.down = nn.ModuleList()
         for level, width in enumerate(widths):
-            stage = nn.ModuleDict({"block": nn.ModuleList(), "attn": nn.ModuleList()})
-            for _ in range(num_res_blocks):
-                stage["block"].append(ResnetBlock(current, width, dropout=dropout))
-                stage["attn"].append(AttnBlock(width) if level in attn_levels else nn.Identity())
-                current = width
+            stage = layers.level(level, current, width, layers.num_res_blocks)
             if level < len(widths) - 1:
-                stage["downsample"] = Downsample(current)
+                stage["downsample"] = Downsample(width)
             self.down.append(stage)
-        self.mid = _middle(current, dropout, mid_attention)
+            current = width
+        self.mid = layers.middle(current)
         self.norm_out = normalize(current)
-        self.conv_out = nn.Conv2d(current, 2 * (out_ch or z_channels), 3, padding=1)
+        self.conv_out = nn.Conv2d(current, 2 * z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 2 Z, H/f, W/f), f = patch_size * 2^(levels - 1)."""
         h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, ch, H/p, W/p)
         for stage in self.down:
-            for block, attn in zip(stage["block"], stage["attn"], strict=True):
-                h = attn(block(h))
+            h = _through(stage, h)
             if "downsample" in stage:
                 h = stage["downsample"](h)  # (B, c, H/2, W/2)
         for layer in self.mid.values():
@@ -124,7 +135,6 @@ class Decoder(nn.Module):
     the condition does not contain.
 
     Args: as for `Encoder`, and
-        out_channels: image channels (None: as in the encoder).
         cond_channels: channels of the full-resolution condition; 0: the decoder does not see it.
         base_channel: number of the condition's channel that the network's output, zero at first, is added to; None: none.
     """
@@ -133,50 +143,39 @@ class Decoder(nn.Module):
         self,
         channels: Sequence[int] = (1, 128, 256, 512),
         z_channels: int = 3,
+        layers: Layers | None = None,
         *,
-        out_channels: int | None = None,
-        num_res_blocks: int = 2,
-        attn_levels: Sequence[int] = (),
-        dropout: float = 0.0,
-        patch_size: int = 1,
-        mid_attention: bool = True,
         cond_channels: int = 0,
         base_channel: int | None = None,
     ):
         super().__init__()
+        layers = layers or Layers()
         if base_channel is not None and not 0 <= base_channel < cond_channels:
             raise ValueError(f"base_channel is {base_channel}; the condition has {cond_channels} channels")
-        widths = channels[1:]
-        out_channels = out_channels or channels[0]
-        self.patch_size = patch_size
-        self.cond_channels = cond_channels
-        self.base_channel = base_channel
+        self.patch_size, self.cond_channels, self.base_channel = layers.patch_size, cond_channels, base_channel
+        image_channels, widths = channels[0], channels[1:]
         current = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, current, 3, padding=1)
-        self.mid = _middle(current, dropout, mid_attention)
-        stages: list[nn.ModuleDict] = []
-        for level in reversed(range(len(widths))):
-            stage = nn.ModuleDict({"block": nn.ModuleList(), "attn": nn.ModuleList()})
+        self.mid = layers.middle(current)
+        self.up = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            stage = layers.level(level, current, width, layers.num_res_blocks + 1)
             if cond_channels:
-                folded = cond_channels * (patch_size * 2**level) ** 2
+                folded = cond_channels * (self.patch_size * 2**level) ** 2
                 stage["cond_in"] = nn.Conv2d(folded, current, 3, padding=1)
-            for _ in range(num_res_blocks + 1):
-                stage["block"].append(ResnetBlock(current, widths[level], dropout=dropout))
-                stage["attn"].append(AttnBlock(widths[level]) if level in attn_levels else nn.Identity())
-                current = widths[level]
             if level > 0:
-                stage["upsample"] = Upsample(current)
-            stages.insert(0, stage)  # index = level, as in CompVis' checkpoints
-        self.up = nn.ModuleList(stages)
+                stage["upsample"] = Upsample(width)
+            self.up.insert(0, stage)  # index = level, as in CompVis' checkpoints
+            current = width
         self.norm_out = normalize(current)
-        if patch_size == 1:
-            self.conv_out = nn.Conv2d(current, out_channels, 3, padding=1)
+        if self.patch_size == 1:
+            self.conv_out = nn.Conv2d(current, image_channels, 3, padding=1)
         else:
-            self.conv_out = nn.Conv2d(current, HEAD_CHANNELS * patch_size**2, 3, padding=1)
+            self.conv_out = nn.Conv2d(current, HEAD_CHANNELS * self.patch_size**2, 3, padding=1)
             self.head = nn.Sequential(
                 nn.Conv2d(HEAD_CHANNELS + cond_channels, HEAD_CHANNELS, 3, padding=1),
                 nn.SiLU(),
-                nn.Conv2d(HEAD_CHANNELS, out_channels, 3, padding=1),
+                nn.Conv2d(HEAD_CHANNELS, image_channels, 3, padding=1),
             )
         if base_channel is not None:
             self.start_from_condition()
@@ -213,8 +212,7 @@ class Decoder(nn.Module):
             stage = self.up[level]
             if cond is not None:
                 h = h + stage["cond_in"](F.pixel_unshuffle(cond, self.patch_size * 2**level))
-            for block, attn in zip(stage["block"], stage["attn"], strict=True):
-                h = attn(block(h))
+            h = _through(stage, h)
             if "upsample" in stage:
                 h = stage["upsample"](h)  # (B, c, 2H, 2W)
         h = F.silu(self.norm_out(h))
@@ -231,51 +229,27 @@ class AutoencoderKL(nn.Module):
     Args:
         embed_dim: latent channels Z.
         channels: image channels, then the channels of each level, e.g. (1, 128, 256, 512).
-        z_channels: channels between encoder and `quant_conv` (None: `embed_dim`).
-        num_res_blocks, dropout, mid_attention, patch_size: see `Encoder`.
-        attn_resolutions: sides of the feature maps with self-attention, px.
-        resolution: side of the image, px.
-        out_channels, cond_channels, base_channel: see `Decoder`.
+        layers: what the levels consist of.
+        cond_channels, base_channel: see `Decoder`.
     """
 
     def __init__(
         self,
         embed_dim: int = 3,
         channels: Sequence[int] = (1, 128, 256, 512),
+        layers: Layers | None = None,
         *,
-        z_channels: int | None = None,
-        out_channels: int | None = None,
-        num_res_blocks: int = 2,
-        attn_resolutions: Sequence[int] = (),
-        resolution: int = 320,
-        dropout: float = 0.0,
-        patch_size: int = 1,
-        mid_attention: bool = True,
         cond_channels: int = 0,
         base_channel: int | None = None,
     ):
         super().__init__()
-        z_channels = z_channels or embed_dim
-        levels = len(channels) - 1
+        layers = layers or Layers()
         self.embed_dim = embed_dim
-        self.downsampling_factor = patch_size * 2 ** (levels - 1)
-        sides = [resolution // (patch_size * 2**level) for level in range(levels)]
-        shared: dict[str, Any] = {
-            "num_res_blocks": num_res_blocks,
-            "attn_levels": [level for level, side in enumerate(sides) if side in attn_resolutions],
-            "dropout": dropout,
-            "patch_size": patch_size,
-            "mid_attention": mid_attention,
-        }
-        self.encoder = Encoder(channels, z_channels, **shared)
-        own: dict[str, Any] = {
-            "out_channels": out_channels,
-            "cond_channels": cond_channels,
-            "base_channel": base_channel,
-        }
-        self.decoder = Decoder(channels, z_channels, **own, **shared)
-        self.quant_conv = nn.Conv2d(2 * z_channels, 2 * embed_dim, 1)
-        self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
+        self.downsampling_factor = layers.patch_size * 2 ** (len(channels) - 2)
+        self.encoder = Encoder(channels, embed_dim, layers)
+        self.decoder = Decoder(channels, embed_dim, layers, cond_channels=cond_channels, base_channel=base_channel)
+        self.quant_conv = nn.Conv2d(2 * embed_dim, 2 * embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(embed_dim, embed_dim, 1)
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
         """x (B, C, H, W) in [-1, 1] -> posterior over (B, Z, H/f, W/f).

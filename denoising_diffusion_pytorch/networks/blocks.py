@@ -5,6 +5,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+FOURIER_FEATURES = 32
 
 
 def normalize(channels: int) -> nn.GroupNorm:
@@ -17,6 +20,13 @@ def zero_init(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def run(block: nn.Module, *inputs: Tensor | None, recompute: bool) -> Tensor:
+    """The block's output; with `recompute` its activations are computed again in the backward pass, not kept."""
+    if recompute and block.training and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
 
 
 class ResnetBlock(nn.Module):
@@ -131,17 +141,17 @@ class FourierFeatures(nn.Module):
     Frequencies, in cycles per image side, are drawn once from N(0, (scale / 2)^2) and saved with the weights.
     """
 
-    def __init__(self, num_features: int, scale: float = 16.0):
+    def __init__(self, scale: float = 16.0):
         super().__init__()
         self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.randn(num_features // 2, 2) * scale / 2)
+        self.register_buffer("frequencies", torch.randn(FOURIER_FEATURES // 2, 2) * scale / 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), of which only the shape is used -> (B, num_features, H, W)."""
+        """(B, C, H, W), of which only the shape is used -> (B, FOURIER_FEATURES, H, W)."""
         b, _, h, w = x.shape
         ys = (torch.arange(h, device=x.device, dtype=torch.float32) + 0.5) * (2 / h) - 1
         xs = (torch.arange(w, device=x.device, dtype=torch.float32) + 0.5) * (2 / w) - 1
         angles = math.pi * (
             self.frequencies[:, 0, None, None] * ys[None, :, None] + self.frequencies[:, 1, None, None] * xs[None, None]
-        )  # (F / 2, H, W)
+        )  # (FOURIER_FEATURES / 2, H, W)
         return torch.cat([angles.sin(), angles.cos()]).to(x.dtype).expand(b, -1, -1, -1)

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 
-from .blocks import FourierFeatures, zero_init
+from .blocks import FOURIER_FEATURES, FourierFeatures, run, zero_init
+
+FEW_KEYS = 128
 
 
 def window_partition(x: Tensor, window_size: int) -> Tensor:
@@ -22,9 +23,6 @@ def window_reverse(windows: Tensor, window_size: int, height: int, width: int) -
     """The inverse of `window_partition`: (B * H/w * W/w, w * w, C) -> (B, H, W, C)."""
     h, w = height // window_size, width // window_size
     return rearrange(windows, "(b h w) (i j) c -> b (h i) (w j) c", h=h, w=w, i=window_size, j=window_size)
-
-
-FEW_KEYS = 128
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -209,7 +207,6 @@ class SwinConditionEncoder(nn.Module):
         num_heads: int = 4,
         window_size: int = 8,
         fourier_scale: float = 16.0,
-        fourier_features: int = 32,
         use_checkpoint: bool = False,
     ):
         super().__init__()
@@ -218,8 +215,8 @@ class SwinConditionEncoder(nn.Module):
         self.channels = [dim * mult for mult in dim_mults]
         self.use_checkpoint = use_checkpoint
         self.patch_embed = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
-        self.fourier = FourierFeatures(fourier_features, fourier_scale) if fourier_scale else None
-        extra = fourier_features if fourier_scale else 0
+        self.fourier = FourierFeatures(fourier_scale) if fourier_scale else None
+        extra = FOURIER_FEATURES if fourier_scale else 0
         self.conv_in = nn.Conv2d(dim + extra, dim, 3, padding=1)
         self.levels = nn.ModuleList()
         current = dim
@@ -252,9 +249,6 @@ class SwinConditionEncoder(nn.Module):
         for level in self.levels:
             x = level["merge"](x)
             for block in level["blocks"]:
-                if self.use_checkpoint and self.training and torch.is_grad_enabled():
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
+                x = run(block, x, recompute=self.use_checkpoint)
             features.append(x)
         return features

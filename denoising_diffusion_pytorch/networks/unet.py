@@ -3,15 +3,58 @@
 At the document's size: (3, 80, 80) -> 128x80x80, 256x40x40, 512x20x20, 512x10x10 and back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from .blocks import Downsample, FourierFeatures, ResnetBlock, Upsample, normalize, timestep_embedding, zero_init
+from .blocks import (
+    FOURIER_FEATURES,
+    Downsample,
+    FourierFeatures,
+    ResnetBlock,
+    Upsample,
+    normalize,
+    run,
+    timestep_embedding,
+    zero_init,
+)
 from .swin import TransformerBlock
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where and how a U-Net attends.
+
+    Attributes:
+        resolutions: downsampling factors whose levels get Swin self-attention; the middle always does.
+        cross: attend to the condition at every level; if not, it enters only through the concatenation of its level-0 map.
+        depth: transformer blocks where there is self-attention.
+        num_heads, window_size: see `WindowAttention`.
+    """
+
+    resolutions: Sequence[int] = (4, 2)
+    cross: bool = True
+    depth: int = 1
+    num_heads: int = 4
+    window_size: int = 8
+
+    def blocks(self, channels: int, context_dim: int, self_attention: bool) -> nn.ModuleList:
+        """What follows a level's last residual block; nothing where neither attention is wanted."""
+        depth = self.depth if self_attention else int(context_dim > 0)
+        return nn.ModuleList(
+            TransformerBlock(
+                channels,
+                self.window_size,
+                num_heads=self.num_heads,
+                shift=index % 2 == 1,
+                context_dim=context_dim,
+                self_attention=self_attention,
+            )
+            for index in range(depth)
+        )
 
 
 class Unet(nn.Module):
@@ -28,8 +71,6 @@ class Unet(nn.Module):
         out_channels: channels of the output (None: `channels`; twice as many for a two-headed objective).
         context_channels: channels of the condition's map at each level; None for a network without a condition.
         num_res_blocks: residual blocks per level, on the way down and on the way up.
-        attention_resolutions: downsampling factors whose levels get Swin self-attention; the middle always does.
-        use_cross_attention: False: the condition enters only through the concatenation of its level-0 map.
         fourier_scale: scale of the random Fourier features of the coordinates at the input, 0 for none.
         use_checkpoint: recompute blocks in the backward pass instead of keeping their activations.
     """
@@ -43,73 +84,48 @@ class Unet(nn.Module):
         out_channels: int | None = None,
         context_channels: Sequence[int] | None = None,
         num_res_blocks: int = 2,
-        attention_resolutions: Sequence[int] = (4, 2),
-        num_heads: int = 4,
-        transformer_depth: int = 1,
-        use_cross_attention: bool = True,
-        window_size: int = 8,
+        attention: Attention | None = None,
         fourier_scale: float = 16.0,
-        fourier_features: int = 32,
         dropout: float = 0.0,
         use_checkpoint: bool = False,
     ):
         super().__init__()
-        self.dim = dim
-        self.use_checkpoint = use_checkpoint
-        self.context_channels: list[int] = list(context_channels or ())[: None if use_cross_attention else 1]
-        self.use_cross_attention = use_cross_attention and bool(self.context_channels)
-        emb_dim = 4 * dim
-        self.time_embed = nn.Sequential(nn.Linear(dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim), nn.SiLU())
-        self.fourier = FourierFeatures(fourier_features, fourier_scale) if fourier_scale else None
-        extra = fourier_features if fourier_scale else 0
+        attention = attention or Attention()
+        self.dim, self.use_checkpoint = dim, use_checkpoint
+        self.context_channels: list[int] = list(context_channels or ())[: None if attention.cross else 1]
+        self.cross_attention = attention.cross and bool(self.context_channels)
+        self.time_embed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, 4 * dim), nn.SiLU())
+        self.fourier = FourierFeatures(fourier_scale) if fourier_scale else None
+        extra = sum(self.context_channels[:1]) + (FOURIER_FEATURES if fourier_scale else 0)
         widths = [dim * mult for mult in dim_mults]
+        context = self.context_channels if self.cross_attention else [0] * len(widths)
 
         def resnet(in_channels: int, width: int) -> ResnetBlock:
-            return ResnetBlock(in_channels, width, emb_channels=emb_dim, dropout=dropout)
+            return ResnetBlock(in_channels, width, emb_channels=4 * dim, dropout=dropout)
 
-        def transformer(level: int, self_attention: bool) -> nn.ModuleList:
-            """Blocks after a level's last residual block; none where neither attention is wanted."""
-            context_dim = self.context_channels[level] if self.use_cross_attention else 0
-            depth = transformer_depth if self_attention else int(bool(context_dim))
-            return nn.ModuleList(
-                TransformerBlock(
-                    widths[level],
-                    window_size,
-                    num_heads=num_heads,
-                    shift=index % 2 == 1,
-                    context_dim=context_dim,
-                    self_attention=self_attention,
-                )
-                for index in range(depth)
-            )
+        def stage(level: int, inputs: Sequence[int]) -> nn.ModuleDict:
+            """One residual block per number of input channels, and the level's attention."""
+            blocks = nn.ModuleList(resnet(channels, widths[level]) for channels in inputs)
+            attn = attention.blocks(widths[level], context[level], 2**level in attention.resolutions)
+            return nn.ModuleDict({"blocks": blocks, "attn": attn})
 
-        self.conv_in = nn.Conv2d(channels + sum(self.context_channels[:1]) + extra, dim, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels + extra, dim, 3, padding=1)
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
-        current, last = dim, len(widths) - 1
+        current = dim
         for level, width in enumerate(widths):
-            blocks = nn.ModuleList(resnet(current if i == 0 else width, width) for i in range(num_res_blocks))
-            stage = nn.ModuleDict({"blocks": blocks, "attn": transformer(level, 2**level in attention_resolutions)})
-            if level < last:
-                stage["downsample"] = Downsample(width)
-            self.downs.append(stage)
+            self.downs.append(stage(level, [current, *[width] * (num_res_blocks - 1)]))
+            if level < len(widths) - 1:
+                self.downs[-1]["downsample"] = Downsample(width)
             current = width
         self.mid_block1 = resnet(current, current)
-        self.mid_attn = transformer(last, True)
+        self.mid_attn = attention.blocks(current, context[-1], True)
         self.mid_block2 = resnet(current, current)
-        for level in reversed(range(len(widths))):
-            width = widths[level]
-            blocks = nn.ModuleList(resnet(2 * width, width) for _ in range(num_res_blocks))  # input and skip
-            stage = nn.ModuleDict({"blocks": blocks, "attn": transformer(level, 2**level in attention_resolutions)})
+        for level, width in reversed(list(enumerate(widths))):
+            self.ups.append(stage(level, [2 * width] * num_res_blocks))  # input and skip
             if level > 0:
-                stage["upsample"] = Upsample(width, widths[level - 1])
-            self.ups.append(stage)
-        self.norm_out = normalize(dim * dim_mults[0])
-        self.conv_out = zero_init(nn.Conv2d(dim * dim_mults[0], out_channels or channels, 3, padding=1))
-
-    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
-        if self.use_checkpoint and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+                self.ups[-1]["upsample"] = Upsample(width, widths[level - 1])
+        self.norm_out = normalize(widths[0])
+        self.conv_out = zero_init(nn.Conv2d(widths[0], out_channels or channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, cond: Sequence[Tensor] | None = None) -> Tensor:
         """Predict.
@@ -136,33 +152,34 @@ class Unet(nn.Module):
         if self.fourier is not None:
             inputs.append(self.fourier(x))
         tokens: list[Tensor | None] = [None] * len(self.downs)
-        if self.use_cross_attention:
+        if self.cross_attention:
             grid = cond[-1].shape[-2:]  # (h / 2^(levels - 1), w / 2^(levels - 1))
             tokens = [F.adaptive_avg_pool2d(level, grid).flatten(2).transpose(1, 2) for level in cond]  # (B, N, C_l)
         emb = self.time_embed(timestep_embedding(t, self.dim).to(self.time_embed[0].weight.dtype))  # (B, 4 dim)
         h = self.conv_in(torch.cat(inputs, dim=1))  # (B, dim, h, w)
         skips = []
-        for level, stage in enumerate(self.downs):
-            for index, block in enumerate(stage["blocks"]):
-                h = self._run(block, h, emb)
-                if index == len(stage["blocks"]) - 1:
-                    h = self._attend(stage, h, tokens[level])
+        for stage, context in zip(self.downs, tokens, strict=True):
+            *blocks, last = stage["blocks"]
+            for block in blocks:
+                h = self._run([block], h, emb)
                 skips.append(h)
+            h = self._run(stage["attn"], self._run([last], h, emb), context)
+            skips.append(h)
             if "downsample" in stage:
                 h = stage["downsample"](h)  # (B, C, H/2, W/2)
-        h = self._run(self.mid_block1, h, emb)
-        for block in self.mid_attn:
-            h = self._run(block, h, tokens[-1])
-        h = self._run(self.mid_block2, h, emb)
-        for level, stage in zip(reversed(range(len(self.ups))), self.ups, strict=True):
+        h = self._run([self.mid_block1], h, emb)
+        h = self._run(self.mid_attn, h, tokens[-1])
+        h = self._run([self.mid_block2], h, emb)
+        for stage, context in zip(self.ups, reversed(tokens), strict=True):
             for block in stage["blocks"]:
-                h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
-            h = self._attend(stage, h, tokens[level])
+                h = self._run([block], torch.cat([h, skips.pop()], dim=1), emb)
+            h = self._run(stage["attn"], h, context)
             if "upsample" in stage:
                 h = stage["upsample"](h)  # (B, C', 2H, 2W)
         return self.conv_out(F.silu(self.norm_out(h)))
 
-    def _attend(self, stage: nn.ModuleDict, h: Tensor, tokens: Tensor | None) -> Tensor:
-        for block in stage["attn"]:
-            h = self._run(block, h, tokens)
+    def _run(self, blocks: Iterable[nn.Module], h: Tensor, further: Tensor | None) -> Tensor:
+        """h through the blocks; `further` is their second input, the time embedding or the condition's tokens."""
+        for block in blocks:
+            h = run(block, h, further, recompute=self.use_checkpoint)
         return h

@@ -1,6 +1,10 @@
 """What a run keeps on disk to go on from: resuming, writing, pruning. The format is checkpoint.py's."""
 
 import logging
+import math
+import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +12,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ..checkpoint import Checkpoint, checkpoint_to_continue, read_meta, save_checkpoint, steps_of, write_meta
 from ..config import differences
 from ..config.schema import Config
 from ..errors import CheckpointError
 from ..weights import load_strictly
-from .checkpoint import (
-    Checkpoint,
-    best_score,
-    checkpoint_to_continue,
-    prune_checkpoints,
-    record_metrics,
-    save_checkpoint,
-    set_aside_newer,
-)
 from .ema import EMAModel
 from .objectives import Optimization
 
@@ -64,18 +60,45 @@ class Checkpointer:
         """
         found = checkpoint_to_continue(self.config, self.stage)
         if found is not None:
-            for line in differences(found.config, self.config):
-                self.accelerator.print(f"changed since the checkpoint: {line}")
             self._restore(found)
         self.accelerator.wait_for_everyone()  # no process may still be reading when the main process moves checkpoints
         if found is None:
             return 0
-        aside = set_aside_newer(self.folder, found.step) if self.accelerator.is_main_process else None
-        if aside is not None:
-            log.warning("newer checkpoints are in %s now (trainer.resume_milestone)", aside)
+        if self.accelerator.is_main_process:
+            self._set_newer_aside(found.step)
+            for line in self._changes(found):
+                log.warning("changed since the checkpoint: %s", line)
+            if self.config.trainer.resume_milestone not in (0, "latest"):
+                log.warning(
+                    "trainer.resume_milestone is %d: as long as it is set, every start goes back to that step",
+                    found.step,
+                )
         self.last = found.path
         self.accelerator.print(f"resumed from {found.path}")
         return found.step
+
+    def _changes(self, found: Checkpoint) -> list[str]:
+        """What differs from the run that wrote a checkpoint: settings, and the number of processes."""
+        lines = differences(found.config, self.config)
+        before, now = found.meta.get("processes", 1), self.accelerator.num_processes
+        if before != now:
+            old, new = (
+                count * trainer.batch_size * trainer.gradient_accumulation
+                for count, trainer in ((before, found.config.trainer), (now, self.config.trainer))
+            )
+            lines.append(f"processes: {before} -> {now}, and with them the samples per step: {old} -> {new}")
+        return lines
+
+    def _set_newer_aside(self, step: int) -> None:
+        """Move checkpoints after `step` out of the way of a run that goes on from there; nothing is deleted."""
+        newer = [path for number, path in steps_of(self.folder).items() if number > step]
+        if newer:
+            stamp = f"{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() % 10**9:09d}"
+            aside = self.folder / "checkpoints" / f"superseded_{stamp}"
+            aside.mkdir()
+            for path in newer:
+                os.rename(path, aside / path.name)
+            log.warning("checkpoints after step %d are in %s now", step, aside)
 
     def _restore(self, found: Checkpoint) -> None:
         state = found.training_state()
@@ -104,7 +127,7 @@ class Checkpointer:
 
     def write(self, step: int) -> None:
         """What the main process does in `save`: write, then delete the checkpoints that need not be kept."""
-        scaler, settings = self.accelerator.scaler, self.config.trainer
+        scaler = self.accelerator.scaler
         self.last = save_checkpoint(
             self.folder,
             step=step,
@@ -117,21 +140,36 @@ class Checkpointer:
                 "extra": {name: objective.state_dict() for name, objective in self.extra.items()},
                 "scaler": scaler.state_dict() if scaler is not None else {},
             },
+            processes=self.accelerator.num_processes,
         )
-        milestone = settings.resume_milestone
-        keep = [milestone] if isinstance(milestone, int) else []
-        prune_checkpoints(self.folder, settings.keep_last, settings.keep_every, keep)
+        settings, steps = self.config.trainer, steps_of(self.folder)
+        best = [number for number, path in steps.items() if _score(path) == self.best_score() < math.inf]
+        keep = {*list(steps)[-settings.keep_last :], *best[:1], settings.resume_milestone}
+        for number in steps.keys() - keep:
+            if not settings.keep_every or number % settings.keep_every:
+                shutil.rmtree(steps[number])
+
+    def best_score(self) -> float:
+        """The lowest validation NMSE among the checkpoints; infinity where there is none."""
+        return min(map(_score, steps_of(self.folder).values()), default=math.inf)
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
-        """Store validation metrics with the checkpoint of `step`; if there is none, it is written only for a new best. Main
-        process only.
-        """
-        saved = self.last is not None and self.last.name == f"ckpt_{step}"
-        if not saved and not metrics["nmse"] < best_score(self.folder):  # so, because it may be NaN
-            return
-        if not saved:
+        """Store validation metrics with the checkpoint of `step`, which is written now if it is a new best; main process only."""
+        if self.last is None or self.last.name != f"ckpt_{step}":
+            if not metrics["nmse"] < self.best_score():  # so, because it may be NaN
+                return
             self.write(step)
-        record_metrics(self.last, metrics)
+        metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        write_meta(self.last, read_meta(self.last) | {"metrics": metrics})
+
+
+def _score(path: Path) -> float:
+    """The validation NMSE of a checkpoint folder; infinity where there is none."""
+    try:
+        score = read_meta(path)["metrics"].get("nmse")
+    except CheckpointError:
+        return math.inf  # a damaged one is nobody's best
+    return math.inf if score is None else score
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

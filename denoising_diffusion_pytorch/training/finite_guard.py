@@ -57,29 +57,21 @@ def reproduce(
         batches: its micro-batches; they follow from (seed, step, rank).
         backward: function (batch, number of the micro-batch) -> detached scalars, which adds to the gradients.
         optimizations: of which gradients and weights are looked at.
-        path: file for the batches, the weights and the names of bad gradients; `torch.load(path, weights_only=True)` reads it.
+        path: file for batches, weights and the names of bad gradients; `torch.load(path, weights_only=True)` reads it.
     """
     for optimization in optimizations:
         optimization.optimizer.zero_grad(set_to_none=True)
-    seen, values = [], []
-    for micro_batch, batch in enumerate(batches):
-        logs = backward(batch, micro_batch)
-        seen.append(batch)
-        values.append({name: float(value) for name, value in logs.items()})
+    seen = list(batches)
+    values = [{k: float(v) for k, v in backward(batch, number).items()} for number, batch in enumerate(seen)]
     gradients = [
         f"{optimization.name}.{name}"
         for optimization in optimizations
         for name, parameter in optimization.objective.named_parameters()
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
-    content = {
-        "step": step,
-        "values": values,
-        "batches": seen,
-        "nonfinite_gradients": gradients,
-        "objectives": {o.name: o.objective.state_dict() for o in optimizations},
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {o.name: o.objective.state_dict() for o in optimizations}
+    content = {"step": step, "values": values, "batches": seen, "nonfinite_gradients": gradients, "objectives": weights}
     torch.save(content, path)
     terms = [name for name in values[0] if not all(math.isfinite(each[name]) for each in values)]
     terms += [f"the gradients of {len(gradients)} weights"] if gradients else []

@@ -1,8 +1,9 @@
 """What each optimizer minimises. An objective is the module that is wrapped for distributed training, so that every
 forward pass goes through the wrapper, which averages the gradients over the processes.
 
-`forward(batch, step, carry)` -> (loss, logs, carry): `batch` as `data.process_batch` gives it, `step` the optimizer
-step, `carry` a dict that an objective leaves for the next one (reconstructions for the discriminator).
+Every `forward(batch, step, carry)` -> (loss, logs, carry): `batch` as `process_batch` gives it, `step` the optimizer
+step, `carry` a dict that an objective leaves for the next one (reconstructions for the discriminator). An objective
+acts from optimizer step `start_step` on.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..config.schema import EndToEndConfig, TrainerConfig
+from ..build import build_discriminator, build_loss
+from ..config.schema import Config, EndToEndConfig, TrainerConfig
 from ..latent_diffusion import LatentDiffusion
 from ..losses import AutoencoderLoss, PatchDiscriminator, gaussian_nll, hinge_gan_loss
 from ..networks.autoencoder import AutoencoderKL
@@ -25,53 +27,38 @@ Output = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 
 class AutoencoderObjective(nn.Module):
-    """The first stage: reconstruction, KL, and from `discr_start` on the adversarial term.
+    """The first stage: reconstruction, KL, and the adversarial term from the discriminator's first step on.
 
     Args:
         autoencoder: the network to train.
         loss: its loss.
-        discriminator: scores the reconstructions, is not trained here; None for no adversarial term.
-        discr_start: optimizer step from which the adversarial term acts.
+        adversary: scores the reconstructions, is not trained here; None for no adversarial term.
     """
 
-    name = "autoencoder"
-    start_step = 0
+    name, start_step = "autoencoder", 0
 
     def __init__(
-        self,
-        autoencoder: AutoencoderKL,
-        loss: AutoencoderLoss,
-        discriminator: PatchDiscriminator | None = None,
-        discr_start: int = 0,
+        self, autoencoder: AutoencoderKL, loss: AutoencoderLoss, adversary: "DiscriminatorObjective | None" = None
     ):
         super().__init__()
-        self.autoencoder = autoencoder
-        self.loss = loss
-        self.discr_start = discr_start
-        self.adversary = [discriminator]  # in a list: its weights belong to another objective
+        self.autoencoder, self.loss = autoencoder, loss
+        self.adversary = [adversary]  # in a list: its weights belong to another objective
 
     def pixel_loss(self, batch: Batch, posterior, noise: Tensor, step: int) -> Output:
         """The loss of decoding a sample of the posterior."""
         image = batch["images"]  # -1, zero gain, where the mask is 1, except after free rotations
         decoded = self.autoencoder.decode(posterior.sample(noise), batch["conditions"])
         reconstruction = apply_mask(decoded.float(), batch["masks"])
-        fake_pred = None
-        discriminator = self.adversary[0]
-        if discriminator is not None and step >= self.discr_start:
-            discriminator.requires_grad_(False)  # the graph must reach the image only
-            fake_pred = discriminator(reconstruction)
-            discriminator.requires_grad_(True)
-        loss, logs = self.loss(
-            image,
-            reconstruction,
-            posterior,
-            fake_pred=fake_pred,
-            last_weight=self.autoencoder.decoder.last_layer.weight,
-        )
+        fake_pred, adversary = None, self.adversary[0]
+        if adversary is not None and step >= adversary.start_step:
+            adversary.requires_grad_(False)  # the graph must reach the image only
+            fake_pred = adversary.discriminator(reconstruction)
+            adversary.requires_grad_(True)
+        last_weight = self.autoencoder.decoder.last_layer.weight
+        loss, logs = self.loss(image, reconstruction, posterior, fake_pred=fake_pred, last_weight=last_weight)
         return loss, logs, {"real": image, "fake": reconstruction.detach()}
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
         images = batch["images"]
         posterior = self.autoencoder.encode(images)
         noise = KeyedRandom(batch["keys"], images.device).randn_like(posterior.mean)
@@ -85,11 +72,9 @@ class DiscriminatorObjective(nn.Module):
 
     def __init__(self, discriminator: PatchDiscriminator, start_step: int):
         super().__init__()
-        self.discriminator = discriminator
-        self.start_step = start_step
+        self.discriminator, self.start_step = discriminator, start_step
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
         real_pred, fake_pred = self.discriminator(carry["real"]), self.discriminator(carry["fake"])
         _, loss = hinge_gan_loss(fake_pred, real_pred)
         logs = {"discriminator": loss.detach(), "real": real_pred.detach().mean(), "fake": fake_pred.detach().mean()}
@@ -106,14 +91,11 @@ class LatentObjective(nn.Module):
         end_to_end: start and weight of the phase.
     """
 
-    name = "diffusion"
-    start_step = 0
+    name, start_step = "diffusion", 0
 
     def __init__(self, model: LatentDiffusion, loss: AutoencoderLoss | None, end_to_end: EndToEndConfig):
         super().__init__()
-        self.model = model
-        self.loss = loss
-        self.end_to_end = end_to_end
+        self.model, self.loss, self.end_to_end = model, loss, end_to_end
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
@@ -135,26 +117,23 @@ class RegressionObjective(nn.Module):
     variance. The logged terms are the prediction's.
     """
 
-    name = "regression"
-    start_step = 0
+    name, start_step = "regression", 0
 
     def __init__(self, model: Regression, loss: AutoencoderLoss):
         super().__init__()
-        self.model = model
-        self.loss = loss
+        self.model, self.loss = model, loss
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
-        losses, logs = zip(*(self._loss(output, batch) for output in self.model(batch["conditions"])), strict=True)
-        return sum(losses), logs[-1], carry
-
-    def _loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and logs of one output; what the masks say is certain has no part in either."""
         images, masks = batch["images"], batch["masks"]
-        if output.shape[1] == 1:
-            return self.loss.reconstruction(images, apply_mask(output, masks))
-        mean, log_variance = mean_and_log_variance(output)
-        return gaussian_nll(images, apply_mask(mean, masks), log_variance.masked_fill(masks > 0.5, 0.0))
+        losses: list[Tensor] = []
+        for output in self.model(batch["conditions"]):  # what the masks say is certain has no part in the loss
+            if output.shape[1] == 1:
+                loss, logs = self.loss.reconstruction(images, apply_mask(output, masks))
+            else:
+                mean, log_variance = mean_and_log_variance(output)
+                loss, logs = gaussian_nll(images, apply_mask(mean, masks), log_variance.masked_fill(masks > 0.5, 0.0))
+            losses.append(loss)
+        return torch.stack(losses).sum(), logs, carry
 
 
 class JointObjective(nn.Module):
@@ -167,16 +146,13 @@ class JointObjective(nn.Module):
         pixel: the objective of that same first stage.
     """
 
-    name = "joint"
-    start_step = 0
+    name, start_step = "joint", 0
 
     def __init__(self, model: LatentDiffusion, pixel: AutoencoderObjective):
         super().__init__()
-        self.model = model
-        self.pixel = pixel
+        self.model, self.pixel = model, pixel
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
         images = batch["images"]
         random = KeyedRandom(batch["keys"], images.device)
         posterior = self.model.encode_first_stage(images)
@@ -186,15 +162,32 @@ class JointObjective(nn.Module):
         return pixel + latent, logs | {"latent": latent.detach()}, carry
 
 
+def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
+    """What a run of a stage minimises, in the order in which the objectives see a batch.
+
+    Args:
+        config: resolved.
+        stage: `vae`, `ldm`, which trains both networks where `first_stage_config.trainable` says so, or `baseline`.
+        model: what `build_model` builds.
+    """
+    first_stage, end_to_end = config.first_stage_config, config.diffusion_config.end_to_end
+    if stage == "baseline":
+        return [RegressionObjective(model, build_loss(first_stage))]
+    if stage == "ldm" and not first_stage.trainable:
+        loss = build_loss(first_stage) if end_to_end.start_step is not None else None  # LPIPS may need weights
+        return [LatentObjective(model, loss, end_to_end)]
+    adversary = DiscriminatorObjective(build_discriminator(first_stage), first_stage.lossconfig.discr_start)
+    pixel = AutoencoderObjective(
+        model if stage == "vae" else model.first_stage_model, build_loss(first_stage), adversary
+    )
+    return [pixel if stage == "vae" else JointObjective(model, pixel), adversary]
+
+
 @dataclass
 class Optimization:
     """An objective and what minimises it.
 
-    Attributes:
-        objective: a module of this file.
-        prepared: the same, wrapped for distributed training: what a step calls.
-        parameters: what is trained.
-        optimizer: over these parameters.
+    `prepared` is the objective wrapped for distributed training: what a step calls.
     """
 
     objective: Any
@@ -204,7 +197,6 @@ class Optimization:
 
     @property
     def name(self) -> str:
-        """Name of the objective."""
         return self.objective.name
 
     def grad_norm(self) -> Tensor:
@@ -215,16 +207,10 @@ class Optimization:
 def make_optimization(
     objective: nn.Module, accelerator: Accelerator, settings: TrainerConfig, fused: bool
 ) -> Optimization:
-    """An objective with AdamW over its trainable parameters, each once."""
-    parameters = list({id(p): p for p in objective.parameters() if p.requires_grad}.values())
+    """An objective with AdamW over its trainable parameters."""
+    parameters = [p for p in objective.parameters() if p.requires_grad]
     adam = settings.optimizer
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=settings.learning_rate,
-        betas=(adam.betas[0], adam.betas[1]),
-        eps=adam.eps,
-        weight_decay=adam.weight_decay,
-        fused=fused,
-    )
+    how: dict[str, Any] = {"betas": tuple(adam.betas), "eps": adam.eps, "weight_decay": adam.weight_decay}
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=fused, **how)
     # the optimizer is not prepared by accelerate: its wrapper updates the gradient scaler once per optimizer
     return Optimization(objective, accelerator.prepare(objective), parameters, optimizer)

@@ -16,17 +16,20 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from torch import Tensor, nn
 
+from ..checkpoint import versions
 from ..config import to_yaml
 from ..config.schema import Config
 from ..errors import CheckpointError
-from .checkpoint import versions
 
 try:
     import resource
@@ -38,35 +41,10 @@ except ImportError:  # Windows has no such locks; two runs in one folder go unno
     fcntl = None
 
 log = logging.getLogger("radiodiff")
-SOURCE = Path(__file__).resolve().parents[1]
 
 
-def git_revision() -> str | None:
-    """Commit of this code, with `+` appended where files differ; None outside a git checkout."""
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(SOURCE), *words], capture_output=True, text=True, timeout=10, check=True
-            ).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+" if changes else "")
-
-
-def memory_gib(device: torch.device) -> float:
-    """Peak memory so far, GiB: of the GPU's allocator, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if platform.system() == "Darwin" else 1024
-    if resource is None:
-        return math.nan  # not known there
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-class Results:
-    """Writes the folder's files; used by the main process only.
+class RunFolder:
+    """Writes the folder's files; a context, used by the main process only.
 
     Args:
         folder: made where it does not exist.
@@ -77,31 +55,34 @@ class Results:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.writer: Any = None  # TensorBoard's
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
-        if fcntl is not None:
-            try:
-                # a POSIX lock: ends with the process, however it ends, and is not inherited by loading workers
+        try:
+            if (
+                fcntl is not None
+            ):  # a POSIX lock: ends with the process, however it ends; loading workers do not inherit it
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CheckpointError(
-                    f"{folder}: another process is training here; wait for it, or choose another trainer.results_folder"
-                ) from error
-            except OSError as error:
-                log.warning("%s: the file system has no locks (%s); do not start a second run here", folder, error)
+        except BlockingIOError as error:
+            raise CheckpointError(
+                f"{folder}: another process is training here; wait for it, or choose another trainer.results_folder"
+            ) from error
+        except OSError as error:
+            log.warning("%s: the file system has no locks (%s); do not start a second run here", folder, error)
         # from now on, so that it holds what is said of damaged checkpoints
         self._handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
         log.addHandler(self._handler)
         log.setLevel(logging.INFO)
 
-    def open(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
-        """Write what is known before the first step, and open log and events to go on after `step`."""
+    def begin(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
+        """Write what is known before the first step, and open TensorBoard's events to go on after `step`."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
 
         self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
         (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         (self.folder / "model_report.txt").write_text(report, encoding="utf-8")
+        device = accelerator.device
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "step": step,
@@ -111,7 +92,9 @@ class Results:
             "versions": versions(),
             "host": platform.node(),
             "processes": accelerator.num_processes,
-            "device": _device_name(accelerator.device),
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"{device} ({platform.machine()})",
             "precision": accelerator.mixed_precision,
         }
         with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
@@ -125,21 +108,35 @@ class Results:
         prefix = "" if group == "train" else f"{group}_"
         log.info("step=%d %s", step, " ".join(f"{prefix}{name}={value:.6g}" for name, value in values.items()))
 
-    def picture_path(self, step: int) -> Path:
-        """Where the picture of a step belongs."""
-        return self.folder / "samples" / f"sample_{step}.png"
-
-    def picture(self, step: int) -> None:
-        """Add the picture of a step, which has been written, to TensorBoard."""
-        with Image.open(self.picture_path(step)) as picture:
+    def picture(self, step: int, draw: Callable[[Path], None]) -> None:
+        """The picture of a step, which `draw` writes to the path that it is given."""
+        path = self.folder / "samples" / f"sample_{step}.png"
+        draw(path)
+        with Image.open(path) as picture:
             self.writer.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
-    def close(self) -> None:
-        """Flush and release everything."""
-        self.writer.close()
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
         log.removeHandler(self._handler)
         self._handler.close()
         self._lock.close()
+
+
+def git_revision() -> str | None:
+    """Commit of this code, with `+` appended where files differ; None outside a git checkout."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit, changes = (
+            subprocess.run([*here, *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changes else "")
 
 
 def read_log(path: str | Path) -> dict[str, dict[int, float]]:
@@ -154,5 +151,69 @@ def read_log(path: str | Path) -> dict[str, dict[int, float]]:
     return metrics
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})"
+# ---- what is written there -----------------------------------------------------------------------------------------
+
+
+class Meter:
+    """Means of what the steps report between two log lines; scalars stay on the device until then.
+
+    Args:
+        accelerator: over whose processes the means are taken.
+        samples_per_step: of all processes.
+    """
+
+    def __init__(self, accelerator: Accelerator, samples_per_step: int):
+        self.accelerator, self.samples_per_step = accelerator, samples_per_step
+        self._clear()
+
+    def _clear(self) -> None:
+        self.values: dict[str, list[Tensor]] = {}
+        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
+
+    def add(self, values: dict[str, Tensor], started: float) -> None:
+        """A step's detached scalars; `started`: `time.monotonic()` at its beginning."""
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+        self.steps += 1
+        self.seconds += time.monotonic() - started
+
+    def read(self) -> dict[str, float]:
+        """Means over steps and processes since the last call, samples per second, share of time waited, peak memory."""
+        means = {}
+        for name, values in self.values.items():
+            finite = [value for value in torch.stack(values).float().tolist() if math.isfinite(value)]
+            means[name] = sum(finite) / len(finite) if finite else math.nan  # overflowed gradients have no norm
+        means |= {"data_wait": self.waited / self.seconds, "memory_gib": memory_gib(self.accelerator.device)}
+        local = torch.tensor([*means.values()], device=self.accelerator.device)
+        metrics = dict(zip(means, self.accelerator.reduce(local, "mean").tolist(), strict=True))
+        metrics["samples_per_second"] = self.steps * self.samples_per_step / self.seconds
+        self._clear()
+        return metrics
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory so far, GiB: of the GPU's allocator, else of this process; NaN where it is not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if resource is None:
+        return math.nan
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """(all, trained) parameters."""
+    sizes = [(p.numel(), p.numel() * p.requires_grad) for p in module.parameters()]
+    return sum(size for size, _ in sizes), sum(trained for _, trained in sizes)
+
+
+def model_report(modules: dict[str, nn.Module]) -> str:
+    """A table of parts down to two levels: parameters, those that are trained, and whether the part is frozen."""
+    lines = [f"{'part':<48} {'parameters':>14} {'trained':>14}  state"]
+    for name, module in modules.items():
+        for path, part in module.named_modules(prefix=name):
+            total, trained = count_parameters(part)
+            if total and path.count(".") - name.count(".") <= 2:
+                state = "trained" if trained == total else "partly frozen" if trained else "frozen"
+                lines.append(f"{path:<48} {total:>14,} {trained:>14,}  {state}")
+    return "\n".join(lines) + "\n"

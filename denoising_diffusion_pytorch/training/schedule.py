@@ -2,9 +2,9 @@
 
 
 def learning_rate(
-    step: int, *, lr: float, min_lr: float, total_steps: int, power: float = 0.96, warmup_steps: int = 0
+    step: int, lr: float, min_lr: float, total_steps: int, power: float = 0.96, warmup_steps: int = 0
 ) -> float:
-    """LR(t) = max(min_lr, (1 - t / T)^power * lr), after a linear warm-up.
+    """LR(t) = max(min_lr, (1 - t / T)^power * lr), with a linear warm-up that does not go below min_lr either.
 
     The document calls this curve cosine; it is a power law. `min_lr` is an absolute rate, not a factor.
 
@@ -16,5 +16,5 @@ def learning_rate(
         warmup_steps: the first steps, over which the rate grows linearly to the curve.
     """
     remaining = max(0.0, 1 - step / total_steps)
-    rate = max(min_lr, remaining**power * lr)
-    return rate * min(1.0, (step + 1) / (warmup_steps + 1))
+    warmed_up = min(1.0, (step + 1) / (warmup_steps + 1))
+    return max(min_lr, warmed_up * remaining**power * lr)

@@ -13,11 +13,13 @@ from torch import nn
 from data.conditions import CONDITION_CHANNELS
 
 from ..build import build_discriminator, build_model
+from ..checkpoint import trained_first_stage
 from ..config import load_config, placeholders, to_yaml
+from ..config.derive import never_acts
+from ..config.describe import help_config
 from ..config.schema import Config, TrainerConfig
 from ..errors import ConfigError
-from .checkpoint import trained_first_stage
-from .report import count_parameters, model_report
+from .run_folder import count_parameters, model_report
 
 log = logging.getLogger("radiodiff")
 
@@ -28,10 +30,14 @@ def read_command(stage: str, description: str) -> Config | None:
     Raises:
         ConfigError: naming what is wrong.
     """
+    help_config()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", required=True, help="YAML file, e.g. configs/radio_train_m.yaml")
     parser.add_argument(
         "--dry_run", action="store_true", help="check the file, print what it means and the networks' sizes, stop"
+    )
+    parser.add_argument(
+        "--help_config", nargs="?", metavar="WORD", help="print every setting (that has to do with WORD), stop"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
@@ -40,73 +46,62 @@ def read_command(stage: str, description: str) -> Config | None:
     handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logging.basicConfig(format="%(message)s", handlers=[handler])
     config = load_config(arguments.cfg, arguments.overrides, stage=stage, trained=trained_first_stage)
+    for sentence in never_acts(config, stage):
+        log.warning(sentence)
+    unset = [key for key in placeholders(config) if not key.startswith("sample.")]
     if arguments.dry_run:
-        _dry_run(config, stage)
+        _dry_run(config, stage, unset)
         return None
-    _require_no_placeholders(config)
+    # a `specific_type` is left to the dataset: a tree of ready-made conditions needs no simulation type
+    unset = [key for key in unset if not key.endswith("simulation_type")]
+    if config.data.train.data_root is None:
+        unset.append("data.train.data_root")
+    if unset:
+        raise ConfigError(
+            f"{', '.join(unset)}: still a placeholder; set it in the file or on the command line (key=value)"
+        )
     return config
 
 
-def _dry_run(config: Config, stage: str) -> None:
+def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
     """Print the resolved configuration and the networks' sizes; allocates and writes nothing, needs no data."""
     with torch.device("meta"):
         parts: dict[str, nn.Module] = {"model": build_model(config, stage)}
         if stage == "vae" or config.first_stage_config.trainable:
             parts["discriminator"] = build_discriminator(config.first_stage_config)
     print(to_yaml(config))
-    print(model_report(parts, depth=2))
-    total = sum(count_parameters(part)[0] for part in parts.values())
-    print(f"{stage}: {total:,} parameters in all")
+    print(model_report(parts))
+    print(f"{stage}: {sum(count_parameters(part)[0] for part in parts.values()):,} parameters in all")
     unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]
     if unknown:
         print(f"data.cond_channels: {', '.join(unknown)}: only a tree of ready-made conditions can have such channels")
-    used = [key for key in placeholders(config) if not key.startswith("sample.")]
-    if used:
-        print(f"to be replaced before training: {', '.join(used)}")
-
-
-def _require_no_placeholders(config: Config) -> None:
-    """Raises ConfigError that names every `path/to/...` of the training sections which is still in place.
-
-    A `specific_type` is left to the dataset: a tree of ready-made conditions needs no simulation type.
-    """
-    used = [
-        key for key in placeholders(config) if not key.startswith("sample.") and not key.endswith("simulation_type")
-    ]
-    if config.data.train.data_root is None:
-        used.append("data.train.data_root")
-    if used:
-        raise ConfigError(
-            f"{', '.join(used)}: still a placeholder; set it in the file or on the command line (key=value)"
-        )
+    if unset:
+        print(f"to be replaced before training: {', '.join(unset)}")
 
 
 def choose_precision(setting: str) -> str:
     """`auto` -> bf16 where the processor computes it natively, else no; anything else is returned as it is."""
     if setting != "auto":
         return setting
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "no"
-    native = getattr(
-        torch.cpu, "_is_avx512_bf16_supported", lambda: False
-    )()  # torch has no public function for this yet
-    return "bf16" if native else "no"
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # torch has no public function for this yet
+    gpu = torch.cuda.is_available()
+    return "bf16" if (torch.cuda.get_device_capability() >= (8, 0) if gpu else native()) else "no"
 
 
 def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Accelerator:
     """The process group and precision of a run; `accelerate launch --mixed_precision` wins over the file.
 
+    Seeds torch, so that networks built afterwards start from the same weights in every run and process.
+
     Args:
         config: precision, accumulation, TF32, seed.
         some_unused: allow steps in which some trainable parameters take no part.
 
-    Seeds torch by `seed`, so that networks built afterwards start from the same weights in every run and process.
-
     Raises:
         ConfigError: a way of distributing the model that this loop does not support.
     """
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
-    precision = launched if launched and launched != "no" else choose_precision(config.mixed_precision)
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
+    precision = launched if launched not in ("", "no") else choose_precision(config.mixed_precision)
     if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         log.warning("mixed_precision fp16 needs a GPU: training in full precision (bf16 is there for CPUs)")
         precision = "no"

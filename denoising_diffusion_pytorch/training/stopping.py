@@ -1,8 +1,9 @@
-"""Requests to stop: SIGTERM and SIGINT, as a terminal, a batch system or a launcher sends them."""
+"""Requests to stop: SIGTERM and SIGINT, as a terminal, a batch system or a launcher sends them, and the launcher's death."""
 
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ ECHO = 5.0  # seconds during which torchrun may repeat a signal that its process
 class StopRequest:
     """The first signal asks for a stop at the end of the step; the second one ends the process at once.
 
-    Under torchrun the launcher repeats a terminal's Ctrl-C to every process, which is still the first request.
+    A context: afterwards the signals are handled as before. Under torchrun the launcher repeats a terminal's Ctrl-C to
+    every process, which is still the first request. `accelerate launch` with one process repeats nothing: when it has
+    ended, whatever the reason, its run is asked to stop (on Linux).
 
     Args:
         accelerator: whose processes stop after the same step.
 
     Attributes:
-        requested: whether a signal came to this process.
+        requested: whether this process was asked to stop.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -29,14 +32,20 @@ class StopRequest:
         self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self._since = 0.0
         self._echo = ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        self._launcher = os.getppid() if _is_launcher(os.getppid()) else None
 
-    def install(self) -> None:
-        """Handle both signals from now on."""
-        signal.signal(signal.SIGTERM, self._handle)
-        signal.signal(signal.SIGINT, self._handle)
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: not set from Python
 
     def agreed(self) -> bool:
-        """Whether a signal came to any process; to be called by all of them."""
+        """Whether any process was asked to stop; to be called by all of them."""
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self.requested = True
         if self._group is None:
             return self.requested
         flag = torch.tensor(int(self.requested))
@@ -49,3 +58,13 @@ class StopRequest:
         elif time.monotonic() - self._since >= self._echo:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+def _is_launcher(process: int) -> bool:
+    """Whether a process is `accelerate launch`, by its command line; False where that cannot be read."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+    except OSError:
+        return False
+    names = ("accelerate", "accelerate-launch", "torchrun")
+    return any(Path(word).name in names or "accelerate.commands" in word for word in words[:3])

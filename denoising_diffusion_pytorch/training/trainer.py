@@ -1,4 +1,4 @@
-"""The training loop of both stages: accumulation, clipping, learning rate, EMA, logging, pictures, checkpoints.
+"""The training loop of all stages: accumulation, clipping, learning rate, EMA, logging, pictures, checkpoints.
 
 A step is an optimizer step. Everything that a step does follows from (seed, step, rank) and the samples' keys, so
 that a run which was interrupted goes on as if it had not been.
@@ -6,7 +6,8 @@ that a run which was interrupted goes on as if it had not been.
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,10 +22,8 @@ from ..randomness import seed_global
 from .checkpointer import Checkpointer
 from .ema import EMAModel
 from .finite_guard import FiniteGuard, reproduce
-from .meter import Meter
 from .objectives import Batch, Optimization, make_optimization
-from .report import model_report, step_networks
-from .run_folder import Results
+from .run_folder import Meter, RunFolder, model_report
 from .schedule import learning_rate
 from .stopping import StopRequest
 from .validation import Validation, metrics_of
@@ -40,8 +39,7 @@ class Trainer:
         stage: `vae`, `ldm` or `baseline`.
         model: what is averaged, saved and validated.
         objectives: modules of objectives.py, in the order in which they see a batch.
-        batches: function (first micro-batch) -> endless generator of batches on the device, with `keys`,
-            `names`.
+        batches: function (first micro-batch) -> endless generator of batches on the device, as `process_batch` gives them.
         validation: the scenes that are scored and drawn, or None.
         prepare: function called once in a run that starts from nothing, e.g. to measure the latent scale.
         prepare_again: call it again every `save_interval` steps, for a model whose latents keep changing.
@@ -64,8 +62,8 @@ class Trainer:
         self.accelerator, self.make_batches, self.validation = accelerator, batches, validation
         self.prepare, self.prepare_again = prepare, prepare_again
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        self.model = model = model.to(accelerator.device).to(memory_format=layout)
         objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
+        self.model = model = model.to(accelerator.device).to(memory_format=layout)
         self.ema = EMAModel(model, **dict(self.settings.ema))
         if self.settings.compile:
             # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
@@ -76,7 +74,7 @@ class Trainer:
         self.guard = FiniteGuard(accelerator)
         self.checkpointer = Checkpointer(config, stage, accelerator, model, self.ema, self.optimizations)
         self.stop = StopRequest(accelerator)
-        self.results: Results | None = None  # the main process's
+        self.results: RunFolder | None = None  # the main process's
         self.step, self.skipped = 0, 0  # steps taken, and overflowed fp16 steps in a row
         samples = self.settings.batch_size * self.settings.gradient_accumulation * accelerator.num_processes
         self.meter = Meter(accelerator, samples)
@@ -88,44 +86,33 @@ class Trainer:
 
         Raises:
             CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
-            TrainingError: a loss or gradient became non-finite, or too much of the data is unreadable.
+            TrainingError: a loss or gradient became non-finite.
         """
-        self.stop.install()
-        if self.accelerator.is_main_process:
-            self.results = Results(self.checkpointer.folder)
-        self.accelerator.wait_for_everyone()
-        self.step = self.checkpointer.resume()
-        if self.results is not None:
-            report = model_report({"model": self.model} | self.checkpointer.extra)
-            self.results.open(self.config, report, self.accelerator, self.step)
-        if self.step == 0:
-            self._prepare()
-        with closing(self.make_batches(self.step * self.settings.gradient_accumulation)) as batches:
-            self._loop(batches)
-        if self.step:
-            self.save()
-        if self.step < self.settings.training_steps:
-            self.accelerator.print(f"stopped by a signal at step {self.step}; the same command goes on from here")
-        else:
-            self.accelerator.print(
-                f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
-            )
-        if self.results is not None:
-            self.results.close()
-        self.accelerator.end_training()
+        main = self.accelerator.is_main_process
+        with self.stop, RunFolder(self.checkpointer.folder) if main else nullcontext() as self.results:
+            self.accelerator.wait_for_everyone()
+            self.step = self.checkpointer.resume()
+            if self.results is not None:
+                report = model_report({"model": self.model} | self.checkpointer.extra)
+                self.results.begin(self.config, report, self.accelerator, self.step)
+            if self.step == 0:
+                self._prepare()
+            with closing(self.make_batches(self.step * self.settings.gradient_accumulation)) as batches:
+                self._loop(batches)
+            if self.step:
+                self.save()
+            done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
+            stopped = f"stopped at step {self.step}; the same command goes on from here"
+            self.accelerator.print(done if self.step >= self.settings.training_steps else stopped)
+            self.accelerator.end_training()
 
     def _loop(self, batches: Iterator[Batch]) -> None:
         """Steps until the last one or a request to stop, with what is due after each of them."""
         settings = self.settings
-        with tqdm(
-            total=settings.training_steps,
-            initial=self.step,
-            desc=self.stage,
-            unit="step",
-            disable=not self.accelerator.is_main_process,
-            mininterval=1.0,
-            smoothing=0,  # the mean speed, pauses for saving and validation included: their share of what is left
-        ) as bar:
+        # smoothing 0: the mean speed, pauses for saving and validation included
+        progress: dict[str, Any] = {"total": settings.training_steps, "initial": self.step, "desc": self.stage}
+        progress |= {"unit": "step", "mininterval": 1.0, "smoothing": 0}
+        with tqdm(**progress, disable=not self.accelerator.is_main_process) as bar:
             while self.step < settings.training_steps:
                 started = time.monotonic()
                 if self.stop.agreed():  # where the processes wait for the slowest one
@@ -210,15 +197,9 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """The rate of the step to be taken."""
-        settings = self.settings
-        return learning_rate(
-            self.step,
-            lr=settings.learning_rate,
-            min_lr=settings.min_learning_rate,
-            total_steps=settings.training_steps,
-            power=settings.lr_scheduler.power,
-            warmup_steps=settings.lr_scheduler.warmup_steps,
-        )
+        settings, curve = self.settings, self.settings.lr_scheduler
+        lr, min_lr = settings.learning_rate, settings.min_learning_rate
+        return learning_rate(self.step, lr, min_lr, settings.training_steps, curve.power, curve.warmup_steps)
 
     def _next_batch(self, batches: Iterator[Batch]) -> Batch:
         """The next micro-batch. If it cannot be read, the steps taken so far are saved before the error is raised."""
@@ -263,7 +244,7 @@ class Trainer:
         return metrics
 
     def _validate(self) -> None:
-        """Score and draw the averaged model where either is due; a new best is saved."""
+        """Score the averaged model, and draw its maps, where that is due; a new best is saved."""
         scoring = self._due(self.settings.validate_every)
         drawing = self._due(self.settings.sample_interval) and self.settings.num_samples > 0
         if not scoring and not drawing:
@@ -276,9 +257,8 @@ class Trainer:
             metrics = metrics_of(predictions.values())
             self.results.metrics("validation", metrics, self.step)
             self.checkpointer.record(self.step, metrics)
-        if self.settings.num_samples > 0:
-            self.validation.draw(predictions, self.results.picture_path(self.step))
-            self.results.picture(self.step)
+        if drawing:
+            self.results.picture(self.step, partial(self.validation.draw, predictions))
 
     # ---- a value that is not finite --------------------------------------------------------------------------
 
@@ -297,3 +277,10 @@ class Trainer:
     def _advice(self) -> str:
         last = self.checkpointer.last or "none yet"
         return f"last good checkpoint: {last}; try a lower trainer.learning_rate or trainer.mixed_precision: 'no'"
+
+
+def step_networks(model: nn.Module) -> dict[str, nn.Module]:
+    """The networks that a training step calls, by name: what torch.compile takes whole, and what can be timed apart."""
+    parts = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
+    modules = dict(model.named_modules())
+    return {name: modules[name] for name in parts if name in modules} or {"model": model}

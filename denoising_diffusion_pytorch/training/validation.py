@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -38,7 +38,8 @@ class Validation:
         self.drawn = {chosen[place] for place in spread(len(chosen), config.trainer.num_samples)}
         self.column = {"vae": "reconstructed", "ldm": "sampled", "baseline": "predicted"}[stage]
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
-        self.samples = [(index, dataset.scene(index), _arrays(dataset[index])) for index in mine]
+        arrays = ({k: v.numpy() for k, v in dataset[i].items() if torch.is_tensor(v)} for i in mine)
+        self.samples = [(i, dataset.scene(i), sample) for i, sample in zip(mine, arrays, strict=True)]
 
     def predict(self, model: Any, *, only_drawn: bool = False) -> dict[int, Prediction]:
         """Predictions by number of the scene, of the whole subset or of the drawn scenes; the same on every process."""
@@ -55,19 +56,12 @@ class Validation:
     def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
         """real | autoencoder's ceiling | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
         columns = ("reconstructed", self.column) if self.column == "sampled" else (self.column,)
-        rows = [
-            {
-                "name": prediction.scene.name,
-                "real": prediction.scene.gain,
-                "reconstructed": prediction.reconstruction,  # for an autoencoder its `gain` takes this place
-                self.column: prediction.gain,
-                "buildings": prediction.scene.buildings,
-                "tx": prediction.scene.tx,
-                "truth": prediction.scene.truth,
-            }
-            for index, prediction in predictions.items()
-            if index in self.drawn
-        ]
+        rows = []
+        for index in sorted(predictions.keys() & self.drawn):
+            scene, prediction = predictions[index].scene, predictions[index]
+            row = {"name": scene.name, "real": scene.gain, "buildings": scene.buildings, "tx": scene.tx}
+            row |= {"truth": scene.truth, "reconstructed": prediction.reconstruction, self.column: prediction.gain}
+            rows.append(row)
         comparison_figure(path, rows, columns)
 
 
@@ -75,11 +69,6 @@ def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Val
     """The validation of a run; None where nothing is to be scored or drawn, or no data is named for it."""
     wanted = config.trainer.validate_every or config.trainer.num_samples
     return Validation(config, stage, accelerator) if wanted and config.data.validation.data_root else None
-
-
-def _arrays(sample: dict[str, Any]) -> dict[str, np.ndarray]:
-    """A dataset's sample in the form that `data.presentation.prepare` has."""
-    return {key: sample[key].numpy() for key in ("image", "cond", "ori_mask")}
 
 
 def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
@@ -92,14 +81,9 @@ def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
         sampled.add(prediction.scene.name, prediction.gain, truth)
         if prediction.reconstruction is not None:
             ceiling.add(prediction.scene.name, prediction.reconstruction, truth)
-    metrics: dict[str, float] = {}
-    for prefix, scores in (("", sampled), ("ceiling_", ceiling)):
-        if not scores.rows:
-            continue
-        summary = scores.summary()
-        thresholded = summary.pop("thresholded")
-        of_the_set = ("maps", "without_energy", "target_power")  # the same at every validation
-        metrics |= {prefix + key: value for key, value in summary.items() if key not in of_the_set}
-        if not prefix:
-            metrics |= {f"thresholded_{key}": value for key, value in thresholded.items() if key not in of_the_set}
-    return metrics
+    metrics = sampled.summary()
+    metrics |= {f"thresholded_{key}": value for key, value in metrics.pop("thresholded").items()}
+    best = ceiling.summary() if ceiling.rows else {}
+    metrics |= {f"ceiling_{key}": value for key, value in best.items() if key != "thresholded"}
+    of_the_set = ("maps", "without_energy", "target_power")  # the same at every validation
+    return {key: value for key, value in metrics.items() if not key.endswith(of_the_set)}

@@ -42,7 +42,7 @@ def _shortest(free, x, y, steps):
     return distance
 
 
-def detour_distance(buildings: np.ndarray, tx: tuple[float, float], cell: int = 2) -> np.ndarray:
+def geodesic_distance(buildings: np.ndarray, tx: tuple[float, float], cell: int = 2) -> np.ndarray:
     """Length of the shortest path from the transmitter that stays outside buildings.
 
     Args:
@@ -57,8 +57,8 @@ def detour_distance(buildings: np.ndarray, tx: tuple[float, float], cell: int = 
     height, width = buildings.shape
     if height % cell or width % cell:
         cell = 1
-    share = buildings.reshape(height // cell, cell, width // cell, cell).mean(axis=(1, 3))
-    free = share < 0.75
+    built = buildings.reshape(height // cell, cell, width // cell, cell).mean(axis=(1, 3))
+    free = built < 0.75
     x = int(np.clip((tx[0] + 0.5) // cell, 0, free.shape[1] - 1))
     y = int(np.clip((tx[1] + 0.5) // cell, 0, free.shape[0] - 1))
     free[y, x] = True

@@ -1,0 +1,159 @@
+"""The names and calls of the design document for data, where they differ from ours. Nothing else knows them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import DataError
+from ..hashing import random_key
+from ..incomplete import Incomplete
+from ..trees.folder import open_tree
+from .augment import Augmentation, Sample, moved, symmetry
+from .dataset import OwnSamples, RadioMapDataset, close_dataloader, training_loader, worker_settings  # noqa: F401
+from .sampler import SampleStream
+
+
+class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
+    """A RadioMapSeer tree, or a flat images/ conditions/ masks/ tree, as a dataset.
+
+    Args:
+        data_root: the tree.
+        simulation_type, split, missing_buildings, max_samples: see `open_tree`.
+        options: as for `RadioMapDataset`.
+
+    Raises:
+        DataError: the folder is neither kind of tree, or is incomplete.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        simulation_type: str = "DPM",
+        *,
+        split: str = "all",
+        missing_buildings: int = 0,
+        max_samples: int | None = None,
+        **options: Any,
+    ):
+        super().__init__(open_tree(data_root, simulation_type, split, missing_buildings, max_samples), **options)
+
+
+class Epochs:
+    """Batches of (index, key). Every iteration is another epoch of whole batches: a new order, new keys, another rest that
+    fills no batch and is left out.
+
+    Args:
+        length: number of samples.
+        batch_size: of them per batch.
+        seed: decides all epochs.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int = 0):
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.drop_last = True
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        self.epoch += 1
+        return iter(SampleStream(self.length, self.batch_size, random_key(self.seed, self.epoch), batches=len(self)))
+
+
+class EpochLoader(DataLoader):
+    """`for batch in loader` is one epoch, see `Epochs`; `next(loader)` takes the batches of a stream without end, which leaves
+    nothing out.
+    """
+
+    _stream: Iterator[dict[str, Any]] | None = None
+
+    def __next__(self) -> dict[str, Any]:
+        if self._stream is None:
+            dataset, epochs = cast(RadioMapDataset, self.dataset), cast(Epochs, self.batch_sampler)
+            stream = training_loader(dataset, epochs.batch_size, epochs.seed, num_workers=self.num_workers)
+            self._stream = iter(stream)
+        return next(self._stream)
+
+
+def create_dataloader(config: Any) -> EpochLoader:
+    """Augmented batches of the dataset that `config` names.
+
+    Args:
+        config: has `data.params.data_root`, `data.params.simulation_type` and `trainer.batch_size`; a resolved Config of the
+            package has more settings of the training data, which count too.
+
+    Raises:
+        DataError: no data, or fewer samples than one batch.
+    """
+
+    def given(owner: Any, *names: str) -> dict[str, Any]:
+        return {name: getattr(owner, name) for name in names if hasattr(owner, name)}
+
+    data, batch_size = config.data.params, config.trainer.batch_size
+    source = getattr(data, "train", data)
+    options = given(source, "split", "missing_buildings", "max_samples")
+    options |= given(data, "image_size", "cond_size", "cond_channels", "cache", "cache_folder")
+    options["augmentation"] = (
+        Augmentation(**vars(data.augmentation)) if hasattr(data, "augmentation") else Augmentation()
+    )
+    if hasattr(data, "incomplete"):
+        options["incomplete"] = Incomplete(**vars(data.incomplete))
+    dataset = RadioUNet_c(source.data_root, source.simulation_type, **options)
+    if len(dataset) < batch_size:
+        raise DataError(f"{dataset.report}: fewer than one batch of {batch_size} (trainer.batch_size)")
+    epochs = Epochs(len(dataset), batch_size, getattr(config.trainer, "seed", 0))
+    return EpochLoader(dataset, batch_sampler=epochs, **worker_settings(getattr(data, "num_workers", 4)))
+
+
+def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """A collated batch on the device.
+
+    Returns:
+        `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), None where
+        absent; `names`, a list, and `keys`, a list or None, which stay on the CPU, where they are used.
+    """
+
+    def move(key: str) -> Tensor | None:
+        value = batch.get(key)
+        return None if value is None else value.to(device, non_blocking=torch.device(device).type == "cuda")
+
+    return {
+        "images": move("image"),
+        "conditions": move("cond"),
+        "masks": move("ori_mask"),
+        "moments": move("moments"),
+        "names": list(batch["name"]),
+        "keys": batch["key"].tolist() if "key" in batch else None,
+    }
+
+
+class RandomAugmentation:
+    """With probability p one of the document's four changes: a flip in either direction, a rotation by up to 90 degrees, a
+    change of brightness and contrast by up to a tenth. They are drawn from torch's global generator.
+
+    Args:
+        p: probability of a change.
+    """
+
+    def __init__(self, p: float = 0.5):
+        self.p = p
+        self.transforms: list[Callable[[Sample, int], Sample]] = [
+            lambda sample, seed: moved(sample, lambda x, fill: symmetry(x, 4)),  # left and right
+            lambda sample, seed: moved(sample, lambda x, fill: symmetry(x, 6)),  # top and bottom
+            Augmentation(flip=False, rot90=False, rotation=90.0),
+            Augmentation(flip=False, rot90=False, color_jitter=0.1),
+        ]
+
+    def __call__(self, x: Sample | Tensor) -> Sample | Tensor:
+        """A sample dict, whose image, cond and ori_mask move together, or an image (1, H, W) in [-1, 1]; shapes are kept."""
+        if float(torch.rand(())) >= self.p:
+            return x
+        sample = {"image": x, "ori_mask": torch.zeros_like(x)} if isinstance(x, Tensor) else x
+        transform = self.transforms[int(torch.randint(len(self.transforms), ()))]
+        sample = transform(sample, int(torch.randint(2**62, ())))
+        return sample["image"] if isinstance(x, Tensor) else sample

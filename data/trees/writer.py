@@ -1,0 +1,153 @@
+"""Simulated trees in RadioMapSeer's form: one city and its maps at a time, resumable.
+
+Map N depends on (seed, N) alone, so the files do not depend on who writes them, and files that exist are kept.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import DataError
+from ..files import write_atomically, write_json
+from ..geometry.layout import Layout
+from ..geometry.registration import antennas_as_file, outlines_as_file, picture_of
+from ..simulator import Simulator, random_city, random_transmitter
+from ..units import db_to_gain, gain_to_uint8
+from .listing import TreePaths
+from .radiomapseer import RadioMapSeer
+
+RANDOM = "random"
+VERSION = 4  # of the generator and the path-loss model; other versions make other maps from the same seed
+PIXEL = "g = v / 255, path gain = 99.16 g - 147 dB"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a city and its maps are made.
+
+    Attributes:
+        transmitters: per city.
+        seed: of everything.
+        size: side of the maps in pixels = metres.
+        layouts, split: RANDOM, or a RadioMapSeer tree whose layouts take the place of random ones, and its split.
+    """
+
+    transmitters: int
+    seed: int
+    size: int
+    layouts: str = RANDOM
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.layouts != RANDOM:
+            sides = {layout.shape for layout in tree_layouts(self.layouts, self.split)}
+            if sides != {(self.size, self.size)}:
+                raise DataError(
+                    f"maps of {self.size} px are wanted; the layouts of {self.layouts} are {sorted(sides)[0]}"
+                )
+
+    @property
+    def settings(self) -> dict[str, int | str]:
+        """What the manifest records."""
+        made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
+        return made | {"layouts": self.layouts} | ({} if self.layouts == RANDOM else {"split": self.split})
+
+    def city(self, map_id: int) -> tuple[Layout, list[tuple[int, int]]]:
+        """The layout of a map and the places of its transmitters."""
+        rng = np.random.default_rng((self.seed, map_id))
+        known = None if self.layouts == RANDOM else tree_layouts(self.layouts, self.split)
+        while True:
+            city = random_city(rng, self.size) if known is None else known[map_id % len(known)]
+            try:
+                return city, [random_transmitter(city, rng) for _ in range(self.transmitters)]
+            except ValueError as error:  # no open pixel in the middle: draw another city from the same stream
+                if known is not None:
+                    raise DataError(
+                        f"{self.layouts}: the layout of map {map_id} has no open place in its middle"
+                    ) from error
+
+
+@cache
+def tree_layouts(root: str, split: str) -> list[Layout]:
+    """The layouts of a RadioMapSeer tree's split, one per map.
+
+    Raises:
+        DataError: no such tree or split, or a file that cannot be read.
+    """
+    tree = RadioMapSeer(root, split=split)
+    first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(tree.scenes)))}
+    return [tree.scene(first[map_id]).layout for map_id in sorted(first)]
+
+
+def open_folder(root: Path, maps: int, recipe: Recipe) -> None:
+    """Write the manifest of a tree, or check that it was made by the same recipe; `maps` may grow.
+
+    Raises:
+        DataError: the folder contains something else.
+    """
+    manifest = root / "dataset.json"
+    settings = recipe.settings
+    if manifest.is_file():
+        try:
+            made = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
+            made = {"layouts": RANDOM, "engine": "dominant_path"} | made  # earlier manifests may name another engine
+            expected = settings | {"engine": "dominant_path"}
+            wrong = {key: made.get(key) for key, value in expected.items() if made.get(key) != value}
+            maps = max(maps, int(made.get("maps", 0)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{manifest}: is not the manifest of a simulated tree; choose another folder") from error
+        if "version" in wrong:
+            raise DataError(f"{root}: was made by version {wrong['version']} of the simulator; choose another folder")
+        if wrong:
+            listed = ", ".join(f"{key}={value}" for key, value in wrong.items())
+            raise DataError(f"{root}: was made with {listed}; use the same, or choose another folder")
+    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"{root}: exists and is not a simulated tree; choose another folder")
+    write_json(manifest, {"settings": settings | {"maps": maps}, "pixel": PIXEL, "metres_per_pixel": 1})
+
+
+def _scene_files(root: Path, map_id: int, recipe: Recipe) -> list[tuple[Path, Path]]:
+    """(gain, antenna picture) of each transmitter."""
+    paths, names = TreePaths(root), [f"{map_id}_{tx}" for tx in range(recipe.transmitters)]
+    return [(paths.gain(name), paths.antenna_picture(name)) for name in names]
+
+
+def is_complete(root: Path, map_id: int, recipe: Recipe) -> bool:
+    """Whether every file of a city is there."""
+    paths = TreePaths(root)
+    files = [paths.outlines(map_id), paths.picture(map_id), paths.antennas(map_id)]
+    return all(path.exists() for path in chain(files, *_scene_files(root, map_id, recipe)))
+
+
+def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
+    """Write one city and its maps, except files that exist; returns the number of maps written."""
+    paths = TreePaths(root)
+    city, positions = recipe.city(map_id)
+    if not paths.outlines(map_id).exists():
+        write_json(paths.outlines(map_id), outlines_as_file(city), indent=None)
+    if not paths.picture(map_id).exists():
+        write_png(paths.picture(map_id), picture_of(city) * np.uint8(255))
+    if not paths.antennas(map_id).exists():
+        write_json(paths.antennas(map_id), antennas_as_file(positions, recipe.size), indent=None)
+    simulator = None
+    written = 0
+    for (x, y), (gain, antenna) in zip(positions, _scene_files(root, map_id, recipe), strict=True):
+        if not antenna.exists():
+            dot = np.zeros(city.shape, np.uint8)
+            dot[y, x] = 255
+            write_png(antenna, dot)
+        if not gain.exists():
+            simulator = simulator or Simulator(city)
+            write_png(gain, gain_to_uint8(db_to_gain(simulator.path_gain((x, y)))))
+            written += 1
+    return written
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """(H, W) uint8 -> a grey PNG."""
+    write_atomically(path, lambda aside: Image.fromarray(pixels).save(aside, format="PNG"))

@@ -1,0 +1,343 @@
+"""Files of weights: the on-disk format of checkpoints, and how a file from somewhere else is read without running it.
+
+`RESULTS/checkpoints/ckpt_STEP/` holds
+
+    model.safetensors   every parameter and buffer of the model
+    ema.safetensors     the averaged parameters (frozen ones are in model.safetensors) and buffers
+    training.pt         optimizers, gradient scaler, discriminator; loadable with weights_only=True
+    meta.json           stage, step, processes, resolved configuration, versions, validation metrics, SHA-256 of the files
+                        above and of itself
+
+A checkpoint is written under a hidden name, synced and renamed, so that a reader never sees half of one.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .config import differences, parse_config, resolve, to_dict
+from .config.schema import Config, FirstStageConfig
+from .errors import CheckpointError, ConfigError
+
+log = logging.getLogger("radiodiff")
+
+FORMAT = 3
+_AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
+ARCHITECTURE = {  # settings that change what the weights of a stage mean
+    "vae": _AUTOENCODER,
+    "ldm": (
+        *_AUTOENCODER,
+        "cond_stage_config",
+        "unet_config",
+        "data.cond_channels",
+        "data.cond_size",
+        "diffusion_config.model_type",
+        "diffusion_config.objective",
+        "diffusion_config.timesteps",
+        "diffusion_config.beta_schedule",
+    ),
+    "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
+}
+SAMPLING = tuple(  # settings that a trained model can be exported with
+    f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise", "ddim_eta")
+)
+FILES = ("model.safetensors", "ema.safetensors", "training.pt")
+NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint on disk: its folder and what meta.json says."""
+
+    path: Path
+    meta: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.meta["step"]
+
+    @property
+    def stage(self) -> str:
+        """`vae`, `ldm` or `baseline`."""
+        return self.meta["stage"]
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration of the run."""
+        return resolve(parse_config(self.meta["config"]), stage=self.stage)
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `model`, `ema`, or `averaged` (`model` with those of `ema` in their place), on the CPU."""
+        if name == "averaged":
+            return self.weights("model") | self.weights("ema")
+        if name == "ema" and self.meta.get("exported"):
+            return {}  # its averaged weights are under `model`
+        return load_safetensors(self.path / f"{name}.safetensors")
+
+    def training_state(self) -> dict[str, Any]:
+        """What save_checkpoint was given as `training`, on the CPU."""
+        return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU; raises CheckpointError where it is unreadable."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def load_plain(path: Path) -> Any:
+    """The tensors and plain containers of a torch file, on the CPU; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: the file is damaged, not a torch file, or needs code to be unpickled.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds here; all mean that the file cannot be trusted
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(
+            f"{path}: cannot be loaded as plain tensors ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result."""
+    names = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    results: Path,
+    *,
+    step: int,
+    stage: str,
+    config: Config,
+    model: dict[str, Tensor],
+    ema: dict[str, Tensor],
+    training: dict[str, Any],
+    processes: int = 1,
+) -> Path:
+    """Write `results/checkpoints/ckpt_STEP`, unless this very step was saved before, and return it.
+
+    Raises:
+        CheckpointError: it cannot be written, for instance because the disk is full; older checkpoints stay as they are.
+    """
+    target = results / "checkpoints" / f"ckpt_{step}"
+    if target.exists():
+        return target
+    aside = target.with_name(f".ckpt_{step}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for half_written in target.parent.glob(".ckpt_*"):  # by a run that was killed while it saved
+            shutil.rmtree(half_written)
+        aside.mkdir()
+        for name, tensors in (("model", model), ("ema", ema)):
+            tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            safetensors.torch.save_file(tensors, aside / f"{name}.safetensors")
+        torch.save(training, aside / "training.pt")
+        facts = {"stage": stage, "step": step, "processes": processes, "config": to_dict(config)}
+        write_meta(aside, {"format": FORMAT} | facts | {"versions": versions(), "metrics": {}}, digest_files=True)
+        for path in (*aside.iterdir(), aside):
+            _sync(path)
+        os.rename(aside, target)
+        _sync(target.parent)
+    except (SafetensorError, RuntimeError, OSError) as error:  # the first two are what a full disk raises
+        raise CheckpointError(
+            f"{target}: could not be written ({' '.join(str(error).split())}); free some space, or keep fewer checkpoints "
+            "(trainer.keep_last); older ones are untouched"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = ()) -> Path:
+    """What is needed to use a model, and no more: averaged weights, matrices and kernels in half precision, and meta.json.
+
+    Args:
+        checkpoint: to export.
+        folder: new.
+        overrides: key=value of settings in SAMPLING.
+
+    Raises:
+        CheckpointError: `folder` holds a model already.
+        ConfigError: another setting.
+    """
+    if (folder / "meta.json").exists():
+        raise CheckpointError(f"{folder}: holds a model already; name another folder")
+    config = resolve(parse_config(to_dict(checkpoint.config), overrides), checkpoint.stage)
+    for change in differences(checkpoint.config, config):
+        if change.partition(":")[0] not in SAMPLING:
+            raise ConfigError(f"{change}: is fixed by training; what can be changed is {', '.join(SAMPLING)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    state = checkpoint.weights("averaged")
+    state = {k: v.half().contiguous() if v.ndim > 1 and v.is_floating_point() else v for k, v in state.items()}
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    write_meta(folder, checkpoint.meta | {"exported": True, "config": to_dict(config)}, digest_files=True)
+    return folder
+
+
+def write_meta(folder: Path, meta: dict[str, Any], *, digest_files: bool = False) -> None:
+    """Write meta.json whole or not at all, with its own checksum, and with those of the files beside it if told to."""
+    if digest_files:
+        meta = meta | {"sha256": {name: _digest(folder / name) for name in FILES if (folder / name).exists()}}
+    aside = folder / ".meta.json"
+    aside.write_text(json.dumps(meta | {"checksum": _checksum(meta)}, indent=1), encoding="utf-8")
+    _sync(aside)
+    os.replace(aside, folder / "meta.json")
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """meta.json; raises CheckpointError where it is damaged or of another format."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta["format"] == FORMAT and meta["stage"] in ARCHITECTURE and meta["checksum"] == _checksum(meta):
+            return meta
+        known = meta["format"] == FORMAT
+        reason = "is altered" if known else f"is of format {meta['format']!r:.20}; this version reads {FORMAT}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"is unreadable ({type(error).__name__})"
+    raise CheckpointError(f"{folder}: meta.json {reason}")
+
+
+def _checksum(meta: dict[str, Any]) -> str:
+    content = {key: value for key, value in meta.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, which is read again only after it has changed: a run looks at its checkpoints several times."""
+    state = path.stat()
+    return _digest_of(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint folder; raises CheckpointError where one of its files is not as it was written."""
+    meta = read_meta(path)
+    for name, digest in meta["sha256"].items():
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path}: {name} is missing")
+        if _digest(path / name) != digest:
+            raise CheckpointError(f"{path}: {name} is truncated or altered")
+    return Checkpoint(path, meta)
+
+
+def steps_of(results: Path) -> dict[int, Path]:
+    """The checkpoint folders of a results folder by step, damaged ones too, the oldest first."""
+    found = [(re.fullmatch(r"ckpt_(\d+)", path.name), path) for path in (results / "checkpoints").glob("ckpt_*")]
+    return dict(sorted((int(match[1]), path) for match, path in found if match and path.is_dir()))
+
+
+def find_checkpoint(
+    results: Path, milestone: int | str = "latest", warn: Callable[[str], None] = log.warning
+) -> Checkpoint | None:
+    """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all.
+
+    Raises:
+        CheckpointError: the step is not there (the message lists those that are) or damaged, or all are damaged.
+    """
+    steps = steps_of(results)
+    if milestone not in (0, "latest"):
+        if milestone not in steps:
+            listed = ", ".join(map(str, steps)) or "none"
+            raise CheckpointError(f"{results}: no ckpt_{milestone}; there are: {listed} (trainer.resume_milestone)")
+        return read_checkpoint(steps[milestone])
+    for path in reversed(steps.values()):
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            warn(f"{error}; falling back to an older one")
+    if steps:
+        raise CheckpointError(f"{results}: every checkpoint is damaged; start in another results folder")
+    return None
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """A checkpoint folder, or the newest checkpoint of a results folder; raises CheckpointError where neither is there."""
+    path = Path(path)
+    found = read_checkpoint(path) if (path / "meta.json").is_file() else find_checkpoint(path)
+    if found is None:
+        raise CheckpointError(
+            f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder with checkpoints/ckpt_STEP"
+        )
+    return found
+
+
+def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:
+    """The checkpoint that a run goes on from: the newest good one, or the chosen milestone; None for a new run.
+
+    Raises:
+        CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
+    """
+    settings, folder = config.trainer, Path(config.trainer.results_folder)
+    found = find_checkpoint(folder, settings.resume_milestone if settings.enable_resume else 0, warn=warn)
+    if found is None:
+        return None
+    elsewhere = "choose another trainer.results_folder"
+    if not settings.enable_resume:
+        raise CheckpointError(
+            f"{folder}: already holds checkpoints up to ckpt_{found.step}; set trainer.enable_resume=true to go on, "
+            f"or {elsewhere}"
+        )
+    if found.stage != stage:
+        raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; {elsewhere}")
+    altered = [
+        line
+        for line in differences(found.config, config)
+        if line.startswith(ARCHITECTURE[stage]) and not line.startswith(NOT_DECISIVE)
+    ]
+    if altered:
+        raise CheckpointError(
+            f"{found.path}: made with another architecture: {'; '.join(altered)}; use those settings, or {elsewhere}"
+        )
+    return found
+
+
+def trained_first_stage(path: str) -> FirstStageConfig | None:
+    """The autoencoder's settings of a checkpoint of either stage; None where the path holds no readable one of ours."""
+    try:
+        return open_checkpoint(path).config.first_stage_config
+    except (CheckpointError, ConfigError):
+        return None  # a file of other code, or a mistake that is reported when the weights are loaded
