@@ -13,7 +13,6 @@ none). For footprints every array is also a GeoTIFF.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from data import FlatTree, RadioMapSeer, open_tree
 from data.crop import SIDE, Window, window
+from data.files import write_json
 from data.geometry.georeference import Georeference
 from data.gis.geojson import read_city
 from data.gis.measured_points import read_measurements
@@ -122,7 +122,7 @@ def load_predictor(settings: SampleConfig, measurements: Path | None):
     """The model; raises ConfigError if it would ignore measured points."""
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
-    names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "num_samples", "seed")
+    names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "seed")
     predictor = Predictor(settings.ckpt, **{name: getattr(settings, name) for name in names})
     if measurements and not predictor.sees_measurements:
         raise ConfigError(
@@ -160,7 +160,7 @@ def main() -> None:
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)
     scores, gains = Scores(), []
-    predictions = predictor.predict(scenes, settings.batch_size)
+    predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
     for index, prediction in enumerate(tqdm(predictions, total=count, desc="sampling", unit="map")):
         scene, gain, std = prediction.scene, prediction.gain, prediction.std
         if scene.gain is not None:
@@ -176,7 +176,7 @@ def main() -> None:
         print(TOLD)
     if scores.rows:
         summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
-        (folder / "metrics.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        write_json(folder / "metrics.json", summary)
         print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
     if len(gains) > 1:
         cities = [part.city for part in windows]
@@ -185,7 +185,8 @@ def main() -> None:
         print_coverage(coverage, arguments.threshold)
     if arguments.measurements:
         print_measured(windows[0])
-    print(f"{count} maps in {folder} ({predictor.sampler}, {predictor.steps} steps, {predictor.checkpoint.path})")
+    facts = predictor.facts(settings.num_samples)
+    print(f"{count} maps in {folder} ({facts['sampler']}, {facts['steps']} steps, {facts['checkpoint']})")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,6 @@ def decibels(gain: np.ndarray) -> str:
 
 def add_maps(app: Flask, predictor: Predictor) -> None:
     """/predict and /file/<kind>."""
-    best = predictor.sampler, predictor.steps
     one_at_a_time = threading.Lock()  # a prediction uses all cores
     places = app.extensions["places"] = threading.BoundedSemaphore(1 + MAX_WAITING)
 
@@ -64,12 +63,8 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
         with releasing(places), one_at_a_time:
-            predictor.num_samples = draws
-            predictor.use(*best)
-            if draws > 1:
-                predictor.use_for_spread()
             started = time.perf_counter()
-            predictions = list(predictor.predict(scenes))
+            predictions = list(predictor.predict(scenes, num_samples=draws))
             model_seconds = time.perf_counter() - started
             started = time.perf_counter()
             simulated = [np.where(scene.buildings, 0, simulated_gain(scene)) for scene in scenes]

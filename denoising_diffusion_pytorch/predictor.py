@@ -1,7 +1,7 @@
 """A trained model applied to scenes: condition -> network -> radio map at the scene's own resolution."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from .errors import CheckpointError, ConfigError
 from .latent_diffusion import LatentDiffusion
 from .networks.autoencoder import AutoencoderKL
 from .networks.baselines import Regression
+from .samplers import Sampling
 from .weights import load_model
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
 
 EXPORTED = ["meta.json", "model.safetensors", "README.md"]  # the files of an exported model
 SPREAD_SAMPLERS = {"ddpm": "ddpm", "const_sde": "decoupled", "flow": "euler"}  # by diffusion_config.model_type
-SPREAD_CALLS = 4
+SPREAD_STEPS = 4
 MOST_NOISE = 100  # times the noise that the network has seen; there is no use for more
 
 
@@ -38,10 +39,10 @@ class Prediction:
         gain: (H, W) float32 at the scene's resolution.
         model_gain: (h, w) float32 at the network's resolution.
         truth: (h, w) float32, the scene's map brought to the network's resolution; None without one.
-        std: (H, W) float32, standard deviation over the draws; `gain` is their mean, or the network's own; None for a single draw.
-        draws: (K, H, W) float32; None for a single draw.
+        std: (H, W) float32, standard deviation over the samples; `gain` is their mean, or the network's own; None for one.
+        samples: (K, H, W) float32; None for one.
         reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do. None
-            unless `ceiling` was set.
+            unless `reconstruct` was set.
     """
 
     scene: Scene
@@ -49,7 +50,7 @@ class Prediction:
     model_gain: np.ndarray
     truth: np.ndarray | None = None
     std: np.ndarray | None = None
-    draws: np.ndarray | None = None
+    samples: np.ndarray | None = None
     reconstruction: np.ndarray | None = None
 
 
@@ -59,17 +60,18 @@ class Predictor:
     Args:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
-        steps, sampler, noise_scale: as in `LatentDiffusion.sample`.
-        pixel_noise: standard deviation in dB of independent noise on every pixel of several draws, for what the decoder
-            and enlarging leave out; None: `diffusion_config.pixel_noise`. Their mean is that of the draws without it.
-        num_samples: draws per scene; a prediction is their mean. A baseline without a variance has one answer. Several draws with
-            neither `steps` nor `sampler` given are made to differ (`use_for_spread`).
+        pixel_noise: standard deviation in dB of independent noise on every pixel of several samples, for what the decoder
+            and enlarging leave out; None: `diffusion_config.pixel_noise`. Their mean is that of the samples without it.
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
         device: None for the GPU if there is one.
+        sampling: fields of `Sampling` in place of the configured ones; None: as configured.
+
+    Attributes:
+        sampling: of one sample per scene; None for a baseline.
 
     Raises:
         CheckpointError: a checkpoint of an autoencoder, or none at all.
-        ConfigError: a sampler or a number of steps that does not fit it.
+        ConfigError: a sampler or a number of steps that does not fit the model.
     """
 
     def __init__(
@@ -77,33 +79,35 @@ class Predictor:
         path: str | Path | None = None,
         *,
         use_ema: bool = True,
-        steps: int | None = None,
-        sampler: str | None = None,
-        noise_scale: float | None = None,
         pixel_noise: float | None = None,
-        num_samples: int = 1,
         seed: int = 0,
         device: str | None = None,
+        **sampling: Any,
     ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model, self.config, self.checkpoint = load_model(path or RELEASED, use_ema=use_ema, device=self.device)
         if isinstance(model, AutoencoderKL):
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
         self.model: LatentDiffusion | Regression = model
-        self.seed, self.num_samples = seed, num_samples
-        self.sampler, self.steps, self.noise_scale, self.pixel_noise = "none", 1, 1.0, 0.0
+        self.seed, self.pixel_noise = seed, pixel_noise or 0.0
+        self.sampling: Sampling | None = None
+        given = {name: value for name, value in sampling.items() if value is not None}
+        self._is_chosen = bool({"sampler", "steps"} & given.keys())
         if isinstance(model, LatentDiffusion):
-            self.use(sampler, steps)
-            self.noise_scale = model.sampling.noise_scale if noise_scale is None else noise_scale
-            self.pixel_noise = self.config.diffusion_config.pixel_noise if pixel_noise is None else pixel_noise
-        elif noise_scale is not None or pixel_noise is not None:
-            raise ConfigError(f"{self.checkpoint.path}: is a regression baseline; noise is for samplers")
-        if not 0 < self.noise_scale <= MOST_NOISE:
-            raise ConfigError(f"noise_scale is {self.noise_scale:g}; it must lie above 0, up to {MOST_NOISE}")
+            try:
+                self.sampling = model.sampling.changed(model.diffusion, **given)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+            if self.sampling.noise_scale > MOST_NOISE:
+                raise ConfigError(
+                    f"noise_scale is {self.sampling.noise_scale:g}; it must lie above 0, up to {MOST_NOISE}"
+                )
+            if pixel_noise is None:
+                self.pixel_noise = self.config.diffusion_config.pixel_noise
+        elif given or pixel_noise is not None:
+            raise ConfigError(f"{self.checkpoint.path}: is a regression baseline; steps and noise are for samplers")
         if not 0 <= self.pixel_noise <= GAIN_SPAN_DB:
             raise ConfigError(f"pixel_noise is {self.pixel_noise:g}; it must lie within 0 .. {GAIN_SPAN_DB:g} dB")
-        if num_samples > 1 and sampler is None and steps is None:
-            self.use_for_spread()
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **how) -> "Predictor":
@@ -141,8 +145,8 @@ class Predictor:
         return not POINTS_IN.isdisjoint(self.config.data.cond_channels)
 
     @property
-    def draws_differ(self) -> bool:
-        """Whether several draws of one scene can be different maps."""
+    def samples_differ(self) -> bool:
+        """Whether several samples of one scene can be different maps."""
         return isinstance(self.model, LatentDiffusion) or self.config.baseline_config.variance
 
     @property
@@ -150,50 +154,61 @@ class Predictor:
         """Of the model, in tables."""
         return "latent diffusion" if isinstance(self.model, LatentDiffusion) else self.model.title
 
-    def use(self, sampler: str | None, steps: int | None) -> None:
-        """Choose sampler and number of network calls, None for the configured ones.
+    def sampling_of(self, num_samples: int) -> Sampling | None:
+        """How `num_samples` maps per scene are sampled; None for a baseline.
 
-        Raises:
-            ConfigError: a sampler or a number of steps that does not fit the model.
+        Several that are configured with one step, with which they are nearly the same map, take a sampler whose samples
+        differ, unless the constructor was given `sampler` or `steps`.
         """
-        if not isinstance(self.model, LatentDiffusion):
-            raise ConfigError("a regression baseline has no sampler")
-        try:
-            chosen = self.model.sampling.changed(self.model.diffusion, sampler=sampler, steps=steps)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        self.sampler, self.steps = str(chosen.sampler), chosen.steps
+        model, sampling = self.model, self.sampling
+        if num_samples == 1 or not isinstance(model, LatentDiffusion) or self._is_chosen or sampling.steps > 1:
+            return sampling
+        sampler = SPREAD_SAMPLERS[model.diffusion.model_type]
+        return sampling.changed(model.diffusion, sampler=sampler, steps=SPREAD_STEPS)
 
-    def use_for_spread(self) -> None:
-        """A sampler whose draws differ, in place of one call, with which they are nearly the same map."""
-        if isinstance(self.model, LatentDiffusion) and self.steps == 1:
-            self.use(SPREAD_SAMPLERS[self.config.diffusion_config.model_type], SPREAD_CALLS)
+    def facts(self, num_samples: int) -> dict[str, Any]:
+        """What maps are predicted with: checkpoint and step, sampler, steps, noise_scale, pixel_noise and num_samples."""
+        sampling = self.sampling_of(num_samples)
+        of_sampling = {name: getattr(sampling, name, None) for name in ("sampler", "steps", "noise_scale")}
+        facts = {"checkpoint": str(self.checkpoint.path), "step": self.checkpoint.step}
+        return facts | of_sampling | {"pixel_noise": self.pixel_noise, "num_samples": num_samples}
 
-    def predict(self, scenes: Iterable[Scene], batch_size: int = 16, *, ceiling: bool = False) -> Iterator[Prediction]:
-        """One prediction per scene, in order; scenes are read as they are needed. `ceiling` as in `predict_batch`."""
+    def predict(
+        self, scenes: Iterable[Scene], batch_size: int = 16, *, num_samples: int = 1, reconstruct: bool = False
+    ) -> Iterator[Prediction]:
+        """One prediction per scene, in order; scenes are read as they are needed.
+
+        Args:
+            batch_size: scenes per call of the networks.
+            num_samples: per scene; a prediction is their mean. A baseline without a variance has one.
+            reconstruct: as in `predict_batch`.
+        """
+        data, sampling = self.config.data, self.sampling_of(num_samples)
+        how: dict[str, Any] = {"num_samples": num_samples} | (asdict(sampling) if sampling else {})
         scenes = iter(scenes)
         while batch := list(islice(scenes, batch_size)):
-            yield from self._predict_batch(batch, ceiling)
-
-    def _predict_batch(self, scenes: list[Scene], ceiling: bool) -> list[Prediction]:
-        data = self.config.data
-        samples = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in scenes]
-        how: dict[str, Any] = {"num_samples": self.num_samples}
-        if isinstance(self.model, LatentDiffusion):
-            how |= {"steps": self.steps, "sampler": self.sampler, "noise_scale": self.noise_scale}
-        how["pixel_noise"] = self.pixel_noise
-        return predict_batch(self.model, scenes, samples, self.device, seed=self.seed, ceiling=ceiling, **how)
+            prepared = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in batch]
+            yield from predict_batch(
+                self.model,
+                batch,
+                prepared,
+                self.device,
+                seed=self.seed,
+                pixel_noise=self.pixel_noise,
+                reconstruct=reconstruct,
+                **how,
+            )
 
 
 @torch.no_grad()
 def predict_batch(
     model: LatentDiffusion | Regression | AutoencoderKL,
     scenes: Sequence[Scene],
-    samples: Sequence[dict[str, np.ndarray]],
+    prepared: Sequence[dict[str, np.ndarray]],
     device: torch.device,
     *,
     seed: int = 0,
-    ceiling: bool = False,
+    reconstruct: bool = False,
     pixel_noise: float = 0.0,
     **how,
 ) -> list[Prediction]:
@@ -201,19 +216,19 @@ def predict_batch(
 
     Args:
         model: a LatentDiffusion samples maps, a Regression predicts them; an AutoencoderKL reconstructs the truth, which is
-            then its `gain`. Their `predict(batch)` gives the draws.
+            then its `gain`. Their `predict(batch)` gives the samples.
         scenes: at their own resolution.
-        samples: the same as `data.prepare.prepare` gives them.
+        prepared: the same as `data.prepare.prepare` gives them.
         device: of the model.
         seed: with a scene's name it decides the noise.
         pixel_noise: as for `Predictor`.
-        ceiling: reconstruct the truth too, where it is known and the model can: an encoder and a decoder pass more.
-        how: `num_samples`, and `steps`, `sampler` and `noise_scale` of `LatentDiffusion.predict`.
+        reconstruct: the truth too, where it is known and the model can: an encoder and a decoder pass more.
+        how: `num_samples`, and for a LatentDiffusion fields of `Sampling`.
     """
 
     def stacked(key: str) -> torch.Tensor | None:
-        arrays = [sample[key] for sample in samples if key in sample]
-        return torch.from_numpy(np.stack(arrays)).to(device) if len(arrays) == len(samples) else None
+        arrays = [sample[key] for sample in prepared if key in sample]
+        return torch.from_numpy(np.stack(arrays)).to(device) if len(arrays) == len(prepared) else None
 
     batch: dict[str, Any] = {
         "images": stacked("image"),
@@ -221,32 +236,32 @@ def predict_batch(
         "masks": stacked("ori_mask"),
         "keys": [random_key(seed, scene.name) for scene in scenes],
     }
-    draws = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
-    mean = np.mean(draws, axis=0)
-    if len(draws) > 1 and isinstance(model, Regression):
-        mean = model.predict(batch)[0][:, 0].cpu().numpy()  # it knows its mean without the draws' noise
+    samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
+    mean = np.mean(samples, axis=0)
+    if len(samples) > 1 and isinstance(model, Regression):
+        mean = model.predict(batch)[0][:, 0].cpu().numpy()  # without the samples' noise
     known = batch["images"] is not None
-    ceilings = None
-    if ceiling and known and isinstance(model, LatentDiffusion):
-        ceilings = model.reconstruct(batch)[:, 0].cpu().numpy()
+    reconstructions = None
+    if reconstruct and known and isinstance(model, LatentDiffusion):
+        reconstructions = model.reconstruct(batch)[:, 0].cpu().numpy()
     predictions = []
-    for index, (scene, sample) in enumerate(zip(scenes, samples, strict=True)):
-        natives = np.stack([to_native(gain[index], scene) for gain in draws])
+    for index, (scene, sample) in enumerate(zip(scenes, prepared, strict=True)):
+        natives = np.stack([to_native(gain[index], scene) for gain in samples])
         prediction = Prediction(scene, to_native(mean[index], scene), mean[index])
-        if len(draws) > 1:
+        if len(samples) > 1:
             natives = with_pixel_noise(natives, pixel_noise, random_key(seed, scene.name))
-            prediction.std, prediction.draws = natives.std(0, ddof=1), natives
+            prediction.std, prediction.samples = natives.std(0, ddof=1), natives
         if known:
             prediction.truth = (sample["image"][0] + 1) / 2
-        if ceilings is not None:
-            prediction.reconstruction = to_native(ceilings[index], scene)
+        if reconstructions is not None:
+            prediction.reconstruction = to_native(reconstructions[index], scene)
         predictions.append(prediction)
     return predictions
 
 
-def with_pixel_noise(draws: np.ndarray, deviation: float, key: int) -> np.ndarray:
-    """Draws (K, H, W) of grey levels with independent normal noise of `deviation` dB where something is received."""
+def with_pixel_noise(samples: np.ndarray, deviation: float, key: int) -> np.ndarray:
+    """Samples (K, H, W) of grey levels with independent normal noise of `deviation` dB where something is received."""
     if not deviation:
-        return draws
-    noise = np.random.default_rng(key).standard_normal(draws.shape, np.float32) * np.float32(deviation / GAIN_SPAN_DB)
-    return np.where(draws > 0, (draws + noise).clip(0, 1), 0)
+        return samples
+    noise = np.random.default_rng(key).standard_normal(samples.shape, np.float32) * np.float32(deviation / GAIN_SPAN_DB)
+    return np.where(samples > 0, (samples + noise).clip(0, 1), 0)

@@ -1,97 +1,91 @@
-"""Whether a model's draws are as uncertain as they should be: coverage, CRPS, spread against error."""
+"""Whether a model's samples are as uncertain as they should be: coverage, CRPS, spread against error."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from data.scene import Scene
 from data.units import GAIN_SPAN_DB, gain_to_uint8
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)  # nominal shares of the intervals whose coverage is reported
+LEVELS = (0.5, 0.8, 0.9, 0.95)  # nominal fractions of the intervals whose coverage is reported
 BINS = 20  # of the spread, for the reliability picture
 STEP_DB = GAIN_SPAN_DB / 255  # of one grey level
 
 
-def rank_shares(draws: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Where the truth lies among the draws, in (0, 1): uniform if it is one more draw of the same distribution.
+def rank_fractions(samples: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Where the truth lies among the samples, in (0, 1): uniform if it is one more sample of the same distribution.
 
-    (draws below the truth + u (1 + draws equal to it)) / (K + 1), u uniform: the randomised PIT of discrete values
-    (Czado, Gneiting & Held, 2009), unbiased for any number of draws.
+    (samples below the truth + u (1 + samples equal to it)) / (K + 1), u uniform: the randomised PIT of discrete values
+    (Czado, Gneiting & Held, 2009), unbiased for any number of samples.
 
     Args:
-        draws: (K, N).
+        samples: (K, N).
         truth: (N,), of the same type.
         rng: of u.
     """
-    below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
-    return (below + rng.random(truth.shape) * (1 + equal)) / (len(draws) + 1)
+    below, equal = (samples < truth).sum(0), (samples == truth).sum(0)
+    return (below + rng.random(truth.shape) * (1 + equal)) / (len(samples) + 1)
 
 
-def crps(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Continuous ranked probability score of an ensemble (its unbiased form, Ferro, 2014), in the values' unit.
 
-    mean |x_i - y| - sum_ij |x_i - x_j| / (2 K (K - 1)); for one draw the absolute error.
+    mean |x_i - y| - sum_ij |x_i - x_j| / (2 K (K - 1)); for one sample the absolute error.
 
     Args:
-        draws: (K, N).
+        samples: (K, N).
         truth: (N,).
 
     Returns:
         (N,).
     """
-    count = len(draws)
-    error = np.abs(draws - truth).mean(0)
+    count = len(samples)
+    error = np.abs(samples - truth).mean(0)
     if count == 1:
         return error
-    weights = 2 * np.arange(1, count + 1) - count - 1  # of the sorted draws: the pairs' sum in one pass
-    return error - np.tensordot(weights, np.sort(draws, 0), 1) / (count * (count - 1))
+    weights = 2 * np.arange(1, count + 1) - count - 1  # of the sorted samples: the pairs' sum in one pass
+    return error - np.tensordot(weights, np.sort(samples, 0), 1) / (count * (count - 1))
 
 
 class Calibration:
-    """Collects draws and truths, one map at a time; every score counts each open pixel once.
+    """Collects samples and truths, one map at a time; every score counts each open pixel once.
 
-    Draws are rounded to 8-bit levels first, as the truth is, so that a map that is known exactly is calibrated too.
+    Samples are rounded to 8-bit levels first, as the truth is, so that a map that is known exactly is calibrated too.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._ranks = np.zeros((2, 100), np.int64)  # of pixels whose draws are all alike, and of the others
+        self._ranks = np.zeros((2, 100), np.int64)  # of pixels whose samples are all alike, and of the others
         self._spread = np.zeros((3, 512))  # pixels, squared error and variance, by the spread in half grey levels
 
-    def add(self, name: str, draws: np.ndarray, truth: np.ndarray, where: np.ndarray) -> dict[str, Any]:
-        """Score a map's draws; returns its `crps` in dB.
+    def add(self, name: str, samples: np.ndarray, truth: np.ndarray, where: np.ndarray) -> dict[str, Any]:
+        """Score a map's samples; returns its `crps` in dB.
 
         Args:
             name: of the scene; decides how ties are broken.
-            draws: (K, H, W) grey levels in [0, 1], K > 1.
+            samples: (K, H, W) grey levels in [0, 1], K > 1.
             truth: (H, W).
             where: (H, W) bool, the pixels that count.
         """
-        drawn = gain_to_uint8(draws[:, where]).astype(np.int16)
+        drawn = gain_to_uint8(samples[:, where]).astype(np.int16)
         true = gain_to_uint8(truth[where]).astype(np.int16)
-        shares = rank_shares(drawn, true, np.random.default_rng(list(name.encode())))
+        fractions = rank_fractions(drawn, true, np.random.default_rng(list(name.encode())))
         differ = (drawn != drawn[0]).any(0)
         for alike, ranks in zip((~differ, differ), self._ranks, strict=True):
-            ranks += np.bincount((shares[alike] * 100).astype(int).clip(max=99), minlength=100)
+            ranks += np.bincount((fractions[alike] * 100).astype(int).clip(max=99), minlength=100)
         row: dict[str, Any] = {"name": name, "crps": float(crps(drawn, true).mean()) * STEP_DB}
-        # the mean of K draws has an error of its own: with this factor spread and error are equal for calibrated draws
+        # the mean of K samples has an error of its own: with this factor spread and error are equal for calibrated samples
         variance = drawn.var(0, ddof=1) * (1 + 1 / len(drawn))
         error = (drawn.mean(0) - true) ** 2
-        place = (2 * np.sqrt(variance)).astype(int).clip(max=511)
+        bins = (2 * np.sqrt(variance)).astype(int).clip(max=511)
         for total, values in zip(self._spread, (None, error, variance), strict=True):
-            total += np.bincount(place, values, minlength=512)
+            total += np.bincount(bins, values, minlength=512)
         self.rows.append(row)
         return row
 
-    def add_prediction(self, scene: Scene, draws: np.ndarray | None) -> None:
-        """`add` for a scene's open pixels; does nothing for a model with one answer."""
-        if draws is not None:
-            self.add(scene.name, draws, scene.gain, ~scene.ori_mask)
-
-    def coverage(self, level: float, *, where_draws_differ: bool = False) -> float:
-        """Share of the pixels whose truth lies in the central interval of this nominal share; NaN without any."""
-        ranks = self._ranks[1] if where_draws_differ else self._ranks.sum(0)
+    def coverage(self, level: float, *, where_samples_differ: bool = False) -> float:
+        """Fraction of the pixels whose truth lies in the central interval of this nominal fraction; NaN without any."""
+        ranks = self._ranks[1] if where_samples_differ else self._ranks.sum(0)
         if not ranks.sum():
             return float("nan")
         edge = round(100 * (1 - level) / 2, 6)
@@ -100,9 +94,9 @@ class Calibration:
         return float(inside / ranks.sum())
 
     def summary(self) -> dict[str, Any]:
-        """`crps` in dB, mean over maps; `coverage` by nominal share of all pixels, and `coverage_where_draws_differ`, of the
-        share `differing` of the pixels; `spread`, times sqrt(1 + 1 / K), and `error` of the mean, root mean square, dB;
-        `ranks` where draws differ, shares by hundredths; `by_spread`, [spread, error, pixels] of bins with about equally
+        """`crps` in dB, mean over maps; `coverage` by nominal fraction of all pixels, and `coverage_where_samples_differ`, of the
+        fraction `differing` of the pixels; `spread`, times sqrt(1 + 1 / K), and `error` of the mean, root mean square, dB;
+        `ranks` where samples differ, fractions by hundredths; `by_spread`, [spread, error, pixels] of bins with about equally
         many pixels.
         """
         differing = self._ranks[1] if self._ranks[1].any() else self._ranks[0]
@@ -111,8 +105,8 @@ class Calibration:
         return {
             "crps": float(np.mean([row["crps"] for row in self.rows])),
             "coverage": {f"{level:g}": self.coverage(level) for level in LEVELS},
-            "coverage_where_draws_differ": {
-                f"{level:g}": self.coverage(level, where_draws_differ=True) for level in LEVELS
+            "coverage_where_samples_differ": {
+                f"{level:g}": self.coverage(level, where_samples_differ=True) for level in LEVELS
             },
             "differing": float(self._ranks[1].sum() / self._ranks.sum()),
             "spread": float(np.sqrt(variance.sum() / total)) * STEP_DB,

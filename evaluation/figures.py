@@ -81,6 +81,12 @@ def _save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def figure_row(scene: Scene, **maps: np.ndarray | None) -> dict[str, Any]:
+    """A row of `comparison_figure`: a scene with its map, and the maps of its columns."""
+    row = {"name": scene.name, "real": scene.gain, "truth": scene.truth, "buildings": scene.buildings}
+    return row | {"tx": scene.tx, "points": scene.measurements} | maps
+
+
 def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
     """The truth | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
 

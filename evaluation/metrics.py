@@ -1,20 +1,29 @@
-"""Scores of radio maps, under the three conventions of the literature.
+"""Scores of radio maps, under the conventions of the literature (docs/accuracy.md).
 
-Raw (RadioDiff): grey levels g as they are; NMSE = MSE / mean(target^2), RMSE, SSIM and PSNR for each map, averaged
-over maps. Thresholded (RadioUNet, RMDM, RadioFlow): g' = max(g - 0.2, 0) / 0.8 first; RadioUNet sums errors over the
-whole set, GeoRayMap averages NMSE over maps. Numbers under different conventions must not be compared.
+A convention says what is done to the grey levels of prediction and target first (`under_conventions`), and whether NMSE =
+sum(error^2) / sum(target^2) and RMSE are means over maps or taken over the whole set. Numbers under different
+conventions must not be compared.
 """
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from data.units import apply_noise_floor
+from data.units import GAIN_SPAN_DB, apply_noise_floor
+
+from .regions import Regions
 
 PERFECT_PSNR = 100.0  # dB, assigned to an exact map so that means stay finite
+
+
+def under_conventions(gain: np.ndarray, regions: Regions | None = None) -> dict[str, np.ndarray]:
+    """Grey levels (H, W) under the conventions of the literature; `masked` needs the regions of the scene."""
+    found = {"raw": gain, "thresholded": apply_noise_floor(gain)}  # RadioDiff; RadioUNet, RMDM, RadioFlow, GeoRayMap
+    return found | ({"masked": gain * ~regions.picture} if regions else {})  # ControlRadio with --building_mask
 
 
 def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
@@ -55,9 +64,9 @@ def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
     NMSE and detail are NaN for a target that is zero everywhere.
     """
     error = prediction.astype(np.float64) - target
-    mse, power = float((error**2).mean()), float((target.astype(np.float64) ** 2).mean())
+    mse = float((error**2).mean())
     return {
-        "nmse": mse / power if power else math.nan,
+        "nmse": nmse_of(error, target.astype(np.float64)),
         "rmse": math.sqrt(mse),
         "ssim": ssim(prediction, target),
         "psnr": min(PERFECT_PSNR, -10 * math.log10(mse)) if mse else PERFECT_PSNR,
@@ -65,52 +74,78 @@ def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
     }
 
 
-def _share(error: np.ndarray, target: np.ndarray, where: np.ndarray) -> float:
-    """Squared error over squared target on the pixels `where`; NaN without power there."""
-    power = float((target[where].astype(np.float64) ** 2).sum())
-    return float((error[where] ** 2).sum()) / power if power else math.nan
+def nmse_of(error: np.ndarray, target: np.ndarray) -> float:
+    """Squared error over squared target, of all values of two arrays; NaN for a target without energy."""
+    power = float((target**2).sum())
+    return float((error**2).sum()) / power if power else math.nan
+
+
+def mean_of(values: Sequence[float | None] | np.ndarray) -> float:
+    """The mean of the values that are finite; NaN without any. None, as JSON has in place of NaN, is not."""
+    known = np.array(values, float)
+    known = known[np.isfinite(known)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 class Scores:
-    """Collects scores, one map at a time.
+    """Collects a predictor's scores, one map at a time.
 
     Attributes:
-        rows: one dict per map: name and raw scores.
+        rows: one dict per map: its name, and its scores on raw grey levels.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._thresholded: list[dict[str, float]] = []
-        self._sums = np.zeros(3)  # squared error, squared target, pixels; thresholded, over the whole set
+        self._others: defaultdict[str, list[dict[str, float]]] = defaultdict(list)  # rows of the other conventions
+        self._sums: defaultdict[str, Any] = defaultdict(lambda: np.zeros(3))  # squared error, squared target, pixels
+        self._open = np.zeros(2)  # squared error in dB, open pixels
 
     def add(
-        self, name: str, prediction: np.ndarray, target: np.ndarray, parts: Mapping[str, np.ndarray] | None = None
-    ) -> dict[str, float]:
-        """Score one map, (H, W) grey levels in [0, 1]; returns its raw scores.
+        self, name: str, prediction: np.ndarray, target: np.ndarray, regions: Regions | None = None
+    ) -> dict[str, Any]:
+        """Score one map; returns its row.
 
-        With `parts`, masks (H, W) bool by name, also nmse_NAME of each; pixels where prediction and target are zero,
-        such as buildings, contribute nothing.
+        Args:
+            name: of the map.
+            prediction, target: (H, W) grey levels in [0, 1].
+            regions: of the scene: with it also `rmse_db`, the error over open pixels, nmse_NAME of each of `regions.parts`
+                (where both are zero, as in buildings, nothing is contributed), and the convention `masked`.
         """
-        raw = map_scores(prediction, target)
-        for part, where in (parts or {}).items():
-            raw[f"nmse_{part}"] = _share(prediction.astype(np.float64) - target, target, where)
-        self.rows.append({"name": name} | raw)
-        p, t = apply_noise_floor(prediction.astype(np.float64)), apply_noise_floor(target.astype(np.float64))
-        self._thresholded.append(map_scores(p, t))
-        self._sums += ((p - t) ** 2).sum(), (t**2).sum(), p.size
-        return raw
+        prediction, target = prediction.astype(np.float64), target.astype(np.float64)
+        row = {"name": name} | map_scores(prediction, target)
+        if regions:
+            squared = (((prediction - target) * GAIN_SPAN_DB) ** 2)[regions.open]
+            self._open += squared.sum(), squared.size
+            row["rmse_db"] = math.sqrt(squared.mean()) if squared.size else math.nan
+            for part, where in regions.parts.items():
+                row[f"nmse_{part}"] = nmse_of((prediction - target)[where], target[where])
+        self.rows.append(row)
+        targets = under_conventions(target, regions)
+        for convention, p in under_conventions(prediction, regions).items():
+            t = targets[convention]
+            self._sums[convention] += ((p - t) ** 2).sum(), (t**2).sum(), p.size
+            if convention != "raw":
+                self._others[convention].append(map_scores(p, t))
+        return row
 
     def summary(self) -> dict[str, Any]:
-        """Means over maps under the raw convention, and under the key `thresholded` those of the thresholded one."""
+        """On raw levels means over maps, of those that have the score: nmse, rmse, ssim, psnr, detail, nmse_PART; over the
+        whole set nmse_whole_set, rmse_whole_set, target_power (mean square of the target) and rmse_db. `maps`, and in
+        `without_energy` how many of them are zero everywhere and have no nmse. Under `masked` and `thresholded` the same
+        of these conventions.
+        """
+        found: dict[str, Any] = self._of("raw", self.rows)
+        if self._open[1]:
+            found["rmse_db"] = math.sqrt(self._open[0] / self._open[1])
+        without_energy = sum(math.isnan(row["nmse"]) for row in self.rows)
+        found |= {"maps": len(self.rows), "without_energy": without_energy}
+        return found | {convention: self._of(convention, rows) for convention, rows in self._others.items()}
 
-        def means(rows: list[dict]) -> dict[str, float]:
-            keys = [key for key in rows[0] if key != "name"]
-            columns = {key: np.array([row[key] for row in rows]) for key in keys}
-            return {k: float(np.nanmean(v)) if np.isfinite(v).any() else math.nan for k, v in columns.items()}
-
-        error, power, pixels = self._sums
-        whole = {
+    def _of(self, convention: str, rows: list[dict[str, Any]]) -> dict[str, float]:
+        error, power, pixels = self._sums[convention]
+        means = {key: mean_of([row.get(key) for row in rows]) for key in rows[0] if key != "name"}
+        return means | {
             "nmse_whole_set": float(error / power) if power else math.nan,
             "rmse_whole_set": math.sqrt(error / pixels),
+            "target_power": float(power / pixels),
         }
-        return means(self.rows) | {"maps": len(self.rows), "thresholded": means(self._thresholded) | whole}

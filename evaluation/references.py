@@ -14,12 +14,12 @@ from data.scene import Scene
 from data.units import GAIN_MAX_DB, db_to_gain
 
 
-def log_distance_law(scene: Scene) -> np.ndarray:
+def log_distance_model(scene: Scene) -> np.ndarray:
     """25 log10 d everywhere, buildings at zero."""
     return np.where(scene.ori_mask, 0, free_gain(scene)).astype(np.float32)
 
 
-def los_nlos_law(scene: Scene) -> np.ndarray:
+def los_nlos_model(scene: Scene) -> np.ndarray:
     """25 log10 d in line of sight, 28.6 log10 d + 8 dB in the shadow, buildings at zero."""
     from data.simulator import line_of_sight  # numba is slow to import
 
@@ -36,8 +36,15 @@ def simulator_map(scene: Scene) -> np.ndarray:
     return np.where(scene.ori_mask, 0, gain).astype(np.float32)
 
 
+REFERENCES = {
+    "simulator": simulator_map,
+    "line-of-sight path-loss model": los_nlos_model,
+    "25 log10 d": log_distance_model,
+}
+
+
 class MeanMap:
-    """The pixel-wise mean of training maps, buildings at zero.
+    """The pixel-wise mean of training maps, the buildings shown at zero.
 
     Args:
         scenes: all of one size, with gain.
@@ -61,4 +68,4 @@ class MeanMap:
         """See the module's docstring; raises DataError for a scene of another size."""
         if scene.buildings.shape != self.mean.shape:
             raise DataError(f"scene {scene.name}: is {scene.buildings.shape}, the mean map {self.mean.shape}")
-        return np.where(scene.buildings, 0, self.mean)
+        return np.where(scene.ori_mask, 0, self.mean)

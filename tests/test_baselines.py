@@ -210,7 +210,7 @@ def test_a_run_resumes_and_predicts(tmp_path, name, variance):
     assert all(same(whole.weights(kind), parts.weights(kind)) for kind in ("model", "ema"))
     scenes = [Scene("a", Layout([], (64, 64)), (30.0, 40.0))]
     (one,) = Predictor(tmp_path / "whole").predict(scenes)
-    (several,) = Predictor(tmp_path / "whole", num_samples=3).predict(scenes)
+    (several,) = Predictor(tmp_path / "whole").predict(scenes, num_samples=3)
     assert one.gain.shape == (64, 64) and one.std is None
     assert (several.std is not None) == variance
     if not variance:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.calibration import STEP_DB, Calibration, crps, rank_shares
+from evaluation.calibration import STEP_DB, Calibration, crps, rank_fractions
 from evaluation.figures import reliability_figure
 
 EVERYWHERE = np.ones((60, 60), bool)
@@ -48,7 +48,7 @@ def test_what_is_known_exactly_is_calibrated():
     calibration.add("a", np.stack([truth] * 8) + 0.001, truth, EVERYWHERE)  # less than half a grey level
     assert calibration.coverage(0.5) == pytest.approx(0.5, abs=0.03)
     found = calibration.summary()
-    assert found["crps"] == found["differing"] == 0 and np.isnan(found["coverage_where_draws_differ"]["0.9"])
+    assert found["crps"] == found["differing"] == 0 and np.isnan(found["coverage_where_samples_differ"]["0.9"])
     draws = np.stack([truth] * 8)
     draws[:, 0, 0] = np.linspace(0, 1, 8)  # one pixel that is not known
     calibration.add("b", draws, truth, EVERYWHERE)
@@ -81,7 +81,7 @@ def test_crps_of_an_ensemble():
 
 
 def test_ranks_break_ties_by_chance():
-    shares = rank_shares(np.zeros((4, 10_000)), np.zeros(10_000), np.random.default_rng(3))
+    shares = rank_fractions(np.zeros((4, 10_000)), np.zeros(10_000), np.random.default_rng(3))
     assert np.allclose(np.histogram(shares, 5, (0, 1))[0], 2000, atol=200)
 
 

@@ -4,19 +4,16 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.errors import ConfigError
+from scripts import compare, evaluate
 from tests.conftest import make_tree
-from tests.test_commands import command
 from tests.tiny import TINY, merged
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import compare  # noqa: E402
 
 PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125"]
 CHANNELS = ["buildings", "transmitter", "measured_gain", "measured"]
@@ -36,6 +33,7 @@ def workplace(tmp_path_factory):
                 "cond_channels": CHANNELS,
                 "incomplete": {"points": 5},
             },
+            "diffusion_config": {"sampling_timesteps": 1},
             "trainer": {"validate_every": 0},
         },
     )
@@ -44,15 +42,21 @@ def workplace(tmp_path_factory):
     tree = {"data_root": str(root / "tree")}
     plan = {
         "samples": 24,
-        "vae_share": 0.5,
-        "draws": 4,
-        "places": {
+        "vae_fraction": 0.5,
+        "num_samples": 4,
+        "test_sets": {
             "complete": tree,
             "measured": {**tree, "maps": 1, "incomplete": {"points": 7, "missing_buildings": 1}},
         },
         "rows": {
-            "25 log10 d": {"law": "25 log10 d"},
-            "latent diffusion": {"config": config, "vae": config, "calls": [1, 2], "seeds": [0, 1], "end_to_end": 0.5},
+            "25 log10 d": {"reference": "25 log10 d"},
+            "latent diffusion": {
+                "config": config,
+                "vae": config,
+                "seeds": [0, 1],
+                "end_to_end": 0.5,
+                "sampling_steps": [None, 2],
+            },
             "regression": {"config": config, "stage": "baseline", "own": PMNET},
         },
     }
@@ -60,66 +64,68 @@ def workplace(tmp_path_factory):
     return root
 
 
+def call(main, monkeypatch, *arguments):
+    """A command in this process."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    main()
+
+
 def run(root, monkeypatch, *more):
     out, table = root / "out", root / "table.md"
-    line = ["compare.py", "--plan", root / "plan.yaml", "--out", out, "--threads", 1, "--markdown", table, *more]
-    monkeypatch.setattr(sys, "argv", list(map(str, line)))
-    compare.main()
+    plan = ("--plan", root / "plan.yaml", "--out", out, "--threads", 1, "--markdown", table)
+    call(compare.main, monkeypatch, *plan, *more)
     return table.read_text(), out
+
+
+def cells(text):
+    """Lines of a Markdown table, by the heads of their columns."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.strip().splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
 def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
     text, out = run(workplace, monkeypatch, "--parallel", 2)
     runs = sorted((folder.name[:-9], find_checkpoint(folder).step) for folder in (out / "runs").iterdir())
     assert runs == [("latent_diffusion", 4)] * 2 + [("regression", 6)] + [("vae", 3)] * 2
-    places = text.split("\n\n")
-    assert [part for part in places if "|" not in part] == ["complete", "measured"]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in places[1].strip().splitlines()[2:]]
-    assert [row[0] for row in rows] == ["25 log10 d", "latent diffusion", "latent diffusion", "regression"]
-    assert [row[3] for row in rows] == ["-", "1", "2", "1"] and rows[1][2] == "2 + 2"
-    assert rows[0][5] == "-" and rows[1][5][0] in "+-"  # differences from the first row
-    assert "(" in rows[1][4] and "(" not in rows[3][4]  # both seeds
-    assert rows[1][-3] != "-" and rows[1][-2].endswith("%") and rows[3][-3] == "-"  # CRPS and coverage of draws
-    assert "NMSE near points" in places[3] and "NMSE near" not in places[1]
+    complete, measured = text.split("\n\n")[1::2]
+    assert text.split("\n\n")[::2] == ["complete", "measured"]
+    rows = cells(complete)
+    assert [row[""] for row in rows] == ["25 log10 d", "latent diffusion", "latent diffusion", "regression"]
+    assert [row["sampling steps"] for row in rows] == ["-", "4", "2", "1"] and rows[1]["training steps"] == "2 + 2"
+    assert rows[0]["minus the first row"] == "-" and rows[1]["minus the first row"][0] in "+-"
+    assert ", " in rows[1]["of the seeds"] and rows[3]["of the seeds"] == "-"
+    assert float(rows[1]["CRPS dB"]) > 0 and 0 <= float(rows[1]["90 % interval"]) <= 1 and rows[3]["CRPS dB"] == "-"
+    assert "NMSE near" in measured and "NMSE near" not in complete
     kept = next((out / "runs").glob("regression_*")) / "scores.json"
     facts = json.loads(kept.read_text())["1"]["measured"]["facts"]
-    assert len(facts["scenes"]) == 1 and facts["place"]["incomplete"]["points"] == 7
+    assert len(facts["scenes"]) == 1 and facts["test_set"]["incomplete"]["points"] == 7
 
     def never(*_):
         raise AssertionError("trained or scored again")
 
-    monkeypatch.setattr(compare.Trainings, "_run", never)
-    monkeypatch.setattr(compare, "score", never)
+    monkeypatch.setattr(compare.Trainings, "run", never)
+    monkeypatch.setattr(compare.Predictor, "predict", never)
     again, _ = run(workplace, monkeypatch)
-    without_time = [line.rsplit("|", 2)[0] for line in text.splitlines()]
-    assert [line.rsplit("|", 2)[0] for line in again.splitlines()] == without_time
+    without_time = [[row | {"s per map": ""} for row in cells(part)] for part in text.split("\n\n")[1::2]]
+    assert [[row | {"s per map": ""} for row in cells(part)] for part in again.split("\n\n")[1::2]] == without_time
 
 
-def test_measured_points_reach_the_commands(workplace, monkeypatch, tmp_path):
+def test_evaluate_scores_the_same_samples_as_compare(workplace, monkeypatch, tmp_path, capsys):
+    """Nobody names a sampler, and one step is configured: both take one whose samples differ."""
     _, out = run(workplace, monkeypatch)
-    model, tree = next((out / "runs").glob("latent_diffusion_*")), workplace / "tree"
-    score = ("scripts/evaluate.py", "--ckpt", model, "--data", tree, "--split", "val", "--json", tmp_path / "s.json")
-    unsure = ("--incomplete", "points=4", "missing_buildings=1", "--num_samples", "3")
-    done = command(*score, *unsure, "--reliability", tmp_path / "r.png")
-    assert done.returncode == 0, done.stderr
-    assert "NMSE near" in done.stdout and "intervals cover 50%" in done.stdout and (tmp_path / "r.png").is_file()
-    scores = json.loads((tmp_path / "s.json").read_text())
-    assert scores["incomplete"] == "points=4 missing_buildings=1" and 0 < scores["calibration"]["crps"] < 99
-    (tmp_path / "points.csv").write_text("x,y,gain_db\n3,4,-80\n")
-    city = ("sample.py", "--ckpt", model, "--simulate", "1", "--measurements", tmp_path / "points.csv")
-    measured, plain = (
-        command(*line, "--output_folder", tmp_path / name) for name, line in (("a", city), ("b", city[:-2]))
-    )
-    assert measured.returncode == plain.returncode == 0, measured.stderr
-    a, b = (np.load(next((tmp_path / name).glob("city1*[0-9].npy"))) for name in "ab")
-    assert not np.array_equal(a, b, equal_nan=True)
-    for line, message in (
-        ((*city, "--tx", "9,9", "--tx", "8,8"), "belong to one --tx"),
-        ((*score, "--incomplete", "point=4"), "incomplete.point is not a known key"),
-        ((*score, "--reliability", tmp_path / "r.png"), "needs several draws"),
-    ):
-        done = command(*line)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    model = next((out / "runs").glob("latent_diffusion_*"))
+    theirs = json.loads((model / "scores.json").read_text())["4"]["measured"]
+    how = ("--ckpt", model, "--data", workplace / "tree", "--split", "val", "--maps", 1, "--num_samples", 4)
+    files = ("--json", tmp_path / "s.json", "--reliability", tmp_path / "r.png", "--gallery", tmp_path / "g.png")
+    capsys.readouterr()
+    call(evaluate.main, monkeypatch, *how, *files, "--incomplete", "points=7", "missing_buildings=1")
+    ours, said = json.loads((tmp_path / "s.json").read_text()), capsys.readouterr().out
+    for key in ("crps", "spread", "error"):
+        assert ours["calibration"][key] == pytest.approx(theirs["scores"]["calibration"][key], rel=1e-3)
+    assert ours["nmse"] == pytest.approx(theirs["scores"]["nmse"], rel=1e-4) and ours["nmse_near"] > 0
+    assert (ours["sampler"], ours["steps"]) == ("ddpm", 4) == (theirs["facts"]["sampler"], theirs["facts"]["steps"])
+    assert ours["incomplete"] == "points=7 missing_buildings=1"
+    assert "intervals cover 50%" in said and (tmp_path / "r.png").is_file() and (tmp_path / "g.png").is_file()
 
 
 def test_another_configuration_budget_or_name_is_another_run(workplace, monkeypatch):
@@ -129,7 +135,7 @@ def test_another_configuration_budget_or_name_is_another_run(workplace, monkeypa
 
     def folder(name, row, steps, plan=plan):
         trainings = compare.Trainings(plan, workplace / "other", 1)
-        monkeypatch.setattr(trainings, "_run", lambda folder, *_: None)
+        monkeypatch.setattr(trainings, "run", lambda folder, command: None)
         folders.add(trainings.model(name, row, 0, {"baseline": steps}))
         return len(folders)
 
@@ -146,14 +152,13 @@ def test_equal_time_gives_the_faster_row_more_steps(workplace, monkeypatch):
     plan = compare.read_plan(workplace / "plan.yaml").model_copy(update={"samples": None, "seconds": 8.0})
     trainings = compare.Trainings(plan, workplace / "timed", 1)
 
-    def trained(folder, stage, row, more):
+    def trained(folder, command):
         folder.mkdir(parents=True, exist_ok=True)
-        per_second = {"vae": 40, "ldm": 20, "baseline": 8}[stage] / (
-            2 if "end_to_end.start_step=0" in " ".join(more) else 1
-        )
+        whole = any("end_to_end.start_step=0" in word for word in command)
+        per_second = {"train_vae": 40, "train_cond_ldm": 20, "train_baseline": 8}[Path(command[0]).stem] / (1 + whole)
         (folder / "train.log").write_text(f"12:00:00 step={compare.PROBE_STEPS} samples_per_second={per_second}\n")
 
-    monkeypatch.setattr(trainings, "_run", trained)
+    monkeypatch.setattr(trainings, "run", trained)
     batch = 4  # of TINY: two micro-batches of two
     assert trainings.steps(plan.rows["regression"]) == {"baseline": 8 * 8 / batch}
     assert trainings.steps(plan.rows["latent diffusion"]) == {
@@ -168,14 +173,19 @@ def test_equal_time_gives_the_faster_row_more_steps(workplace, monkeypatch):
     [
         ({"samples": None}, "give either seconds or samples"),
         ({"seconds": 3}, "give either seconds or samples"),
-        ({"rows": {"a": {}}}, "rows.a: give one of config, law and ckpt"),
+        ({"rows": {"a": {}}}, "rows.a: give one of config, reference and ckpt"),
         (
-            {"rows": {"a": {"law": "simulator", "pixel_noise": 1}}},
-            "rows.a: noise_scale and pixel_noise are for samplers",
+            {"rows": {"a": {"reference": "simulator", "pixel_noise": 1}}},
+            "rows.a: sampling_steps, sampler, noise_scale, pixel_noise are for latent diffusion",
         ),
-        ({"rows": {"a": {"law": "no such"}}}, "rows.a.law: Input should be 'simulator'"),
+        ({"rows": {"a": {"reference": "no such"}}}, "rows.a.reference: Input should be 'simulator'"),
         ({"rows": {"a": {"config": "x", "stage": "baseline", "vae": "x"}}}, "rows.a: a baseline has neither"),
-        ({"places": {"a": {"incomplete": {"point": 3}}}}, "places.a.incomplete.point: Extra inputs"),
+        ({"rows": {"a": {"law": "simulator"}}}, "rows.a.law: Extra inputs"),
+        ({"test_sets": {"a": {"data_root": "x", "incomplete": {"point": 3}}}}, "test_sets.a.incomplete.point: Extra"),
+        (
+            {"test_sets": {"a": {"data_root": "x", "incomplete": {"transmitter_unknown": 0.5}}}},
+            "rows.25 log10 d: needs the transmitter",
+        ),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(workplace, tmp_path, change, message):
@@ -201,4 +211,4 @@ def test_the_repository_s_plans_read_and_name_valid_settings(path, monkeypatch):
     trainings = compare.Trainings(plan, Path("nowhere"), 1)
     for row in plan.rows.values():
         for stage in ("vae",) * bool(row.vae) + (row.stage,) * bool(row.config):
-            assert trainings._config(stage, row).trainer.batch_size > 0
+            assert trainings.config(stage, row).trainer.batch_size > 0

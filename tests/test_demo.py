@@ -243,10 +243,10 @@ def test_a_crowd_is_told_to_wait(monkeypatch):
     predictor, entered, go = Predictor(), threading.Event(), threading.Event()
     app = create_app(predictor)
 
-    def slow(scenes, predict=predictor.predict):
+    def slow(scenes, predict=predictor.predict, **how):
         entered.set()
         go.wait(60)
-        return predict(scenes)
+        return predict(scenes, **how)
 
     monkeypatch.setattr(predictor, "predict", slow)
     body = {"buildings": pack(OPEN), "tx": [[5, 5]]}

@@ -87,7 +87,7 @@ def test_sampling_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_seeds_and_names_draw_different_maps_and_the_ceiling_is_asked_for():
+def test_seeds_and_names_draw_different_maps_and_the_reconstruction_is_asked_for():
     model = tiny_model().eval()
     model.unet.conv_out.weight.data.normal_()  # an untrained one puts out nothing
     layout = Layout([], (16, 16))
@@ -100,7 +100,7 @@ def test_seeds_and_names_draw_different_maps_and_the_ceiling_is_asked_for():
     (a, b), (other, _) = predict(1), predict(2)
     assert not np.array_equal(a.gain, b.gain) and not np.array_equal(a.gain, other.gain)
     assert np.array_equal(a.gain, predict(1)[0].gain)
-    assert a.reconstruction is None and predict(1, ceiling=True)[0].reconstruction is not None
+    assert a.reconstruction is None and predict(1, reconstruct=True)[0].reconstruction is not None
     calls = []
     model.first_stage_model.encoder.register_forward_hook(lambda *_: calls.append(1))
     predict(1)
@@ -133,11 +133,11 @@ def test_pixel_noise_widens_draws_and_leaves_their_mean_and_zeros():
         return predict_batch(model, [scene], [sample], torch.device("cpu"), **how)[0]
 
     plain, noisy, again = predict(0.0), predict(3.0), predict(3.0)
-    assert np.array_equal(plain.gain, noisy.gain) and np.array_equal(noisy.draws, again.draws)
-    received = (plain.draws > 0.2).all(0) & (plain.draws < 0.8).all(0)
-    added = noisy.draws - plain.draws
+    assert np.array_equal(plain.gain, noisy.gain) and np.array_equal(noisy.samples, again.samples)
+    received = (plain.samples > 0.2).all(0) & (plain.samples < 0.8).all(0)
+    added = noisy.samples - plain.samples
     assert received.sum() > 50 and added[:, received].std() * 99.16 == pytest.approx(3, rel=0.05)
-    assert noisy.std[received].mean() > plain.std[received].mean() and not noisy.draws[:, scene.ori_mask].any()
+    assert noisy.std[received].mean() > plain.std[received].mean() and not noisy.samples[:, scene.ori_mask].any()
 
 
 def test_buildings_are_zero():

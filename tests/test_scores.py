@@ -1,6 +1,7 @@
 """Metrics and untrained predictors against direct formulas."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ from PIL import Image
 
 from data import DataError, Scene
 from data.geometry.layout import Layout
+from data.geometry.registration import picture_of, snap
 from data.units import apply_noise_floor
 from evaluation import figures
 from evaluation.figures import comparison_figure, radio_map_figure
 from evaluation.metrics import PERFECT_PSNR, Scores, detail, map_scores, ssim
-from evaluation.references import MeanMap, log_distance_law, los_nlos_law
-from evaluation.table import error_shares, interval
-from scripts.evaluate import score_others
+from evaluation.references import MeanMap, log_distance_model, los_nlos_model
+from evaluation.regions import Regions, error_by_region
+from evaluation.report import report
+from evaluation.scoring import Answer, Evaluation
+from evaluation.table import averaged, difference, interval, table
 
 
 def direct_ssim(x, y):
@@ -61,21 +65,21 @@ def test_detail_is_power_of_fine_waves():
     assert math.isnan(detail(target, np.full((32, 32), 0.3)))
 
 
+def regions(visible):
+    return Regions(np.ones_like(visible), np.zeros_like(visible), {"los": visible, "nlos": ~visible})
+
+
 def test_line_of_sight_and_shadow_are_scored_apart():
     target, prediction = np.full((16, 16), 0.5), np.full((16, 16), 0.5)
     visible = np.zeros((16, 16), bool)
     visible[:4] = True
     prediction[visible] += 0.1
     prediction[~visible] -= 0.2
-    scores = Scores().add("a", prediction, target, {"los": visible, "nlos": ~visible})
-    assert scores["nmse_los"] == pytest.approx(0.04) and scores["nmse_nlos"] == pytest.approx(0.16)
-    summary = Scores()
-    summary.add("a", prediction, target, {"los": visible, "nlos": ~visible})
-    everywhere = np.ones((16, 16), bool)
-    summary.add(
-        "all in sight", prediction, target, {"los": everywhere, "nlos": ~everywhere}
-    )  # no shadow: not counted there
-    assert summary.summary()["nmse_nlos"] == pytest.approx(0.16)
+    scores = Scores()
+    row = scores.add("a", prediction, target, regions(visible))
+    assert row["nmse_los"] == pytest.approx(0.04) and row["nmse_nlos"] == pytest.approx(0.16)
+    scores.add("all in sight", prediction, target, regions(np.ones((16, 16), bool)))  # no shadow: not counted there
+    assert scores.summary()["nmse_nlos"] == pytest.approx(0.16)
 
 
 def test_interval_covers_the_mean_at_its_rate():
@@ -88,20 +92,35 @@ def test_interval_covers_the_mean_at_its_rate():
     assert interval([1.0]) is None and interval([0.5, 0.5]) == [0.5, 0.5]
 
 
-def test_both_conventions():
+def test_conventions_against_their_definitions():
     random = np.random.default_rng(1)
-    pairs = [(random.random((16, 16)), random.random((16, 16))) for _ in range(3)]
-    scores = Scores()
+    layout = make_layout()
+    pairs = [(random.random((32, 32)), random.random((32, 32))) for _ in range(3)]
+    scores, own = Scores(), Regions.of(Scene("0_0", layout, (1, 1)))
+    assert (own.open == ~layout.inside).all() and (own.picture == picture_of(layout)).all()
     for index, (p, t) in enumerate(pairs):
-        scores.add(str(index), p, t)
+        scores.add(str(index), p, t, own)
     summary = scores.summary()
-    assert summary["maps"] == 3
-    assert summary["nmse"] == pytest.approx(np.mean([((p - t) ** 2).mean() / (t**2).mean() for p, t in pairs]))
-    assert summary["rmse"] == pytest.approx(np.mean([np.sqrt(((p - t) ** 2).mean()) for p, t in pairs]))
-    cut = [(apply_noise_floor(p), apply_noise_floor(t)) for p, t in pairs]
-    errors, powers = sum(((p - t) ** 2).sum() for p, t in cut), sum((t**2).sum() for _, t in cut)
-    assert summary["thresholded"]["nmse_whole_set"] == pytest.approx(errors / powers)
-    assert summary["thresholded"]["rmse_whole_set"] == pytest.approx(math.sqrt(errors / (3 * 256)))
+    assert summary["maps"] == 3 and summary["without_energy"] == 0
+    errors = [(p - t)[own.open] for p, t in pairs]
+    assert summary["rmse_db"] == pytest.approx(99.16 * np.sqrt(np.mean(np.square(errors))))
+    mask = 1 - picture_of(layout)
+    for found, change in (
+        (summary, lambda gain: gain),
+        (summary["thresholded"], apply_noise_floor),
+        (summary["masked"], lambda gain: gain * mask),
+    ):
+        changed = [(change(p), change(t)) for p, t in pairs]
+        error, power = sum(((p - t) ** 2).sum() for p, t in changed), sum((t**2).sum() for _, t in changed)
+        assert found["nmse"] == pytest.approx(np.mean([((p - t) ** 2).sum() / (t**2).sum() for p, t in changed]))
+        assert found["rmse"] == pytest.approx(np.mean([np.sqrt(((p - t) ** 2).mean()) for p, t in changed]))
+        assert found["nmse_whole_set"] == pytest.approx(error / power)
+        assert found["rmse_whole_set"] == pytest.approx(math.sqrt(error / (3 * 32**2)))
+        assert found["rmse_whole_set"] ** 2 / found["nmse_whole_set"] == pytest.approx(found["target_power"])
+
+
+def make_layout():
+    return Layout([snap(np.array([[5, 6], [15, 6], [15, 20], [5, 20]], float))], (32, 32))
 
 
 def walled_scene():
@@ -110,43 +129,73 @@ def walled_scene():
     return Scene("0_0", Layout.traced(buildings), (2.0, 3.0), gain=np.where(buildings, 0, 0.5).astype(np.float32))
 
 
-def test_baselines():
+def test_references():
     scene = walled_scene()
-    free, law = log_distance_law(scene), los_nlos_law(scene)
+    free, model = log_distance_model(scene), los_nlos_model(scene)
     assert free[3, 2] == pytest.approx(1) and free[3, 12] == pytest.approx(1 - 25 / 99.16)
-    assert law[3, 6] == free[3, 6]
-    assert law[3, 12] == pytest.approx(1 - (28.6 + 8) / 99.16)
-    assert (free[scene.buildings] == 0).all() and (law[scene.buildings] == 0).all()
-    mean = MeanMap([scene, Scene("1_0", scene.layout, (0.0, 0.0), gain=scene.gain * 2)])
-    assert mean(scene)[0, 0] == pytest.approx(0.75) and mean(scene)[0, 8] == 0
+    assert model[3, 6] == free[3, 6]
+    assert model[3, 12] == pytest.approx(1 - (28.6 + 8) / 99.16)
+    assert (free[scene.buildings] == 0).all() and (model[scene.buildings] == 0).all()
+    mean = MeanMap([scene, Scene("1_0", scene.layout, (0.0, 0.0), gain=scene.gain * 2 + 0.1)])
+    assert mean(scene)[0, 0] == pytest.approx(0.8) and mean(scene)[0, 8] == 0
+    hidden = replace(scene, known=Layout([], (16, 16)))  # a building that the condition does not show is not known here
+    assert mean(hidden)[0, 8] == pytest.approx(0.05)
     with pytest.raises(DataError, match="no scenes"):
         MeanMap([])
     with pytest.raises(DataError, match="7_7"):
         mean(Scene("7_7", Layout([], (8, 8)), (0.0, 0.0)))
 
 
-def test_a_predictor_that_fails_on_a_map_is_said():
-    def broken(scene):
-        raise DataError("no way")
+def test_maps_without_energy_and_failing_predictors_are_named_and_left_out():
+    def fails_once(scene):
+        if scene.name == "1_0":
+            raise DataError("no way")
+        return scene.gain
 
-    scene, scores = walled_scene(), {"law": Scores(), "broken": Scores()}
-    failures = score_others({"law": los_nlos_law, "broken": broken}, scores, scene, {"los": ~scene.buildings})
-    assert failures == {"broken": "no way"} and len(scores["law"].rows) == 1 and not scores["broken"].rows
+    scene = walled_scene()
+    scenes = [replace(scene, name=f"{number}_0") for number in range(4)]
+    scenes[0].gain = np.zeros_like(scene.gain)
+    evaluation = Evaluation({"fails once": fails_once})
+    for number, each in enumerate(scenes):
+        evaluation.add(each, {"ours": Answer(each.gain + np.float32(0.01 * (4 - number)))})
+    rows, notes = evaluation.summaries(), evaluation.notes()
+    assert notes == [
+        "fails once: scored on 3 of 4 maps; the first of the others: no way",
+        "1 of 4 maps are zero everywhere and have no NMSE: 0_0",
+    ]
+    ours = [row["nmse"] for row in evaluation.scores["ours"].rows]
+    assert rows["ours"]["nmse"] == pytest.approx(np.mean(ours[1:])) and rows["ours"]["without_energy"] == 1
+    assert sum(evaluation.mean_by_region().values()) == pytest.approx(rows["ours"]["nmse"], rel=1e-5)
+    assert evaluation.best_to_worst("ours", 3) == [3, 2, 1] and evaluation.best_to_worst("ours", 2) == [3, 1]
+    text = report(rows, evaluation.mean_by_region(), notes)
+    assert (
+        "nan" not in text and max(map(len, text.splitlines())) <= 80 and text.index("ours") < text.index("fails once")
+    )
 
 
-def test_error_by_place_adds_up():
+def test_a_table_has_the_columns_that_are_known_and_seeds_are_averaged():
+    rows = {"a": {"nmse": 0.5, "nmse_interval": [0.4, 0.6], "masked": {"nmse": 0.1}}, "b": {"nmse": math.nan}}
+    assert table(rows) == [["", "NMSE", "NMSE masked"], ["a", "0.5000 [0.4000, 0.6000]", "0.1000"], ["b", "-", "-"]]
+    assert table({("x", "y"): rows["b"] | {"psnr": 1.0}}, heads=("", "n")) == [["", "n", "PSNR"], ["x", "y", "1.00"]]
+    seeds = [{"nmse_per_map": [1.0, None], "deep": {"a": 2}}, {"nmse_per_map": [3.0, None], "deep": {"a": 4}}]
+    mean = averaged(seeds)
+    assert mean["deep"]["a"] == 3 and mean["nmse_per_map"][0] == 2 and math.isnan(mean["nmse_per_map"][1])
+    assert difference(np.array([0.1, math.nan, 0.1])) == "+0.1000 [+0.1000, +0.1000]"
+
+
+def test_error_by_region_adds_up():
     scene = walled_scene()
     scene.gain[0, 0] = 0
     visible = np.zeros((16, 16), bool)
     visible[:, :8] = True
     prediction = np.where(scene.buildings, 0.1, 0.4).astype(np.float32)
-    shares = error_shares(prediction, scene, visible)
+    found = error_by_region(prediction, scene, regions(visible))
     power = float((scene.gain**2).sum())
-    assert sum(shares.values()) == pytest.approx(map_scores(prediction, scene.gain)["nmse"], rel=1e-5)
-    assert shares["inside buildings"] == pytest.approx(16 * 0.01 / power, rel=1e-5)
-    assert shares["outage (zero in the open)"] == pytest.approx(0.16 / power, rel=1e-5)
-    assert shares["beside a wall"] == pytest.approx(32 * 0.01 / power, rel=1e-5)
-    assert shares["line of sight"] == pytest.approx((7 * 16 - 1) * 0.01 / power, rel=1e-5)
+    assert sum(found.values()) == pytest.approx(map_scores(prediction, scene.gain)["nmse"], rel=1e-5)
+    assert found["inside buildings"] == pytest.approx(16 * 0.01 / power, rel=1e-5)
+    assert found["outage (zero in the open)"] == pytest.approx(0.16 / power, rel=1e-5)
+    assert found["beside a wall"] == pytest.approx(32 * 0.01 / power, rel=1e-5)
+    assert found["line of sight"] == pytest.approx((7 * 16 - 1) * 0.01 / power, rel=1e-5)
 
 
 def test_figures_are_written(tmp_path):

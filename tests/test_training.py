@@ -42,7 +42,11 @@ def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
     expected |= {"lr_discriminator", "grad_norm_autoencoder", "grad_norm_discriminator", "samples_per_second"}
     expected |= {"data_wait", "memory_gib"}
     expected |= {f"validation_{name}" for name in ("nmse", "rmse", "ssim", "psnr", "detail")}
-    expected |= {"validation_thresholded_nmse", "validation_ceiling_nmse", "validation_thresholded_nmse_whole_set"}
+    expected |= {
+        "validation_thresholded_nmse",
+        "validation_reconstruction_nmse",
+        "validation_thresholded_nmse_whole_set",
+    }
     assert expected <= figures.keys()
     for name, values in figures.items():
         tag = name.replace("validation_", "validation/") if name.startswith("validation_") else f"train/{name}"

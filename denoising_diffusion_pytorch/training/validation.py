@@ -48,13 +48,13 @@ class Validation:
         for start in range(0, len(chosen), self.batch_size):
             indices, scenes, samples = zip(*chosen[start : start + self.batch_size], strict=True)
             with self.accelerator.autocast():
-                predictions = predict_batch(model, scenes, samples, self.accelerator.device, ceiling=True)
+                predictions = predict_batch(model, scenes, samples, self.accelerator.device, reconstruct=True)
             found += zip(indices, predictions, strict=True)
         found = gather_object(found)
         return dict(sorted(found, key=lambda pair: pair[0]))
 
     def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
-        """real | autoencoder's ceiling | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
+        """real | reconstruction | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
         columns = ("reconstructed", self.column) if self.column == "sampled" else (self.column,)
         rows = []
         for index in sorted(predictions.keys() & self.drawn):
@@ -72,18 +72,18 @@ def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Val
 
 
 def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
-    """nmse, rmse, ssim, psnr, detail at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `ceiling_` of the
+    """nmse, rmse, ssim, psnr, detail at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `reconstruction_` of the
     autoencoder's reconstruction, if there is one. Means over maps (evaluation/metrics.py).
     """
-    sampled, ceiling = Scores(), Scores()
+    sampled, reconstructed = Scores(), Scores()
     for prediction in predictions:
         truth = prediction.scene.gain
         sampled.add(prediction.scene.name, prediction.gain, truth)
         if prediction.reconstruction is not None:
-            ceiling.add(prediction.scene.name, prediction.reconstruction, truth)
+            reconstructed.add(prediction.scene.name, prediction.reconstruction, truth)
     metrics = sampled.summary()
     metrics |= {f"thresholded_{key}": value for key, value in metrics.pop("thresholded").items()}
-    best = ceiling.summary() if ceiling.rows else {}
-    metrics |= {f"ceiling_{key}": value for key, value in best.items() if key != "thresholded"}
+    best = reconstructed.summary() if reconstructed.rows else {}
+    metrics |= {f"reconstruction_{key}": value for key, value in best.items() if key != "thresholded"}
     of_the_set = ("maps", "without_energy", "target_power")  # the same at every validation
     return {key: value for key, value in metrics.items() if not key.endswith(of_the_set)}

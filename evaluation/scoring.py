@@ -1,0 +1,126 @@
+"""Several predictors scored on the same scenes. A predictor is a function of a scene, or gives its maps one by one."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.errors import DataError
+from data.scene import Scene
+
+from .calibration import Calibration
+from .metrics import Scores, mean_of
+from .regions import Regions, error_by_region
+from .table import interval
+
+
+class Predicted(Protocol):
+    """A predictor's map of a scene (H, W), grey levels in [0, 1], and the samples (K, H, W) that it is the mean of, if any."""
+
+    gain: np.ndarray
+    samples: np.ndarray | None
+
+
+@dataclass
+class Answer:
+    """The smallest `Predicted`."""
+
+    gain: np.ndarray
+    samples: np.ndarray | None = None
+
+
+class Evaluation:
+    """Scores of several predictors on the same scenes.
+
+    Args:
+        references: predictors that are functions of a scene, by name; a map for which one raises DataError is missing from
+            its scores.
+
+    Attributes:
+        scores, calibrations: by predictor; calibrations of those that gave several samples.
+        failures: messages by reference.
+        by_region: the error of the first predictor's maps, see `error_by_region`.
+    """
+
+    def __init__(self, references: Mapping[str, Callable[[Scene], np.ndarray]] | None = None) -> None:
+        self.references = dict(references or {})
+        self.scores: defaultdict[str, Scores] = defaultdict(Scores)
+        self.calibrations: defaultdict[str, Calibration] = defaultdict(Calibration)
+        self.failures: defaultdict[str, list[str]] = defaultdict(list)
+        self.by_region: list[dict[str, float]] = []
+        self.without_energy: list[str] = []
+
+    def add(self, scene: Scene, answers: Mapping[str, Predicted]) -> None:
+        """Score the answers to a scene with a map, the references' after them."""
+        regions = Regions.of(scene)
+        if not scene.gain.any():
+            self.without_energy.append(scene.name)
+        for name, answer in answers.items():
+            self.scores[name].add(scene.name, answer.gain, scene.gain, regions)
+            if answer.samples is not None:
+                self.calibrations[name].add(scene.name, answer.samples, scene.gain, ~scene.ori_mask)
+        self.by_region.append(error_by_region(next(iter(answers.values())).gain, scene, regions))
+        for name, predict in self.references.items():
+            try:
+                gain = predict(scene)
+            except DataError as error:
+                self.failures[name].append(str(error))
+            else:
+                self.scores[name].add(scene.name, gain, scene.gain, regions)
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """By predictor, `Scores.summary` with `nmse_interval` and, if there is one, `calibration`."""
+        found = {}
+        for name, scores in self.scores.items():
+            found[name] = scores.summary() | {"nmse_interval": interval([row["nmse"] for row in scores.rows])}
+            if name in self.calibrations:
+                found[name]["calibration"] = self.calibrations[name].summary()
+        return found
+
+    def mean_by_region(self) -> dict[str, float]:
+        """Means over the maps with energy."""
+        return {name: mean_of([row[name] for row in self.by_region]) for name in self.by_region[0]}
+
+    def notes(self) -> list[str]:
+        """What is missing from the scores."""
+        maps = len(self.by_region)
+        found = [
+            f"{name}: scored on {maps - len(reasons)} of {maps} maps; the first of the others: {reasons[0]}"
+            for name, reasons in self.failures.items()
+        ]
+        if self.without_energy:
+            named = ", ".join(self.without_energy[:3]) + (", ..." if len(self.without_energy) > 3 else "")
+            count = len(self.without_energy)
+            found.append(f"{count} of {maps} maps are zero everywhere and have no NMSE: {named}")
+        return found
+
+    def best_to_worst(self, predictor: str, count: int) -> list[int]:
+        """The numbers of up to `count` maps, evenly from the predictor's best to its worst; only maps with energy."""
+        nmse = np.array([row["nmse"] for row in self.scores[predictor].rows])
+        ranked = np.argsort(nmse)[: np.isfinite(nmse).sum()]  # NaN is sorted to the end
+        return [int(ranked[round(place)]) for place in np.linspace(0, len(ranked) - 1, min(count, len(ranked)))]
+
+
+def score(answer: Callable[[Sequence[Scene]], Iterator[Predicted]], scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Scores of one predictor and its time: `nmse_per_map`, `crps_per_map`, `seconds_per_map` and the numbers of its summary.
+
+    Args:
+        answer: scenes -> one answer per scene, in order.
+        scenes: with maps.
+    """
+    next(answer(scenes[:1]))  # the first one compiles
+    evaluation, seconds, answers = Evaluation(), 0.0, answer(scenes)
+    for scene in scenes:
+        began = time.perf_counter()
+        found = next(answers)
+        seconds += time.perf_counter() - began
+        evaluation.add(scene, {"": found})
+    (summary,) = evaluation.summaries().values()
+    for calibration in evaluation.calibrations.values():
+        del summary["calibration"]["ranks"], summary["calibration"]["by_spread"]
+        summary["crps_per_map"] = [row["crps"] for row in calibration.rows]
+    per_map = [row["nmse"] for row in evaluation.scores[""].rows]
+    return summary | {"nmse_per_map": per_map, "seconds_per_map": seconds / len(scenes)}

@@ -1,0 +1,204 @@
+"""Scoring, exporting and timing commands, in this process, on a tiny tree; `Predictor`."""
+
+import csv
+import json
+import sys
+
+import huggingface_hub
+import numpy as np
+import pytest
+import yaml
+
+import train_cond_ldm
+import train_vae
+from data.samples.document import RadioUNet_c
+from denoising_diffusion_pytorch import cli
+from denoising_diffusion_pytorch.config import load_config
+from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
+from denoising_diffusion_pytorch.predictor import Predictor
+from scripts import benchmark, evaluate, export_model, train_baseline
+from tests.conftest import make_tree, save_grey
+from tests.tiny import TINY, merged
+
+PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125", "data.cond_size=32"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A tree of 10 maps of 32 px, of which one is black; both stages and a baseline trained for a few steps."""
+    root = tmp_path_factory.mktemp("evaluate")
+    make_tree(root / "tree")
+    save_grey(root / "tree" / "gain" / "DPM" / "9_1.png", np.zeros((32, 32)))
+    settings = merged(
+        TINY,
+        {
+            "first_stage_config": {"ddconfig": {"resolution": 32}},
+            "data": {"train": {"data_root": str(root / "tree")}},
+            "trainer": {"validate_every": 0, "training_steps": 2},
+        },
+    )
+    (root / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    vae = f"first_stage_config.ckpt_path={root / 'vae'}"
+    for stage, train, more in (
+        ("vae", train_vae.train, []),
+        ("ldm", train_cond_ldm.train, [vae]),
+        ("baseline", train_baseline.train, PMNET),
+    ):
+        train(load_config(root / "tiny.yaml", [f"trainer.results_folder={root / stage}", *more], stage=stage))
+    return root
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a command's `main` with arguments; returns its exit code and what it printed."""
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return ended.value.code, said.out, said.err
+
+    return run
+
+
+def read(path):
+    """JSON as every reader takes it: without NaN."""
+    return json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_evaluate_begins_with_what_was_scored_and_names_a_black_map(workplace, tmp_path, call):
+    how = ("--ckpt", workplace / "ldm", "--data", workplace / "tree", "--split", "all")
+    files = ("--json", tmp_path / "s.json", "--gallery", tmp_path / "g.png")
+    code, out, _ = call(evaluate.main, *how, *files)
+    assert code == 0
+    scores, lines = read(tmp_path / "s.json"), out.splitlines()
+    own = [line for line in lines if str(tmp_path.parent) not in line and str(workplace) not in line]
+    assert lines[0].startswith("latent diffusion:") and max(map(len, own)) <= 80
+    assert "split all: 20 scenes" in out and "scored on 20 maps" in out and out.index("scored on") < out.index("NMSE")
+    assert "1 of 20 maps are zero everywhere and have no NMSE: 9_1" in out and "nan" not in out
+    assert scores["maps"] == 20 == len(scores["per_map"]) and scores["without_energy"] == 1
+    assert set(scores["baselines"]) == {"simulator", "mean map", "25 log10 d", "line-of-sight path-loss model"}
+    low, high = scores["nmse_interval"]
+    per_map = [row["nmse"] for row in scores["per_map"] if row["nmse"] is not None]
+    assert len(per_map) == 19 and low < scores["nmse"] < high and scores["nmse"] == pytest.approx(np.mean(per_map))
+    assert sum(scores["nmse_by_region"].values()) == pytest.approx(scores["nmse"], rel=1e-4)
+    for convention in (scores, scores["masked"], scores["thresholded"]):
+        implied = convention["rmse_whole_set"] ** 2 / convention["nmse_whole_set"]
+        assert convention["target_power"] == pytest.approx(implied) and f"{implied:.3f}" in out
+    assert scores["reconstruction"]["nmse"] > 0 and scores["model_resolution"] is None  # 32 px is native here
+    assert (tmp_path / "g.png").is_file()
+    # open space without obstacles is 25 log10 d by construction of these maps
+    assert scores["baselines"]["25 log10 d"]["nmse"] < 1e-5
+
+
+def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path, call):
+    export = ("--ckpt", workplace / "ldm", "--out", tmp_path / "model")
+    noisy = ("diffusion_config.pixel_noise=2", "diffusion_config.noise_scale=1.5")
+    assert call(export_model.main, *export, *noisy)[0] == 0
+    code, _, err = call(export_model.main, *export)
+    assert code == 2 and "holds a model already" in err
+    code, _, err = call(export_model.main, *export[:3], tmp_path / "other", "unet_config.num_res_blocks=3")
+    assert code == 2 and "unet_config.num_res_blocks: 1 -> 3" in err and "fixed by training" in err
+    for name, ckpt in (("whole", workplace / "ldm"), ("exported", tmp_path / "model")):
+        files = [part for kind in ("json", "csv", "markdown") for part in (f"--{kind}", tmp_path / f"{name}.{kind}")]
+        how = ("--data", workplace / "tree", "--split", "val", "--ckpt", ckpt, "--baseline", workplace / "baseline")
+        assert call(evaluate.main, *how, *files)[0] == 0
+    whole, exported = (read(tmp_path / f"{name}.json") for name in ("whole", "exported"))
+    assert exported["nmse"] == pytest.approx(whole["nmse"], rel=0.05)  # from more noise
+    assert (exported["noise_scale"], exported["pixel_noise"], whole["pixel_noise"]) == (1.5, 2, 0)
+    assert whole["baselines"]["PMNet (--baseline)"]["nmse"] > 0
+    with (tmp_path / "whole.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ours = [float(row["nmse"]) for row in rows if row["predictor"] == "latent diffusion"]
+    assert ours == [row["nmse"] for row in whole["per_map"]]
+    text = (tmp_path / "whole.markdown").read_text()
+    assert f"| {whole['nmse']:.4f} [" in text and "NMSE masked" in text and "Mean power of the targets: raw" in text
+
+
+def test_the_released_model_is_scored_on_cities_that_it_has_not_seen(tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(evaluate.main, "--maps", 2, "--json", tmp_path / "s.json")
+    scores = read(tmp_path / "s.json")
+    assert code == 0 and "only other maps show how good it is" in " ".join(out.split()) and "no mean map" in out
+    others = scores["baselines"]
+    assert others["simulator"]["nmse"] < scores["nmse"] < others["line-of-sight path-loss model"]["nmse"]
+
+
+def test_a_flat_tree_is_scored_like_the_scenes_it_was_made_from(workplace, tmp_path, call):
+    data, flat = Predictor(workplace / "ldm").config.data, tmp_path / "flat"
+    of_data = {"image_size": 32, "cond_size": data.cond_size, "cond_channels": data.cond_channels}
+    dataset = RadioUNet_c(workplace / "tree", split="val", **of_data)
+    for folder in ("images", "conditions", "masks"):
+        (flat / folder).mkdir(parents=True)
+    for index in range(len(dataset)):
+        scene, name = dataset.scene(index), dataset.source.names[index]
+        save_grey(flat / "images" / f"{name}.png", scene.gain * 255)
+        save_grey(flat / "masks" / f"{name}.png", scene.buildings * 255)
+        np.save(flat / "conditions" / f"{name}.npy", dataset[index]["cond"].numpy())
+    nmse = []
+    for data in (("--data", workplace / "tree", "--split", "val"), ("--data", flat, "--split", "all")):
+        code, out, _ = call(evaluate.main, "--ckpt", workplace / "ldm", *data, "--json", tmp_path / "s.json")
+        nmse.append(read(tmp_path / "s.json")["nmse"])
+        assert code == 0
+    assert nmse[0] == pytest.approx(nmse[1], abs=1e-6) and "transmitter is unknown" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--maps", "0"), ("--maps", "at least 1")),
+        (("--batch_size", "none"), ("--batch_size", "whole number")),
+        (("--json", "."), ("--json", "is a folder")),
+        (("--gallery", "maps.txt"), ("--gallery", "end its name with .png")),
+        (("--csv", __file__ + "/x.csv"), ("--csv", "is no folder")),
+        (("--ckpt", "."), ("no checkpoint",)),
+        (("--ckpt", "{root}/vae"), ("is an autoencoder",)),
+        (("--ckpt", "{root}/ldm", "--sampler", "decoupled"), ("decoupled", "ddim")),
+        (("--ckpt", "{root}/ldm", "--steps", "2000"), ("steps",)),
+        (("--ckpt", "{root}/ldm", "--noise_scale", "inf"), ("noise_scale is inf", "must lie")),
+        (("--ckpt", "{root}/ldm", "--pixel_noise", "-1"), ("pixel_noise is -1", "must lie")),
+        (("--ckpt", "{root}/ldm", "--incomplete", "points=4"), ("has no channel that shows measured points",)),
+        (("--ckpt", "{root}/ldm", "--incomplete", "point=4"), ("incomplete.point is not a known key",)),
+        (("--ckpt", "{root}/baseline", "--steps", "2"), ("is a regression baseline",)),
+        (("--ckpt", "{root}/baseline", "--num_samples", "2", "--reliability", "r.png"), ("gives one map",)),
+        (("--reliability", "r.png"), ("--reliability", "needs several samples")),
+    ],
+)
+def test_arguments_that_mean_nothing_end_in_one_line(workplace, call, arguments, words):
+    code, _, err = call(evaluate.main, *(text.format(root=workplace) for text in arguments))
+    assert code == 2 and all(word in err.splitlines()[-1] for word in words), err
+
+
+def test_several_samples_are_made_to_differ_unless_a_choice_was_made():
+    predictor = Predictor()
+    assert predictor.sampling_of(1).steps == 1 and predictor.sampling_of(4) == Predictor().sampling_of(2)
+    assert (predictor.sampling_of(4).sampler, predictor.sampling_of(4).steps) == ("ddpm", 4)
+    assert Predictor(steps=1).sampling_of(4).steps == 1 and Predictor(sampler="ddim").sampling_of(4).sampler == "ddim"
+    assert Predictor(noise_scale=1.5).sampling_of(4).noise_scale == 1.5
+    with pytest.raises(ConfigError, match="only the sampler ddim has one"):
+        Predictor(sampler="ddpm", eta=0.5)
+
+
+def test_a_model_from_the_hub_or_from_a_folder(workplace, monkeypatch):
+    folder, asked = workplace / "ldm", []
+    assert Predictor.from_pretrained(folder, steps=1).sampling.steps == 1
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(folder))
+    assert Predictor.from_pretrained("someone/model", revision="v1", noise_scale=2).sampling.noise_scale == 2
+    assert asked[0][0] == ("someone/model",) and asked[0][1]["revision"] == "v1"
+
+    def offline(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(CheckpointError, match=r"someone/model: is no folder.*\(no network\)"):
+        Predictor.from_pretrained("someone/model")
+
+
+def test_a_row_of_the_benchmark(tmp_path, call):
+    row = json.dumps(["released", ["1"], 1, str(tmp_path)])
+    code, out, _ = call(benchmark.main, "--repeats", 1, "--row", row)
+    assert code == 0 and json.loads(out)["seconds"] > 0 and json.loads(out)["of_peak"] > 0
