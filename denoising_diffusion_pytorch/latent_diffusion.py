@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .diffusion import Diffusion
 from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
-from .radio_map import to_gain
+from .networks.radio_map import to_gain
 from .randomness import GlobalRandom, KeyedRandom, sample_keys
 from .samplers import Sampling
 
@@ -203,8 +203,8 @@ class LatentDiffusion(nn.Module):
             yield to_gain(self.decode_first_stage(x_start / self.scale_factor, cond), ori_mask)
 
     def predict(self, batch: dict[str, Any], num_samples: int = 1, **how: Any) -> Iterator[Tensor]:
-        """`samples` of a batch with `conditions`, `masks` and `keys`."""
-        return self.samples(batch["conditions"], batch["masks"], num_samples, keys=batch["keys"], **how)
+        """`samples` of a batch with `cond`, `ori_mask` and `keys`."""
+        return self.samples(batch["cond"], batch["ori_mask"], num_samples, keys=batch["keys"], **how)
 
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
         """The batch's images through the autoencoder and back, grey levels: the best that the U-Net could do."""

@@ -231,16 +231,16 @@ def predict_batch(
         return torch.from_numpy(np.stack(arrays)).to(device) if len(arrays) == len(prepared) else None
 
     batch: dict[str, Any] = {
-        "images": stacked("image"),
-        "conditions": stacked("cond"),
-        "masks": stacked("ori_mask"),
+        "image": stacked("image"),
+        "cond": stacked("cond"),
+        "ori_mask": stacked("ori_mask"),
         "keys": [random_key(seed, scene.name) for scene in scenes],
     }
     samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
     mean = np.mean(samples, axis=0)
     if len(samples) > 1 and isinstance(model, Regression):
         mean = model.predict(batch)[0][:, 0].cpu().numpy()  # without the samples' noise
-    known = batch["images"] is not None
+    known = batch["image"] is not None
     reconstructions = None
     if reconstruct and known and isinstance(model, LatentDiffusion):
         reconstructions = model.reconstruct(batch)[:, 0].cpu().numpy()

@@ -34,8 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.files import write_json
 from data.samples.augment import Augmentation
-from data.samples.dataset import training_loader
-from data.samples.document import process_batch
+from data.samples.dataset import to_device, training_loader
 from data.simulator import Simulator, random_city, random_transmitter
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import new_file, positive, run
@@ -141,9 +140,9 @@ def training_step(stage: str, config: Config) -> tuple[Work, torch.nn.Module]:
 
     side, embed_dim = config.unet_config.image_size, config.first_stage_config.embed_dim
     content = {
-        "images": random(1, data.image_size, data.image_size),
-        "conditions": random(len(data.cond_channels), data.cond_size, data.cond_size),
-        "masks": torch.zeros(batch, 1, data.image_size, data.image_size, device=accelerator.device),
+        "image": random(1, data.image_size, data.image_size),
+        "cond": random(len(data.cond_channels), data.cond_size, data.cond_size),
+        "ori_mask": torch.zeros(batch, 1, data.image_size, data.image_size, device=accelerator.device),
         "moments": random(2 * embed_dim, side, side) if data.cache_latents else None,
         "names": ["random"] * batch,
         "keys": list(range(batch)),
@@ -181,7 +180,7 @@ def reading(config: Config, folder: Path, count: int) -> Work:
     cache = {"cache": config.data.cache, "cache_folder": config.data.cache_folder}
     dataset = open_dataset(config, config.data.train, augmentation=Augmentation(), **cache)
     batches = iter(training_loader(dataset, config.trainer.batch_size, num_workers=config.data.num_workers))
-    return lambda: [process_batch(next(batches), "cpu") for _ in range(count)]
+    return lambda: [to_device(next(batches), "cpu") for _ in range(count)]
 
 
 def network_seconds(step: Work, model: torch.nn.Module) -> dict[str, float]:

@@ -1,12 +1,157 @@
 """The structure itself: who may import whom."""
 
+import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "denoising_diffusion_pytorch"
-TRAINING = {f"{MODEL}/training"}
-EVALUATION = {"evaluation"}
+MOST_FILES = 14  # in a room
 
-# A room (a folder, or a file of a folder's top level) and the rooms that it may import; everything else is refused, and
-# rooms are listed from the bottom up, so that no circle can be written down.
-ALLOWED: dict[str, set[str]] = {}
+# From the bottom up: a room (a folder, or a file at the top of a package) and the rooms that it may import. A room only
+# names rooms above its line, so there is no circle. `data` and `evaluation` name no part of the model package.
+SCENES = "errors files geometry hashing measurements scene units"
+DATA = {
+    "errors": "",
+    "hashing": "",
+    "text": "",
+    "units": "",
+    "files": "errors",
+    "geometry": "errors files",
+    "measurements": "geometry",
+    "scene": "errors geometry",
+    "crop": "geometry scene",
+    "incomplete": "errors geometry hashing scene units",
+    "simulator": "crop geometry scene units",
+    "conditions": "errors geometry measurements scene simulator units",
+    "trees": "errors files geometry hashing scene simulator units",
+    "gis": "crop errors geometry text trees units",
+    "prepare": "conditions errors geometry scene",
+    "samples": f"{SCENES} conditions incomplete prepare trees",
+}
+EVALUATION = {
+    "calibration": "",
+    "references": "",
+    "regions": "",
+    "test_set": "",
+    "metrics": "regions",
+    "figures": "metrics",
+    "maps": "figures",
+    "table": "metrics",
+    "scoring": "calibration metrics regions table",
+    "report": "scoring table",
+}
+NETWORKS = "networks networks/baselines"
+MODELS = {
+    "errors": "",
+    "processes": "",
+    "randomness": "",
+    "serialization": "errors",
+    "cli": "errors",
+    "networks": "",
+    "networks/baselines": "networks randomness",
+    "diffusion": "processes",
+    "samplers": "diffusion processes",
+    "losses": "errors networks serialization",
+    "latent_diffusion": "diffusion networks randomness samplers",
+    "config": "errors processes",
+    "build": f"{NETWORKS} config diffusion latent_diffusion losses samplers",
+    "checkpoint": "config errors serialization",
+    "weights": "build checkpoint config errors networks serialization",
+    "predictor": f"{NETWORKS} config diffusion errors latent_diffusion processes randomness samplers weights",
+    "training": f"{NETWORKS} build checkpoint config errors latent_diffusion losses predictor randomness weights",
+    "document": f"{NETWORKS} build checkpoint config diffusion errors latent_diffusion losses predictor samplers training weights",
+}
+PACKAGES = {"data": DATA, "evaluation": EVALUATION, MODEL: MODELS}
+OTHERS = {"data": set(), "evaluation": {"data"}, MODEL: {"data", "evaluation"}}  # packages that a package may import
+KNOW_SCENES = {"cli", "config", "predictor", "training"}  # rooms of the model package that may import `data`
+
+
+def place(path: Path) -> tuple[str, str]:
+    """(package, room) of a file."""
+    package, *folders, _ = path.relative_to(ROOT).parts
+    return package, "/".join(folders) or path.stem
+
+
+def imports(path: Path) -> set[tuple[str, str]]:
+    """(package, room) of all of the project's modules that a file imports."""
+    names = set()
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                ".".join([*package[: len(package) + 1 - node.level], *([node.module] if node.module else [])])
+                if node.level
+                else node.module
+            )
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        files = (ROOT.joinpath(*parts[:length]).with_suffix(".py") for length in range(len(parts), 1, -1))
+        file = next((file for file in files if file.exists()), None)
+        if file is not None:
+            found.add(place(file))
+        elif parts[0] in PACKAGES:  # names of a package's __init__.py
+            folders = (parts[1:length] for length in range(len(parts), 0, -1))
+            found.add((parts[0], "/".join(next(f for f in folders if ROOT.joinpath(parts[0], *f).is_dir()))))
+    return found
+
+
+FILES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_are_allowed(path):
+    package, room = place(path)
+    assert room in PACKAGES[package], "a new room: give it a line in the table"
+    allowed = {*PACKAGES[package][room].split(), room}
+    for theirs, other in imports(path):
+        if theirs == package:
+            assert other in allowed, f"{room} imports {other}"
+        else:
+            assert theirs in OTHERS[package], f"{package} imports {theirs}"
+            assert package != MODEL or room in KNOW_SCENES, f"{room} knows scenes"
+
+
+def test_the_table_has_no_circle():
+    for rooms in PACKAGES.values():
+        above: set[str] = set()
+        for room, allowed in rooms.items():
+            assert set(allowed.split()) <= above, room
+            above.add(room)
+
+
+def test_rooms_are_small():
+    rooms = {path.parent for path in FILES}
+    assert {room: len(list(room.glob("*.py"))) for room in rooms if len(list(room.glob("*.py"))) > MOST_FILES + 1} == {}
+
+
+def test_no_command_imports_another():
+    for path in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert not any(f"{word} scripts" in text for word in ("import", "from")), path
+        assert "import train_" not in text and "import sample" not in text, path
+
+
+@pytest.mark.parametrize(
+    "code, heavy",
+    [
+        (
+            "from denoising_diffusion_pytorch.networks.unet import Unet",
+            "accelerate data matplotlib pydantic tensorboard",
+        ),
+        ("from denoising_diffusion_pytorch.config import load_config", "torch accelerate matplotlib numba"),
+        ("import sample", "torch numba"),
+        ("import data", "torch numba matplotlib"),
+    ],
+)
+def test_what_need_not_wait(code, heavy):
+    code = f"{code}; import sys; print([name for name in {heavy.split()} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

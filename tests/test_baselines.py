@@ -138,8 +138,8 @@ def test_what_is_certain_has_no_part_in_the_likelihood():
     torch.manual_seed(0)
     network = SMALL["pmnet"](2, variance=True)
     batch = next(batches(0))
-    batch["masks"][..., :32] = 1
-    batch["images"][..., :32] = -1
+    batch["ori_mask"][..., :32] = 1
+    batch["image"][..., :32] = -1
     outputs = torch.zeros(2, 2, 64, 64, requires_grad=True)
     network.forward = lambda cond: [outputs]
     RegressionObjective(network, AutoencoderLoss())(batch, 0, {})[0].backward()
@@ -156,8 +156,8 @@ class Known(Regression):
 
 
 def test_draws_have_the_predicted_spread_and_belong_to_their_map():
-    batch = {"conditions": torch.zeros(2, 1, 64, 64), "masks": torch.zeros(2, 1, 64, 64), "keys": [5, 6]}
-    batch["masks"][..., 0] = 1
+    batch = {"cond": torch.zeros(2, 1, 64, 64), "ori_mask": torch.zeros(2, 1, 64, 64), "keys": [5, 6]}
+    batch["ori_mask"][..., 0] = 1
     (mean,) = Known().predict(batch)
     assert bool((mean[..., 1:] == 0.5).all()) and not mean[..., 0].any()
     draws = torch.stack(Known().predict(batch, 16))  # (16, 2, 1, 64, 64)

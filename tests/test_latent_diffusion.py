@@ -30,34 +30,32 @@ def tiny_model(model_type="ddpm", objective="pred_x0", **changes):
 @pytest.mark.parametrize("model_type,objective", VARIANTS)
 def test_loss_and_sample(model_type, objective):
     model, batch = tiny_model(model_type, objective), tiny_batch(0)
-    loss = model(batch["images"], batch["conditions"], keys=batch["keys"])
+    loss = model(batch["image"], batch["cond"], keys=batch["keys"])
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None for p in model.unet.parameters())
     assert all(p.grad is None for p in model.first_stage_model.parameters())
-    maps = model.eval().sample(batch["conditions"], batch["masks"], keys=[1, 2])
+    maps = model.eval().sample(batch["cond"], batch["ori_mask"], keys=[1, 2])
     assert maps.shape == (2, 1, 16, 16) and maps.min() >= 0 and maps.max() <= 1
 
 
 def test_a_flow_is_sampled_by_all_that_fit_it():
     model, batch = tiny_model("flow", "pred_velocity").eval(), tiny_batch(0)
     model.unet.conv_out.weight.data.normal_()  # an untrained one puts out nothing
-    euler, heun = (
-        model.sample(batch["conditions"], keys=[1, 2], sampler=sampler, steps=3) for sampler in ("euler", "heun")
-    )
-    assert torch.equal(euler, model.sample(batch["conditions"], keys=[1, 2], steps=3))
+    euler, heun = (model.sample(batch["cond"], keys=[1, 2], sampler=sampler, steps=3) for sampler in ("euler", "heun"))
+    assert torch.equal(euler, model.sample(batch["cond"], keys=[1, 2], steps=3))
     assert not torch.equal(euler, heun)
 
 
 def test_denoise_predicts_what_the_objective_names():
     """The document's own training step compares it with the noise."""
     model, batch = tiny_model(objective="pred_noise").eval(), tiny_batch(0)
-    z = model.encode_first_stage(batch["images"]).mode()
+    z = model.encode_first_stage(batch["image"]).mode()
     t, noise = torch.tensor([3, 900]), torch.randn(z.shape)
     x_t = model.q_sample(z, t, noise)
-    features = model.encode_condition(batch["conditions"])
+    features = model.encode_condition(batch["cond"])
     output = model.model_output(x_t, t, features)
-    assert torch.equal(model.denoise(x_t, t, batch["conditions"]), model.diffusion.predictions(output, x_t, t)[1])
+    assert torch.equal(model.denoise(x_t, t, batch["cond"]), model.diffusion.predictions(output, x_t, t)[1])
     loss = torch.nn.functional.mse_loss(model.denoise(x_t, t, features), noise)
     assert torch.allclose(loss, model.diffusion.loss(output, z, x_t, t, noise))
 
@@ -67,23 +65,23 @@ def test_one_call_a_step_and_one_condition_encoding():
     calls = {"unet": 0, "cond": 0}
     model.unet.register_forward_hook(lambda *a: calls.__setitem__("unet", calls["unet"] + 1))
     model.cond_stage_model.register_forward_hook(lambda *a: calls.__setitem__("cond", calls["cond"] + 1))
-    model.sample(batch["conditions"], steps=5)
+    model.sample(batch["cond"], steps=5)
     assert calls == {"unet": 5, "cond": 1}
 
 
 def test_a_map_does_not_depend_on_its_batch():
     model, batch = tiny_model().eval(), tiny_batch(0)
     for sampler in ("ddpm", "ddim"):
-        both = model.sample(batch["conditions"], keys=[5, 6], steps=3, sampler=sampler)
-        alone = model.sample(batch["conditions"][1:], keys=[6], steps=3, sampler=sampler)
+        both = model.sample(batch["cond"], keys=[5, 6], steps=3, sampler=sampler)
+        alone = model.sample(batch["cond"][1:], keys=[6], steps=3, sampler=sampler)
         assert torch.allclose(both[1:], alone, atol=1e-5)
 
 
 def test_sampling_leaves_the_global_generator_alone():
     model, batch = tiny_model().eval(), tiny_batch(0)
     before = torch.random.get_rng_state()
-    model.sample(batch["conditions"], keys=[1, 2], sampler="ddpm", steps=3)
-    model.sample(batch["conditions"], generator=torch.Generator().manual_seed(0))
+    model.sample(batch["cond"], keys=[1, 2], sampler="ddpm", steps=3)
+    model.sample(batch["cond"], generator=torch.Generator().manual_seed(0))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -109,7 +107,7 @@ def test_seeds_and_names_draw_different_maps_and_the_reconstruction_is_asked_for
 
 @pytest.mark.parametrize("sampler, steps", [("ddim", 1), ("ddpm", 3)])
 def test_noise_is_scaled_where_it_is_drawn(sampler, steps):
-    model, (cond, keys) = tiny_model().eval(), (tiny_batch(0)["conditions"], [5, 6])
+    model, (cond, keys) = tiny_model().eval(), (tiny_batch(0)["cond"], [5, 6])
     model.unet.conv_out.weight.data.zero_()
     features = model.encode_condition(cond)
     plain, wide = (
@@ -144,28 +142,28 @@ def test_buildings_are_zero():
     model, batch = tiny_model().eval(), tiny_batch(0)
     mask = torch.zeros(2, 1, 16, 16)
     mask[:, :, 4:9, 2:7] = 1
-    maps = model.sample(batch["conditions"], mask)
+    maps = model.sample(batch["cond"], mask)
     assert (maps[mask == 1] == 0).all() and maps[mask == 0].sum() > 0
 
 
 def test_the_scale_factor_is_one_until_it_is_measured():
     model, batches = tiny_model(), [tiny_batch(number) for number in range(50)]
     batch = batches[0]
-    assert model.scale_factor == 1 and torch.isfinite(model(batch["images"], batch["conditions"]))
-    assert model.eval().sample(batch["conditions"]).shape == (2, 1, 16, 16)
-    scale = model.set_scale(model.posterior(each["images"]) for each in batches)
+    assert model.scale_factor == 1 and torch.isfinite(model(batch["image"], batch["cond"]))
+    assert model.eval().sample(batch["cond"]).shape == (2, 1, 16, 16)
+    scale = model.set_scale(model.posterior(each["image"]) for each in batches)
     assert model.state_dict()["scale_factor"] == scale != 1
     torch.manual_seed(0)
-    z = torch.cat([model.encode_first_stage(each["images"]).sample() for each in batches])
+    z = torch.cat([model.encode_first_stage(each["image"]).sample() for each in batches])
     assert abs((z * scale).std() - 1) < 0.02
-    posterior = model.encode_first_stage(batch["images"])
+    posterior = model.encode_first_stage(batch["image"])
     assert torch.allclose(model.latent(posterior, torch.zeros(1)), scale * posterior.mode())
 
 
 def test_latent_loss_sends_no_gradient_into_the_encoder():
     model = tiny_model(first_stage_config={"trainable": True})
     batch = tiny_batch(0)
-    model(batch["images"], batch["conditions"]).backward()
+    model(batch["image"], batch["cond"]).backward()
     assert all(p.grad is None for p in model.first_stage_model.parameters())
 
 
@@ -219,4 +217,4 @@ def test_unknown_arguments_are_refused():
     with pytest.raises(TypeError, match="sampling_timesteps"):
         LatentDiffusion(*modules, sampling_timesteps=1)
     with pytest.raises(TypeError, match="stps"):
-        LatentDiffusion(*modules).sample(tiny_batch(0)["conditions"], stps=1)
+        LatentDiffusion(*modules).sample(tiny_batch(0)["cond"], stps=1)

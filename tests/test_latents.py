@@ -50,7 +50,7 @@ def one_of(rank, processes):
 
 
 def batch_of(samples):
-    keys = {"images": "image", "conditions": "cond", "masks": "ori_mask"}
+    keys = {"image": "image", "cond": "cond", "ori_mask": "ori_mask"}
     batch = {ours: torch.stack([sample[theirs] for sample in samples]) for ours, theirs in keys.items()}
     return batch | {"keys": [sample["key"] for sample in samples]}
 

@@ -27,8 +27,8 @@ def test_load_model_rebuilds_from_the_checkpoint_alone(tmp_path):
     model, config, found = loading.load_model(tmp_path)
     assert found.step == 4 and config.unet_config.model_channels == 8
     batch = tiny_batch(0)
-    expected = trainer.ema.ema_model.eval().sample(batch["conditions"], keys=[1, 2])
-    assert torch.equal(model.sample(batch["conditions"], keys=[1, 2]), expected)
+    expected = trainer.ema.ema_model.eval().sample(batch["cond"], keys=[1, 2])
+    assert torch.equal(model.sample(batch["cond"], keys=[1, 2]), expected)
     last, _, _ = loading.load_model(tmp_path / "checkpoints" / "ckpt_4", use_ema=False)
     assert same(last.state_dict(), trainer.model.state_dict())
     with pytest.raises(CheckpointError, match="no checkpoint"):

@@ -15,7 +15,7 @@ from denoising_diffusion_pytorch.losses import (
     hinge_gan_loss,
 )
 from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, Layers
-from denoising_diffusion_pytorch.radio_map import apply_mask
+from denoising_diffusion_pytorch.networks.radio_map import apply_mask
 from denoising_diffusion_pytorch.randomness import GlobalRandom, KeyedRandom
 from denoising_diffusion_pytorch.training.ema import EMAModel
 from denoising_diffusion_pytorch.training.schedule import learning_rate

@@ -14,7 +14,8 @@ from torch.distributed.utils import _recursive_to
 
 import train_cond_ldm
 from data import DataError
-from data.samples.document import RadioUNet_c, process_batch
+from data.samples.dataset import to_device
+from data.samples.document import RadioUNet_c
 from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
@@ -95,7 +96,7 @@ def test_accumulation_equals_one_large_batch(tmp_path, stage):
         key: torch.cat([p[key] for p in parts]) if torch.is_tensor(value) else [n for p in parts for n in p[key]]
         for key, value in parts[0].items()
     }
-    for key in ("images", "conditions", "masks"):
+    for key in ("image", "cond", "ori_mask"):
         whole[key] = whole[key].double()
     for batch_size, accumulation in ((16, 8), (128, 1)):
 
@@ -142,8 +143,8 @@ def test_nothing_is_asked_of_masked_pixels():
     config = tiny_config("vae", first_stage_config={"lossconfig": {"kl_weight": 0.0}})
     first, model = config.first_stage_config, build_autoencoder(config)
     batch = tiny_batch(0)
-    batch["masks"] = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
-    batch["images"] = torch.where(batch["masks"] > 0, -1.0, 0.2)
+    batch["ori_mask"] = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    batch["image"] = torch.where(batch["ori_mask"] > 0, -1.0, 0.2)
     model.decode = lambda z, cond: torch.full((2, 1, 16, 16), 0.2)
     loss, _, _ = AutoencoderObjective(model, build_loss(first))(batch, 0, {})
     assert loss.item() < 1e-6
@@ -199,7 +200,7 @@ def spoiled(name, key, row, value):
     return batches
 
 
-@pytest.mark.parametrize("name,key", [("6_0", "images"), ("7_0", "conditions")])
+@pytest.mark.parametrize("name,key", [("6_0", "image"), ("7_0", "cond")])
 def test_a_nonfinite_loss_stops_before_the_update(tmp_path, name, key):
     trainer = make_trainer(tmp_path, batches=spoiled(name, key, 0, "nan"))
     with pytest.raises(TrainingError, match=rf"step 3.*{name}.*ckpt_2"):
@@ -211,7 +212,7 @@ def test_a_nonfinite_loss_stops_before_the_update(tmp_path, name, key):
 def test_nothing_is_updated_from_a_nonfinite_value_on_until_it_is_noticed(tmp_path):
     """The guard is read at the log line of step 6; the batch of step 1 is read again for the error."""
     settings = {"training_steps": 6, "save_interval": 100, "log_interval": 100}
-    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "images", 0, "nan"), trainer=settings)
+    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "image", 0, "nan"), trainer=settings)
     history = after_each_step(trainer, lambda logs: trainer.model.unet.conv_in.weight.clone())
     with pytest.raises(TrainingError, match=r"non-finite at step 1: .*2_0, 2_1, 3_0, 3_1.*step_1_rank_0"):
         trainer.train()
@@ -222,7 +223,7 @@ def test_nothing_is_updated_from_a_nonfinite_value_on_until_it_is_noticed(tmp_pa
 def test_an_optimizer_that_is_not_fused_trains_and_stops_as_well(tmp_path):
     """As on devices for which torch has no fused AdamW."""
     fused, plain = make_trainer(tmp_path / "fused"), make_trainer(tmp_path / "plain")
-    bad = spoiled("3_0", "images", 0, "nan")
+    bad = spoiled("3_0", "image", 0, "nan")
     spoilt = make_trainer(tmp_path / "spoilt", batches=bad, trainer={"log_interval": 100})
     for trainer in (plain, spoilt):
         trainer.fused = False
@@ -238,7 +239,7 @@ def test_an_optimizer_that_is_not_fused_trains_and_stops_as_well(tmp_path):
 
 
 def test_the_dump_reproduces_a_nonfinite_loss(tmp_path):
-    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "images", 1, "inf"), unet_config={"dropout": 0.2})
+    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "image", 1, "inf"), unet_config={"dropout": 0.2})
     with pytest.raises(TrainingError, match="step_1_rank_0.pt"):
         trainer.train()
     dump = torch.load(tmp_path / "nonfinite" / "step_1_rank_0.pt", weights_only=True)
@@ -348,8 +349,8 @@ def as_data_parallel_gives_it(batch, device):
 def test_with_several_processes_nothing_is_asked_of_the_device_for_randomness(radiomapseer):
     """On the meta device nothing can be: values that the processor needs stay out of tensors."""
     loader = torch.utils.data.DataLoader(RadioUNet_c(radiomapseer), 2)
-    batch = as_data_parallel_gives_it(process_batch(next(iter(loader)), "cpu"), "meta")
-    assert batch["images"].device.type == "meta"
+    batch = as_data_parallel_gives_it(to_device(next(iter(loader)), "cpu"), "meta")
+    assert batch["image"].device.type == "meta"
     assert KeyedRandom(batch["keys"]).randn(3).shape == (2, 3)
 
 

@@ -58,9 +58,9 @@ def tiny_batch(number, batch_size=2, side=16, cond_side=8, cond_channels=3):
     generator = torch.Generator().manual_seed(number)
     images = torch.rand(batch_size, 1, side // 4, side // 4, generator=generator) * 2 - 1
     return {
-        "images": torch.nn.functional.interpolate(images, scale_factor=4, mode="nearest"),
-        "conditions": torch.rand(batch_size, cond_channels, cond_side, cond_side, generator=generator) * 2 - 1,
-        "masks": torch.zeros(batch_size, 1, side, side),
+        "image": torch.nn.functional.interpolate(images, scale_factor=4, mode="nearest"),
+        "cond": torch.rand(batch_size, cond_channels, cond_side, cond_side, generator=generator) * 2 - 1,
+        "ori_mask": torch.zeros(batch_size, 1, side, side),
         "names": [f"{number}_{index}" for index in range(batch_size)],
         "keys": [batch_size * number + index for index in range(batch_size)],
     }

@@ -13,7 +13,7 @@ from ..hashing import random_key
 from ..incomplete import Incomplete
 from ..trees.folder import open_tree
 from .augment import Augmentation, Sample, moved, symmetry
-from .dataset import OwnSamples, RadioMapDataset, close_dataloader, training_loader, worker_settings  # noqa: F401
+from .dataset import OwnSamples, RadioMapDataset, close_dataloader, to_device, training_loader, worker_settings  # noqa: F401
 from .sampler import SampleStream
 
 
@@ -111,25 +111,11 @@ def create_dataloader(config: Any) -> EpochLoader:
 
 
 def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """A collated batch on the device.
+    """`to_device` under the document's names: `images`, `conditions` and `masks`."""
 
-    Returns:
-        `images` (B, 1, S, S), `conditions` (B, C, s, s), `masks` (B, 1, S, S) and `moments` (B, 2 Z, h, w), None where
-        absent; `names`, a list, and `keys`, a list or None, which stay on the CPU, where they are used.
-    """
-
-    def move(key: str) -> Tensor | None:
-        value = batch.get(key)
-        return None if value is None else value.to(device, non_blocking=torch.device(device).type == "cuda")
-
-    return {
-        "images": move("image"),
-        "conditions": move("cond"),
-        "masks": move("ori_mask"),
-        "moments": move("moments"),
-        "names": list(batch["name"]),
-        "keys": batch["key"].tolist() if "key" in batch else None,
-    }
+    moved = to_device(batch, device)
+    renamed = {"image": "images", "cond": "conditions", "ori_mask": "masks"}
+    return {renamed.get(name, name): value for name, value in moved.items()}
 
 
 class RandomAugmentation:

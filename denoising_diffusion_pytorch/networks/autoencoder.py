@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..radio_map import to_gain
 from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize
+from .radio_map import to_gain
 
 HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of the decoder
 
@@ -277,10 +277,10 @@ class AutoencoderKL(nn.Module):
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
         """`images` (B, C, H, W) of a batch through the posterior's mean and back -> grey levels in [0, 1].
 
-        `batch` also holds `conditions` and `masks`, as from `data.process_batch`.
+        `batch` also holds `cond` and `ori_mask`.
         """
-        decoded = self.decode(self.encode(batch["images"]).mode(), batch["conditions"])
-        return to_gain(decoded, batch["masks"])
+        decoded = self.decode(self.encode(batch["image"]).mode(), batch["cond"])
+        return to_gain(decoded, batch["ori_mask"])
 
     def predict(self, batch: dict[str, Any]) -> list[Tensor]:
         """The first stage's predictions for a batch: its reconstruction."""

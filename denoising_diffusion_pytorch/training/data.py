@@ -17,8 +17,7 @@ from data.hashing import digest
 from data.incomplete import Incomplete
 from data.samples.augment import Augmentation, symmetry
 from data.samples.cache import SampleCache
-from data.samples.dataset import OwnSamples, RadioMapDataset, close_dataloader, training_loader
-from data.samples.document import process_batch
+from data.samples.dataset import OwnSamples, RadioMapDataset, close_dataloader, to_device, training_loader
 from data.trees.folder import open_tree
 
 from ..config.schema import Config, SourceConfig
@@ -123,7 +122,7 @@ class TrainingData:
         )
         try:
             for batch in loader:
-                yield process_batch(batch, self.accelerator.device)
+                yield to_device(batch, self.accelerator.device)
         finally:
             close_dataloader(loader)
 
@@ -154,8 +153,8 @@ class LatentScale:
         with closing(self.data.batches(0)) as batches:
             for batch in islice(batches, -(-SCALE_SAMPLES // in_a_batch)):
                 if self.keep:
-                    self.kept.append(batch["images"].cpu())
-                yield self.model.posterior(batch["images"], batch["moments"])
+                    self.kept.append(batch["image"].cpu())
+                yield self.model.posterior(batch["image"], batch["moments"])
 
 
 class CachedLatents(Dataset):

@@ -1,7 +1,7 @@
 """What each optimizer minimises. An objective is the module that is wrapped for distributed training, so that every
 forward pass goes through the wrapper, which averages the gradients over the processes.
 
-Every `forward(batch, step, carry)` -> (loss, logs, carry): `batch` as `process_batch` gives it, `step` the optimizer
+Every `forward(batch, step, carry)` -> (loss, logs, carry): `batch` as `to_device` gives it, `step` the optimizer
 step, `carry` a dict that an objective leaves for the next one (reconstructions for the discriminator). An objective
 acts from optimizer step `start_step` on.
 """
@@ -19,7 +19,7 @@ from ..latent_diffusion import LatentDiffusion
 from ..losses import AutoencoderLoss, PatchDiscriminator, gaussian_nll, hinge_gan_loss
 from ..networks.autoencoder import AutoencoderKL
 from ..networks.baselines import Regression, mean_and_log_variance
-from ..radio_map import apply_mask
+from ..networks.radio_map import apply_mask
 from ..randomness import KeyedRandom
 
 Batch = dict[str, Any]
@@ -46,9 +46,9 @@ class AutoencoderObjective(nn.Module):
 
     def pixel_loss(self, batch: Batch, posterior, noise: Tensor, step: int) -> Output:
         """The loss of decoding a sample of the posterior."""
-        image = batch["images"]  # -1, zero gain, where the mask is 1, except after free rotations
-        decoded = self.autoencoder.decode(posterior.sample(noise), batch["conditions"])
-        reconstruction = apply_mask(decoded.float(), batch["masks"])
+        image = batch["image"]  # -1, zero gain, where the mask is 1, except after free rotations
+        decoded = self.autoencoder.decode(posterior.sample(noise), batch["cond"])
+        reconstruction = apply_mask(decoded.float(), batch["ori_mask"])
         fake_pred, adversary = None, self.adversary[0]
         if adversary is not None and step >= adversary.start_step:
             adversary.requires_grad_(False)  # the graph must reach the image only
@@ -59,7 +59,7 @@ class AutoencoderObjective(nn.Module):
         return loss, logs, {"real": image, "fake": reconstruction.detach()}
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        images = batch["images"]
+        images = batch["image"]
         posterior = self.autoencoder.encode(images)
         noise = KeyedRandom(batch["keys"], images.device).randn_like(posterior.mean)
         return self.pixel_loss(batch, posterior, noise, step)
@@ -99,16 +99,16 @@ class LatentObjective(nn.Module):
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         """See the module's docstring."""
-        random = KeyedRandom(batch["keys"], batch["images"].device)
-        posterior = self.model.posterior(batch["images"], batch.get("moments"))
+        random = KeyedRandom(batch["keys"], batch["image"].device)
+        posterior = self.model.posterior(batch["image"], batch.get("moments"))
         x_start = self.model.latent(posterior, random.randn_like(posterior.mean))
-        latent, x_start = self.model.latent_loss(x_start, batch["conditions"], random)
+        latent, x_start = self.model.latent_loss(x_start, batch["cond"], random)
         logs = {"latent": latent.detach()}
         start = self.end_to_end.start_step
         if start is None or step < start:
             return latent, logs, carry
-        decoded = self.model.decode_first_stage(x_start / self.model.scale_factor, batch["conditions"])
-        pixel, terms = self.loss.reconstruction(batch["images"], apply_mask(decoded, batch["masks"]))
+        decoded = self.model.decode_first_stage(x_start / self.model.scale_factor, batch["cond"])
+        pixel, terms = self.loss.reconstruction(batch["image"], apply_mask(decoded, batch["ori_mask"]))
         return pixel + self.end_to_end.latent_weight * latent, logs | terms, carry
 
 
@@ -124,9 +124,9 @@ class RegressionObjective(nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        images, masks = batch["images"], batch["masks"]
+        images, masks = batch["image"], batch["ori_mask"]
         losses: list[Tensor] = []
-        for output in self.model(batch["conditions"]):  # what the masks say is certain has no part in the loss
+        for output in self.model(batch["cond"]):  # what the masks say is certain has no part in the loss
             if output.shape[1] == 1:
                 loss, logs = self.loss.reconstruction(images, apply_mask(output, masks))
             else:
@@ -153,12 +153,12 @@ class JointObjective(nn.Module):
         self.model, self.pixel = model, pixel
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        images = batch["images"]
+        images = batch["image"]
         random = KeyedRandom(batch["keys"], images.device)
         posterior = self.model.encode_first_stage(images)
         noise = random.randn_like(posterior.mean)
         pixel, logs, carry = self.pixel.pixel_loss(batch, posterior, noise, step)
-        latent, _ = self.model.latent_loss(self.model.latent(posterior, noise), batch["conditions"], random)
+        latent, _ = self.model.latent_loss(self.model.latent(posterior, noise), batch["cond"], random)
         return pixel + latent, logs | {"latent": latent.detach()}, carry
 
 

@@ -39,7 +39,7 @@ class Trainer:
         stage: `vae`, `ldm` or `baseline`.
         model: what is averaged, saved and validated.
         objectives: modules of objectives.py, in the order in which they see a batch.
-        batches: function (first micro-batch) -> endless generator of batches on the device, as `process_batch` gives them.
+        batches: function (first micro-batch) -> endless generator of batches on the device, as `to_device` gives them.
         validation: the scenes that are scored and drawn, or None.
         prepare: function called once in a run that starts from nothing, e.g. to measure the latent scale.
         prepare_again: call it again every `save_interval` steps, for a model whose latents keep changing.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...radio_map import to_gain
 from ...randomness import KeyedRandom, sample_keys
+from ..radio_map import to_gain
 
 LOWEST_LOG_VARIANCE = -12.0  # the rounding to 256 grey levels alone has (2 / 255)^2 / 12, e^-12.2
 
@@ -37,12 +37,12 @@ class Regression(nn.Module, ABC):
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any], num_samples: int = 1) -> list[Tensor]:
-        """Grey levels (B, 1, S, S) for a batch with `conditions`, `masks` and `keys`, zero where the masks say so.
+        """Grey levels (B, 1, S, S) for a batch with `cond`, `ori_mask` and `keys`, zero where the masks say so.
 
         One sample is the mean. More are draws from every pixel's normal distribution, independent of its neighbours;
         a network without `variance` has its one answer, however many are asked for.
         """
-        output, masks = self(batch["conditions"])[-1].float(), batch["masks"]
+        output, masks = self(batch["cond"])[-1].float(), batch["ori_mask"]
         if num_samples == 1 or output.shape[1] == 1:
             return [to_gain(output[:, :1], masks)]
         mean, log_variance = mean_and_log_variance(output)
