@@ -284,7 +284,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:
-    """The checkpoint that a run goes on from: the newest good one, or the chosen milestone; None for a new run.
+    """The checkpoint that a run continues from: the newest good one, or the chosen milestone; None for a new run.
 
     Raises:
         CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
@@ -296,7 +296,7 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
     elsewhere = "choose another trainer.results_folder"
     if not settings.enable_resume:
         raise CheckpointError(
-            f"{folder}: already holds checkpoints up to ckpt_{found.step}; set trainer.enable_resume=true to go on, "
+            f"{folder}: already holds checkpoints up to ckpt_{found.step}; set trainer.enable_resume=true to continue, "
             f"or {elsewhere}"
         )
     if found.stage != stage:

@@ -88,7 +88,7 @@ def figure_row(scene: Scene, **maps: np.ndarray | None) -> dict[str, Any]:
 
 
 def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
-    """The truth | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
+    """The truth | each of `columns` | error of the last | spread of its samples, if they are given; one row per scene.
 
     Args:
         path: file to write, PNG, PDF or SVG by its name.
@@ -225,7 +225,7 @@ def coverage_figure(
 
 
 def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Observed against nominal coverage of central intervals, and the error of the mean against the spread of the draws.
+    """Observed against nominal coverage of central intervals, and the error of the mean against the spread of the samples.
 
     Args:
         path: file to write, PNG, PDF or SVG by its name.
@@ -244,7 +244,9 @@ def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]
         right.plot(spread, error, marker="o", markersize=3, label=name)
         largest = max(largest, spread.max(), error.max())
     right.plot([0, largest], [0, largest], color="0.6", linewidth=1)
-    left.set(xlabel="nominal share of the interval", ylabel="share of open pixels inside", xlim=(0, 1), ylim=(0, 1))
-    right.set(xlabel="spread of the draws (dB)", ylabel="root mean square error of their mean (dB)")
+    left.set(
+        xlabel="nominal coverage of the interval", ylabel="fraction of open pixels inside", xlim=(0, 1), ylim=(0, 1)
+    )
+    right.set(xlabel="spread of the samples (dB)", ylabel="root mean square error of their mean (dB)")
     left.legend(frameon=False)
     _save(figure, path)

@@ -44,7 +44,7 @@ def main() -> None:
     predictor = Predictor(arguments.ckpt, device=arguments.device)
     if not isinstance(predictor.model, LatentDiffusion):
         raise ConfigError(
-            f"--ckpt {arguments.ckpt}: is a regression baseline; the page shows draws of a latent diffusion"
+            f"--ckpt {arguments.ckpt}: is a regression baseline; the page shows samples of a latent diffusion"
         )
     list(predictor.predict(random_scenes(0)))  # the first prediction compiles; done before anyone waits
     simulated_gain(random_scenes(0)[0])

@@ -1,4 +1,4 @@
-"""Score a trained model beside the simulator, predictors that need no training, and a baseline.
+"""Score a trained model, the simulator, predictors that need no training, and a baseline.
 
     python scripts/evaluate.py                                  the released model on unseen simulated cities
     python scripts/evaluate.py --data path/to/RadioMapSeer --split test --json scores.json --markdown table.md

@@ -194,7 +194,7 @@ def test_error_by_region_adds_up():
     assert sum(found.values()) == pytest.approx(map_scores(prediction, scene.gain)["nmse"], rel=1e-5)
     assert found["inside buildings"] == pytest.approx(16 * 0.01 / power, rel=1e-5)
     assert found["outage (zero in the open)"] == pytest.approx(0.16 / power, rel=1e-5)
-    assert found["beside a wall"] == pytest.approx(32 * 0.01 / power, rel=1e-5)
+    assert found["next to a wall"] == pytest.approx(32 * 0.01 / power, rel=1e-5)
     assert found["line of sight"] == pytest.approx((7 * 16 - 1) * 0.01 / power, rel=1e-5)
 
 

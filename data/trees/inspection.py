@@ -71,12 +71,12 @@ class Registration:
         lines = [f"registration: of the maps' energy {measured}; {outage:.2%} of the open pixels are zero (outage)"]
         if fractions["the same without its border"] > NO_ENERGY:
             lines.append(
-                "warning: the buildings do not lie over the maps, not even a pixel aside; "
+                "warning: the buildings do not lie over the maps, not even within a pixel; "
                 "are polygon/ or png/ of another data set?"
             )
         elif fractions["what is certain"] > NO_ENERGY:
             lines.append(
-                "warning: the buildings lie a pixel or less aside of the maps; predictions will be dark along walls"
+                "warning: the buildings are offset by a pixel or less from the maps; predictions will be dark along walls"
             )
         return lines
 

@@ -76,7 +76,7 @@ class RunFolder:
         log.setLevel(logging.INFO)
 
     def begin(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
-        """Write what is known before the first step, and open TensorBoard's events to go on after `step`."""
+        """Write what is known before the first step, and open TensorBoard's events to continue after `step`."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
 
         self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
@@ -178,7 +178,7 @@ class Meter:
         self.seconds += time.monotonic() - started
 
     def read(self) -> dict[str, float]:
-        """Means over steps and processes since the last call, samples per second, share of time waited, peak memory."""
+        """Means over steps and processes since the last call, samples per second, fraction of time waited, peak memory."""
         means = {}
         for name, values in self.values.items():
             finite = [value for value in torch.stack(values).float().tolist() if math.isfinite(value)]
