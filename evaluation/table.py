@@ -45,14 +45,14 @@ LEGEND = (
 )
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:
-    """Bootstrap interval of the mean over maps, [low, high], of the values that are finite; None for fewer than two."""
+def interval(values: Sequence[float]) -> list[float] | None:
+    """95 % bootstrap interval of the mean over maps, [low, high], of the values that are finite; None for fewer than two."""
     known = np.array([value for value in values if np.isfinite(value)])
     if len(known) < 2:
         return None
     if known.min() == known.max():
         return [float(known[0])] * 2
-    found = bootstrap((known,), np.mean, confidence_level=level, n_resamples=2000, method="percentile", rng=0)
+    found = bootstrap((known,), np.mean, confidence_level=0.95, n_resamples=2000, method="percentile", rng=0)
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
