@@ -134,6 +134,6 @@ def write_csv(path: Path, scores: Mapping[str, Scores]) -> None:
     rows = [{"predictor": name} | row for name, each in scores.items() for row in each.rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
