@@ -185,8 +185,9 @@ def main() -> None:
         print_coverage(coverage, arguments.threshold)
     if arguments.measurements:
         print_measured(windows[0])
-    facts = predictor.facts(settings.num_samples)
-    print(f"{count} maps in {folder} ({facts['sampler']}, {facts['steps']} steps, {facts['checkpoint']})")
+    sampling = predictor.sampling_of(settings.num_samples)
+    how = f"{sampling.sampler}, {sampling.steps} steps" if sampling else predictor.title  # of a regression
+    print(f"{count} maps in {folder} ({how}, {predictor.checkpoint.path})")
 
 
 if __name__ == "__main__":

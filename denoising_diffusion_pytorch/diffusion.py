@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from .processes import PROCESSES
 
+T_MIN = 1e-4  # earliest time that the processes without steps train
+
 
 def beta_schedule(name: str, timesteps: int) -> Tensor:
     """Variances beta_t of the forward steps, (T,) float64.
@@ -199,9 +201,8 @@ class GaussianDiffusion(Diffusion):
 class _StraightSignal(Diffusion):
     """What the processes with x_t = (1 - t) x_start + sigma(t) noise, t in (0, 1], have in common."""
 
-    def __init__(self, loss_type: str, t_min: float):
+    def __init__(self, loss_type: str = "l2"):
         super().__init__(PROCESSES[self.model_type].objectives[0], loss_type)
-        self.t_min = t_min
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
@@ -212,8 +213,8 @@ class _StraightSignal(Diffusion):
         return _per_sample(1 - t, like), _per_sample(self.sigma(t), like)
 
     def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
-        """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool is set."""
-        t = self.t_min + u * (1 - self.t_min)
+        """u (B,) in [0, 1) -> t (B,) in [T_MIN, 1); 1 where `final_step` (B,) bool is set."""
+        t = T_MIN + u * (1 - T_MIN)
         return torch.where(final_step, torch.ones_like(t), t)
 
     def time_input(self, t: Tensor) -> Tensor:
@@ -246,9 +247,6 @@ class DecoupledDiffusion(_StraightSignal):
 
     model_type = "const_sde"
     heads = 2
-
-    def __init__(self, loss_type: str = "l1_l2", t_min: float = 1e-4):
-        super().__init__(loss_type, t_min)
 
     def sigma(self, t: Tensor) -> Tensor:
         """sqrt(t)."""
@@ -283,9 +281,6 @@ class FlowMatching(_StraightSignal):
     """
 
     model_type = "flow"
-
-    def __init__(self, loss_type: str = "l2", t_min: float = 1e-4):
-        super().__init__(loss_type, t_min)
 
     def sigma(self, t: Tensor) -> Tensor:
         """t."""

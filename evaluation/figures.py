@@ -125,17 +125,16 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
     _save(figure, path)
 
 
-def contact_sheet(path: str | Path, scenes: Sequence[Scene], columns: int = 4) -> None:
+def contact_sheet(path: str | Path, scenes: Sequence[Scene]) -> None:
     """The true maps of many scenes side by side.
 
     Args:
         path: file to write, PNG, PDF or SVG by its name.
         scenes: with gain.
-        columns: scenes per row.
     """
-    lines = -(-len(scenes) // columns)
-    figure = Figure(figsize=(2.4 * columns + 1, 2.5 * lines + 0.3), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    lines = -(-len(scenes) // 4)
+    figure = Figure(figsize=(10.6, 2.5 * lines + 0.3), layout="constrained")
+    grid = figure.subplots(lines, 4, squeeze=False).ravel()
     for axes in grid[len(scenes) :]:
         axes.set_axis_off()
     for axes, scene in zip(grid[: len(scenes)], scenes, strict=True):

@@ -175,6 +175,7 @@ def test_outlines_survive_a_file(tmp_path):
     [
         (("nowhere",), "no such folder"),
         (("path/to/RadioMapSeer",), "placeholder"),
+        ((None,), "data_root is not set"),
         (("ROOT", "DMP"), "did you mean DPM"),
         (("ROOT", "specific_type"), "choose from DPM"),
         (("ROOT", "IRT4"), "there are: DPM"),

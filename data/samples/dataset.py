@@ -209,7 +209,6 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     start_batch: int = 0,
-    batches: int | None = None,
     num_workers: int = 4,
 ) -> DataLoader:
     """Shuffled, augmented batches; see `SampleStream` for their order and the other arguments.
@@ -218,12 +217,11 @@ def training_loader(
         dataset: indexed by (index, key).
         num_workers: reading processes, see `worker_settings`.
     """
-    stream = SampleStream(
-        len(dataset), batch_size, seed, rank=rank, world_size=world_size, start_batch=start_batch, batches=batches
-    )
+    order = {"rank": rank, "world_size": world_size, "start_batch": start_batch}
+    stream = SampleStream(len(dataset), batch_size, seed, **order)
     settings = worker_settings(num_workers)
-    settings["persistent_workers"] = settings["num_workers"] > 0 and batches is None
-    return DataLoader(dataset, batch_sampler=stream, **settings)
+    persistent = settings["num_workers"] > 0  # the loader then keeps its iterator, which `close_dataloader` needs
+    return DataLoader(dataset, batch_sampler=stream, persistent_workers=persistent, **settings)
 
 
 def worker_settings(num_workers: int) -> dict[str, Any]:

@@ -275,9 +275,8 @@ class AutoencoderKL(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
-        """`images` (B, C, H, W) of a batch through the posterior's mean and back -> grey levels in [0, 1].
-
-        `batch` also holds `cond` and `ori_mask`.
+        """The `image` (B, C, H, W) of a batch, which also holds `cond` and `ori_mask`, through the posterior's mean and back ->
+        grey levels in [0, 1].
         """
         decoded = self.decode(self.encode(batch["image"]).mode(), batch["cond"])
         return to_gain(decoded, batch["ori_mask"])

@@ -59,9 +59,7 @@ class RunFolder:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         try:
-            if (
-                fcntl is not None
-            ):  # a POSIX lock: ends with the process, however it ends; loading workers do not inherit it
+            if fcntl is not None:  # a POSIX lock ends with its process, however that ends; workers do not inherit it
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CheckpointError(
