@@ -90,10 +90,9 @@ def _picture(grey: np.ndarray, invert: bool) -> City:
 def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, float]] = ()) -> City:
     """The polygons of a GeoJSON text, one pixel per metre, north up, and where they lie.
 
-    Coordinates are degrees or metres, see `crs.choose_crs`. Degrees and the web's Mercator coordinates are scaled to
-    metres by their length on the ellipsoid in the middle of the city. What that neglects, the narrowing of degrees
-    towards the poles, moves a corner of a city of 1 km by 0.04 m at a latitude of 41 and 0.08 m at 60, of 4 km by 0.6 m
-    and 1.2 m.
+    Coordinates of any reference system, see `crs.choose_crs`, are scaled to metres by their length on the ellipsoid in the
+    middle of the city. What that neglects, the narrowing of degrees towards the poles, moves a corner of a city of 1 km
+    by 0.04 m at a latitude of 41 and 0.08 m at 60, of 4 km by 0.6 m and 1.2 m.
 
     Args:
         content: the text.
@@ -113,7 +112,7 @@ def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, 
     points = np.concatenate([outer for outer, *_ in found.polygons])
     first = np.cumsum([0, *(len(outer) for outer, *_ in found.polygons[:-1])])
     bounds = np.stack([np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)])
-    crs = choose_crs(found.epsg, points, float(np.median(np.ptp(bounds, 0).max(1))), name)
+    crs = choose_crs(found.system, points, float(np.median(np.ptp(bounds, 0).max(1))), name)
     positions = np.array(around, np.float64).reshape(-1, 2)
     chosen, box = _cut([sum(map(len, rings)) for rings in found.polygons], bounds, positions, crs, name)
     shapes, flat = _valid([found.polygons[i] for i in chosen], box)
@@ -122,7 +121,7 @@ def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, 
     if flat:
         found.notes.append(f"polygons left out, because they have no area: {flat:,}")
     layout, place = _layout(shapes, positions, crs, name)
-    unit = "degrees" if crs.unit == "degrees" else "metres"
+    unit = "degrees" if crs.degrees else crs.system.name if crs.system else "metres"
     system = f" (EPSG:{crs.epsg})" if crs.epsg else ""
     height, width = layout.shape
     built = f"{width} x {height} m, {layout.inside.mean():.1%} of it built"
@@ -154,14 +153,14 @@ def _cut(
     """
     vertices, (low, high) = np.array(sizes), bounds
     whole = np.array([low.min(0), high.max(0)])
-    width, height = np.ptp(whole, 0) * crs.metres(whole[:, 1].mean())
+    width, height = np.ptp(whole, 0) * crs.metres(whole.mean(0))
     if max(width, height) + 2 * MARGIN <= LARGEST and vertices.sum() <= MOST_VERTICES:
         return np.arange(len(vertices)), whole
     if not len(positions):
         what = f"spans {width + 2 * MARGIN:.4g} m x {height + 2 * MARGIN:.4g} m with {vertices.sum():,} vertices"
         most = f"at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
         raise DataError(f"{name}: {what}; {most}, or a part around a transmitter, if its position is given first")
-    scale = crs.metres(positions[:, 1].mean())
+    scale = crs.metres(positions.mean(0))
     for reach in NEAR:
         box = np.array([positions.min(0) - reach / scale, positions.max(0) + reach / scale])
         near = np.flatnonzero(((low <= box[1]) & (high >= box[0])).all(1))
@@ -194,11 +193,11 @@ def _layout(shapes: list[shapely.Geometry], positions: np.ndarray, crs: Crs, nam
     if not shapes:
         raise DataError(f"{name}: holds no polygon with an area; {ADVICE}")
     bounds = np.array(shapely.total_bounds(shapes)).reshape(2, 2)
-    scale = crs.metres(bounds[:, 1].mean())
+    scale = crs.metres(bounds.mean(0))
     away = np.maximum(bounds[0] - positions, positions - bounds[1]) * scale  # in m; negative between the bounds
     corners = np.vstack([bounds, positions[(away <= NEAR[0]).all(1)]])
     low, high = corners.min(0), corners.max(0)
-    scale = crs.metres((low[1] + high[1]) / 2)
+    scale = crs.metres((low + high) / 2)
     width, height = (high - low) * scale + 2 * MARGIN
     if not max(width, height) <= LARGEST:
         raise DataError(f"{name}: spans {width:.4g} m x {height:.4g} m; at most {LARGEST} m per side can be read")
@@ -211,5 +210,5 @@ def _layout(shapes: list[shapely.Geometry], positions: np.ndarray, crs: Crs, nam
         for ring in (part.exterior, *part.interiors)
     ]
     (x, y), (dx, dy) = corner, 1 / scale
-    place = Georeference(float(x), float(y), float(dx), float(dy), crs.unit == "degrees", crs.epsg)
+    place = Georeference(float(x), float(y), float(dx), float(dy), crs.degrees, crs.epsg)
     return Layout(outlines, (math.ceil(height), math.ceil(width))), place

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyproj import CRS
 
 from ..errors import DataError
 from ..geometry.georeference import Georeference
 from ..text import decoded
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
-from .crs import MERCATOR, lon_lat_to_mercator
+from .crs import WGS_84, transformer
 
 DELIMITERS = (";", "\t", "|", ",", "")
 EXAMPLE = "such as x,y,gain_db or longitude,latitude,rsrp"
@@ -178,7 +179,7 @@ def _usable_axes(place: Georeference | None) -> list[str]:
         return ["column and row", "x and y"]
     if place.degrees:
         return ["longitude and latitude", "x and y", "column and row"]
-    others = ["longitude and latitude"] if place.epsg in MERCATOR else []
+    others = ["longitude and latitude"] if place.epsg else []
     return ["easting and northing", "x and y", *others, "column and row"]
 
 
@@ -186,8 +187,8 @@ def _pixels(x: np.ndarray, y: np.ndarray, axes: str, place: Georeference | None)
     """Positions of a file -> columns and rows."""
     if place is None or axes == "column and row":
         return x, y
-    if axes == "longitude and latitude" and not place.degrees:
-        x, y = lon_lat_to_mercator(x, y)
+    if axes == "longitude and latitude" and place.epsg:
+        x, y = transformer(WGS_84, CRS.from_epsg(place.epsg)).transform(x, y)
     return (x - place.x) / place.dx, (place.y - y) / place.dy
 
 
