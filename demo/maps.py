@@ -114,7 +114,7 @@ def write_layer(content: BinaryIO, kind: str, body: dict) -> None:
         return np.save(content, values)
     if kind == "tif":
         corner = place or Georeference(0.0, 0.0, 1.0, 1.0, degrees=False)  # a picture's pixels, counted upwards
-        return write_geotiff(content, values, corner.window(top, left))
+        return write_geotiff(content, values, corner.crop(top, left))
     rows, columns = np.nonzero(~buildings & ~np.isnan(values))
     points = np.column_stack([columns + left, rows + top, values[rows, columns]])
     return write_csv(content, points, place, COLUMNS[body["layer"]])

@@ -318,7 +318,7 @@ def test_a_geotiff_lies_where_its_city_does(tmp_path, degrees):
     """As GDAL reads it."""
     values = np.linspace(-147, -60, 12, dtype=np.float32).reshape(3, 4)
     values[2, 3] = np.nan
-    place = Georeference(13.4, 52.5, 2e-5, 1e-5, degrees).window(1, 2)
+    place = Georeference(13.4, 52.5, 2e-5, 1e-5, degrees).crop(1, 2)
     write_geotiff(tmp_path / "a.tif", values, place)
     with rasterio.open(tmp_path / "a.tif") as found:
         assert np.array_equal(found.read(1), values, equal_nan=True) and np.isnan(found.nodata)

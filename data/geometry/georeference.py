@@ -30,7 +30,7 @@ class Georeference:
         places = 6 if self.degrees else 1
         return f"{self.x + column * self.dx:.{places}f},{self.y - row * self.dy:.{places}f}"
 
-    def window(self, row: int, column: int) -> "Georeference":
+    def crop(self, row: int, column: int) -> "Georeference":
         """Of the part of the map whose first pixel is (row, column)."""
         return replace(self, x=self.x + column * self.dx, y=self.y - row * self.dy)
 
