@@ -8,9 +8,9 @@ from ..errors import DataError
 from ..geometry.layout import Layout
 from ..hashing import file_digest
 from ..scene import Scene
+from .listing import check_root, is_flat_tree
 from .png import read_grey, read_map
 from .radiomapseer import RadioMapSeer
-from .root import check_root, is_flat_tree
 from .splits import HASHED_RULE, select
 
 
