@@ -82,13 +82,10 @@ class RadioMapDataset(Dataset):
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
         try:
-            return self._prepared(index)
+            scene = self.scene(index)
         except DataError:
             time.sleep(RETRY_AFTER)
-            return self._prepared(index)
-
-    def _prepared(self, index: int) -> dict[str, np.ndarray]:
-        scene = self.scene(index)
+            scene = self.scene(index)
         sample = prepare(scene, self.image_size, self.cond_size, self.cond_channels)
         if not self.incomplete.points:
             return sample
