@@ -29,7 +29,7 @@ from data.scene import parse_position, scene_at
 from data.units import COVERAGE_DB
 from denoising_diffusion_pytorch.cli import natural, parse, print_city, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
-from denoising_diffusion_pytorch.config.schema import SampleConfig
+from denoising_diffusion_pytorch.config.schema import SampleConfig, SourceConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from evaluation.maps import Coverage, write_coverage, write_map
 from evaluation.metrics import Scores
@@ -106,16 +106,12 @@ def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference 
     return crops, place
 
 
-def data_scenes(settings: SampleConfig) -> RadioMapSeer | FlatTree:
+def data_scenes(source: SourceConfig) -> RadioMapSeer | FlatTree:
     """The split of a tree, or a flat tree."""
-    source = settings.source
     if source.data_root is None:
-        raise ConfigError(
-            "sample.source.data_root: is not set; name a RadioMapSeer tree, or use --buildings or --simulate"
-        )
-    return open_tree(
-        source.data_root, source.simulation_type, source.split, source.missing_buildings, source.max_samples
-    )
+        remedy = "name a RadioMapSeer tree, or use --buildings or --simulate"
+        raise ConfigError(f"sample.source.data_root: is not set; {remedy}")
+    return open_tree(**vars(source))
 
 
 def load_predictor(settings: SampleConfig, measurements: Path | None):
@@ -149,12 +145,12 @@ def print_measured(part: Crop) -> None:
 
 def main() -> None:
     arguments, settings = parse_arguments()
-    crops, place, source = None, None, None
+    crops, place = None, None
     if arguments.buildings is not None or arguments.simulate is not None:
         crops, place = city_crops(arguments)
         count, scenes = len(crops), iter([part.scene for part in crops])
     else:
-        source = data_scenes(settings)
+        source = data_scenes(settings.source)
         count, scenes = len(source), (source.scene(index) for index in range(len(source)))
     predictor = load_predictor(settings, arguments.measurements)
     folder = Path(settings.output_folder)
@@ -162,14 +158,16 @@ def main() -> None:
     scores, gains = Scores(), []
     predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
     for index, prediction in enumerate(tqdm(predictions, total=count, desc="sampling", unit="map")):
-        scene, gain, std = prediction.scene, prediction.gain, prediction.std
+        scene, maps = prediction.scene, [prediction.gain, prediction.std]
         if scene.gain is not None:
-            scores.add(scene.name, gain, scene.gain)
+            scores.add(scene.name, prediction.gain, scene.gain)
         if crops:
-            scene, gain = crops[index].city, crops[index].place(gain)
-            std = None if std is None else crops[index].place(std)
-            gains.append(gain)
-        write_map(folder, scene, gain, std, place)
+            scene, maps = (
+                crops[index].city,
+                [values if values is None else crops[index].place(values) for values in maps],
+            )
+            gains.append(maps[0])
+        write_map(folder, scene, *maps, place)
     if arguments.simulate is not None and predictor.sees_simulation:
         from data.simulator.scenes import CIRCULAR
 

@@ -34,6 +34,12 @@ class Crs:
         return 3857 if code == 900913 else code  # the old name of the web's projection
 
     @property
+    def text(self) -> str:
+        """Unit or name, and code."""
+        name = "degrees" if self.degrees else self.system.name if self.system else "metres"
+        return f"{name} (EPSG:{self.epsg})" if self.epsg else name
+
+    @property
     def degrees(self) -> bool:
         """Whether the coordinates are longitude and latitude."""
         return self.system is not None and self.system.is_geographic

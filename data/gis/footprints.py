@@ -11,7 +11,7 @@ import numpy as np
 from pyproj import CRS
 
 from ..errors import DataError
-from ..text import decoded
+from ..files import decoded
 from .crs import conversion, crs_of
 
 ADVICE = "export building footprints as polygons, for instance from overpass-turbo.eu"

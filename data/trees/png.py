@@ -7,15 +7,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
+from ..files import read_bytes
 
 
 def read_grey(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     """`decode_grey` of a file, which must have this shape, that of its gain map; a DataError names it otherwise."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: not a readable picture ({error}); download or make it again") from error
-    pixels = decode_grey(content, path)
+    pixels = decode_grey(read_bytes(path), path)
     if shape is not None and pixels.shape != shape:
         raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px, its map {shape[1]}x{shape[0]}")
     return pixels
