@@ -199,27 +199,12 @@ def _end_with_parent(parent: int) -> None:
 
 
 def training_loader(
-    dataset: RadioMapDataset | OwnSamples,
-    batch_size: int,
-    seed: int = 0,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    start_batch: int = 0,
-    batches: int | None = None,
-    num_workers: int = 4,
+    dataset: RadioMapDataset | OwnSamples, batch_size: int, seed: int = 0, *, num_workers: int = 4, **order: Any
 ) -> DataLoader:
-    """Shuffled, augmented batches; see `SampleStream` for their order and the other arguments.
-
-    Args:
-        dataset: indexed by (index, key).
-        num_workers: reading processes, see `worker_settings`.
-    """
-    stream = SampleStream(
-        len(dataset), batch_size, seed, rank=rank, world_size=world_size, start_batch=start_batch, batches=batches
-    )
+    """Shuffled, augmented batches that `num_workers` processes read; see `SampleStream` for `order`."""
+    stream = SampleStream(len(dataset), batch_size, seed, **order)
     settings = worker_settings(num_workers)
-    settings["persistent_workers"] = settings["num_workers"] > 0 and batches is None
+    settings["persistent_workers"] = settings["num_workers"] > 0 and stream.batches is None
     return DataLoader(dataset, batch_sampler=stream, **settings)
 
 
