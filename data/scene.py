@@ -80,9 +80,9 @@ def parse_position(text: str, place: Georeference | None = None) -> tuple[float,
     """
     try:
         x, y = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80") from error
-    if not (np.isfinite(x) and np.isfinite(y)):
+    except ValueError:
+        x = y = np.nan
+    if not np.isfinite([x, y]).all():
         raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80")
     return (x, y) if place is None else place.pixels(x, y)
 

@@ -104,7 +104,7 @@ def _header(lines: Sequence[str], place: Georeference | None, name: str) -> tupl
     for number, line in enumerate(lines):
         text = line.strip()
         comment = text.startswith(("#", "%", "//"))
-        if not text or re.fullmatch(r'"?sep=.."?|"?sep=."?', text):
+        if not text or re.fullmatch(r'"?sep=..?"?', text):
             continue
         header = text.lstrip("#%/ ")
         found = {delimiter: _columns(header, delimiter, place) for delimiter in DELIMITERS}
@@ -194,11 +194,9 @@ def _rows(lines: Sequence[str], start: int, table: Table, name: str) -> tuple[np
         if not line.strip() or line.lstrip().startswith(("#", "%", "//")):
             continue
         fields = _split(line.strip() if table.delimiter != "\t" else line, table.delimiter)
-        if len(fields) > table.width and any(fields[table.width :]):
-            raise DataError(
-                f"{name}: line {number}: has {len(fields)} fields, the first line {table.width}; if commas are decimal "
-                "points, separate fields by semicolons"
-            )
+        if any(fields[table.width :]):
+            remedy = "if commas are decimal points, separate fields by semicolons"
+            raise DataError(f"{name}: line {number}: has {len(fields)} fields, the first line {table.width}; {remedy}")
         try:
             rows.append([_number(fields[column]) for column in table.columns])
         except (ValueError, IndexError) as error:
