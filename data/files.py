@@ -12,6 +12,14 @@ import numpy as np
 from .errors import DataError
 
 
+def decoded(content: bytes) -> str:
+    """The text in UTF-8 or UTF-16, with or without a byte order mark; anything else is read as Windows' Latin."""
+    try:
+        return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
 def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
     """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,11 +54,21 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; raises DataError that names it if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); download or make it again") from error
+
+
 def read_json(path: Path) -> Any:
     """The content of a file; raises DataError that names it if it is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: not readable JSON ({error}); download or make it again") from error

@@ -135,7 +135,7 @@ class Predictor:
             ) from error
 
     @property
-    def is_told_the_simulation(self) -> bool:
+    def sees_simulation(self) -> bool:
         """Whether the embedded simulator's map is part of the condition; scores on that simulator's own maps then say nothing."""
         return "simulated" in self.config.data.cond_channels
 
