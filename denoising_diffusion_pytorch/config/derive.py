@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from operator import attrgetter
 from typing import Any
 
 from data.conditions import DOCUMENT_CHANNELS
@@ -10,7 +9,7 @@ from data.measurements import MEASURED
 from data.measurements import SIMULATED as BASE_CHANNEL  # what a residual decoder's output is added to
 
 from ..processes import PROCESSES
-from .schema import DEFAULTS, Config
+from .schema import DEFAULTS, Config, get
 
 STAGES = {
     "vae": "./radiodiff_results_VAE",
@@ -53,7 +52,7 @@ def derive(config: Config, stage: str) -> Iterator[str]:
         yield from _check_networks(config, sides[-1])
         yield from _check_second_stage(config)
     for key, needed in ignored(config).items():
-        yield f"{key} is {_get(config, key)}, but acts only with {needed}; leave it out"
+        yield f"{key} is {get(config, key)}, but acts only with {needed}; leave it out"
 
 
 def ignored(config: Config) -> dict[str, str]:
@@ -76,11 +75,8 @@ def ignored(config: Config) -> dict[str, str]:
         ("trainer", "validation_samples", trainer.validate_every, "trainer.validate_every above 0"),
         ("sample", "pixel_noise", config.sample.num_samples > 1, "sample.num_samples above 1"),
     )
-    found: dict[str, str] = {}
-    for path, names, acts, needed in rules:
-        keys = [] if acts else [f"{path}.{name}" for name in names.split()]
-        found |= {key: needed for key in keys if _get(config, key) != DEFAULTS[key]}
-    return found
+    void = {f"{path}.{name}": needed for path, names, acts, needed in rules if not acts for name in names.split()}
+    return {key: needed for key, needed in void.items() if get(config, key) != DEFAULTS[key]}
 
 
 def never_acts(config: Config, stage: str) -> list[str]:
@@ -105,20 +101,16 @@ def never_acts(config: Config, stage: str) -> list[str]:
         f"{key} is {value}, but trainer.training_steps is {trainer.training_steps}: {consequence}"
         for ends, consequences in ((trainer.training_steps, starts), (trainer.training_steps + 1, intervals))
         for key, consequence in consequences.items()
-        if consequence and (value := _get(config, key)) is not None and value >= ends
+        if consequence and (value := get(config, key)) is not None and value >= ends
     ]
-
-
-def _get(config: Config, key: str) -> Any:
-    return attrgetter(key)(config)
 
 
 def _agree(config: Config, key: str, derived: Any, reason: str) -> Iterator[str]:
     """Set the dotted `key` to `derived`, or check that it already has this value."""
     section, _, name = key.rpartition(".")
-    if _get(config, key) not in (None, derived):
-        yield f"{key} is {_get(config, key)}, but {reason} makes it {derived}; leave it out or make them agree"
-    setattr(_get(config, section), name, derived)
+    if get(config, key) not in (None, derived):
+        yield f"{key} is {get(config, key)}, but {reason} makes it {derived}; leave it out or make them agree"
+    setattr(get(config, section), name, derived)
 
 
 def _must_divide(key: str, size: int, factor: int) -> Iterator[str]:

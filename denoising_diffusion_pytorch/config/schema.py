@@ -5,6 +5,7 @@ writing it twice is allowed if both agree.
 """
 
 import re
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -270,6 +271,11 @@ class Config(Section):
         """Its `params` are the arguments of `LatentDiffusion`, as the document writes it."""
         names = ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")
         return SimpleNamespace(params={name: getattr(self, name) for name in names})
+
+
+def get(config: Config, key: str) -> Any:
+    """A setting by its dotted key."""
+    return attrgetter(key)(config)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
