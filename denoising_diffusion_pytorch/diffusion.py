@@ -58,20 +58,17 @@ class Diffusion(nn.Module, ABC):
 
     Args:
         objective: one of `PROCESSES[model_type].objectives`.
-        loss_type: mean squared error (`l2`), mean absolute error (`l1`), or half of their sum (`l1_l2`).
     """
 
     model_type: str  # its name in `PROCESSES`
     heads = 1  # model outputs per latent channel
 
-    def __init__(self, objective: str, loss_type: str):
+    def __init__(self, objective: str):
         super().__init__()
         if objective not in PROCESSES[self.model_type].objectives:
             fitting = ", ".join(PROCESSES[self.model_type].objectives)
             raise ValueError(f"objective {objective!r} is none of {fitting}")
-        if loss_type not in ("l2", "l1", "l1_l2"):
-            raise ValueError(f"unknown loss type {loss_type!r}")
-        self.objective, self.loss_type = objective, loss_type
+        self.objective = objective
 
     @abstractmethod
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,43 +112,31 @@ class Diffusion(nn.Module, ABC):
         return self.target(x_start, t, noise)
 
     def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The training loss, summed over the heads, a scalar."""
+        """The mean squared error of the objective's quantity, summed over the heads, a scalar."""
         error = self.estimate(model_output, x_t, t) - self.target(x_start, t, noise)
-        if self.loss_type == "l2":
-            return self.heads * error.square().mean()
-        if self.loss_type == "l1":
-            return self.heads * error.abs().mean()
-        return self.heads * (error.square().mean() + error.abs().mean()) / 2
+        return self.heads * error.square().mean()
 
 
 class GaussianDiffusion(Diffusion):
     """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I), t in 0 .. T - 1.
 
-    signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022). With `pred_x0` the output is x_start itself.
+    signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022).
 
     Args:
         timesteps: T.
         schedule: see `beta_schedule`.
-        objective, loss_type: as in `Diffusion`.
+        objective: as in `Diffusion`.
     """
 
     model_type = "ddpm"
 
-    def __init__(
-        self,
-        timesteps: int = 1000,
-        schedule: str = "scaled_linear",
-        objective: str = "pred_noise",
-        loss_type: str = "l2",
-    ):
-        super().__init__(objective, loss_type)
+    def __init__(self, timesteps: int = 1000, schedule: str = "scaled_linear", objective: str = "pred_noise"):
+        super().__init__(objective)
         self.timesteps = timesteps
         alpha_bar = torch.cumprod(1 - beta_schedule(schedule, timesteps), dim=0)
         # float32: some accelerators have no float64
-        self.sqrt_alpha_bar: Tensor
-        self.sqrt_one_minus_alpha_bar: Tensor
-        self.register_buffer("sqrt_alpha_bar", alpha_bar.sqrt().float(), persistent=False)
-        self.register_buffer("sqrt_one_minus_alpha_bar", (1 - alpha_bar).sqrt().float(), persistent=False)
+        self.sqrt_alpha_bar = nn.Buffer(alpha_bar.sqrt().float(), persistent=False)
+        self.sqrt_one_minus_alpha_bar = nn.Buffer((1 - alpha_bar).sqrt().float(), persistent=False)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and sigma at t (B,) int64, shaped for `like`; t = -1 stands for the clean x_start."""
@@ -170,7 +155,7 @@ class GaussianDiffusion(Diffusion):
         return t.float() * (1000 / self.timesteps)
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output -> (x_start, noise), (B, Z, h, w) each, consistent with x_t."""
+        """As in `Diffusion`; with `pred_x0` the output is x_start itself."""
         if self.objective != "pred_x0":
             return self.split(model_output, x_t, t)
         signal, sigma = self.coefficients(t, x_t)
@@ -199,8 +184,8 @@ class GaussianDiffusion(Diffusion):
 class _StraightSignal(Diffusion):
     """What the processes with x_t = (1 - t) x_start + sigma(t) noise, t in (0, 1], have in common."""
 
-    def __init__(self, loss_type: str, t_min: float):
-        super().__init__(PROCESSES[self.model_type].objectives[0], loss_type)
+    def __init__(self, t_min: float = 1e-4):
+        super().__init__(PROCESSES[self.model_type].objectives[0])
         self.t_min = t_min
 
     @abstractmethod
@@ -247,9 +232,6 @@ class DecoupledDiffusion(_StraightSignal):
     model_type = "const_sde"
     heads = 2
 
-    def __init__(self, loss_type: str = "l1_l2", t_min: float = 1e-4):
-        super().__init__(loss_type, t_min)
-
     def sigma(self, t: Tensor) -> Tensor:
         """sqrt(t)."""
         return t.sqrt()
@@ -283,9 +265,6 @@ class FlowMatching(_StraightSignal):
     """
 
     model_type = "flow"
-
-    def __init__(self, loss_type: str = "l2", t_min: float = 1e-4):
-        super().__init__(loss_type, t_min)
 
     def sigma(self, t: Tensor) -> Tensor:
         """t."""

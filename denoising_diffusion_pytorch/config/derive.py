@@ -33,14 +33,13 @@ def derive(config: Config, stage: str) -> Iterator[str]:
         multiple = {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture]
         yield from _must_divide("data.image_size", data.image_size, multiple)
     embed_dim, levels = config.first_stage_config.embed_dim, len(dd.ch_mult)
-    sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(levels)]
+    side = dd.resolution // (dd.patch_size * 2 ** (levels - 1))
     yield from _must_divide(f"{DD}.resolution", dd.resolution, dd.patch_size * 2 ** (levels - 1))
-    yield from _known_levels(f"{DD}.attn_resolutions", dd.attn_resolutions, sides)
     yield from _agree(config, "data.image_size", dd.resolution, f"{DD}.resolution")
-    yield from _agree(config, "unet_config.image_size", sides[-1], f"{DD}.resolution")
+    yield from _agree(config, "unet_config.image_size", side, f"{DD}.resolution")
     for key in (f"{DD}.z_channels", "unet_config.in_channels", "unet_config.out_channels"):
         yield from _agree(config, key, embed_dim, "first_stage_config.embed_dim")
-    yield from _fill_condition(config, sides[-1])
+    yield from _fill_condition(config, side)
     yield from _fill_trainer(config, stage)
     diffusion, process = config.diffusion_config, PROCESSES[config.diffusion_config.model_type]
     diffusion.objective = diffusion.objective or process.objectives[0]
@@ -49,7 +48,7 @@ def derive(config: Config, stage: str) -> Iterator[str]:
         diffusion.timesteps = diffusion.timesteps or 1000
         diffusion.beta_schedule = diffusion.beta_schedule or "scaled_linear"
     if stage == "ldm":
-        yield from _check_networks(config, sides[-1])
+        yield from _check_networks(config, side)
         yield from _check_second_stage(config)
     for key, needed in ignored(config).items():
         yield f"{key} is {get(config, key)}, but acts only with {needed}; leave it out"
@@ -118,12 +117,6 @@ def _must_divide(key: str, size: int, factor: int) -> Iterator[str]:
         yield f"{key} is {size}, which the networks' levels do not divide; choose a multiple of {factor}"
 
 
-def _known_levels(key: str, wanted: list[int], levels: list[int]) -> Iterator[str]:
-    """Attention at a level that does not exist would be ignored silently."""
-    for value in set(wanted) - set(levels):
-        yield f"{key} names {value}, which no level has; there are {', '.join(map(str, levels))}"
-
-
 def _fill_condition(config: Config, side: int) -> Iterator[str]:
     data, dd, cond = config.data, config.first_stage_config.ddconfig, config.cond_stage_config
     data.cond_size = data.cond_size or cond.size or (dd.resolution if dd.decoder_cond else side)
@@ -172,7 +165,8 @@ def _check_networks(config: Config, side: int) -> Iterator[str]:
         yield f"data.cond_size is {cond.size}, no multiple of the latent's side; choose one of {side}"
     if len(cond.depths) != len(factors):
         yield f"cond_stage_config.depths has {len(cond.depths)} numbers, unet_config.channel_mult {len(factors)}; give one per level"
-    yield from _known_levels("unet_config.attention_resolutions", unet.attention_resolutions, factors)
+    for value in set(unet.attention_resolutions) - set(factors):  # else it would be ignored silently
+        yield f"unet_config.attention_resolutions names {value}, which no level has; there are {', '.join(map(str, factors))}"
     for name, heads in (("model_channels", unet.num_heads), ("context_dim", cond.num_heads)):
         if any(getattr(unet, name) * mult % heads for mult in unet.channel_mult):
             yield f"unet_config.{name} is {getattr(unet, name)}, which num_heads {heads} does not divide at every level"

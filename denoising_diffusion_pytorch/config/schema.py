@@ -61,7 +61,9 @@ class DDConfig(Section):
     ch: Count = setting(128, "channels of the first level")
     ch_mult: Levels = setting([1, 2, 4], "channels of each level as multiples of ch; one halving between two levels")
     num_res_blocks: Count = setting(2, "residual blocks per level")
-    attn_resolutions: list[Count] = setting([], "sides of the feature maps that get self-attention, px")
+    attn_resolutions: Annotated[list[Count], Field(max_length=0)] = setting(
+        [], "none: self-attention is mid_attention's"
+    )
     dropout: BelowOne = setting(0.0, "probability of dropout in the residual blocks")
     z_channels: Count | None = setting(None, "channels of the encoder's output; follows from embed_dim")
     patch_size: Count = setting(1, "space-to-depth of the image before the first convolution; 1: none")
@@ -96,7 +98,6 @@ class CondStageConfig(Section):
     depths: Levels | None = setting(None, "Swin blocks per level; null: two at each level of the U-Net")
     num_heads: Count = setting(4, "attention heads")
     window_size: Count = setting(8, "side of the attention windows, pixels of the level")
-    fourier_scale: NotNegative = setting(16.0, "scale of the random Fourier features of the coordinates; 0: none")
 
 
 class UnetConfig(Section):
@@ -108,12 +109,11 @@ class UnetConfig(Section):
     num_res_blocks: Count = setting(2, "residual blocks per level, on the way down and on the way up")
     attention_resolutions: list[Count] = setting([4, 2], "downsampling factors whose levels get Swin self-attention")
     num_heads: Count = setting(4, "attention heads")
-    use_spatial_transformer: bool = setting(True, "cross-attention to the condition")
-    transformer_depth: Count = setting(1, "transformer blocks in a row")
+    use_spatial_transformer: Literal[True] = setting(True, "cross-attention to the condition")
+    transformer_depth: Literal[1] = setting(1, "transformer blocks per level with self-attention")
     context_dim: Count = setting(128, "channels of the condition encoder's first level")
     use_checkpoint: bool = setting(True, "recompute activations in the backward pass: less memory, more time")
     window_size: Count = setting(8, "side of the attention windows, pixels of the level")
-    fourier_scale: NotNegative = setting(16.0, "scale of the random Fourier features of the coordinates; 0: none")
     dropout: BelowOne = setting(0.0, "probability of dropout in the residual blocks")
 
 
@@ -127,7 +127,6 @@ class DiffusionConfig(Section):
     objective: Objective | None = setting(None, "what the network predicts; null: the process's first")
     timesteps: Count | None = setting(None, "T of ddpm; null: 1000")
     beta_schedule: Schedule | None = setting(None, "variances of ddpm: LDM's (null), DDPM's or improved DDPM's")
-    loss_type: Literal["l2", "l1", "l1_l2"] = setting("l2", "error of the prediction")
     final_step_share: Share = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
     scale_factor: Positive | None = setting(None, "of the latents; null: 1 / std, measured at the start of stage 2")
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")

@@ -138,13 +138,12 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
 class FourierFeatures(nn.Module):
     """Random Fourier features of the pixel coordinates (Tancik et al., 2020).
 
-    Frequencies, in cycles per image side, are drawn once from N(0, (scale / 2)^2) and saved with the weights.
+    Frequencies, in cycles per image side, are sampled once from N(0, 8^2) and saved with the weights.
     """
 
-    def __init__(self, scale: float = 16.0):
+    def __init__(self) -> None:
         super().__init__()
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.randn(FOURIER_FEATURES // 2, 2) * scale / 2)
+        self.frequencies = nn.Buffer(torch.randn(FOURIER_FEATURES // 2, 2) * 8)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W), of which only the shape is used -> (B, FOURIER_FEATURES, H, W)."""

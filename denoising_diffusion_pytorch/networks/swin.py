@@ -192,7 +192,6 @@ class SwinConditionEncoder(nn.Module):
         dim_mults: channels of level l are dim * dim_mults[l]; its side is 2^-l of level 0's.
         depths: Swin blocks per level; every second one has shifted windows.
         patch_size: side of the condition / side of level 0 (the latent's).
-        fourier_scale: scale of the random Fourier features of the coordinates, 0 for none.
         use_checkpoint: recompute blocks in the backward pass instead of keeping their activations.
     """
 
@@ -206,7 +205,6 @@ class SwinConditionEncoder(nn.Module):
         patch_size: int = 1,
         num_heads: int = 4,
         window_size: int = 8,
-        fourier_scale: float = 16.0,
         use_checkpoint: bool = False,
     ):
         super().__init__()
@@ -215,9 +213,8 @@ class SwinConditionEncoder(nn.Module):
         self.channels = [dim * mult for mult in dim_mults]
         self.use_checkpoint = use_checkpoint
         self.patch_embed = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
-        self.fourier = FourierFeatures(fourier_scale) if fourier_scale else None
-        extra = FOURIER_FEATURES if fourier_scale else 0
-        self.conv_in = nn.Conv2d(dim + extra, dim, 3, padding=1)
+        self.fourier = FourierFeatures()
+        self.conv_in = nn.Conv2d(dim + FOURIER_FEATURES, dim, 3, padding=1)
         self.levels = nn.ModuleList()
         current = dim
         for level, (channels, depth) in enumerate(zip(self.channels, depths, strict=True)):
@@ -242,9 +239,7 @@ class SwinConditionEncoder(nn.Module):
                 f"with sides that are multiples of {multiple}"
             )
         x = self.patch_embed(cond)
-        if self.fourier is not None:
-            x = torch.cat([x, self.fourier(x)], dim=1)
-        x = self.conv_in(x)
+        x = self.conv_in(torch.cat([x, self.fourier(x)], dim=1))
         features = []
         for level in self.levels:
             x = level["merge"](x)
