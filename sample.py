@@ -170,7 +170,7 @@ def main() -> None:
             std = None if std is None else windows[index].place(std)
             gains.append(gain)
         write_map(folder, scene, gain, std, place)
-    if arguments.simulate is not None and predictor.is_told_the_simulation:
+    if arguments.simulate is not None and predictor.knows_the_simulation:
         from data.simulator.scenes import TOLD
 
         print(TOLD)

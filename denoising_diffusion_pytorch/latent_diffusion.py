@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from .diffusion import Diffusion
 from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .networks.radio_map import to_gain
-from .randomness import GlobalRandom, KeyedRandom, sample_keys
+from .randomness import GlobalRandom, KeyedRandom, Random, sample_keys
 from .samplers import Sampling
 
-Random = GlobalRandom | KeyedRandom
 Keys = Tensor | Sequence[int]
 
 
@@ -27,7 +26,7 @@ class LatentDiffusion(nn.Module):
         cond_stage_model: condition image (B, C, s, s) -> one map per level of the U-Net.
         unet: (x_t, time, maps) -> model output.
         diffusion: the forward process and its objective.
-        sampling: what `sample` does unless told otherwise.
+        sampling: of `sample`, where its arguments say nothing else.
         final_step_share: fraction of the training samples that are put at t = T.
         scale_factor: of the latents. It is part of the weights: a checkpoint has it. Until a checkpoint or `set_scale` gives the
             measured one, the latents are not scaled.
@@ -172,7 +171,7 @@ class LatentDiffusion(nn.Module):
             return self.model_output(x_t, t, features)
 
         shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
-        return settings.draw(self.diffusion, model, random.randn(*shape), random.randn_like)
+        return settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)
 
     @torch.no_grad()
     def sample(self, cond: Tensor, ori_mask: Tensor | None = None, **how: Any) -> Tensor:

@@ -47,11 +47,8 @@ class PatchDiscriminator(nn.Module):
             width = channels * min(2**index, 8)
             stride = 2 if index < num_layers else 1
             # GroupNorm in place of BatchNorm: no statistics that differ between processes or batch sizes
-            layers += [
-                nn.Conv2d(current, width, 4, stride=stride, padding=1),
-                nn.GroupNorm(8, width),
-                nn.LeakyReLU(0.2),
-            ]
+            conv = nn.Conv2d(current, width, 4, stride=stride, padding=1)
+            layers += [conv, nn.GroupNorm(8, width), nn.LeakyReLU(0.2)]
             current = width
         self.layers = nn.Sequential(*layers, nn.Conv2d(current, 1, 4, padding=1))
 
@@ -79,10 +76,8 @@ class LPIPSLoss(nn.Module):
 
         path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
         if not path.is_file():
-            raise CheckpointError(
-                f"{path}: VGG16 weights for LPIPS not found; download vgg16-397923af.pth from pytorch.org there, name "
-                "a copy in first_stage_config.lossconfig.lpips_weights, or set perceptual_weight to 0"
-            )
+            get = "download vgg16-397923af.pth from pytorch.org there, name a copy in first_stage_config.lossconfig.lpips_weights"
+            raise CheckpointError(f"{path}: VGG16 weights for LPIPS not found; {get}, or set perceptual_weight to 0")
         state = load_plain(path)
         self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         # lpips cuts VGG16's `features` into five slices and keeps torchvision's layer numbers inside them
@@ -121,7 +116,7 @@ class AutoencoderLoss(nn.Module):
         super().__init__()
         self.l1_weight, self.l2_weight, self.kl_weight = l1_weight, l2_weight, kl_weight
         self.discr_weight, self.perceptual_weight = discr_weight, perceptual_weight
-        self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight > 0 else None
+        self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight else None
 
     def reconstruction(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """l1 |e| + l2 e^2 + perceptual LPIPS of two (B, C, H, W), the latter after `apply_mask`.

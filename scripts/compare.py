@@ -80,7 +80,7 @@ class Row(schema.Section):
     )
     settings: list[schema.Text] = []  # key=value for both
     own: list[schema.Text] = []  # key=value for `config` alone
-    end_to_end: schema.Share = 0.0  # fraction of stage 2's budget for the end-to-end phase
+    end_to_end: schema.Fraction = 0.0  # fraction of stage 2's budget for the end-to-end phase
     sampling_steps: list[schema.Count | None] = [None]  # each is scored; None: the configured number
     sampler: schema.Text | None = None  # None, here and below: the configured one
     noise_scale: schema.Positive | None = None
@@ -95,7 +95,7 @@ class Plan(schema.Section):
 
     seconds: schema.Positive | None = None
     samples: schema.Count | None = None
-    vae_fraction: schema.Share = 1 / 3  # of the budget, for an autoencoder
+    vae_fraction: schema.Fraction = 1 / 3  # of the budget, for an autoencoder
     settings: list[schema.Text] = []  # key=value for all rows
     seeds: list[schema.Natural] = [0]
     test_sets: dict[str, Scenes]

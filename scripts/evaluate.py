@@ -133,7 +133,7 @@ def main() -> None:
     head = f"{predictor.title}: {facts['checkpoint']}", settings, source.report, f"scored on {len(scenes)} maps"
     print(wrapped(*head), flush=True)
     evaluation, notes = score(arguments, predictor, baseline, scenes)
-    if arguments.data is None and predictor.is_told_the_simulation:
+    if arguments.data is None and predictor.knows_the_simulation:
         notes.append(f"{TOLD} (--data)")
     rows = evaluation.summaries()
     print(report(rows, evaluation.mean_by_region(), notes))

@@ -137,7 +137,7 @@ def test_an_oracle_makes_every_sampler_return_x_start(model_type, objective, ste
         diffusion, (x_start, noise) = build(model_type, objective, **options), pair()
         for name in PROCESSES[model_type].samplers:
             model = oracle(diffusion, x_start)
-            result = Sampling(name, steps).draw(diffusion, model, noise, randn)
+            result = Sampling(name, steps).run(diffusion, model, noise, randn)
             assert model.calls == steps and torch.allclose(result, x_start, atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_ddim_with_eta_one_is_ancestral():
 
     def sampled(sampling):
         torch.manual_seed(1)
-        return sampling.draw(diffusion, lambda x_t, t: 0.5 * x_t.clamp(-2, 2), noise, randn)
+        return sampling.run(diffusion, lambda x_t, t: 0.5 * x_t.clamp(-2, 2), noise, randn)
 
     assert torch.allclose(sampled(Sampling("ddpm", 10)), sampled(Sampling("ddim", 10, eta=1.0)), atol=1e-5)
     assert not torch.allclose(sampled(Sampling("ddpm", 10)), sampled(Sampling("ddim", 10)), atol=1e-2)
@@ -270,7 +270,7 @@ def test_errors_of_two_heads_do_not_add_up_with_the_number_of_steps(sampler, spr
 
     def error(diffusion, steps):
         model = oracle(diffusion, x_start, head_errors(SPREADS[spread]))
-        return (Sampling(sampler, steps).draw(diffusion, model, noise, randn) - x_start).square().mean()
+        return (Sampling(sampler, steps).run(diffusion, model, noise, randn) - x_start).square().mean()
 
     both = [error(DecoupledDiffusion(), steps) for steps in (1, 2, 5, 10)]
     assert all(b <= a for a, b in zip(both, both[1:], strict=False))

@@ -1,6 +1,5 @@
 """Autoencoder, condition encoder and U-Net: shapes, names, and what attention may see."""
 
-
 import pytest
 import torch
 

@@ -48,7 +48,7 @@ def load_config(
             raise ConfigError(f"{given}; name that many data.cond_channels, or leave it out")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     return config
 

@@ -33,7 +33,7 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
-Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
 Levels = Annotated[list[Count], Field(min_length=1, max_length=12)]  # 2^11 halvings are beyond any image
 Schedule = Literal["scaled_linear", "linear", "cosine"]
@@ -127,13 +127,13 @@ class DiffusionConfig(Section):
     objective: Objective | None = setting(None, "what the network predicts; null: the process's first")
     timesteps: Count | None = setting(None, "T of ddpm; null: 1000")
     beta_schedule: Schedule | None = setting(None, "variances of ddpm: LDM's (null), DDPM's or improved DDPM's")
-    final_step_share: Share = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
+    final_step_share: Fraction = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
     scale_factor: Positive | None = setting(None, "of the latents; null: 1 / std, measured at the start of stage 2")
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")
     sampling_timesteps: Count = setting(4, "number of sampling steps; more of them cost accuracy (docs/accuracy.md)")
     noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
     pixel_noise: NotNegative = setting(0.0, "dB, added to every pixel of several samples: what the decoder leaves out")
-    ddim_eta: Share | None = setting(None, "noise of ddim; null: 0, deterministic after the first noise")
+    ddim_eta: Fraction | None = setting(None, "noise of ddim; null: 0, deterministic after the first noise")
     end_to_end: EndToEndConfig = setting(
         EndToEndConfig(), "last phase of stage 2: U-Net and decoder on the decoded map's error"
     )
@@ -154,7 +154,7 @@ class SourceConfig(Section):
 
 
 class AugmentConfig(Section):
-    p: Share = setting(1.0, "fraction of the samples that are augmented")
+    p: Fraction = setting(1.0, "fraction of the samples that are augmented")
     flip: bool = setting(True, "mirror images, an exact symmetry")
     rot90: bool = setting(True, "quarter turns, an exact symmetry")
     rotation: Annotated[float, Field(ge=0, le=180)] = setting(0.0, "largest free rotation, degrees")
@@ -169,7 +169,7 @@ class IncompleteConfig(Section):
     missing_buildings: Natural = setting(0, "most buildings left out of the condition")
     outline_error: NotNegative = setting(0.0, "error of each building's position, m")
     transmitter_error: NotNegative = setting(0.0, "error of the transmitter's position, m")
-    transmitter_unknown: Share = setting(0.0, "fraction of the scenes whose condition lacks the transmitter")
+    transmitter_unknown: Fraction = setting(0.0, "fraction of the scenes whose condition lacks the transmitter")
 
 
 class DataConfig(Section):
@@ -206,7 +206,7 @@ class OptimizerConfig(Section):
 class LRConfig(Section):
     type: Literal["cosine"] = setting("cosine", "the only one")
     power: NotNegative = setting(0.96, "exponent")
-    min_lr_ratio: Share | None = setting(None, "in place of min_learning_rate: as a fraction of learning_rate")
+    min_lr_ratio: Fraction | None = setting(None, "in place of min_learning_rate: as a fraction of learning_rate")
     warmup_steps: Natural = setting(0, "first steps, over which the rate grows linearly")
 
 

@@ -62,7 +62,8 @@ class Checkpointer:
             for line in self._changes(found):
                 log.warning("changed since the checkpoint: %s", line)
             if self.config.trainer.resume_milestone not in (0, "latest"):
-                log.warning("trainer.resume_milestone is %d: while it is set, every start goes back there", found.step)
+                lasting = "as long as it is set, every start goes back to that step"
+                log.warning("trainer.resume_milestone is %d: %s", found.step, lasting)
         self.last = found.path
         self.accelerator.print(f"resumed from {found.path}")
         return found.step

@@ -14,8 +14,6 @@ class EMAModel:
 
     Args:
         model: the model to follow; its current `requires_grad` flags say what is averaged.
-        beta: decay.
-        start_step, update_interval: optimizer steps, see `update_after_step`.
 
     Attributes:
         ema_model: the averaged model, in eval mode.
@@ -31,15 +29,13 @@ class EMAModel:
     @torch.no_grad()
     def copy_buffers(self, model: nn.Module | None = None) -> None:
         """Take over the model's buffers (scale factor, Fourier frequencies): facts, not averages."""
-        source = self.model if model is None else model
-        for ours, theirs in zip(self.ema_model.buffers(), source.buffers(), strict=True):
+        for ours, theirs in zip(self.ema_model.buffers(), (model or self.model).buffers(), strict=True):
             ours.copy_(theirs)
 
     @torch.no_grad()
     def update(self, model: nn.Module | None = None, beta: float | None = None) -> None:
         """One averaging step towards `model` (None: the model given at construction); `beta` 0 copies it."""
-        ours = dict(self.ema_model.named_parameters())
-        theirs = dict((self.model if model is None else model).named_parameters())
+        ours, theirs = (dict(m.named_parameters()) for m in (self.ema_model, model or self.model))
         targets: list[torch.Tensor] = [ours[name] for name in self.trainable]
         values = [theirs[name].detach() for name in self.trainable]
         torch._foreach_lerp_(targets, values, 1 - (self.beta if beta is None else beta))

@@ -28,7 +28,7 @@ class StopRequest:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.requested = False
-        # on the CPU, because it is used after every step: no GPU must wait for it
+        # on the CPU: it is used after every step, and a GPU need not wait for it
         self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self._since = 0.0
         self._echo = ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
