@@ -51,9 +51,8 @@ def detail(prediction: np.ndarray, target: np.ndarray) -> float:
     Args:
         prediction, target: (H, W) grey levels.
     """
-    fine = (
-        np.hypot(np.fft.fftfreq(target.shape[0])[:, None], np.fft.rfftfreq(target.shape[1])) > 0.25
-    )  # cycles per pixel
+    height, width = target.shape
+    fine = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)) > 0.25  # cycles per pixel
     power = [float((np.abs(np.fft.rfft2(image.astype(np.float64))[fine]) ** 2).sum()) for image in (prediction, target)]
     return power[0] / power[1] if power[1] > 1e-9 else math.nan  # below: rounding errors
 

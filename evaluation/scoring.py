@@ -91,9 +91,8 @@ class Evaluation:
             f"{name}: scored on {maps - len(reasons)} of {maps} maps; the first of the others: {reasons[0]}"
             for name, reasons in self.failures.items()
         ]
-        if self.without_energy:
-            named = ", ".join(self.without_energy[:3]) + (", ..." if len(self.without_energy) > 3 else "")
-            count = len(self.without_energy)
+        if count := len(self.without_energy):
+            named = ", ".join(self.without_energy[:3]) + (", ..." if count > 3 else "")
             found.append(f"{count} of {maps} maps are zero everywhere and have no NMSE: {named}")
         return found
 
@@ -105,11 +104,8 @@ class Evaluation:
 
 
 def score(answer: Callable[[Sequence[Scene]], Iterator[Predicted]], scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Scores of one predictor and its time: `nmse_per_map`, `crps_per_map`, `seconds_per_map` and the numbers of its summary.
-
-    Args:
-        answer: scenes -> one answer per scene, in order.
-        scenes: with maps.
+    """Scores of one predictor and its time: `nmse_per_map`, `crps_per_map`, `seconds_per_map` and the numbers of its summary;
+    `answer` gives one answer per scene, in order.
     """
     next(answer(scenes[:1]))  # the first one compiles
     evaluation, seconds, answers = Evaluation(), 0.0, answer(scenes)
