@@ -76,7 +76,7 @@ class Row(schema.Section):
     config: schema.Text | None = None  # file of stage 2 or of a baseline, as `stage` says
     stage: Literal["ldm", "baseline"] = "ldm"
     vae: schema.Text | None = (
-        None  # file of the autoencoder, trained first; rows with equal `vae` and `settings` share one
+        None  # file of the autoencoder, trained first; one for rows with equal `vae` and `settings`
     )
     settings: list[schema.Text] = []  # key=value for both
     own: list[schema.Text] = []  # key=value for `config` alone
@@ -135,18 +135,12 @@ class Trainings:
     """The runs of a plan below one folder; each runs once, and resumes if it was interrupted.
 
     A run's folder is named after its row, seed and a digest of all that makes it: another configuration, budget or
-    autoencoder is another run.
-
-    Args:
-        plan: see there.
-        out: folder.
-        threads: per process.
-        parallel: how many run at once, which a measured speed depends on.
+    autoencoder is another run. A measured speed depends on `threads` (per process) and on how many run in `parallel`.
     """
 
     def __init__(self, plan: Plan, out: Path, threads: int, parallel: int = 1):
         self.plan, self.out, self.threads, self.parallel = plan, out, threads, parallel
-        self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # rows may share a run
+        self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # rows may have a run in common
 
     def steps(self, row: Row) -> dict[str, int]:
         """Optimizer steps that fit into a row's budget: `vae`, the row's stage, and `end_to_end` after it."""
