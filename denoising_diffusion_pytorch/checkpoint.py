@@ -232,7 +232,7 @@ def find_checkpoint(
     """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all.
 
     Raises:
-        CheckpointError: the step is not there (the message lists those that are) or damaged, or all are damaged.
+        CheckpointError: the step is not there or damaged, or all are damaged.
     """
     steps = steps_of(results)
     if milestone not in (0, "latest"):

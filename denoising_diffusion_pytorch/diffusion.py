@@ -65,9 +65,9 @@ class Diffusion(nn.Module, ABC):
 
     def __init__(self, objective: str):
         super().__init__()
-        if objective not in PROCESSES[self.model_type].objectives:
-            fitting = ", ".join(PROCESSES[self.model_type].objectives)
-            raise ValueError(f"objective {objective!r} is none of {fitting}")
+        fitting = PROCESSES[self.model_type].objectives
+        if objective not in fitting:
+            raise ValueError(f"objective {objective!r} is none of {', '.join(fitting)}")
         self.objective = objective
 
     @abstractmethod
@@ -75,12 +75,12 @@ class Diffusion(nn.Module, ABC):
         """Signal and sigma at t (B,), shaped for `like`."""
 
     @abstractmethod
-    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+    def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         """u (B,) in [0, 1) -> t (B,), uniform; the noisiest t where `final_step` (B,) bool is set."""
 
     @abstractmethod
     def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> the network's time input, 0 to 1000."""
+        """t (B,) -> the network's time input, in [0, 1000]."""
 
     @abstractmethod
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -125,7 +125,6 @@ class GaussianDiffusion(Diffusion):
     Args:
         timesteps: T.
         schedule: see `beta_schedule`.
-        objective: as in `Diffusion`.
     """
 
     model_type = "ddpm"
@@ -145,13 +144,12 @@ class GaussianDiffusion(Diffusion):
         sigma = torch.where(t < 0, 0.0, self.sqrt_one_minus_alpha_bar[index])
         return _per_sample(signal, like), _per_sample(sigma, like)
 
-    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+    def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         """u (B,) in [0, 1) -> t (B,) int64, uniform over the steps; T - 1 where `final_step` (B,) bool is set."""
         t = (u * self.timesteps).long().clamp(max=self.timesteps - 1)
         return torch.where(final_step, self.timesteps - 1, t)
 
     def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> the network's time input, in [0, 1000)."""
         return t.float() * (1000 / self.timesteps)
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,8 +175,9 @@ class GaussianDiffusion(Diffusion):
         """
         if not 1 <= steps <= self.timesteps:
             raise ValueError(f"steps must lie in 1..{self.timesteps}, not {steps}")
-        t = torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64, device="cpu").round().long() - 1
-        return t.to(device)
+        return (torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64, device="cpu").round().long() - 1).to(
+            device
+        )
 
 
 class _StraightSignal(Diffusion):
@@ -196,13 +195,12 @@ class _StraightSignal(Diffusion):
         """Signal and sigma at t (B,) in [0, 1], shaped for `like`."""
         return _per_sample(1 - t, like), _per_sample(self.sigma(t), like)
 
-    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+    def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool is set."""
         t = self.t_min + u * (1 - self.t_min)
         return torch.where(final_step, torch.ones_like(t), t)
 
     def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> the network's time input, in (0, 1000]."""
         return t.float() * 1000
 
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
@@ -233,7 +231,6 @@ class DecoupledDiffusion(_StraightSignal):
     heads = 2
 
     def sigma(self, t: Tensor) -> Tensor:
-        """sqrt(t)."""
         return t.sqrt()
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,7 +264,6 @@ class FlowMatching(_StraightSignal):
     model_type = "flow"
 
     def sigma(self, t: Tensor) -> Tensor:
-        """t."""
         return t
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from . import latent_diffusion
 from .build import latent_diffusion_parts
 from .checkpoint import open_checkpoint
-from .config import load_config, resolve, section
-from .config.schema import Config, DataConfig
+from .config import load_config, parse_config, resolve
 from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
 from .networks import autoencoder, swin, unet
@@ -50,14 +49,14 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
         *,
         cond_size: int | None = None,
     ):
-        config = Config(
-            first_stage_config=section("first_stage_config", first_stage_config),
-            cond_stage_config=section("cond_stage_config", cond_stage_config),
-            unet_config=section("unet_config", unet_config),
-            diffusion_config=section("diffusion_config", diffusion_config),
-            data=DataConfig(cond_size=cond_size),
-        )
-        config = resolve(config, stage="ldm")
+        given = {
+            "first_stage_config": first_stage_config,
+            "cond_stage_config": cond_stage_config,
+            "unet_config": unet_config,
+            "diffusion_config": diffusion_config,
+            "data": {"cond_size": cond_size},
+        }
+        config = resolve(parse_config(given), stage="ldm")
         super().__init__(**latent_diffusion_parts(config))
         path = config.first_stage_config.ckpt_path
         if path:

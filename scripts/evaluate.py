@@ -75,9 +75,8 @@ def load(arguments: argparse.Namespace, incomplete: Incomplete) -> tuple[Predict
     models = [model for model in (predictor, baseline) if model]
     for model in models:
         if incomplete.points and not model.sees_measurements:
-            raise ConfigError(
-                f"{model.checkpoint.path}: has no channel that shows measured points; --incomplete points needs one"
-            )
+            said = "has no channel that shows measured points; --incomplete points needs one"
+            raise ConfigError(f"{model.checkpoint.path}: {said}")
     if arguments.reliability and not any(model.samples_differ for model in models):
         raise ConfigError(f"{predictor.checkpoint.path}: gives one map, no samples; --reliability needs a sampler")
     return predictor, baseline
@@ -148,8 +147,8 @@ def main() -> None:
     chosen = [scenes.scene(number) for number in evaluation.best_to_worst(predictor.title, GALLERY_ROWS)]
     if arguments.gallery and chosen:
         again = predictor.predict(chosen, num_samples=arguments.num_samples)
-        drawn = [figure_row(found.scene, sampled=found.gain, std=found.std) for found in again]
-        comparison_figure(arguments.gallery, drawn)
+        rows_shown = [figure_row(found.scene, sampled=found.gain, std=found.std) for found in again]
+        comparison_figure(arguments.gallery, rows_shown)
     if arguments.reliability:
         found = {name: row["calibration"] for name, row in rows.items() if "calibration" in row}
         reliability_figure(arguments.reliability, found)

@@ -37,7 +37,7 @@ def pair(seed=0, n=4):
 def some_times(diffusion):
     """Four of them, the noisiest one last."""
     u = torch.tensor([0.0, 0.2, 0.7, 0.0], dtype=torch.double)
-    return diffusion.draw_t(u, torch.tensor([False, False, False, True]))
+    return diffusion.sample_t(u, torch.tensor([False, False, False, True]))
 
 
 def randn(x):
@@ -174,8 +174,8 @@ def test_times_run_from_pure_noise_to_the_end():
         with pytest.raises(ValueError, match="steps"):
             diffusion.schedule(steps)
     u = torch.tensor([0.0, 0.9999999, 0.5])
-    assert diffusion.draw_t(u, torch.tensor([False, False, False])).tolist() == [0, 999, 500]
-    assert diffusion.draw_t(u, torch.tensor([True, False, False])).tolist()[0] == 999
+    assert diffusion.sample_t(u, torch.tensor([False, False, False])).tolist() == [0, 999, 500]
+    assert diffusion.sample_t(u, torch.tensor([True, False, False])).tolist()[0] == 999
     clean, none = diffusion.coefficients(torch.tensor([-1]), torch.zeros(1, 1))
     assert clean == 1 and none == 0
 
@@ -186,7 +186,7 @@ def test_continuous_times_run_from_pure_noise_to_the_end(process):
     assert diffusion.schedule(4).tolist() == [1, 0.75, 0.5, 0.25, 0]
     with pytest.raises(ValueError, match="steps"):
         diffusion.schedule(0)
-    t = diffusion.draw_t(torch.tensor([0.0, 0.5, 0.0]), torch.tensor([False, False, True]))
+    t = diffusion.sample_t(torch.tensor([0.0, 0.5, 0.0]), torch.tensor([False, False, True]))
     assert torch.allclose(t, torch.tensor([1e-4, 0.50005, 1.0])) and t[2] == 1
     assert diffusion.time_input(t)[2] == 1000
     x_start, noise = pair(n=1)

@@ -79,11 +79,6 @@ def parse_config(mapping: Mapping[str, Any] | None, overrides: Sequence[str] = (
     return _validated(settings | changes) if void else config
 
 
-def section(name: str, value: Any = None) -> Any:
-    """One section from a mapping in any spelling, or from its model, as a checked copy; None for its defaults."""
-    return getattr(parse_config({name: value}), name)
-
-
 def resolve(config: Config, stage: str) -> Config:
     """A copy of `config` in which every field that can be derived is filled, for stage `vae`, `ldm` or `baseline`.
 

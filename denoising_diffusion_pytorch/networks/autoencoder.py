@@ -36,7 +36,7 @@ class DiagonalGaussianDistribution:
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
-        """mean + std * noise, (B, Z, h, w); `noise` is drawn from `generator` if it is not given."""
+        """mean + std * noise, (B, Z, h, w); `noise` comes from `generator` if it is not given."""
         if noise is None:
             noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return self.mean + self.std * noise
@@ -86,7 +86,6 @@ class Encoder(nn.Module):
     Args:
         channels: image channels, then the channels of each level; one halving between levels.
         z_channels: latent channels; the output has twice as many.
-        layers: what the levels consist of.
     """
 
     def __init__(self, channels: Sequence[int] = (1, 128, 256, 512), z_channels: int = 3, layers: Layers | None = None):
@@ -217,8 +216,7 @@ class AutoencoderKL(nn.Module):
 
     Args:
         embed_dim: latent channels Z.
-        channels: image channels, then the channels of each level, e.g. (1, 128, 256, 512).
-        layers: what the levels consist of.
+        channels, layers: see `Encoder`.
         cond_channels, base_channel: see `Decoder`.
     """
 
@@ -264,9 +262,8 @@ class AutoencoderKL(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
-        """`images` (B, C, H, W) of a batch through the posterior's mean and back -> grey levels in [0, 1].
-
-        `batch` also holds `cond` and `ori_mask`.
+        """The `image` (B, C, H, W) of a batch with `cond` and `ori_mask` through the posterior's mean and back -> grey levels in
+        [0, 1].
         """
         decoded = self.decode(self.encode(batch["image"]).mode(), batch["cond"])
         return to_gain(decoded, batch["ori_mask"])

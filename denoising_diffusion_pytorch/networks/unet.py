@@ -53,13 +53,12 @@ class Unet(nn.Module):
     level sees the whole scene through the same few tokens.
 
     Args:
-        dim: channels of the first level.
-        channels: latent channels.
-        dim_mults: channels of level l are dim * dim_mults[l].
-        out_channels: channels of the output (None: `channels`; twice as many for a two-headed objective).
+        dim, dim_mults: channels of level l are dim * dim_mults[l].
+        channels: of the latent.
+        out_channels: None: `channels`; twice as many for a two-headed objective.
         context_channels: channels of the condition's map at each level; None for a network without a condition.
         num_res_blocks: residual blocks per level, on the way down and on the way up.
-        use_checkpoint: recompute blocks in the backward pass instead of keeping their activations.
+        use_checkpoint: see `blocks.run`.
     """
 
     def __init__(

@@ -150,7 +150,6 @@ class Meter:
     """Means of what the steps report between two log lines; scalars stay on the device until then.
 
     Args:
-        accelerator: over whose processes the means are taken.
         samples_per_step: of all processes.
     """
 

@@ -36,7 +36,6 @@ class Trainer:
 
     Args:
         config: resolved; `config.trainer` rules the loop, the rest is written into checkpoints.
-        stage: `vae`, `ldm` or `baseline`.
         model: what is averaged, saved and validated.
         objectives: modules of objectives.py, in the order in which they see a batch.
         batches: function (first micro-batch) -> endless generator of batches on the device, as `to_device` gives them.
@@ -65,10 +64,9 @@ class Trainer:
         objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
         self.model = model = model.to(accelerator.device).to(memory_format=layout)
         self.ema = EMAModel(model, **dict(self.settings.ema))
-        if self.settings.compile:
-            # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
-            for network in step_networks(model).values():
-                network.compile()
+        # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
+        for network in step_networks(model).values() if self.settings.compile else ():
+            network.compile()
         self.fused = accelerator.device.type in ("cuda", "cpu")
         self.optimizations = [make_optimization(o, accelerator, self.settings, self.fused) for o in objectives]
         self.guard = FiniteGuard(accelerator)
