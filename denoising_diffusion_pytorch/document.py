@@ -49,13 +49,8 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
         *,
         cond_size: int | None = None,
     ):
-        given = {
-            "first_stage_config": first_stage_config,
-            "cond_stage_config": cond_stage_config,
-            "unet_config": unet_config,
-            "diffusion_config": diffusion_config,
-            "data": {"cond_size": cond_size},
-        }
+        given = {"first_stage_config": first_stage_config, "cond_stage_config": cond_stage_config}
+        given |= {"unet_config": unet_config, "diffusion_config": diffusion_config, "data": {"cond_size": cond_size}}
         config = resolve(parse_config(given), stage="ldm")
         super().__init__(**latent_diffusion_parts(config))
         path = config.first_stage_config.ckpt_path

@@ -12,6 +12,7 @@ conventions of the literature, which must not be compared with each other, are i
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,7 +28,7 @@ from denoising_diffusion_pytorch.predictor import Predictor
 from evaluation.figures import comparison_figure, figure_row, reliability_figure
 from evaluation.references import REFERENCES, MeanMap
 from evaluation.report import report, wrapped, write_markdown, write_scores
-from evaluation.scoring import Answer, Evaluation, Predicted
+from evaluation.scoring import Answer, Evaluation
 from evaluation.table import write_csv
 from evaluation.test_set import TestSet
 
@@ -107,7 +108,7 @@ def score(
     predictions = predictor.predict(scenes, arguments.batch_size, reconstruct=True, **how)
     for prediction in tqdm(predictions, total=len(scenes), desc="scoring", unit="map", leave=False):
         scene = prediction.scene
-        answers: dict[str, Predicted] = {predictor.title: prediction}
+        answers: dict[str, Any] = {predictor.title: prediction}
         if prediction.reconstruction is not None:
             answers[RECONSTRUCTION] = Answer(prediction.reconstruction)
         if baseline:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize
+from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize, zero_init
 from .radio_map import to_gain
 
 HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of the decoder
@@ -158,10 +158,9 @@ class Decoder(nn.Module):
             self.up.insert(0, stage)  # index = level, as in CompVis' checkpoints
             current = width
         self.norm_out = normalize(current)
-        if self.patch_size == 1:
-            self.conv_out = nn.Conv2d(current, image_channels, 3, padding=1)
-        else:
-            self.conv_out = nn.Conv2d(current, HEAD_CHANNELS * self.patch_size**2, 3, padding=1)
+        outputs = image_channels if self.patch_size == 1 else HEAD_CHANNELS * self.patch_size**2
+        self.conv_out = nn.Conv2d(current, outputs, 3, padding=1)
+        if self.patch_size > 1:
             self.head = nn.Sequential(
                 nn.Conv2d(HEAD_CHANNELS + cond_channels, HEAD_CHANNELS, 3, padding=1),
                 nn.SiLU(),
@@ -172,8 +171,7 @@ class Decoder(nn.Module):
 
     def start_from_condition(self) -> None:
         """Set the last layer to zero, so that a residual decoder returns its base channel."""
-        for parameter in self.last_layer.parameters():
-            nn.init.zeros_(parameter)
+        zero_init(self.last_layer)
 
     @property
     def last_layer(self) -> nn.Conv2d:
@@ -196,8 +194,7 @@ class Decoder(nn.Module):
         if (cond is None) != (self.cond_channels == 0):
             raise ValueError(f"this decoder takes a condition of {self.cond_channels} channels")
         h = self.mid(self.conv_in(z))
-        for level in reversed(range(len(self.up))):
-            stage = self.up[level]
+        for level, stage in reversed(list(enumerate(self.up))):
             if cond is not None:
                 h = h + stage["cond_in"](F.pixel_unshuffle(cond, self.patch_size * 2**level))
             h = stage["block"](h)

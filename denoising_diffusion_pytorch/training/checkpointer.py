@@ -94,10 +94,8 @@ class Checkpointer:
         for optimization in self.optimizations:
             saved = state["optimizers"].get(optimization.name)
             if saved is None or len(saved["param_groups"][0]["params"]) != len(optimization.parameters):
-                raise CheckpointError(
-                    f"{found.path}: its run trained other weights; diffusion_config.end_to_end.start_step (null or a number) and "
-                    "first_stage_config.trainable must be as they were, or choose another trainer.results_folder"
-                )
+                keys = "diffusion_config.end_to_end.start_step (null or a number) and first_stage_config.trainable"
+                raise CheckpointError(f"{found.path}: its run trained other weights; {keys} must be as they were")
         load_strictly(self.model, found.weights("model"), found.path)
         self.ema.load_state_dict(found.weights("ema"))
         for optimization in self.optimizations:
