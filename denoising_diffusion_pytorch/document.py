@@ -30,9 +30,8 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
     """Both stages from four sections of a configuration; `latent_diffusion.LatentDiffusion` takes modules.
 
     Args:
-        first_stage_config, cond_stage_config, unet_config, diffusion_config: as the models of config/schema.py, or as plain
-            dicts in any spelling that a YAML file may use; None for the document's values. The autoencoder's weights are read
-            where the first one names a `ckpt_path`.
+        first_stage_config, ...: as the models of config/schema.py, or as plain dicts in any spelling that a YAML file may use;
+            None for the document's values. The autoencoder's weights are read where the first one names a `ckpt_path`.
         cond_size: side of the condition image in pixels (None: the latent's side).
 
     Raises:

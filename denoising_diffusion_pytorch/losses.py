@@ -56,8 +56,7 @@ class PatchDiscriminator(nn.Module):
 class LPIPSLoss(nn.Module):
     """Learned perceptual distance with VGG16 features (Zhang et al., 2018), frozen and always in eval mode.
 
-    The linear layers come with the `lpips` package; VGG16's own weights are read from `weights`, or from torch's
-    cache of torchvision models. Nothing is downloaded.
+    The linear layers come with the `lpips` package; VGG16's own weights are read. Nothing is downloaded.
 
     Args:
         weights: a torchvision VGG16 state dict (.pth), None for `TORCH_HOME/hub/checkpoints/vgg16-397923af.pth`.

@@ -31,14 +31,8 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Pat
 
 
 def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.device = "cpu"):
-    """Rebuild the trained model from a checkpoint alone, in eval mode.
-
-    Args:
-        path: a checkpoint folder or a results folder.
-        use_ema: the averaged weights instead of the last ones.
-
-    Returns:
-        (what `build_model` builds, Config, Checkpoint).
+    """Rebuild the trained model from a checkpoint folder or a results folder alone, in eval mode, with its averaged weights or
+    the last ones. Returns (what `build_model` builds, Config, Checkpoint).
     """
     checkpoint = open_checkpoint(path)
     config = checkpoint.config
@@ -73,17 +67,11 @@ def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[
 
 
 def load_initial(model: nn.Module, config: Config, stage: str) -> str:
-    """Fill a new run's model with the weights of another run of its stage, averaged ones where there are any.
+    """Fill a new run's model with the weights of the run that `trainer.init_from` names, averaged ones where there are any;
+    returns a line that says so.
 
     Channels that `data.cond_channels` appends to the other run's are new inputs. Their weights start at zero, so that the
     model's predictions are unchanged at first; a decoder that becomes residual starts from the simulated map instead.
-
-    Args:
-        model: what `build_model` builds; its weights are replaced.
-        config: resolved; `trainer.init_from` names the other run.
-
-    Returns:
-        a line saying what was loaded.
 
     Raises:
         CheckpointError: not there, of another stage, of other channels, of another objective, or of another architecture.
@@ -134,15 +122,12 @@ def _start_residual_decoder(autoencoder: Any, config: Config, checkpoint: Checkp
 
 
 def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels: Sequence[str] = ()) -> str:
-    """Fill an autoencoder from a trained one, averaged weights where there are any.
+    """Fill an autoencoder from a trained one, averaged weights where there are any; returns a line that says so.
 
     Args:
         path: a checkpoint or results folder of either stage, a .safetensors file of an autoencoder, or a .pt / .ckpt
             of the original RadioDiff, DDM or latent-diffusion code (`ema`, `model` or `state_dict` inside).
         cond_channels: names of the condition's channels, which a decoder that sees them must have been trained with.
-
-    Returns:
-        a line saying what was loaded.
 
     Raises:
         CheckpointError: not there, not readable without running code, of another architecture, or of other channels.

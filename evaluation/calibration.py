@@ -16,12 +16,7 @@ def rank_fractions(samples: np.ndarray, truth: np.ndarray, rng: np.random.Genera
     """Where the truth lies among the samples, in (0, 1): uniform if it is one more sample of the same distribution.
 
     (samples below the truth + u (1 + samples equal to it)) / (K + 1), u uniform: the randomised PIT of discrete values
-    (Czado, Gneiting & Held, 2009), unbiased for any number of samples.
-
-    Args:
-        samples: (K, N).
-        truth: (N,), of the same type.
-        rng: of u.
+    (Czado, Gneiting & Held, 2009), unbiased for any number of samples. `samples` (K, N), `truth` (N,) of the same type.
     """
     below, equal = (samples < truth).sum(0), (samples == truth).sum(0)
     return (below + rng.random(truth.shape) * (1 + equal)) / (len(samples) + 1)
@@ -30,14 +25,7 @@ def rank_fractions(samples: np.ndarray, truth: np.ndarray, rng: np.random.Genera
 def crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Continuous ranked probability score of an ensemble (its unbiased form, Ferro, 2014), in the values' unit.
 
-    mean |x_i - y| - sum_ij |x_i - x_j| / (2 K (K - 1)); for one sample the absolute error.
-
-    Args:
-        samples: (K, N).
-        truth: (N,).
-
-    Returns:
-        (N,).
+    mean |x_i - y| - sum_ij |x_i - x_j| / (2 K (K - 1)); for one sample the absolute error. (K, N), (N,) -> (N,).
     """
     count = len(samples)
     error = np.abs(samples - truth).mean(0)

@@ -151,11 +151,8 @@ def radio_map_figure(
 
     Args:
         path: as in `comparison_figure`.
-        gain: (H, W) in [0, 1], NaN where it is unknown.
-        buildings: (H, W).
-        tx: (x, y) in pixels.
-        title: above the map.
-        std: (H, W), standard deviation of `gain`.
+        gain, std: (H, W) in [0, 1] and its standard deviation, NaN where it is unknown.
+        buildings, tx: (H, W) bool, and (x, y) in pixels.
         points: (N, 2 or more) of measured x, y.
     """
     columns = 1 if std is None else 2
@@ -185,8 +182,7 @@ def coverage_figure(
 
     Args:
         path: as in `comparison_figure`.
-        server, gain: (H, W), see `evaluation.maps.Coverage`.
-        buildings: (H, W).
+        server, gain, buildings: (H, W), see `evaluation.maps.Coverage`.
         transmitters: (x, y) of each, in pixels; they are numbered from 1.
         threshold_db: lowest path gain at which a pixel is covered.
     """

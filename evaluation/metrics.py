@@ -105,7 +105,6 @@ class Scores:
         """Score one map; returns its row.
 
         Args:
-            name: of the map.
             prediction, target: (H, W) grey levels in [0, 1].
             regions: of the scene: with it also `rmse_db`, the error over open pixels, nmse_NAME of each of `regions.parts`
                 (where both are zero, as in buildings, nothing is contributed), and the convention `masked`.

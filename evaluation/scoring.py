@@ -36,7 +36,6 @@ class Evaluation:
 
     Attributes:
         scores, calibrations: by predictor; calibrations of those that gave several samples.
-        failures: messages by reference.
         by_region: the error of the first predictor's maps, see `error_by_region`.
     """
 

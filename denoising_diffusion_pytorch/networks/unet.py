@@ -112,16 +112,11 @@ class Unet(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(widths[0], out_channels or channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, cond: Sequence[Tensor] | None = None) -> Tensor:
-        """Predict.
+        """x (B, channels, h, w), sides multiples of 2^(levels - 1), t (B,) in [0, 1000] -> (B, out_channels, h, w).
 
         Args:
-            x: (B, channels, h, w), sides multiples of 2^(levels - 1).
-            t: (B,) times in [0, 1000].
             cond: the condition's maps [(B, C_l, h / 2^l, w / 2^l)], as `SwinConditionEncoder` gives them; None for a network
                 without `context_channels`.
-
-        Returns:
-            (B, out_channels, h, w).
 
         Raises:
             ValueError: sides that the levels do not divide, or maps of other channels than `context_channels`.

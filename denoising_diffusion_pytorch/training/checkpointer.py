@@ -28,10 +28,8 @@ class Checkpointer:
 
     Args:
         config: resolved; written into every checkpoint.
-        stage: `vae`, `ldm` or `baseline`.
         accelerator: its main process writes, its gradient scaler is kept.
-        model, ema: the weights and their average.
-        optimizations: their optimizers, and the weights outside `model` (the discriminator).
+        optimizations: the optimizers, and the weights outside `model` (the discriminator).
     """
 
     def __init__(

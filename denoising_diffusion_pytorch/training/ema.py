@@ -10,13 +10,8 @@ class EMAModel:
     """shadow <- beta * shadow + (1 - beta) * weights, every `update_interval` steps from `start_step` on.
 
     Until `start_step` the shadow is a plain copy, so that it never lags behind a young model. Frozen parameters are
-    shared with the model instead of being averaged and stored twice.
-
-    Args:
-        model: the model to follow; its current `requires_grad` flags say what is averaged.
-
-    Attributes:
-        ema_model: the averaged model, in eval mode.
+    shared with the model instead of being averaged and stored twice: its current `requires_grad` flags say which ones.
+    `ema_model` is the averaged model, in eval mode.
     """
 
     def __init__(self, model: nn.Module, beta: float = 0.999, start_step: int = 10000, update_interval: int = 10):

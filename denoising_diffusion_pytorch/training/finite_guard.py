@@ -16,12 +16,8 @@ NEVER = 2**62
 class FiniteGuard:
     """A flag on the device: set by the first value that is not finite, obeyed by the optimizer, read now and then.
 
-    Args:
-        accelerator: decides device and number of processes.
-
-    Attributes:
-        found_inf: scalar on the device, float32, 1 once a value was not finite. As the attribute of that name of a fused AdamW
-            it makes `step()` change nothing.
+    `found_inf`, a float32 scalar on the device, is 1 once a value was not finite. As the attribute of that name of a fused
+    AdamW it makes `step()` change nothing.
     """
 
     def __init__(self, accelerator: Accelerator):

@@ -42,14 +42,7 @@ log = logging.getLogger("radiodiff")
 
 
 class RunFolder:
-    """Writes the folder's files; a context, used by the main process only.
-
-    Args:
-        folder: made where it does not exist.
-
-    Raises:
-        CheckpointError: another process trains in this folder.
-    """
+    """Writes the folder's files; a context, used by the main process only. CheckpointError: another process trains there."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -147,11 +140,7 @@ def read_log(path: str | Path) -> dict[str, dict[int, float]]:
 
 
 class Meter:
-    """Means of what the steps report between two log lines; scalars stay on the device until then.
-
-    Args:
-        samples_per_step: of all processes.
-    """
+    """Means over all processes of what the steps report between two log lines; scalars stay on the device until then."""
 
     def __init__(self, accelerator: Accelerator, samples_per_step: int):
         self.accelerator, self.samples_per_step = accelerator, samples_per_step

@@ -18,12 +18,6 @@ class StopRequest:
     A context: afterwards the signals are handled as before. Under torchrun the launcher repeats a terminal's Ctrl-C to
     every process, which is still the first request. `accelerate launch` with one process repeats nothing: when it has
     ended, whatever the reason, its run is asked to stop (on Linux).
-
-    Args:
-        accelerator: whose processes stop after the same step.
-
-    Attributes:
-        requested: whether this process was asked to stop.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
