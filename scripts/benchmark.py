@@ -28,19 +28,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.files import write_json
 from data.samples.augment import Augmentation
 from data.samples.dataset import to_device, training_loader
-from data.simulator import Simulator, random_city, random_transmitter
+from data.simulator import Simulator
+from data.simulator.scenes import random_scenes
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
-from denoising_diffusion_pytorch.predictor import RELEASED, Predictor
+from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.data import open_dataset
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.run_folder import memory_gib
@@ -162,12 +162,8 @@ def sampling(model: Any, config: Config, steps: int, batch: int) -> Work:
 
 def simulating() -> Work:
     """Eight random cities."""
-    cities = []
-    for seed in range(8):
-        random = np.random.default_rng(seed)
-        city = random_city(random, 256)
-        cities.append((city, random_transmitter(city, random)))
-    return lambda: [Simulator(city).path_gain(tx) for city, tx in cities]
+    scenes = [random_scenes(seed)[0] for seed in range(8)]
+    return lambda: [Simulator(scene.layout).path_gain(scene.tx) for scene in scenes]
 
 
 def reading(config: Config, folder: Path, count: int) -> Work:
@@ -216,7 +212,7 @@ def measure(arguments: argparse.Namespace, part: str, overrides: list[str], batc
     elif part == "sample":
         work = sampling(build_model(config, "ldm").to(DEVICE).eval(), config, int(overrides[0]), maps)
     elif part == "released":
-        predictor = Predictor(RELEASED)
+        predictor = Predictor()
         work = sampling(predictor.model, predictor.config, int(overrides[0]), maps)
     elif part == "simulator":
         maps, work = 8, simulating()

@@ -104,11 +104,7 @@ class Plan(schema.Section):
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan from its file.
-
-    Raises:
-        ConfigError: naming the key.
-    """
+    """A plan from its file; a ConfigError names the key."""
     try:
         plan = Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -279,9 +275,9 @@ def main() -> None:
     rows = {name: row for name, row in plan.rows.items() if name in (arguments.only or plan.rows)}
     test_sets = {where: scenes.read() for where, scenes in plan.test_sets.items()}
     trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
-    jobs = [(n, seed) for n, row in rows.items() if row.config for seed in row.seeds or plan.seeds]
+    trained = {name: row for name, row in rows.items() if row.config}
+    jobs = [(name, seed) for name, row in trained.items() for seed in row.seeds or plan.seeds]
     with ThreadPoolExecutor(arguments.parallel) as pool:
-        trained = {name: row for name, row in rows.items() if row.config}
         steps = dict(zip(trained, pool.map(trainings.steps, trained.values()), strict=True))
         for name, count in steps.items():
             print(name, count, flush=True)

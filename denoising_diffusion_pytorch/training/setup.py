@@ -33,9 +33,7 @@ def read_command(stage: str, description: str) -> Config | None:
     help_config()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", required=True, help="YAML file, e.g. configs/radio_train_m.yaml")
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print what the file means and the networks' sizes, stop"
-    )
+    parser.add_argument("--dry_run", action="store_true", help="print what the file means and all sizes, stop")
     parser.add_argument("--help_config", nargs="?", metavar="WORD", help="print every setting (that names WORD), stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
