@@ -239,7 +239,6 @@ trainer.batch_size= | trainer.batch_size=null for the default
 first_stage_config.ddconfig.resolution=322 | ddconfig.resolution is 322 | multiple of 4
 first_stage_config.ddconfig.resolution=16 | ddconfig.resolution, is 4 | multiple of 8
 first_stage_config.ddconfig.z_channels=4 | z_channels is 4 | first_stage_config.embed_dim
-first_stage_config.ddconfig.attn_resolutions=[16] | attn_resolutions names 16 | 320, 160, 80
 unet_config.image_size=64 | unet_config.image_size is 64 | ddconfig.resolution makes it 80
 unet_config.in_channels=4 | unet_config.in_channels is 4 | first_stage_config.embed_dim makes it 3
 unet_config.attention_resolutions=[40] | attention_resolutions names 40 | 1, 2, 4, 8
