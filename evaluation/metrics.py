@@ -51,9 +51,8 @@ def detail(prediction: np.ndarray, target: np.ndarray) -> float:
     Args:
         prediction, target: (H, W) grey levels.
     """
-    fine = (
-        np.hypot(np.fft.fftfreq(target.shape[0])[:, None], np.fft.rfftfreq(target.shape[1])) > 0.25
-    )  # cycles per pixel
+    height, width = target.shape
+    fine = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)) > 0.25  # cycles per pixel
     power = [float((np.abs(np.fft.rfft2(image.astype(np.float64))[fine]) ** 2).sum()) for image in (prediction, target)]
     return power[0] / power[1] if power[1] > 1e-9 else math.nan  # below: rounding errors
 
@@ -106,7 +105,6 @@ class Scores:
         """Score one map; returns its row.
 
         Args:
-            name: of the map.
             prediction, target: (H, W) grey levels in [0, 1].
             regions: of the scene: with it also `rmse_db`, the error over open pixels, nmse_NAME of each of `regions.parts`
                 (where both are zero, as in buildings, nothing is contributed), and the convention `masked`.

@@ -21,19 +21,14 @@ def wrapped(*sentences: str) -> str:
 
 
 def report(rows: Rows, by_region: Mapping[str, float], notes: Iterable[str]) -> str:
-    """The table of all predictors, then where the first one's error lies, and the calibration of samples.
-
-    Args:
-        rows: by predictor.
-        by_region: of `Evaluation.mean_by_region`.
-        notes: in sentences.
+    """The table of all predictors, then where the first one's error lies (`Evaluation.mean_by_region`), and the calibration of
+    samples.
     """
     first = next(iter(rows))
     regions = ", ".join(f"{name} {value:.4f}" for name, value in by_region.items())
+    calibrations = {name: row["calibration"] for name, row in rows.items() if "calibration" in row}
     sentences = [f"NMSE of {first} by region: {regions}."]
-    for name, row in rows.items():
-        if "calibration" in row:
-            sentences += calibration_sentences(name, row["calibration"])
+    sentences += [sentence for each in calibrations.items() for sentence in calibration_sentences(*each)]
     sentences.append(f"Mean power of the targets: {powers(rows[first])}.")
     return f"\n{aligned(table(rows, SHORT))}\n\n{wrapped(*sentences, *notes)}"
 

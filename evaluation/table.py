@@ -10,6 +10,7 @@ from scipy.stats import bootstrap
 
 from .metrics import Scores, mean_of
 
+Columns = Mapping[str, tuple[str, int]]
 COLUMNS = {  # heading: (key of a summary, digits)
     "NMSE": ("nmse", 4),
     "RMSE": ("rmse", 4),
@@ -87,22 +88,12 @@ def powers(summary: Mapping[str, Any]) -> str:
 
 
 def table(
-    rows: Mapping[Any, Mapping[str, Any]],
-    columns: Mapping[str, tuple[str, int]] = COLUMNS,
-    heads: Sequence[str] = ("",),
+    rows: Mapping[Any, Mapping[str, Any]], columns: Columns = COLUMNS, heads: Sequence[str] = ("",)
 ) -> list[list[str]]:
-    """Headings, and one line per summary; without the columns that none of them has.
-
-    Args:
-        rows: summaries by name, or by the cells below `heads`.
-        columns: some of `COLUMNS`.
-        heads: of the first cells.
+    """Headings, and one line per summary, without the columns that none of them has; `rows` has summaries by name, or by the
+    cells below `heads`.
     """
-    used = {
-        name: column
-        for name, column in columns.items()
-        if any(entry(row, column[0]) is not None for row in rows.values())
-    }
+    used = {n: c for n, c in columns.items() if any(entry(row, c[0]) is not None for row in rows.values())}
     lines = [[*heads, *used]]
     for name, row in rows.items():
         cells = []
