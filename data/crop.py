@@ -46,7 +46,7 @@ def window(city: Scene, side: int = SIDE) -> Window:
     height, width = city.layout.shape
 
     def first(centre: float, length: int) -> int:
-        return int(np.clip(round(centre - side / 2), 0, max(length - side, 0)))
+        return int(np.clip(np.floor(centre - side / 2 + 0.5), 0, max(length - side, 0)))
 
     row, column = first(city.tx[1], height), first(city.tx[0], width)
     known_tx = city.known_tx and (city.known_tx[0] - column, city.known_tx[1] - row)

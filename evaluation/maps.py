@@ -1,6 +1,5 @@
 """Predicted maps as files: pictures, arrays and GeoTIFF; best server and coverage of several transmitters."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data.files import write_json
 from data.geometry.georeference import Georeference
 from data.gis.geotiff import write_geotiff
 from data.scene import Scene
@@ -108,7 +108,7 @@ def write_coverage(
         "covered_share_of_predicted_area": coverage.covered_fraction,
         "transmitters": transmitters,
     }
-    (folder / "coverage.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    write_json(folder / "coverage.json", summary)
     np.save(folder / "best_server.npy", server.astype(np.int16))
     if place is not None:
         for name, values in (("best_server", server), ("coverage", coverage.covered)):

@@ -73,6 +73,7 @@ SYSTEMS = [
     ("http://www.opengis.net/def/crs/EPSG/0/32632", 32632, 32632),
     ("urn:ogc:def:crs:EPSG:6.9:3035", 3035, 3035),
     ("urn:ogc:def:crs,crs:EPSG::25832,crs:EPSG::5783", 25832, 25832),
+    ("EPSG:25832+7837", 25832, 25832),
     (None, 25832, None),
 ]
 
@@ -176,6 +177,17 @@ def test_only_what_says_that_it_is_a_building(properties, other):
     assert any("say they are buildings: 1 of 3" in note for note in city.notes)
     silent = read(feature(polygon(HOUSE)), feature(PARK, height=4.5))  # footprints without a word
     assert silent.layout.coverage.sum() == pytest.approx(1200) and any("height: not used" in n for n in silent.notes)
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [{"height": 4.5}, {"tags": {"building:levels": "2"}}, {"other_tags": '"name"=>"a","building:levels"=>"2"'}],
+)
+def test_heights_are_said_to_be_unused(properties):
+    assert any(
+        "not used; every building counts as 25 m" in n for n in read(feature(polygon(HOUSE), **properties)).notes
+    )
+    assert len(read(feature(polygon(HOUSE), height=None, tags={"name": "a"})).notes) == 1
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def code_of(member: Any, name: str) -> int | None:
     properties = member.get("properties") if isinstance(member, dict) else None
     said = properties.get("name", properties.get("code")) if isinstance(properties, dict) else member
     text = str(said).strip()
-    found = re.search(r"(?:epsg|esri)\b[^,]*?(\d{4,6})(?=$|,)", text, re.I) or re.fullmatch(r"(\d{4,6})", text)
+    found = re.search(r"(?:epsg|esri)\b[^,+]*?(\d{4,6})(?=$|[,+])", text, re.I) or re.fullmatch(r"(\d{4,6})", text)
     if found:
         code = int(found[1])
         return COMPOUND.get(code, 3857 if code in MERCATOR else code)

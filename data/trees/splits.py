@@ -11,7 +11,8 @@
 4. In a flat tree a hash of each name decides, so that adding files moves none: about 80, 10 and 10 %. Images of one
    map, MAP_TX as in RadioMapSeer, stay together.
 
-In 2 and 3 a split consists of whole maps, so that no city is in two of them.
+In 2 to 4 a split consists of whole maps, so that no city is in two of them, and lacks those of which a file of `train`,
+`val` or `test` lists anything.
 """
 
 import re
@@ -63,6 +64,11 @@ def _map(name: str) -> int:
     return int(name.split("_")[0])
 
 
+def _city(name: str) -> str:
+    """What the images of one map share: MAP of MAP_TX, otherwise the name."""
+    return re.sub(r"^(\d+)_\d+$", r"\1", name)
+
+
 def _standard(split: str, names: list[str]) -> list[str]:
     chosen = standard_split(split)
     return [name for name in names if _map(name) in chosen]
@@ -76,8 +82,7 @@ def _ordered(split: str, names: list[str]) -> list[str]:
 
 
 def _hashed(split: str, names: list[str]) -> list[str]:
-    keys = (re.sub(r"^(\d+)_\d+$", r"\1", name) for name in names)
-    return [name for name, key in zip(names, keys, strict=True) if HASHED[random_key("split", key) % 10] == split]
+    return [name for name in names if HASHED[random_key("split", _city(name)) % 10] == split]
 
 
 STANDARD_RULE = Rule("RadioUNet's standard split", tuple(STANDARD), _standard)
@@ -91,16 +96,10 @@ def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
     Raises:
         DataError: the split is unknown or holds none of the names, or its file lists something else.
     """
-    own = root / "splits" / f"{split}.txt"
-    if own.is_file():
-        chosen, how = _listed(own, names, rule), f"splits/{split}.txt"
-    elif split == "all":
-        return names
-    elif split in rule.splits:
-        chosen, how = rule.choose(split, names), rule.text
-    else:
+    if split not in ("all", *rule.splits, *own_splits(root)):
         known = ", ".join(["all", *rule.splits, *own_splits(root)])
         raise DataError(f"{root}: no split {split!r}; known: {known}, or splits/{split}.txt")
+    chosen, how = _members(root, split, names, rule)
     if not chosen:
         raise DataError(
             f"{root}: split {split!r} holds none of the {len(names)} scenes that are there ({how}); choose another split, "
@@ -116,13 +115,20 @@ def own_splits(root: Path) -> list[str]:
 
 def sizes(root: Path, names: list[str], rule: Rule) -> dict[str, int]:
     """Number of scenes in each split that the tree has."""
-    own = own_splits(root)
-    return {
-        split: len(
-            _listed(root / "splits" / f"{split}.txt", names, rule) if split in own else rule.choose(split, names)
-        )
-        for split in dict.fromkeys([*rule.splits, *own])
-    }
+    splits = dict.fromkeys([*rule.splits, *own_splits(root)])
+    return {split: len(_members(root, split, names, rule)[0]) for split in splits}
+
+
+def _members(root: Path, split: str, names: list[str], rule: Rule) -> tuple[list[str], str]:
+    """The names of a split, and how they were chosen, in words."""
+    files = {own: root / "splits" / f"{own}.txt" for own in own_splits(root)}
+    if split in files:
+        return _listed(files[split], names, rule), f"splits/{split}.txt"
+    if split == "all":
+        return names, "everything"
+    listed = {_city(name) for own in ORDERED if own in files for name in _listed(files[own], names, rule)}
+    how = rule.text + (", without what another split's file lists" if listed else "")
+    return [name for name in rule.choose(split, names) if _city(name) not in listed], how
 
 
 def _listed(path: Path, names: list[str], rule: Rule) -> list[str]:
