@@ -202,6 +202,7 @@ def test_heights_are_said_to_be_unused(properties):
         polygon([[1, 2], [3, "x"], [5, 6]]),
         polygon([[1, 2], [float("nan"), 3], [5, 6]]),
         polygon([[1, 2], [10**400, 3], [5, 6]]),
+        polygon([[1, 2], [-1.7e308, 3], [5, 6]]),
         {"type": "Polygon", "coordinates": None},
         {"type": "MultiPolygon", "coordinates": [[], None, [[]]]},
         {"type": "GeometryCollection", "geometries": [polygon(), {"type": "Point", "coordinates": [1, 2]}]},

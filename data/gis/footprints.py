@@ -20,6 +20,7 @@ SAYS_KIND = {  # properties that say what a feature is: Overture, 3D tiles, vect
     *("featuretype", "featureclass", "objecttype", "citygmlclass", "citygmltype"),
 }
 BUILDING = {"building", "buildings", "buildingpart", "buildingparts"}
+FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
 NOT = {"", "no", "none", "null", "false", "0", "nan"}
 HEIGHTS = {"height", "building:levels", "building:height", "numfloors", "levels", "measuredheight", "storeys", "hoehe"}
 
@@ -172,7 +173,7 @@ def _arrays(rings: Any) -> list[np.ndarray]:
             array = np.array([point[:2] for point in ring], np.float64)
         except (TypeError, ValueError, KeyError, OverflowError):
             array = np.empty((0, 2))
-        if array.ndim == 2 and array.shape[1] == 2 and len(array) >= 3 and np.isfinite(array).all():
+        if array.ndim == 2 and array.shape[1] == 2 and len(array) >= 3 and (np.abs(array) < FARTHEST).all():
             arrays.append(array)
         elif not arrays:
             return []  # without its outer ring
