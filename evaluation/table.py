@@ -27,6 +27,7 @@ COLUMNS = {  # heading: (key of a summary, digits)
     "NMSE set": ("nmse_whole_set", 4),
     "RMSE set": ("rmse_whole_set", 4),
     "NMSE masked": ("masked.nmse", 4),
+    "NMSE masked, set": ("masked.nmse_whole_set", 4),
     "RMSE masked, set": ("masked.rmse_whole_set", 4),
     "SSIM masked": ("masked.ssim", 4),
     "NMSE 0.2": ("thresholded.nmse", 4),

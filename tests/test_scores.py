@@ -186,8 +186,12 @@ def test_maps_without_energy_and_failing_predictors_are_named_and_left_out():
 
 
 def test_a_table_has_the_columns_that_are_known_and_seeds_are_averaged():
-    rows = {"a": {"nmse": 0.5, "nmse_interval": [0.4, 0.6], "masked": {"nmse": 0.1}}, "b": {"nmse": math.nan}}
-    assert table(rows) == [["", "NMSE", "NMSE masked"], ["a", "0.5000 [0.4000, 0.6000]", "0.1000"], ["b", "-", "-"]]
+    rows = {"a": {"nmse": 0.5, "nmse_interval": [0.4, 0.6], "masked": {"nmse_whole_set": 0.1}}, "b": {"nmse": math.nan}}
+    assert table(rows) == [
+        ["", "NMSE", "NMSE masked, set"],
+        ["a", "0.5000 [0.4000, 0.6000]", "0.1000"],
+        ["b", "-", "-"],
+    ]
     assert table({("x", "y"): rows["b"] | {"psnr": 1.0}}, heads=("", "n")) == [["", "n", "PSNR"], ["x", "y", "1.00"]]
     seeds = [{"nmse_per_map": [1.0, None], "deep": {"a": 2}}, {"nmse_per_map": [3.0, None], "deep": {"a": 4}}]
     mean = averaged(seeds)
