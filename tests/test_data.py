@@ -493,7 +493,7 @@ def test_a_perfect_answer_at_another_size_is_not_darkened(radiomapseer):
 @pytest.mark.parametrize("shape", [(8, 8), (20, 30), (5, 30), (3, 4)])
 def test_a_crop_of_any_city(shape):
     """What is cut out is put back where it was; the transmitter stays on its pixel."""
-    halves = [window(Scene("c", Layout([], (40, 40)), (x, x)), side=8) for x in (10.5, 11.5)]
+    halves = [crop(Scene("c", Layout([], (40, 40)), (x, x)), side=8) for x in (10.5, 11.5)]
     assert [(half.row, half.column) for half in halves] == [(7, 7), (8, 8)]
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     for tx in ((0, 0), (shape[1] - 1, shape[0] - 1), (shape[1] // 2, shape[0] // 2)):
