@@ -47,12 +47,7 @@ class Regions:
 def error_by_region(prediction: np.ndarray, scene: Scene, regions: Regions) -> dict[str, float]:
     """Where a map's squared error lies: fractions of the target's energy that add up to the map's NMSE; NaN without energy.
 
-    Each pixel counts once, for the first region in the list that it belongs to.
-
-    Args:
-        prediction: (H, W) grey levels in [0, 1].
-        scene: with its map.
-        regions: of the scene.
+    Each pixel counts once, for the first region in the list that it belongs to. `prediction` (H, W): grey levels in [0, 1].
     """
     error = (prediction.astype(np.float64) - scene.gain) ** 2
     power = float((scene.gain.astype(np.float64) ** 2).sum()) or np.nan

@@ -56,8 +56,7 @@ def main() -> None:
             host=arguments.host,
             port=arguments.port,
             threads=4 + MAX_WAITING,
-            max_request_body_size=4
-            * MAX_UPLOAD,  # refused before it is read; the application says why above MAX_UPLOAD
+            max_request_body_size=4 * MAX_UPLOAD,  # above MAX_UPLOAD the application says why, above this nobody reads
         )
     except OSError as error:
         raise ConfigError(f"--host {arguments.host} --port {arguments.port}: {error}; choose another port") from error

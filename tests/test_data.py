@@ -14,7 +14,7 @@ from PIL import Image
 import data.conditions
 from data import DataError, FlatTree, RadioMapSeer, Scene, db_to_gain, gain_to_db
 from data.conditions import CONDITION_CHANNELS, condition
-from data.crop import window
+from data.crop import crop
 from data.geometry.layout import Layout
 from data.geometry.pixels import pixel_of
 from data.geometry.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
@@ -175,6 +175,7 @@ def test_outlines_survive_a_file(tmp_path):
     [
         (("nowhere",), "no such folder"),
         (("path/to/RadioMapSeer",), "placeholder"),
+        ((None,), "data_root is not set"),
         (("ROOT", "DMP"), "did you mean DPM"),
         (("ROOT", "specific_type"), "choose from DPM"),
         (("ROOT", "IRT4"), "there are: DPM"),
@@ -481,11 +482,11 @@ def test_a_perfect_answer_at_another_size_is_not_darkened(radiomapseer):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (20, 30), (5, 30), (3, 4)])
-def test_a_window_of_any_city(shape):
+def test_a_crop_of_any_city(shape):
     """What is cut out is put back where it was; the transmitter stays on its pixel."""
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     for tx in ((0, 0), (shape[1] - 1, shape[0] - 1), (shape[1] // 2, shape[0] // 2)):
-        seen = window(Scene("c", Layout([], shape), tx, gain=values), side=8)
+        seen = crop(Scene("c", Layout([], shape), tx, gain=values), side=8)
         assert seen.scene.gain.shape == (8, 8) == seen.scene.buildings.shape
         x, y = seen.scene.tx
         assert seen.scene.gain[int(y), int(x)] == values[tx[1], tx[0]]
@@ -494,7 +495,7 @@ def test_a_window_of_any_city(shape):
         assert np.array_equal(back[known], values[known])
         assert known.sum() == min(shape[0], 8) * min(shape[1], 8)
         assert bool(seen.note) == (shape != (8, 8))
-    middle = window(Scene("c", Layout([], (40, 40)), (20, 20)), side=8)
+    middle = crop(Scene("c", Layout([], (40, 40)), (20, 20)), side=8)
     assert (middle.row, middle.column) == (16, 16) and middle.scene.gain is None
 
 

@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from pyproj import CRS
 
 from ..errors import DataError
-from ..text import decoded
-from .crs import code_of, conversion
+from ..files import decoded
+from .crs import conversion, crs_of
 
 ADVICE = "export building footprints as polygons, for instance from overpass-turbo.eu"
 KINDS = "a PNG, GeoJSON in metres or degrees, also with one feature per line, or a polygon file of RadioMapSeer"
@@ -30,12 +31,12 @@ class Footprints:
 
     Attributes:
         polygons: each an outer ring and its courtyards, (N, 2) arrays in the file's coordinates.
-        epsg: code of the coordinate reference system that it names; None without one.
+        system: the coordinate reference system that it names; None without one.
         notes: what was left out.
     """
 
     polygons: list[list[np.ndarray]]
-    epsg: int | None
+    system: CRS | None
     notes: list[str] = field(default_factory=list)
 
 
@@ -71,10 +72,10 @@ def footprints_of(values: list[Any], name: str) -> Footprints:
     Raises:
         DataError: no polygon is left.
     """
-    epsg, found, bad, heights = None, [], 0, set()
+    system, found, bad, heights = None, [], 0, set()
     try:
         for properties, geometry, crs in _features(values, name):
-            epsg = code_of(crs, name) if epsg is None else epsg
+            system = crs_of(crs, name) if system is None else system
             polygons = []
             for rings in _polygons(geometry):
                 polygon = _arrays(rings)
@@ -97,7 +98,7 @@ def footprints_of(values: list[Any], name: str) -> Footprints:
         notes.append(f"polygons left out, because they are empty or hold no coordinates: {bad:,}")
     if heights:
         notes.append(f"{', '.join(sorted(heights))}: not used; every building counts as 25 m high")
-    return Footprints(chosen, epsg, notes)
+    return Footprints(chosen, system, notes)
 
 
 def says_building(properties: dict[str, Any]) -> bool:

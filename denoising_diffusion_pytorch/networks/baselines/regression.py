@@ -1,4 +1,4 @@
-"""What the regression baselines share: what they return, and how a map is predicted from it."""
+"""What the regression baselines have in common: what they return, and how a map is predicted from it."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -47,5 +47,5 @@ class Regression(nn.Module, ABC):
             return [to_gain(output[:, :1], masks)]
         mean, log_variance = mean_and_log_variance(output)
         std = (log_variance / 2).exp()
-        draws = (KeyedRandom(sample_keys(batch["keys"], number), mean.device) for number in range(num_samples))
-        return [to_gain(mean + std * random.randn_like(mean), masks) for random in draws]
+        randoms = (KeyedRandom(sample_keys(batch["keys"], number), mean.device) for number in range(num_samples))
+        return [to_gain(mean + std * random.randn_like(mean), masks) for random in randoms]
