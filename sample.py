@@ -158,16 +158,14 @@ def main() -> None:
     scores, gains = Scores(), []
     predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
     for index, prediction in enumerate(tqdm(predictions, total=count, desc="sampling", unit="map")):
-        scene, maps = prediction.scene, [prediction.gain, prediction.std]
+        scene, gain, std = prediction.scene, prediction.gain, prediction.std
         if scene.gain is not None:
-            scores.add(scene.name, prediction.gain, scene.gain)
+            scores.add(scene.name, gain, scene.gain)
         if crops:
-            scene, maps = (
-                crops[index].city,
-                [values if values is None else crops[index].place(values) for values in maps],
-            )
-            gains.append(maps[0])
-        write_map(folder, scene, *maps, place)
+            scene, gain = crops[index].city, crops[index].place(gain)
+            std = None if std is None else crops[index].place(std)
+            gains.append(gain)
+        write_map(folder, scene, gain, std, place)
     if arguments.simulate is not None and predictor.sees_simulation:
         from data.simulator.scenes import CIRCULAR
 
@@ -183,8 +181,9 @@ def main() -> None:
         print_coverage(coverage, arguments.threshold)
     if arguments.measurements:
         print_measured(crops[0])
-    facts = predictor.facts(settings.num_samples)
-    print(f"{count} maps in {folder} ({facts['sampler']}, {facts['steps']} steps, {facts['checkpoint']})")
+    sampling = predictor.sampling_of(settings.num_samples)
+    how = f"{sampling.sampler}, {sampling.steps} steps" if sampling else predictor.title  # of a regression
+    print(f"{count} maps in {folder} ({how}, {predictor.checkpoint.path})")
 
 
 if __name__ == "__main__":

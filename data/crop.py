@@ -40,7 +40,7 @@ def crop(city: Scene, side: int = SIDE) -> Crop:
     """The `side` x `side` px of a city, and of its map, centred on its transmitter as far as the city's borders allow."""
     height, width = city.layout.shape
     first = [
-        np.clip(round(centre - side / 2), 0, max(size - side, 0))
+        np.clip(np.floor(centre - side / 2 + 0.5), 0, max(size - side, 0))
         for centre, size in zip(city.tx, (width, height), strict=True)
     ]
     column, row = map(int, first)

@@ -33,10 +33,14 @@ def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically; the folder is made."""
+    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write JSON atomically; NaN and infinities, which JSON does not have, become null."""
-    text = json.dumps(finite(content), indent=indent, allow_nan=False) + "\n"
-    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(finite(content), indent=indent, allow_nan=False) + "\n")
 
 
 def finite(content: Any) -> Any:

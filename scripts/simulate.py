@@ -27,13 +27,12 @@ LARGE = 2**20  # px from which it takes so long that the command says what it do
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--buildings", type=Path, required=True, help="PNG, white inside buildings, or footprints as GeoJSON"
-    )
-    parser.add_argument("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
-    parser.add_argument("--invert", action="store_true", help="the buildings of the PNG are black on white")
-    parser.add_argument("--out", type=new_png, required=True, help="PNG to write")
-    parser.add_argument("--force", action="store_true", help="overwrite --out")
+    add = parser.add_argument
+    add("--buildings", type=Path, required=True, help="PNG, white inside buildings, or footprints as GeoJSON")
+    add("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
+    add("--invert", action="store_true", help="the buildings of the PNG are black on white")
+    add("--out", type=new_png, required=True, help="PNG to write")
+    add("--force", action="store_true", help="overwrite --out")
     arguments = parse(parser)
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")

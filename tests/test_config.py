@@ -17,7 +17,6 @@ from denoising_diffusion_pytorch.config import (
     placeholders,
     resolve,
     schema,
-    section,
     to_dict,
     to_yaml,
 )
@@ -240,7 +239,6 @@ trainer.batch_size= | trainer.batch_size=null for the default
 first_stage_config.ddconfig.resolution=322 | ddconfig.resolution is 322 | multiple of 4
 first_stage_config.ddconfig.resolution=16 | ddconfig.resolution, is 4 | multiple of 8
 first_stage_config.ddconfig.z_channels=4 | z_channels is 4 | first_stage_config.embed_dim
-first_stage_config.ddconfig.attn_resolutions=[16] | attn_resolutions names 16 | 320, 160, 80
 unet_config.image_size=64 | unet_config.image_size is 64 | ddconfig.resolution makes it 80
 unet_config.in_channels=4 | unet_config.in_channels is 4 | first_stage_config.embed_dim makes it 3
 unet_config.attention_resolutions=[40] | attention_resolutions names 40 | 1, 2, 4, 8
@@ -395,17 +393,21 @@ def test_a_changed_training_source_changes_the_validation_source_that_was_the_sa
     assert (both.train.data_root, both.validation.data_root) == ("/maps", "/other")
 
 
-def test_section_takes_any_form():
+def test_sections_may_have_any_form():
     raw = yaml.safe_load(BLOCKS["first_stage"])["first_stage_config"]
-    first = section("first_stage_config", raw)
-    assert first == section("first_stage_config") == section("first_stage_config", schema.FirstStageConfig())
-    assert section("first_stage_config", {"ddconfig": schema.DDConfig(ch=64)}).ddconfig.ch == 64
-    assert section("trainer", yaml.safe_load(BLOCKS["optimization"])["optimization"]).learning_rate == 5e-5
-    assert section("unet_config", {"channel_mult": (1, 2)}).channel_mult == [1, 2]
-    assert section("first_stage_config", {"ckpt_path": Path("a/b")}).ckpt_path == "a/b"
-    assert section("first_stage_config", first) is not first
+    first = parse_config({"first_stage_config": raw}).first_stage_config
+    assert first == parse_config({"first_stage_config": None}).first_stage_config == schema.FirstStageConfig()
+    assert (
+        parse_config({"first_stage_config": {"ddconfig": schema.DDConfig(ch=64)}}).first_stage_config.ddconfig.ch == 64
+    )
+    assert (
+        parse_config({"trainer": yaml.safe_load(BLOCKS["optimization"])["optimization"]}).trainer.learning_rate == 5e-5
+    )
+    assert parse_config({"unet_config": {"channel_mult": (1, 2)}}).unet_config.channel_mult == [1, 2]
+    assert parse_config({"first_stage_config": {"ckpt_path": Path("a/b")}}).first_stage_config.ckpt_path == "a/b"
+    assert parse_config({"first_stage_config": first}).first_stage_config is not first
     with pytest.raises(ConfigError, match=r"^first_stage_config\.embd_dim .* mean first_stage_config\.embed_dim\?"):
-        section("first_stage_config", {"embd_dim": 3})
+        parse_config({"first_stage_config": {"embd_dim": 3}})
 
 
 @pytest.mark.parametrize("stage", ["vae", "ldm", "baseline"])

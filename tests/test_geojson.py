@@ -74,6 +74,7 @@ SYSTEMS = [
     ("urn:ogc:def:crs:EPSG:6.9:3035", 3035, 3035),
     ("EPSG:3395", 3395, 3395),
     ("urn:ogc:def:crs,crs:EPSG::25832,crs:EPSG::5783", 25832, 25832),
+    ("EPSG:25832+7837", 25832, 25832),
     (None, 25832, None),
 ]
 
@@ -184,6 +185,17 @@ def test_only_what_says_that_it_is_a_building(properties, other):
 
 
 @pytest.mark.parametrize(
+    "properties",
+    [{"height": 4.5}, {"tags": {"building:levels": "2"}}, {"other_tags": '"name"=>"a","building:levels"=>"2"'}],
+)
+def test_heights_are_said_to_be_unused(properties):
+    assert any(
+        "not used; every building counts as 25 m" in n for n in read(feature(polygon(HOUSE), **properties)).notes
+    )
+    assert len(read(feature(polygon(HOUSE), height=None, tags={"name": "a"})).notes) == 1
+
+
+@pytest.mark.parametrize(
     "geometry",
     [
         None,
@@ -195,6 +207,7 @@ def test_only_what_says_that_it_is_a_building(properties, other):
         polygon([[1, 2], [3, "x"], [5, 6]]),
         polygon([[1, 2], [float("nan"), 3], [5, 6]]),
         polygon([[1, 2], [10**400, 3], [5, 6]]),
+        polygon([[1, 2], [-1.7e308, 3], [5, 6]]),
         {"type": "Polygon", "coordinates": None},
         {"type": "MultiPolygon", "coordinates": [[], None, [[]]]},
         {"type": "GeometryCollection", "geometries": [polygon(), {"type": "Point", "coordinates": [1, 2]}]},

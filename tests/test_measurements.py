@@ -32,6 +32,7 @@ RIGHT = [[3, 4, -97.42], [10, 20, -80]]  # column, row and path gain of what eve
         ("x,y,gain\n10.00003,49.99996,-97.42\n10.0001,49.9998,-80\n", DEGREES, None, "x, y"),
         ("column,row,gain\n3,4,-97.42\n10,20,-80\n", DEGREES, None, "column, row"),
         ("Easting,Northing,pathloss\n500003,3999996,97.42\n500010,3999980,80\n", GRID, None, "Easting"),
+        ("UTM_E,UTM_N,pathloss\n500003,3999996,97.42\n500010,3999980,80\n", GRID, None, "UTM_E"),
         ("lon,lat,gain\n10.00004042,49.99996535,-97.42\n10.00013475,49.99982677,-80\n", MERCATOR, None, "lon, lat"),
         ("lon,lat,gain\n9.0000333,36.1446820,-97.42\n9.0001111,36.1445378,-80\n", GRID, None, "lon, lat"),
     ],

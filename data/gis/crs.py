@@ -30,7 +30,7 @@ class Crs:
     @property
     def epsg(self) -> int | None:
         """Code of the EPSG register; None without one."""
-        code = self.system and self.system.to_epsg(min_confidence=25)
+        code = self.system.to_epsg(min_confidence=25) if self.system else None
         return 3857 if code == 900913 else code  # the old name of the web's projection
 
     @property

@@ -22,6 +22,7 @@ SAYS_KIND = {  # properties that say what a feature is: Overture, 3D tiles, vect
     *("featuretype", "featureclass", "objecttype", "citygmlclass", "citygmltype"),
 }
 BUILDING = {"building", "buildings", "buildingpart", "buildingparts"}
+FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
 NOT = {"", "no", "none", "null", "false", "0", "nan"}
 HEIGHTS = {"height", "building:levels", "building:height", "numfloors", "levels", "measuredheight", "storeys", "hoehe"}
 
@@ -80,7 +81,7 @@ def footprints_of(values: list[Any], name: str) -> Footprints:
             polygons, malformed = _polygons(geometry)
             bad += malformed
             found.append((bool(polygons) and says_building(properties), polygons))
-            heights |= {key for key in properties if _plain(key) in HEIGHTS and properties[key] is not None}
+            heights |= {key for key, value in _tags(properties) if _plain(key) in HEIGHTS and value is not None}
     except RecursionError as error:
         raise DataError(f"{name}: is nested too deeply; {ADVICE}") from error
     count = sum(len(polygons) for _, polygons in found)
@@ -101,16 +102,24 @@ def footprints_of(values: list[Any], name: str) -> Footprints:
 
 def says_building(properties: dict[str, Any]) -> bool:
     """Whether a feature says that it is a building, in the words of OpenStreetMap, Overture, 3D tiles and the like."""
-    tags = properties.get("tags")
-    for key, value in {**properties, **(tags if isinstance(tags, dict) else {})}.items():
+    for key, value in _tags(properties):
         plain, said = _plain(key), str(value).strip().lower()
         if plain in ("building", "building:part", "isbuilding") and said not in NOT:
             return True
         if plain in SAYS_KIND and _plain(said.rsplit(":", 1)[-1]) in BUILDING:
             return True
-        if plain == "othertags" and re.search(r'"building(:part)?"=>"(?!no")', str(value)):
-            return True
     return False
+
+
+def _tags(properties: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys and values, also of the `tags` of osmtogeojson and the `other_tags` of GDAL."""
+    for key, value in properties.items():
+        if key == "tags" and isinstance(value, dict):
+            yield from value.items()
+        elif key == "other_tags" and isinstance(value, str):
+            yield from re.findall(r'"([^"]*)"=>"([^"]*)"', value)
+        else:
+            yield key, value
 
 
 @lru_cache(10_000)
@@ -165,4 +174,4 @@ def _ring(ring: Any) -> np.ndarray | None:
         array = np.array([point[:2] for point in ring], np.float64)
     except (TypeError, ValueError, KeyError, OverflowError):
         return None
-    return array if array.shape[1:] == (2,) and len(array) >= 3 and np.isfinite(array).all() else None
+    return array if array.shape[1:] == (2,) and len(array) >= 3 and (np.abs(array) < FARTHEST).all() else None

@@ -19,7 +19,10 @@ DELIMITERS = (";", "\t", "|", ",", "")
 EXAMPLE = "such as x,y,gain_db or longitude,latitude,rsrp"
 AXES: dict[str, list[tuple[set[str], set[str]]]] = {  # names of x and of y, and words that may be a part of them
     "longitude and latitude": [(set(), {"lon", "long", "lng", "longitude"}), (set(), {"lat", "latitude"})],
-    "easting and northing": [({"e", "east", "utm_x"}, {"easting"}), ({"n", "north", "utm_y"}, {"northing"})],
+    "easting and northing": [
+        ({"e", "east", "utm_x", "utm_e"}, {"easting"}),
+        ({"n", "north", "utm_y", "utm_n"}, {"northing"}),
+    ],
     "column and row": [({"column", "col"}, set()), ({"row"}, set())],
     "x and y": [(set(), {"x"}), (set(), {"y"})],
 }

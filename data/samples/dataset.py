@@ -204,8 +204,8 @@ def training_loader(
     """Shuffled, augmented batches that `num_workers` processes read; see `SampleStream` for `order`."""
     stream = SampleStream(len(dataset), batch_size, seed, **order)
     settings = worker_settings(num_workers)
-    settings["persistent_workers"] = settings["num_workers"] > 0 and stream.batches is None
-    return DataLoader(dataset, batch_sampler=stream, **settings)
+    persistent = settings["num_workers"] > 0  # the loader then keeps its iterator, which `close_dataloader` needs
+    return DataLoader(dataset, batch_sampler=stream, persistent_workers=persistent, **settings)
 
 
 def worker_settings(num_workers: int) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class FlatTree:
 
 
 def open_tree(
-    data_root: str | Path,
+    data_root: str | Path | None,
     simulation_type: str = "DPM",
     split: str = "all",
     missing_buildings: int = 0,

@@ -65,11 +65,13 @@ class Registration:
         outage = self.zeros / max(self.open, 1)
         lines = [f"registration: of the maps' energy {measured}; {outage:.2%} of the open pixels are zero (outage)"]
         if fraction[self.INNER] > NO_ENERGY:
-            lines.append("warning: the buildings do not lie over the maps, not even a pixel aside; "
-                         "are polygon/ or png/ of another data set?")  # fmt: skip
+            lines.append(
+                "warning: the buildings do not lie over the maps, not even within a pixel; "
+                "are polygon/ or png/ of another data set?"
+            )
         elif fraction[self.CERTAIN] > NO_ENERGY:
             lines.append(
-                "warning: the buildings lie a pixel or less aside of the maps; predictions will be dark along walls"
+                "warning: the buildings are offset by a pixel or less from the maps; predictions will be dark along walls"
             )
         return lines
 

@@ -22,8 +22,10 @@ def _is_tree(root: Path) -> bool:
     return is_flat_tree(root) or (root / "gain").is_dir() or (root / "png").is_dir()
 
 
-def check_root(data_root: str | Path) -> Path:
+def check_root(data_root: str | Path | None) -> Path:
     """The folder as a Path; raises DataError that says what is wrong with it."""
+    if data_root is None:
+        raise DataError("data_root is not set; name the folder of your data")
     root = Path(data_root)
     if str(data_root).startswith("path/to"):
         raise DataError(f"{data_root}: is a placeholder; set data_root to the folder of your data")

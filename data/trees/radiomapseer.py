@@ -17,6 +17,7 @@ import threading
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,12 +103,14 @@ class RadioMapSeer:
         map_id, transmitter = self.scenes[index]
         path = self.path(index)
         gain = read_map(path)
-        layouts = {key: self._layout(map_id, part, gain.shape) for key, part in self.parts.items()}
+        layouts: dict[str, Any] = {key: self._layout(map_id, part, gain.shape) for key, part in self.parts.items()}
         layout, guessed = layouts["layout"], str(map_id) not in self.outlined[BUILDINGS]
         if not guessed and layout.inside.any() and (gain[layout.inside] > 0).mean() > ANOTHER_LAYOUT:
             raise DataError(f"{self.paths.outlines(map_id)}: outlines of another layout; {path} has gain inside them")
         tx, levels = self._transmitter(map_id, transmitter, gain.shape), (gain / 255).astype(np.float32)
-        return Scene(self.names[index], tx=tx, gain=levels, truth=self.truth, outlines_are_guessed=guessed, **layouts)
+        scene = Scene(self.names[index], layout, tx, levels, truth=self.truth, outlines_are_guessed=guessed)
+        scene.cars, scene.known = layouts.get("cars"), layouts.get("known")
+        return scene
 
     def path(self, index: int) -> Path:
         """The file of a scene's map."""

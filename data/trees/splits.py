@@ -11,7 +11,8 @@
 4. In a flat tree a hash of each name decides, so that adding files moves none: about 80, 10 and 10 %. Images of one
    map, MAP_TX as in RadioMapSeer, stay together.
 
-In 2 and 3 a split consists of whole maps, so that no city is in two of them.
+In 2 to 4 a split consists of whole maps, so that no city is in two of them, and lacks those of which a file of `train`,
+`val` or `test` lists anything.
 """
 
 import re
@@ -53,9 +54,13 @@ class Rule:
 
     def names(self, split: str, names: list[str]) -> list[str]:
         """Those of the split."""
-        keys = [re.sub(r"^(\d+)_\d+$", r"\1", name) for name in names]
-        chosen = self.choose(split, keys)
-        return [name for name, key in zip(names, keys, strict=True) if key in chosen]
+        chosen = self.choose(split, [_key(name) for name in names])
+        return [name for name in names if _key(name) in chosen]
+
+
+def _key(name: str) -> str:
+    """What the scenes of one map share: MAP of MAP_TX, or else the name."""
+    return re.sub(r"^(\d+)_\d+$", r"\1", name)
 
 
 def standard_split(split: str) -> set[int]:
@@ -116,10 +121,16 @@ def sizes(root: Path, names: list[str], rule: Rule) -> dict[str, int]:
 
 
 def _chosen(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
-    """The names that the file of a split lists, or else those of the rule."""
-    path = root / "splits" / f"{split}.txt"
-    if not path.is_file():
-        return rule.names(split, names)
+    """The names that the file of a split lists, or else those of the rule without what the files of other splits list."""
+    files = {name: root / "splits" / f"{name}.txt" for name in own_splits(root)}
+    if split in files:
+        return _listed(files[split], names, rule)
+    listed = {_key(name) for other in ORDERED if other in files for name in _listed(files[other], names, rule)}
+    return [name for name in rule.names(split, names) if _key(name) not in listed]
+
+
+def _listed(path: Path, names: list[str], rule: Rule) -> list[str]:
+    """The names that a file of a split lists."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
