@@ -151,7 +151,7 @@ def test_a_city_is_cut_around_its_transmitter():
     assert city.layout.inside[round(row), round(column)]
     with pytest.raises(DataError, match="no building within .* 9000,9000; it spans 0 .. 4030"):
         read(*many, around=[(9000, 9000)])
-    with pytest.raises(DataError, match="spans 9032 m x 41 m with 3 vertices; at most"):
+    with pytest.raises(DataError, match="spans 9032 m x 41 m with 4 vertices; at most"):
         read(feature(polygon([[0, 0], [9000, 0], [9000, 9]])))
     beside = read(feature(polygon(HOUSE)), around=[(-44, 9)])  # in the open beside the only house
     assert beside.layout.shape == (52, 74 + 32) and beside.place.pixels(-44, 9) == (16, 16 + 11)

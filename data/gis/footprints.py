@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import shapely
 from pyproj import CRS
 
 from ..errors import DataError
@@ -31,12 +32,12 @@ class Footprints:
     """What a file holds.
 
     Attributes:
-        polygons: each an outer ring and its courtyards, (N, 2) arrays in the file's coordinates.
+        polygons: in the file's coordinates.
         system: the coordinate reference system that it names; None without one.
         notes: what was left out.
     """
 
-    polygons: list[list[np.ndarray]]
+    polygons: list[shapely.Polygon]
     system: CRS | None
     notes: list[str] = field(default_factory=list)
 
@@ -77,11 +78,8 @@ def footprints_of(values: list[Any], name: str) -> Footprints:
     try:
         for properties, geometry, crs in _features(values, name):
             system = crs_of(crs, name) if system is None else system
-            polygons = []
-            for rings in _polygons(geometry):
-                polygon = _arrays(rings)
-                bad += not polygon
-                polygons += [polygon] if polygon else []
+            polygons, malformed = _polygons(geometry)
+            bad += malformed
             found.append((bool(polygons) and says_building(properties), polygons))
             heights |= {key for key, value in _tags(properties) if _plain(key) in HEIGHTS and value is not None}
     except RecursionError as error:
@@ -153,29 +151,27 @@ def _features(value: Any, name: str, crs: Any = None) -> Iterator[tuple[dict[str
         yield {}, value, crs
 
 
-def _polygons(geometry: Any) -> Iterator[Any]:
-    """The coordinates of every polygon of a geometry, whatever they are."""
+def _polygons(geometry: Any) -> tuple[list[shapely.Polygon], int]:
+    """The polygons of a GeoJSON geometry, and the number of those that are empty or malformed."""
     if not isinstance(geometry, dict):
-        return
+        return [], 0
     kind = geometry.get("type")
     parts = geometry.get("geometries" if kind == "GeometryCollection" else "coordinates")
     if kind == "Polygon":
-        yield parts
-    elif kind in ("MultiPolygon", "GeometryCollection") and isinstance(parts, list):
-        for part in parts:
-            yield from [part] if kind == "MultiPolygon" else _polygons(part)
+        rings = [_ring(ring) for ring in parts] if isinstance(parts, list) else []
+        if not rings or rings[0] is None:
+            return [], 1
+        return [shapely.Polygon(rings[0], [ring for ring in rings[1:] if ring is not None])], 0
+    if kind not in ("MultiPolygon", "GeometryCollection") or not isinstance(parts, list):
+        return [], 0
+    found = [_polygons({"type": "Polygon", "coordinates": p} if kind == "MultiPolygon" else p) for p in parts]
+    return [polygon for polygons, _ in found for polygon in polygons], sum(bad for _, bad in found)
 
 
-def _arrays(rings: Any) -> list[np.ndarray]:
-    """Outer ring and courtyards of a polygon's coordinates; [] for one that is empty or malformed."""
-    arrays: list[np.ndarray] = []
-    for ring in rings if isinstance(rings, list) else []:
-        try:
-            array = np.array([point[:2] for point in ring], np.float64)
-        except (TypeError, ValueError, KeyError, OverflowError):
-            array = np.empty((0, 2))
-        if array.ndim == 2 and array.shape[1] == 2 and len(array) >= 3 and (np.abs(array) < FARTHEST).all():
-            arrays.append(array)
-        elif not arrays:
-            return []  # without its outer ring
-    return arrays
+def _ring(ring: Any) -> np.ndarray | None:
+    """(N, 2) of a ring's coordinates; None for one that is malformed."""
+    try:
+        array = np.array([point[:2] for point in ring], np.float64)
+    except (TypeError, ValueError, KeyError, OverflowError):
+        return None
+    return array if array.shape[1:] == (2,) and len(array) >= 3 and (np.abs(array) < FARTHEST).all() else None

@@ -102,13 +102,13 @@ def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, 
         kind = f"a polygon file of RadioMapSeer, {SIDE} x {SIDE} px; positions are column and row of its maps"
         return City(layout, None, [f"{kind}; {layout.inside.mean():.1%} of it built"])
     found = footprints_of(values, name)
-    points = np.concatenate([outer for outer, *_ in found.polygons])
-    first = np.cumsum([0, *(len(outer) for outer, *_ in found.polygons[:-1])])
-    bounds = np.stack([np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)])
-    crs = choose_crs(found.system, points, float(np.median(np.ptp(bounds, 0).max(1))), name)
+    polygons = np.array(found.polygons)
+    bounds = shapely.bounds(polygons).reshape(-1, 2, 2).swapaxes(0, 1)
+    house = float(np.median(np.ptp(bounds, 0).max(1)))
+    crs = choose_crs(found.system, shapely.get_coordinates(polygons), house, name)
     positions = np.array(around, np.float64).reshape(-1, 2)
-    chosen, box = _cut([sum(map(len, rings)) for rings in found.polygons], bounds, positions, crs, name)
-    shapes, flat = _valid([found.polygons[i] for i in chosen], box)
+    chosen, box = _cut(shapely.get_num_coordinates(polygons), bounds, positions, crs, name)
+    shapes, flat = _valid(polygons[chosen], box)
     if len(chosen) < len(found.polygons):
         found.notes.append(f"footprints near enough to the transmitter: {len(chosen):,} of {len(found.polygons):,}")
     if flat:
@@ -120,13 +120,13 @@ def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, 
 
 
 def _cut(
-    sizes: Sequence[int], bounds: np.ndarray, positions: np.ndarray, crs: Crs, name: str
+    vertices: np.ndarray, bounds: np.ndarray, positions: np.ndarray, crs: Crs, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of the polygons that are used, and the box (2, 2) outside of which they are cut off.
 
-    `sizes` are their numbers of vertices, `bounds` (2, N, 2) the lowest and the highest x and y of each.
+    `vertices` are their numbers of vertices, `bounds` (2, N, 2) the lowest and the highest x and y of each.
     """
-    vertices, (low, high) = np.array(sizes), bounds
+    low, high = bounds
     whole = np.array([low.min(0), high.max(0)])
     width, height = np.ptp(whole, 0) * crs.metres(whole.mean(0))
     if max(width, height) + 2 * MARGIN <= LARGEST and vertices.sum() <= MOST_VERTICES:
@@ -152,9 +152,9 @@ def _cut(
     return near, box
 
 
-def _valid(polygons: list[list[np.ndarray]], box: np.ndarray) -> tuple[list[shapely.Geometry], int]:
+def _valid(polygons: np.ndarray, box: np.ndarray) -> tuple[list[shapely.Geometry], int]:
     """Polygons without rings that cross themselves, cut off outside the box, and how many of them have no area."""
-    shapes = shapely.make_valid([shapely.Polygon(outer, holes) for outer, *holes in polygons])
+    shapes = shapely.make_valid(polygons)
     shapes = shapes[shapely.area(shapes) > 0]
     frame = shapely.box(*box.ravel())
     parts = shapes if shapely.covers(frame, shapes).all() else shapely.intersection(shapes, frame)

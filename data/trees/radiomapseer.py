@@ -108,7 +108,9 @@ class RadioMapSeer:
         if not guessed and layout.inside.any() and (gain[layout.inside] > 0).mean() > ANOTHER_LAYOUT:
             raise DataError(f"{self.paths.outlines(map_id)}: outlines of another layout; {path} has gain inside them")
         tx, levels = self._transmitter(map_id, transmitter, gain.shape), (gain / 255).astype(np.float32)
-        return Scene(self.names[index], tx=tx, gain=levels, truth=self.truth, outlines_are_guessed=guessed, **layouts)
+        scene = Scene(self.names[index], layout, tx, levels, truth=self.truth, outlines_are_guessed=guessed)
+        scene.cars, scene.known = layouts.get("cars"), layouts.get("known")
+        return scene
 
     def path(self, index: int) -> Path:
         """The file of a scene's map."""
