@@ -260,7 +260,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:
-    """The checkpoint that a run goes on from: the newest good one, or the chosen milestone; None for a new run.
+    """The checkpoint that a run continues from: the newest good one, or the chosen milestone; None for a new run.
 
     Raises:
         CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
@@ -271,7 +271,7 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
     if found is None:
         return None
     if not settings.enable_resume:
-        said = f"{found.path.parent}: already holds checkpoints; set trainer.enable_resume=true to go on"
+        said = f"{found.path.parent}: already holds checkpoints; set trainer.enable_resume=true to continue"
         raise CheckpointError(f"{said}, or {elsewhere}")
     if found.stage != stage:
         raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; {elsewhere}")

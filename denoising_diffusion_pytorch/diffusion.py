@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from .processes import PROCESSES
 
+T_MIN = 1e-4  # earliest time that the processes without steps train
+
 
 def beta_schedule(name: str, timesteps: int) -> Tensor:
     """Variances beta_t of the forward steps, (T,) float64.
@@ -183,9 +185,8 @@ class GaussianDiffusion(Diffusion):
 class _StraightSignal(Diffusion):
     """What the processes with x_t = (1 - t) x_start + sigma(t) noise, t in (0, 1], have in common."""
 
-    def __init__(self, t_min: float = 1e-4):
+    def __init__(self):
         super().__init__(PROCESSES[self.model_type].objectives[0])
-        self.t_min = t_min
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
@@ -196,8 +197,8 @@ class _StraightSignal(Diffusion):
         return _per_sample(1 - t, like), _per_sample(self.sigma(t), like)
 
     def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
-        """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool is set."""
-        t = self.t_min + u * (1 - self.t_min)
+        """u (B,) in [0, 1) -> t (B,) in [T_MIN, 1); 1 where `final_step` (B,) bool is set."""
+        t = T_MIN + u * (1 - T_MIN)
         return torch.where(final_step, torch.ones_like(t), t)
 
     def time_input(self, t: Tensor) -> Tensor:

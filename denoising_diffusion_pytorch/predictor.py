@@ -127,7 +127,7 @@ class Predictor:
             raise CheckpointError(f"{name}: is no folder, and not on the Hugging Face Hub ({reason})") from error
 
     @property
-    def knows_the_simulation(self) -> bool:
+    def sees_simulation(self) -> bool:
         """Whether the embedded simulator's map is part of the condition; scores on that simulator's own maps then say nothing."""
         return "simulated" in self.config.data.cond_channels
 

@@ -89,7 +89,7 @@ def figure_row(scene: Scene, **maps: np.ndarray | None) -> dict[str, Any]:
 
 
 def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
-    """The truth | each of `columns` | error of the last | spread of its samples, if it is given; one row per scene.
+    """The truth | each of `columns` | error of the last | spread of its samples, if they are given; one row per scene.
 
     Args:
         path: file to write, PNG, PDF or SVG by its name.
@@ -124,11 +124,16 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
     _save(figure, path)
 
 
-def contact_sheet(path: str | Path, scenes: Sequence[Scene], columns: int = 4) -> None:
-    """The true maps of many scenes side by side; `path` as in `comparison_figure`."""
-    lines = -(-len(scenes) // columns)
-    figure = Figure(figsize=(2.4 * columns + 1, 2.5 * lines + 0.3), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+def contact_sheet(path: str | Path, scenes: Sequence[Scene]) -> None:
+    """The true maps of many scenes side by side.
+
+    Args:
+        path: file to write, PNG, PDF or SVG by its name.
+        scenes: with gain.
+    """
+    lines = -(-len(scenes) // 4)
+    figure = Figure(figsize=(10.6, 2.5 * lines + 0.3), layout="constrained")
+    grid = figure.subplots(lines, 4, squeeze=False).ravel()
     for axes in grid[len(scenes) :]:
         axes.set_axis_off()
     for axes, scene in zip(grid[: len(scenes)], scenes, strict=True):
@@ -235,7 +240,7 @@ def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]
         largest = max(largest, spread.max(), error.max())
     right.plot([0, largest], [0, largest], color="0.6", linewidth=1)
     left.set(
-        xlabel="nominal fraction of the interval", ylabel="fraction of open pixels inside", xlim=(0, 1), ylim=(0, 1)
+        xlabel="nominal coverage of the interval", ylabel="fraction of open pixels inside", xlim=(0, 1), ylim=(0, 1)
     )
     right.set(xlabel="spread of the samples (dB)", ylabel="root mean square error of their mean (dB)")
     left.legend(frameon=False)

@@ -1,6 +1,5 @@
 """Predicted maps as files: pictures, arrays and GeoTIFF; best server and coverage of several transmitters."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.files import write_json
 from data.geometry.georeference import Georeference
 from data.gis.geotiff import write_geotiff
 from data.scene import Scene
@@ -95,7 +95,7 @@ def write_coverage(
             for number, scene in enumerate(scenes, 1)
         ],
     }
-    (folder / "coverage.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    write_json(folder / "coverage.json", summary)
     np.save(folder / "best_server.npy", server.astype(np.int16))
     if place is not None:
         for name, values in (("best_server", server), ("coverage", coverage.covered)):

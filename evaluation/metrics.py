@@ -141,7 +141,8 @@ class Scores:
 
     def _of(self, convention: str, rows: list[dict[str, Any]]) -> dict[str, float]:
         error, power, pixels = self._sums[convention]
-        means = {key: mean_of([row.get(key) for row in rows]) for key in rows[0] if key != "name"}
+        names = dict.fromkeys(key for row in rows for key in row if key != "name")
+        means = {name: mean_of([row.get(name) for row in rows]) for name in names}
         return means | {
             "nmse_whole_set": float(error / power) if power else math.nan,
             "rmse_whole_set": math.sqrt(error / pixels),

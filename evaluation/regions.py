@@ -19,7 +19,7 @@ class Regions:
 
     Attributes:
         open: outside of the real buildings.
-        picture: RadioMapSeer's building picture, which lies half a pixel beside the map.
+        picture: RadioMapSeer's building picture, which is offset by half a pixel from the map.
         parts: by name: `los`, in line of sight of the transmitter, and `nlos`; with measured points `near` them and `far`.
     """
 
@@ -55,7 +55,7 @@ def error_by_region(prediction: np.ndarray, scene: Scene, regions: Regions) -> d
     masks = {
         "inside buildings": inside,
         "outage (zero in the open)": scene.gain == 0,
-        "beside a wall": ndimage.binary_dilation(inside, np.ones((3, 3))),
+        "next to a wall": ndimage.binary_dilation(inside, np.ones((3, 3))),
         "line of sight": regions.parts["los"],
         "deep shadow (below -127 dB)": scene.gain < NOISE_FLOOR,
         "other shadow": np.ones_like(inside),

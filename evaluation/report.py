@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.files import write_json
+from data.files import write_json, write_text
 
 from .scoring import Evaluation
 from .table import LEGEND, SHORT, aligned, markdown, powers, table
@@ -62,5 +62,4 @@ def write_markdown(path: Path, rows: Rows, facts: Mapping[str, Any]) -> None:
     """What was scored, and the table of all scores."""
     head = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
     power = f"Mean power of the targets: {powers(next(iter(rows.values())))}."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{head}\n\n{markdown(table(rows))}\n\n{power} {LEGEND}\n", encoding="utf-8")
+    write_text(path, f"{head}\n\n{markdown(table(rows))}\n\n{power} {LEGEND}\n")

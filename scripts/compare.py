@@ -31,7 +31,7 @@ import yaml
 from pydantic import ValidationError
 
 from data import Scene, open_tree
-from data.files import read_json, write_json
+from data.files import read_json, write_json, write_text
 from data.hashing import digest
 from data.incomplete import Incomplete
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
@@ -290,7 +290,7 @@ def main() -> None:
     text = tables(plan, found, steps)
     print(text)
     if arguments.markdown:
-        arguments.markdown.write_text(text + "\n", encoding="utf-8")
+        write_text(arguments.markdown, text + "\n")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def main() -> None:
         raise ConfigError("--device cuda: there is no GPU that PyTorch can use")
     predictor = Predictor(arguments.ckpt, device=arguments.device)
     if not isinstance(predictor.model, LatentDiffusion):
-        raise ConfigError(f"--ckpt {arguments.ckpt}: is a regression baseline; the page needs a latent diffusion")
+        raise ConfigError(
+            f"--ckpt {arguments.ckpt}: is a regression baseline; the page shows samples of a latent diffusion"
+        )
     list(predictor.predict(random_scenes(0)))  # the first prediction compiles; done before anyone waits
     simulated_gain(random_scenes(0)[0])
     print(f"http://{arguments.host}:{arguments.port} (Ctrl-C ends it)", flush=True)

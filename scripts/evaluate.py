@@ -1,4 +1,4 @@
-"""Score a trained model beside the simulator, predictors that need no training, and a baseline.
+"""Score a trained model, the simulator, predictors that need no training, and a baseline.
 
     python scripts/evaluate.py                                  the released model on unseen simulated cities
     python scripts/evaluate.py --data path/to/RadioMapSeer --split test --json scores.json --markdown table.md
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data import DataError, FlatTree, RadioMapSeer, open_tree
 from data.incomplete import Incomplete
-from data.simulator.scenes import TOLD, SimulatedScenes
+from data.simulator.scenes import CIRCULAR, SimulatedScenes
 from denoising_diffusion_pytorch.cli import natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import parse_config
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -133,8 +133,8 @@ def main() -> None:
     head = f"{predictor.title}: {facts['checkpoint']}", settings, source.report, f"scored on {len(scenes)} maps"
     print(wrapped(*head), flush=True)
     evaluation, notes = score(arguments, predictor, baseline, scenes)
-    if arguments.data is None and predictor.knows_the_simulation:
-        notes.append(f"{TOLD} (--data)")
+    if arguments.data is None and predictor.sees_simulation:
+        notes.append(f"{CIRCULAR} (--data)")
     rows = evaluation.summaries()
     print(report(rows, evaluation.mean_by_region(), notes))
     facts |= {"data": source.report, "split": arguments.split if arguments.data else None}

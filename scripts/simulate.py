@@ -41,8 +41,8 @@ def main() -> None:
     print_city(city, arguments.buildings)
     tx = scene_at(arguments.buildings.stem, layout, arguments.tx, city.place).tx
     if layout.inside.size > LARGE:
-        size = f"{layout.shape[1]} x {layout.shape[0]} px"
-        print(f"simulating {size}, {layout.inside.size / SIDE**2:.0f} times a RadioMapSeer map", flush=True)
+        size = "x".join(map(str, layout.shape[::-1]))
+        print(f"simulating {size} px, {layout.inside.size / SIDE**2:.0f} times a RadioMapSeer map", flush=True)
     path_gain = Simulator(layout).path_gain(tx)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gain_to_uint8(db_to_gain(path_gain))).save(arguments.out, format="PNG")

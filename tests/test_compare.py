@@ -71,7 +71,7 @@ def call(main, monkeypatch, *arguments):
 
 
 def run(root, monkeypatch, *more):
-    out, table = root / "out", root / "table.md"
+    out, table = root / "out", root / "new" / "table.md"
     plan = ("--plan", root / "plan.yaml", "--out", out, "--threads", 1, "--markdown", table)
     call(compare.main, monkeypatch, *plan, *more)
     return table.read_text(), out

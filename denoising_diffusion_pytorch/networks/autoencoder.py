@@ -259,8 +259,8 @@ class AutoencoderKL(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
-        """The `image` (B, C, H, W) of a batch with `cond` and `ori_mask` through the posterior's mean and back -> grey levels in
-        [0, 1].
+        """The `image` (B, C, H, W) of a batch, which also holds `cond` and `ori_mask`, through the posterior's mean and back ->
+        grey levels in [0, 1].
         """
         decoded = self.decode(self.encode(batch["image"]).mode(), batch["cond"])
         return to_gain(decoded, batch["ori_mask"])

@@ -118,12 +118,12 @@ def upsample_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequen
     return nn.Sequential(conv, nn.ReLU())
 
 
-def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding of time (Vaswani et al., 2017), cos first as in DDPM's U-Net: t (B,) in [0, 1000], not necessarily
     integers -> (B, dim) float32; `dim` is even.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t.float()[:, None] * frequencies[None]  # (B, dim / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 

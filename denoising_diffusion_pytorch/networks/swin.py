@@ -125,10 +125,10 @@ class CrossAttention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with a GELU in between, on the last dimension."""
 
-    def __init__(self, dim: int, expansion: int = 4):
+    def __init__(self, dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, expansion * dim)
-        self.fc2 = zero_init(nn.Linear(expansion * dim, dim))
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = zero_init(nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> the same."""

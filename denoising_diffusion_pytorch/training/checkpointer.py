@@ -1,4 +1,4 @@
-"""What a run keeps on disk to go on from: resuming, writing, pruning. The format is checkpoint.py's."""
+"""The checkpoints of a run: resuming, writing, pruning. The format is checkpoint.py's."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ log = logging.getLogger("radiodiff")
 
 
 class Checkpointer:
-    """Reads and writes everything that a run needs to go on as if it had not stopped.
+    """Reads and writes everything that a run needs to continue as if it had not stopped.
 
     Args:
         config: resolved; written into every checkpoint.
@@ -79,7 +79,7 @@ class Checkpointer:
         return lines
 
     def _set_newer_aside(self, step: int) -> None:
-        """Move checkpoints after `step` out of the way of a run that goes on from there; nothing is deleted."""
+        """Move checkpoints after `step` out of the way of a run that continues from there; nothing is deleted."""
         newer = [path for number, path in steps_of(self.folder).items() if number > step]
         if newer:
             aside = Path(tempfile.mkdtemp(prefix=time.strftime("superseded_%Y%m%d_%H%M%S_"), dir=newer[0].parent))

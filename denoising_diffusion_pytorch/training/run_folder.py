@@ -50,7 +50,7 @@ class RunFolder:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         try:
-            if fcntl is not None:  # a POSIX lock ends with the process; loading workers do not inherit it
+            if fcntl is not None:  # a POSIX lock ends with its process, however that ends; workers do not inherit it
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             said = "another process is training here; wait for it, or choose another trainer.results_folder"
@@ -64,7 +64,7 @@ class RunFolder:
         log.setLevel(logging.INFO)
 
     def begin(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
-        """Write what is known before the first step, and open TensorBoard's events to go on after `step`."""
+        """Write what is known before the first step, and open TensorBoard's events to continue after `step`."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
 
         self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)

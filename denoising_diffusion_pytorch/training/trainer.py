@@ -1,7 +1,7 @@
 """The training loop of all stages: accumulation, clipping, learning rate, EMA, logging, pictures, checkpoints.
 
 A step is an optimizer step. Everything that a step does follows from (seed, step, rank) and the samples' keys, so
-that a run which was interrupted goes on as if it had not been.
+that an interrupted run continues as if it had not been interrupted.
 """
 
 import time
@@ -100,7 +100,7 @@ class Trainer:
             if self.step:
                 self.save()
             done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
-            stopped = f"stopped at step {self.step}; the same command goes on from here"
+            stopped = f"stopped at step {self.step}; the same command continues from here"
             self.accelerator.print(done if self.step >= self.settings.training_steps else stopped)
             self.accelerator.end_training()
 

@@ -62,6 +62,7 @@ class RadioUNet(Regression):
     their losses; the second one's gradient does not reach the first. The last layers have no ReLU, as maps lie in [-1, 1].
 
     Args:
+        cond_channels: channels of the condition.
         width: fraction of the published channels in every layer.
         variance: the second U-Net predicts the log-variance, too.
     """

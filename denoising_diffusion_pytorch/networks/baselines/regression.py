@@ -39,7 +39,7 @@ class Regression(nn.Module, ABC):
     def predict(self, batch: dict[str, Any], num_samples: int = 1) -> list[Tensor]:
         """Grey levels (B, 1, S, S) for a batch with `cond`, `ori_mask` and `keys`, zero where the masks say so.
 
-        One sample is the mean. More are sampled from every pixel's normal distribution, independent of its neighbours;
+        One sample is the mean. More are drawn from every pixel's normal distribution, independent of its neighbours;
         a network without `variance` has its one answer, however many are asked for.
         """
         output, masks = self(batch["cond"])[-1].float(), batch["ori_mask"]
