@@ -275,7 +275,7 @@ def test_the_documents_loss_trains_every_part():
     four["first_stage_config"] = four["first_stage_config"] | {"trainable": True}
     model = LatentDiffusion(**four | {"diffusion_config": {"objective": "pred_noise"}})
     given = tiny_batch(0)
-    batch = {"image": given["images"], "cond": given["conditions"]}
+    batch = {"image": given["image"], "cond": given["cond"]}
     discriminator = torch.nn.Conv2d(1, 1, 4)
     for parameter in model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)  # several layers begin at zero
@@ -289,8 +289,8 @@ def test_a_model_is_called_with_images_or_a_batch():
     given = tiny_batch(0)
     losses = []
     for arguments in (
-        (given["images"], given["conditions"]),
-        ({"image": given["images"], "cond": given["conditions"]},),
+        (given["image"], given["cond"]),
+        ({"image": given["image"], "cond": given["cond"]},),
     ):
         torch.manual_seed(1)
         losses.append(model(*arguments))
