@@ -27,7 +27,7 @@ def test_oddities():
     for odd, what in (
         (scene((9.5, 12.0)), "inside a building"),  # halves round up
         (scene(gain={...: 0}), "black everywhere"),
-        (scene(gain={(slice(10, 20), slice(10, 20)): 0.3}), "inside buildings have a gain"),
+        (scene(gain={...: 0.3}), "inside buildings have a gain"),
         (scene(gain={(25, 25): 1.0, (5, 4): 0.5}), "not at the transmitter"),
         (replace(scene(), layout=Layout([], (32, 32))), "buildings cover 0%"),
     ):

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 import denoising_diffusion_pytorch
 from data import (
-    Augmentation,
     DataError,
     RadioMapDataset,
     RadioUNet_c,
@@ -37,6 +36,7 @@ from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
 from examples import document_loop
 from tests.processes import ROOT
+from tests.test_data import marked
 from tests.test_networks import weights
 from tests.tiny import TINY, tiny_batch, tiny_config
 
@@ -109,14 +109,6 @@ def test_workers_outlive_a_signal_to_the_group(flat_tree):
     assert worker.exitcode == 0
 
 
-def marked(size=32):
-    """A sample whose parts carry the same mark, in a place that is certain."""
-    mark = torch.zeros(1, size, size)
-    mark[0, 4:12, 6:20] = 1
-    image = torch.where(mark > 0, -1.0, 0.5)
-    return {"image": image, "cond": image.repeat(2, 1, 1), "ori_mask": mark, "name": "a", "key": 0}
-
-
 def test_augmentation_of_the_document():
     torch.manual_seed(0)
     augment, plain, seen = RandomAugmentation(p=1.0), marked(), {"flip": 0, "rotation": 0, "jitter": 0}
@@ -124,30 +116,17 @@ def test_augmentation_of_the_document():
     for _ in range(60):
         sample = augment(marked())
         assert sample["name"] == "a" and (sample["image"][sample["ori_mask"] == 1] == -1).all()
-        assert set(sample["ori_mask"].unique().tolist()) <= {0.0, 1.0}
         if torch.equal(sample["ori_mask"], plain["ori_mask"]):
             seen["jitter"] += 1
             assert torch.equal(sample["cond"], plain["cond"])  # image alone, by up to a tenth
             assert 0 < (sample["image"] - plain["image"]).abs().max() < 0.2
-        elif any(torch.equal(sample["ori_mask"], pose) for pose in poses):
-            seen["flip"] += 1
-            assert torch.equal(sample["image"], sample["cond"][:1])
         else:
-            seen["rotation"] += 1
+            seen["flip" if any(torch.equal(sample["ori_mask"], pose) for pose in poses) else "rotation"] += 1
             assert torch.allclose(sample["image"], sample["cond"][:1], atol=1e-5)
     assert seen["flip"] > 15 and min(seen.values()) > 5
     x = plain["image"]
     assert RandomAugmentation(p=0.0)(x) is x and augment(x).shape == x.shape
-    changed = sum(RandomAugmentation()(x) is not x for _ in range(400))
-    assert 150 < changed < 250
-
-
-@pytest.mark.parametrize("settings", [{"rotation": 40.0}, {"translation": 0.2}, {"color_jitter": 0.3}])
-def test_the_map_stays_zero_where_that_is_certain(settings):
-    for seed in range(20):
-        sample = Augmentation(**settings)(marked(), seed)
-        assert (sample["image"][sample["ori_mask"] == 1] == -1).all()
-        assert set(sample["ori_mask"].unique().tolist()) <= {0.0, 1.0}
+    assert 150 < sum(RandomAugmentation()(x) is not x for _ in range(400)) < 250
 
 
 def test_names_of_the_data_package():
@@ -169,12 +148,8 @@ def test_autoencoder_and_encoder():
         ]
         assert [weights(encoder) for encoder in encoders] == 3 * [weights(autoencoder.encoder)]
         assert encoders[0](torch.zeros(1, 1, 320, 320)).shape == (1, 6, 80, 80)
-        assert Encoder(ch=32, out_ch=4, ch_mult=[1, 2], num_res_blocks=1)(torch.zeros(1, 1, 16, 16)).shape == (
-            1,
-            8,
-            8,
-            8,
-        )
+        small = Encoder(ch=32, out_ch=4, ch_mult=[1, 2], num_res_blocks=1)
+        assert small(torch.zeros(1, 1, 16, 16)).shape == (1, 8, 8, 8)
 
 
 def test_unet_takes_a_bare_condition_and_none():
@@ -275,7 +250,7 @@ def test_the_documents_loss_trains_every_part():
     four["first_stage_config"] = four["first_stage_config"] | {"trainable": True}
     model = LatentDiffusion(**four | {"diffusion_config": {"objective": "pred_noise"}})
     given = tiny_batch(0)
-    batch = {"image": given["images"], "cond": given["conditions"]}
+    batch = {"image": given["image"], "cond": given["cond"]}
     discriminator = torch.nn.Conv2d(1, 1, 4)
     for parameter in model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)  # several layers begin at zero
@@ -289,8 +264,8 @@ def test_a_model_is_called_with_images_or_a_batch():
     given = tiny_batch(0)
     losses = []
     for arguments in (
-        (given["images"], given["conditions"]),
-        ({"image": given["images"], "cond": given["conditions"]},),
+        (given["image"], given["cond"]),
+        ({"image": given["image"], "cond": given["cond"]},),
     ):
         torch.manual_seed(1)
         losses.append(model(*arguments))

@@ -97,14 +97,12 @@ def test_a_house_has_its_size_in_every_system(tmp_path, label, system, written, 
     "crs, ring, message",
     [
         ("EPSG:2263", shifted(HOUSE, 980_000, 190_000), "EPSG:2263.*nor known to be in metres.*ogr2ogr -t_srs EPSG:4326"),
-        ("EPSG:2236", shifted(HOUSE, 980_000, 190_000), "EPSG:2236.*feet"),
         ("EPSG:3395", shifted(HOUSE, 980_000, 190_000), "EPSG:3395.*ogr2ogr"),
         ("EPSG:99999", HOUSE, "EPSG:99999.*ogr2ogr"),
         ("urn:x:local", HOUSE, r"crs. \(urn:x:local\) is not known here; .*ogr2ogr"),
         ("EPSG:4326", shifted(HOUSE, 500_000, 5_000_000), "says EPSG:4326, whose numbers are degrees.*5e.06.* cannot be"),
         ("EPSG:4326", HOUSE, "says EPSG:4326, whose numbers are degrees"),
         ("EPSG:3857", placed(4326, 10, 50), "says EPSG:3857, whose numbers are metres.*cannot be; correct or remove"),
-        ("EPSG:25832", placed(4326, 10, 50), "says EPSG:25832"),
         ("EPSG:27700", shifted(HOUSE, -13_000, 6_710_000), "says EPSG:27700"),
         ("EPSG:32632", HOUSE, "says EPSG:32632"),
     ],
@@ -182,13 +180,9 @@ def test_only_what_says_that_it_is_a_building(properties, other):
     "geometry",
     [
         None,
-        {},
-        polygon(),
         polygon([]),
-        polygon([[0, 0]]),
         polygon([[0, 0], [5, 5], [0, 0]]),
         polygon([[1, 2], [3, "x"], [5, 6]]),
-        polygon([[1, 2], [float("nan"), 3], [5, 6]]),
         polygon([[1, 2], [10**400, 3], [5, 6]]),
         {"type": "Polygon", "coordinates": None},
         {"type": "MultiPolygon", "coordinates": [[], None, [[]]]},
@@ -208,11 +202,10 @@ def test_rings_that_cross_themselves_and_heights():
     spike = [[0, 0], [30, 0], [30, 60], [30, 20], [0, 20]]
     assert read(feature(polygon(spike))).layout.coverage.sum() == pytest.approx(600)
     three = [[x, y, 35.0] for x, y in HOUSE]
-    nested = {
-        "type": "GeometryCollection",
-        "geometries": [{"type": "GeometryCollection", "geometries": [polygon(three)]}],
-    }
-    assert read(feature(nested)).layout.coverage.sum() == pytest.approx(600)
+    inner = {"type": "GeometryCollection", "geometries": [polygon(three)]}
+    assert read(feature({"type": "GeometryCollection", "geometries": [inner]})).layout.coverage.sum() == pytest.approx(
+        600
+    )
 
 
 def test_parts_duplicates_and_overlaps_count_once():
@@ -253,7 +246,6 @@ def test_encodings_and_lines(content):
         ("a.json", b"{", "is no GeoJSON .line 1"),
         ("a.json", b'{"type": "Polygon"}\n{"type":', "is no GeoJSON .line 2"),
         ("a.json", b"[" * 100_000, "is no GeoJSON"),
-        ("a.json", b"[1]", "holds no polygons that can be read"),
         ("a.json", b'{"type": "Point", "coordinates": [1, 2]}', "holds no polygon"),
         ("a.json", b'{"type": "Topology", "objects": {}}', "Topology.*ogr2ogr -t_srs EPSG:4326 converted.geojson a.json"),
         ("a.json", b'{"elements": []}', "osmtogeojson"),
@@ -261,8 +253,6 @@ def test_encodings_and_lines(content):
         ("a.kml", b"<?xml version='1.0'?><kml/>", "is no GeoJSON; a city is a PNG, GeoJSON .*ogr2ogr .* a.kml"),
         ("a.osm", b"<osm/>", "ogr2ogr .* a.osm multipolygons"),
         ("a.gpkg", b"SQLite format 3\0", "a city is a PNG, GeoJSON .* ogr2ogr"),
-        ("a.shp", b"\0\0\x27\x0a" + bytes(90), "ogr2ogr"),
-        ("a.csv", b"id,WKT\n", "ogr2ogr"),
         ("a.geojson", b"", "is no GeoJSON"),
         ("a.jpg", b"\xff\xd8\xff\xe0", "is no PNG; convert it to one"),
     ],

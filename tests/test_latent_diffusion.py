@@ -8,7 +8,6 @@ from data import Scene
 from data.geometry.layout import Layout
 from data.prepare import prepare
 from denoising_diffusion_pytorch.build import build_loss, build_model
-from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.predictor import predict_batch
 from denoising_diffusion_pytorch.processes import PROCESSES
@@ -182,8 +181,6 @@ def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
     assert decoder.grad.abs().sum() > 0
     assert all(p.grad is None for p in model.first_stage_model.encoder.parameters())
     assert torch.isclose(loss, logs["l1"] + logs["l2"] + 0.5 * logs["latent"])
-    with pytest.raises(ConfigError, match="exclude each other"):
-        tiny_config(first_stage_config={"trainable": True}, diffusion_config={"end_to_end": {"start_step": 3}})
 
 
 def test_joint_objective_trains_both():
@@ -209,12 +206,3 @@ def test_frozen_first_stage_stays_in_eval_mode():
     model = tiny_model().train()
     assert not model.first_stage_model.training and model.unet.training
     assert not any(p.requires_grad for p in model.first_stage_model.parameters())
-
-
-def test_unknown_arguments_are_refused():
-    parts = tiny_model()
-    modules = parts.first_stage_model, parts.cond_stage_model, parts.unet, parts.diffusion
-    with pytest.raises(TypeError, match="sampling_timesteps"):
-        LatentDiffusion(*modules, sampling_timesteps=1)
-    with pytest.raises(TypeError, match="stps"):
-        LatentDiffusion(*modules).sample(tiny_batch(0)["cond"], stps=1)

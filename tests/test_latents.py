@@ -8,13 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from data import DataError
-from denoising_diffusion_pytorch.build import build_autoencoder, build_model
-from denoising_diffusion_pytorch.checkpoint import find_checkpoint
-from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.objectives import LatentObjective
 from tests.tiny import tiny_config
-from tests.training import make_trainer, same, weights
 
 
 @pytest.fixture
@@ -105,43 +102,3 @@ def test_no_two_processes_write_one_file(encode, tmp_path):
         before = after
     assert all(touched) and not touched[0] & touched[1] and not touched[2] & (touched[0] | touched[1])
     assert len(touched[0] | touched[1] | touched[2]) == len(before)
-
-
-def test_settings_that_exclude_cached_latents():
-    with pytest.raises(ConfigError, match="cache_latents.*trainable"):
-        tiny_config("ldm", data={"cache_latents": True}, first_stage_config={"trainable": True})
-    with pytest.raises(ConfigError, match="data.augmentation's rotation"):
-        tiny_config("ldm", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
-    tiny_config("vae", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
-
-
-def test_a_map_that_turns_unreadable_ends_the_run_and_the_repaired_one_continues_it(radiomapseer, tmp_path):
-    broken = sorted((radiomapseer / "gain" / "DPM").iterdir())[2]
-    content = broken.read_bytes()
-    settings = {
-        "train": {"data_root": str(radiomapseer)},
-        "cache_latents": True,
-        "cache_folder": str(tmp_path / "cache"),
-    }
-    config = tiny_config("ldm", data=settings)
-    autoencoder = build_autoencoder(config)
-
-    def run(folder, breaks):
-        data = TrainingData(config, Accelerator(cpu=True))
-        data.cache_latents(autoencoder)
-
-        def batches(first):
-            for number, batch in enumerate(data.batches(first), first):
-                if breaks and number == 8:  # the second epoch: every map has been read
-                    broken.write_bytes(content[:100])
-                yield batch
-
-        make_trainer(folder, batches=batches, trainer={"training_steps": 8, "save_interval": 100}).train()
-
-    with pytest.raises(DataError, match=broken.name):
-        run(tmp_path / "run", breaks=True)
-    assert 4 <= find_checkpoint(tmp_path / "run").step < 8
-    broken.write_bytes(content)
-    run(tmp_path / "run", breaks=False)
-    run(tmp_path / "whole", breaks=False)
-    assert same(weights(tmp_path / "run", 8), weights(tmp_path / "whole", 8))
