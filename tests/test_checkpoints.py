@@ -89,14 +89,6 @@ def test_going_back_to_a_milestone_sets_newer_checkpoints_aside_and_says_that_ev
     assert "changed since the checkpoint: trainer.learning_rate: 0.001 -> 0.01" in said
 
 
-def test_another_number_of_processes_is_said(tmp_path):
-    make_trainer(tmp_path).train()
-    path = tmp_path / "checkpoints" / "ckpt_4"
-    ck.write_meta(path, ck.read_meta(path) | {"processes": 2})
-    make_trainer(tmp_path, trainer={"training_steps": 5}).train()
-    assert "processes: 2 -> 1, and with them the samples per step: 8 -> 4" in (tmp_path / "train.log").read_text()
-
-
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()
@@ -171,11 +163,13 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, largest):
     assert kept(tmp_path) == before and ck.find_checkpoint(tmp_path).step == 4
 
 
-def test_resuming_takes_the_new_settings_of_the_optimizer(tmp_path):
+def test_resuming_takes_the_new_settings_of_the_optimizer_and_says_another_number_of_processes(tmp_path):
     make_trainer(tmp_path).train()
-    resumed = make_trainer(
-        tmp_path, trainer={"training_steps": 5, "optimizer": {"weight_decay": 0.5, "betas": [0.8, 0.9]}}
-    )
+    path = tmp_path / "checkpoints" / "ckpt_4"
+    ck.write_meta(path, ck.read_meta(path) | {"processes": 2})
+    optimizer = {"weight_decay": 0.5, "betas": [0.8, 0.9]}
+    resumed = make_trainer(tmp_path, trainer={"training_steps": 5, "optimizer": optimizer})
     resumed.train()
+    assert "processes: 2 -> 1, and with them the samples per step: 8 -> 4" in (tmp_path / "train.log").read_text()
     group = resumed.optimizations[0].optimizer.param_groups[0]
     assert group["weight_decay"] == 0.5 and group["betas"] == (0.8, 0.9) and group["fused"] == resumed.fused

@@ -288,31 +288,32 @@ def test_stage_2_takes_the_autoencoder_from_its_checkpoint(tmp_path):
     path.write_text("first_stage_config: {ckpt_path: a, ddconfig: {ch: 8}}\nunet_config: {attention_resolutions: [2]}")
     trained = {"first_stage_config": {"embed_dim": 4, "ddconfig": {"ch_mult": [1, 2], "ch": 16}}}
     theirs = resolve(parse_config(trained), "vae").first_stage_config
-    asked = []
-    config = load_config(path, trained=lambda place: asked.append(place) or theirs)
+    config = load_config(path, trained=lambda place: theirs)
     first = config.first_stage_config
     assert (first.embed_dim, first.ddconfig.ch_mult, first.ddconfig.ch) == (4, [1, 2], 8)
-    assert asked == ["./radiodiff_results_LDM"]
     assert config.unet_config.in_channels == 4 and config.unet_config.image_size == 160
-    assert load_config(path, trained=lambda place: None).first_stage_config.embed_dim == 3
-    own = {"./radiodiff_results_LDM": theirs}  # a run that is resumed no longer needs the first stage's folder
-    assert load_config(path, trained=own.get).first_stage_config.embed_dim == 4
-    assert load_config(path, ["trainer.enable_resume=false"], trained=own.get).first_stage_config.embed_dim == 3
-    assert load_config(path, stage="vae", trained=lambda place: 1 / 0).first_stage_config.embed_dim == 3
+
+    def embed_dim(*overrides, own, stage="ldm"):  # a run that is resumed no longer needs the first stage's folder
+        return load_config(path, overrides, stage=stage, trained=own.get).first_stage_config.embed_dim
+
+    own = {"./radiodiff_results_LDM": theirs}
+    assert embed_dim(own=own) == 4 and embed_dim(own={}) == 3
+    assert embed_dim("trainer.enable_resume=false", own=own) == embed_dim(own=own, stage="vae") == 3
 
 
 def test_floor_of_the_learning_rate(load, refuse):
-    def floor(text, *overrides):
-        return load(text, *overrides).trainer.min_learning_rate
-
-    assert floor("trainer: {lr: 1e-3}") == 1e-4 and floor("trainer: {lr: 1e-3, min_lr: 1e-5}") == 1e-5
-    assert floor("trainer: {min_lr: 0}") == 0 and floor("trainer: {lr_scheduler: {min_lr_ratio: 0.2}}") == 1e-5
     both = "trainer: {lr: 5e-5, min_lr: 5e-6, lr_scheduler: {min_lr_ratio: 0.1}}"
-    assert floor(both, "trainer.learning_rate=1e-4") == 1e-5
-    assert floor(both, "optimization.min_lr=1e-6") == 1e-6
-    assert floor(both, "trainer.lr_scheduler.min_lr_ratio=0.5") == 2.5e-5
-    saved = to_yaml(load("trainer: {lr: 1e-3, min_lr: 1e-5}"))
-    assert floor(saved, "trainer.learning_rate=2e-3") == 1e-5
+    for floor, *given in (
+        (1e-4, "trainer: {lr: 1e-3}"),
+        (1e-5, "trainer: {lr: 1e-3, min_lr: 1e-5}"),
+        (0, "trainer: {min_lr: 0}"),
+        (1e-5, "trainer: {lr_scheduler: {min_lr_ratio: 0.2}}"),
+        (1e-5, both, "trainer.learning_rate=1e-4"),
+        (1e-6, both, "optimization.min_lr=1e-6"),
+        (2.5e-5, both, "trainer.lr_scheduler.min_lr_ratio=0.5"),
+        (1e-5, to_yaml(load("trainer: {lr: 1e-3, min_lr: 1e-5}")), "trainer.learning_rate=2e-3"),
+    ):
+        assert load(*given).trainer.min_learning_rate == pytest.approx(floor)
     refuse("trainer: {min_lr: 1e-6, lr_scheduler: {min_lr_ratio: 0.1}}", "trainer.min_learning_rate", "min_lr_ratio")
     refuse("trainer: {min_lr: 1e-3}", "trainer.min_learning_rate is 0.001", "learning_rate")
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,13 +89,6 @@ def test_a_position_has_one_pixel():
         Layout.traced(np.ones((4, 4), bool)).nearest_open((1, 1))
 
 
-def test_courtyards_are_fitted_too():
-    ring = np.array([[4.0, 3.0], [30.0, 8.0], [27.0, 28.0], [3.0, 24.0]])
-    layout = Layout([snap(ring), snap(ring * 0.4 + 9)], (36, 36))
-    fitted = Layout(fit_outlines(picture_of(layout)), layout.shape)
-    assert len(fitted.outlines) == 2 and (fitted.inside != layout.inside).sum() <= 12
-
-
 def test_pictures_cut_from_the_maps_lie_over_them(radiomapseer):
     shutil.rmtree(radiomapseer / "polygon")
     for scene in range(10):
@@ -152,14 +146,6 @@ def test_odd_outlines_and_antennas_are_named(radiomapseer, which, content, messa
     (radiomapseer / which).write_text(content)
     with pytest.raises(DataError, match=f"{which}.*{message}"):
         RadioMapSeer(radiomapseer).scene(1)
-
-
-def test_outlines_survive_a_file(tmp_path):
-    layout = Layout([snap(np.array([[3.2, 4.1], [9.9, 4.0], [6.0, 11.7]]))], (32, 32))
-    save_json(tmp_path / "a.json", outlines_as_file(layout))
-    again = read_outlines(tmp_path / "a.json", (32, 32))
-    assert all(np.array_equal(a, b) for a, b in zip(layout.outlines, again.outlines, strict=True))
-    assert json.loads((tmp_path / "a.json").read_text())[0][0] == [4, 28]
 
 
 def test_wrong_arguments(radiomapseer):
@@ -380,21 +366,16 @@ def test_conditions_of_a_flat_tree_are_taken_as_they_are(flat_tree):
         RadioUNet_c(flat_tree, cache=True)  # in half precision
 
 
-def open_scene(tx=(3.0, 5.0), size=16):
-    return Scene("0_0", Layout([], (size, size)), tx)
-
-
-def test_transmitter_channel():
-    exact = data.conditions.transmitter(open_scene(), 16)
-    assert exact[5, 3] == 1 and exact.sum() == 1
-    coarse = data.conditions.transmitter(open_scene(tx=(4.0, 5.0)), 8)  # between two coarse pixels
-    assert coarse.sum() == pytest.approx(1) and (coarse > 0).sum() == 4
-    corner = data.conditions.transmitter(open_scene(tx=(0.0, 0.0)), 4)
-    assert corner.sum() == pytest.approx(1) and corner[0, 0] == 1
-
-
-def test_distance_and_sight_channels():
-    scene = open_scene()
+def test_channels_of_the_transmitter():
+    scene = Scene("0_0", Layout([], (16, 16)), (3.0, 5.0))
+    for tx, size, pixels in (
+        ((3.0, 5.0), 16, 1),
+        ((4.0, 5.0), 8, 4),
+        ((0.0, 0.0), 4, 1),
+    ):  # 4: between two coarse pixels
+        drawn = data.conditions.transmitter(replace(scene, tx=tx), size)
+        assert drawn.sum() == pytest.approx(1) and (drawn > 0).sum() == pixels
+        assert pixels == 4 or drawn[int(tx[1]), int(tx[0])] == 1
     free = data.conditions.log_distance(scene, 16)
     assert free[5, 3] == pytest.approx(1) and free[5, 13] == pytest.approx(1 - 25 / 99.16)
     assert data.conditions.line_of_sight(scene, 16).min() == 1
@@ -413,14 +394,11 @@ def test_resizing():
     assert resize(np.ones((8, 8)), 10) == pytest.approx(1)
     with pytest.raises(DataError, match="square"):
         resize(np.zeros((4, 8)), 4)
-
-
-def test_back_to_native_undoes_the_area_mean():
     buildings = np.zeros((16, 16), bool)
     buildings[3:9, 5:7] = True
     scene = Scene("s", Layout.traced(buildings), (0.0, 0.0))
     gain = np.where(buildings, 0, 0.6).astype(np.float32)
-    assert np.allclose(to_native(resize(gain, 4), scene), gain, atol=1e-6)
+    assert np.allclose(to_native(resize(gain, 4), scene), gain, atol=1e-6)  # undoes the area mean
     assert np.array_equal(to_native(gain, scene), gain)
     assert (to_native(np.full((20, 20), 0.6, np.float32), scene)[buildings] == 0).all()
 
@@ -567,3 +545,15 @@ def test_an_unreadable_map_is_named(radiomapseer, tmp_path):
     moment = RadioMapDataset(source, 16, 16)[index]  # unreadable once
     cached = RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)[index]
     assert (moment["image"] - cached["image"]).abs().max() < 1e-3
+
+
+def test_outlines_survive_a_file_and_a_picture(tmp_path):
+    layout = Layout([snap(np.array([[3.2, 4.1], [9.9, 4.0], [6.0, 11.7]]))], (32, 32))
+    save_json(tmp_path / "a.json", outlines_as_file(layout))
+    again = read_outlines(tmp_path / "a.json", (32, 32))
+    assert all(np.array_equal(a, b) for a, b in zip(layout.outlines, again.outlines, strict=True))
+    assert json.loads((tmp_path / "a.json").read_text())[0][0] == [4, 28]
+    ring = np.array([[4.0, 3.0], [30.0, 8.0], [27.0, 28.0], [3.0, 24.0]])
+    court = Layout([snap(ring), snap(ring * 0.4 + 9)], (36, 36))
+    fitted = Layout(fit_outlines(picture_of(court)), court.shape)
+    assert len(fitted.outlines) == 2 and (fitted.inside != court.inside).sum() <= 12

@@ -9,7 +9,6 @@ from PIL import Image
 from rasterio.warp import transform
 
 from data import DataError
-from data.geometry.georeference import Georeference
 from data.gis.geojson import city_of, read_city, read_geojson
 from data.gis.geotiff import write_geotiff
 from data.gis.measured_points import check_measurements
@@ -296,17 +295,3 @@ def test_pictures(tmp_path):
         city_of(BOTH.encode(), "a.geojson", invert=True)
     with pytest.raises(DataError, match=r"absent.json: no such file"):
         read_city(tmp_path / "absent.json")
-
-
-@pytest.mark.parametrize("degrees", [True, False])
-def test_a_geotiff_lies_where_its_city_does(tmp_path, degrees):
-    """As GDAL reads it."""
-    values = np.linspace(-147, -60, 12, dtype=np.float32).reshape(3, 4)
-    values[2, 3] = np.nan
-    place = Georeference(13.4, 52.5, 2e-5, 1e-5, degrees).window(1, 2)
-    write_geotiff(tmp_path / "a.tif", values, place)
-    with rasterio.open(tmp_path / "a.tif") as found:
-        assert np.array_equal(found.read(1), values, equal_nan=True) and np.isnan(found.nodata)
-        assert found.xy(0, 0) == pytest.approx((13.4 + 2 * 2e-5, 52.5 - 1e-5))
-        assert found.res == pytest.approx((2e-5, 1e-5))
-        assert (found.crs is not None and found.crs.to_epsg() == 4326) == degrees

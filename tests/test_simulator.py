@@ -9,7 +9,7 @@ import torch
 from data import DataError, RadioMapSeer, Scene
 from data.conditions import condition
 from data.geometry.layout import SUBROWS, Layout
-from data.geometry.outlines import clip, rings_from_mask, turn_angles
+from data.geometry.outlines import clip
 from data.geometry.registration import EDGE
 from data.geometry.walls import make_walls
 from data.samples.augment import symmetry
@@ -35,6 +35,9 @@ def test_free_space_is_25_log10_d():
     rows, columns = np.indices((64, 64))
     d = np.maximum(np.hypot(columns - 10, rows - 20), 1)
     assert np.allclose(gain, GAIN_MAX_DB - 25 * np.log10(d), atol=1e-4)
+    assert Simulator(Layout([], (1, 1))).path_gain((0, 0)) == pytest.approx(GAIN_MAX_DB)  # the smallest map
+    for tx in ((-0.5, -0.5), (7.49, 7.49)):
+        assert np.isfinite(Simulator(Layout([], (8, 8))).paths(tx).loss).all()
 
 
 def around(path, model):
@@ -58,13 +61,14 @@ def test_one_corner_exactly(model):
         assert paths.bends[row, column] == bends
         assert paths.loss[row, column] == pytest.approx(around([(20, 40), *corners, pixel], model), abs=0.02)
     assert paths.loss[40, 5] == pytest.approx(model.los_slope * np.log10(15)) and not paths.over_roofs.any()
-
-
-def test_a_turn_costs_no_more_beyond_the_limit():
-    model = PathLossModel(roof_height=0.0)
-    ring = np.array([[28, 24], [60, 24], [60, 80], [28, 80]]) + (-EDGE, EDGE)
-    loss = Simulator(Layout([ring], (64, 64)), model).paths((27, 60)).loss
+    wide = ring + [[0, 0], [24, 0], [24, 0], [0, 0]]  # a turn costs no more beyond the limit
+    loss = Simulator(Layout([wide], (64, 64)), model).paths((27, 60)).loss
     assert loss[24, 40] == pytest.approx(around([(27, 60), (28, 24), (40, 24)], model), abs=0.3)
+    short = ring - [[0, 0], [0, 0], [0, 46], [0, 46]]  # from corner to corner no path leads through the building
+    loss = Simulator(Layout([short], (64, 64)), model).paths((20, 16)).loss
+    for column, row in ((36, 30), (37, 35)):  # nor from a corner to a pixel on the far wall
+        least = min(around([(20, 16), corner, (column, row)], model) for corner in ((36, 24), (27, 34)))
+        assert loss[row, column] >= least - 0.5
 
 
 def test_reciprocity():
@@ -93,25 +97,6 @@ def test_over_the_roofs_by_hand(walls):
     assert paths.bends[32, last + 12] == 2 and paths.over_roofs[32, last + 12] and not paths.over_roofs[32, 15]
     around_only = Simulator(Layout.traced(buildings), model._replace(roof_height=0.0)).paths((10, 32))
     assert np.isinf(around_only.loss[:, 24:]).all() and (around_only.bends[:, 24:] == -1).all()
-
-
-def test_no_path_leads_through_a_building():
-    """From corner to corner, and from a corner to a pixel on the far wall."""
-    model = PathLossModel(roof_height=0.0)
-    ring = np.array([[28, 24], [36, 24], [36, 34], [28, 34]]) + (-EDGE, EDGE)
-    loss = Simulator(Layout([ring], (64, 64)), model).paths((20, 16)).loss
-    for column, row in ((36, 30), (37, 35)):
-        least = min(around([(20, 16), corner, (column, row)], model) for corner in ((36, 24), (27, 34)))
-        assert loss[row, column] >= least - 0.5
-
-
-def test_the_smallest_maps():
-    assert Simulator(Layout([], (1, 1))).path_gain((0, 0)) == pytest.approx(GAIN_MAX_DB)
-    for tx in ((-0.5, -0.5), (7.49, 7.49)):
-        assert np.isfinite(Simulator(Layout([], (8, 8))).paths(tx).loss).all()
-    built = np.ones((8, 8), bool)
-    built[3, 4] = False
-    assert np.isfinite(Simulator(Layout.traced(built)).paths((4, 3)).loss).sum() == 1
 
 
 def test_pixel_centres_on_diagonal_walls():
@@ -212,16 +197,6 @@ def test_rays_against_segments_brute_force():
         for guess in (-1, 0, 29):
             found = blocking_wall(walls, x0, y0, x1, y1, 0.6, 0.6, guess) >= 0
             assert found == crossed(segments, x0, y0, x1, y1)
-
-
-def test_polygons_of_a_mask():
-    rings = rings_from_mask(block())
-    assert len(rings) == 1 and len(rings[0]) == 4
-    assert np.allclose(np.sort(rings[0][:, 0]), [27.5, 27.5, 35.5, 35.5], atol=0.3)
-    assert np.allclose(np.abs(turn_angles(rings[0])), 90, atol=3)
-    court = block()
-    court[28:36, 30:34] = False
-    assert len(rings_from_mask(court)) == 2
 
 
 def test_pixels_of_outlines():
