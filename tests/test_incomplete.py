@@ -114,10 +114,7 @@ def test_a_point_speaks_for_its_neighbourhood(size):
     assert confidence[row, column + 12 // step] == pytest.approx(away / (away + 0.02), abs=1e-6)
     assert values[row, column + 12 // step] == pytest.approx(0.2 + 0.6 * away / (away + 0.02), abs=1e-6)
     assert abs(values[-1, -1] - 0.2) < 0.02 and confidence.min() >= 0
-
-
-def test_points_of_a_pixel_count_together():
-    points = np.array([[0, 0, 0.2], [1, 1, 0.4], [63, 31, 0.5]], np.float32)
+    points = np.array([[0, 0, 0.2], [1, 1, 0.4], [63, 31, 0.5]], np.float32)  # two of them in a pixel of 2 m
     values, confidence = spread_points(points, 64, 32)
     assert values[0, 0] == pytest.approx(0.3, abs=0.002) and values[15, 31] == pytest.approx(0.5, abs=0.002)
     assert confidence[15, 31] < confidence[0, 0] < 1

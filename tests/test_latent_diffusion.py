@@ -103,7 +103,7 @@ def test_pixel_noise_widens_draws_and_leaves_their_mean_and_zeros():
     sample = prepare(scene, 16, 8, ["buildings", "transmitter", "cars"])
 
     def predict(noise):
-        how = {"num_samples": 60, "pixel_noise": noise}
+        how = {"num_samples": 24, "pixel_noise": noise}
         return predict_batch(model, [scene], [sample], torch.device("cpu"), **how)[0]
 
     plain, noisy, again = predict(0.0), predict(3.0), predict(3.0)

@@ -1,13 +1,9 @@
 """Posteriors that are computed once."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
-from data import DataError
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.objectives import LatentObjective
@@ -24,31 +20,19 @@ def model():
 
 @pytest.fixture
 def encode(radiomapseer, model, tmp_path):
-    """Function (settings of the data, accelerator) -> the samples with their cached latents."""
+    """Function (settings of the data) -> the samples with their cached latents."""
 
-    def encoded(accelerator=None, **settings):
+    def encoded(**settings):
         settings |= {"train": {"data_root": str(radiomapseer)}, "cache_latents": True, "cache_folder": str(tmp_path)}
-        data = TrainingData(tiny_config("ldm", data=settings), accelerator or Accelerator(cpu=True))
+        data = TrainingData(tiny_config("ldm", data=settings), Accelerator(cpu=True))
         data.cache_latents(model.first_stage_model)
         return data.dataset
 
     return encoded
 
 
-def one_of(rank, processes):
-    """One of several processes that do not wait for each other."""
-    return SimpleNamespace(
-        process_index=rank,
-        num_processes=processes,
-        device=torch.device("cpu"),
-        is_main_process=rank == 0,
-        wait_for_everyone=lambda: None,
-    )
-
-
 def batch_of(samples):
-    keys = {"image": "image", "cond": "cond", "ori_mask": "ori_mask"}
-    batch = {ours: torch.stack([sample[theirs] for sample in samples]) for ours, theirs in keys.items()}
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in ("image", "cond", "ori_mask")}
     return batch | {"keys": [sample["key"] for sample in samples]}
 
 
@@ -85,20 +69,3 @@ def test_encoding_goes_on_where_it_was_interrupted_and_knows_its_encoder(encode,
         encoder.conv_in.weight.mul_(1.01)
     assert encode().store.path != whole.store.path
     assert torch.equal(whole.store.read(8 * 5 + 3, "moments"), expected)
-
-
-def test_no_two_processes_write_one_file(encode, tmp_path):
-    """What all of them have written together is the whole; until then it is refused."""
-    before: dict[str, bytes] = {}
-    touched: list[set[str]] = []
-    for rank in range(3):
-        try:
-            encode(one_of(rank, 3))
-        except DataError as error:
-            assert rank < 2 and "latents are not here" in str(error)
-        after = {path.name: path.read_bytes() for path in tmp_path.glob("latents_*/*.npy")}
-        touched.append({name for name, content in after.items() if np.frombuffer(content, np.uint8)[128:].any()})
-        touched[-1] -= {name for name, content in after.items() if before.get(name) == content}
-        before = after
-    assert all(touched) and not touched[0] & touched[1] and not touched[2] & (touched[0] | touched[1])
-    assert len(touched[0] | touched[1] | touched[2]) == len(before)
