@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import FlatTree, RadioMapSeer, open_tree
-from data.crop import SIDE, Window, window
+from data.crop import SIDE, Crop, crop
 from data.files import write_json
 from data.geometry.georeference import Georeference
 from data.gis.geojson import read_city
@@ -29,7 +29,7 @@ from data.scene import parse_position, scene_at
 from data.units import COVERAGE_DB
 from denoising_diffusion_pytorch.cli import natural, parse, print_city, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
-from denoising_diffusion_pytorch.config.schema import SampleConfig
+from denoising_diffusion_pytorch.config.schema import SampleConfig, SourceConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from evaluation.maps import Coverage, write_coverage, write_map
 from evaluation.metrics import Scores
@@ -84,8 +84,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     return arguments, load_config(arguments.cfg, arguments.overrides).sample
 
 
-def city_windows(arguments: argparse.Namespace) -> tuple[list[Window], Georeference | None]:
-    """One window per transmitter of the city on the command line, and where the city lies."""
+def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference | None]:
+    """One crop per transmitter of the city on the command line, and where the city lies."""
     if arguments.buildings is not None:
         around = [parse_position(text) for text in arguments.tx]
         city = read_city(arguments.buildings, around, arguments.invert)
@@ -100,22 +100,18 @@ def city_windows(arguments: argparse.Namespace) -> tuple[list[Window], Georefere
         shape = scenes[0].layout.shape
         scenes[0].measurements, note = read_measurements(arguments.measurements, shape, place, arguments.eirp)
         print(f"{arguments.measurements.name}: {note}")
-    windows = [window(scene) for scene in scenes]
-    for note in sorted({w.note for w in windows if w.note}):
+    crops = [crop(scene) for scene in scenes]
+    for note in sorted({part.note for part in crops if part.note}):
         print(f"note: {note}")
-    return windows, place
+    return crops, place
 
 
-def data_scenes(settings: SampleConfig) -> RadioMapSeer | FlatTree:
+def data_scenes(source: SourceConfig) -> RadioMapSeer | FlatTree:
     """The split of a tree, or a flat tree."""
-    source = settings.source
     if source.data_root is None:
-        raise ConfigError(
-            "sample.source.data_root: is not set; name a RadioMapSeer tree, or use --buildings or --simulate"
-        )
-    return open_tree(
-        source.data_root, source.simulation_type, source.split, source.missing_buildings, source.max_samples
-    )
+        remedy = "name a RadioMapSeer tree, or use --buildings or --simulate"
+        raise ConfigError(f"sample.source.data_root: is not set; {remedy}")
+    return open_tree(**vars(source))
 
 
 def load_predictor(settings: SampleConfig, measurements: Path | None):
@@ -140,7 +136,7 @@ def print_coverage(coverage: Coverage, threshold_db: float) -> None:
     print(f"{coverage.covered_fraction:.1%}{of_it} has at least {threshold_db:g} dB")
 
 
-def print_measured(part: Window) -> None:
+def print_measured(part: Crop) -> None:
     column, row = pixels_of(part.scene.measurements, SIDE, SIDE)
     inside = int(part.scene.layout.inside[row, column].sum())
     given = len(part.city.measurements)
@@ -149,12 +145,12 @@ def print_measured(part: Window) -> None:
 
 def main() -> None:
     arguments, settings = parse_arguments()
-    windows, place, source = None, None, None
+    crops, place = None, None
     if arguments.buildings is not None or arguments.simulate is not None:
-        windows, place = city_windows(arguments)
-        count, scenes = len(windows), iter([part.scene for part in windows])
+        crops, place = city_crops(arguments)
+        count, scenes = len(crops), iter([part.scene for part in crops])
     else:
-        source = data_scenes(settings)
+        source = data_scenes(settings.source)
         count, scenes = len(source), (source.scene(index) for index in range(len(source)))
     predictor = load_predictor(settings, arguments.measurements)
     folder = Path(settings.output_folder)
@@ -165,28 +161,29 @@ def main() -> None:
         scene, gain, std = prediction.scene, prediction.gain, prediction.std
         if scene.gain is not None:
             scores.add(scene.name, gain, scene.gain)
-        if windows:
-            scene, gain = windows[index].city, windows[index].place(gain)
-            std = None if std is None else windows[index].place(std)
+        if crops:
+            scene, gain = crops[index].city, crops[index].place(gain)
+            std = None if std is None else crops[index].place(std)
             gains.append(gain)
         write_map(folder, scene, gain, std, place)
-    if arguments.simulate is not None and predictor.is_told_the_simulation:
-        from data.simulator.scenes import TOLD
+    if arguments.simulate is not None and predictor.sees_simulation:
+        from data.simulator.scenes import CIRCULAR
 
-        print(TOLD)
+        print(CIRCULAR)
     if scores.rows:
         summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
         write_json(folder / "metrics.json", summary)
         print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
     if len(gains) > 1:
-        cities = [part.city for part in windows]
+        cities = [part.city for part in crops]
         coverage = Coverage.of(np.stack(gains), cities[0].buildings, arguments.threshold)
         write_coverage(folder, coverage, cities, arguments.threshold, place)
         print_coverage(coverage, arguments.threshold)
     if arguments.measurements:
-        print_measured(windows[0])
-    facts = predictor.facts(settings.num_samples)
-    print(f"{count} maps in {folder} ({facts['sampler']}, {facts['steps']} steps, {facts['checkpoint']})")
+        print_measured(crops[0])
+    sampling = predictor.sampling_of(settings.num_samples)
+    how = f"{sampling.sampler}, {sampling.steps} steps" if sampling else predictor.title  # of a regression
+    print(f"{count} maps in {folder} ({how}, {predictor.checkpoint.path})")
 
 
 if __name__ == "__main__":

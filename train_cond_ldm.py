@@ -22,7 +22,7 @@ from denoising_diffusion_pytorch.weights import load_starting_weights
 
 
 def train(config: Config, dataset: Dataset | None = None) -> None:
-    """Train U-Net and condition encoder to the end, or go on with a run that was interrupted.
+    """Train U-Net and condition encoder to the end, or continue an interrupted run.
 
     Args:
         config: resolved for stage `ldm`.

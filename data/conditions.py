@@ -110,10 +110,9 @@ def measured(scene: Scene, size: int) -> np.ndarray:
     return _spread(scene, size)[1]
 
 
-def _spread(scene: Scene, size: int) -> np.ndarray:
-    if scene.measurements is None:
-        return np.zeros((2, size, size), np.float32)
-    return np.stack(spread_points(scene.measurements, scene.layout.shape[0], size))
+def _spread(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
+    points = np.zeros((0, 3)) if scene.measurements is None else scene.measurements
+    return spread_points(points, scene.layout.shape[0], size)
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:

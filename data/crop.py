@@ -1,4 +1,4 @@
-"""The networks' window, 256 m x 256 m around the transmitter, cut from a city of any size."""
+"""The crop that the networks see: 256 m x 256 m around the transmitter, of a city of any size."""
 
 from dataclasses import dataclass, replace
 
@@ -11,14 +11,14 @@ SIDE = 256  # metres and pixels: the size of RadioMapSeer's maps, on which model
 
 
 @dataclass
-class Window:
+class Crop:
     """The part of a city that is predicted.
 
     Attributes:
-        scene: (side, side), the city inside the window; open ground beyond the city.
+        scene: (side, side), the city inside the crop; open ground beyond the city.
         city: the whole city.
-        row, column: of the window's first pixel in the city.
-        note: what was done, in a few words; '' if the city fills the window exactly.
+        row, column: of the crop's first pixel in the city.
+        note: what was done, in a few words; '' if the city fills the crop exactly.
     """
 
     scene: Scene
@@ -28,7 +28,7 @@ class Window:
     note: str
 
     def place(self, values: np.ndarray) -> np.ndarray:
-        """(side, side) -> (H, W) of the city, float32, NaN outside the window."""
+        """(side, side) -> (H, W) of the city, float32, NaN outside the crop."""
         height, width = self.city.layout.shape
         placed = np.full((height, width), np.nan, np.float32)
         part = placed[self.row : self.row + values.shape[0], self.column : self.column + values.shape[1]]
@@ -36,29 +36,22 @@ class Window:
         return placed
 
 
-def window(city: Scene, side: int = SIDE) -> Window:
-    """The window of a city, centred on its transmitter as far as the city's borders allow.
-
-    Args:
-        city: of any size; its true map, if any, is cut too.
-        side: side of the window in px.
-    """
+def crop(city: Scene, side: int = SIDE) -> Crop:
+    """The `side` x `side` px of a city, and of its map, centred on its transmitter as far as the city's borders allow."""
     height, width = city.layout.shape
-
-    def first(centre: float, length: int) -> int:
-        return int(np.clip(round(centre - side / 2), 0, max(length - side, 0)))
-
-    row, column = first(city.tx[1], height), first(city.tx[0], width)
-    known_tx = city.known_tx and (city.known_tx[0] - column, city.known_tx[1] - row)
+    first = [
+        np.clip(np.floor(centre - side / 2 + 0.5), 0, max(size - side, 0))
+        for centre, size in zip(city.tx, (width, height), strict=True)
+    ]
+    column, row = map(int, first)
     points = city.measurements
     if points is not None:
         points = points - np.array([column, row, 0], points.dtype)
         points = points[((points[:, :2] >= -0.5) & (points[:, :2] < side - 0.5)).all(1)]
-
     scene = replace(
         city,
         tx=(city.tx[0] - column, city.tx[1] - row),
-        known_tx=known_tx,
+        known_tx=city.known_tx and (city.known_tx[0] - column, city.known_tx[1] - row),
         measurements=points,
         layout=city.layout.crop(row, column, side),
         gain=None if city.gain is None else cut(city.gain, row, column, side),
@@ -70,4 +63,4 @@ def window(city: Scene, side: int = SIDE) -> Window:
         notes.append(f"predicted in the {min(side, width)} m x {min(side, height)} m around the transmitter")
     if height < side or width < side:
         notes.append(f"open ground around it up to {side} m x {side} m")
-    return Window(scene, city, row, column, "; ".join(notes))
+    return Crop(scene, city, row, column, "; ".join(notes))

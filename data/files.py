@@ -12,6 +12,14 @@ import numpy as np
 from .errors import DataError
 
 
+def decoded(content: bytes) -> str:
+    """The text in UTF-8 or UTF-16, with or without a byte order mark; anything else is read as Windows' Latin."""
+    try:
+        return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
 def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
     """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,10 +33,14 @@ def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically; the folder is made."""
+    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write JSON atomically; NaN and infinities, which JSON does not have, become null."""
-    text = json.dumps(finite(content), indent=indent, allow_nan=False) + "\n"
-    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(finite(content), indent=indent, allow_nan=False) + "\n")
 
 
 def finite(content: Any) -> Any:
@@ -42,11 +54,21 @@ def finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; raises DataError that names it if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); download or make it again") from error
+
+
 def read_json(path: Path) -> Any:
     """The content of a file; raises DataError that names it if it is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: not readable JSON ({error}); download or make it again") from error

@@ -43,8 +43,7 @@ class Incomplete:
     @property
     def changes_scenes(self) -> bool:
         """Whether `shown` does anything."""
-        unknown = (self.missing_buildings, self.outline_error, self.transmitter_error, self.transmitter_unknown)
-        return any(value > 0 for value in unknown)
+        return any((self.missing_buildings, self.outline_error, self.transmitter_error, self.transmitter_unknown))
 
     def shown(self, scene: Scene) -> Scene:
         """The scene as it is known, by its name's key: `known`, `known_tx` and `outlines_are_wrong` are set."""
@@ -58,9 +57,7 @@ class Incomplete:
         layout = scene.shown
         if missing or self.outline_error:
             layout = _changed(layout, int(missing), self.outline_error, rng)
-        tx: tuple[float, float] | None = None
-        if tells and scene.tx is not None:
-            tx = layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1]))
+        tx = layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if tells and scene.tx else None
         return replace(scene, known=layout, known_tx=tx, tx_is_known=tells, outlines_are_wrong=self.outline_error > 0)
 
     def measured(self, scene: Scene) -> Scene:
@@ -100,11 +97,8 @@ def _changed(layout: Layout, missing: int, error: float, rng: np.random.Generato
     """A layout without `missing` of its buildings, the others shifted by N(0, error) in each direction."""
     buildings = _buildings(layout)
     kept = rng.permutation(len(buildings))[missing:]
-    outlines = []
-    for number in sorted(kept):
-        shift = rng.normal(0, 1, 2) * error
-        outlines += [ring + shift for ring in buildings[number]]
-    return Layout(outlines, layout.shape)
+    moved = [(buildings[number], rng.normal(0, 1, 2) * error) for number in sorted(kept)]
+    return Layout([ring + shift for rings, shift in moved for ring in rings], layout.shape)
 
 
 def _buildings(layout: Layout) -> list[list[np.ndarray]]:

@@ -21,7 +21,7 @@ def spread_points(
 
     The mean of the points' values, each weighted by exp(-d / REACH) / d with d its distance in metres, and of the value
     `known` without them, weighted by PRIOR: inverse-distance weighting (Shepard, 1968) of the differences to what is
-    known, as a normalised convolution (Knutsson & Westin, 1993). The confidence is the points' share of the weights.
+    known, as a normalised convolution (Knutsson & Westin, 1993). The confidence is the points' fraction of the weights.
 
     Args:
         points: (N, 3) of x, y and grey level in a map of `side` pixels.

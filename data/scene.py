@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import DataError
-from .geometry.georeference import Georeference
+from .geometry.georeference import Georeference, extent
 from .geometry.layout import Layout
 from .geometry.pixels import pixel_of
 
@@ -80,9 +80,9 @@ def parse_position(text: str, place: Georeference | None = None) -> tuple[float,
     """
     try:
         x, y = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80") from error
-    if not (np.isfinite(x) and np.isfinite(y)):
+    except ValueError:
+        x = y = np.nan
+    if not np.isfinite([x, y]).all():
         raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80")
     return (x, y) if place is None else place.pixels(x, y)
 
@@ -96,8 +96,7 @@ def scene_at(name: str, layout: Layout, position: str, place: Georeference | Non
     tx = parse_position(position, place)
     height, width = layout.shape
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
-        size = f"{width}x{height} px" if place is None else place.extent(layout.shape)
-        raise DataError(f"transmitter {position}: is outside {name} ({size})")
+        raise DataError(f"transmitter {position}: is outside {name} ({extent(layout.shape, place)})")
     if layout.inside[pixel_of(tx)]:
         column, row = layout.nearest_open(tx)
         where = f"{column:g},{row:g}" if place is None else place.text(column, row)

@@ -36,12 +36,6 @@ def check_picture(content: bytes, name: str) -> None:
         raise DataError(f"{name}: is {width}x{height} px; at most {LARGEST} per side are accepted")
 
 
-def read_upload(content: bytes, name: str, around: str = "", invert: bool = False) -> City:
-    """The city of an uploaded file, of large footprints the part around a position `X,Y`; raises DataError."""
-    check_picture(content, name)
-    return city_of(content, name, [parse_position(around)] if around else [], invert)
-
-
 def whole_city(name: str, city: City) -> dict:
     """All of a city, of which the page shows a part."""
     height, width = city.layout.shape
@@ -77,6 +71,7 @@ def add_cities(app: Flask) -> None:
         file = request.files.get("file")
         if file is None:
             raise DataError("no file was sent")
-        name = file.filename or "the file"
-        around, invert = request.form.get("around", ""), bool(request.form.get("invert"))
-        return jsonify(whole_city(name, read_upload(file.read(), name, around, invert)))
+        name, content = file.filename or "the file", file.read()
+        check_picture(content, name)
+        around = [parse_position(text) for text in (request.form.get("around"),) if text]  # of large footprints
+        return jsonify(whole_city(name, city_of(content, name, around, bool(request.form.get("invert")))))

@@ -1,10 +1,8 @@
 """The maps of what is in view, and files of them."""
 
-import contextlib
 import io
 import threading
 import time
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -35,19 +33,6 @@ COLUMNS = {  # what can be saved, and the name of its values in a CSV file
 KINDS = ("png", "npy", "csv", "tif")
 
 
-@contextlib.contextmanager
-def releasing(places: threading.Semaphore) -> Iterator[None]:
-    """Give an acquired place back at the end."""
-    try:
-        yield
-    finally:
-        places.release()
-
-
-def decibels(gain: np.ndarray) -> str:
-    return encode(gain_to_db(gain).astype("<f4"))
-
-
 def add_maps(app: Flask, predictor: Predictor) -> None:
     """/predict and /file/<kind>."""
     one_at_a_time = threading.Lock()  # a prediction uses all cores
@@ -62,30 +47,31 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
         draws = whole_number(body.get("draws", 1), "draws", 1, MAX_DRAWS)
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
-        with releasing(places), one_at_a_time:
-            started = time.perf_counter()
-            predictions = list(predictor.predict(scenes, num_samples=draws))
-            model_seconds = time.perf_counter() - started
-            started = time.perf_counter()
-            simulated = [np.where(scene.buildings, 0, simulated_gain(scene)) for scene in scenes]
-            simulator_seconds = time.perf_counter() - started
+        try:
+            with one_at_a_time:
+                times = [time.perf_counter()]
+                predictions = list(predictor.predict(scenes, num_samples=draws))
+                times.append(time.perf_counter())
+                simulated = [np.where(scene.buildings, 0, simulated_gain(scene)) for scene in scenes]
+                times.append(time.perf_counter())
+        finally:
+            places.release()
         maps = [
             {
-                "model": decibels(prediction.gain),
-                "simulator": decibels(gain),
-                "std": None if prediction.std is None else encode((prediction.std * GAIN_SPAN_DB).astype("<f4")),
+                "model": encode(gain_to_db(prediction.gain)),
+                "simulator": encode(gain_to_db(gain)),
+                "std": None if prediction.std is None else encode(prediction.std * GAIN_SPAN_DB),
             }
             for prediction, gain in zip(predictions, simulated, strict=True)
         ]
-        return jsonify(maps=maps, model_seconds=model_seconds, simulator_seconds=simulator_seconds)
+        return jsonify(maps=maps, model_seconds=times[1] - times[0], simulator_seconds=times[2] - times[1])
 
     @app.post("/file/<kind>")
     def file(kind: str):
         body, content = request.get_json(), io.BytesIO()
         if not isinstance(body, dict) or kind not in KINDS or body.get("layer") not in COLUMNS:
-            raise DataError(
-                f"request one of {', '.join(KINDS)}, and send `layer` ({', '.join(COLUMNS)}) and its values"
-            )
+            layers = ", ".join(COLUMNS)
+            raise DataError(f"request one of {', '.join(KINDS)}, and send `layer` ({layers}) and its values")
         write_layer(content, kind, body)
         content.seek(0)
         return send_file(content, as_attachment=True, download_name=f"radio_map_{body['layer']}.{kind}")
@@ -97,16 +83,16 @@ def write_layer(content: BinaryIO, kind: str, body: dict) -> None:
     `body` holds `values` and `buildings` of what is in view and its first column and row in the city, `left` and `top`; or `points`,
     a list of [column, row, dB]; and with both the `place` of the city.
     """
-    place = read_place(body.get("place"))
+    place, column = read_place(body.get("place")), COLUMNS[body["layer"]]
     if "points" in body:
         if kind != "csv":
             raise DataError("measured values are saved as CSV only")
-        return write_csv(content, rows_of(body["points"]), place, COLUMNS[body["layer"]])
+        return write_csv(content, rows_of(body["points"]), place, column)
     values = decode(body.get("values"), "<f4", SIDE * SIDE, "values").reshape(SIDE, SIDE)
     buildings = unpack(body.get("buildings"))
     left, top = (whole_number(body.get(edge, 0), edge, -(10**9), 10**9) for edge in ("left", "top"))
     if kind == "png":
-        if COLUMNS[body["layer"]] != "gain_db":
+        if column != "gain_db":
             raise DataError("a PNG holds path gains; take another kind of file for this map")
         levels = gain_to_uint8(np.where(buildings, 0, db_to_gain(values)))
         return Image.fromarray(levels).save(content, "PNG")
@@ -114,10 +100,10 @@ def write_layer(content: BinaryIO, kind: str, body: dict) -> None:
         return np.save(content, values)
     if kind == "tif":
         corner = place or Georeference(0.0, 0.0, 1.0, 1.0, degrees=False)  # a picture's pixels, counted upwards
-        return write_geotiff(content, values, corner.window(top, left))
+        return write_geotiff(content, values, corner.crop(top, left))
     rows, columns = np.nonzero(~buildings & ~np.isnan(values))
     points = np.column_stack([columns + left, rows + top, values[rows, columns]])
-    return write_csv(content, points, place, COLUMNS[body["layer"]])
+    return write_csv(content, points, place, column)
 
 
 def rows_of(points: object) -> np.ndarray:
@@ -134,10 +120,9 @@ def rows_of(points: object) -> np.ndarray:
 def write_csv(content: BinaryIO, points: np.ndarray, place: Georeference | None, column: str) -> None:
     """Points (N, 3) of column, row and value in the coordinates of the city's file: what `--measurements` reads."""
     x, y, values = points.T
-    names, form = ("x", "y"), "%.10g"
+    names, form = "x,y", "%.10g"
     if place is not None:
         x, y = place.x + x * place.dx, place.y - y * place.dy
-        names, form = (("lon", "lat"), "%.7f") if place.degrees else (names, "%.2f")
-    header = ",".join((*names, column))
+        names, form = ("lon,lat", "%.7f") if place.degrees else (names, "%.2f")
     rows = np.column_stack([x, y, values])
-    np.savetxt(content, rows, fmt=[form, form, "%.2f"], delimiter=",", header=header, comments="")
+    np.savetxt(content, rows, fmt=[form, form, "%.2f"], delimiter=",", header=f"{names},{column}", comments="")

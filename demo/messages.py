@@ -1,7 +1,6 @@
 """What the page and the server send each other: arrays, cities, transmitters, measured values. All of it is checked."""
 
 import base64
-import math
 
 import numpy as np
 
@@ -17,8 +16,8 @@ MAX_POINTS = 2000  # of one transmitter
 
 
 def encode(array: np.ndarray) -> str:
-    """Little-endian bytes in base64."""
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    """Bytes in base64, of fractions as little-endian float32."""
+    return base64.b64encode(array.astype("<f4" if array.dtype.kind == "f" else array.dtype).tobytes()).decode()
 
 
 def decode(text: object, dtype: str, count: int, what: str) -> np.ndarray:
@@ -53,13 +52,6 @@ def whole_number(value: object, what: str, low: int, high: int) -> int:
     return number
 
 
-def read_points(points: object, shape: tuple[int, int]) -> np.ndarray:
-    """Measured points of one transmitter, a list of [x, y, dB]; raises DataError."""
-    if not isinstance(points, list) or len(points) > MAX_POINTS:
-        raise DataError(f"points: must be a list of at most {MAX_POINTS} [x, y, dB] per transmitter")
-    return check_measurements([("points", point) for point in points], shape)
-
-
 def read_place(place: object) -> Georeference | None:
     """Where a city lies, as its answer said; None if its coordinates are pixels; raises DataError."""
     if place is None:
@@ -69,11 +61,10 @@ def read_place(place: object) -> Georeference | None:
         degrees, epsg = bool(place["degrees"]), place["epsg"]  # type: ignore[index]
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise DataError("place: must be what /upload answered") from error
-    if not (math.isfinite(x) and math.isfinite(y) and 0 < dx < math.inf and 0 < dy < math.inf):
+    if not (np.isfinite([x, y, dx, dy]).all() and dx > 0 and dy > 0):
         raise DataError("place: holds numbers that are not finite or not positive")
-    return Georeference(
-        x, y, dx, dy, degrees, None if epsg is None else whole_number(epsg, "place: epsg", 1, 2**16 - 1)
-    )
+    code = None if epsg is None else whole_number(epsg, "place: epsg", 1, 2**16 - 1)
+    return Georeference(x, y, dx, dy, degrees, code)
 
 
 def read_scenes(body: object) -> list[Scene]:
@@ -94,5 +85,7 @@ def read_scenes(body: object) -> list[Scene]:
         raise DataError("points: must be a list with one list of [x, y, dB] for each transmitter")
     for scene, points in zip(scenes, measured, strict=True):
         if points:
-            scene.measurements = read_points(points, layout.shape)
+            if not isinstance(points, list) or len(points) > MAX_POINTS:
+                raise DataError(f"points: must be a list of at most {MAX_POINTS} [x, y, dB] per transmitter")
+            scene.measurements = check_measurements([("points", point) for point in points], layout.shape)
     return scenes

@@ -101,12 +101,8 @@ def guard(app: Flask, hosts: Collection[str] | None) -> None:
 
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException):
-        text = (
-            f"the file or the request is larger than {MAX_UPLOAD // 2**20} MiB"
-            if error.code == 413
-            else error.description
-        )
-        return jsonify(error=text), error.code
+        too_large = f"the file or the request is larger than {MAX_UPLOAD // 2**20} MiB"
+        return jsonify(error=too_large if error.code == 413 else error.description), error.code
 
     @app.errorhandler(RecursionError)
     def too_deep(error: RecursionError):

@@ -17,12 +17,10 @@ from .samplers import Sampling
 def build_autoencoder(config: Config) -> AutoencoderKL:
     """The first stage."""
     dd = config.first_stage_config.ddconfig
-    sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(len(dd.ch_mult))]
-    levels = [level for level, side in enumerate(sides) if side in dd.attn_resolutions]
     return AutoencoderKL(
         config.first_stage_config.embed_dim,
         [dd.in_channels, *(dd.ch * mult for mult in dd.ch_mult)],
-        Layers(dd.num_res_blocks, levels, dd.mid_attention, dd.dropout, dd.patch_size),
+        Layers(dd.num_res_blocks, dd.mid_attention, dd.dropout, dd.patch_size),
         cond_channels=config.cond_stage_config.in_channels if dd.decoder_cond else 0,
         base_channel=config.data.cond_channels.index(BASE_CHANNEL) if dd.decoder_residual else None,
     )
@@ -30,15 +28,8 @@ def build_autoencoder(config: Config) -> AutoencoderKL:
 
 def build_loss(config: FirstStageConfig) -> AutoencoderLoss:
     """The generator's loss of the first stage."""
-    loss = config.lossconfig
-    return AutoencoderLoss(
-        l1_weight=loss.l1_weight,
-        l2_weight=loss.l2_weight,
-        kl_weight=loss.kl_weight,
-        discr_weight=loss.discr_weight,
-        perceptual_weight=loss.perceptual_weight,
-        lpips_weights=loss.lpips_weights,
-    )
+    names = ("l1_weight", "l2_weight", "kl_weight", "discr_weight", "perceptual_weight", "lpips_weights")
+    return AutoencoderLoss(**{name: getattr(config.lossconfig, name) for name in names})
 
 
 def build_discriminator(config: FirstStageConfig) -> PatchDiscriminator:
@@ -48,17 +39,15 @@ def build_discriminator(config: FirstStageConfig) -> PatchDiscriminator:
 
 
 def build_cond_stage(config: CondStageConfig, unet: UnetConfig) -> SwinConditionEncoder:
-    """The condition encoder, with the U-Net's widths; without cross-attention only its level 0 is of use."""
-    levels = len(unet.channel_mult) if unet.use_spatial_transformer else 1
+    """The condition encoder, with the U-Net's widths."""
     return SwinConditionEncoder(
         in_channels=config.in_channels,
         dim=unet.context_dim,
-        dim_mults=unet.channel_mult[:levels],
-        depths=config.depths[:levels],
+        dim_mults=unet.channel_mult,
+        depths=config.depths,
         patch_size=config.size // unet.image_size,
         num_heads=config.num_heads,
         window_size=config.window_size,
-        fourier_scale=config.fourier_scale,
         use_checkpoint=unet.use_checkpoint,
     )
 
@@ -72,14 +61,7 @@ def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
         out_channels=heads * config.out_channels,
         context_channels=[config.context_dim * mult for mult in config.channel_mult],
         num_res_blocks=config.num_res_blocks,
-        attention=Attention(
-            config.attention_resolutions,
-            config.use_spatial_transformer,
-            config.transformer_depth,
-            config.num_heads,
-            config.window_size,
-        ),
-        fourier_scale=config.fourier_scale,
+        attention=Attention(config.attention_resolutions, config.num_heads, config.window_size),
         dropout=config.dropout,
         use_checkpoint=config.use_checkpoint,
     )
@@ -93,11 +75,9 @@ def build_baseline(config: BaselineConfig, cond_channels: int) -> Regression:
 
 def build_diffusion(config: DiffusionConfig) -> Diffusion:
     """The forward process and its objective."""
-    if config.model_type == "const_sde":
-        return DecoupledDiffusion(config.loss_type)
-    if config.model_type == "flow":
-        return FlowMatching(config.loss_type)
-    return GaussianDiffusion(config.timesteps, config.beta_schedule, config.objective, config.loss_type)
+    if config.model_type == "ddpm":
+        return GaussianDiffusion(config.timesteps, config.beta_schedule, config.objective)
+    return DecoupledDiffusion() if config.model_type == "const_sde" else FlowMatching()
 
 
 def latent_diffusion_parts(config: Config) -> dict[str, Any]:

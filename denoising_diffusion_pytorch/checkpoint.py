@@ -39,24 +39,16 @@ log = logging.getLogger("radiodiff")
 
 FORMAT = 3
 _AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
+_SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size")
+_PROCESS = [f"diffusion_config.{name}" for name in ("model_type", "objective", "timesteps", "beta_schedule")]
 ARCHITECTURE = {  # settings that change what the weights of a stage mean
     "vae": _AUTOENCODER,
-    "ldm": (
-        *_AUTOENCODER,
-        "cond_stage_config",
-        "unet_config",
-        "data.cond_channels",
-        "data.cond_size",
-        "diffusion_config.model_type",
-        "diffusion_config.objective",
-        "diffusion_config.timesteps",
-        "diffusion_config.beta_schedule",
-    ),
+    "ldm": (*_AUTOENCODER, *_SECOND_STAGE, *_PROCESS),
     "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
-SAMPLING = tuple(  # settings that a trained model can be exported with
+SAMPLING = [  # settings that a trained model can be exported with
     f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise", "ddim_eta")
-)
+]
 FILES = ("model.safetensors", "ema.safetensors", "training.pt")
 NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 
@@ -68,15 +60,8 @@ class Checkpoint:
     path: Path
     meta: dict[str, Any]
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken."""
-        return self.meta["step"]
-
-    @property
-    def stage(self) -> str:
-        """`vae`, `ldm` or `baseline`."""
-        return self.meta["stage"]
+    step = property(lambda self: self.meta["step"], doc="Optimizer steps taken.")
+    stage = property(lambda self: self.meta["stage"], doc="`vae`, `ldm` or `baseline`.")
 
     @property
     def config(self) -> Config:
@@ -119,7 +104,7 @@ def save_checkpoint(
     """Write `results/checkpoints/ckpt_STEP`, unless this very step was saved before, and return it.
 
     Raises:
-        CheckpointError: it cannot be written, for instance because the disk is full; older checkpoints stay as they are.
+        CheckpointError: it cannot be written, for instance because the disk is full.
     """
     target = results / "checkpoints" / f"ckpt_{step}"
     if target.exists():
@@ -134,17 +119,15 @@ def save_checkpoint(
             tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
             safetensors.torch.save_file(tensors, aside / f"{name}.safetensors")
         torch.save(training, aside / "training.pt")
-        facts = {"stage": stage, "step": step, "processes": processes, "config": to_dict(config)}
-        write_meta(aside, {"format": FORMAT} | facts | {"versions": versions(), "metrics": {}}, digest_files=True)
+        facts = {"format": FORMAT, "stage": stage, "step": step, "processes": processes, "config": to_dict(config)}
+        write_meta(aside, facts | {"versions": versions(), "metrics": {}}, digest_files=True)
         for path in (*aside.iterdir(), aside):
             _sync(path)
         os.rename(aside, target)
         _sync(target.parent)
     except (SafetensorError, RuntimeError, OSError) as error:  # the first two are what a full disk raises
-        raise CheckpointError(
-            f"{target}: could not be written ({' '.join(str(error).split())}); free some space, or keep fewer checkpoints "
-            "(trainer.keep_last); older ones are untouched"
-        ) from error
+        reason = f"could not be written ({' '.join(str(error).split())}); older ones are untouched"
+        raise CheckpointError(f"{target}: {reason}; free some space, or lower trainer.keep_last") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
@@ -153,14 +136,9 @@ def save_checkpoint(
 def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = ()) -> Path:
     """What is needed to use a model, and no more: averaged weights, matrices and kernels in half precision, and meta.json.
 
-    Args:
-        checkpoint: to export.
-        folder: new.
-        overrides: key=value of settings in SAMPLING.
-
     Raises:
         CheckpointError: `folder` holds a model already.
-        ConfigError: another setting.
+        ConfigError: `overrides` (key=value) with a setting that is not in SAMPLING.
     """
     if (folder / "meta.json").exists():
         raise CheckpointError(f"{folder}: holds a model already; name another folder")
@@ -177,7 +155,7 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
 
 
 def write_meta(folder: Path, meta: dict[str, Any], *, digest_files: bool = False) -> None:
-    """Write meta.json whole or not at all, with its own checksum, and with those of the files beside it if told to."""
+    """Write meta.json whole or not at all, with its own checksum, and on request with new ones of the files beside it."""
     if digest_files:
         meta = meta | {"sha256": {name: _digest(folder / name) for name in FILES if (folder / name).exists()}}
     aside = folder / ".meta.json"
@@ -254,7 +232,7 @@ def find_checkpoint(
     """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all.
 
     Raises:
-        CheckpointError: the step is not there (the message lists those that are) or damaged, or all are damaged.
+        CheckpointError: the step is not there or damaged, or all are damaged.
     """
     steps = steps_of(results)
     if milestone not in (0, "latest"):
@@ -277,39 +255,29 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     found = read_checkpoint(path) if (path / "meta.json").is_file() else find_checkpoint(path)
     if found is None:
-        raise CheckpointError(
-            f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder with checkpoints/ckpt_STEP"
-        )
+        raise CheckpointError(f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder that has one")
     return found
 
 
 def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:
-    """The checkpoint that a run goes on from: the newest good one, or the chosen milestone; None for a new run.
+    """The checkpoint that a run continues from: the newest good one, or the chosen milestone; None for a new run.
 
     Raises:
         CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
     """
-    settings, folder = config.trainer, Path(config.trainer.results_folder)
-    found = find_checkpoint(folder, settings.resume_milestone if settings.enable_resume else 0, warn=warn)
+    settings, elsewhere = config.trainer, "choose another trainer.results_folder"
+    milestone = settings.resume_milestone if settings.enable_resume else 0
+    found = find_checkpoint(Path(settings.results_folder), milestone, warn=warn)
     if found is None:
         return None
-    elsewhere = "choose another trainer.results_folder"
     if not settings.enable_resume:
-        raise CheckpointError(
-            f"{folder}: already holds checkpoints up to ckpt_{found.step}; set trainer.enable_resume=true to go on, "
-            f"or {elsewhere}"
-        )
+        said = f"{found.path.parent}: already holds checkpoints; set trainer.enable_resume=true to continue"
+        raise CheckpointError(f"{said}, or {elsewhere}")
     if found.stage != stage:
         raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; {elsewhere}")
-    altered = [
-        line
-        for line in differences(found.config, config)
-        if line.startswith(ARCHITECTURE[stage]) and not line.startswith(NOT_DECISIVE)
-    ]
-    if altered:
-        raise CheckpointError(
-            f"{found.path}: made with another architecture: {'; '.join(altered)}; use those settings, or {elsewhere}"
-        )
+    changed = [line for line in differences(found.config, config) if not line.startswith(NOT_DECISIVE)]
+    if altered := "; ".join(line for line in changed if line.startswith(ARCHITECTURE[stage])):
+        raise CheckpointError(f"{found.path}: of another architecture: {altered}; use those settings, or {elsewhere}")
     return found
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from data.gis.geojson import City  # shapely, which few commands need
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
-FIGURES = (".png", ".pdf", ".svg", ".jpg")
 USERS_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG"}
 
 
@@ -64,20 +63,16 @@ def new_file(text: str) -> Path:
     return path
 
 
-def new_figure(text: str) -> Path:
+def new_figure(text: str, suffixes: Sequence[str] = (".png", ".pdf", ".svg", ".jpg")) -> Path:
     """`new_file` of a format that pictures are written in."""
-    return _named(text, FIGURES)
+    if Path(text).suffix.lower() not in suffixes:
+        raise argparse.ArgumentTypeError(f"{text} is no picture; end its name with {' or '.join(suffixes)}")
+    return new_file(text)
 
 
 def new_png(text: str) -> Path:
     """`new_file` of a picture whose pixels are values."""
-    return _named(text, (".png",))
-
-
-def _named(text: str, suffixes: Sequence[str]) -> Path:
-    if Path(text).suffix.lower() not in suffixes:
-        raise argparse.ArgumentTypeError(f"{text} is no picture; end its name with {' or '.join(suffixes)}")
-    return new_file(text)
+    return new_figure(text, (".png",))
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -91,11 +86,8 @@ def run(main: Callable[[], int | None]) -> None:
     except OSError as error:
         if errno.errorcode.get(error.errno) not in USERS_FILES:
             raise
-        print(
-            f"error: {error.strerror}: {error.filename or 'the results folder'}; "
-            "free some space or choose another folder",
-            file=sys.stderr,
-        )
+        said = f"{error.strerror}: {error.filename or 'the results folder'}"
+        print(f"error: {said}; free some space or choose another folder", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

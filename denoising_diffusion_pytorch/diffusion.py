@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from .processes import PROCESSES
 
+T_MIN = 1e-4  # earliest time that the processes without steps train
+
 
 def beta_schedule(name: str, timesteps: int) -> Tensor:
     """Variances beta_t of the forward steps, (T,) float64.
@@ -58,32 +60,29 @@ class Diffusion(nn.Module, ABC):
 
     Args:
         objective: one of `PROCESSES[model_type].objectives`.
-        loss_type: mean squared error (`l2`), mean absolute error (`l1`), or half of their sum (`l1_l2`).
     """
 
     model_type: str  # its name in `PROCESSES`
     heads = 1  # model outputs per latent channel
 
-    def __init__(self, objective: str, loss_type: str):
+    def __init__(self, objective: str):
         super().__init__()
-        if objective not in PROCESSES[self.model_type].objectives:
-            fitting = ", ".join(PROCESSES[self.model_type].objectives)
-            raise ValueError(f"objective {objective!r} is none of {fitting}")
-        if loss_type not in ("l2", "l1", "l1_l2"):
-            raise ValueError(f"unknown loss type {loss_type!r}")
-        self.objective, self.loss_type = objective, loss_type
+        fitting = PROCESSES[self.model_type].objectives
+        if objective not in fitting:
+            raise ValueError(f"objective {objective!r} is none of {', '.join(fitting)}")
+        self.objective = objective
 
     @abstractmethod
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and sigma at t (B,), shaped for `like`."""
 
     @abstractmethod
-    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+    def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         """u (B,) in [0, 1) -> t (B,), uniform; the noisiest t where `final_step` (B,) bool is set."""
 
     @abstractmethod
     def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> the network's time input, 0 to 1000."""
+        """t (B,) -> the network's time input, in [0, 1000]."""
 
     @abstractmethod
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -115,43 +114,30 @@ class Diffusion(nn.Module, ABC):
         return self.target(x_start, t, noise)
 
     def loss(self, model_output: Tensor, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The training loss, summed over the heads, a scalar."""
+        """The mean squared error of the objective's quantity, summed over the heads, a scalar."""
         error = self.estimate(model_output, x_t, t) - self.target(x_start, t, noise)
-        if self.loss_type == "l2":
-            return self.heads * error.square().mean()
-        if self.loss_type == "l1":
-            return self.heads * error.abs().mean()
-        return self.heads * (error.square().mean() + error.abs().mean()) / 2
+        return self.heads * error.square().mean()
 
 
 class GaussianDiffusion(Diffusion):
     """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I), t in 0 .. T - 1.
 
-    signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022). With `pred_x0` the output is x_start itself.
+    signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022).
 
     Args:
         timesteps: T.
         schedule: see `beta_schedule`.
-        objective, loss_type: as in `Diffusion`.
     """
 
     model_type = "ddpm"
 
-    def __init__(
-        self,
-        timesteps: int = 1000,
-        schedule: str = "scaled_linear",
-        objective: str = "pred_noise",
-        loss_type: str = "l2",
-    ):
-        super().__init__(objective, loss_type)
+    def __init__(self, timesteps: int = 1000, schedule: str = "scaled_linear", objective: str = "pred_noise"):
+        super().__init__(objective)
         self.timesteps = timesteps
         alpha_bar = torch.cumprod(1 - beta_schedule(schedule, timesteps), dim=0)
         # float32: some accelerators have no float64
-        self.sqrt_alpha_bar: Tensor
-        self.sqrt_one_minus_alpha_bar: Tensor
-        self.register_buffer("sqrt_alpha_bar", alpha_bar.sqrt().float(), persistent=False)
-        self.register_buffer("sqrt_one_minus_alpha_bar", (1 - alpha_bar).sqrt().float(), persistent=False)
+        self.sqrt_alpha_bar = nn.Buffer(alpha_bar.sqrt().float(), persistent=False)
+        self.sqrt_one_minus_alpha_bar = nn.Buffer((1 - alpha_bar).sqrt().float(), persistent=False)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and sigma at t (B,) int64, shaped for `like`; t = -1 stands for the clean x_start."""
@@ -160,17 +146,16 @@ class GaussianDiffusion(Diffusion):
         sigma = torch.where(t < 0, 0.0, self.sqrt_one_minus_alpha_bar[index])
         return _per_sample(signal, like), _per_sample(sigma, like)
 
-    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+    def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         """u (B,) in [0, 1) -> t (B,) int64, uniform over the steps; T - 1 where `final_step` (B,) bool is set."""
         t = (u * self.timesteps).long().clamp(max=self.timesteps - 1)
         return torch.where(final_step, self.timesteps - 1, t)
 
     def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> the network's time input, in [0, 1000)."""
         return t.float() * (1000 / self.timesteps)
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output -> (x_start, noise), (B, Z, h, w) each, consistent with x_t."""
+        """As in `Diffusion`; with `pred_x0` the output is x_start itself."""
         if self.objective != "pred_x0":
             return self.split(model_output, x_t, t)
         signal, sigma = self.coefficients(t, x_t)
@@ -192,16 +177,16 @@ class GaussianDiffusion(Diffusion):
         """
         if not 1 <= steps <= self.timesteps:
             raise ValueError(f"steps must lie in 1..{self.timesteps}, not {steps}")
-        t = torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64, device="cpu").round().long() - 1
-        return t.to(device)
+        return (torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64, device="cpu").round().long() - 1).to(
+            device
+        )
 
 
 class _StraightSignal(Diffusion):
     """What the processes with x_t = (1 - t) x_start + sigma(t) noise, t in (0, 1], have in common."""
 
-    def __init__(self, loss_type: str, t_min: float):
-        super().__init__(PROCESSES[self.model_type].objectives[0], loss_type)
-        self.t_min = t_min
+    def __init__(self):
+        super().__init__(PROCESSES[self.model_type].objectives[0])
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
@@ -211,13 +196,12 @@ class _StraightSignal(Diffusion):
         """Signal and sigma at t (B,) in [0, 1], shaped for `like`."""
         return _per_sample(1 - t, like), _per_sample(self.sigma(t), like)
 
-    def draw_t(self, u: Tensor, final_step: Tensor) -> Tensor:
-        """u (B,) in [0, 1) -> t (B,) in [t_min, 1); 1 where `final_step` (B,) bool is set."""
-        t = self.t_min + u * (1 - self.t_min)
+    def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
+        """u (B,) in [0, 1) -> t (B,) in [T_MIN, 1); 1 where `final_step` (B,) bool is set."""
+        t = T_MIN + u * (1 - T_MIN)
         return torch.where(final_step, torch.ones_like(t), t)
 
     def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> the network's time input, in (0, 1000]."""
         return t.float() * 1000
 
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
@@ -247,11 +231,7 @@ class DecoupledDiffusion(_StraightSignal):
     model_type = "const_sde"
     heads = 2
 
-    def __init__(self, loss_type: str = "l1_l2", t_min: float = 1e-4):
-        super().__init__(loss_type, t_min)
-
     def sigma(self, t: Tensor) -> Tensor:
-        """sqrt(t)."""
         return t.sqrt()
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -284,11 +264,7 @@ class FlowMatching(_StraightSignal):
 
     model_type = "flow"
 
-    def __init__(self, loss_type: str = "l2", t_min: float = 1e-4):
-        super().__init__(loss_type, t_min)
-
     def sigma(self, t: Tensor) -> Tensor:
-        """t."""
         return t
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:

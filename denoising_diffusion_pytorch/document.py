@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from . import latent_diffusion
 from .build import latent_diffusion_parts
 from .checkpoint import open_checkpoint
-from .config import load_config, resolve, section
-from .config.schema import Config, DataConfig
+from .config import load_config, parse_config, resolve
 from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
 from .networks import autoencoder, swin, unet
@@ -31,9 +30,8 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
     """Both stages from four sections of a configuration; `latent_diffusion.LatentDiffusion` takes modules.
 
     Args:
-        first_stage_config, cond_stage_config, unet_config, diffusion_config: as the models of config/schema.py, or as plain
-            dicts in any spelling that a YAML file may use; None for the document's values. The autoencoder's weights are read
-            where the first one names a `ckpt_path`.
+        first_stage_config, ...: as the models of config/schema.py, or as plain dicts in any spelling that a YAML file may use;
+            None for the document's values. The autoencoder's weights are read where the first one names a `ckpt_path`.
         cond_size: side of the condition image in pixels (None: the latent's side).
 
     Raises:
@@ -50,14 +48,9 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
         *,
         cond_size: int | None = None,
     ):
-        config = Config(
-            first_stage_config=section("first_stage_config", first_stage_config),
-            cond_stage_config=section("cond_stage_config", cond_stage_config),
-            unet_config=section("unet_config", unet_config),
-            diffusion_config=section("diffusion_config", diffusion_config),
-            data=DataConfig(cond_size=cond_size),
-        )
-        config = resolve(config, stage="ldm")
+        given = {"first_stage_config": first_stage_config, "cond_stage_config": cond_stage_config}
+        given |= {"unet_config": unet_config, "diffusion_config": diffusion_config, "data": {"cond_size": cond_size}}
+        config = resolve(parse_config(given), stage="ldm")
         super().__init__(**latent_diffusion_parts(config))
         path = config.first_stage_config.ckpt_path
         if path:

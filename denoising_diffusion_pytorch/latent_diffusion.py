@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from .diffusion import Diffusion
 from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .networks.radio_map import to_gain
-from .randomness import GlobalRandom, KeyedRandom, sample_keys
+from .randomness import GlobalRandom, KeyedRandom, Random, sample_keys
 from .samplers import Sampling
 
-Random = GlobalRandom | KeyedRandom
 Keys = Tensor | Sequence[int]
 
 
@@ -27,7 +26,7 @@ class LatentDiffusion(nn.Module):
         cond_stage_model: condition image (B, C, s, s) -> one map per level of the U-Net.
         unet: (x_t, time, maps) -> model output.
         diffusion: the forward process and its objective.
-        sampling: what `sample` does unless told otherwise.
+        sampling: of `sample`, where its arguments say nothing else.
         final_step_share: fraction of the training samples that are put at t = T.
         scale_factor: of the latents. It is part of the weights: a checkpoint has it. Until a checkpoint or `set_scale` gives the
             measured one, the latents are not scaled.
@@ -76,14 +75,8 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def set_scale(self, posteriors: Iterable[DiagonalGaussianDistribution], reduce=lambda total: total) -> float:
-        """Measure 1 / std of z and keep it; nothing is sampled, as E[z^2] = mean^2 + var.
-
-        Args:
-            posteriors: of batches of images.
-            reduce: sums a (3,) float64 tensor over all processes.
-
-        Returns:
-            the scale factor.
+        """Measure 1 / std of z, keep and return it; nothing is sampled, as E[z^2] = mean^2 + var. `reduce` sums a (3,) float64
+        tensor over all processes.
         """
         total = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares; on the CPU, which has float64
         for posterior in posteriors:
@@ -113,12 +106,8 @@ class LatentDiffusion(nn.Module):
         return self.unet(x_t, self.diffusion.time_input(t), features).float()
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Tensor | Sequence[Tensor]) -> Tensor:
-        """What the objective names: the predicted noise, x_start, v, velocity, or (C, noise) along the channels.
-
-        Args:
-            x_t: (B, Z, h, w).
-            t: (B,).
-            cond: condition image (B, C, s, s), or what `encode_condition` makes of it.
+        """What the objective names for x_t (B, Z, h, w) at t (B,): the predicted noise, x_start, v, velocity, or (C, noise) along
+        the channels; `cond` is an image (B, C, s, s), or what `encode_condition` makes of it.
         """
         features = self.encode_condition(cond) if isinstance(cond, Tensor) else cond
         return self.diffusion.estimate(self.model_output(x_t, t, features), x_t, t)
@@ -127,8 +116,7 @@ class LatentDiffusion(nn.Module):
         """The second stage's training loss, a scalar; no gradient reaches the encoder.
 
         Args:
-            image: (B, 1, H, W) in [-1, 1].
-            cond: (B, C, s, s) in [-1, 1].
+            image, cond: (B, 1, H, W) and (B, C, s, s) in [-1, 1].
             keys: one integer per sample for reproducible randomness; None: torch's global generator.
         """
         device = self.scale_factor.device
@@ -141,12 +129,11 @@ class LatentDiffusion(nn.Module):
         """The denoising loss at random times, a scalar, and the prediction of x_start (B, Z, h, w) that it came from.
 
         Args:
-            x_start: (B, Z, h, w), unit standard deviation.
-            cond: (B, C, s, s) in [-1, 1].
+            x_start, cond: (B, Z, h, w) of unit standard deviation, and (B, C, s, s) in [-1, 1].
             random: where time and noise come from.
         """
         u, final = random.rand(), random.rand() < self.final_step_share
-        t = self.diffusion.draw_t(u, final)
+        t = self.diffusion.sample_t(u, final)
         noise = random.randn_like(x_start)
         x_t = self.q_sample(x_start, t, noise)
         output = self.model_output(x_t, t, self.encode_condition(cond))
@@ -172,7 +159,7 @@ class LatentDiffusion(nn.Module):
             return self.model_output(x_t, t, features)
 
         shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
-        return settings.draw(self.diffusion, model, random.randn(*shape), random.randn_like)
+        return settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)
 
     @torch.no_grad()
     def sample(self, cond: Tensor, ori_mask: Tensor | None = None, **how: Any) -> Tensor:

@@ -19,23 +19,19 @@ LAYER_SCALE = 2.0**12  # scaled sum of the pixels' gradients; times an activatio
 
 
 def hinge_gan_loss(fake_pred: Tensor, real_pred: Tensor) -> tuple[Tensor, Tensor]:
-    """Hinge losses of generator and discriminator (Lim & Ye, 2017), scalars.
+    """Hinge losses of generator and discriminator (Lim & Ye, 2017), scalars; logits of any shape and precision.
 
-    generator: -E[D(fake)]; discriminator: E[relu(1 - D(real))] + E[relu(1 + D(fake))]. Logits have any shape and
-    precision.
+    generator: -E[D(fake)]; discriminator: E[relu(1 - D(real))] + E[relu(1 + D(fake))].
     """
     fake_pred, real_pred = fake_pred.float(), real_pred.float()
-    generator = -fake_pred.mean()
-    discriminator = F.relu(1 - real_pred).mean() + F.relu(1 + fake_pred).mean()
-    return generator, discriminator
+    return -fake_pred.mean(), F.relu(1 - real_pred).mean() + F.relu(1 + fake_pred).mean()
 
 
 class PatchDiscriminator(nn.Module):
     """PatchGAN (Isola et al., 2017): one logit per overlapping patch.
 
     Args:
-        in_channels: image channels.
-        channels: channels of the first layer; doubled by each further layer, up to eightfold.
+        channels: of the first layer; doubled by each further layer, up to eightfold.
         num_layers: strided layers.
     """
 
@@ -47,11 +43,8 @@ class PatchDiscriminator(nn.Module):
             width = channels * min(2**index, 8)
             stride = 2 if index < num_layers else 1
             # GroupNorm in place of BatchNorm: no statistics that differ between processes or batch sizes
-            layers += [
-                nn.Conv2d(current, width, 4, stride=stride, padding=1),
-                nn.GroupNorm(8, width),
-                nn.LeakyReLU(0.2),
-            ]
+            conv = nn.Conv2d(current, width, 4, stride=stride, padding=1)
+            layers += [conv, nn.GroupNorm(8, width), nn.LeakyReLU(0.2)]
             current = width
         self.layers = nn.Sequential(*layers, nn.Conv2d(current, 1, 4, padding=1))
 
@@ -63,8 +56,7 @@ class PatchDiscriminator(nn.Module):
 class LPIPSLoss(nn.Module):
     """Learned perceptual distance with VGG16 features (Zhang et al., 2018), frozen and always in eval mode.
 
-    The linear layers come with the `lpips` package; VGG16's own weights are read from `weights`, or from torch's
-    cache of torchvision models. Nothing is downloaded.
+    The linear layers come with the `lpips` package; VGG16's own weights are read. Nothing is downloaded.
 
     Args:
         weights: a torchvision VGG16 state dict (.pth), None for `TORCH_HOME/hub/checkpoints/vgg16-397923af.pth`.
@@ -79,10 +71,8 @@ class LPIPSLoss(nn.Module):
 
         path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
         if not path.is_file():
-            raise CheckpointError(
-                f"{path}: VGG16 weights for LPIPS not found; download vgg16-397923af.pth from pytorch.org there, name "
-                "a copy in first_stage_config.lossconfig.lpips_weights, or set perceptual_weight to 0"
-            )
+            get = "download vgg16-397923af.pth from pytorch.org there, name a copy in first_stage_config.lossconfig.lpips_weights"
+            raise CheckpointError(f"{path}: VGG16 weights for LPIPS not found; {get}, or set perceptual_weight to 0")
         state = load_plain(path)
         self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         # lpips cuts VGG16's `features` into five slices and keeps torchvision's layer numbers inside them
@@ -121,14 +111,10 @@ class AutoencoderLoss(nn.Module):
         super().__init__()
         self.l1_weight, self.l2_weight, self.kl_weight = l1_weight, l2_weight, kl_weight
         self.discr_weight, self.perceptual_weight = discr_weight, perceptual_weight
-        self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight > 0 else None
+        self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight else None
 
     def reconstruction(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """l1 |e| + l2 e^2 + perceptual LPIPS of two (B, C, H, W), the latter after `apply_mask`.
-
-        Returns:
-            scalar loss, {term: detached scalar}.
-        """
+        """l1 |e| + l2 e^2 + perceptual LPIPS of two (B, C, H, W), the latter after `apply_mask`, and {term: detached scalar}."""
         error = reconstruction.float() - image.float()
         l1, l2 = error.abs().mean(), error.square().mean()
         loss = self.l1_weight * l1 + self.l2_weight * l2
@@ -148,16 +134,12 @@ class AutoencoderLoss(nn.Module):
         fake_pred: Tensor | None = None,
         last_weight: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total loss and its terms.
+        """The total loss, a scalar, and {term: detached scalar}.
 
         Args:
             image, reconstruction: (B, C, H, W) float32 in about [-1, 1], the latter after `apply_mask`.
-            posterior: of the encoder.
             fake_pred: the discriminator's logits of `reconstruction`; None before it takes part.
             last_weight: decoder weight at which the adaptive weight is taken; needed with `fake_pred`.
-
-        Returns:
-            scalar loss, {term: detached scalar}.
         """
         nll, logs = self.reconstruction(image, reconstruction)
         kl = posterior.kl().mean() / image[0].numel()
@@ -178,8 +160,7 @@ def gaussian_nll(image: Tensor, mean: Tensor, log_variance: Tensor) -> tuple[Ten
     fitted where the variance is large, too (beta-NLL with beta 1/2; Seitzer et al., 2022).
 
     Args:
-        image: (B, 1, H, W).
-        mean, log_variance: (B, 1, H, W) float32.
+        image, mean, log_variance: (B, 1, H, W), the last two float32.
 
     Returns:
         scalar loss, {term: detached scalar}: `nll` is without the weights.
@@ -198,7 +179,6 @@ def adaptive_weight(nll: Tensor, generator: Tensor, reconstruction: Tensor, last
     Args:
         nll, generator: scalars, functions of `reconstruction`.
         reconstruction: float32, a function of `last_weight` through one layer, whatever that layer's precision.
-        last_weight: weight of the decoder's last layer.
     """
     norms = []
     for loss in (nll, generator):

@@ -98,10 +98,8 @@ class Predictor:
                 self.sampling = model.sampling.changed(model.diffusion, **given)
             except ValueError as error:
                 raise ConfigError(str(error)) from error
-            if self.sampling.noise_scale > MOST_NOISE:
-                raise ConfigError(
-                    f"noise_scale is {self.sampling.noise_scale:g}; it must lie above 0, up to {MOST_NOISE}"
-                )
+            if (scale := self.sampling.noise_scale) > MOST_NOISE:
+                raise ConfigError(f"noise_scale is {scale:g}; it must lie above 0, up to {MOST_NOISE}")
             if pixel_noise is None:
                 self.pixel_noise = self.config.diffusion_config.pixel_noise
         elif given or pixel_noise is not None:
@@ -111,12 +109,8 @@ class Predictor:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **how) -> "Predictor":
-        """A model from its folder, or from the Hugging Face Hub under a name such as `user/model`, downloaded once.
-
-        Args:
-            name: of the folder or on the Hub.
-            revision: branch, tag or commit on the Hub.
-            how: as for `Predictor`.
+        """A model from its folder, or from the Hugging Face Hub under a name such as `user/model` (and a revision: branch, tag or
+        commit), downloaded once; `how` as for `Predictor`.
 
         Raises:
             CheckpointError: neither is there, or the Hub cannot be reached.
@@ -130,12 +124,10 @@ class Predictor:
             return cls(snapshot_download(str(name), revision=revision, allow_patterns=EXPORTED), **how)
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(
-                f"{name}: is no folder, and not to be had from the Hugging Face Hub ({reason})"
-            ) from error
+            raise CheckpointError(f"{name}: is no folder, and not on the Hugging Face Hub ({reason})") from error
 
     @property
-    def is_told_the_simulation(self) -> bool:
+    def sees_simulation(self) -> bool:
         """Whether the embedded simulator's map is part of the condition; scores on that simulator's own maps then say nothing."""
         return "simulated" in self.config.data.cond_channels
 
@@ -184,20 +176,12 @@ class Predictor:
             reconstruct: as in `predict_batch`.
         """
         data, sampling = self.config.data, self.sampling_of(num_samples)
-        how: dict[str, Any] = {"num_samples": num_samples} | (asdict(sampling) if sampling else {})
+        how: dict[str, Any] = {"num_samples": num_samples, "seed": self.seed, "pixel_noise": self.pixel_noise}
+        how |= asdict(sampling) if sampling else {}
         scenes = iter(scenes)
         while batch := list(islice(scenes, batch_size)):
             prepared = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in batch]
-            yield from predict_batch(
-                self.model,
-                batch,
-                prepared,
-                self.device,
-                seed=self.seed,
-                pixel_noise=self.pixel_noise,
-                reconstruct=reconstruct,
-                **how,
-            )
+            yield from predict_batch(self.model, batch, prepared, self.device, reconstruct=reconstruct, **how)
 
 
 @torch.no_grad()
@@ -217,11 +201,8 @@ def predict_batch(
     Args:
         model: a LatentDiffusion samples maps, a Regression predicts them; an AutoencoderKL reconstructs the truth, which is
             then its `gain`. Their `predict(batch)` gives the samples.
-        scenes: at their own resolution.
-        prepared: the same as `data.prepare.prepare` gives them.
-        device: of the model.
-        seed: with a scene's name it decides the noise.
-        pixel_noise: as for `Predictor`.
+        scenes, prepared: at their own resolution, and as `data.prepare.prepare` gives them.
+        seed, pixel_noise: as for `Predictor`.
         reconstruct: the truth too, where it is known and the model can: an encoder and a decoder pass more.
         how: `num_samples`, and for a LatentDiffusion fields of `Sampling`.
     """
@@ -230,18 +211,13 @@ def predict_batch(
         arrays = [sample[key] for sample in prepared if key in sample]
         return torch.from_numpy(np.stack(arrays)).to(device) if len(arrays) == len(prepared) else None
 
-    batch: dict[str, Any] = {
-        "image": stacked("image"),
-        "cond": stacked("cond"),
-        "ori_mask": stacked("ori_mask"),
-        "keys": [random_key(seed, scene.name) for scene in scenes],
-    }
+    batch: dict[str, Any] = {key: stacked(key) for key in ("image", "cond", "ori_mask")}
+    batch["keys"] = [random_key(seed, scene.name) for scene in scenes]
     samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
     mean = np.mean(samples, axis=0)
     if len(samples) > 1 and isinstance(model, Regression):
         mean = model.predict(batch)[0][:, 0].cpu().numpy()  # without the samples' noise
-    known = batch["image"] is not None
-    reconstructions = None
+    known, reconstructions = batch["image"] is not None, None
     if reconstruct and known and isinstance(model, LatentDiffusion):
         reconstructions = model.reconstruct(batch)[:, 0].cpu().numpy()
     predictions = []

@@ -1,10 +1,11 @@
 """Random numbers that belong to a sample, not to a process.
 
-Every sample of a batch carries an integer key. Time, noise and the posterior's draw for that sample come from a
+Every sample of a batch carries an integer key. Time, noise and the sample of the posterior come from a
 generator seeded by its key, so they do not depend on the batch size, the number of processes, the device, or the step
 at which a run was interrupted.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +25,23 @@ def seed_global(*numbers: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
 
 
-class KeyedRandom:
+class Random(ABC):
+    """Random numbers for the B samples of a batch."""
+
+    @abstractmethod
+    def rand(self) -> Tensor:
+        """Uniform in [0, 1), (B,)."""
+
+    @abstractmethod
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal, (B, *shape)."""
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Standard normal of x's shape (B, ...)."""
+        return self.randn(*x.shape[1:])
+
+
+class KeyedRandom(Random):
     """One CPU generator per sample.
 
     Args:
@@ -40,38 +57,24 @@ class KeyedRandom:
         self.device = torch.device(device)
 
     def rand(self) -> Tensor:
-        """Uniform in [0, 1), (B,)."""
         return self._moved(torch.cat([torch.rand(1, generator=g) for g in self.generators]))
 
     def randn(self, *shape: int) -> Tensor:
-        """Standard normal, (B, *shape)."""
         return self._moved(torch.stack([torch.randn(shape, generator=g) for g in self.generators]))
-
-    def randn_like(self, x: Tensor) -> Tensor:
-        """Standard normal of x's shape (B, ...)."""
-        return self.randn(*x.shape[1:])
 
     def _moved(self, x: Tensor) -> Tensor:
         """Copy to the device, from pinned memory: any other copy waits for all work that is queued on a GPU."""
         return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
 
 
-class GlobalRandom:
-    """The same interface over one generator (None: torch's global one) for callers without keys."""
+class GlobalRandom(Random):
+    """From one generator (None: torch's global one), for callers without keys."""
 
     def __init__(self, batch_size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None):
-        self.batch_size = batch_size
-        self.device = device
-        self.generator = generator
+        self.batch_size, self.device, self.generator = batch_size, device, generator
 
     def rand(self) -> Tensor:
-        """Uniform in [0, 1), (B,)."""
         return torch.rand(self.batch_size, generator=self.generator, device=self.device)
 
     def randn(self, *shape: int) -> Tensor:
-        """Standard normal, (B, *shape)."""
         return torch.randn((self.batch_size, *shape), generator=self.generator, device=self.device)
-
-    def randn_like(self, x: Tensor) -> Tensor:
-        """Standard normal of x's shape (B, ...)."""
-        return self.randn(*x.shape[1:])

@@ -95,11 +95,8 @@ def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, 
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    "ddim": sample_ddim,
-    "ddpm": sample_ddpm,
-    "decoupled": sample_decoupled,
-    "euler": sample_euler,
-    "heun": sample_heun,
+    function.__name__.removeprefix("sample_"): function
+    for function in (sample_ddim, sample_ddpm, sample_decoupled, sample_euler, sample_heun)
 }
 
 
@@ -132,8 +129,8 @@ class Sampling:
         fitting = PROCESSES[diffusion.model_type].samplers
         sampler = result.sampler or fitting[0]
         if sampler not in fitting:
-            process = type(diffusion).__name__
-            raise ValueError(f"sampler {sampler!r} does not fit {process}; choose from {', '.join(fitting)}")
+            misfit = f"sampler {sampler!r} does not fit {type(diffusion).__name__}"
+            raise ValueError(f"{misfit}; choose from {', '.join(fitting)}")
         diffusion.schedule(result.steps)
         if result.eta and sampler != "ddim":
             raise ValueError(f"eta is {result.eta:g}, but only the sampler ddim has one, not {sampler}")
@@ -141,7 +138,7 @@ class Sampling:
             raise ValueError(f"noise_scale is {result.noise_scale:g}; it must lie above 0")
         return replace(result, sampler=sampler)
 
-    def draw(self, diffusion: Diffusion, model: Model, noise: Tensor, randn: Randn) -> Tensor:
+    def run(self, diffusion: Diffusion, model: Model, noise: Tensor, randn: Randn) -> Tensor:
         """x_start (B, Z, h, w) from standard normal noise of its shape; checked settings only."""
         scale, options = self.noise_scale, {"eta": self.eta} if self.sampler == "ddim" else {}
         function = SAMPLERS[str(self.sampler)]

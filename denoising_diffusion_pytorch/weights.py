@@ -31,14 +31,8 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Pat
 
 
 def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.device = "cpu"):
-    """Rebuild the trained model from a checkpoint alone, in eval mode.
-
-    Args:
-        path: a checkpoint folder or a results folder.
-        use_ema: the averaged weights instead of the last ones.
-
-    Returns:
-        (what `build_model` builds, Config, Checkpoint).
+    """Rebuild the trained model from a checkpoint folder or a results folder alone, in eval mode, with its averaged weights or
+    the last ones. Returns (what `build_model` builds, Config, Checkpoint).
     """
     checkpoint = open_checkpoint(path)
     config = checkpoint.config
@@ -48,14 +42,8 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
 
 
 def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[[str], None] = print) -> None:
-    """Fill a model with the weights that its run starts from: those of the checkpoint that it continues, of
-    `trainer.init_from`, or of `first_stage_config.ckpt_path`.
-
-    Args:
-        model: what `build_model` builds.
-        config: resolved.
-        stage: `vae`, `ldm` or `baseline`.
-        say: called with a line that says what was loaded.
+    """Fill what `build_model` builds with the weights that its run starts from: those of the checkpoint that it continues, of
+    `trainer.init_from`, or of `first_stage_config.ckpt_path`; `say` is called with a line about them.
 
     Raises:
         CheckpointError: the weights are not there, or do not fit.
@@ -79,18 +67,11 @@ def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[
 
 
 def load_initial(model: nn.Module, config: Config, stage: str) -> str:
-    """Fill a new run's model with the weights of another run of its stage, averaged ones where there are any.
+    """Fill a new run's model with the weights of the run that `trainer.init_from` names, averaged ones where there are any;
+    returns a line that says so.
 
     Channels that `data.cond_channels` appends to the other run's are new inputs. Their weights start at zero, so that the
     model's predictions are unchanged at first; a decoder that becomes residual starts from the simulated map instead.
-
-    Args:
-        model: what `build_model` builds; its weights are replaced.
-        config: resolved; `trainer.init_from` names the other run.
-        stage: `vae`, `ldm` or `baseline`.
-
-    Returns:
-        a line saying what was loaded.
 
     Raises:
         CheckpointError: not there, of another stage, of other channels, of another objective, or of another architecture.
@@ -98,16 +79,15 @@ def load_initial(model: nn.Module, config: Config, stage: str) -> str:
     checkpoint = open_checkpoint(config.trainer.init_from)
     if checkpoint.stage != stage:
         raise CheckpointError(f"{checkpoint.path}: is of stage {checkpoint.stage}, not {stage} (trainer.init_from)")
-    theirs = checkpoint.config
+    theirs, trained = checkpoint.config, f"{checkpoint.path}: was trained with"
     before, now = theirs.data.cond_channels, config.data.cond_channels
     if now[: len(before)] != before:
-        raise CheckpointError(
-            f"{checkpoint.path}: was trained with data.cond_channels [{', '.join(before)}]; [{', '.join(now)}] must begin with them"
-        )
+        begin = f"[{', '.join(before)}]; [{', '.join(now)}] must begin with them"
+        raise CheckpointError(f"{trained} data.cond_channels {begin}")
     for name in ("model_type", "objective") if stage == "ldm" else ():
         given, ours = getattr(theirs.diffusion_config, name), getattr(config.diffusion_config, name)
         if given != ours:
-            raise CheckpointError(f"{checkpoint.path}: was trained with diffusion_config.{name} {given}, not {ours}")
+            raise CheckpointError(f"{trained} diffusion_config.{name} {given}, not {ours}")
     state, fitting = checkpoint.weights("averaged"), model.state_dict()
     if stage == "ldm" and config.diffusion_config.scale_factor is not None:
         state["scale_factor"] = fitting["scale_factor"]
@@ -132,37 +112,27 @@ def _start_residual_decoder(autoencoder: Any, config: Config, checkpoint: Checkp
     """Let a decoder that becomes residual start from the condition; refuse what would change a residual one's base."""
     ours, theirs = (c.first_stage_config.ddconfig.decoder_residual for c in (config, checkpoint.config))
     if theirs and not ours:
-        raise CheckpointError(
-            f"{checkpoint.path}: its decoder predicts the difference from the simulated map; keep "
-            "first_stage_config.ddconfig.decoder_residual: true"
-        )
+        said = "its decoder is residual; keep first_stage_config.ddconfig.decoder_residual: true"
+        raise CheckpointError(f"{checkpoint.path}: {said}")
     if ours and not theirs:
         if frozen:
-            raise CheckpointError(
-                f"{checkpoint.path}: decoder_residual starts the decoder's last layer anew, which nothing trains; set "
-                "diffusion_config.end_to_end.start_step"
-            )
+            said = "decoder_residual starts the decoder's last layer anew, which nothing trains"
+            raise CheckpointError(f"{checkpoint.path}: {said}; set diffusion_config.end_to_end.start_step")
         autoencoder.decoder.start_from_condition()
 
 
 def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels: Sequence[str] = ()) -> str:
-    """Fill an autoencoder from a trained one, averaged weights where there are any.
+    """Fill an autoencoder from a trained one, averaged weights where there are any; returns a line that says so.
 
     Args:
-        autoencoder: its weights are replaced.
         path: a checkpoint or results folder of either stage, a .safetensors file of an autoencoder, or a .pt / .ckpt
             of the original RadioDiff, DDM or latent-diffusion code (`ema`, `model` or `state_dict` inside).
-        cond_channels: names of the condition's channels, which a decoder that sees them must have been trained with; weights alone
-            do not tell theirs.
-
-    Returns:
-        a line saying what was loaded.
+        cond_channels: names of the condition's channels, which a decoder that sees them must have been trained with.
 
     Raises:
         CheckpointError: not there, not readable without running code, of another architecture, or of other channels.
     """
-    path = Path(path)
-    source = path
+    source = path = Path(path)
     if path.is_dir():
         checkpoint = open_checkpoint(path)
         source, theirs = checkpoint.path, checkpoint.config.data.cond_channels
@@ -170,10 +140,8 @@ def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels
         if checkpoint.config.first_stage_config.ddconfig.decoder_residual != is_residual:
             raise CheckpointError(f"{source}: was trained with another first_stage_config.ddconfig.decoder_residual")
         if autoencoder.decoder.cond_channels and theirs != list(cond_channels):
-            raise CheckpointError(
-                f"{source}: its decoder was trained with data.cond_channels [{', '.join(theirs)}], not with "
-                f"[{', '.join(cond_channels)}]; use the same ones in the same order"
-            )
+            both = f"[{', '.join(theirs)}], not with [{', '.join(cond_channels)}]"
+            raise CheckpointError(f"{source}: its decoder was trained with data.cond_channels {both}")
         state = checkpoint.weights("averaged")
     elif not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (first_stage_config.ckpt_path)")
@@ -182,8 +150,7 @@ def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels
     prefix = "first_stage_model."
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    # `loss.`: the original's discriminator and LPIPS
-    state = {key: value for key, value in state.items() if not key.startswith("loss.")}
+    state = {k: v for k, v in state.items() if not k.startswith("loss.")}  # the original's discriminator and LPIPS
     load_strictly(autoencoder, state, source)
     return f"first stage from {source} ({len(state)} tensors)"
 

@@ -16,12 +16,7 @@ def rank_fractions(samples: np.ndarray, truth: np.ndarray, rng: np.random.Genera
     """Where the truth lies among the samples, in (0, 1): uniform if it is one more sample of the same distribution.
 
     (samples below the truth + u (1 + samples equal to it)) / (K + 1), u uniform: the randomised PIT of discrete values
-    (Czado, Gneiting & Held, 2009), unbiased for any number of samples.
-
-    Args:
-        samples: (K, N).
-        truth: (N,), of the same type.
-        rng: of u.
+    (Czado, Gneiting & Held, 2009), unbiased for any number of samples. `samples` (K, N), `truth` (N,) of the same type.
     """
     below, equal = (samples < truth).sum(0), (samples == truth).sum(0)
     return (below + rng.random(truth.shape) * (1 + equal)) / (len(samples) + 1)
@@ -30,14 +25,7 @@ def rank_fractions(samples: np.ndarray, truth: np.ndarray, rng: np.random.Genera
 def crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Continuous ranked probability score of an ensemble (its unbiased form, Ferro, 2014), in the values' unit.
 
-    mean |x_i - y| - sum_ij |x_i - x_j| / (2 K (K - 1)); for one sample the absolute error.
-
-    Args:
-        samples: (K, N).
-        truth: (N,).
-
-    Returns:
-        (N,).
+    mean |x_i - y| - sum_ij |x_i - x_j| / (2 K (K - 1)); for one sample the absolute error. (K, N), (N,) -> (N,).
     """
     count = len(samples)
     error = np.abs(samples - truth).mean(0)
@@ -63,29 +51,28 @@ class Calibration:
 
         Args:
             name: of the scene; decides how ties are broken.
-            samples: (K, H, W) grey levels in [0, 1], K > 1.
-            truth: (H, W).
+            samples, truth: (K, H, W) and (H, W) grey levels in [0, 1], K > 1.
             where: (H, W) bool, the pixels that count.
         """
-        drawn = gain_to_uint8(samples[:, where]).astype(np.int16)
+        values = gain_to_uint8(samples[:, where]).astype(np.int16)
         true = gain_to_uint8(truth[where]).astype(np.int16)
-        fractions = rank_fractions(drawn, true, np.random.default_rng(list(name.encode())))
-        differ = (drawn != drawn[0]).any(0)
+        fractions = rank_fractions(values, true, np.random.default_rng(list(name.encode())))
+        differ = (values != values[0]).any(0)
         for alike, ranks in zip((~differ, differ), self._ranks, strict=True):
             ranks += np.bincount((fractions[alike] * 100).astype(int).clip(max=99), minlength=100)
-        row: dict[str, Any] = {"name": name, "crps": float(crps(drawn, true).mean()) * STEP_DB}
+        row: dict[str, Any] = {"name": name, "crps": float(crps(values, true).mean()) * STEP_DB}
         # the mean of K samples has an error of its own: with this factor spread and error are equal for calibrated samples
-        variance = drawn.var(0, ddof=1) * (1 + 1 / len(drawn))
-        error = (drawn.mean(0) - true) ** 2
+        variance = values.var(0, ddof=1) * (1 + 1 / len(values))
+        error = (values.mean(0) - true) ** 2
         bins = (2 * np.sqrt(variance)).astype(int).clip(max=511)
-        for total, values in zip(self._spread, (None, error, variance), strict=True):
-            total += np.bincount(bins, values, minlength=512)
+        for total, weights in zip(self._spread, (None, error, variance), strict=True):
+            total += np.bincount(bins, weights, minlength=512)
         self.rows.append(row)
         return row
 
-    def coverage(self, level: float, *, where_samples_differ: bool = False) -> float:
+    def coverage(self, level: float, *, differing: bool = False) -> float:
         """Fraction of the pixels whose truth lies in the central interval of this nominal fraction; NaN without any."""
-        ranks = self._ranks[1] if where_samples_differ else self._ranks.sum(0)
+        ranks = self._ranks[1] if differing else self._ranks.sum(0)
         if not ranks.sum():
             return float("nan")
         edge = round(100 * (1 - level) / 2, 6)
@@ -105,9 +92,7 @@ class Calibration:
         return {
             "crps": float(np.mean([row["crps"] for row in self.rows])),
             "coverage": {f"{level:g}": self.coverage(level) for level in LEVELS},
-            "coverage_where_samples_differ": {
-                f"{level:g}": self.coverage(level, where_samples_differ=True) for level in LEVELS
-            },
+            "coverage_where_samples_differ": {f"{level:g}": self.coverage(level, differing=True) for level in LEVELS},
             "differing": float(self._ranks[1].sum() / self._ranks.sum()),
             "spread": float(np.sqrt(variance.sum() / total)) * STEP_DB,
             "error": float(np.sqrt(error.sum() / total)) * STEP_DB,
@@ -121,9 +106,5 @@ class Calibration:
         for edge in edges:
             pixels, error, variance = self._spread[:, first : edge + 1].sum(1)
             if pixels:
-                yield [
-                    float(np.sqrt(variance / pixels)) * STEP_DB,
-                    float(np.sqrt(error / pixels)) * STEP_DB,
-                    float(pixels),
-                ]
+                yield [*(float(np.sqrt(total / pixels)) * STEP_DB for total in (variance, error)), float(pixels)]
             first = max(first, edge + 1)

@@ -20,6 +20,8 @@ UNPREDICTED, UNCOVERED = "white", "#d95f5f"
 ERROR_LIMIT_DB = 20.0
 SPREAD_LIMIT_DB = 10.0
 Part = tuple[slice, slice]  # rows and columns
+WHOLE: Part = (slice(None), slice(None))
+GAIN: dict[str, Any] = {"cmap": "viridis", "limits": (GAIN_MIN_DB, GAIN_MAX_DB)}
 LARGEST_SHOWN = 2048  # px; of a larger map every second pixel is drawn, or every third, ...
 
 
@@ -28,36 +30,35 @@ def _show(
     values: np.ndarray,
     buildings: np.ndarray,
     tx: Sequence[float] | None,
+    *,
     cmap: str,
-    limits: tuple,
-    metres: bool = False,
-    part: Part = (slice(None), slice(None)),
+    limits: tuple[float, float],
+    part: Part | None = None,
 ) -> Any:
-    """Draw values (H, W), NaN where they are unknown, or a part of them; with `metres` along the axes."""
+    """Draw values (H, W), NaN where they are unknown; with a `part` of them, metres along the axes."""
     axes.set_facecolor(UNPREDICTED)
     shown = np.ma.masked_where(buildings | np.isnan(values), values)
-    image = _draw(axes, shown, part, cmap=cmap, vmin=limits[0], vmax=limits[1])
-    _paint(axes, buildings, BUILDING_GREY, part)
+    image = _draw(axes, shown, part or WHOLE, cmap=cmap, vmin=limits[0], vmax=limits[1])
+    _paint(axes, buildings, BUILDING_GREY, part or WHOLE)
     axes.autoscale(False)
     if tx is not None:
         axes.plot(*tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
-    if metres:
+    if part is None:
+        axes.set(xticks=[], yticks=[])
+    else:
         axes.set_xlabel("m", fontsize=8)
         axes.tick_params(labelsize=7)
-    else:
-        axes.set_xticks([])
-        axes.set_yticks([])
     return image
 
 
-def _draw(axes: Any, values: np.ndarray, part: Part = (slice(None), slice(None)), **how: Any) -> Any:
+def _draw(axes: Any, values: np.ndarray, part: Part = WHOLE, **how: Any) -> Any:
     (top, bottom, _), (left, right, _) = (cut.indices(length) for cut, length in zip(part, values.shape, strict=True))
     values, step = values[part], -(-max(bottom - top, right - left) // LARGEST_SHOWN)
     edges = (left - 0.5, right - 0.5, bottom - 0.5, top - 0.5)
     return axes.imshow(values[::step, ::step], extent=edges, interpolation="nearest", **how)
 
 
-def _paint(axes: Any, where: np.ndarray, colour: str, part: Part = (slice(None), slice(None))) -> None:
+def _paint(axes: Any, where: np.ndarray, colour: str, part: Part) -> None:
     _draw(axes, np.ma.masked_where(~where, where), part, cmap=ListedColormap([colour]))
 
 
@@ -65,7 +66,7 @@ def _predicted_part(values: np.ndarray) -> Part:
     """The smallest rectangle of (H, W) that holds all values, so that a square in a large city fills its picture."""
     rows, columns = (np.flatnonzero(~np.isnan(values).all(axis=axis)) for axis in (1, 0))
     if not len(rows):
-        return slice(None), slice(None)
+        return WHOLE
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
@@ -88,13 +89,12 @@ def figure_row(scene: Scene, **maps: np.ndarray | None) -> dict[str, Any]:
 
 
 def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
-    """The truth | each of `columns` | error of the last | spread of its draws, if they are given; one row per scene.
+    """The truth | each of `columns` | error of the last | spread of its samples, if they are given; one row per scene.
 
     Args:
         path: file to write, PNG, PDF or SVG by its name.
-        rows: dicts with `name`; `real` and every name in `columns`, (H, W) grey levels in [0, 1]; `buildings` (H, W)
-            bool; optionally `truth`, the title of `real`; `tx` (x, y) in pixels, `points` (N, 2 or more) of measured x, y,
-            and, in all rows or none, `std` (H, W) of the last column, grey levels.
+        rows: of `figure_row`, with every name in `columns`, (H, W) grey levels in [0, 1], and, in all rows or none, `std`
+            (H, W) of the last column, grey levels.
         columns: names of the predictions, also used as titles.
     """
     spread_is_known = rows[0].get("std") is not None
@@ -104,18 +104,17 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
     figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
-        buildings, tx = row["buildings"], row.get("tx")
-        gain_limits = (GAIN_MIN_DB, GAIN_MAX_DB)
+        buildings, predicted, real = row["buildings"], row[columns[-1]], row["real"]
         for ax, key in zip(line[:last], maps, strict=True):
-            power = _show(ax, gain_to_db(row[key]), buildings, tx, "viridis", gain_limits)
+            power = _show(ax, gain_to_db(row[key]), buildings, row["tx"], **GAIN)
         line[0].set_ylabel(row["name"], fontsize=8)
-        scores = map_scores(row[columns[-1]], row["real"])
-        error_db = (row[columns[-1]] - row["real"]) * GAIN_SPAN_DB
-        error = _show(line[last], error_db, buildings, None, "RdBu_r", (-ERROR_LIMIT_DB, ERROR_LIMIT_DB))
-        line[last].set_xlabel(f"NMSE {scores['nmse']:.4f}", fontsize=8)
+        how: dict[str, Any] = {"cmap": "RdBu_r", "limits": (-ERROR_LIMIT_DB, ERROR_LIMIT_DB)}
+        error = _show(line[last], (predicted - real) * GAIN_SPAN_DB, buildings, None, **how)
+        line[last].set_xlabel(f"NMSE {map_scores(predicted, real)['nmse']:.4f}", fontsize=8)
         _mark_points(line[0], row.get("points"))
         if spread_is_known:
-            spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, buildings, None, "magma", (0, SPREAD_LIMIT_DB))
+            how = {"cmap": "magma", "limits": (0, SPREAD_LIMIT_DB)}
+            spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, buildings, None, **how)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=10)
     figure.colorbar(power, ax=axes[:, :last], label="path gain (dB)", shrink=0.9, aspect=40, location="left")
@@ -125,21 +124,20 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
     _save(figure, path)
 
 
-def contact_sheet(path: str | Path, scenes: Sequence[Scene], columns: int = 4) -> None:
+def contact_sheet(path: str | Path, scenes: Sequence[Scene]) -> None:
     """The true maps of many scenes side by side.
 
     Args:
         path: file to write, PNG, PDF or SVG by its name.
         scenes: with gain.
-        columns: scenes per row.
     """
-    lines = -(-len(scenes) // columns)
-    figure = Figure(figsize=(2.4 * columns + 1, 2.5 * lines + 0.3), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    lines = -(-len(scenes) // 4)
+    figure = Figure(figsize=(10.6, 2.5 * lines + 0.3), layout="constrained")
+    grid = figure.subplots(lines, 4, squeeze=False).ravel()
     for axes in grid[len(scenes) :]:
         axes.set_axis_off()
     for axes, scene in zip(grid[: len(scenes)], scenes, strict=True):
-        image = _show(axes, gain_to_db(scene.gain), scene.buildings, scene.tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB))
+        image = _show(axes, gain_to_db(scene.gain), scene.buildings, scene.tx, **GAIN)
         axes.set_title(scene.name, fontsize=8)
     figure.colorbar(image, ax=grid, label="path gain (dB)", shrink=0.8)
     _save(figure, path)
@@ -157,25 +155,22 @@ def radio_map_figure(
     """One map in dB and, if given, its uncertainty.
 
     Args:
-        path: file to write, PNG, PDF or SVG by its name.
-        gain: (H, W) in [0, 1], NaN where it is unknown.
-        buildings: (H, W).
-        tx: (x, y) in pixels.
-        title: above the map.
-        std: (H, W), standard deviation of `gain`.
+        path: as in `comparison_figure`.
+        gain, std: (H, W) in [0, 1] and its standard deviation, NaN where it is unknown.
+        buildings, tx: (H, W) bool, and (x, y) in pixels.
         points: (N, 2 or more) of measured x, y.
     """
     columns = 1 if std is None else 2
     figure = Figure(figsize=(6 * columns, 5), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     part = _predicted_part(gain)
-    image = _show(axes[0], gain_to_db(gain), buildings, tx, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), True, part)
+    image = _show(axes[0], gain_to_db(gain), buildings, tx, part=part, **GAIN)
     _mark_points(axes[0], points, "m; ")
     axes[0].set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes[0], label="path gain (dB)")
     if std is not None:
         limits = 0, max(1.0, np.nanmax(std) * GAIN_SPAN_DB)
-        spread = _show(axes[1], std * GAIN_SPAN_DB, buildings, tx, "magma", limits, True, part)
+        spread = _show(axes[1], std * GAIN_SPAN_DB, buildings, tx, part=part, cmap="magma", limits=limits)
         figure.colorbar(spread, ax=axes[1], label="standard deviation (dB)")
     _save(figure, path)
 
@@ -191,9 +186,8 @@ def coverage_figure(
     """Best server and coverage of several transmitters.
 
     Args:
-        path: file to write, PNG, PDF or SVG by its name.
-        server, gain: (H, W), see `evaluation.maps.Coverage`.
-        buildings: (H, W).
+        path: as in `comparison_figure`.
+        server, gain, buildings: (H, W), see `evaluation.maps.Coverage`.
         transmitters: (x, y) of each, in pixels; they are numbered from 1.
         threshold_db: lowest path gain at which a pixel is covered.
     """
@@ -202,9 +196,10 @@ def coverage_figure(
     decibels, part = gain_to_db(gain), _predicted_part(gain)
     unknown = (server == 0) & ~buildings
     uncovered = (server > 0) & (decibels < threshold_db)
-    _show(left, np.where(server > 0, server - 1.0, np.nan), buildings, None, "tab20", (0, 20), True, part)
+    servers = np.where(server > 0, server - 1.0, np.nan)
+    _show(left, servers, buildings, None, part=part, cmap="tab20", limits=(0, 20))
     covered = np.where(unknown | uncovered, np.nan, decibels)
-    image = _show(right, covered, buildings, None, "viridis", (GAIN_MIN_DB, GAIN_MAX_DB), True, part)
+    image = _show(right, covered, buildings, None, part=part, **GAIN)
     _paint(right, uncovered, UNCOVERED, part)
     for axes in (left, right):
         for number, position in enumerate(transmitters, 1):
@@ -213,22 +208,22 @@ def coverage_figure(
     left.set_title("best server", fontsize=10)
     right.set_title(f"covered: at least {threshold_db:g} dB", fontsize=10)
     figure.colorbar(image, ax=right, label="path gain (dB)")
-    kinds = (
-        (buildings, BUILDING_GREY, "building"),
-        (unknown, UNPREDICTED, "not predicted"),
-        (uncovered, UNCOVERED, "below the threshold"),
-    )
-    marks = [Patch(facecolor=c, edgecolor="black", label=label) for where, c, label in kinds if where[part].any()]
+    kinds = {
+        "building": (buildings, BUILDING_GREY),
+        "not predicted": (unknown, UNPREDICTED),
+        "below the threshold": (uncovered, UNCOVERED),
+    }
+    marks = [Patch(fc=c, ec="black", label=label) for label, (where, c) in kinds.items() if where[part].any()]
     if marks:
         figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8)
     _save(figure, path)
 
 
 def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Observed against nominal coverage of central intervals, and the error of the mean against the spread of the draws.
+    """Observed against nominal coverage of central intervals, and the error of the mean against the spread of the samples.
 
     Args:
-        path: file to write, PNG, PDF or SVG by its name.
+        path: as in `comparison_figure`.
         models: `Calibration.summary` by name.
     """
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
@@ -244,7 +239,9 @@ def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]
         right.plot(spread, error, marker="o", markersize=3, label=name)
         largest = max(largest, spread.max(), error.max())
     right.plot([0, largest], [0, largest], color="0.6", linewidth=1)
-    left.set(xlabel="nominal share of the interval", ylabel="share of open pixels inside", xlim=(0, 1), ylim=(0, 1))
-    right.set(xlabel="spread of the draws (dB)", ylabel="root mean square error of their mean (dB)")
+    left.set(
+        xlabel="nominal coverage of the interval", ylabel="fraction of open pixels inside", xlim=(0, 1), ylim=(0, 1)
+    )
+    right.set(xlabel="spread of the samples (dB)", ylabel="root mean square error of their mean (dB)")
     left.legend(frameon=False)
     _save(figure, path)

@@ -1,20 +1,19 @@
 """Predicted maps as files: pictures, arrays and GeoTIFF; best server and coverage of several transmitters."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from data.files import write_json
 from data.geometry.georeference import Georeference
 from data.gis.geotiff import write_geotiff
 from data.scene import Scene
 from data.units import GAIN_SPAN_DB, gain_to_db, gain_to_uint8
 
-from .figures import comparison_figure, coverage_figure, radio_map_figure
+from .figures import comparison_figure, coverage_figure, figure_row, radio_map_figure
 
 
 def write_map(
@@ -23,8 +22,6 @@ def write_map(
     """A map as NAME.png (grey levels), NAME.npy (dB) and NAME_figure.png; with `place` as NAME.tif (dB) too.
 
     Args:
-        folder: to write to.
-        scene: whose name names the files.
         gain: (H, W) grey levels, NaN where nothing is predicted.
         std: (H, W) standard deviation of the samples, written as NAME_std.npy and .tif (dB); None without one.
         place: of the map on the earth; None for no GeoTIFF.
@@ -41,8 +38,7 @@ def write_map(
     if scene.gain is None or std is not None:
         radio_map_figure(figure, gain, scene.buildings, scene.tx, scene.name, std, scene.measurements)
     else:
-        row = {"name": scene.name, "real": scene.gain, "sampled": gain, "buildings": scene.buildings, "tx": scene.tx}
-        comparison_figure(figure, [row | {"points": scene.measurements, "truth": scene.truth}])
+        comparison_figure(figure, [figure_row(scene, sampled=gain)])
 
 
 @dataclass
@@ -71,14 +67,9 @@ class Coverage:
         predicted = np.isfinite(best)
         gain = np.where(predicted, best, np.nan).astype(np.float32)
         covered = predicted & (gain_to_db(gain) >= threshold_db)
-        area = max(int(predicted.sum()), 1)
-        return cls(
-            server=np.where(predicted, filled.argmax(axis=0) + 1, 0),
-            gain=gain,
-            covered=covered,
-            predicted_fraction=float(predicted.sum() / max((~buildings).sum(), 1)),
-            covered_fraction=float(covered.sum() / area),
-        )
+        server = np.where(predicted, filled.argmax(axis=0) + 1, 0)
+        predicted_fraction = float(predicted.sum() / max((~buildings).sum(), 1))
+        return cls(server, gain, covered, predicted_fraction, float(covered.sum() / max(predicted.sum(), 1)))
 
 
 def write_coverage(
@@ -91,24 +82,20 @@ def write_coverage(
     """coverage.json, coverage.png, best_server.npy; with `place` best_server.tif and coverage.tif (1 where covered).
 
     Args:
-        folder: to write to.
-        coverage: of all transmitters.
         scenes: one city, one transmitter each, in the order of their numbers.
         threshold_db: path gain from which a pixel is covered.
-        place: see `write_map`.
     """
     server, area = coverage.server, max(int((coverage.server > 0).sum()), 1)
-    transmitters: list[dict[str, Any]] = [
-        {"number": number, "name": scene.name, "best_server_share": float((server == number).sum() / area)}
-        for number, scene in enumerate(scenes, 1)
-    ]
     summary = {
         "threshold_db": threshold_db,
-        "predicted_share_of_open_area": coverage.predicted_fraction,
-        "covered_share_of_predicted_area": coverage.covered_fraction,
-        "transmitters": transmitters,
+        "predicted_fraction_of_open_area": coverage.predicted_fraction,
+        "covered_fraction_of_predicted_area": coverage.covered_fraction,
+        "transmitters": [
+            {"number": number, "name": scene.name, "best_server_fraction": float((server == number).sum() / area)}
+            for number, scene in enumerate(scenes, 1)
+        ],
     }
-    (folder / "coverage.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    write_json(folder / "coverage.json", summary)
     np.save(folder / "best_server.npy", server.astype(np.int16))
     if place is not None:
         for name, values in (("best_server", server), ("coverage", coverage.covered)):

@@ -51,9 +51,8 @@ def detail(prediction: np.ndarray, target: np.ndarray) -> float:
     Args:
         prediction, target: (H, W) grey levels.
     """
-    fine = (
-        np.hypot(np.fft.fftfreq(target.shape[0])[:, None], np.fft.rfftfreq(target.shape[1])) > 0.25
-    )  # cycles per pixel
+    height, width = target.shape
+    fine = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)) > 0.25  # cycles per pixel
     power = [float((np.abs(np.fft.rfft2(image.astype(np.float64))[fine]) ** 2).sum()) for image in (prediction, target)]
     return power[0] / power[1] if power[1] > 1e-9 else math.nan  # below: rounding errors
 
@@ -106,7 +105,6 @@ class Scores:
         """Score one map; returns its row.
 
         Args:
-            name: of the map.
             prediction, target: (H, W) grey levels in [0, 1].
             regions: of the scene: with it also `rmse_db`, the error over open pixels, nmse_NAME of each of `regions.parts`
                 (where both are zero, as in buildings, nothing is contributed), and the convention `masked`.
@@ -143,7 +141,8 @@ class Scores:
 
     def _of(self, convention: str, rows: list[dict[str, Any]]) -> dict[str, float]:
         error, power, pixels = self._sums[convention]
-        means = {key: mean_of([row.get(key) for row in rows]) for key in rows[0] if key != "name"}
+        names = dict.fromkeys(key for row in rows for key in row if key != "name")
+        means = {name: mean_of([row.get(name) for row in rows]) for name in names}
         return means | {
             "nmse_whole_set": float(error / power) if power else math.nan,
             "rmse_whole_set": math.sqrt(error / pixels),

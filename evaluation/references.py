@@ -44,14 +44,7 @@ REFERENCES = {
 
 
 class MeanMap:
-    """The pixel-wise mean of training maps, the buildings shown at zero.
-
-    Args:
-        scenes: all of one size, with gain.
-
-    Raises:
-        DataError: no scenes, or scenes of several sizes.
-    """
+    """The pixel-wise mean of training maps, the buildings shown at zero. DataError: no scenes, or scenes of several sizes."""
 
     def __init__(self, scenes: Iterable[Scene]):
         total, count = None, 0

@@ -19,7 +19,7 @@ class Regions:
 
     Attributes:
         open: outside of the real buildings.
-        picture: RadioMapSeer's building picture, which lies half a pixel beside the map.
+        picture: RadioMapSeer's building picture, which is offset by half a pixel from the map.
         parts: by name: `los`, in line of sight of the transmitter, and `nlos`; with measured points `near` them and `far`.
     """
 
@@ -47,12 +47,7 @@ class Regions:
 def error_by_region(prediction: np.ndarray, scene: Scene, regions: Regions) -> dict[str, float]:
     """Where a map's squared error lies: fractions of the target's energy that add up to the map's NMSE; NaN without energy.
 
-    Each pixel counts once, for the first region in the list that it belongs to.
-
-    Args:
-        prediction: (H, W) grey levels in [0, 1].
-        scene: with its map.
-        regions: of the scene.
+    Each pixel counts once, for the first region in the list that it belongs to. `prediction` (H, W): grey levels in [0, 1].
     """
     error = (prediction.astype(np.float64) - scene.gain) ** 2
     power = float((scene.gain.astype(np.float64) ** 2).sum()) or np.nan
@@ -60,7 +55,7 @@ def error_by_region(prediction: np.ndarray, scene: Scene, regions: Regions) -> d
     masks = {
         "inside buildings": inside,
         "outage (zero in the open)": scene.gain == 0,
-        "beside a wall": ndimage.binary_dilation(inside, np.ones((3, 3))),
+        "next to a wall": ndimage.binary_dilation(inside, np.ones((3, 3))),
         "line of sight": regions.parts["los"],
         "deep shadow (below -127 dB)": scene.gain < NOISE_FLOOR,
         "other shadow": np.ones_like(inside),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.files import write_json
+from data.files import write_json, write_text
 
 from .scoring import Evaluation
 from .table import LEGEND, SHORT, aligned, markdown, powers, table
@@ -21,19 +21,14 @@ def wrapped(*sentences: str) -> str:
 
 
 def report(rows: Rows, by_region: Mapping[str, float], notes: Iterable[str]) -> str:
-    """The table of all predictors, then where the first one's error lies, and the calibration of samples.
-
-    Args:
-        rows: by predictor.
-        by_region: of `Evaluation.mean_by_region`.
-        notes: in sentences.
+    """The table of all predictors, then where the first one's error lies (`Evaluation.mean_by_region`), and the calibration of
+    samples.
     """
     first = next(iter(rows))
     regions = ", ".join(f"{name} {value:.4f}" for name, value in by_region.items())
+    calibrations = {name: row["calibration"] for name, row in rows.items() if "calibration" in row}
     sentences = [f"NMSE of {first} by region: {regions}."]
-    for name, row in rows.items():
-        if "calibration" in row:
-            sentences += calibration_sentences(name, row["calibration"])
+    sentences += [sentence for each in calibrations.items() for sentence in calibration_sentences(*each)]
     sentences.append(f"Mean power of the targets: {powers(rows[first])}.")
     return f"\n{aligned(table(rows, SHORT))}\n\n{wrapped(*sentences, *notes)}"
 
@@ -67,5 +62,4 @@ def write_markdown(path: Path, rows: Rows, facts: Mapping[str, Any]) -> None:
     """What was scored, and the table of all scores."""
     head = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
     power = f"Mean power of the targets: {powers(next(iter(rows.values())))}."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{head}\n\n{markdown(table(rows))}\n\n{power} {LEGEND}\n", encoding="utf-8")
+    write_text(path, f"{head}\n\n{markdown(table(rows))}\n\n{power} {LEGEND}\n")

@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +17,11 @@ from .regions import Regions, error_by_region
 from .table import interval
 
 
-class Predicted(Protocol):
-    """A predictor's map of a scene (H, W), grey levels in [0, 1], and the samples (K, H, W) that it is the mean of, if any."""
-
-    gain: np.ndarray
-    samples: np.ndarray | None
-
-
 @dataclass
 class Answer:
-    """The smallest `Predicted`."""
+    """A predictor's map of a scene (H, W), grey levels in [0, 1], and the samples (K, H, W) that it is the mean of, if any. Other
+    classes with these two attributes do, too.
+    """
 
     gain: np.ndarray
     samples: np.ndarray | None = None
@@ -41,7 +36,6 @@ class Evaluation:
 
     Attributes:
         scores, calibrations: by predictor; calibrations of those that gave several samples.
-        failures: messages by reference.
         by_region: the error of the first predictor's maps, see `error_by_region`.
     """
 
@@ -51,13 +45,10 @@ class Evaluation:
         self.calibrations: defaultdict[str, Calibration] = defaultdict(Calibration)
         self.failures: defaultdict[str, list[str]] = defaultdict(list)
         self.by_region: list[dict[str, float]] = []
-        self.without_energy: list[str] = []
 
-    def add(self, scene: Scene, answers: Mapping[str, Predicted]) -> None:
+    def add(self, scene: Scene, answers: Mapping[str, Any]) -> None:
         """Score the answers to a scene with a map, the references' after them."""
         regions = Regions.of(scene)
-        if not scene.gain.any():
-            self.without_energy.append(scene.name)
         for name, answer in answers.items():
             self.scores[name].add(scene.name, answer.gain, scene.gain, regions)
             if answer.samples is not None:
@@ -91,9 +82,9 @@ class Evaluation:
             f"{name}: scored on {maps - len(reasons)} of {maps} maps; the first of the others: {reasons[0]}"
             for name, reasons in self.failures.items()
         ]
-        if self.without_energy:
-            named = ", ".join(self.without_energy[:3]) + (", ..." if len(self.without_energy) > 3 else "")
-            count = len(self.without_energy)
+        empty = [row["name"] for row in next(iter(self.scores.values())).rows if np.isnan(row["nmse"])]
+        if count := len(empty):
+            named = ", ".join(empty[:3]) + (", ..." if count > 3 else "")
             found.append(f"{count} of {maps} maps are zero everywhere and have no NMSE: {named}")
         return found
 
@@ -104,12 +95,9 @@ class Evaluation:
         return [int(ranked[round(place)]) for place in np.linspace(0, len(ranked) - 1, min(count, len(ranked)))]
 
 
-def score(answer: Callable[[Sequence[Scene]], Iterator[Predicted]], scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Scores of one predictor and its time: `nmse_per_map`, `crps_per_map`, `seconds_per_map` and the numbers of its summary.
-
-    Args:
-        answer: scenes -> one answer per scene, in order.
-        scenes: with maps.
+def score(answer: Callable[[Sequence[Scene]], Iterator[Any]], scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Scores of one predictor and its time: `nmse_per_map`, `crps_per_map`, `seconds_per_map` and the numbers of its summary;
+    `answer` gives one answer per scene, in order.
     """
     next(answer(scenes[:1]))  # the first one compiles
     evaluation, seconds, answers = Evaluation(), 0.0, answer(scenes)

@@ -10,6 +10,7 @@ from scipy.stats import bootstrap
 
 from .metrics import Scores, mean_of
 
+Columns = Mapping[str, tuple[str, int]]
 COLUMNS = {  # heading: (key of a summary, digits)
     "NMSE": ("nmse", 4),
     "RMSE": ("rmse", 4),
@@ -26,6 +27,7 @@ COLUMNS = {  # heading: (key of a summary, digits)
     "NMSE set": ("nmse_whole_set", 4),
     "RMSE set": ("rmse_whole_set", 4),
     "NMSE masked": ("masked.nmse", 4),
+    "NMSE masked, set": ("masked.nmse_whole_set", 4),
     "RMSE masked, set": ("masked.rmse_whole_set", 4),
     "SSIM masked": ("masked.ssim", 4),
     "NMSE 0.2": ("thresholded.nmse", 4),
@@ -45,14 +47,14 @@ LEGEND = (
 )
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> list[float] | None:
-    """Bootstrap interval of the mean over maps, [low, high], of the values that are finite; None for fewer than two."""
+def interval(values: Sequence[float]) -> list[float] | None:
+    """95 % bootstrap interval of the mean over maps, [low, high], of the values that are finite; None for fewer than two."""
     known = np.array([value for value in values if np.isfinite(value)])
     if len(known) < 2:
         return None
     if known.min() == known.max():
         return [float(known[0])] * 2
-    found = bootstrap((known,), np.mean, confidence_level=level, n_resamples=2000, method="percentile", rng=0)
+    found = bootstrap((known,), np.mean, confidence_level=0.95, n_resamples=2000, method="percentile", rng=0)
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
@@ -87,22 +89,12 @@ def powers(summary: Mapping[str, Any]) -> str:
 
 
 def table(
-    rows: Mapping[Any, Mapping[str, Any]],
-    columns: Mapping[str, tuple[str, int]] = COLUMNS,
-    heads: Sequence[str] = ("",),
+    rows: Mapping[Any, Mapping[str, Any]], columns: Columns = COLUMNS, heads: Sequence[str] = ("",)
 ) -> list[list[str]]:
-    """Headings, and one line per summary; without the columns that none of them has.
-
-    Args:
-        rows: summaries by name, or by the cells below `heads`.
-        columns: some of `COLUMNS`.
-        heads: of the first cells.
+    """Headings, and one line per summary, without the columns that none of them has; `rows` has summaries by name, or by the
+    cells below `heads`.
     """
-    used = {
-        name: column
-        for name, column in columns.items()
-        if any(entry(row, column[0]) is not None for row in rows.values())
-    }
+    used = {n: c for n, c in columns.items() if any(entry(row, c[0]) is not None for row in rows.values())}
     lines = [[*heads, *used]]
     for name, row in rows.items():
         cells = []
@@ -134,6 +126,6 @@ def write_csv(path: Path, scores: Mapping[str, Scores]) -> None:
     rows = [{"predictor": name} | row for name, each in scores.items() for row in each.rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)

@@ -28,19 +28,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.files import write_json
 from data.samples.augment import Augmentation
 from data.samples.dataset import to_device, training_loader
-from data.simulator import Simulator, random_city, random_transmitter
+from data.simulator import Simulator
+from data.simulator.scenes import random_scenes
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
-from denoising_diffusion_pytorch.predictor import RELEASED, Predictor
+from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.data import open_dataset
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.run_folder import memory_gib
@@ -48,6 +48,7 @@ from denoising_diffusion_pytorch.training.setup import make_accelerator
 from denoising_diffusion_pytorch.training.trainer import Trainer, step_networks
 
 ROOT = Path(__file__).resolve().parents[1]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CONFIGS = {
     False: {"vae": "first_radio_m.yaml", "ldm": "radio_train_m.yaml"},
     True: {"vae": "tiny_vae.yaml", "ldm": "tiny_ldm.yaml"},
@@ -75,8 +76,7 @@ ROWS: dict[str, list[tuple[str, list[str]]]] = {
         ("bf16, latents cached, no checkpointing", [BF16, CACHED, KEEP]),
         ("bf16, latents cached, no checkpointing, compiled", [BF16, CACHED, KEEP, COMPILE]),
     ],
-    "sample": [(f"{calls} calls", [str(calls)]) for calls in (1, 5, 50)],
-    "released": [(f"{calls} calls", [str(calls)]) for calls in (1, 5, 50)],
+    **{part: [(f"{calls} calls", [str(calls)]) for calls in (1, 5, 50)] for part in ("sample", "released")},
     "simulator": [("256 px, given outlines", [])],
     "reading": [
         ("PNG", []),
@@ -105,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def synchronize() -> None:
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         torch.cuda.synchronize()
 
 
@@ -124,8 +124,8 @@ def seconds_of(work: Work, repeats: int) -> list[float]:
 
 def matmul_peak(dtype: torch.dtype) -> float:
     """Floating point operations per second of a large matrix product."""
-    device, side = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    side = 8192 if DEVICE == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=DEVICE).to(dtype) for _ in range(2))
     return 2 * side**3 / min(seconds_of(lambda: a @ b, 5))
 
 
@@ -133,16 +133,16 @@ def training_step(stage: str, config: Config) -> tuple[Work, torch.nn.Module]:
     """One optimizer step of the real trainer on a random batch, and the model."""
     accelerator = make_accelerator(config.trainer)
     model = build_model(config, stage)
-    batch, data, generator = config.trainer.batch_size, config.data, torch.Generator().manual_seed(0)
+    batch, data = config.trainer.batch_size, config.data
 
     def random(*shape: int) -> torch.Tensor:
-        return (torch.rand(batch, *shape, generator=generator) * 2 - 1).to(accelerator.device)
+        return torch.rand(batch, *shape, device=accelerator.device) * 2 - 1
 
     side, embed_dim = config.unet_config.image_size, config.first_stage_config.embed_dim
     content = {
         "image": random(1, data.image_size, data.image_size),
         "cond": random(len(data.cond_channels), data.cond_size, data.cond_size),
-        "ori_mask": torch.zeros(batch, 1, data.image_size, data.image_size, device=accelerator.device),
+        "ori_mask": torch.zeros_like(random(1, data.image_size, data.image_size)),
         "moments": random(2 * embed_dim, side, side) if data.cache_latents else None,
         "names": ["random"] * batch,
         "keys": list(range(batch)),
@@ -155,19 +155,15 @@ def training_step(stage: str, config: Config) -> tuple[Work, torch.nn.Module]:
 
 def sampling(model: Any, config: Config, steps: int, batch: int) -> Work:
     """Sampling of a batch."""
-    data, device = config.data, next(model.parameters()).device
-    cond = torch.rand(batch, len(data.cond_channels), data.cond_size, data.cond_size, device=device) * 2 - 1
+    data = config.data
+    cond = torch.rand(batch, len(data.cond_channels), data.cond_size, data.cond_size, device=DEVICE) * 2 - 1
     return lambda: model.sample(cond, steps=steps, keys=range(batch))
 
 
 def simulating() -> Work:
     """Eight random cities."""
-    cities = []
-    for seed in range(8):
-        random = np.random.default_rng(seed)
-        city = random_city(random, 256)
-        cities.append((city, random_transmitter(city, random)))
-    return lambda: [Simulator(city).path_gain(tx) for city, tx in cities]
+    scenes = [random_scenes(seed)[0] for seed in range(8)]
+    return lambda: [Simulator(scene.layout).path_gain(scene.tx) for scene in scenes]
 
 
 def reading(config: Config, folder: Path, count: int) -> Work:
@@ -186,18 +182,15 @@ def reading(config: Config, folder: Path, count: int) -> Work:
 def network_seconds(step: Work, model: torch.nn.Module) -> dict[str, float]:
     """Seconds of one step spent in each network's forward pass; the rest is backward pass and update."""
     found: defaultdict[str, float] = defaultdict(float)
-    handles = []
+
+    def clock(*_, name: str, sign: int) -> None:
+        synchronize()
+        found[name] += sign * time.perf_counter()
+
     for name, module in step_networks(model).items():
-
-        def clock(*_, name: str, sign: int) -> None:
-            synchronize()
-            found[name] += sign * time.perf_counter()
-
-        handles.append(module.register_forward_pre_hook(partial(clock, name=name, sign=-1)))
-        handles.append(module.register_forward_hook(partial(clock, name=name, sign=1)))
+        module.register_forward_pre_hook(partial(clock, name=name, sign=-1))
+        module.register_forward_hook(partial(clock, name=name, sign=1))
     total = seconds_of(step, 1)[0]
-    for handle in handles:
-        handle.remove()
     networks = {name: seconds / 2 for name, seconds in found.items()}  # of two steps
     return networks | {"backward pass and update": total - sum(networks.values())}
 
@@ -217,20 +210,19 @@ def measure(arguments: argparse.Namespace, part: str, overrides: list[str], batc
         maps = config.trainer.batch_size
         work, model = training_step(part, config)
     elif part == "sample":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        work = sampling(build_model(config, "ldm").to(device).eval(), config, int(overrides[0]), maps)
+        work = sampling(build_model(config, "ldm").to(DEVICE).eval(), config, int(overrides[0]), maps)
     elif part == "released":
-        predictor = Predictor(RELEASED)
+        predictor = Predictor()
         work = sampling(predictor.model, predictor.config, int(overrides[0]), maps)
     elif part == "simulator":
         maps, work = 8, simulating()
     else:
         count = max(1, 128 // config.trainer.batch_size)
         maps, work = count * config.trainer.batch_size, reading(config, folder, count)
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()  # leave out the matrix products
     times = seconds_of(work, arguments.repeats)
-    memory = memory_gib(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    memory = memory_gib(torch.device(DEVICE))
     found: dict[str, Any] = {"seconds": min(times), "median": median(times), "memory": memory, "maps": maps}
     if peak and not (part in TRAINED and config.trainer.compile):  # the counter cannot see into a compiled graph
         with FlopCounterMode(display=False) as counter:
@@ -278,7 +270,7 @@ def main() -> None:
         part, overrides, batch, folder = arguments.row
         print(json.dumps(measure(arguments, part, overrides, batch, Path(folder))))
         return
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = DEVICE == "cpu"
     name = f"CPU, {torch.get_num_threads()} threads" if on_cpu else torch.cuda.get_device_name()
     facts = {"device": name, "torch": torch.__version__, "cores": os.cpu_count(), "tiny": arguments.tiny}
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)

@@ -30,10 +30,8 @@ def print_contents(source: RadioMapSeer | FlatTree) -> None:
     print(source.report)
     if isinstance(source, RadioMapSeer):
         maps = len({map_id for map_id, _ in source.scenes})
-        print(
-            f"{len(source):,} complete scenes of {maps} maps, {len(source) / maps:.1f} transmitters per map; the whole of "
-            f"RadioMapSeer has {WHOLE:,} scenes ({len(source) / WHOLE:.1%} of it is here)"
-        )
+        counted = f"{len(source):,} complete scenes of {maps} maps, {len(source) / maps:.1f} transmitters per map"
+        print(f"{counted}; the whole of RadioMapSeer has {WHOLE:,} scenes ({len(source) / WHOLE:.1%} of it is here)")
     found = sizes(source.root, source.names, source.rule)
     rules = [f"splits/{name}.txt" for name in own_splits(source.root)]
     if set(found) - set(own_splits(source.root)):

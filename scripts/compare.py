@@ -31,7 +31,7 @@ import yaml
 from pydantic import ValidationError
 
 from data import Scene, open_tree
-from data.files import read_json, write_json
+from data.files import read_json, write_json, write_text
 from data.hashing import digest
 from data.incomplete import Incomplete
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
@@ -76,11 +76,11 @@ class Row(schema.Section):
     config: schema.Text | None = None  # file of stage 2 or of a baseline, as `stage` says
     stage: Literal["ldm", "baseline"] = "ldm"
     vae: schema.Text | None = (
-        None  # file of the autoencoder, trained first; rows with equal `vae` and `settings` share one
+        None  # file of the autoencoder, trained first; one for rows with equal `vae` and `settings`
     )
     settings: list[schema.Text] = []  # key=value for both
     own: list[schema.Text] = []  # key=value for `config` alone
-    end_to_end: schema.Share = 0.0  # fraction of stage 2's budget for the end-to-end phase
+    end_to_end: schema.Fraction = 0.0  # fraction of stage 2's budget for the end-to-end phase
     sampling_steps: list[schema.Count | None] = [None]  # each is scored; None: the configured number
     sampler: schema.Text | None = None  # None, here and below: the configured one
     noise_scale: schema.Positive | None = None
@@ -95,7 +95,7 @@ class Plan(schema.Section):
 
     seconds: schema.Positive | None = None
     samples: schema.Count | None = None
-    vae_fraction: schema.Share = 1 / 3  # of the budget, for an autoencoder
+    vae_fraction: schema.Fraction = 1 / 3  # of the budget, for an autoencoder
     settings: list[schema.Text] = []  # key=value for all rows
     seeds: list[schema.Natural] = [0]
     test_sets: dict[str, Scenes]
@@ -104,11 +104,7 @@ class Plan(schema.Section):
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan from its file.
-
-    Raises:
-        ConfigError: naming the key.
-    """
+    """A plan from its file; a ConfigError names the key."""
     try:
         plan = Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -135,18 +131,12 @@ class Trainings:
     """The runs of a plan below one folder; each runs once, and resumes if it was interrupted.
 
     A run's folder is named after its row, seed and a digest of all that makes it: another configuration, budget or
-    autoencoder is another run.
-
-    Args:
-        plan: see there.
-        out: folder.
-        threads: per process.
-        parallel: how many run at once, which a measured speed depends on.
+    autoencoder is another run. A measured speed depends on `threads` (per process) and on how many run in `parallel`.
     """
 
     def __init__(self, plan: Plan, out: Path, threads: int, parallel: int = 1):
         self.plan, self.out, self.threads, self.parallel = plan, out, threads, parallel
-        self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # rows may share a run
+        self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # rows may have a run in common
 
     def steps(self, row: Row) -> dict[str, int]:
         """Optimizer steps that fit into a row's budget: `vae`, the row's stage, and `end_to_end` after it."""
@@ -285,9 +275,9 @@ def main() -> None:
     rows = {name: row for name, row in plan.rows.items() if name in (arguments.only or plan.rows)}
     test_sets = {where: scenes.read() for where, scenes in plan.test_sets.items()}
     trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
-    jobs = [(n, seed) for n, row in rows.items() if row.config for seed in row.seeds or plan.seeds]
+    trained = {name: row for name, row in rows.items() if row.config}
+    jobs = [(name, seed) for name, row in trained.items() for seed in row.seeds or plan.seeds]
     with ThreadPoolExecutor(arguments.parallel) as pool:
-        trained = {name: row for name, row in rows.items() if row.config}
         steps = dict(zip(trained, pool.map(trainings.steps, trained.values()), strict=True))
         for name, count in steps.items():
             print(name, count, flush=True)
@@ -300,7 +290,7 @@ def main() -> None:
     text = tables(plan, found, steps)
     print(text)
     if arguments.markdown:
-        arguments.markdown.write_text(text + "\n", encoding="utf-8")
+        write_text(arguments.markdown, text + "\n")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
     predictor = Predictor(arguments.ckpt, device=arguments.device)
     if not isinstance(predictor.model, LatentDiffusion):
         raise ConfigError(
-            f"--ckpt {arguments.ckpt}: is a regression baseline; the page shows draws of a latent diffusion"
+            f"--ckpt {arguments.ckpt}: is a regression baseline; the page shows samples of a latent diffusion"
         )
     list(predictor.predict(random_scenes(0)))  # the first prediction compiles; done before anyone waits
     simulated_gain(random_scenes(0)[0])
@@ -56,8 +56,7 @@ def main() -> None:
             host=arguments.host,
             port=arguments.port,
             threads=4 + MAX_WAITING,
-            max_request_body_size=4
-            * MAX_UPLOAD,  # refused before it is read; the application says why above MAX_UPLOAD
+            max_request_body_size=4 * MAX_UPLOAD,  # above MAX_UPLOAD the application says why, above this nobody reads
         )
     except OSError as error:
         raise ConfigError(f"--host {arguments.host} --port {arguments.port}: {error}; choose another port") from error

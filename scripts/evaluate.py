@@ -1,4 +1,4 @@
-"""Score a trained model beside the simulator, predictors that need no training, and a baseline.
+"""Score a trained model, the simulator, predictors that need no training, and a baseline.
 
     python scripts/evaluate.py                                  the released model on unseen simulated cities
     python scripts/evaluate.py --data path/to/RadioMapSeer --split test --json scores.json --markdown table.md
@@ -12,6 +12,7 @@ conventions of the literature, which must not be compared with each other, are i
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from data import DataError, FlatTree, RadioMapSeer, open_tree
 from data.incomplete import Incomplete
-from data.simulator.scenes import TOLD, SimulatedScenes
+from data.simulator.scenes import CIRCULAR, SimulatedScenes
 from denoising_diffusion_pytorch.cli import natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import parse_config
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -27,7 +28,7 @@ from denoising_diffusion_pytorch.predictor import Predictor
 from evaluation.figures import comparison_figure, figure_row, reliability_figure
 from evaluation.references import REFERENCES, MeanMap
 from evaluation.report import report, wrapped, write_markdown, write_scores
-from evaluation.scoring import Answer, Evaluation, Predicted
+from evaluation.scoring import Answer, Evaluation
 from evaluation.table import write_csv
 from evaluation.test_set import TestSet
 
@@ -75,9 +76,8 @@ def load(arguments: argparse.Namespace, incomplete: Incomplete) -> tuple[Predict
     models = [model for model in (predictor, baseline) if model]
     for model in models:
         if incomplete.points and not model.sees_measurements:
-            raise ConfigError(
-                f"{model.checkpoint.path}: has no channel that shows measured points; --incomplete points needs one"
-            )
+            said = "has no channel that shows measured points; --incomplete points needs one"
+            raise ConfigError(f"{model.checkpoint.path}: {said}")
     if arguments.reliability and not any(model.samples_differ for model in models):
         raise ConfigError(f"{predictor.checkpoint.path}: gives one map, no samples; --reliability needs a sampler")
     return predictor, baseline
@@ -108,7 +108,7 @@ def score(
     predictions = predictor.predict(scenes, arguments.batch_size, reconstruct=True, **how)
     for prediction in tqdm(predictions, total=len(scenes), desc="scoring", unit="map", leave=False):
         scene = prediction.scene
-        answers: dict[str, Predicted] = {predictor.title: prediction}
+        answers: dict[str, Any] = {predictor.title: prediction}
         if prediction.reconstruction is not None:
             answers[RECONSTRUCTION] = Answer(prediction.reconstruction)
         if baseline:
@@ -133,8 +133,8 @@ def main() -> None:
     head = f"{predictor.title}: {facts['checkpoint']}", settings, source.report, f"scored on {len(scenes)} maps"
     print(wrapped(*head), flush=True)
     evaluation, notes = score(arguments, predictor, baseline, scenes)
-    if arguments.data is None and predictor.is_told_the_simulation:
-        notes.append(f"{TOLD} (--data)")
+    if arguments.data is None and predictor.sees_simulation:
+        notes.append(f"{CIRCULAR} (--data)")
     rows = evaluation.summaries()
     print(report(rows, evaluation.mean_by_region(), notes))
     facts |= {"data": source.report, "split": arguments.split if arguments.data else None}
@@ -148,8 +148,8 @@ def main() -> None:
     chosen = [scenes.scene(number) for number in evaluation.best_to_worst(predictor.title, GALLERY_ROWS)]
     if arguments.gallery and chosen:
         again = predictor.predict(chosen, num_samples=arguments.num_samples)
-        drawn = [figure_row(found.scene, sampled=found.gain, std=found.std) for found in again]
-        comparison_figure(arguments.gallery, drawn)
+        rows_shown = [figure_row(found.scene, sampled=found.gain, std=found.std) for found in again]
+        comparison_figure(arguments.gallery, rows_shown)
     if arguments.reliability:
         found = {name: row["calibration"] for name, row in rows.items() if "calibration" in row}
         reliability_figure(arguments.reliability, found)

@@ -33,9 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tx", type=positive, required=True, help="transmitters per city")
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
-    parser.add_argument(
-        "--layouts", default=RANDOM, help="a RadioMapSeer tree, whose layouts take the place of random ones"
-    )
+    parser.add_argument("--layouts", default=RANDOM, help="a RadioMapSeer tree, in place of random layouts")
     parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
     # the CPUs that this process may use, if the system reports them
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

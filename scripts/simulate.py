@@ -27,13 +27,12 @@ LARGE = 2**20  # px from which it takes so long that the command says what it do
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--buildings", type=Path, required=True, help="PNG, white inside buildings, or footprints as GeoJSON"
-    )
-    parser.add_argument("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
-    parser.add_argument("--invert", action="store_true", help="the buildings of the PNG are black on white")
-    parser.add_argument("--out", type=new_png, required=True, help="PNG to write")
-    parser.add_argument("--force", action="store_true", help="overwrite --out")
+    add = parser.add_argument
+    add("--buildings", type=Path, required=True, help="PNG, white inside buildings, or footprints as GeoJSON")
+    add("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
+    add("--invert", action="store_true", help="the buildings of the PNG are black on white")
+    add("--out", type=new_png, required=True, help="PNG to write")
+    add("--force", action="store_true", help="overwrite --out")
     arguments = parse(parser)
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
@@ -42,10 +41,8 @@ def main() -> None:
     print_city(city, arguments.buildings)
     tx = scene_at(arguments.buildings.stem, layout, arguments.tx, city.place).tx
     if layout.inside.size > LARGE:
-        height, width = layout.shape
-        print(
-            f"simulating {width} x {height} px, {layout.inside.size / SIDE**2:.0f} times a RadioMapSeer map", flush=True
-        )
+        size = "x".join(map(str, layout.shape[::-1]))
+        print(f"simulating {size} px, {layout.inside.size / SIDE**2:.0f} times a RadioMapSeer map", flush=True)
     path_gain = Simulator(layout).path_gain(tx)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gain_to_uint8(db_to_gain(path_gain))).save(arguments.out, format="PNG")

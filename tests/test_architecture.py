@@ -17,7 +17,6 @@ SCENES = "errors files geometry hashing measurements scene units"
 DATA = {
     "errors": "",
     "hashing": "",
-    "text": "",
     "units": "",
     "files": "errors",
     "geometry": "errors files",
@@ -28,7 +27,7 @@ DATA = {
     "simulator": "crop geometry scene units",
     "conditions": "errors geometry measurements scene simulator units",
     "trees": "errors files geometry hashing scene simulator units",
-    "gis": "crop errors geometry text trees units",
+    "gis": "crop errors files geometry trees units",
     "prepare": "conditions errors geometry scene",
     "samples": f"{SCENES} conditions incomplete prepare trees",
 }

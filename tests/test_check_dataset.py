@@ -79,7 +79,7 @@ def test_a_radiomapseer_tree(tmp_path):
     assert above.returncode == 2 and f"did you mean {tree}?" in above.stderr
 
 
-def test_buildings_aside_of_the_maps_are_told():
+def test_buildings_that_do_not_lie_over_the_maps_are_named():
     def lines(aside):
         registration, found = Registration(), scene()
         registration.add(found, None)
@@ -88,4 +88,4 @@ def test_buildings_aside_of_the_maps_are_told():
         return " ".join(registration.lines())
 
     assert "warning" not in lines(0) and "0.00% inside png" in lines(0)
-    assert "a pixel or less aside" in lines(1) and "not even a pixel aside" in lines(4)
+    assert "a pixel or less" in lines(1) and "not even within a pixel" in lines(4)

@@ -94,11 +94,12 @@ def test_sample_several_draws_and_transmitters(model, tmp_path):
     assert np.isfinite(mean[:256, :256]).all() and np.isnan(mean[256:]).all() and np.isnan(mean[:, 256:]).all()
     assert std[:256, :256].max() > 0 and (std[20:30, 20:30] == 0).all() and np.allclose(mean[20:30, 20:30], -147)
     coverage = json.loads((tmp_path / "o" / "coverage.json").read_text())
-    assert 0 <= coverage["covered_share_of_predicted_area"] <= 1
-    assert coverage["predicted_share_of_open_area"] == pytest.approx((2 * 256**2 - 212 * 112 - 100) / (300 * 400 - 100))
+    assert 0 <= coverage["covered_fraction_of_predicted_area"] <= 1
+    predicted = (2 * 256**2 - 212 * 112 - 100) / (300 * 400 - 100)
+    assert coverage["predicted_fraction_of_open_area"] == pytest.approx(predicted)
     assert "89.4% of the open area was predicted" in out and "of that has at least -127 dB" in out
     assert [(t["number"], t["name"]) for t in coverage["transmitters"]] == [(1, "town_5_6"), (2, "town_390_290")]
-    assert sum(t["best_server_share"] for t in coverage["transmitters"]) == pytest.approx(1)
+    assert sum(t["best_server_fraction"] for t in coverage["transmitters"]) == pytest.approx(1)
     server = np.load(tmp_path / "o" / "best_server.npy")
     assert server[0, 0] == 1 and server[299, 399] == 2 and server[25, 25] == 0
     done("sample.py", *model, "--simulate", 3, "--output_folder", tmp_path / "s")

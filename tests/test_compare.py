@@ -43,7 +43,7 @@ def workplace(tmp_path_factory):
 
 
 def run(root, *more):
-    out, table = root / "out", root / "table.md"
+    out, table = root / "out", root / "new" / "table.md"
     done("scripts/compare.py", "--plan", root / "plan.yaml", "--out", out, "--threads", 1, "--markdown", table, *more)
     return table.read_text(), out
 

@@ -15,7 +15,7 @@ from PIL import Image
 import data.conditions
 from data import DataError, FlatTree, RadioMapSeer, Scene, db_to_gain, gain_to_db
 from data.conditions import CONDITION_CHANNELS, condition
-from data.crop import window
+from data.crop import crop
 from data.geometry.layout import Layout
 from data.geometry.pixels import pixel_of
 from data.geometry.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
@@ -152,6 +152,7 @@ def test_wrong_arguments(radiomapseer):
     for arguments, message in (
         (("nowhere",), "no such folder"),
         (("path/to/RadioMapSeer",), "placeholder"),
+        ((None,), "data_root is not set"),
         ((radiomapseer, "DMP"), "did you mean DPM"),
         ((radiomapseer, "IRT4"), "there are: DPM"),
         ((radiomapseer, "DPM", "tset"), "known: all, train"),
@@ -200,6 +201,10 @@ def test_splits_never_share_a_map(radiomapseer):
     (radiomapseer / "splits").mkdir()
     (radiomapseer / "splits" / "mine.txt").write_text("3\n4_1\n")
     assert RadioMapSeer(radiomapseer, split="mine").names == ["3_0", "3_1", "4_1"]
+    held_out = f"{test.names[0].split('_')[0]}\n{val.names[0]}"  # a map, and a scene, whose map goes with it
+    (radiomapseer / "splits" / "train.txt").write_text(held_out)
+    with pytest.raises(DataError, match="split 'val' holds none .*, without what another split's file lists"):
+        RadioMapSeer(radiomapseer, split="val")
     (radiomapseer / "splits" / "odd.txt").write_text("three\n")
     with pytest.raises(DataError, match="odd.txt"):
         RadioMapSeer(radiomapseer, split="odd")
@@ -227,6 +232,11 @@ def test_splits_of_a_flat_tree(tmp_path, flat_tree):
     assert all(first[split] <= second[split] for split in first)
     cities = [{name.split("_")[0] for name in part if name[0].isdigit()} for part in second.values()]
     assert sum(map(len, cities)) == 20  # no city is in two splits
+    moved = sorted(second["val"])[0]  # a file of one split takes its scenes from the others
+    (tmp_path / "many" / "splits").mkdir()
+    (tmp_path / "many" / "splits" / "train.txt").write_text("\n".join([*second["train"], moved]))
+    city = {name for name in second["val"] if name.split("_")[0] == moved.split("_")[0] and moved[0].isdigit()}
+    assert set(FlatTree(tmp_path / "many", "val").names) == second["val"] - {moved} - city
     with pytest.raises(DataError, match="no split 'vla'; known: all, train, val, test, or splits/vla.txt"):
         RadioUNet_c(flat_tree, split="vla")
     (flat_tree / "splits").mkdir()
@@ -415,11 +425,13 @@ def test_a_perfect_answer_at_another_size_is_not_darkened(radiomapseer):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (20, 30), (5, 30), (3, 4)])
-def test_a_window_of_any_city(shape):
+def test_a_crop_of_any_city(shape):
     """What is cut out is put back where it was; the transmitter stays on its pixel."""
+    halves = [crop(Scene("c", Layout([], (40, 40)), (x, x)), side=8) for x in (10.5, 11.5)]
+    assert [(half.row, half.column) for half in halves] == [(7, 7), (8, 8)]
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     for tx in ((0, 0), (shape[1] - 1, shape[0] - 1), (shape[1] // 2, shape[0] // 2)):
-        seen = window(Scene("c", Layout([], shape), tx, gain=values), side=8)
+        seen = crop(Scene("c", Layout([], shape), tx, gain=values), side=8)
         assert seen.scene.gain.shape == (8, 8) == seen.scene.buildings.shape
         x, y = seen.scene.tx
         assert seen.scene.gain[int(y), int(x)] == values[tx[1], tx[0]]
@@ -428,7 +440,7 @@ def test_a_window_of_any_city(shape):
         assert np.array_equal(back[known], values[known])
         assert known.sum() == min(shape[0], 8) * min(shape[1], 8)
         assert bool(seen.note) == (shape != (8, 8))
-    middle = window(Scene("c", Layout([], (40, 40)), (20, 20)), side=8)
+    middle = crop(Scene("c", Layout([], (40, 40)), (20, 20)), side=8)
     assert (middle.row, middle.column) == (16, 16) and middle.scene.gain is None
 
 

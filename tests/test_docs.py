@@ -23,8 +23,18 @@ def test_example_runs(code, tmp_path, monkeypatch):
     exec(compile(code, "example", "exec"), {"__name__": "__main__"})
 
 
+def anchors(page):
+    """What a link to a heading of a page may be, as GitHub makes it."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text)
-    assert not [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()]
+    for target in re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'src="([^"]+)"', text):
+        name, _, anchor = target.partition("#")
+        if not name.startswith("http"):
+            file = page.parent / name if name else page
+            assert file.exists() and (not anchor or anchor in anchors(file)), target

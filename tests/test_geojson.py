@@ -71,6 +71,8 @@ SYSTEMS = [
     ("urn:ogc:def:crs:EPSG::25832", 25832, 25832),
     ("http://www.opengis.net/def/crs/EPSG/0/32632", 32632, 32632),
     ("urn:ogc:def:crs:EPSG:6.9:3035", 3035, 3035),
+    ("EPSG:3395", 3395, 3395),
+    ("EPSG:25832+7837", 25832, 25832),
     ("urn:ogc:def:crs,crs:EPSG::25832,crs:EPSG::5783", 25832, 25832),
     (None, 25832, None),
 ]
@@ -95,20 +97,25 @@ def test_a_house_has_its_size_in_every_system(tmp_path, label, system, written, 
 @pytest.mark.parametrize(
     "crs, ring, message",
     [
-        ("EPSG:2263", shifted(HOUSE, 980_000, 190_000), "EPSG:2263.*nor known to be in metres.*ogr2ogr -t_srs EPSG:4326"),
-        ("EPSG:3395", shifted(HOUSE, 980_000, 190_000), "EPSG:3395.*ogr2ogr"),
+        ("EPSG:4978", HOUSE, "EPSG:4978. cannot be used here; .*ogr2ogr -t_srs EPSG:4326"),  # from the earth's centre
+        ("ESRI:54008", shifted(HOUSE, 500_000, 6_650_000), "Sinusoidal. cannot be used"),  # its meridians are oblique
         ("EPSG:99999", HOUSE, "EPSG:99999.*ogr2ogr"),
         ("urn:x:local", HOUSE, r"crs. \(urn:x:local\) is not known here; .*ogr2ogr"),
         ("EPSG:4326", shifted(HOUSE, 500_000, 5_000_000), "says EPSG:4326, whose numbers are degrees.*5e.06.* cannot be"),
         ("EPSG:4326", HOUSE, "says EPSG:4326, whose numbers are degrees"),
         ("EPSG:3857", placed(4326, 10, 50), "says EPSG:3857, whose numbers are metres.*cannot be; correct or remove"),
         ("EPSG:27700", shifted(HOUSE, -13_000, 6_710_000), "says EPSG:27700"),
-        ("EPSG:32632", HOUSE, "says EPSG:32632"),
+        ("EPSG:25832", HOUSE, "says EPSG:25832"),
     ],
 )  # fmt: skip
 def test_a_system_that_cannot_be_used_or_cannot_be_is_refused(crs, ring, message):
     with pytest.raises(DataError, match=f"a.geojson: .*{message}"):
         read(feature(polygon(ring)), crs=crs)
+
+
+def test_feet():
+    city = read(feature(polygon(shifted(HOUSE, 980_000, 190_000))), crs="EPSG:2263")
+    assert city.layout.coverage.sum() == pytest.approx(600 * 0.3048**2, rel=0.01) and "(ftUS)" in city.notes[0]
 
 
 def test_positions_in_degrees():
@@ -175,6 +182,14 @@ def test_only_what_says_that_it_is_a_building(properties, other):
     assert silent.layout.coverage.sum() == pytest.approx(1200) and any("height: not used" in n for n in silent.notes)
 
 
+def test_heights_are_said_to_be_unused():
+    levels = {"tags": {"building:levels": "2"}}, {"other_tags": '"name"=>"a","building:levels"=>"2"'}
+    for properties in ({"height": 4.5}, *levels):
+        notes = read(feature(polygon(HOUSE), **properties)).notes
+        assert any("not used; every building counts as 25 m" in note for note in notes)
+    assert len(read(feature(polygon(HOUSE), height=None, tags={"name": "a"})).notes) == 1
+
+
 @pytest.mark.parametrize(
     "geometry",
     [
@@ -183,6 +198,7 @@ def test_only_what_says_that_it_is_a_building(properties, other):
         polygon([[0, 0], [5, 5], [0, 0]]),
         polygon([[1, 2], [3, "x"], [5, 6]]),
         polygon([[1, 2], [10**400, 3], [5, 6]]),
+        polygon([[1, 2], [-1.7e308, 3], [5, 6]]),
         {"type": "Polygon", "coordinates": None},
         {"type": "MultiPolygon", "coordinates": [[], None, [[]]]},
         {"type": "GeometryCollection", "geometries": [polygon(), {"type": "Point", "coordinates": [1, 2]}]},

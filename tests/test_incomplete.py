@@ -7,7 +7,7 @@ import pytest
 
 from data import DataError, FlatTree, RadioMapSeer
 from data.conditions import CONDITION_CHANNELS, condition
-from data.crop import window
+from data.crop import crop
 from data.geometry.layout import Layout
 from data.hashing import random_key
 from data.incomplete import Incomplete
@@ -125,7 +125,7 @@ def test_the_condition_shows_given_measurements(scene):
     cond = condition(known, CHANNELS, 256)
     assert abs(cond[2, 20, 10]) < 0.01 and cond[3, 20, 10] > 0.99 and cond[3, 250, 250] == pytest.approx(-1, abs=1e-6)
     assert (condition(scene, CHANNELS, 256)[2:] == -1).all()
-    part = window(replace(known, known_tx=(50.0, 60.0)), 128).scene  # positions move with the window
+    part = crop(replace(known, known_tx=(50.0, 60.0)), 128).scene  # positions move with the crop
     first = np.subtract(known.tx, part.tx)
     assert np.allclose(part.known_tx + first, (50, 60))
     assert len(part.measurements) == 0 or np.allclose(part.measurements[0, :2] + first, [10, 20])

@@ -105,7 +105,7 @@ def test_a_signal_to_the_whole_group_saves_and_exits_with_0(place, number):
     os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert "the same command goes on from here" in output and "Traceback" not in output
+    assert "the same command continues from here" in output and "Traceback" not in output
     assert find_checkpoint(results).step > 0
 
 
@@ -116,7 +116,7 @@ def test_a_run_stops_when_its_launcher_is_stopped(place):
     process.terminate()  # the launcher alone
     output, _ = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM
-    assert "the same command goes on from here" in output and find_checkpoint(results).step > 0
+    assert "the same command continues from here" in output and find_checkpoint(results).step > 0
 
 
 def test_the_second_signal_ends_at_once(place):

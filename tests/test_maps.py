@@ -38,7 +38,7 @@ def test_maps_of_footprints_are_geotiffs_too(tmp_path):
     both = {"coverage.json", "coverage.png", "coverage.tif", "best_server.npy", "best_server.tif"}
     assert {path.name for path in tmp_path.iterdir()} == names | both
     summary = json.loads((tmp_path / "coverage.json").read_text())
-    assert [t["best_server_share"] for t in summary["transmitters"]] == [1, 0] and summary["threshold_db"] == -100
+    assert [t["best_server_fraction"] for t in summary["transmitters"]] == [1, 0] and summary["threshold_db"] == -100
     for name, value in (("a", -97.42), ("a_std", 0.4958), ("best_server", 1), ("coverage", 1)):
         with rasterio.open(tmp_path / f"{name}.tif") as found:
             assert found.crs.to_epsg() == 32632 and found.shape == shape

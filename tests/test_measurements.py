@@ -10,6 +10,7 @@ from data.gis.measured_points import measurements_of, read_measurements
 PIXELS = None
 DEGREES = Georeference(10.0, 50.0, 1e-5, 1e-5, True, 4326)  # column 3, row 4 lie at 10.00003, 49.99996
 GRID = Georeference(500_000.0, 4_000_000.0, 1.0, 1.0, False, 32632)
+LOCAL = Georeference(0.0, 0.0, 1.0, 1.0, False)
 MERCATOR = Georeference(1_113_194.91, 6_446_275.84, 1.5, 1.5, False, 3857)  # (10, 50)
 RIGHT = [[3, 4, -97.42], [10, 20, -80]]  # column, row and path gain of what every file says
 
@@ -31,7 +32,9 @@ RIGHT = [[3, 4, -97.42], [10, 20, -80]]  # column, row and path gain of what eve
         ("x,y,gain\n10.00003,49.99996,-97.42\n10.0001,49.9998,-80\n", DEGREES, None, "x, y"),
         ("column,row,gain\n3,4,-97.42\n10,20,-80\n", DEGREES, None, "column, row"),
         ("Easting,Northing,pathloss\n500003,3999996,97.42\n500010,3999980,80\n", GRID, None, "Easting"),
+        ("UTM_E,UTM_N,pathloss\n500003,3999996,97.42\n500010,3999980,80\n", GRID, None, "UTM_E"),
         ("lon,lat,gain\n10.00004042,49.99996535,-97.42\n10.00013475,49.99982677,-80\n", MERCATOR, None, "lon, lat"),
+        ("lon,lat,gain\n9.0000333,36.1446820,-97.42\n9.0001111,36.1445378,-80\n", GRID, None, "lon, lat"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -68,7 +71,7 @@ def test_points_outside_and_rows_without_a_value_are_counted():
         ("x,y,gain_db\n6,2,-90\n", None, 23, "gain_db needs no EIRP; name the column dbm"),
         ("x,y,rsrp\n6,2,-90\n", None, -60, "line 2: rsrp is -30 as path gain"),
         ("lat,lon,gain\n6,2,-90\n", None, None, "positions in longitude and latitude, but the city's are column and row"),
-        ("lat,lon,gain\n6,2,-90\n", GRID, None, "but the city's are easting and northing"),
+        ("lat,lon,gain\n6,2,-90\n", LOCAL, None, "but the city's are easting and northing"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_with_a_remedy(text, place, eirp, message):
@@ -77,5 +80,5 @@ def test_what_cannot_be_read_is_refused_with_a_remedy(text, place, eirp, message
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         read_measurements(tmp_path / "absent.csv", (64, 64))

@@ -17,7 +17,7 @@ from evaluation.references import MeanMap, log_distance_model, los_nlos_model
 from evaluation.regions import Regions, error_by_region
 from evaluation.report import report
 from evaluation.scoring import Answer, Evaluation
-from evaluation.table import averaged, difference, interval, table
+from evaluation.table import averaged, difference, interval, table, write_csv
 
 
 def direct_ssim(x, y):
@@ -73,6 +73,18 @@ def test_line_of_sight_and_shadow_are_scored_apart():
     assert row["nmse_los"] == pytest.approx(0.04) and row["nmse_nlos"] == pytest.approx(0.16)
     scores.add("all in sight", prediction, target, regions(np.ones((16, 16), bool)))  # no shadow: not counted there
     assert scores.summary()["nmse_nlos"] == pytest.approx(0.16)
+
+
+def test_scores_that_the_first_map_does_not_have(tmp_path):
+    """A map that is black everywhere has no measured points, the others have."""
+    target, where, scores = np.full((16, 16), 0.5), np.ones((16, 16), bool), Scores()
+    scores.add("black", target, 0 * target, regions(where))
+    scores.add("measured", 1.1 * target, target, Regions(where, ~where, {"los": where, "nlos": ~where, "near": where}))
+    assert scores.summary()["nmse_near"] == pytest.approx(0.01)
+    write_csv(tmp_path / "new" / "maps.csv", {"ours": scores})
+    head, black, measured = (line.split(",") for line in (tmp_path / "new" / "maps.csv").read_text().splitlines())
+    column = head.index("nmse_near")
+    assert black[column] == "" and float(measured[column]) == pytest.approx(0.01)
 
 
 def test_interval_covers_the_mean_at_its_rate():
@@ -167,8 +179,12 @@ def test_maps_without_energy_and_failing_predictors_are_named_and_left_out():
 
 
 def test_a_table_has_the_columns_that_are_known_and_seeds_are_averaged():
-    rows = {"a": {"nmse": 0.5, "nmse_interval": [0.4, 0.6], "masked": {"nmse": 0.1}}, "b": {"nmse": math.nan}}
-    assert table(rows) == [["", "NMSE", "NMSE masked"], ["a", "0.5000 [0.4000, 0.6000]", "0.1000"], ["b", "-", "-"]]
+    rows = {"a": {"nmse": 0.5, "nmse_interval": [0.4, 0.6], "masked": {"nmse_whole_set": 0.1}}, "b": {"nmse": math.nan}}
+    assert table(rows) == [
+        ["", "NMSE", "NMSE masked, set"],
+        ["a", "0.5000 [0.4000, 0.6000]", "0.1000"],
+        ["b", "-", "-"],
+    ]
     assert table({("x", "y"): rows["b"] | {"psnr": 1.0}}, heads=("", "n")) == [["", "n", "PSNR"], ["x", "y", "1.00"]]
     seeds = [{"nmse_per_map": [1.0, None], "deep": {"a": 2}}, {"nmse_per_map": [3.0, None], "deep": {"a": 4}}]
     mean = averaged(seeds)
@@ -187,7 +203,7 @@ def test_error_by_region_adds_up():
     assert sum(found.values()) == pytest.approx(map_scores(prediction, scene.gain)["nmse"], rel=1e-5)
     assert found["inside buildings"] == pytest.approx(16 * 0.01 / power, rel=1e-5)
     assert found["outage (zero in the open)"] == pytest.approx(0.16 / power, rel=1e-5)
-    assert found["beside a wall"] == pytest.approx(32 * 0.01 / power, rel=1e-5)
+    assert found["next to a wall"] == pytest.approx(32 * 0.01 / power, rel=1e-5)
     assert found["line of sight"] == pytest.approx((7 * 16 - 1) * 0.01 / power, rel=1e-5)
 
 

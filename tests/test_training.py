@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import signal
 from functools import partial
 from itertools import islice
@@ -26,6 +27,7 @@ from denoising_diffusion_pytorch.randomness import KeyedRandom, seed_global
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
+from tests.processes import ROOT
 from tests.tiny import tiny_batch, tiny_batches, tiny_config
 from tests.training import OneScene, after_each_step, make_trainer, same, weights
 
@@ -48,6 +50,10 @@ def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
     expected += "validation_nmse validation_rmse validation_ssim validation_psnr validation_detail "
     expected += "validation_reconstruction_nmse validation_thresholded_nmse_whole_set"
     assert set(expected.split()) <= figures.keys()
+    text = (ROOT / "docs" / "training.md").read_text()
+    documented = {word.rpartition("/")[2] for word in re.findall(r"`([\w/]+)`", text)}
+    plain = (re.sub(r"^validation_((thresholded|reconstruction)_)?", "", name) for name in figures)
+    assert {re.sub(r"^(lr|grad_norm)_\w+", r"\1_NAME", name) for name in plain} <= documented
     for name, values in figures.items():
         tag = name.replace("validation_", "validation/") if name.startswith("validation_") else f"train/{name}"
         shown = {event.step: event.value for event in events.Scalars(tag)}

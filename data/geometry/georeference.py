@@ -30,12 +30,19 @@ class Georeference:
         places = 6 if self.degrees else 1
         return f"{self.x + column * self.dx:.{places}f},{self.y - row * self.dy:.{places}f}"
 
-    def window(self, row: int, column: int) -> "Georeference":
+    def crop(self, row: int, column: int) -> "Georeference":
         """Of the part of the map whose first pixel is (row, column)."""
         return replace(self, x=self.x + column * self.dx, y=self.y - row * self.dy)
 
-    def extent(self, shape: tuple[int, int]) -> str:
-        """The coordinates that a map of this shape (H, W) spans, for messages."""
-        (height, width), places = shape, 5 if self.degrees else 0
-        right, bottom = self.x + (width - 1) * self.dx, self.y - (height - 1) * self.dy
-        return f"{self.x:.{places}f} .. {right:.{places}f}, {bottom:.{places}f} .. {self.y:.{places}f}"
+
+def extent(shape: tuple[int, int], place: Georeference | None) -> str:
+    """What a map of this shape (H, W) spans, for messages: coordinates, or pixels where it has no place."""
+    height, width = shape
+    if place is None:
+        return f"{width}x{height} px"
+    digits, right, bottom = (
+        5 if place.degrees else 0,
+        place.x + (width - 1) * place.dx,
+        place.y - (height - 1) * place.dy,
+    )
+    return f"{place.x:.{digits}f} .. {right:.{digits}f}, {bottom:.{digits}f} .. {place.y:.{digits}f}"

@@ -33,8 +33,8 @@ def _points(value: Any, path: Path | str, what: str) -> np.ndarray:
     """(N, 2) float64; DataError for anything else."""
     try:
         points = np.array(value, np.float64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: {what} is no list of [x, y]") from error
+    except (ValueError, TypeError, OverflowError):
+        points = np.full(1, np.nan)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise DataError(f"{path}: {what} is no list of [x, y]")
     return points
@@ -76,8 +76,7 @@ def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
     height = layout.shape[0]
     rings = []
     for ring in layout.outlines:
-        x, y = ring[:, 0] + 1 + EDGE, height - (ring[:, 1] - EDGE)
-        points = np.column_stack([x, y])
+        points = np.column_stack([ring[:, 0] + 1 + EDGE, height - (ring[:, 1] - EDGE)])
         closed = np.concatenate([points, points[:1]])
         rings.append([[int(v) if v == int(v) else float(v) for v in point] for point in closed.tolist()])
     return rings
@@ -136,11 +135,9 @@ def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:
                 if count < least:
                     least, ring = count, moved
         if least == before and least > 1:
-            count, longer = min(
-                ((wrong(longer), longer) for longer in _with_a_corner_more(ring)), key=lambda pair: pair[0]
-            )
-            if count < least - 1:
-                least, ring = count, longer
+            longer = min(_with_a_corner_more(ring), key=wrong)
+            if wrong(longer) < least - 1:
+                least, ring = wrong(longer), longer
         if least == before or least == 0:
             break
     return ring

@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from pyproj import CRS
 
 from ..errors import DataError
-from ..text import decoded
-from .crs import code_of, conversion
+from ..files import decoded
+from .crs import conversion, crs_of
 
 ADVICE = "export building footprints as polygons, for instance from overpass-turbo.eu"
 KINDS = "a PNG, GeoJSON in metres or degrees, also with one feature per line, or a polygon file of RadioMapSeer"
@@ -20,6 +21,7 @@ SAYS_KIND = {  # properties that say what a feature is: Overture, 3D tiles, vect
     *("featuretype", "featureclass", "objecttype", "citygmlclass", "citygmltype"),
 }
 BUILDING = {"building", "buildings", "buildingpart", "buildingparts"}
+FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
 NOT = {"", "no", "none", "null", "false", "0", "nan"}
 HEIGHTS = {"height", "building:levels", "building:height", "numfloors", "levels", "measuredheight", "storeys", "hoehe"}
 
@@ -30,12 +32,12 @@ class Footprints:
 
     Attributes:
         polygons: each an outer ring and its courtyards, (N, 2) arrays in the file's coordinates.
-        epsg: code of the coordinate reference system that it names; None without one.
+        system: the coordinate reference system that it names; None without one.
         notes: what was left out.
     """
 
     polygons: list[list[np.ndarray]]
-    epsg: int | None
+    system: CRS | None
     notes: list[str] = field(default_factory=list)
 
 
@@ -71,17 +73,17 @@ def footprints_of(values: list[Any], name: str) -> Footprints:
     Raises:
         DataError: no polygon is left.
     """
-    epsg, found, bad, heights = None, [], 0, set()
+    system, found, bad, heights = None, [], 0, set()
     try:
         for properties, geometry, crs in _features(values, name):
-            epsg = code_of(crs, name) if epsg is None else epsg
+            system = crs_of(crs, name) if system is None else system
             polygons = []
             for rings in _polygons(geometry):
                 polygon = _arrays(rings)
                 bad += not polygon
                 polygons += [polygon] if polygon else []
             found.append((bool(polygons) and says_building(properties), polygons))
-            heights |= {key for key in properties if _plain(key) in HEIGHTS and properties[key] is not None}
+            heights |= {key for key, value in _tags(properties) if _plain(key) in HEIGHTS and value is not None}
     except RecursionError as error:
         raise DataError(f"{name}: is nested too deeply; {ADVICE}") from error
     count = sum(len(polygons) for _, polygons in found)
@@ -97,21 +99,29 @@ def footprints_of(values: list[Any], name: str) -> Footprints:
         notes.append(f"polygons left out, because they are empty or hold no coordinates: {bad:,}")
     if heights:
         notes.append(f"{', '.join(sorted(heights))}: not used; every building counts as 25 m high")
-    return Footprints(chosen, epsg, notes)
+    return Footprints(chosen, system, notes)
 
 
 def says_building(properties: dict[str, Any]) -> bool:
     """Whether a feature says that it is a building, in the words of OpenStreetMap, Overture, 3D tiles and the like."""
-    tags = properties.get("tags")
-    for key, value in {**properties, **(tags if isinstance(tags, dict) else {})}.items():
+    for key, value in _tags(properties):
         plain, said = _plain(key), str(value).strip().lower()
         if plain in ("building", "building:part", "isbuilding") and said not in NOT:
             return True
         if plain in SAYS_KIND and _plain(said.rsplit(":", 1)[-1]) in BUILDING:
             return True
-        if plain == "othertags" and re.search(r'"building(:part)?"=>"(?!no")', str(value)):
-            return True
     return False
+
+
+def _tags(properties: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys and values, also of the `tags` of osmtogeojson and the `other_tags` of GDAL."""
+    for key, value in properties.items():
+        if key == "tags" and isinstance(value, dict):
+            yield from value.items()
+        elif key == "other_tags" and isinstance(value, str):
+            yield from re.findall(r'"([^"]*)"=>"([^"]*)"', value)
+        else:
+            yield key, value
 
 
 @lru_cache(10_000)
@@ -164,7 +174,7 @@ def _arrays(rings: Any) -> list[np.ndarray]:
             array = np.array([point[:2] for point in ring], np.float64)
         except (TypeError, ValueError, KeyError, OverflowError):
             array = np.empty((0, 2))
-        if array.ndim == 2 and array.shape[1] == 2 and len(array) >= 3 and np.isfinite(array).all():
+        if array.ndim == 2 and array.shape[1] == 2 and len(array) >= 3 and (np.abs(array) < FARTHEST).all():
             arrays.append(array)
         elif not arrays:
             return []  # without its outer ring

@@ -10,6 +10,7 @@ import shapely
 
 from ..crop import SIDE
 from ..errors import DataError
+from ..files import read_bytes
 from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
 from ..geometry.registration import outlines_of
@@ -44,21 +45,14 @@ class City:
 
 def read_city(path: Path, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
     """The city in a file; arguments and errors as `city_of`, which gets its content."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return city_of(content, str(path), around, invert)
+    return city_of(read_bytes(path), str(path), around, invert)
 
 
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
     """The city in a file's content: a PNG, footprints, or a polygon file of RadioMapSeer.
 
     Args:
-        content: of the file.
-        name: of the file, whose suffix tells pictures, and for errors.
+        content, name: of the file; its suffix tells pictures.
         around: positions of transmitters, in the coordinates of the footprints, see `read_geojson`.
         invert: the buildings of a picture are its dark pixels.
 
@@ -90,14 +84,12 @@ def _picture(grey: np.ndarray, invert: bool) -> City:
 def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, float]] = ()) -> City:
     """The polygons of a GeoJSON text, one pixel per metre, north up, and where they lie.
 
-    Coordinates are degrees or metres, see `crs.choose_crs`. Degrees and the web's Mercator coordinates are scaled to
-    metres by their length on the ellipsoid in the middle of the city. What that neglects, the narrowing of degrees
-    towards the poles, moves a corner of a city of 1 km by 0.04 m at a latitude of 41 and 0.08 m at 60, of 4 km by 0.6 m
-    and 1.2 m.
+    Coordinates of any reference system, see `crs.choose_crs`, are scaled to metres by their length on the ellipsoid in the
+    middle of the city. What that neglects, the narrowing of degrees towards the poles, moves a corner of a city of 1 km
+    by 0.04 m at a latitude of 41 and 0.08 m at 60, of 4 km by 0.6 m and 1.2 m.
 
     Args:
-        content: the text.
-        name: of the file, for errors.
+        content, name: of the file.
         around: x and y of transmitters in the file's coordinates. A city of more than LARGEST metres or MOST_VERTICES
             is cut around them; a smaller one grows if they stand in the open beside it.
 
@@ -105,7 +97,7 @@ def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, 
         DataError: no JSON, no polygons, odd coordinates, or too large a city.
     """
     values = json_values(content, name)
-    if len(values) == 1 and _is_a_list_of_rings(values[0]):
+    if len(values) == 1 and isinstance(values[0], list) and values[0][:1] and isinstance(values[0][0], list):
         layout = Layout(outlines_of(values[0], name, (SIDE, SIDE)), (SIDE, SIDE))
         kind = f"a polygon file of RadioMapSeer, {SIDE} x {SIDE} px; positions are column and row of its maps"
         return City(layout, None, [f"{kind}; {layout.inside.mean():.1%} of it built"])
@@ -113,7 +105,7 @@ def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, 
     points = np.concatenate([outer for outer, *_ in found.polygons])
     first = np.cumsum([0, *(len(outer) for outer, *_ in found.polygons[:-1])])
     bounds = np.stack([np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)])
-    crs = choose_crs(found.epsg, points, float(np.median(np.ptp(bounds, 0).max(1))), name)
+    crs = choose_crs(found.system, points, float(np.median(np.ptp(bounds, 0).max(1))), name)
     positions = np.array(around, np.float64).reshape(-1, 2)
     chosen, box = _cut([sum(map(len, rings)) for rings in found.polygons], bounds, positions, crs, name)
     shapes, flat = _valid([found.polygons[i] for i in chosen], box)
@@ -122,46 +114,28 @@ def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, 
     if flat:
         found.notes.append(f"polygons left out, because they have no area: {flat:,}")
     layout, place = _layout(shapes, positions, crs, name)
-    unit = "degrees" if crs.unit == "degrees" else "metres"
-    system = f" (EPSG:{crs.epsg})" if crs.epsg else ""
     height, width = layout.shape
     built = f"{width} x {height} m, {layout.inside.mean():.1%} of it built"
-    read = f"footprints: {len(shapes):,}, in {unit}{system}; {built}"
-    return City(layout, place, [read, *found.notes])
-
-
-def _is_a_list_of_rings(value: object) -> bool:
-    """Whether a value is a file of RadioMapSeer's polygon/: [[[x, y], ...], ...]."""
-    for _ in range(3):
-        if not isinstance(value, list) or not value:
-            return False
-        value = value[0]
-    return isinstance(value, int | float)
+    return City(layout, place, [f"footprints: {len(shapes):,}, in {crs.text}; {built}", *found.notes])
 
 
 def _cut(
     sizes: Sequence[int], bounds: np.ndarray, positions: np.ndarray, crs: Crs, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which polygons are used, and the box outside of which they are cut off.
+    """The numbers of the polygons that are used, and the box (2, 2) outside of which they are cut off.
 
-    Args:
-        sizes: numbers of vertices.
-        bounds: (2, N, 2), the lowest and the highest x and y of every polygon.
-        positions, crs, name: see `read_geojson`.
-
-    Returns:
-        indices, and the lowest and the highest x and y (2, 2).
+    `sizes` are their numbers of vertices, `bounds` (2, N, 2) the lowest and the highest x and y of each.
     """
     vertices, (low, high) = np.array(sizes), bounds
     whole = np.array([low.min(0), high.max(0)])
-    width, height = np.ptp(whole, 0) * crs.metres(whole[:, 1].mean())
+    width, height = np.ptp(whole, 0) * crs.metres(whole.mean(0))
     if max(width, height) + 2 * MARGIN <= LARGEST and vertices.sum() <= MOST_VERTICES:
         return np.arange(len(vertices)), whole
     if not len(positions):
         what = f"spans {width + 2 * MARGIN:.4g} m x {height + 2 * MARGIN:.4g} m with {vertices.sum():,} vertices"
         most = f"at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
         raise DataError(f"{name}: {what}; {most}, or a part around a transmitter, if its position is given first")
-    scale = crs.metres(positions[:, 1].mean())
+    scale = crs.metres(positions.mean(0))
     for reach in NEAR:
         box = np.array([positions.min(0) - reach / scale, positions.max(0) + reach / scale])
         near = np.flatnonzero(((low <= box[1]) & (high >= box[0])).all(1))
@@ -170,10 +144,8 @@ def _cut(
     x, y = positions[0]
     if not len(near):
         (left, bottom), (right, top) = whole
-        spans = f"it spans {left:.7g} .. {right:.7g}, {bottom:.7g} .. {top:.7g}"
-        raise DataError(
-            f"{name}: has no building within {reach} m of {x:.9g},{y:.9g}; {spans} (x and y, or lon and lat)"
-        )
+        spans = f"it spans {left:.7g} .. {right:.7g}, {bottom:.7g} .. {top:.7g} (x and y, or lon and lat)"
+        raise DataError(f"{name}: has no building within {reach} m of {x:.9g},{y:.9g}; {spans}")
     if vertices[near].sum() > MOST_VERTICES:
         number = f"{vertices[near].sum():,} vertices within {reach} m of the transmitters"
         raise DataError(f"{name}: has {number}; at most {MOST_VERTICES:,} can be read; simplify its outlines")
@@ -194,11 +166,11 @@ def _layout(shapes: list[shapely.Geometry], positions: np.ndarray, crs: Crs, nam
     if not shapes:
         raise DataError(f"{name}: holds no polygon with an area; {ADVICE}")
     bounds = np.array(shapely.total_bounds(shapes)).reshape(2, 2)
-    scale = crs.metres(bounds[:, 1].mean())
+    scale = crs.metres(bounds.mean(0))
     away = np.maximum(bounds[0] - positions, positions - bounds[1]) * scale  # in m; negative between the bounds
     corners = np.vstack([bounds, positions[(away <= NEAR[0]).all(1)]])
     low, high = corners.min(0), corners.max(0)
-    scale = crs.metres((low[1] + high[1]) / 2)
+    scale = crs.metres((low + high) / 2)
     width, height = (high - low) * scale + 2 * MARGIN
     if not max(width, height) <= LARGEST:
         raise DataError(f"{name}: spans {width:.4g} m x {height:.4g} m; at most {LARGEST} m per side can be read")
@@ -211,5 +183,5 @@ def _layout(shapes: list[shapely.Geometry], positions: np.ndarray, crs: Crs, nam
         for ring in (part.exterior, *part.interiors)
     ]
     (x, y), (dx, dy) = corner, 1 / scale
-    place = Georeference(float(x), float(y), float(dx), float(dy), crs.unit == "degrees", crs.epsg)
+    place = Georeference(float(x), float(y), float(dx), float(dy), crs.degrees, crs.epsg)
     return Layout(outlines, (math.ceil(height), math.ceil(width))), place

@@ -3,23 +3,26 @@
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from pyproj import CRS
 
 from ..errors import DataError
-from ..geometry.georeference import Georeference
-from ..text import decoded
+from ..files import decoded, read_bytes
+from ..geometry.georeference import Georeference, extent
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
-from .crs import MERCATOR, lon_lat_to_mercator
+from .crs import WGS_84, transformer
 
 DELIMITERS = (";", "\t", "|", ",", "")
 EXAMPLE = "such as x,y,gain_db or longitude,latitude,rsrp"
 AXES: dict[str, list[tuple[set[str], set[str]]]] = {  # names of x and of y, and words that may be a part of them
     "longitude and latitude": [(set(), {"lon", "long", "lng", "longitude"}), (set(), {"lat", "latitude"})],
-    "easting and northing": [({"e", "east", "utm_x"}, {"easting"}), ({"n", "north", "utm_y"}, {"northing"})],
+    "easting and northing": [
+        ({"e", "east", "utm_x", "utm_e"}, {"easting"}),
+        ({"n", "north", "utm_y", "utm_n"}, {"northing"}),
+    ],
     "column and row": [({"column", "col"}, set()), ({"row"}, set())],
     "x and y": [(set(), {"x"}), (set(), {"y"})],
 }
@@ -35,52 +38,33 @@ MISSING = {"", "nan", "na", "n/a", "null", "none", "-", "--", "?"}
 NOTHING = 1e8  # phones write 2147483647 for what they do not know
 
 
-@dataclass(frozen=True)
-class Table:
-    """The columns of a file of measured points that are read.
+class Table(NamedTuple):
+    """The columns of a file of measured points that are read."""
 
-    Attributes:
-        delimiter: between fields; '' for white space.
-        names: of x, y and value, as in the file.
-        columns: their numbers.
-        axes: what x and y are, a key of AXES.
-        quantity: what the value is, a key of QUANTITIES.
-        width: number of all columns.
-    """
-
-    delimiter: str
-    names: list[str]
-    columns: list[int]
-    axes: str
-    quantity: str
-    width: int
+    delimiter: str  # between fields; '' for white space
+    names: list[str]  # of x, y and value, as in the file
+    columns: list[int]  # their numbers
+    axes: str  # what x and y are, a key of AXES
+    quantity: str  # what the value is, a key of QUANTITIES
+    width: int  # number of all columns
 
 
 def read_measurements(
     path: Path, shape: tuple[int, int], place: Georeference | None = None, eirp_dbm: float | None = None
 ) -> tuple[np.ndarray, str]:
     """Measured points from a text file; arguments and errors as `measurements_of`, which gets its content."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return measurements_of(content, str(path), shape, place, eirp_dbm)
+    return measurements_of(read_bytes(path), str(path), shape, place, eirp_dbm)
 
 
 def measurements_of(
-    content: bytes,
-    name: str,
-    shape: tuple[int, int],
-    place: Georeference | None = None,
-    eirp_dbm: float | None = None,
+    content: bytes, name: str, shape: tuple[int, int], place: Georeference | None = None, eirp_dbm: float | None = None
 ) -> tuple[np.ndarray, str]:
     """Measured points from a text whose first line names the columns; separators, units and spellings are recognised.
 
     Points outside the map and rows without a value are left out.
 
     Args:
-        content: of the file.
-        name: of the file, for errors.
+        content, name: of the file.
         shape: (H, W) of the map.
         place: where the map lies; None: x and y are column and row.
         eirp_dbm: of the transmitter; what turns received power in dBm into path gain.
@@ -111,8 +95,7 @@ def measurements_of(
     for what, count in (("outside the map", int((~inside).sum())), ("without a value", int((~known).sum()))):
         note += f"; {what} and left out: {count}" if count else ""
     if not inside.any():
-        size = f"{shape[1]}x{shape[0]} px" if place is None else place.extent(shape)
-        raise DataError(f"{name}: none of its points lies inside the map ({size}): {note}")
+        raise DataError(f"{name}: none of its points lies inside the map ({extent(shape, place)}): {note}")
     gain = {"gain": value, "loss": -value, "power": value - (eirp_dbm or 0)}[table.quantity]
     for number, one in zip(numbers[known][inside], gain[inside], strict=True):
         _check_gain(f"{name}: line {number}", float(one), table.names[2])
@@ -124,7 +107,7 @@ def _header(lines: Sequence[str], place: Georeference | None, name: str) -> tupl
     for number, line in enumerate(lines):
         text = line.strip()
         comment = text.startswith(("#", "%", "//"))
-        if not text or re.fullmatch(r'"?sep=.."?|"?sep=."?', text):
+        if not text or re.fullmatch(r'"?sep=..?"?', text):
             continue
         header = text.lstrip("#%/ ")
         found = {delimiter: _columns(header, delimiter, place) for delimiter in DELIMITERS}
@@ -176,18 +159,16 @@ def _usable_axes(place: Georeference | None) -> list[str]:
     """What positions can be on a map, the best first."""
     if place is None:
         return ["column and row", "x and y"]
-    if place.degrees:
-        return ["longitude and latitude", "x and y", "column and row"]
-    others = ["longitude and latitude"] if place.epsg in MERCATOR else []
-    return ["easting and northing", "x and y", *others, "column and row"]
+    lon_lat = ["longitude and latitude"] if place.degrees or place.epsg else []
+    return [*(lon_lat if place.degrees else ["easting and northing"]), "x and y", *lon_lat, "column and row"]
 
 
 def _pixels(x: np.ndarray, y: np.ndarray, axes: str, place: Georeference | None) -> tuple[np.ndarray, np.ndarray]:
     """Positions of a file -> columns and rows."""
     if place is None or axes == "column and row":
         return x, y
-    if axes == "longitude and latitude" and not place.degrees:
-        x, y = lon_lat_to_mercator(x, y)
+    if axes == "longitude and latitude" and place.epsg:
+        x, y = transformer(WGS_84, CRS.from_epsg(place.epsg)).transform(x, y)
     return (x - place.x) / place.dx, (place.y - y) / place.dy
 
 
@@ -216,11 +197,9 @@ def _rows(lines: Sequence[str], start: int, table: Table, name: str) -> tuple[np
         if not line.strip() or line.lstrip().startswith(("#", "%", "//")):
             continue
         fields = _split(line.strip() if table.delimiter != "\t" else line, table.delimiter)
-        if len(fields) > table.width and any(fields[table.width :]):
-            raise DataError(
-                f"{name}: line {number}: has {len(fields)} fields, the first line {table.width}; if commas are decimal "
-                "points, separate fields by semicolons"
-            )
+        if any(fields[table.width :]):
+            remedy = "if commas are decimal points, separate fields by semicolons"
+            raise DataError(f"{name}: line {number}: has {len(fields)} fields, the first line {table.width}; {remedy}")
         try:
             rows.append([_number(fields[column]) for column in table.columns])
         except (ValueError, IndexError) as error:
@@ -264,8 +243,7 @@ def check_measurements(
             raise DataError(f"{where}: is no row of numbers x,y,gain_db") from error
         column, row = (x, y) if place is None else place.pixels(x, y)
         if not (0 <= column <= shape[1] - 1 and 0 <= row <= shape[0] - 1):
-            size = f"{shape[1]}x{shape[0]} px" if place is None else place.extent(shape)
-            raise DataError(f"{where}: {x:g},{y:g} is outside the map ({size})")
+            raise DataError(f"{where}: {x:g},{y:g} is outside the map ({extent(shape, place)})")
         _check_gain(where, gain)
         checked.append((column, row, float(db_to_gain(gain))))
     return np.array(checked, np.float32).reshape(-1, 3)

@@ -1,6 +1,7 @@
 """Augmentation: one draw for image, condition and mask together, determined by a key."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def jittered(image: Tensor, brightness: float, contrast: float) -> Tensor:
     return gain.clamp(0, 1) * 2 - 1
 
 
+@dataclass(frozen=True)
 class Augmentation:
     """Random symmetries, and optionally free rotation, translation and colour jitter.
 
@@ -50,17 +52,12 @@ class Augmentation:
         color_jitter: largest relative change of the image's brightness and contrast.
     """
 
-    def __init__(
-        self,
-        p: float = 1.0,
-        flip: bool = True,
-        rot90: bool = True,
-        rotation: float = 0.0,
-        translation: float = 0.0,
-        color_jitter: float = 0.0,
-    ):
-        self.p, self.flip, self.rot90 = p, flip, rot90
-        self.rotation, self.translation, self.color_jitter = rotation, translation, color_jitter
+    p: float = 1.0
+    flip: bool = True
+    rot90: bool = True
+    rotation: float = 0.0
+    translation: float = 0.0
+    color_jitter: float = 0.0
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Augment `image` (1, H, W), `cond` (C, h, w), `ori_mask` (1, H, W), all in their usual ranges."""
@@ -94,9 +91,7 @@ class Augmentation:
 
     def _draw_symmetry(self, random: np.random.Generator) -> int | None:
         """The index for `symmetry`; None for a sample that is not augmented."""
-        if random.random() >= self.p:
-            return None
-        return self._allowed(int(random.integers(8)))
+        return self._allowed(int(random.integers(8))) if random.random() < self.p else None
 
     def _allowed(self, index: int) -> int:
         """The nearest symmetry that the settings allow."""

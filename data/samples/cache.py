@@ -28,6 +28,10 @@ DONE = "done"
 FLUSH_EVERY = 256  # samples between two flushes to disk
 
 
+def _dtype(name: str) -> type:
+    return np.uint8 if name == DONE else DTYPE
+
+
 class SampleCache:
     """`count` samples, each a few arrays of fixed shapes in half precision.
 
@@ -62,15 +66,17 @@ class SampleCache:
         identity: Mapping[str, object] | None = None,
         rows: int | None = None,
     ):
-        self.count = count
         self.rows = rows or max(count, 1)
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.path: Path | None = None
+        sizes = [min(self.rows, count - first) for first in range(0, count, self.rows)]
+        every = self.shapes | {DONE: ()}
+        self._shards = {name: [(size, *shape) for size in sizes] for name, shape in every.items()}
         self.arrays: dict[str, list[Any]] = {}  # of samples by name, and DONE: one array per shard
         self._marking = threading.Lock()
         self._unmarked: list[int] = []  # written, but not flushed yet
         if folder is None:
-            self.arrays = {name: [np.zeros(*array) for array in self._each(name)] for name in self._names}
+            self.arrays = {n: [np.zeros(shape, _dtype(n)) for shape in shapes] for n, shapes in self._shards.items()}
             return
         facts = {"count": count, "rows": self.rows, "shapes": {k: list(v) for k, v in self.shapes.items()}}
         facts |= identity or {}
@@ -87,17 +93,6 @@ class SampleCache:
             raise DataError(f"{self.path}: cannot be used ({error}); name another data.cache_folder") from error
 
     @property
-    def _names(self) -> list[str]:
-        return [*self.shapes, DONE]
-
-    def _each(self, name: str) -> list[tuple[tuple[int, ...], type]]:
-        """Shape and type of an array in each shard."""
-        sizes = [min(self.rows, self.count - first) for first in range(0, self.count, self.rows)]
-        if name == DONE:
-            return [((size,), np.uint8) for size in sizes]
-        return [((size, *self.shapes[name]), DTYPE) for size in sizes]
-
-    @property
     def done(self) -> list[Any]:
         """By shard: 1 for samples that are stored."""
         return self.arrays[DONE]
@@ -107,16 +102,17 @@ class SampleCache:
 
     def _create(self, facts: dict[str, object]) -> None:
         """Files of zeros with their space reserved: writing to a mapped file on a full disk would kill the process."""
-        arrays = [(self._file(name, shard), *of) for name in self._names for shard, of in enumerate(self._each(name))]
-        needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for _, shape, dtype in arrays)
+        each = [(name, i, shape) for name, shapes in self._shards.items() for i, shape in enumerate(shapes)]
+        needed = sum(int(np.prod(shape)) * np.dtype(_dtype(name)).itemsize for name, _, shape in each)
         free = shutil.disk_usage(self.path).free
         if free < needed + 2**20:
             raise DataError(
                 f"{self.path}: needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free; free some space, "
                 "name another data.cache_folder, or leave the cache off"
             )
-        for path, shape, dtype in arrays:
-            np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+        for name, shard, shape in each:
+            path = self._file(name, shard)
+            np.lib.format.open_memmap(path, "w+", _dtype(name), shape).flush()
             if hasattr(os, "posix_fallocate"):
                 with path.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -125,11 +121,10 @@ class SampleCache:
     def open(self) -> None:
         """Map the files; called again after other processes wrote, so that network file systems fetch their data."""
         if self.path is not None:
+            opened = np.lib.format.open_memmap
             self.arrays = {
-                name: [
-                    np.lib.format.open_memmap(self._file(name, shard), "r+") for shard in range(len(self._each(name)))
-                ]
-                for name in self._names
+                name: [opened(self._file(name, shard), "r+") for shard in range(len(shapes))]
+                for name, shapes in self._shards.items()
             }
 
     def __getstate__(self) -> dict:
@@ -177,15 +172,13 @@ class SampleCache:
         with self._marking:
             written, self._unmarked = self._unmarked, []
         shards = {self.shard(index) for index in written}
-        self._flush_files(shards, list(self.shapes))
-        for index in written:
-            self.done[self.shard(index)][index % self.rows] = 1
-        self._flush_files(shards, [DONE])
-
-    def _flush_files(self, shards: set[int], names: list[str]) -> None:
-        if self.path is not None:
-            for array in (self.arrays[name][shard] for name in names for shard in shards):
-                array.flush()
+        for name in (*self.shapes, DONE):
+            if name == DONE:
+                for index in written:
+                    self.done[self.shard(index)][index % self.rows] = 1
+            if self.path is not None:
+                for shard in shards:
+                    self.arrays[name][shard].flush()
 
     def read(self, index: int, name: str) -> torch.Tensor:
         """One array of a stored sample, float32."""

@@ -82,13 +82,10 @@ class RadioMapDataset(Dataset):
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
         try:
-            return self._prepared(index)
+            scene = self.scene(index)
         except DataError:
             time.sleep(RETRY_AFTER)
-            return self._prepared(index)
-
-    def _prepared(self, index: int) -> dict[str, np.ndarray]:
-        scene = self.scene(index)
+            scene = self.scene(index)
         sample = prepare(scene, self.image_size, self.cond_size, self.cond_channels)
         if not self.incomplete.points:
             return sample
@@ -202,28 +199,13 @@ def _end_with_parent(parent: int) -> None:
 
 
 def training_loader(
-    dataset: RadioMapDataset | OwnSamples,
-    batch_size: int,
-    seed: int = 0,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    start_batch: int = 0,
-    batches: int | None = None,
-    num_workers: int = 4,
+    dataset: RadioMapDataset | OwnSamples, batch_size: int, seed: int = 0, *, num_workers: int = 4, **order: Any
 ) -> DataLoader:
-    """Shuffled, augmented batches; see `SampleStream` for their order and the other arguments.
-
-    Args:
-        dataset: indexed by (index, key).
-        num_workers: reading processes, see `worker_settings`.
-    """
-    stream = SampleStream(
-        len(dataset), batch_size, seed, rank=rank, world_size=world_size, start_batch=start_batch, batches=batches
-    )
+    """Shuffled, augmented batches that `num_workers` processes read; see `SampleStream` for `order`."""
+    stream = SampleStream(len(dataset), batch_size, seed, **order)
     settings = worker_settings(num_workers)
-    settings["persistent_workers"] = settings["num_workers"] > 0 and batches is None
-    return DataLoader(dataset, batch_sampler=stream, **settings)
+    persistent = settings["num_workers"] > 0  # the loader then keeps its iterator, which `close_dataloader` needs
+    return DataLoader(dataset, batch_sampler=stream, persistent_workers=persistent, **settings)
 
 
 def worker_settings(num_workers: int) -> dict[str, Any]:

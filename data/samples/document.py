@@ -1,6 +1,7 @@
 """The names and calls of the design document for data, where they differ from ours. Nothing else knows them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +43,7 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
         super().__init__(open_tree(data_root, simulation_type, split, missing_buildings, max_samples), **options)
 
 
+@dataclass(eq=False)
 class Epochs:
     """Batches of (index, key). Every iteration is another epoch of whole batches: a new order, new keys, another rest that
     fills no batch and is left out.
@@ -52,10 +54,11 @@ class Epochs:
         seed: decides all epochs.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int = 0):
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.drop_last = True
-        self.epoch = 0
+    length: int
+    batch_size: int
+    seed: int = 0
+    epoch: int = field(default=0, init=False)
+    drop_last = True
 
     def __len__(self) -> int:
         return self.length // self.batch_size
@@ -98,11 +101,9 @@ def create_dataloader(config: Any) -> EpochLoader:
     source = getattr(data, "train", data)
     options = given(source, "split", "missing_buildings", "max_samples")
     options |= given(data, "image_size", "cond_size", "cond_channels", "cache", "cache_folder")
-    options["augmentation"] = (
-        Augmentation(**vars(data.augmentation)) if hasattr(data, "augmentation") else Augmentation()
-    )
-    if hasattr(data, "incomplete"):
-        options["incomplete"] = Incomplete(**vars(data.incomplete))
+    settings = {name: vars(value) for name, value in given(data, "augmentation", "incomplete").items()}
+    options["augmentation"] = Augmentation(**settings.get("augmentation", {}))
+    options["incomplete"] = Incomplete(**settings.get("incomplete", {}))
     dataset = RadioUNet_c(source.data_root, source.simulation_type, **options)
     if len(dataset) < batch_size:
         raise DataError(f"{dataset.report}: fewer than one batch of {batch_size} (trainer.batch_size)")

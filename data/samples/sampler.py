@@ -1,12 +1,15 @@
 """The order of samples: an endless seeded stream that can start at any position and be shared among processes."""
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+from itertools import count, islice
 
 import numpy as np
 
 from ..hashing import random_key
 
 
+@dataclass(eq=False)
 class SampleStream:
     """Batch sampler over the global positions 0, 1, 2, ...; position p is sample p % n of epoch p // n.
 
@@ -23,22 +26,18 @@ class SampleStream:
         batches: number of micro-batches, None for endless.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        seed: int = 0,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        start_batch: int = 0,
-        batches: int | None = None,
-    ):
-        if length < 1:
+    length: int
+    batch_size: int
+    seed: int = 0
+    _: KW_ONLY
+    rank: int = 0
+    world_size: int = 1
+    start_batch: int = 0
+    batches: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
             raise ValueError("a stream needs at least one sample")
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.start_batch, self.batches = start_batch, batches
         self._epoch, self._order = -1, np.arange(0)
 
     def __len__(self) -> int:
@@ -56,9 +55,7 @@ class SampleStream:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Batches of (index, key)."""
-        batch = self.start_batch
-        end = None if self.batches is None else self.start_batch + self.batches
-        while end is None or batch < end:
+        numbers = count(self.start_batch)
+        for batch in numbers if self.batches is None else islice(numbers, self.batches):
             first = (batch * self.world_size + self.rank) * self.batch_size
             yield [self._at(position) for position in range(first, first + self.batch_size)]
-            batch += 1

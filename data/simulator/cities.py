@@ -230,19 +230,13 @@ def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray],
     if not rings:
         return
     corners = np.concatenate(rings)
-    low = np.floor(corners.min(axis=0)).astype(int) - 3
-    side = int(max(np.ceil(corners.max(axis=0)).astype(int) + 4 - low))
-    local = Layout([ring - low for ring in rings], (side, side)).inside  # origin at `low`
-    rows = slice(max(low[1], 0), min(low[1] + side, size))
-    columns = slice(max(low[0], 0), min(low[0] + side, size))
-    part = local[rows.start - low[1] : rows.stop - low[1], columns.start - low[0] : columns.stop - low[0]]
-    if part.sum() < 12:
-        return
-    around = ndimage.binary_dilation(part, iterations=2)
-    if (around & buildings[rows, columns]).any():
-        return
-    buildings[rows, columns] |= part
-    kept.extend(rings)
+    low = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 3, 0)
+    width, height = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 4, size) - low
+    part = Layout([ring - low for ring in rings], (height, width)).inside  # origin at `low`
+    there = buildings[low[1] : low[1] + height, low[0] : low[0] + width]
+    if part.sum() >= 12 and not (ndimage.binary_dilation(part, iterations=2) & there).any():
+        there |= part
+        kept.extend(rings)
 
 
 def random_transmitter(city: Layout, rng: np.random.Generator) -> tuple[int, int]:

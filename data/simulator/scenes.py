@@ -1,6 +1,7 @@
 """Scenes of random cities, simulated in memory."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,9 +10,10 @@ from ..scene import Scene, scene_at
 from ..units import db_to_gain, gain_to_uint8
 from . import Simulator, random_city, random_transmitter
 
-TOLD = "note: the simulator's map is an input of this model and the truth here; only other maps show how good it is"
+CIRCULAR = "note: the simulator's map is an input of this model and the truth here; only other maps show how good it is"
 
 
+@dataclass
 class SimulatedScenes:
     """Cities number `seed`, `seed` + 1, ... with one transmitter each; the same interface as `RadioMapSeer`.
 
@@ -21,9 +23,12 @@ class SimulatedScenes:
             city's number.
     """
 
-    def __init__(self, count: int, seed: int):
-        self.seed, self.count = seed, count
-        self.report = f"{count} simulated cities from seed {seed}"
+    count: int
+    seed: int
+
+    @property
+    def report(self) -> str:
+        return f"{self.count} simulated cities from seed {self.seed}"
 
     def __len__(self) -> int:
         return self.count

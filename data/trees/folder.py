@@ -8,9 +8,9 @@ from ..errors import DataError
 from ..geometry.layout import Layout
 from ..hashing import file_digest
 from ..scene import Scene
+from .listing import check_root, is_flat_tree
 from .png import read_grey, read_map
 from .radiomapseer import RadioMapSeer
-from .root import check_root, is_flat_tree
 from .splits import HASHED_RULE, select
 
 
@@ -64,9 +64,7 @@ class FlatTree:
         return Scene(name, layout, tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
 
     def cond(self, index: int) -> np.ndarray:
-        """The condition (C, s, s) float32: any finite numbers, best of order 1.
-
-        uint8 arrays are mapped from 0..255 to [-1, 1].
+        """The condition (C, s, s) float32: any finite numbers, best of order 1; uint8 from 0..255 is mapped to [-1, 1].
 
         Raises:
             DataError: names a file that is unreadable, not (C, s, s), or not finite.
@@ -76,9 +74,9 @@ class FlatTree:
             array = np.load(path, allow_pickle=False)
         except Exception as error:  # numpy evaluates the header; a broken one can raise anything
             raise DataError(f"{path}: not a readable array of numbers ({type(error).__name__})") from error
-        if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "uif":
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
             raise DataError(f"{path}: must be a (C, s, s) array of numbers")
-        if array.shape[1] != array.shape[2]:
+        if array.ndim != 3 or array.shape[1] != array.shape[2]:
             raise DataError(f"{path}: has shape {array.shape}; conditions must be square, (C, s, s)")
         if array.dtype == np.uint8:
             return array.astype(np.float32) / 127.5 - 1
@@ -90,7 +88,7 @@ class FlatTree:
 
 
 def open_tree(
-    data_root: str | Path,
+    data_root: str | Path | None,
     simulation_type: str = "DPM",
     split: str = "all",
     missing_buildings: int = 0,

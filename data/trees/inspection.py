@@ -40,43 +40,38 @@ def oddities(scene: Scene) -> Iterator[str]:
 class Registration:
     """How buildings are aligned with the maps: fractions of the maps' energy inside buildings, and zeros in the open."""
 
+    PICTURE, CERTAIN, INNER = PLACES = ("png/buildings_complete", "what is certain", "the same without its border")
+
     def __init__(self) -> None:
-        self.energy = dict.fromkeys(("png/buildings_complete", "what is certain", "the same without its border"), 0.0)
-        self.total = self.pictured = 0.0  # energy of the maps, and of those that have a picture
+        self.energy, self.total = dict.fromkeys(self.PLACES, 0.0), dict.fromkeys(self.PLACES, 0.0)
         self.open = self.zeros = 0
 
     def add(self, scene: Scene, picture: np.ndarray | None) -> None:
         """Add a scene and its building picture (H, W) bool, if there is one."""
         power = scene.gain.astype(np.float64) ** 2
-        certain = scene.ori_mask
-        places = {"what is certain": certain, "the same without its border": binary_erosion(certain)}
+        places = {self.CERTAIN: scene.ori_mask, self.INNER: binary_erosion(scene.ori_mask)}
         if picture is not None and picture.shape == power.shape:
-            places["png/buildings_complete"] = picture
-            self.pictured += float(power.sum())
+            places[self.PICTURE] = picture
         for name, where in places.items():
             self.energy[name] += float(power[where].sum())
-        self.total += float(power.sum())
-        outside = ~scene.buildings
-        self.open += int(outside.sum())
-        self.zeros += int((scene.gain[outside] == 0).sum())
+            self.total[name] += float(power.sum())
+        self.open += int((~scene.buildings).sum())
+        self.zeros += int((scene.gain[~scene.buildings] == 0).sum())
 
     def lines(self) -> list[str]:
         """The measurement, and a warning if it differs from RadioMapSeer's."""
-        of = {"png/buildings_complete": self.pictured}
-        fractions = {name: energy / max(of.get(name, self.total), 1e-12) for name, energy in self.energy.items()}
-        if not self.pictured:
-            del fractions["png/buildings_complete"]
-        measured = ", ".join(f"{fraction:.2%} inside {name}" for name, fraction in fractions.items())
+        fraction = {name: self.energy[name] / max(self.total[name], 1e-12) for name in self.PLACES}
+        measured = ", ".join(f"{fraction[name]:.2%} inside {name}" for name in self.PLACES if self.total[name])
         outage = self.zeros / max(self.open, 1)
         lines = [f"registration: of the maps' energy {measured}; {outage:.2%} of the open pixels are zero (outage)"]
-        if fractions["the same without its border"] > NO_ENERGY:
+        if fraction[self.INNER] > NO_ENERGY:
             lines.append(
-                "warning: the buildings do not lie over the maps, not even a pixel aside; "
+                "warning: the buildings do not lie over the maps, not even within a pixel; "
                 "are polygon/ or png/ of another data set?"
             )
-        elif fractions["what is certain"] > NO_ENERGY:
+        elif fraction[self.CERTAIN] > NO_ENERGY:
             lines.append(
-                "warning: the buildings lie a pixel or less aside of the maps; predictions will be dark along walls"
+                "warning: the buildings are offset by a pixel or less from the maps; predictions will be dark along walls"
             )
         return lines
 
@@ -91,7 +86,7 @@ class Findings:
         shown: some scenes, spread over the tree.
         sides: of the maps, in pixels.
         conditions: shapes of the ready-made conditions.
-        extremes: smallest and largest value in them, and how many leave [-1, 1].
+        extremes: smallest and largest value of each of them.
         counts, below_floor: open pixels by level, and below the noise floor.
     """
 
@@ -100,7 +95,7 @@ class Findings:
     shown: list[Scene] = field(default_factory=list)
     sides: set[int] = field(default_factory=set)
     conditions: set[tuple[int, ...]] = field(default_factory=set)
-    extremes: tuple[float, float, int] = (np.inf, -np.inf, 0)
+    extremes: list[tuple[float, float]] = field(default_factory=list)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     below_floor: int = 0
     registration: Registration = field(default_factory=Registration)
@@ -115,11 +110,9 @@ class Findings:
         self.below_floor += int((levels < NOISE_FLOOR).sum())
         if scene.cond is None:
             self.registration.add(scene, picture)
-            return
-        self.conditions.add(scene.cond.shape)
-        low, high, outside = self.extremes
-        own = float(scene.cond.min()), float(scene.cond.max())
-        self.extremes = min(low, own[0]), max(high, own[1]), outside + (max(map(abs, own)) > 1)
+        else:
+            self.conditions.add(scene.cond.shape)
+            self.extremes.append((float(scene.cond.min()), float(scene.cond.max())))
 
     def lines(self) -> list[str]:
         """The report."""
@@ -127,8 +120,9 @@ class Findings:
             return []
         lines = [f"opened {self.opened} scenes; sizes: {', '.join(f'{side}x{side}' for side in sorted(self.sides))} px"]
         if self.conditions:
-            low, high, outside = self.extremes
-            lines.append(f"conditions: {', '.join(map(str, sorted(self.conditions)))}, from {low:.4g} to {high:.4g}")
+            shapes, extremes = ", ".join(map(str, sorted(self.conditions))), np.array(self.extremes)
+            lines.append(f"conditions: {shapes}, from {extremes.min():.4g} to {extremes.max():.4g}")
+            outside = int((np.abs(extremes) > 1).any(1).sum())
             if outside:
                 lines.append(
                     f"warning: {outside} conditions leave [-1, 1]; training uses them unchanged; order 1 is best"
@@ -149,14 +143,12 @@ def inspect_tree(source: RadioMapSeer | FlatTree, indices: Sequence[int], shown:
     kept = {indices[place] for place in spread(len(indices), shown)}
 
     def open_one(index: int) -> tuple[Scene | DataError, np.ndarray | None]:
+        found = None
         try:
-            scene = source.scene(index)
-        except DataError as error:
-            return error, None
-        try:
-            return scene, source.picture(index) if isinstance(source, RadioMapSeer) else None
-        except DataError:  # not needed: the scene has outlines
-            return scene, None
+            found = source.scene(index)
+            return found, source.picture(index) if isinstance(source, RadioMapSeer) else None
+        except DataError as error:  # a picture is not needed: the scene has outlines
+            return found or error, None
 
     with ThreadPoolExecutor() as pool, tqdm(total=len(indices), desc="opening", unit="scene", mininterval=1.0) as bar:
         for first in range(0, len(indices), AT_ONCE):
@@ -167,10 +159,8 @@ def inspect_tree(source: RadioMapSeer | FlatTree, indices: Sequence[int], shown:
                     findings.problems.append(str(scene))
                     continue
                 findings.add(scene, source.path(index), picture)
-                if index in kept:
-                    findings.shown.append(scene)
+                findings.shown += [scene] if index in kept else []
     if len(findings.conditions) > 1:
-        findings.problems.append(
-            "conditions have several shapes; all must be data.cond_channels x data.cond_size x data.cond_size"
-        )
+        one = "all must be data.cond_channels x data.cond_size x data.cond_size"
+        findings.problems.append(f"conditions have several shapes; {one}")
     return findings

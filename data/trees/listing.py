@@ -1,8 +1,9 @@
-"""Which files a RadioMapSeer tree has: where they lie, and which scenes are complete."""
+"""Which kind of tree a folder is, where a RadioMapSeer tree keeps what, and which of its scenes are complete."""
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from ..errors import DataError
@@ -10,7 +11,32 @@ from ..errors import DataError
 SIMULATIONS = ("DPM", "IRT2", "IRT4", "carsDPM", "carsIRT2", "carsIRT4")
 BUILDINGS = "buildings_complete"
 TRACING_COSTS = "they are fitted to png/, at about 2.5 times the error"
-_NAME = re.compile(r"(\d+)_(\d+)\.png")
+
+
+def is_flat_tree(root: Path) -> bool:
+    """Whether a folder looks like a flat tree (folder.py)."""
+    return (root / "images").is_dir() and (root / "conditions").is_dir()
+
+
+def _is_tree(root: Path) -> bool:
+    return is_flat_tree(root) or (root / "gain").is_dir() or (root / "png").is_dir()
+
+
+def check_root(data_root: str | Path | None) -> Path:
+    """The folder as a Path; raises DataError that says what is wrong with it."""
+    if data_root is None:
+        raise DataError("data_root is not set; name the folder of your data")
+    root = Path(data_root)
+    if str(data_root).startswith("path/to"):
+        raise DataError(f"{data_root}: is a placeholder; set data_root to the folder of your data")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder (data_root)")
+    if not _is_tree(root):
+        near = chain(sorted(root.glob("*/")), sorted(root.glob("*/*/")), list(root.absolute().parents)[:2])
+        meant = next((f"; did you mean {folder}?" for folder in near if _is_tree(folder)), "")
+        expected = "expected RadioMapSeer's gain/ and png/ folders, or images/ and conditions/"
+        raise DataError(f"{root}: is not a data set; {expected}{meant}")
+    return root
 
 
 @dataclass(frozen=True)
@@ -40,23 +66,13 @@ class TreePaths:
         return self.root / "png" / "antennas" / f"{name}.png"
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What a tree has.
-
-    Attributes:
-        scenes: (map, transmitter) of the complete ones by name, sorted.
-        outlined: the maps that have outlines, by part.
-        report: one line that says what was found and what is missing.
-    """
-
-    scenes: dict[str, tuple[int, int]]
-    outlined: dict[str, set[str]]
-    report: str
-
-
-def list_scenes(paths: TreePaths, parts: Collection[str]) -> Listing:
+def list_scenes(
+    paths: TreePaths, parts: Collection[str]
+) -> tuple[dict[str, tuple[int, int]], dict[str, set[str]], str]:
     """The scenes of which gain, transmitter and all `parts` are present.
+
+    Returns:
+        (map, transmitter) of each by name, sorted; the maps that have outlines, by part; what was found and what is missing.
 
     Raises:
         DataError: there is none.
@@ -66,33 +82,31 @@ def list_scenes(paths: TreePaths, parts: Collection[str]) -> Listing:
         present = [name for name in SIMULATIONS if (root / "gain" / name).is_dir()]
         there = f"there are: {', '.join(present)}" if present else "is data_root a RadioMapSeer folder?"
         raise DataError(f"{paths.gains}: no such folder; {there}")
-    matches = (_NAME.fullmatch(path.name) for path in paths.gains.iterdir())
-    scenes = sorted((int(match[1]), int(match[2])) for match in matches if match)
+    named = (name.split("_") for name in _stems(paths.gains, ".png") if re.fullmatch(r"\d+_\d+", name))
+    scenes = sorted((int(map_id), int(transmitter)) for map_id, transmitter in named)
     if not scenes:
         raise DataError(f"{paths.gains}: holds no MAP_TX.png")
     listed, drawn = _stems(root / "antenna", ".json"), _stems(root / "png" / "antennas", ".png")
+    outlined = {part: _stems(root / "polygon" / part, ".json") for part in parts}
+    pictured = {part: _stems(root / "png" / part, ".png") for part in parts}
     lacking = {
-        "antenna/ nor png/antennas/": [s for s in scenes if str(s[0]) not in listed and f"{s[0]}_{s[1]}" not in drawn]
+        f"polygon/{p} nor png/{p}": [s for s in scenes if str(s[0]) not in outlined[p] | pictured[p]] for p in parts
     }
-    outlined: dict[str, set[str]] = {}
-    traced: set[int] = set()
-    for part in parts:
-        outlined[part] = _stems(root / "polygon" / part, ".json")
-        pictured = _stems(root / "png" / part, ".png") - outlined[part]
-        lacking[f"polygon/{part} nor png/{part}"] = [s for s in scenes if str(s[0]) not in outlined[part] | pictured]
-        traced |= {s[0] for s in scenes if str(s[0]) in pictured}
+    without = [s for s in scenes if str(s[0]) not in listed and f"{s[0]}_{s[1]}" not in drawn]
+    lacking = {"antenna/ nor png/antennas/": without} | lacking
     for what, without in lacking.items():
         if len(without) == len(scenes):
             raise DataError(f"{root}: has neither {what}; RadioMapSeer has both")
-    incomplete = {scene for without in lacking.values() for scene in without}
     lacks = [f"{len(without)} lack {what}" for what, without in lacking.items() if without]
     report = f"{root}: {len(scenes)} {paths.simulation_type} maps" + (f", of which {', '.join(lacks)}" if lacks else "")
+    traced = {s[0] for s in scenes for part in parts if str(s[0]) in pictured[part] - outlined[part]}
     if traced:
         report += f"; {len(traced)} layouts have no outlines (polygon/): {TRACING_COSTS}"
+    incomplete = set(chain(*lacking.values()))
     complete = {f"{s[0]}_{s[1]}": s for s in scenes if s not in incomplete}
     if not complete:
         raise DataError(f"{report}: no complete scene")
-    return Listing(complete, outlined, report)
+    return complete, outlined, report
 
 
 def _stems(folder: Path, suffix: str) -> set[str]:

@@ -7,21 +7,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
+from ..files import read_bytes
 
 
 def read_grey(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """An 8-bit PNG as (H, W) uint8; colour pictures are converted to grey.
-
-    Raises:
-        DataError: names a file that is missing, not of this shape (that of its gain map), or see `decode_grey`.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: not a readable picture ({error}); download or make it again") from error
-    pixels = decode_grey(content, path)
+    """`decode_grey` of a file, which must have this shape, that of its gain map; a DataError names it otherwise."""
+    pixels = decode_grey(read_bytes(path), path)
     if shape is not None and pixels.shape != shape:
         raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px, its map {shape[1]}x{shape[0]}")
     return pixels
@@ -52,9 +43,8 @@ def decode_grey(content: bytes, path: Path | str) -> np.ndarray:
             if "A" in picture.mode or "transparency" in picture.info:
                 picture = picture.convert("RGBA")
                 if picture.getchannel("A").getextrema() != (255, 255):
-                    raise DataError(
-                        f"{path}: is partly transparent; save it without transparency, buildings white on black"
-                    )
+                    remedy = "save it without transparency, buildings white on black"
+                    raise DataError(f"{path}: is partly transparent; {remedy}")
             if picture.mode in ("1", "P", "RGB", "RGBA", "LA"):
                 picture = picture.convert("L")
             if picture.mode != "L":
@@ -62,9 +52,9 @@ def decode_grey(content: bytes, path: Path | str) -> np.ndarray:
             return np.array(picture)
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: is no PNG; convert it to one (a JPEG blurs the walls)") from error
+    except DataError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path}: not a readable picture ({error}); download or make it again") from error
 
 

@@ -12,11 +12,12 @@ Without outlines, they are traced from the pictures, which are offset by half a 
 gain, buildings and transmitter; of a partial download, the complete scenes are used and the others counted.
 """
 
-import difflib
 import logging
 import threading
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,8 @@ from ..geometry.layout import Layout
 from ..geometry.registration import fit_outlines, read_antennas, read_outlines
 from ..hashing import digest, file_digest
 from ..scene import Scene
-from .listing import BUILDINGS, SIMULATIONS, TreePaths, list_scenes
+from .listing import BUILDINGS, SIMULATIONS, TreePaths, check_root, list_scenes
 from .png import read_grey, read_map, transmitter_position
-from .root import check_root
 from .splits import ORDERED_RULE, STANDARD_RULE, select, spread
 
 log = logging.getLogger("radiodiff")
@@ -70,11 +70,9 @@ class RadioMapSeer:
     ):
         self.root = check_root(data_root)
         if simulation_type not in SIMULATIONS:
-            near = difflib.get_close_matches(simulation_type, SIMULATIONS, 1, 0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise DataError(
-                f"simulation_type {simulation_type!r} is unknown; {hint}choose from {', '.join(SIMULATIONS)}"
-            )
+            near = [f"did you mean {name}? " for name in get_close_matches(simulation_type, SIMULATIONS, 1, 0.5)]
+            choice = f"{''.join(near)}choose from {', '.join(SIMULATIONS)}"
+            raise DataError(f"simulation_type {simulation_type!r} is unknown; {choice}")
         if not 0 <= missing_buildings <= 4:
             raise DataError(f"missing_buildings is {missing_buildings}; RadioMapSeer has 0 to 4")
         made = (self.root / "dataset.json").is_file()  # make_dataset.py's manifest
@@ -85,13 +83,12 @@ class RadioMapSeer:
             self.parts["cars"] = "cars"
         if missing_buildings:
             self.parts["known"] = f"buildings_missing{missing_buildings}/{MISSING_VARIANT}"
-        found = list_scenes(self.paths, self.parts.values())
-        self.outlined = found.outlined
-        self.names = select(self.root, split, list(found.scenes), self.rule)[:max_samples]
-        self.scenes = [found.scenes[name] for name in self.names]
+        complete, self.outlined, found = list_scenes(self.paths, self.parts.values())
+        self.names = select(self.root, split, list(complete), self.rule)[:max_samples]
+        self.scenes = [complete[name] for name in self.names]
         self.pictures_lie_over_maps = self._pictures_lie_over_maps()
         maps = len({map_id for map_id, _ in self.scenes})
-        self.report = f"{found.report}; split {split}: {len(self.names)} scenes of {maps} maps"
+        self.report = f"{found}; split {split}: {len(self.names)} scenes of {maps} maps"
         log.info(self.report)
 
     def __len__(self) -> int:
@@ -106,20 +103,12 @@ class RadioMapSeer:
         map_id, transmitter = self.scenes[index]
         path = self.path(index)
         gain = read_map(path)
-        layouts = {key: self._layout(map_id, part, gain.shape) for key, part in self.parts.items()}
+        layouts: dict[str, Any] = {key: self._layout(map_id, part, gain.shape) for key, part in self.parts.items()}
         layout, guessed = layouts["layout"], str(map_id) not in self.outlined[BUILDINGS]
         if not guessed and layout.inside.any() and (gain[layout.inside] > 0).mean() > ANOTHER_LAYOUT:
             raise DataError(f"{self.paths.outlines(map_id)}: outlines of another layout; {path} has gain inside them")
-        return Scene(
-            self.names[index],
-            layout,
-            self._transmitter(map_id, transmitter, gain.shape),
-            (gain / 255).astype(np.float32),
-            cars=layouts.get("cars"),
-            known=layouts.get("known"),
-            outlines_are_guessed=guessed,
-            truth=self.truth,
-        )
+        tx, levels = self._transmitter(map_id, transmitter, gain.shape), (gain / 255).astype(np.float32)
+        return Scene(self.names[index], tx=tx, gain=levels, truth=self.truth, outlines_are_guessed=guessed, **layouts)
 
     def path(self, index: int) -> Path:
         """The file of a scene's map."""

@@ -11,11 +11,12 @@
 4. In a flat tree a hash of each name decides, so that adding files moves none: about 80, 10 and 10 %. Images of one
    map, MAP_TX as in RadioMapSeer, stay together.
 
-In 2 and 3 a split consists of whole maps, so that no city is in two of them.
+In 2 to 4 a split consists of whole maps, so that no city is in two of them, and lacks those of which a file of `train`,
+`val` or `test` lists anything.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,14 +43,24 @@ class Rule:
     Attributes:
         text: the rule in a few words.
         splits: their names.
-        choose: (split, names of all scenes) -> those of the split.
+        choose: (split, keys of all scenes) -> those of the split; a key is the map of a name MAP_TX, or else the name.
         by_map: whether the names are MAP_TX and a file of a split may list maps.
     """
 
     text: str
     splits: tuple[str, ...]
-    choose: Callable[[str, list[str]], list[str]]
+    choose: Callable[[str, list[str]], Container[str]]
     by_map: bool = True
+
+    def names(self, split: str, names: list[str]) -> list[str]:
+        """Those of the split."""
+        chosen = self.choose(split, [_key(name) for name in names])
+        return [name for name in names if _key(name) in chosen]
+
+
+def _key(name: str) -> str:
+    """What the scenes of one map share: MAP of MAP_TX, or else the name."""
+    return re.sub(r"^(\d+)_\d+$", r"\1", name)
 
 
 def standard_split(split: str) -> set[int]:
@@ -59,28 +70,19 @@ def standard_split(split: str) -> set[int]:
     return {int(i) + 1 for i in ids[STANDARD[split]]}
 
 
-def _map(name: str) -> int:
-    return int(name.split("_")[0])
-
-
-def _standard(split: str, names: list[str]) -> list[str]:
-    chosen = standard_split(split)
-    return [name for name in names if _map(name) in chosen]
-
-
-def _ordered(split: str, names: list[str]) -> list[str]:
-    maps = sorted(set(map(_map, names)))
+def _ordered(split: str, keys: list[str]) -> set[str]:
+    maps = sorted(set(keys), key=int)
     start, end = (round(fraction * len(maps)) for fraction in ORDERED[split])
-    chosen = set(maps[start:end])
-    return [name for name in names if _map(name) in chosen]
+    return set(maps[start:end])
 
 
-def _hashed(split: str, names: list[str]) -> list[str]:
-    keys = (re.sub(r"^(\d+)_\d+$", r"\1", name) for name in names)
-    return [name for name, key in zip(names, keys, strict=True) if HASHED[random_key("split", key) % 10] == split]
+def _hashed(split: str, keys: list[str]) -> set[str]:
+    return {key for key in keys if HASHED[random_key("split", key) % 10] == split}
 
 
-STANDARD_RULE = Rule("RadioUNet's standard split", tuple(STANDARD), _standard)
+STANDARD_RULE = Rule(
+    "RadioUNet's standard split", tuple(STANDARD), lambda split, _: set(map(str, standard_split(split)))
+)
 ORDERED_RULE = Rule("maps in order, 80 / 10 / 10 %", tuple(ORDERED), _ordered)
 HASHED_RULE = Rule("by a hash of the name, about 80 / 10 / 10 %", tuple(ORDERED), _hashed, by_map=False)
 
@@ -91,17 +93,15 @@ def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
     Raises:
         DataError: the split is unknown or holds none of the names, or its file lists something else.
     """
-    own = root / "splits" / f"{split}.txt"
-    if own.is_file():
-        chosen, how = _listed(own, names, rule), f"splits/{split}.txt"
-    elif split == "all":
+    own = own_splits(root)
+    if split == "all" and split not in own:
         return names
-    elif split in rule.splits:
-        chosen, how = rule.choose(split, names), rule.text
-    else:
-        known = ", ".join(["all", *rule.splits, *own_splits(root)])
+    if split not in (*own, *rule.splits):
+        known = ", ".join(["all", *rule.splits, *own])
         raise DataError(f"{root}: no split {split!r}; known: {known}, or splits/{split}.txt")
+    chosen = _chosen(root, split, names, rule)
     if not chosen:
+        how = f"splits/{split}.txt" if split in own else rule.text
         raise DataError(
             f"{root}: split {split!r} holds none of the {len(names)} scenes that are there ({how}); choose another split, "
             "e.g. all, or list your own in splits/NAME.txt"
@@ -116,13 +116,17 @@ def own_splits(root: Path) -> list[str]:
 
 def sizes(root: Path, names: list[str], rule: Rule) -> dict[str, int]:
     """Number of scenes in each split that the tree has."""
-    own = own_splits(root)
-    return {
-        split: len(
-            _listed(root / "splits" / f"{split}.txt", names, rule) if split in own else rule.choose(split, names)
-        )
-        for split in dict.fromkeys([*rule.splits, *own])
-    }
+    splits = dict.fromkeys([*rule.splits, *own_splits(root)])
+    return {split: len(_chosen(root, split, names, rule)) for split in splits}
+
+
+def _chosen(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
+    """The names that the file of a split lists, or else those of the rule without what the files of other splits list."""
+    files = {name: root / "splits" / f"{name}.txt" for name in own_splits(root)}
+    if split in files:
+        return _listed(files[split], names, rule)
+    listed = {_key(name) for other in ORDERED if other in files for name in _listed(files[other], names, rule)}
+    return [name for name in rule.names(split, names) if _key(name) not in listed]
 
 
 def _listed(path: Path, names: list[str], rule: Rule) -> list[str]:

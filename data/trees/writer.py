@@ -44,12 +44,14 @@ class Recipe:
     split: str = "train"
 
     def __post_init__(self) -> None:
-        if self.layouts != RANDOM:
-            sides = {layout.shape for layout in tree_layouts(self.layouts, self.split)}
-            if sides != {(self.size, self.size)}:
-                raise DataError(
-                    f"maps of {self.size} px are wanted; the layouts of {self.layouts} are {sorted(sides)[0]}"
-                )
+        sides = {layout.shape for layout in self.known or ()} - {(self.size, self.size)}
+        if sides:
+            raise DataError(f"maps of {self.size} px are wanted; the layouts of {self.layouts} are {sorted(sides)[0]}")
+
+    @property
+    def known(self) -> list[Layout] | None:
+        """The layouts that take the place of random ones."""
+        return None if self.layouts == RANDOM else tree_layouts(self.layouts, self.split)
 
     @property
     def settings(self) -> dict[str, int | str]:
@@ -59,17 +61,14 @@ class Recipe:
 
     def city(self, map_id: int) -> tuple[Layout, list[tuple[int, int]]]:
         """The layout of a map and the places of its transmitters."""
-        rng = np.random.default_rng((self.seed, map_id))
-        known = None if self.layouts == RANDOM else tree_layouts(self.layouts, self.split)
+        rng, known = np.random.default_rng((self.seed, map_id)), self.known
         while True:
-            city = random_city(rng, self.size) if known is None else known[map_id % len(known)]
+            city = known[map_id % len(known)] if known else random_city(rng, self.size)
             try:
                 return city, [random_transmitter(city, rng) for _ in range(self.transmitters)]
             except ValueError as error:  # no open pixel in the middle: draw another city from the same stream
-                if known is not None:
-                    raise DataError(
-                        f"{self.layouts}: the layout of map {map_id} has no open place in its middle"
-                    ) from error
+                if known:
+                    raise DataError(f"{self.layouts}: map {map_id}'s layout has no open place in its middle") from error
 
 
 @cache
@@ -134,8 +133,7 @@ def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
         write_png(paths.picture(map_id), picture_of(city) * np.uint8(255))
     if not paths.antennas(map_id).exists():
         write_json(paths.antennas(map_id), antennas_as_file(positions, recipe.size), indent=None)
-    simulator = None
-    written = 0
+    simulator, written = None, 0
     for (x, y), (gain, antenna) in zip(positions, _scene_files(root, map_id, recipe), strict=True):
         if not antenna.exists():
             dot = np.zeros(city.shape, np.uint8)

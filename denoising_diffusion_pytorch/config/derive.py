@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from operator import attrgetter
 from typing import Any
 
 from data.conditions import DOCUMENT_CHANNELS
@@ -10,7 +9,7 @@ from data.measurements import MEASURED
 from data.measurements import SIMULATED as BASE_CHANNEL  # what a residual decoder's output is added to
 
 from ..processes import PROCESSES
-from .schema import DEFAULTS, Config
+from .schema import DEFAULTS, Config, get
 
 STAGES = {
     "vae": "./radiodiff_results_VAE",
@@ -34,14 +33,13 @@ def derive(config: Config, stage: str) -> Iterator[str]:
         multiple = {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture]
         yield from _must_divide("data.image_size", data.image_size, multiple)
     embed_dim, levels = config.first_stage_config.embed_dim, len(dd.ch_mult)
-    sides = [dd.resolution // (dd.patch_size * 2**level) for level in range(levels)]
+    side = dd.resolution // (dd.patch_size * 2 ** (levels - 1))
     yield from _must_divide(f"{DD}.resolution", dd.resolution, dd.patch_size * 2 ** (levels - 1))
-    yield from _known_levels(f"{DD}.attn_resolutions", dd.attn_resolutions, sides)
     yield from _agree(config, "data.image_size", dd.resolution, f"{DD}.resolution")
-    yield from _agree(config, "unet_config.image_size", sides[-1], f"{DD}.resolution")
+    yield from _agree(config, "unet_config.image_size", side, f"{DD}.resolution")
     for key in (f"{DD}.z_channels", "unet_config.in_channels", "unet_config.out_channels"):
         yield from _agree(config, key, embed_dim, "first_stage_config.embed_dim")
-    yield from _fill_condition(config, sides[-1])
+    yield from _fill_condition(config, side)
     yield from _fill_trainer(config, stage)
     diffusion, process = config.diffusion_config, PROCESSES[config.diffusion_config.model_type]
     diffusion.objective = diffusion.objective or process.objectives[0]
@@ -50,10 +48,10 @@ def derive(config: Config, stage: str) -> Iterator[str]:
         diffusion.timesteps = diffusion.timesteps or 1000
         diffusion.beta_schedule = diffusion.beta_schedule or "scaled_linear"
     if stage == "ldm":
-        yield from _check_networks(config, sides[-1])
+        yield from _check_networks(config, side)
         yield from _check_second_stage(config)
     for key, needed in ignored(config).items():
-        yield f"{key} is {_get(config, key)}, but acts only with {needed}; leave it out"
+        yield f"{key} is {get(config, key)}, but acts only with {needed}; leave it out"
 
 
 def ignored(config: Config) -> dict[str, str]:
@@ -76,11 +74,8 @@ def ignored(config: Config) -> dict[str, str]:
         ("trainer", "validation_samples", trainer.validate_every, "trainer.validate_every above 0"),
         ("sample", "pixel_noise", config.sample.num_samples > 1, "sample.num_samples above 1"),
     )
-    found: dict[str, str] = {}
-    for path, names, acts, needed in rules:
-        keys = [] if acts else [f"{path}.{name}" for name in names.split()]
-        found |= {key: needed for key in keys if _get(config, key) != DEFAULTS[key]}
-    return found
+    void = {f"{path}.{name}": needed for path, names, acts, needed in rules if not acts for name in names.split()}
+    return {key: needed for key, needed in void.items() if get(config, key) != DEFAULTS[key]}
 
 
 def never_acts(config: Config, stage: str) -> list[str]:
@@ -105,31 +100,21 @@ def never_acts(config: Config, stage: str) -> list[str]:
         f"{key} is {value}, but trainer.training_steps is {trainer.training_steps}: {consequence}"
         for ends, consequences in ((trainer.training_steps, starts), (trainer.training_steps + 1, intervals))
         for key, consequence in consequences.items()
-        if consequence and (value := _get(config, key)) is not None and value >= ends
+        if consequence and (value := get(config, key)) is not None and value >= ends
     ]
-
-
-def _get(config: Config, key: str) -> Any:
-    return attrgetter(key)(config)
 
 
 def _agree(config: Config, key: str, derived: Any, reason: str) -> Iterator[str]:
     """Set the dotted `key` to `derived`, or check that it already has this value."""
     section, _, name = key.rpartition(".")
-    if _get(config, key) not in (None, derived):
-        yield f"{key} is {_get(config, key)}, but {reason} makes it {derived}; leave it out or make them agree"
-    setattr(_get(config, section), name, derived)
+    if get(config, key) not in (None, derived):
+        yield f"{key} is {get(config, key)}, but {reason} makes it {derived}; leave it out or make them agree"
+    setattr(get(config, section), name, derived)
 
 
 def _must_divide(key: str, size: int, factor: int) -> Iterator[str]:
     if size % factor:
         yield f"{key} is {size}, which the networks' levels do not divide; choose a multiple of {factor}"
-
-
-def _known_levels(key: str, wanted: list[int], levels: list[int]) -> Iterator[str]:
-    """Attention at a level that does not exist would be ignored silently."""
-    for value in set(wanted) - set(levels):
-        yield f"{key} names {value}, which no level has; there are {', '.join(map(str, levels))}"
 
 
 def _fill_condition(config: Config, side: int) -> Iterator[str]:
@@ -180,7 +165,8 @@ def _check_networks(config: Config, side: int) -> Iterator[str]:
         yield f"data.cond_size is {cond.size}, no multiple of the latent's side; choose one of {side}"
     if len(cond.depths) != len(factors):
         yield f"cond_stage_config.depths has {len(cond.depths)} numbers, unet_config.channel_mult {len(factors)}; give one per level"
-    yield from _known_levels("unet_config.attention_resolutions", unet.attention_resolutions, factors)
+    for value in set(unet.attention_resolutions) - set(factors):  # else it would be ignored silently
+        yield f"unet_config.attention_resolutions names {value}, which no level has; there are {', '.join(map(str, factors))}"
     for name, heads in (("model_channels", unet.num_heads), ("context_dim", cond.num_heads)):
         if any(getattr(unet, name) * mult % heads for mult in unet.channel_mult):
             yield f"unet_config.{name} is {getattr(unet, name)}, which num_heads {heads} does not divide at every level"

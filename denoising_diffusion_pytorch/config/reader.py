@@ -6,7 +6,7 @@ An unknown, mistyped or contradictory setting is a ConfigError of one line that 
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError
 from .derive import STAGES, derive, ignored
-from .schema import DEFAULTS, Config, FirstStageConfig
+from .schema import DEFAULTS, Config, FirstStageConfig, get
 from .spelling import Setting, spell
 
 _LR, _RATIO, _MIN_LR = "trainer.learning_rate", "trainer.lr_scheduler.min_lr_ratio", "trainer.min_learning_rate"
@@ -31,20 +31,15 @@ def load_config(
     """A complete Config from a YAML file (an empty one means the design document's values) and the command line.
 
     Args:
-        path, stage: see `resolve` for the stages.
-        overrides: see `parse_config`.
-        trained: returns the autoencoder's settings for the path of a checkpoint, or None if it is not one of ours.
-            Stage 2 takes from there what the file does not say about the autoencoder's architecture.
+        overrides, stage: see `parse_config` and `resolve`.
+        trained: path of a checkpoint -> the autoencoder's settings, or None if it is not one of ours. Stage 2 takes
+            from there what the file does not say about the autoencoder's architecture.
 
     Raises:
         ConfigError: one line that begins with the file's name.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    try:
-        config = parse_config(_read_yaml(text), overrides)
+        config = parse_config(_read_yaml(Path(path).read_text(encoding="utf-8")), overrides)
         if trained is not None and stage == "ldm":
             _adopt_architecture(config, trained)
         config = resolve(config, stage)
@@ -53,6 +48,8 @@ def load_config(
             raise ConfigError(f"{given}; name that many data.cond_channels, or leave it out")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
     return config
 
 
@@ -76,16 +73,10 @@ def parse_config(mapping: Mapping[str, Any] | None, overrides: Sequence[str] = (
     for path in _superseded(settings, changes):
         settings.pop(path, None)
     config = _validated(settings | changes)
-    void = ignored(config).keys() - changes.keys() if changes else set()
-    if void:
-        void = void - ignored(_validated(settings)).keys()  # the mapping's own mistakes are not forgiven
-        config = _validated({path: setting for path, setting in settings.items() if path not in void} | changes)
-    return config
-
-
-def section(name: str, value: Any = None) -> Any:
-    """One section from a mapping in any spelling, or from its model, as a checked copy; None for its defaults."""
-    return getattr(parse_config({name: value}), name)
+    void = ignored(config).keys() - changes.keys() if changes else ()
+    for path in void - ignored(_validated(settings)).keys() if void else ():  # its own mistakes are not forgiven
+        settings.pop(path, None)
+    return _validated(settings | changes) if void else config
 
 
 def resolve(config: Config, stage: str) -> Config:
@@ -115,13 +106,12 @@ def to_yaml(config: Config) -> str:
 
 def differences(a: Config, b: Config) -> list[str]:
     """What differs, one line per setting: `trainer.seed: 0 -> 1`."""
-    values = {key: (attrgetter(key)(a), attrgetter(key)(b)) for key in DEFAULTS}
-    return [f"{key}: {before!r} -> {after!r}" for key, (before, after) in values.items() if before != after]
+    return [f"{key}: {get(a, key)!r} -> {get(b, key)!r}" for key in DEFAULTS if get(a, key) != get(b, key)]
 
 
 def placeholders(config: Config) -> list[str]:
     """Dotted keys whose value is still a placeholder of a template (`path/to/...`, `specific_type`)."""
-    return [key for key in DEFAULTS if re.search("(^|/)path/to(/|$)|^specific_type$", str(attrgetter(key)(config)))]
+    return [key for key in DEFAULTS if re.search("(^|/)path/to(/|$)|^specific_type$", str(get(config, key)))]
 
 
 def _adopt_architecture(config: Config, trained: Callable[[str], FirstStageConfig | None]) -> None:
@@ -180,10 +170,7 @@ def _validated(settings: Mapping[str, Setting]) -> Config:
     tree: dict[str, Any] = {}
     for path, setting in settings.items():
         *parents, name = path.split(".")
-        inner = tree
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[name] = setting.value
+        reduce(lambda inner, parent: inner.setdefault(parent, {}), parents, tree)[name] = setting.value
     try:
         return Config.model_validate(tree)
     except ValidationError as errors:

@@ -5,6 +5,7 @@ writing it twice is allowed if both agree.
 """
 
 import re
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,7 +33,7 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
-Share = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
+Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
 Levels = Annotated[list[Count], Field(min_length=1, max_length=12)]  # 2^11 halvings are beyond any image
 Schedule = Literal["scaled_linear", "linear", "cosine"]
@@ -60,7 +61,9 @@ class DDConfig(Section):
     ch: Count = setting(128, "channels of the first level")
     ch_mult: Levels = setting([1, 2, 4], "channels of each level as multiples of ch; one halving between two levels")
     num_res_blocks: Count = setting(2, "residual blocks per level")
-    attn_resolutions: list[Count] = setting([], "sides of the feature maps that get self-attention, px")
+    attn_resolutions: Annotated[list[Count], Field(max_length=0)] = setting(
+        [], "none: self-attention is mid_attention's"
+    )
     dropout: BelowOne = setting(0.0, "probability of dropout in the residual blocks")
     z_channels: Count | None = setting(None, "channels of the encoder's output; follows from embed_dim")
     patch_size: Count = setting(1, "space-to-depth of the image before the first convolution; 1: none")
@@ -95,7 +98,6 @@ class CondStageConfig(Section):
     depths: Levels | None = setting(None, "Swin blocks per level; null: two at each level of the U-Net")
     num_heads: Count = setting(4, "attention heads")
     window_size: Count = setting(8, "side of the attention windows, pixels of the level")
-    fourier_scale: NotNegative = setting(16.0, "scale of the random Fourier features of the coordinates; 0: none")
 
 
 class UnetConfig(Section):
@@ -107,12 +109,11 @@ class UnetConfig(Section):
     num_res_blocks: Count = setting(2, "residual blocks per level, on the way down and on the way up")
     attention_resolutions: list[Count] = setting([4, 2], "downsampling factors whose levels get Swin self-attention")
     num_heads: Count = setting(4, "attention heads")
-    use_spatial_transformer: bool = setting(True, "cross-attention to the condition")
-    transformer_depth: Count = setting(1, "transformer blocks in a row")
+    use_spatial_transformer: Literal[True] = setting(True, "cross-attention to the condition")
+    transformer_depth: Literal[1] = setting(1, "transformer blocks per level with self-attention")
     context_dim: Count = setting(128, "channels of the condition encoder's first level")
     use_checkpoint: bool = setting(True, "recompute activations in the backward pass: less memory, more time")
     window_size: Count = setting(8, "side of the attention windows, pixels of the level")
-    fourier_scale: NotNegative = setting(16.0, "scale of the random Fourier features of the coordinates; 0: none")
     dropout: BelowOne = setting(0.0, "probability of dropout in the residual blocks")
 
 
@@ -126,14 +127,13 @@ class DiffusionConfig(Section):
     objective: Objective | None = setting(None, "what the network predicts; null: the process's first")
     timesteps: Count | None = setting(None, "T of ddpm; null: 1000")
     beta_schedule: Schedule | None = setting(None, "variances of ddpm: LDM's (null), DDPM's or improved DDPM's")
-    loss_type: Literal["l2", "l1", "l1_l2"] = setting("l2", "error of the prediction")
-    final_step_share: Share = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
+    final_step_share: Fraction = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
     scale_factor: Positive | None = setting(None, "of the latents; null: 1 / std, measured at the start of stage 2")
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")
     sampling_timesteps: Count = setting(4, "number of sampling steps; more of them cost accuracy (docs/accuracy.md)")
     noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
     pixel_noise: NotNegative = setting(0.0, "dB, added to every pixel of several samples: what the decoder leaves out")
-    ddim_eta: Share | None = setting(None, "noise of ddim; null: 0, deterministic after the first noise")
+    ddim_eta: Fraction | None = setting(None, "noise of ddim; null: 0, deterministic after the first noise")
     end_to_end: EndToEndConfig = setting(
         EndToEndConfig(), "last phase of stage 2: U-Net and decoder on the decoded map's error"
     )
@@ -154,7 +154,7 @@ class SourceConfig(Section):
 
 
 class AugmentConfig(Section):
-    p: Share = setting(1.0, "fraction of the samples that are augmented")
+    p: Fraction = setting(1.0, "fraction of the samples that are augmented")
     flip: bool = setting(True, "mirror images, an exact symmetry")
     rot90: bool = setting(True, "quarter turns, an exact symmetry")
     rotation: Annotated[float, Field(ge=0, le=180)] = setting(0.0, "largest free rotation, degrees")
@@ -169,7 +169,7 @@ class IncompleteConfig(Section):
     missing_buildings: Natural = setting(0, "most buildings left out of the condition")
     outline_error: NotNegative = setting(0.0, "error of each building's position, m")
     transmitter_error: NotNegative = setting(0.0, "error of the transmitter's position, m")
-    transmitter_unknown: Share = setting(0.0, "fraction of the scenes whose condition lacks the transmitter")
+    transmitter_unknown: Fraction = setting(0.0, "fraction of the scenes whose condition lacks the transmitter")
 
 
 class DataConfig(Section):
@@ -206,7 +206,7 @@ class OptimizerConfig(Section):
 class LRConfig(Section):
     type: Literal["cosine"] = setting("cosine", "the only one")
     power: NotNegative = setting(0.96, "exponent")
-    min_lr_ratio: Share | None = setting(None, "in place of min_learning_rate: as a fraction of learning_rate")
+    min_lr_ratio: Fraction | None = setting(None, "in place of min_learning_rate: as a fraction of learning_rate")
     warmup_steps: Natural = setting(0, "first steps, over which the rate grows linearly")
 
 
@@ -270,6 +270,11 @@ class Config(Section):
         """Its `params` are the arguments of `LatentDiffusion`, as the document writes it."""
         names = ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")
         return SimpleNamespace(params={name: getattr(self, name) for name in names})
+
+
+def get(config: Config, key: str) -> Any:
+    """A setting by its dotted key."""
+    return attrgetter(key)(config)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -41,10 +41,8 @@ class Setting(NamedTuple):
 
 
 def spell(tree: Any) -> dict[str, Setting]:
-    """All settings in a configuration of plain values (or sections), by their dotted path in schema.py.
-
-    Raises:
-        ConfigError: an unknown key, an unknown target, or two spellings of one setting that disagree.
+    """All settings in a configuration of plain values (or sections), by their dotted path in schema.py; a ConfigError for an
+    unknown key or target, or two spellings of one setting that disagree.
     """
     settings: dict[str, Setting] = {}
     for path, value, source in _walk(tree, "", ""):
@@ -66,11 +64,9 @@ def _walk(tree: Any, section: str, source: str, wrappers: tuple[str, ...] = ()) 
         path = ALIASES.get(path, path)
         wraps = key == "params" or path == "model" or (key == "additional_params" and section in SOURCES)
         if key == "target" and (section in TARGETS or "params" in tree):
-            if str(value).rsplit(".", 1)[-1] != TARGETS.get(section):
-                known = (
-                    f"known here: {TARGETS[section]}" if section in TARGETS else "this section takes none, leave it out"
-                )
-                raise ConfigError(f"{here}: {reprlib.repr(value)} is not a known class; {known}")
+            known = TARGETS.get(section, "nothing; this section takes none, leave it out")
+            if str(value).rsplit(".", 1)[-1] != known:
+                raise ConfigError(f"{here}: {reprlib.repr(value)} is not a known class; known here: {known}")
         elif wraps and key not in wrappers:
             yield from _walk(value, section, here, (*wrappers, key))
         elif path in SECTIONS:
@@ -78,9 +74,8 @@ def _walk(tree: Any, section: str, source: str, wrappers: tuple[str, ...] = ()) 
         elif path in DEFAULTS:
             yield path, _plain(path, value), here
         elif path != "data.wrap" or value is not False:
-            raise ConfigError(
-                f"{here!s:.200} is not a known key; {_suggestion(section, str(key), here)}".replace("\n", " ")
-            )
+            said = f"{here:.200} is not a known key; {_suggestion(section, str(key), here)}"
+            raise ConfigError(said.replace("\n", " "))
 
 
 def _plain(path: str, value: Any) -> Any:
@@ -97,10 +92,8 @@ def _suggestion(section: str, key: str, here: str) -> str:
     """The nearest known key of the section, else the nearest of all sections, else all keys of the section."""
     if here.endswith("wrap"):
         return "there is no wrapper around the datasets"
-    inside = [
-        path.removeprefix(section).lstrip(".") for path in [*SECTIONS, *DEFAULTS, *ALIASES] if path.startswith(section)
-    ]
-    names = sorted({path.partition(".")[0] for path in inside} - {""})
+    known = [path.removeprefix(section) for path in [*SECTIONS, *DEFAULTS, *ALIASES] if path.startswith(section)]
+    names = sorted({path.lstrip(".").partition(".")[0] for path in known} - {""})
     for near in difflib.get_close_matches(key[:80], names, n=1):
         return f"did you mean {here.removesuffix(key)}{near}?"
     everywhere = {path.rpartition(".")[2]: path for path in reversed([*DEFAULTS])}

@@ -4,6 +4,7 @@ At the design document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1,
 (`encoder.down.0.block.0.norm1`, `decoder.up.1.upsample.conv`, `quant_conv`, ...).
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize
+from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize, zero_init
 from .radio_map import to_gain
 
 HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of the decoder
@@ -35,7 +36,7 @@ class DiagonalGaussianDistribution:
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
-        """mean + std * noise, (B, Z, h, w); `noise` is drawn from `generator` if it is not given."""
+        """mean + std * noise, (B, Z, h, w); `noise` comes from `generator` if it is not given."""
         if noise is None:
             noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return self.mean + self.std * noise
@@ -55,37 +56,28 @@ class Layers:
 
     Attributes:
         num_res_blocks: residual blocks per level; the decoder has one more.
-        attn_levels: levels with self-attention after every block.
         mid_attention: self-attention at the lowest resolution.
         patch_size: space-to-depth factor of the image before the first convolution.
     """
 
     num_res_blocks: int = 2
-    attn_levels: Sequence[int] = ()
     mid_attention: bool = True
     dropout: float = 0.0
     patch_size: int = 1
 
-    def level(self, number: int, in_channels: int, channels: int, blocks: int) -> nn.ModuleDict:
-        """Residual blocks, each with self-attention after it where that is wanted."""
+    def level(self, in_channels: int, channels: int, blocks: int) -> nn.ModuleDict:
+        """Residual blocks, under the name that they have in CompVis' levels."""
         inputs = [in_channels, *[channels] * (blocks - 1)]
-        block = nn.ModuleList(ResnetBlock(current, channels, dropout=self.dropout) for current in inputs)
-        attention = number in self.attn_levels
-        attn = nn.ModuleList(AttnBlock(channels) if attention else nn.Identity() for _ in inputs)
-        return nn.ModuleDict({"block": block, "attn": attn})
+        return nn.ModuleDict(
+            {"block": nn.Sequential(*(ResnetBlock(c, channels, dropout=self.dropout) for c in inputs))}
+        )
 
-    def middle(self, channels: int) -> nn.ModuleDict:
+    def middle(self, channels: int) -> nn.Sequential:
         """Two residual blocks, and self-attention between them."""
         mid: dict[str, nn.Module] = {"block_1": ResnetBlock(channels, dropout=self.dropout)}
         if self.mid_attention:
             mid["attn_1"] = AttnBlock(channels)
-        return nn.ModuleDict(mid | {"block_2": ResnetBlock(channels, dropout=self.dropout)})
-
-
-def _through(level: Any, h: Tensor) -> Tensor:
-    for block, attn in zip(level["block"], level["attn"], strict=True):
-        h = attn(block(h))
-    return h
+        return nn.Sequential(OrderedDict(mid | {"block_2": ResnetBlock(channels, dropout=self.dropout)}))
 
 
 class Encoder(nn.Module):
@@ -94,7 +86,6 @@ class Encoder(nn.Module):
     Args:
         channels: image channels, then the channels of each level; one halving between levels.
         z_channels: latent channels; the output has twice as many.
-        layers: what the levels consist of.
     """
 
     def __init__(self, channels: Sequence[int] = (1, 128, 256, 512), z_channels: int = 3, layers: Layers | None = None):
@@ -106,7 +97,7 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(image_channels * self.patch_size**2, current, 3, padding=1)
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
-            stage = layers.level(level, current, width, layers.num_res_blocks)
+            stage = layers.level(current, width, layers.num_res_blocks)
             if level < len(widths) - 1:
                 stage["downsample"] = Downsample(width)
             self.down.append(stage)
@@ -119,11 +110,10 @@ class Encoder(nn.Module):
         """(B, C, H, W) -> (B, 2 Z, H/f, W/f), f = patch_size * 2^(levels - 1)."""
         h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, ch, H/p, W/p)
         for stage in self.down:
-            h = _through(stage, h)
+            h = stage["block"](h)
             if "downsample" in stage:
                 h = stage["downsample"](h)  # (B, c, H/2, W/2)
-        for layer in self.mid.values():
-            h = layer(h)
+        h = self.mid(h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
@@ -159,7 +149,7 @@ class Decoder(nn.Module):
         self.mid = layers.middle(current)
         self.up = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
-            stage = layers.level(level, current, width, layers.num_res_blocks + 1)
+            stage = layers.level(current, width, layers.num_res_blocks + 1)
             if cond_channels:
                 folded = cond_channels * (self.patch_size * 2**level) ** 2
                 stage["cond_in"] = nn.Conv2d(folded, current, 3, padding=1)
@@ -168,10 +158,9 @@ class Decoder(nn.Module):
             self.up.insert(0, stage)  # index = level, as in CompVis' checkpoints
             current = width
         self.norm_out = normalize(current)
-        if self.patch_size == 1:
-            self.conv_out = nn.Conv2d(current, image_channels, 3, padding=1)
-        else:
-            self.conv_out = nn.Conv2d(current, HEAD_CHANNELS * self.patch_size**2, 3, padding=1)
+        outputs = image_channels if self.patch_size == 1 else HEAD_CHANNELS * self.patch_size**2
+        self.conv_out = nn.Conv2d(current, outputs, 3, padding=1)
+        if self.patch_size > 1:
             self.head = nn.Sequential(
                 nn.Conv2d(HEAD_CHANNELS + cond_channels, HEAD_CHANNELS, 3, padding=1),
                 nn.SiLU(),
@@ -182,8 +171,7 @@ class Decoder(nn.Module):
 
     def start_from_condition(self) -> None:
         """Set the last layer to zero, so that a residual decoder returns its base channel."""
-        for parameter in self.last_layer.parameters():
-            nn.init.zeros_(parameter)
+        zero_init(self.last_layer)
 
     @property
     def last_layer(self) -> nn.Conv2d:
@@ -205,14 +193,11 @@ class Decoder(nn.Module):
         """Input of the last layer, (B, c, f h, f w)."""
         if (cond is None) != (self.cond_channels == 0):
             raise ValueError(f"this decoder takes a condition of {self.cond_channels} channels")
-        h = self.conv_in(z)
-        for layer in self.mid.values():
-            h = layer(h)
-        for level in reversed(range(len(self.up))):
-            stage = self.up[level]
+        h = self.mid(self.conv_in(z))
+        for level, stage in reversed(list(enumerate(self.up))):
             if cond is not None:
                 h = h + stage["cond_in"](F.pixel_unshuffle(cond, self.patch_size * 2**level))
-            h = _through(stage, h)
+            h = stage["block"](h)
             if "upsample" in stage:
                 h = stage["upsample"](h)  # (B, c, 2H, 2W)
         h = F.silu(self.norm_out(h))
@@ -228,8 +213,7 @@ class AutoencoderKL(nn.Module):
 
     Args:
         embed_dim: latent channels Z.
-        channels: image channels, then the channels of each level, e.g. (1, 128, 256, 512).
-        layers: what the levels consist of.
+        channels, layers: see `Encoder`.
         cond_channels, base_channel: see `Decoder`.
     """
 
@@ -275,9 +259,8 @@ class AutoencoderKL(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, batch: dict[str, Any]) -> Tensor:
-        """`images` (B, C, H, W) of a batch through the posterior's mean and back -> grey levels in [0, 1].
-
-        `batch` also holds `cond` and `ori_mask`.
+        """The `image` (B, C, H, W) of a batch, which also holds `cond` and `ori_mask`, through the posterior's mean and back ->
+        grey levels in [0, 1].
         """
         decoded = self.decode(self.encode(batch["image"]).mode(), batch["cond"])
         return to_gain(decoded, batch["ori_mask"])

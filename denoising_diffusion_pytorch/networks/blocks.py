@@ -35,9 +35,8 @@ class ResnetBlock(nn.Module):
     Module names are CompVis', so that autoencoders trained elsewhere can be loaded.
 
     Args:
-        in_channels, out_channels: channels of input and output (None: as the input).
+        out_channels: None: as the input.
         emb_channels: width of the time embedding, 0 for none.
-        dropout: dropout probability before the second convolution.
     """
 
     def __init__(
@@ -119,18 +118,12 @@ def upsample_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequen
     return nn.Sequential(conv, nn.ReLU())
 
 
-def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """Sinusoidal embedding of time (Vaswani et al., 2017), cos first as in DDPM's U-Net.
-
-    Args:
-        t: (B,) times in [0, 1000], not necessarily integers.
-        dim: even width of the embedding.
-
-    Returns:
-        (B, dim) float32.
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding of time (Vaswani et al., 2017), cos first as in DDPM's U-Net: t (B,) in [0, 1000], not necessarily
+    integers -> (B, dim) float32; `dim` is even.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t.float()[:, None] * frequencies[None]  # (B, dim / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -138,20 +131,18 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tens
 class FourierFeatures(nn.Module):
     """Random Fourier features of the pixel coordinates (Tancik et al., 2020).
 
-    Frequencies, in cycles per image side, are drawn once from N(0, (scale / 2)^2) and saved with the weights.
+    Frequencies, in cycles per image side, are sampled once from N(0, 8^2) and saved with the weights.
     """
 
-    def __init__(self, scale: float = 16.0):
+    def __init__(self) -> None:
         super().__init__()
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.randn(FOURIER_FEATURES // 2, 2) * scale / 2)
+        self.frequencies = nn.Buffer(torch.randn(FOURIER_FEATURES // 2, 2) * 8)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W), of which only the shape is used -> (B, FOURIER_FEATURES, H, W)."""
         b, _, h, w = x.shape
         ys = (torch.arange(h, device=x.device, dtype=torch.float32) + 0.5) * (2 / h) - 1
         xs = (torch.arange(w, device=x.device, dtype=torch.float32) + 0.5) * (2 / w) - 1
-        angles = math.pi * (
-            self.frequencies[:, 0, None, None] * ys[None, :, None] + self.frequencies[:, 1, None, None] * xs[None, None]
-        )  # (FOURIER_FEATURES / 2, H, W)
+        fy, fx = self.frequencies[:, :, None, None].unbind(1)  # (FOURIER_FEATURES / 2, 1, 1) each
+        angles = math.pi * (fy * ys[None, :, None] + fx * xs[None, None])  # (FOURIER_FEATURES / 2, H, W)
         return torch.cat([angles.sin(), angles.cos()]).to(x.dtype).expand(b, -1, -1, -1)

@@ -104,12 +104,7 @@ class WindowAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every pixel attends to the tokens of the condition.
-
-    Args:
-        dim: channels of the pixels.
-        context_dim: channels of the tokens.
-    """
+    """Every pixel (`dim` channels) attends to the tokens of the condition (`context_dim` channels)."""
 
     def __init__(self, dim: int, context_dim: int, num_heads: int = 4):
         super().__init__()
@@ -130,10 +125,10 @@ class CrossAttention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with a GELU in between, on the last dimension."""
 
-    def __init__(self, dim: int, expansion: int = 4):
+    def __init__(self, dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, expansion * dim)
-        self.fc2 = zero_init(nn.Linear(expansion * dim, dim))
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = zero_init(nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> the same."""
@@ -144,7 +139,6 @@ class TransformerBlock(nn.Module):
     """Pre-norm block: window self-attention, cross-attention to the condition, MLP; each a residual branch.
 
     Args:
-        dim: channels.
         window_size, shift: see `WindowAttention`.
         context_dim: channels of the condition's tokens, 0 for no cross-attention.
         self_attention: False leaves only the cross-attention (no window attention, no MLP).
@@ -188,12 +182,10 @@ class SwinConditionEncoder(nn.Module):
 
     Args:
         in_channels: channels of the condition.
-        dim: channels of level 0.
-        dim_mults: channels of level l are dim * dim_mults[l]; its side is 2^-l of level 0's.
+        dim, dim_mults: channels of level l are dim * dim_mults[l]; its side is 2^-l of level 0's.
         depths: Swin blocks per level; every second one has shifted windows.
         patch_size: side of the condition / side of level 0 (the latent's).
-        fourier_scale: scale of the random Fourier features of the coordinates, 0 for none.
-        use_checkpoint: recompute blocks in the backward pass instead of keeping their activations.
+        use_checkpoint: see `blocks.run`.
     """
 
     def __init__(
@@ -206,7 +198,6 @@ class SwinConditionEncoder(nn.Module):
         patch_size: int = 1,
         num_heads: int = 4,
         window_size: int = 8,
-        fourier_scale: float = 16.0,
         use_checkpoint: bool = False,
     ):
         super().__init__()
@@ -215,9 +206,8 @@ class SwinConditionEncoder(nn.Module):
         self.channels = [dim * mult for mult in dim_mults]
         self.use_checkpoint = use_checkpoint
         self.patch_embed = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
-        self.fourier = FourierFeatures(fourier_scale) if fourier_scale else None
-        extra = FOURIER_FEATURES if fourier_scale else 0
-        self.conv_in = nn.Conv2d(dim + extra, dim, 3, padding=1)
+        self.fourier = FourierFeatures()
+        self.conv_in = nn.Conv2d(dim + FOURIER_FEATURES, dim, 3, padding=1)
         self.levels = nn.ModuleList()
         current = dim
         for level, (channels, depth) in enumerate(zip(self.channels, depths, strict=True)):
@@ -237,14 +227,10 @@ class SwinConditionEncoder(nn.Module):
         """
         multiple = self.patch_size * 2 ** (len(self.levels) - 1)
         if cond.shape[1] != self.in_channels or cond.shape[-1] % multiple or cond.shape[-2] % multiple:
-            raise ValueError(
-                f"condition {tuple(cond.shape)} must be (B, {self.in_channels}, H, W) "
-                f"with sides that are multiples of {multiple}"
-            )
+            right = f"(B, {self.in_channels}, H, W) with sides that are multiples of {multiple}"
+            raise ValueError(f"condition {tuple(cond.shape)} must be {right}")
         x = self.patch_embed(cond)
-        if self.fourier is not None:
-            x = torch.cat([x, self.fourier(x)], dim=1)
-        x = self.conv_in(x)
+        x = self.conv_in(torch.cat([x, self.fourier(x)], dim=1))
         features = []
         for level in self.levels:
             x = level["merge"](x)

@@ -30,31 +30,19 @@ class Attention:
 
     Attributes:
         resolutions: downsampling factors whose levels get Swin self-attention; the middle always does.
-        cross: attend to the condition at every level; if not, it enters only through the concatenation of its level-0 map.
-        depth: transformer blocks where there is self-attention.
         num_heads, window_size: see `WindowAttention`.
     """
 
     resolutions: Sequence[int] = (4, 2)
-    cross: bool = True
-    depth: int = 1
     num_heads: int = 4
     window_size: int = 8
 
     def blocks(self, channels: int, context_dim: int, self_attention: bool) -> nn.ModuleList:
         """What follows a level's last residual block; nothing where neither attention is wanted."""
-        depth = self.depth if self_attention else int(context_dim > 0)
-        return nn.ModuleList(
-            TransformerBlock(
-                channels,
-                self.window_size,
-                num_heads=self.num_heads,
-                shift=index % 2 == 1,
-                context_dim=context_dim,
-                self_attention=self_attention,
-            )
-            for index in range(depth)
-        )
+        if not self_attention and not context_dim:
+            return nn.ModuleList()
+        how = {"num_heads": self.num_heads, "context_dim": context_dim, "self_attention": self_attention}
+        return nn.ModuleList([TransformerBlock(channels, self.window_size, **how)])
 
 
 class Unet(nn.Module):
@@ -65,14 +53,12 @@ class Unet(nn.Module):
     level sees the whole scene through the same few tokens.
 
     Args:
-        dim: channels of the first level.
-        channels: latent channels.
-        dim_mults: channels of level l are dim * dim_mults[l].
-        out_channels: channels of the output (None: `channels`; twice as many for a two-headed objective).
+        dim, dim_mults: channels of level l are dim * dim_mults[l].
+        channels: of the latent.
+        out_channels: None: `channels`; twice as many for a two-headed objective.
         context_channels: channels of the condition's map at each level; None for a network without a condition.
         num_res_blocks: residual blocks per level, on the way down and on the way up.
-        fourier_scale: scale of the random Fourier features of the coordinates at the input, 0 for none.
-        use_checkpoint: recompute blocks in the backward pass instead of keeping their activations.
+        use_checkpoint: see `blocks.run`.
     """
 
     def __init__(
@@ -85,20 +71,18 @@ class Unet(nn.Module):
         context_channels: Sequence[int] | None = None,
         num_res_blocks: int = 2,
         attention: Attention | None = None,
-        fourier_scale: float = 16.0,
         dropout: float = 0.0,
         use_checkpoint: bool = False,
     ):
         super().__init__()
         attention = attention or Attention()
         self.dim, self.use_checkpoint = dim, use_checkpoint
-        self.context_channels: list[int] = list(context_channels or ())[: None if attention.cross else 1]
-        self.cross_attention = attention.cross and bool(self.context_channels)
+        self.context_channels: list[int] = list(context_channels or ())
         self.time_embed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, 4 * dim), nn.SiLU())
-        self.fourier = FourierFeatures(fourier_scale) if fourier_scale else None
-        extra = sum(self.context_channels[:1]) + (FOURIER_FEATURES if fourier_scale else 0)
+        self.fourier = FourierFeatures()
+        extra = sum(self.context_channels[:1]) + FOURIER_FEATURES
         widths = [dim * mult for mult in dim_mults]
-        context = self.context_channels if self.cross_attention else [0] * len(widths)
+        context = self.context_channels or [0] * len(widths)
 
         def resnet(in_channels: int, width: int) -> ResnetBlock:
             return ResnetBlock(in_channels, width, emb_channels=4 * dim, dropout=dropout)
@@ -128,16 +112,11 @@ class Unet(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(widths[0], out_channels or channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, cond: Sequence[Tensor] | None = None) -> Tensor:
-        """Predict.
+        """x (B, channels, h, w), sides multiples of 2^(levels - 1), t (B,) in [0, 1000] -> (B, out_channels, h, w).
 
         Args:
-            x: (B, channels, h, w), sides multiples of 2^(levels - 1).
-            t: (B,) times in [0, 1000].
             cond: the condition's maps [(B, C_l, h / 2^l, w / 2^l)], as `SwinConditionEncoder` gives them; None for a network
                 without `context_channels`.
-
-        Returns:
-            (B, out_channels, h, w).
 
         Raises:
             ValueError: sides that the levels do not divide, or maps of other channels than `context_channels`.
@@ -148,11 +127,9 @@ class Unet(nn.Module):
         given = [level.shape[1] for level in cond] if cond is not None else []
         if given != self.context_channels:
             raise ValueError(f"the condition's maps have {given} channels; this network takes {self.context_channels}")
-        inputs = [x, *(cond or [])[:1]]  # level 0 of the condition has x's size
-        if self.fourier is not None:
-            inputs.append(self.fourier(x))
+        inputs = [x, *(cond or [])[:1], self.fourier(x)]  # level 0 of the condition has x's size
         tokens: list[Tensor | None] = [None] * len(self.downs)
-        if self.cross_attention:
+        if cond:
             grid = cond[-1].shape[-2:]  # (h / 2^(levels - 1), w / 2^(levels - 1))
             tokens = [F.adaptive_avg_pool2d(level, grid).flatten(2).transpose(1, 2) for level in cond]  # (B, N, C_l)
         emb = self.time_embed(timestep_embedding(t, self.dim).to(self.time_embed[0].weight.dtype))  # (B, 4 dim)

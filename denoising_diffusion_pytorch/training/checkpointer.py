@@ -1,9 +1,9 @@
-"""What a run keeps on disk to go on from: resuming, writing, pruning. The format is checkpoint.py's."""
+"""The checkpoints of a run: resuming, writing, pruning. The format is checkpoint.py's."""
 
 import logging
 import math
-import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,12 @@ log = logging.getLogger("radiodiff")
 
 
 class Checkpointer:
-    """Reads and writes everything that a run needs to go on as if it had not stopped.
+    """Reads and writes everything that a run needs to continue as if it had not stopped.
 
     Args:
         config: resolved; written into every checkpoint.
-        stage: `vae`, `ldm` or `baseline`.
         accelerator: its main process writes, its gradient scaler is kept.
-        model, ema: the weights and their average.
-        optimizations: their optimizers, and the weights outside `model` (the discriminator).
-
-    Attributes:
-        last: folder of the newest checkpoint that this run read or wrote.
+        optimizations: the optimizers, and the weights outside `model` (the discriminator).
     """
 
     def __init__(
@@ -50,14 +45,10 @@ class Checkpointer:
         self.model, self.ema, self.optimizations = model, ema, optimizations
         self.extra: dict[str, nn.Module] = {o.name: o.objective for o in optimizations[1:]}
         self.folder = Path(config.trainer.results_folder)
-        self.last: Path | None = None
+        self.last: Path | None = None  # folder of the newest checkpoint that this run read or wrote
 
     def resume(self) -> int:
-        """Load the newest good checkpoint, or the chosen milestone, if there is one; returns the steps taken.
-
-        Raises:
-            CheckpointError: the folder holds checkpoints that this run must not touch or cannot continue.
-        """
+        """Load the checkpoint that the run goes on from, if there is one; returns the steps taken, see `checkpoint_to_continue`."""
         found = checkpoint_to_continue(self.config, self.stage)
         if found is not None:
             self._restore(found)
@@ -69,10 +60,8 @@ class Checkpointer:
             for line in self._changes(found):
                 log.warning("changed since the checkpoint: %s", line)
             if self.config.trainer.resume_milestone not in (0, "latest"):
-                log.warning(
-                    "trainer.resume_milestone is %d: as long as it is set, every start goes back to that step",
-                    found.step,
-                )
+                lasting = "as long as it is set, every start goes back to that step"
+                log.warning("trainer.resume_milestone is %d: %s", found.step, lasting)
         self.last = found.path
         self.accelerator.print(f"resumed from {found.path}")
         return found.step
@@ -80,24 +69,22 @@ class Checkpointer:
     def _changes(self, found: Checkpoint) -> list[str]:
         """What differs from the run that wrote a checkpoint: settings, and the number of processes."""
         lines = differences(found.config, self.config)
-        before, now = found.meta.get("processes", 1), self.accelerator.num_processes
+        before, now = found.meta["processes"], self.accelerator.num_processes
         if before != now:
-            old, new = (
-                count * trainer.batch_size * trainer.gradient_accumulation
-                for count, trainer in ((before, found.config.trainer), (now, self.config.trainer))
+            a, b = (
+                trainer.batch_size * trainer.gradient_accumulation
+                for trainer in (found.config.trainer, self.config.trainer)
             )
-            lines.append(f"processes: {before} -> {now}, and with them the samples per step: {old} -> {new}")
+            lines.append(f"processes: {before} -> {now}, and with them the samples per step: {before * a} -> {now * b}")
         return lines
 
     def _set_newer_aside(self, step: int) -> None:
-        """Move checkpoints after `step` out of the way of a run that goes on from there; nothing is deleted."""
+        """Move checkpoints after `step` out of the way of a run that continues from there; nothing is deleted."""
         newer = [path for number, path in steps_of(self.folder).items() if number > step]
         if newer:
-            stamp = f"{time.strftime('%Y%m%d_%H%M%S')}_{time.time_ns() % 10**9:09d}"
-            aside = self.folder / "checkpoints" / f"superseded_{stamp}"
-            aside.mkdir()
+            aside = Path(tempfile.mkdtemp(prefix=time.strftime("superseded_%Y%m%d_%H%M%S_"), dir=newer[0].parent))
             for path in newer:
-                os.rename(path, aside / path.name)
+                path.rename(aside / path.name)
             log.warning("checkpoints after step %d are in %s now", step, aside)
 
     def _restore(self, found: Checkpoint) -> None:
@@ -105,11 +92,8 @@ class Checkpointer:
         for optimization in self.optimizations:
             saved = state["optimizers"].get(optimization.name)
             if saved is None or len(saved["param_groups"][0]["params"]) != len(optimization.parameters):
-                raise CheckpointError(
-                    f"{found.path}: its run trained other weights than this configuration does; "
-                    "diffusion_config.end_to_end.start_step (null or a number) and first_stage_config.trainable must be those of "
-                    "the run, or choose another trainer.results_folder"
-                )
+                keys = "diffusion_config.end_to_end.start_step (null or a number) and first_stage_config.trainable"
+                raise CheckpointError(f"{found.path}: its run trained other weights; {keys} must be as they were")
         load_strictly(self.model, found.weights("model"), found.path)
         self.ema.load_state_dict(found.weights("ema"))
         for optimization in self.optimizations:
@@ -126,7 +110,7 @@ class Checkpointer:
         self.accelerator.wait_for_everyone()
 
     def write(self, step: int) -> None:
-        """What the main process does in `save`: write, then delete the checkpoints that need not be kept."""
+        """The main process's part of `save`: write, then delete the checkpoints that need not be kept."""
         scaler = self.accelerator.scaler
         self.last = save_checkpoint(
             self.folder,

@@ -45,8 +45,6 @@ class TrainingData:
     """The training samples of a run; the tree is opened once.
 
     Args:
-        config: resolved.
-        accelerator: decides device, rank and number of processes.
         dataset: one of your own, see `OwnSamples`; None for what the configuration names.
 
     Raises:
@@ -69,10 +67,7 @@ class TrainingData:
     @torch.no_grad()
     def cache_latents(self, autoencoder: AutoencoderKL) -> None:
         """Add to every sample the posterior of its image, from a store below `data.cache_folder` or the results folder, one for
-        each encoder and data set. What is not there yet is encoded first, each process its share, in full precision.
-
-        Args:
-            autoencoder: trained; its encoder stays as it is from now on.
+        each encoder and data set. What is not there yet is encoded first, by all processes together, in full precision.
 
         Raises:
             data.DataError: too little space on the disk, a map that cannot be read, or a folder that not all processes see.
@@ -102,11 +97,9 @@ class TrainingData:
         store.flush()
         accelerator.wait_for_everyone()
         store.open()
-        if len(store.missing()):
-            raise DataError(
-                f"{store.path}: {len(store.missing())} latents are not here; data.cache_folder must be one folder that all "
-                "processes see"
-            )
+        if absent := len(store.missing()):
+            said = f"{absent} latents are not here; data.cache_folder must be one folder that all processes see"
+            raise DataError(f"{store.path}: {said}")
         self.dataset = CachedLatents(dataset, store)
 
     def batches(self, first: int) -> Generator[dict[str, Any], None, None]:
@@ -160,11 +153,7 @@ class LatentScale:
 class CachedLatents(Dataset):
     """The samples of a dataset, each with `moments` (2 Z, h, w): mean and log-variance of the posterior of its image, float32.
 
-    Stored in half precision: a relative error of at most 5e-4.
-
-    Args:
-        dataset: augmented by symmetries alone.
-        store: filled, see `TrainingData.cache_latents`.
+    Stored in half precision: a relative error of at most 5e-4. See `TrainingData.cache_latents`.
     """
 
     def __init__(self, dataset: RadioMapDataset, store: SampleCache):
@@ -182,6 +171,5 @@ class CachedLatents(Dataset):
 
 def _encoder_digest(autoencoder: AutoencoderKL) -> str:
     """Hash of the weights that turn images into moments."""
-    parts = {"encoder": autoencoder.encoder, "quant_conv": autoencoder.quant_conv}
-    tensors = [(f"{part}.{k}", v) for part, module in parts.items() for k, v in module.state_dict().items()]
-    return digest(*(piece for name, value in tensors for piece in (name, value.cpu().contiguous().numpy().tobytes())))
+    state = {k: v for k, v in autoencoder.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
+    return digest(*(piece for k, v in state.items() for piece in (k, v.cpu().contiguous().numpy().tobytes())))

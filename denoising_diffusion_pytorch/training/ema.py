@@ -10,15 +10,8 @@ class EMAModel:
     """shadow <- beta * shadow + (1 - beta) * weights, every `update_interval` steps from `start_step` on.
 
     Until `start_step` the shadow is a plain copy, so that it never lags behind a young model. Frozen parameters are
-    shared with the model instead of being averaged and stored twice.
-
-    Args:
-        model: the model to follow; its current `requires_grad` flags say what is averaged.
-        beta: decay.
-        start_step, update_interval: optimizer steps, see `update_after_step`.
-
-    Attributes:
-        ema_model: the averaged model, in eval mode.
+    shared with the model instead of being averaged and stored twice: its current `requires_grad` flags say which ones.
+    `ema_model` is the averaged model, in eval mode.
     """
 
     def __init__(self, model: nn.Module, beta: float = 0.999, start_step: int = 10000, update_interval: int = 10):
@@ -31,15 +24,13 @@ class EMAModel:
     @torch.no_grad()
     def copy_buffers(self, model: nn.Module | None = None) -> None:
         """Take over the model's buffers (scale factor, Fourier frequencies): facts, not averages."""
-        source = self.model if model is None else model
-        for ours, theirs in zip(self.ema_model.buffers(), source.buffers(), strict=True):
+        for ours, theirs in zip(self.ema_model.buffers(), (model or self.model).buffers(), strict=True):
             ours.copy_(theirs)
 
     @torch.no_grad()
     def update(self, model: nn.Module | None = None, beta: float | None = None) -> None:
         """One averaging step towards `model` (None: the model given at construction); `beta` 0 copies it."""
-        ours = dict(self.ema_model.named_parameters())
-        theirs = dict((self.model if model is None else model).named_parameters())
+        ours, theirs = (dict(m.named_parameters()) for m in (self.ema_model, model or self.model))
         targets: list[torch.Tensor] = [ours[name] for name in self.trainable]
         values = [theirs[name].detach() for name in self.trainable]
         torch._foreach_lerp_(targets, values, 1 - (self.beta if beta is None else beta))

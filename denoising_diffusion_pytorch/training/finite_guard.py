@@ -16,12 +16,8 @@ NEVER = 2**62
 class FiniteGuard:
     """A flag on the device: set by the first value that is not finite, obeyed by the optimizer, read now and then.
 
-    Args:
-        accelerator: decides device and number of processes.
-
-    Attributes:
-        found_inf: scalar on the device, float32, 1 once a value was not finite. As the attribute of that name of a fused AdamW
-            it makes `step()` change nothing.
+    `found_inf`, a float32 scalar on the device, is 1 once a value was not finite. As the attribute of that name of a fused
+    AdamW it makes `step()` change nothing.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -53,21 +49,19 @@ def reproduce(
     """Take a step again that had a value which is not finite; returns which value, and in which batch.
 
     Args:
-        step: its number.
         batches: its micro-batches; they follow from (seed, step, rank).
         backward: function (batch, number of the micro-batch) -> detached scalars, which adds to the gradients.
-        optimizations: of which gradients and weights are looked at.
         path: file for batches, weights and the names of bad gradients; `torch.load(path, weights_only=True)` reads it.
     """
     for optimization in optimizations:
-        optimization.optimizer.zero_grad(set_to_none=True)
+        optimization.optimizer.zero_grad()
     seen = list(batches)
     values = [{k: float(v) for k, v in backward(batch, number).items()} for number, batch in enumerate(seen)]
     gradients = [
-        f"{optimization.name}.{name}"
-        for optimization in optimizations
-        for name, parameter in optimization.objective.named_parameters()
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+        f"{o.name}.{name}"
+        for o in optimizations
+        for name, p in o.objective.named_parameters()
+        if p.grad is not None and not p.grad.isfinite().all()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {o.name: o.objective.state_dict() for o in optimizations}
@@ -78,6 +72,5 @@ def reproduce(
     what = ", ".join(terms) or "a value that was finite when the step was taken again here"
     names = ", ".join([name for batch in seen for name in batch["names"]][:32])
     return (
-        f"non-finite at step {step}: {what}, in the batch {names}; nothing was updated; weights, batch and gradients' names "
-        f"are in {path}"
+        f"non-finite at step {step}: {what}, in the batch {names}; nothing was updated; weights and batch are in {path}"
     )

@@ -27,19 +27,13 @@ Output = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 
 class AutoencoderObjective(nn.Module):
-    """The first stage: reconstruction, KL, and the adversarial term from the discriminator's first step on.
-
-    Args:
-        autoencoder: the network to train.
-        loss: its loss.
-        adversary: scores the reconstructions, is not trained here; None for no adversarial term.
+    """The first stage: reconstruction, KL, and the adversarial term from the first step of the `adversary` on, a
+    `DiscriminatorObjective` that scores the reconstructions and is not trained here.
     """
 
     name, start_step = "autoencoder", 0
 
-    def __init__(
-        self, autoencoder: AutoencoderKL, loss: AutoencoderLoss, adversary: "DiscriminatorObjective | None" = None
-    ):
+    def __init__(self, autoencoder: AutoencoderKL, loss: AutoencoderLoss, adversary: Any = None):
         super().__init__()
         self.autoencoder, self.loss = autoencoder, loss
         self.adversary = [adversary]  # in a list: its weights belong to another objective
@@ -83,12 +77,8 @@ class DiscriminatorObjective(nn.Module):
 
 class LatentObjective(nn.Module):
     """The second stage on a frozen encoder: the denoising loss. Where `end_to_end` says so, a phase follows in which U-Net and
-    decoder are trained together on the map that the predicted x_start decodes to.
-
-    Args:
-        model: its first stage's decoder is trainable if there is such a phase.
-        loss: its reconstruction terms compare the decoded map with the real one; None where there is no such phase.
-        end_to_end: start and weight of the phase.
+    decoder are trained together on the map that the predicted x_start decodes to, by the reconstruction terms of `loss`
+    (None where there is no such phase).
     """
 
     name, start_step = "diffusion", 0
@@ -98,7 +88,6 @@ class LatentObjective(nn.Module):
         self.model, self.loss, self.end_to_end = model, loss, end_to_end
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        """See the module's docstring."""
         random = KeyedRandom(batch["keys"], batch["image"].device)
         posterior = self.model.posterior(batch["image"], batch.get("moments"))
         x_start = self.model.latent(posterior, random.randn_like(posterior.mean))
@@ -139,11 +128,8 @@ class RegressionObjective(nn.Module):
 class JointObjective(nn.Module):
     """Both stages at once: the pixel terms train the autoencoder, the latent term trains the U-Net.
 
-    The latent is detached, so that the autoencoder cannot flatten its latent space to please the denoiser.
-
-    Args:
-        model: its first stage is trained.
-        pixel: the objective of that same first stage.
+    The latent is detached, so that the autoencoder cannot flatten its latent space to please the denoiser. `pixel` is the
+    objective of the model's first stage.
     """
 
     name, start_step = "joint", 0
@@ -163,13 +149,7 @@ class JointObjective(nn.Module):
 
 
 def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
-    """What a run of a stage minimises, in the order in which the objectives see a batch.
-
-    Args:
-        config: resolved.
-        stage: `vae`, `ldm`, which trains both networks where `first_stage_config.trainable` says so, or `baseline`.
-        model: what `build_model` builds.
-    """
+    """What a run minimises of the model that `build_model` builds, in the order in which the objectives see a batch."""
     first_stage, end_to_end = config.first_stage_config, config.diffusion_config.end_to_end
     if stage == "baseline":
         return [RegressionObjective(model, build_loss(first_stage))]
@@ -204,13 +184,10 @@ class Optimization:
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]).detach()
 
 
-def make_optimization(
-    objective: nn.Module, accelerator: Accelerator, settings: TrainerConfig, fused: bool
-) -> Optimization:
+def make_optimization(objective: Any, accelerator: Accelerator, settings: TrainerConfig, fused: bool) -> Optimization:
     """An objective with AdamW over its trainable parameters."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    adam = settings.optimizer
-    how: dict[str, Any] = {"betas": tuple(adam.betas), "eps": adam.eps, "weight_decay": adam.weight_decay}
+    how: dict[str, Any] = settings.optimizer.model_dump(exclude={"type"})
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=fused, **how)
     # the optimizer is not prepared by accelerate: its wrapper updates the gradient scaler once per optimizer
     return Optimization(objective, accelerator.prepare(objective), parameters, optimizer)

@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,26 +33,16 @@ from ..config.schema import Config
 from ..errors import CheckpointError
 
 try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-try:
     import fcntl
-except ImportError:  # Windows has no such locks; two runs in one folder go unnoticed there
-    fcntl = None
+    import resource
+except ImportError:  # Windows: two runs in one folder go unnoticed there
+    fcntl = resource = None
 
 log = logging.getLogger("radiodiff")
 
 
 class RunFolder:
-    """Writes the folder's files; a context, used by the main process only.
-
-    Args:
-        folder: made where it does not exist.
-
-    Raises:
-        CheckpointError: another process trains in this folder.
-    """
+    """Writes the folder's files; a context, used by the main process only. CheckpointError: another process trains there."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -59,14 +50,11 @@ class RunFolder:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         try:
-            if (
-                fcntl is not None
-            ):  # a POSIX lock: ends with the process, however it ends; loading workers do not inherit it
+            if fcntl is not None:  # a POSIX lock ends with its process, however that ends; workers do not inherit it
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CheckpointError(
-                f"{folder}: another process is training here; wait for it, or choose another trainer.results_folder"
-            ) from error
+            said = "another process is training here; wait for it, or choose another trainer.results_folder"
+            raise CheckpointError(f"{folder}: {said}") from error
         except OSError as error:
             log.warning("%s: the file system has no locks (%s); do not start a second run here", folder, error)
         # from now on, so that it holds what is said of damaged checkpoints
@@ -76,7 +64,7 @@ class RunFolder:
         log.setLevel(logging.INFO)
 
     def begin(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
-        """Write what is known before the first step, and open TensorBoard's events to go on after `step`."""
+        """Write what is known before the first step, and open TensorBoard's events to continue after `step`."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
 
         self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
@@ -92,9 +80,7 @@ class RunFolder:
             "versions": versions(),
             "host": platform.node(),
             "processes": accelerator.num_processes,
-            "device": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else f"{device} ({platform.machine()})",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
             "precision": accelerator.mixed_precision,
         }
         with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
@@ -108,10 +94,10 @@ class RunFolder:
         prefix = "" if group == "train" else f"{group}_"
         log.info("step=%d %s", step, " ".join(f"{prefix}{name}={value:.6g}" for name, value in values.items()))
 
-    def picture(self, step: int, draw: Callable[[Path], None]) -> None:
-        """The picture of a step, which `draw` writes to the path that it is given."""
+    def picture(self, step: int, write: Callable[[Path], None]) -> None:
+        """The picture of a step, which `write` writes to the path that it is given."""
         path = self.folder / "samples" / f"sample_{step}.png"
-        draw(path)
+        write(path)
         with Image.open(path) as picture:
             self.writer.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
@@ -144,10 +130,9 @@ def read_log(path: str | Path) -> dict[str, dict[int, float]]:
     metrics: dict[str, dict[int, float]] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         pairs = [word.split("=", 1) for word in line.split()[1:] if "=" in word]
-        if not pairs or pairs[0][0] != "step" or any(key == "event" for key, _ in pairs):
-            continue
-        for key, value in pairs[1:]:
-            metrics.setdefault(key, {})[int(pairs[0][1])] = float(value)
+        if pairs and pairs[0][0] == "step" and pairs[1][0] != "event":
+            for key, value in pairs[1:]:
+                metrics.setdefault(key, {})[int(pairs[0][1])] = float(value)
     return metrics
 
 
@@ -155,30 +140,22 @@ def read_log(path: str | Path) -> dict[str, dict[int, float]]:
 
 
 class Meter:
-    """Means of what the steps report between two log lines; scalars stay on the device until then.
-
-    Args:
-        accelerator: over whose processes the means are taken.
-        samples_per_step: of all processes.
-    """
+    """Means over all processes of what the steps report between two log lines; scalars stay on the device until then."""
 
     def __init__(self, accelerator: Accelerator, samples_per_step: int):
         self.accelerator, self.samples_per_step = accelerator, samples_per_step
-        self._clear()
-
-    def _clear(self) -> None:
-        self.values: dict[str, list[Tensor]] = {}
+        self.values: defaultdict[str, list[Tensor]] = defaultdict(list)
         self.steps, self.seconds, self.waited = 0, 0.0, 0.0
 
     def add(self, values: dict[str, Tensor], started: float) -> None:
         """A step's detached scalars; `started`: `time.monotonic()` at its beginning."""
         for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
+            self.values[name].append(value)
         self.steps += 1
         self.seconds += time.monotonic() - started
 
     def read(self) -> dict[str, float]:
-        """Means over steps and processes since the last call, samples per second, share of time waited, peak memory."""
+        """Means over steps and processes since the last call, samples per second, fraction of time waited, peak memory."""
         means = {}
         for name, values in self.values.items():
             finite = [value for value in torch.stack(values).float().tolist() if math.isfinite(value)]
@@ -187,7 +164,8 @@ class Meter:
         local = torch.tensor([*means.values()], device=self.accelerator.device)
         metrics = dict(zip(means, self.accelerator.reduce(local, "mean").tolist(), strict=True))
         metrics["samples_per_second"] = self.steps * self.samples_per_step / self.seconds
-        self._clear()
+        self.values.clear()
+        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
         return metrics
 
 
@@ -201,10 +179,9 @@ def memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """(all, trained) parameters."""
-    sizes = [(p.numel(), p.numel() * p.requires_grad) for p in module.parameters()]
-    return sum(size for size, _ in sizes), sum(trained for _, trained in sizes)
+def count_parameters(module: nn.Module, *, trained: bool = False) -> int:
+    """Parameters, all or only those that are trained."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
 
 
 def model_report(modules: dict[str, nn.Module]) -> str:
@@ -212,7 +189,7 @@ def model_report(modules: dict[str, nn.Module]) -> str:
     lines = [f"{'part':<48} {'parameters':>14} {'trained':>14}  state"]
     for name, module in modules.items():
         for path, part in module.named_modules(prefix=name):
-            total, trained = count_parameters(part)
+            total, trained = count_parameters(part), count_parameters(part, trained=True)
             if total and path.count(".") - name.count(".") <= 2:
                 state = "trained" if trained == total else "partly frozen" if trained else "frozen"
                 lines.append(f"{path:<48} {total:>14,} {trained:>14,}  {state}")

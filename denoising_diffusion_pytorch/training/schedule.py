@@ -10,9 +10,7 @@ def learning_rate(
 
     Args:
         step: t, optimizer steps already taken; beyond T the rate stays at `min_lr`.
-        lr, min_lr: initial and lowest rate.
         total_steps: T.
-        power: exponent.
         warmup_steps: the first steps, over which the rate grows linearly to the curve.
     """
     remaining = max(0.0, 1 - step / total_steps)

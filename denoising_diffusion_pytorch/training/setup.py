@@ -33,12 +33,8 @@ def read_command(stage: str, description: str) -> Config | None:
     help_config()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", required=True, help="YAML file, e.g. configs/radio_train_m.yaml")
-    parser.add_argument(
-        "--dry_run", action="store_true", help="check the file, print what it means and the networks' sizes, stop"
-    )
-    parser.add_argument(
-        "--help_config", nargs="?", metavar="WORD", help="print every setting (that has to do with WORD), stop"
-    )
+    parser.add_argument("--dry_run", action="store_true", help="print what the file means and all sizes, stop")
+    parser.add_argument("--help_config", nargs="?", metavar="WORD", help="print every setting (that names WORD), stop")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
     # warnings to the terminal, from the main process only; progress bars and train.log show the rest
@@ -57,9 +53,7 @@ def read_command(stage: str, description: str) -> Config | None:
     if config.data.train.data_root is None:
         unset.append("data.train.data_root")
     if unset:
-        raise ConfigError(
-            f"{', '.join(unset)}: still a placeholder; set it in the file or on the command line (key=value)"
-        )
+        raise ConfigError(f"{', '.join(unset)}: still a placeholder; set it in the file or as key=value")
     return config
 
 
@@ -71,7 +65,7 @@ def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
             parts["discriminator"] = build_discriminator(config.first_stage_config)
     print(to_yaml(config))
     print(model_report(parts))
-    print(f"{stage}: {sum(count_parameters(part)[0] for part in parts.values()):,} parameters in all")
+    print(f"{stage}: {sum(count_parameters(part) for part in parts.values()):,} parameters in all")
     unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]
     if unknown:
         print(f"data.cond_channels: {', '.join(unknown)}: only a tree of ready-made conditions can have such channels")
@@ -94,7 +88,6 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
     Seeds torch, so that networks built afterwards start from the same weights in every run and process.
 
     Args:
-        config: precision, accumulation, TF32, seed.
         some_unused: allow steps in which some trainable parameters take no part.
 
     Raises:
@@ -106,9 +99,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         log.warning("mixed_precision fp16 needs a GPU: training in full precision (bf16 is there for CPUs)")
         precision = "no"
     if "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ and launched:
-        log.warning(
-            "accelerate launch was asked for several processes and started one: without GPUs it needs --multi_gpu all the same"
-        )
+        log.warning("accelerate launch started one process: for several it needs --multi_gpu, even without GPUs")
     accelerator = Accelerator(
         gradient_accumulation_steps=config.gradient_accumulation,
         mixed_precision=precision,
@@ -121,8 +112,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
     supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
     if accelerator.distributed_type not in supported:
         raise ConfigError(
-            f"accelerate is set to {accelerator.distributed_type.value}; this loop keeps whole networks in every process "
-            "(accelerate launch --multi_gpu --num_processes N): they fit any GPU that their activations fit, and the averaged "
-            "weights and checkpoints need all parameters in one place"
+            f"accelerate is set to {accelerator.distributed_type.value}; this loop keeps whole networks in every process: "
+            "accelerate launch --multi_gpu --num_processes N"
         )
     return accelerator

@@ -18,17 +18,11 @@ class StopRequest:
     A context: afterwards the signals are handled as before. Under torchrun the launcher repeats a terminal's Ctrl-C to
     every process, which is still the first request. `accelerate launch` with one process repeats nothing: when it has
     ended, whatever the reason, its run is asked to stop (on Linux).
-
-    Args:
-        accelerator: whose processes stop after the same step.
-
-    Attributes:
-        requested: whether this process was asked to stop.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.requested = False
-        # on the CPU, because it is used after every step: no GPU must wait for it
+        # on the CPU: it is used after every step, and a GPU need not wait for it
         self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self._since = 0.0
         self._echo = ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0

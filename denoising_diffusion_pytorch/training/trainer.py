@@ -1,7 +1,7 @@
 """The training loop of all stages: accumulation, clipping, learning rate, EMA, logging, pictures, checkpoints.
 
 A step is an optimizer step. Everything that a step does follows from (seed, step, rank) and the samples' keys, so
-that a run which was interrupted goes on as if it had not been.
+that an interrupted run continues as if it had not been interrupted.
 """
 
 import time
@@ -36,11 +36,10 @@ class Trainer:
 
     Args:
         config: resolved; `config.trainer` rules the loop, the rest is written into checkpoints.
-        stage: `vae`, `ldm` or `baseline`.
         model: what is averaged, saved and validated.
         objectives: modules of objectives.py, in the order in which they see a batch.
         batches: function (first micro-batch) -> endless generator of batches on the device, as `to_device` gives them.
-        validation: the scenes that are scored and drawn, or None.
+        validation: the scenes that are scored and shown, or None.
         prepare: function called once in a run that starts from nothing, e.g. to measure the latent scale.
         prepare_again: call it again every `save_interval` steps, for a model whose latents keep changing.
     """
@@ -65,10 +64,9 @@ class Trainer:
         objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
         self.model = model = model.to(accelerator.device).to(memory_format=layout)
         self.ema = EMAModel(model, **dict(self.settings.ema))
-        if self.settings.compile:
-            # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
-            for network in step_networks(model).values():
-                network.compile()
+        # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
+        for network in step_networks(model).values() if self.settings.compile else ():
+            network.compile()
         self.fused = accelerator.device.type in ("cuda", "cpu")
         self.optimizations = [make_optimization(o, accelerator, self.settings, self.fused) for o in objectives]
         self.guard = FiniteGuard(accelerator)
@@ -102,7 +100,7 @@ class Trainer:
             if self.step:
                 self.save()
             done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
-            stopped = f"stopped at step {self.step}; the same command goes on from here"
+            stopped = f"stopped at step {self.step}; the same command continues from here"
             self.accelerator.print(done if self.step >= self.settings.training_steps else stopped)
             self.accelerator.end_training()
 
@@ -110,9 +108,9 @@ class Trainer:
         """Steps until the last one or a request to stop, with what is due after each of them."""
         settings = self.settings
         # smoothing 0: the mean speed, pauses for saving and validation included
-        progress: dict[str, Any] = {"total": settings.training_steps, "initial": self.step, "desc": self.stage}
-        progress |= {"unit": "step", "mininterval": 1.0, "smoothing": 0}
-        with tqdm(**progress, disable=not self.accelerator.is_main_process) as bar:
+        progress: dict[str, Any] = {"desc": self.stage, "unit": "step", "mininterval": 1.0, "smoothing": 0}
+        progress["disable"] = not self.accelerator.is_main_process
+        with tqdm(total=settings.training_steps, initial=self.step, **progress) as bar:
             while self.step < settings.training_steps:
                 started = time.monotonic()
                 if self.stop.agreed():  # where the processes wait for the slowest one
@@ -220,10 +218,8 @@ class Trainer:
         overflowed = scaler.get_scale() < before
         self.skipped = self.skipped + 1 if overflowed else 0
         if self.skipped > MAX_SKIPPED:
-            raise TrainingError(
-                f"{self.skipped} steps in a row, up to step {self.step}, overflowed in fp16 and were skipped; "
-                f"{self._advice()}; bf16 or full precision does not overflow"
-            )
+            said = f"{self.skipped} steps in a row, up to step {self.step}, overflowed in fp16 and were skipped"
+            raise TrainingError(f"{said}; {self._advice()}; bf16 or full precision does not overflow")
         return {"grad_scale": torch.tensor(before), "skipped": torch.tensor(float(overflowed))}
 
     # ---- what is due after a step ----------------------------------------------------------------------------
@@ -244,20 +240,18 @@ class Trainer:
         return metrics
 
     def _validate(self) -> None:
-        """Score the averaged model, and draw its maps, where that is due; a new best is saved."""
+        """Score the averaged model, and show its maps, where that is due; a new best is saved."""
         scoring = self._due(self.settings.validate_every)
-        drawing = self._due(self.settings.sample_interval) and self.settings.num_samples > 0
-        if not scoring and not drawing:
+        showing = self._due(self.settings.sample_interval) and self.settings.num_samples > 0
+        if not scoring and not showing:
             return
         self.raise_if_nonfinite()
         predictions = self.validation.predict(self.ema.ema_model, only_drawn=not scoring)
-        if self.results is None:
-            return
-        if scoring:
+        if self.results is not None and scoring:
             metrics = metrics_of(predictions.values())
             self.results.metrics("validation", metrics, self.step)
             self.checkpointer.record(self.step, metrics)
-        if drawing:
+        if self.results is not None and showing:
             self.results.picture(self.step, partial(self.validation.draw, predictions))
 
     # ---- a value that is not finite --------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The fixed validation subset of a run: predicted with the averaged weights, scored, drawn."""
+"""The fixed validation subset of a run: predicted with the averaged weights, scored, shown in a picture."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from data.trees.splits import spread
-from evaluation.figures import comparison_figure
+from evaluation.figures import comparison_figure, figure_row
 from evaluation.metrics import Scores
 
 from ..config.schema import Config
@@ -18,12 +18,11 @@ from .data import open_dataset
 
 
 class Validation:
-    """Scenes spread over the validation split, always the same ones; each process reads and predicts its share.
+    """Scenes spread over the validation split, always the same ones; each process reads and predicts some of them.
 
     Args:
-        config: resolved; `trainer.validation_samples` scenes are scored, `trainer.num_samples` of them drawn.
+        config: resolved; `trainer.validation_samples` scenes are scored, `trainer.num_samples` of them are in the picture.
         stage: `vae` reconstructs the scenes, `ldm` samples them, `baseline` predicts them.
-        accelerator: decides device, rank and number of processes.
 
     Raises:
         data.DataError: no validation data, or a scene that cannot be read.
@@ -42,7 +41,7 @@ class Validation:
         self.samples = [(i, dataset.scene(i), sample) for i, sample in zip(mine, arrays, strict=True)]
 
     def predict(self, model: Any, *, only_drawn: bool = False) -> dict[int, Prediction]:
-        """Predictions by number of the scene, of the whole subset or of the drawn scenes; the same on every process."""
+        """Predictions by number of the scene, of the whole subset or of the scenes in the picture; the same on every process."""
         chosen = [sample for sample in self.samples if not only_drawn or sample[0] in self.drawn]
         found: list[tuple[int, Prediction]] = []
         for start in range(0, len(chosen), self.batch_size):
@@ -56,17 +55,13 @@ class Validation:
     def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
         """real | reconstruction | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
         columns = ("reconstructed", self.column) if self.column == "sampled" else (self.column,)
-        rows = []
-        for index in sorted(predictions.keys() & self.drawn):
-            scene, prediction = predictions[index].scene, predictions[index]
-            row = {"name": scene.name, "real": scene.gain, "buildings": scene.buildings, "tx": scene.tx}
-            row |= {"truth": scene.truth, "reconstructed": prediction.reconstruction, self.column: prediction.gain}
-            rows.append(row)
+        shown = [predictions[index] for index in sorted(predictions.keys() & self.drawn)]
+        rows = [figure_row(p.scene, **{"reconstructed": p.reconstruction, self.column: p.gain}) for p in shown]
         comparison_figure(path, rows, columns)
 
 
 def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:
-    """The validation of a run; None where nothing is to be scored or drawn, or no data is named for it."""
+    """The validation of a run; None where nothing is to be scored or shown, or no data is named for it."""
     wanted = config.trainer.validate_every or config.trainer.num_samples
     return Validation(config, stage, accelerator) if wanted and config.data.validation.data_root else None
 
@@ -77,10 +72,10 @@ def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
     """
     sampled, reconstructed = Scores(), Scores()
     for prediction in predictions:
-        truth = prediction.scene.gain
-        sampled.add(prediction.scene.name, prediction.gain, truth)
+        scene = prediction.scene
+        sampled.add(scene.name, prediction.gain, scene.gain)
         if prediction.reconstruction is not None:
-            reconstructed.add(prediction.scene.name, prediction.reconstruction, truth)
+            reconstructed.add(scene.name, prediction.reconstruction, scene.gain)
     metrics = sampled.summary()
     metrics |= {f"thresholded_{key}": value for key, value in metrics.pop("thresholded").items()}
     best = reconstructed.summary() if reconstructed.rows else {}

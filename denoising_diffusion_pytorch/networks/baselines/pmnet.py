@@ -67,7 +67,7 @@ class PMNet(Regression):
 
     Args:
         cond_channels: channels of the condition.
-        width: share of the published channels in every layer, which are 64 to 1,024.
+        width: fraction of the published channels in every layer, which are 64 to 1,024.
         variance: predict the log-variance, too.
     """
 

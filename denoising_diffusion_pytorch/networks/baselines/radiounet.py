@@ -63,7 +63,7 @@ class RadioUNet(Regression):
 
     Args:
         cond_channels: channels of the condition.
-        width: share of the published channels in every layer.
+        width: fraction of the published channels in every layer.
         variance: the second U-Net predicts the log-variance, too.
     """
 

@@ -1,4 +1,4 @@
-"""What the regression baselines share: what they return, and how a map is predicted from it."""
+"""What the regression baselines have in common: what they return, and how a map is predicted from it."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -39,7 +39,7 @@ class Regression(nn.Module, ABC):
     def predict(self, batch: dict[str, Any], num_samples: int = 1) -> list[Tensor]:
         """Grey levels (B, 1, S, S) for a batch with `cond`, `ori_mask` and `keys`, zero where the masks say so.
 
-        One sample is the mean. More are draws from every pixel's normal distribution, independent of its neighbours;
+        One sample is the mean. More are drawn from every pixel's normal distribution, independent of its neighbours;
         a network without `variance` has its one answer, however many are asked for.
         """
         output, masks = self(batch["cond"])[-1].float(), batch["ori_mask"]
@@ -47,5 +47,5 @@ class Regression(nn.Module, ABC):
             return [to_gain(output[:, :1], masks)]
         mean, log_variance = mean_and_log_variance(output)
         std = (log_variance / 2).exp()
-        draws = (KeyedRandom(sample_keys(batch["keys"], number), mean.device) for number in range(num_samples))
-        return [to_gain(mean + std * random.randn_like(mean), masks) for random in draws]
+        randoms = (KeyedRandom(sample_keys(batch["keys"], number), mean.device) for number in range(num_samples))
+        return [to_gain(mean + std * random.randn_like(mean), masks) for random in randoms]
