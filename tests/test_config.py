@@ -237,7 +237,6 @@ data.incomplete.points_noise=3 | data.incomplete.points_noise is 3 | only with d
 data.augmentation.p=0 data.augmentation.rotation=3 | augmentation.rotation is 3 | only with data.augmentation.p above 0
 data.cache_folder=a | data.cache_folder is a | only with data.cache or data.cache_latents
 trainer.enable_resume=false trainer.resume_milestone=3 | trainer.resume_milestone is 3 | only with trainer.enable_resume true
-trainer.validate_every=0 trainer.validation_samples=3 | validation_samples is 3 | with trainer.validate_every above 0
 first_stage_config.lossconfig.lpips_weights=a | lossconfig.lpips_weights is a | lossconfig.perceptual_weight above 0
 first_stage_config.lossconfig={"discr_weight":0,"discr_start":3} | discr_start is 3 | lossconfig.discr_weight above 0
 baseline_config.variance=true first_stage_config.lossconfig.l1_weight=2 | l1_weight is 2 | only with baseline_config.variance false

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from denoising_diffusion_pytorch.build import build_model
+from denoising_diffusion_pytorch.config import parse_config, resolve
 from denoising_diffusion_pytorch.errors import CheckpointError
 from denoising_diffusion_pytorch.losses import (
     AutoencoderLoss,
@@ -18,6 +20,7 @@ from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, Laye
 from denoising_diffusion_pytorch.networks.radio_map import apply_mask
 from denoising_diffusion_pytorch.randomness import GlobalRandom, KeyedRandom
 from denoising_diffusion_pytorch.training.ema import EMAModel
+from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.schedule import learning_rate
 
 
@@ -169,3 +172,11 @@ def test_keyed_randomness_does_not_depend_on_the_batch_and_every_bit_of_a_key_co
     assert all(not torch.equal(drawn[a], drawn[b]) for a in range(4) for b in range(a))
     a, b = (GlobalRandom(3, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(a.rand(), b.rand()) and torch.equal(a.randn(2), b.randn(2))
+
+
+@pytest.mark.parametrize("weight, names", [(0.5, ["autoencoder", "discriminator"]), (0.0, ["autoencoder"])])
+def test_without_its_weight_there_is_no_discriminator(weight, names):
+    config = resolve(parse_config({"first_stage_config": {"lossconfig": {"discr_weight": weight}}}), "vae")
+    with torch.device("meta"):
+        objectives = make_objectives(config, "vae", build_model(config, "vae"))
+    assert [objective.name for objective in objectives] == names

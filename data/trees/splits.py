@@ -101,7 +101,8 @@ def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
         raise DataError(f"{root}: no split {split!r}; known: {known}, or splits/{split}.txt")
     chosen = _chosen(root, split, names, rule)
     if not chosen:
-        how = f"splits/{split}.txt" if split in own else rule.text
+        others = ", without what another split's file lists" * bool(ORDERED.keys() & own)
+        how = f"splits/{split}.txt" if split in own else rule.text + others
         raise DataError(
             f"{root}: split {split!r} holds none of the {len(names)} scenes that are there ({how}); choose another split, "
             "e.g. all, or list your own in splits/NAME.txt"

@@ -71,7 +71,6 @@ def ignored(config: Config) -> dict[str, str]:
         ("data.incomplete", "points_noise points_jitter", data.incomplete.points, "data.incomplete.points above 0"),
         ("data", "cache_folder", data.cache or data.cache_latents, "data.cache or data.cache_latents"),
         ("trainer", "resume_milestone", trainer.enable_resume, "trainer.enable_resume true"),
-        ("trainer", "validation_samples", trainer.validate_every, "trainer.validate_every above 0"),
         ("sample", "pixel_noise", config.sample.num_samples > 1, "sample.num_samples above 1"),
     )
     void = {f"{path}.{name}": needed for path, names, acts, needed in rules if not acts for name in names.split()}

@@ -156,11 +156,13 @@ def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
     if stage == "ldm" and not first_stage.trainable:
         loss = build_loss(first_stage) if end_to_end.start_step is not None else None  # LPIPS may need weights
         return [LatentObjective(model, loss, end_to_end)]
-    adversary = DiscriminatorObjective(build_discriminator(first_stage), first_stage.lossconfig.discr_start)
-    pixel = AutoencoderObjective(
-        model if stage == "vae" else model.first_stage_model, build_loss(first_stage), adversary
-    )
-    return [pixel if stage == "vae" else JointObjective(model, pixel), adversary]
+    losses, autoencoder = first_stage.lossconfig, model if stage == "vae" else model.first_stage_model
+    adversary = None
+    if losses.discr_weight:
+        adversary = DiscriminatorObjective(build_discriminator(first_stage), losses.discr_start)
+    pixel = AutoencoderObjective(autoencoder, build_loss(first_stage), adversary)
+    objectives = [pixel if stage == "vae" else JointObjective(model, pixel), adversary]
+    return [objective for objective in objectives if objective is not None]
 
 
 @dataclass

@@ -61,8 +61,9 @@ def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
     """Print the resolved configuration and the networks' sizes; allocates and writes nothing, needs no data."""
     with torch.device("meta"):
         parts: dict[str, nn.Module] = {"model": build_model(config, stage)}
-        if stage == "vae" or config.first_stage_config.trainable:
-            parts["discriminator"] = build_discriminator(config.first_stage_config)
+        first_stage = config.first_stage_config
+        if (stage == "vae" or first_stage.trainable) and first_stage.lossconfig.discr_weight:
+            parts["discriminator"] = build_discriminator(first_stage)
     print(to_yaml(config))
     print(model_report(parts))
     print(f"{stage}: {sum(count_parameters(part) for part in parts.values()):,} parameters in all")
