@@ -51,11 +51,12 @@ def make_scene_files(root, map_id, tx, size=32, simulation="DPM"):
 
 
 def make_tree(root):
-    """A simulated tree of 10 maps with 2 transmitters each, 32 px."""
+    """A simulated tree of 10 maps with 2 transmitters each, 32 px (split 8 / 1 / 1)."""
     for map_id in range(10):
-        for tx in range(2):
-            make_scene_files(root, map_id, tx)
-    (root / "dataset.json").write_text("{}")
+        positions = [make_scene_files(root, map_id, tx)[2] for tx in range(2)]
+        save_json(root / "antenna" / f"{map_id}.json", antennas_as_file(positions, 32))
+    save_json(root / "dataset.json", {"settings": {}})
+    return root
 
 
 def save_json(path, content):
@@ -65,13 +66,8 @@ def save_json(path, content):
 
 @pytest.fixture
 def radiomapseer(tmp_path):
-    """A tree of 10 maps with 2 transmitters each, 32 px, of the simulated kind (split 8 / 1 / 1)."""
-    root = tmp_path / "tree"
-    for map_id in range(10):
-        positions = [make_scene_files(root, map_id, tx)[2] for tx in range(2)]
-        save_json(root / "antenna" / f"{map_id}.json", antennas_as_file(positions, 32))
-    (root / "dataset.json").write_text(json.dumps({"settings": {}}))
-    return root
+    """The tree of `make_tree`."""
+    return make_tree(tmp_path / "tree")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.tiny import TINY, merged
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"vae": train_vae, "ldm": train_cond_ldm}
 CHANGES = {
-    "first_stage_config": {"ddconfig": {"resolution": 32}, "lossconfig": {"discr_start": 10}},
+    "first_stage_config": {"lossconfig": {"discr_start": 10}},
     "unet_config": {"attention_resolutions": [], "dropout": 0.1},
     "trainer": {"save_interval": 5, "keep_last": 3, "validate_every": 0, "ema": {"start_step": 5, "beta": 0.9}},
 }
@@ -28,12 +28,15 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
 
 
-def set_up(folder):
+def set_up(folder, changes=CHANGES):
     """A tree `data` and the configuration of tiny networks in `folder`; returns the configuration's file."""
+    own = {
+        "first_stage_config": {"ddconfig": {"resolution": 32}},
+        "data": {"train": {"data_root": str(folder / "data")}},
+    }
     make_tree(folder / "data")
     path = folder / "tiny.yaml"
-    config = merged(TINY, CHANGES | {"data": {"train": {"data_root": str(folder / "data")}}})
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    path.write_text(yaml.safe_dump(merged(merged(TINY, own), changes)), encoding="utf-8")
     return path
 
 

@@ -4,10 +4,8 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from evaluation.calibration import STEP_DB, Calibration, crps, rank_fractions
-from evaluation.figures import reliability_figure
 
 EVERYWHERE = np.ones((60, 60), bool)
 
@@ -42,28 +40,6 @@ def test_narrow_draws_cover_less_and_wide_ones_more():
     assert narrow == pytest.approx(expected[0], abs=0.05) and wide == pytest.approx(expected[1], abs=0.05)
 
 
-def test_what_is_known_exactly_is_calibrated():
-    calibration = Calibration()
-    truth = np.random.default_rng(1).integers(0, 256, (60, 60)) / 255
-    calibration.add("a", np.stack([truth] * 8) + 0.001, truth, EVERYWHERE)  # less than half a grey level
-    assert calibration.coverage(0.5) == pytest.approx(0.5, abs=0.03)
-    found = calibration.summary()
-    assert found["crps"] == found["differing"] == 0 and np.isnan(found["coverage_where_samples_differ"]["0.9"])
-    draws = np.stack([truth] * 8)
-    draws[:, 0, 0] = np.linspace(0, 1, 8)  # one pixel that is not known
-    calibration.add("b", draws, truth, EVERYWHERE)
-    assert calibration.summary()["differing"] == 1 / (2 * 60 * 60)
-
-
-def test_only_the_pixels_asked_for_count():
-    calibration, where = Calibration(), np.zeros((4, 4), bool)
-    where[0, 0] = True
-    draws = np.zeros((2, 4, 4))
-    truth = np.full((4, 4), 0.9)
-    truth[0, 0] = 10 / 255
-    assert calibration.add("a", draws, truth, where)["crps"] == pytest.approx(10 * STEP_DB)
-
-
 def test_crps_of_an_ensemble():
     rng = np.random.default_rng(2)
     draws, truth = rng.standard_normal((6, 50)), rng.standard_normal(50)
@@ -85,6 +61,18 @@ def test_ranks_break_ties_by_chance():
     assert np.allclose(np.histogram(shares, 5, (0, 1))[0], 2000, atol=200)
 
 
-def test_the_reliability_figure_is_drawn(tmp_path):
-    reliability_figure(tmp_path / "a.png", {"narrow": collect(0.5).summary(), "right": collect(1.0).summary()})
-    assert Image.open(tmp_path / "a.png").width > 500
+def test_what_is_known_exactly_is_calibrated_and_only_the_pixels_asked_for_count():
+    calibration = Calibration()
+    truth = np.random.default_rng(1).integers(0, 256, (60, 60)) / 255
+    calibration.add("a", np.stack([truth] * 8) + 0.001, truth, EVERYWHERE)  # less than half a grey level
+    assert calibration.coverage(0.5) == pytest.approx(0.5, abs=0.03)
+    found = calibration.summary()
+    assert found["crps"] == found["differing"] == 0 and np.isnan(found["coverage_where_samples_differ"]["0.9"])
+    draws = np.stack([truth] * 8)
+    draws[:, 0, 0] = np.linspace(0, 1, 8)  # one pixel that is not known
+    calibration.add("b", draws, truth, EVERYWHERE)
+    assert calibration.summary()["differing"] == 1 / (2 * 60 * 60)
+    where = np.zeros((60, 60), bool)
+    where[0, 0] = True
+    zeros, truth = np.zeros((2, 60, 60)), np.where(where, 10 / 255, 0.9)
+    assert Calibration().add("a", zeros, truth, where)["crps"] == pytest.approx(10 * STEP_DB)

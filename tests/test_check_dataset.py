@@ -1,7 +1,8 @@
 """What the check of a tree finds."""
 
+from dataclasses import replace
+
 import numpy as np
-import pytest
 
 from data import Scene
 from data.geometry.layout import Layout
@@ -10,58 +11,43 @@ from tests.commands import script
 from tests.conftest import save_grey
 
 
-def good():
+def scene(tx=(4.0, 5.0), gain=None):
+    """A building of 10 x 10 px, 0.4 in the open, the strongest value at the transmitter; `gain` changes some of it."""
     buildings = np.zeros((32, 32), bool)
     buildings[10:20, 10:20] = True
-    gain = np.where(buildings, 0, 0.4).astype(np.float32)
-    gain[5, 4] = 1.0
-    return Scene("1_0", Layout.traced(buildings), (4.0, 5.0), gain)
+    values = np.where(buildings, 0, 0.4).astype(np.float32)
+    values[5, 4] = 1.0
+    for place, value in (gain or {}).items():
+        values[place] = value
+    return Scene("1_0", Layout.traced(buildings), tx, values)
 
 
-def spoil(what):
-    scene = good()
-    if what == "inside a building":
-        scene.tx = (9.5, 12.0)  # halves round up
-    elif what == "black everywhere":
-        scene.gain[:] = 0
-    elif what == "inside buildings have a gain":
-        scene.gain[scene.buildings] = 0.3
-    elif what == "not at the transmitter":
-        scene.gain[25, 25] = 1.0
-        scene.gain[5, 4] = 0.5
-    else:
-        scene.layout = Layout([], (32, 32))
-    return scene
-
-
-@pytest.mark.parametrize(
-    "what",
-    [
-        "inside a building",
-        "black everywhere",
-        "inside buildings have a gain",
-        "not at the transmitter",
-        "buildings cover 0%",
-    ],
-)
-def test_oddities(what):
-    assert not list(oddities(good())) and what in "; ".join(oddities(spoil(what)))
+def test_oddities():
+    assert not list(oddities(scene()))
+    for odd, what in (
+        (scene((9.5, 12.0)), "inside a building"),  # halves round up
+        (scene(gain={...: 0}), "black everywhere"),
+        (scene(gain={...: 0.3}), "inside buildings have a gain"),
+        (scene(gain={(25, 25): 1.0, (5, 4): 0.5}), "not at the transmitter"),
+        (replace(scene(), layout=Layout([], (32, 32))), "buildings cover 0%"),
+    ):
+        assert what in "; ".join(oddities(odd))
 
 
 def test_a_flat_tree(flat_tree):
-    done = script("check_dataset.py", flat_tree)
+    done = script("scripts/check_dataset.py", flat_tree)
     assert done.returncode == 0 and "(3, 80, 80)" in done.stdout and "warning" not in done.stdout
     assert "splits (by a hash of the name, about 80 / 10 / 10 %): train" in done.stdout
     assert "empty splits:" in done.stdout  # of four samples
     np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
-    done = script("check_dataset.py", flat_tree)
+    done = script("scripts/check_dataset.py", flat_tree)
     assert done.returncode == 0 and "from -40 to" in done.stdout and "warning: 1 conditions" in done.stdout
     np.save(flat_tree / "conditions" / "s1.npy", np.zeros((3, 80, 60)))
     np.save(flat_tree / "conditions" / "s2.npy", np.full((3, 80, 80), np.nan))
     save_grey(flat_tree / "images" / "s3.png", np.ones((40, 30)))
     (flat_tree / "splits").mkdir()
     (flat_tree / "splits" / "val.txt").write_text("s0\ns1.png\n")
-    done = script("check_dataset.py", flat_tree)
+    done = script("scripts/check_dataset.py", flat_tree)
     assert done.returncode == 1 and "s2.npy: holds values that are not finite" in done.stdout
     assert "s1.npy: has shape (3, 80, 60); conditions must be square" in done.stdout
     assert "s3.png: is 30x40 px; maps must be square" in done.stdout
@@ -71,8 +57,8 @@ def test_a_flat_tree(flat_tree):
 def test_a_radiomapseer_tree(tmp_path):
     tree = tmp_path / "tree"
     how = ("--maps", 3, "--tx", 2, "--seed", 5, "--size", 64, "--workers", 1)
-    assert script("make_dataset.py", "--out", tree, *how).returncode == 0
-    found = script("check_dataset.py", tree, "--sheet", tmp_path / "sheet.png")
+    assert script("scripts/make_dataset.py", "--out", tree, *how).returncode == 0
+    found = script("scripts/check_dataset.py", tree, "--sheet", tmp_path / "sheet.png")
     assert found.returncode == 0, found.stderr + found.stdout
     assert "6 complete scenes of 3 maps" in found.stdout and "nothing odd" in found.stdout
     assert "0.00% inside what is certain" in found.stdout and "warning" not in found.stdout
@@ -83,22 +69,22 @@ def test_a_radiomapseer_tree(tmp_path):
     save_grey(narrow, np.ones((64, 48)))
     (tree / "antenna" / "2.json").unlink()
     (tree / "png" / "antennas" / "2_1.png").unlink()
-    found = script("check_dataset.py", tree)
+    found = script("scripts/check_dataset.py", tree)
     assert found.returncode == 1 and "2 oddities" in found.stderr
     assert str(victim) in found.stdout and "1 lack antenna/ nor png/antennas/" in found.stdout
     assert f"{narrow}: is 48x64 px; maps must be square" in found.stdout
-    nothing = script("check_dataset.py", tmp_path / "nothing")
+    nothing = script("scripts/check_dataset.py", tmp_path / "nothing")
     assert nothing.returncode == 2 and "no such folder" in nothing.stderr
-    above = script("check_dataset.py", tmp_path)
+    above = script("scripts/check_dataset.py", tmp_path)
     assert above.returncode == 2 and f"did you mean {tree}?" in above.stderr
 
 
 def test_buildings_that_do_not_lie_over_the_maps_are_named():
     def lines(aside):
-        registration, scene = Registration(), good()
-        registration.add(scene, None)
-        scene.layout = Layout.traced(np.roll(scene.buildings, aside, axis=1))
-        registration.add(scene, scene.buildings)
+        registration, found = Registration(), scene()
+        registration.add(found, None)
+        found.layout = Layout.traced(np.roll(found.buildings, aside, axis=1))
+        registration.add(found, found.buildings)
         return " ".join(registration.lines())
 
     assert "warning" not in lines(0) and "0.00% inside png" in lines(0)

@@ -89,14 +89,6 @@ def test_going_back_to_a_milestone_sets_newer_checkpoints_aside_and_says_that_ev
     assert "changed since the checkpoint: trainer.learning_rate: 0.001 -> 0.01" in said
 
 
-def test_another_number_of_processes_is_said(tmp_path):
-    make_trainer(tmp_path).train()
-    path = tmp_path / "checkpoints" / "ckpt_4"
-    ck.write_meta(path, ck.read_meta(path) | {"processes": 2})
-    make_trainer(tmp_path, trainer={"training_steps": 5}).train()
-    assert "processes: 2 -> 1, and with them the samples per step: 8 -> 4" in (tmp_path / "train.log").read_text()
-
-
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()
@@ -120,43 +112,29 @@ def test_existing_results_are_not_overwritten(tmp_path):
         make_trainer(tmp_path, "vae").train()
 
 
-@pytest.mark.parametrize("victim", ["model.safetensors", "ema.safetensors", "training.pt", "meta.json"])
-@pytest.mark.parametrize("how", ["truncated", "altered", "gone"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, victim, how):
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     make_trainer(tmp_path).train()
-    path = tmp_path / "checkpoints" / "ckpt_4" / victim
-    content = bytearray(path.read_bytes())
-    if how == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif how == "altered":
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    else:
-        path.unlink()
-    warnings = []
-    assert ck.find_checkpoint(tmp_path, warn=warnings.append).step == 2
-    assert "ckpt_4" in warnings[0]
-    with pytest.raises(CheckpointError, match="ckpt_4"):
-        ck.find_checkpoint(tmp_path, 4)
-
-
-def test_the_log_tells_of_a_damaged_checkpoint_and_the_terminal_of_the_end(tmp_path, capsys):
-    make_trainer(tmp_path).train()
-    (tmp_path / "checkpoints" / "ckpt_4" / "ema.safetensors").unlink()
+    path = tmp_path / "checkpoints" / "ckpt_4"
+    torch.load(path / "training.pt", weights_only=True)  # runs no code
+    for victim in ("model.safetensors", "ema.safetensors", "training.pt", "meta.json"):
+        whole = (path / victim).read_bytes()
+        middle = len(whole) // 2
+        for content in (whole[:middle], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], None):
+            (path / victim).unlink()
+            if content is not None:
+                (path / victim).write_bytes(content)
+            warnings = []
+            assert ck.find_checkpoint(tmp_path, warn=warnings.append).step == 2 and "ckpt_4" in warnings[0]
+            with pytest.raises(CheckpointError, match="ckpt_4"):
+                ck.find_checkpoint(tmp_path, 4)
+            (path / victim).write_bytes(whole)
+    (path / "ema.safetensors").unlink()
     make_trainer(tmp_path).train()
     assert "ckpt_4: ema.safetensors is missing; falling back" in (tmp_path / "train.log").read_text()
     assert "ldm: all 4 steps are taken; the result is" in capsys.readouterr().out
-    before = (tmp_path / "checkpoints" / "ckpt_4" / "meta.json").read_bytes()
+    before = (path / "meta.json").read_bytes()
     make_trainer(tmp_path).train()  # nothing is left to do
-    assert (tmp_path / "checkpoints" / "ckpt_4" / "meta.json").read_bytes() == before
-
-
-def test_a_checkpoint_is_hashed_once(tmp_path):
-    make_trainer(tmp_path).train()
-    ck._digest_of.cache_clear()
-    for _ in range(3):
-        assert ck.find_checkpoint(tmp_path).step == 4
-    assert ck._digest_of.cache_info().misses == 3  # model, average, training state
+    assert (path / "meta.json").read_bytes() == before
 
 
 def test_what_a_killed_save_left_is_swept_away(tmp_path):
@@ -185,19 +163,13 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, largest):
     assert kept(tmp_path) == before and ck.find_checkpoint(tmp_path).step == 4
 
 
-def test_training_state_is_loadable_without_running_code(tmp_path):
-    make_trainer(tmp_path, "vae").train()
-    path = tmp_path / "checkpoints" / "ckpt_4"
-    torch.load(path / "training.pt", weights_only=True)
-    meta = json.loads((path / "meta.json").read_text())
-    assert meta["step"] == 4 and meta["stage"] == "vae" and "torch" in meta["versions"]
-
-
-def test_resuming_takes_the_new_settings_of_the_optimizer(tmp_path):
+def test_resuming_takes_the_new_settings_of_the_optimizer_and_says_another_number_of_processes(tmp_path):
     make_trainer(tmp_path).train()
-    resumed = make_trainer(
-        tmp_path, trainer={"training_steps": 5, "optimizer": {"weight_decay": 0.5, "betas": [0.8, 0.9]}}
-    )
+    path = tmp_path / "checkpoints" / "ckpt_4"
+    ck.write_meta(path, ck.read_meta(path) | {"processes": 2})
+    optimizer = {"weight_decay": 0.5, "betas": [0.8, 0.9]}
+    resumed = make_trainer(tmp_path, trainer={"training_steps": 5, "optimizer": optimizer})
     resumed.train()
+    assert "processes: 2 -> 1, and with them the samples per step: 8 -> 4" in (tmp_path / "train.log").read_text()
     group = resumed.optimizations[0].optimizer.param_groups[0]
     assert group["weight_decay"] == 0.5 and group["betas"] == (0.8, 0.9) and group["fused"] == resumed.fused

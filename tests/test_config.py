@@ -1,8 +1,6 @@
 """Reading configurations: spellings, types, derivations, errors, and no input that crashes."""
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +21,7 @@ from denoising_diffusion_pytorch.config import (
 from denoising_diffusion_pytorch.config.derive import never_acts
 from denoising_diffusion_pytorch.config.describe import settings_table
 from denoising_diffusion_pytorch.errors import ConfigError
+from tests.commands import done
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -64,14 +63,16 @@ def changed(config):
 # ---- the document's blocks -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_each_block_of_the_document_means_the_defaults(load, name):
-    expected = {}
-    if name == "data":
-        for source in ("data.train", "data.validation"):
-            expected[f"{source}.data_root"] = "None -> 'path/to/RadioMapSeer'"
-            expected[f"{source}.simulation_type"] = "'DPM' -> 'specific_type'"
-    assert changed(load(BLOCKS[name])) == expected
+def test_each_block_of_the_document_means_the_defaults(load):
+    config = load("".join(BLOCKS.values()))
+    assert config.data.params.data_root == "path/to/RadioMapSeer"
+    for each in (config, load(BLOCKS["data"]), load_config(ROOT / "configs/radio_train_m.yaml")):
+        keys = [
+            f"data.{source}.{name}" for source in ("train", "validation") for name in ("data_root", "simulation_type")
+        ]
+        keys = keys[::2] if each.data.train.simulation_type == "DPM" else keys
+        assert sorted(changed(each)) == sorted(placeholders(each)) == sorted(keys)
+    assert all(changed(load(BLOCKS[name])) == {} for name in BLOCKS if name != "data")
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -93,16 +94,6 @@ def test_every_value_of_a_block_is_read(load, name):
             assert key.strip() in str(error), line
         tried += 1
     assert tried >= 2
-
-
-def test_all_blocks_together(load):
-    config = load("".join(BLOCKS.values()))
-    assert config.trainer.learning_rate == 5e-5 and config.trainer.min_learning_rate == 5e-6
-    assert config.trainer.mixed_precision == "no" and config.first_stage_config.ckpt_path is None
-    assert config.unet_config.image_size == config.data.cond_size == 80
-    keys = [f"data.{source}.{name}" for source in ("train", "validation") for name in ("data_root", "simulation_type")]
-    assert placeholders(config) == keys
-    assert config.data.params.data_root == "path/to/RadioMapSeer"
 
 
 def test_wrappers(load, refuse):
@@ -151,49 +142,29 @@ def test_what_yaml_files_may_hold(load):
 @pytest.mark.parametrize(
     "text, part",
     [
-        ("- a\n- b\n", "must be a mapping"),
         ("a: [1, 2\nb: 3\n", "line 2"),
-        ("a: 1\n---\nb: 2\n", "line 2"),
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
-        ("a: !!int x\n", "not valid YAML"),
         (b"a: \xff\xfe\n", "cannot be read"),
-        ("params: &a {model: *a}\n", "params.model.model is not a known key"),
         ("trainer: {batchsize: 4}", "trainer.batchsize is not a known key; did you mean trainer.batch_size?"),
-        ("trainer: {ema: {betta: 4}}", "did you mean trainer.ema.beta?"),
-        ("trianer: {}", "trianer is not a known key; did you mean trainer?"),
-        ("learning_rate: 1", "did you mean trainer.learning_rate?"),
         ("data: {params: {trian: {}}}", "data.params.trian is not a known key; did you mean data.params.train?"),
         ("model: {first_stage: {embed_dim: 3}}", "did you mean model.first_stage_config?"),
         ("trainer: {train_num_steps: 5}", "did you mean trainer.training_steps?"),
         ("data: {data_root: a}", "did you mean data.train.data_root?"),
         ("trainer: {zzzzzz: 4}", "trainer.zzzzzz is not a known key; known here: batch_size, "),
         ("? 'a\\nb'\n: 4", "is not a known key"),
-        ("null: 4", "None is not a known key"),
         ("trainer: 4", "trainer must be a mapping (key: value lines), not 4"),
         ("trainer: {batch_size: 16.5}", "trainer.batch_size: "),
-        ("trainer: {batch_size: true}", "not True"),
-        ("trainer: {batch_size: '16'}", "not '16'"),
-        ("optimization: {lr: .inf}", "optimization.lr: "),
         ("trainer: {lr: 0}", "not 0"),
         ('trainer: {results_folder: "a\\u0007"}', "trainer.results_folder: "),
         ("trainer: {optimizer: {betas: [0.9]}}", "trainer.optimizer.betas: "),
-        ("trainer: {optimizer: sgd}", "trainer.optimizer.type: "),
         ("trainer: {mixed_precision: fp8}", "'no', 'fp16', 'bf16' or 'auto'"),
-        ("unet_config: {channel_mult: [1, 2.5]}", "unet_config.channel_mult: "),
         ("first_stage_config: {ddconfig: {double_z: false}}", "first_stage_config.ddconfig.double_z: "),
         ("first_stage_config: {ddconfig: {in_channels: 3}}", "first_stage_config.ddconfig.in_channels: "),
         ("diffusion_config: {model_type: edm}", "'ddpm', 'const_sde' or 'flow', not 'edm'"),
-        ("sample: {sampler: rk4}", "sample.sampler: "),
     ],
 )
 def test_bad_files(refuse, text, part):
     refuse(text, part)
-
-
-def test_files_that_are_none(tmp_path):
-    for path in (tmp_path / "missing.yaml", tmp_path, "\0run.yaml", "a" * 5000):
-        with pytest.raises(ConfigError, match="cannot be read"):
-            load_config(path)
 
 
 # ---- what follows from what --------------------------------------------------------------------------------------
@@ -203,12 +174,17 @@ def test_architecture_is_derived(load):
     config = load("first_stage_config: {embed_dim: 4, ddconfig: {resolution: 128, patch_size: 2, ch_mult: [1, 2]}}")
     unet, cond = config.unet_config, config.cond_stage_config
     assert (unet.image_size, unet.in_channels, unet.out_channels) == (32, 4, 4)
-    assert config.first_stage_config.ddconfig.z_channels == 4
-    assert (config.data.image_size, config.data.cond_size) == (128, 32)
+    assert (config.first_stage_config.ddconfig.z_channels, config.data.image_size, config.data.cond_size) == (
+        4,
+        128,
+        32,
+    )
     assert (cond.in_channels, cond.size, cond.depths) == (3, 32, [2, 2, 2, 2])
     sources = (config.data.train, config.data.validation, config.sample.source)
     assert [source.split for source in sources] == ["train", "val", "test"]
     assert config.trainer.sample_interval == config.trainer.save_interval
+    vae = load("first_stage_config: {ddconfig: {resolution: 40}}", stage="vae")  # does not judge stage 2's networks
+    assert vae.unet_config.image_size == 10 and vae.trainer.results_folder == "./radiodiff_results_VAE"
 
 
 def test_each_process_has_settings_of_its_own(load):
@@ -229,11 +205,8 @@ def test_a_residual_decoder_must_see_the_condition(load, refuse):
 
 
 REFUSED = """
-trainer.batchsize=4 | trainer.batchsize is not a known key; did you mean trainer.batch_size?
-trainer=4 | trainer must be a mapping
 trainer.batch_size | not key=value
 =4 | not key=value
-trainer.batch_size.x=4 | trainer.batch_size: | not {'x': 4}
 trainer.batch_size=[ | quote the value
 trainer.batch_size= | trainer.batch_size=null for the default
 first_stage_config.ddconfig.resolution=322 | ddconfig.resolution is 322 | multiple of 4
@@ -259,8 +232,6 @@ first_stage_config.trainable=true data.cache_latents=true | cache_latents needs 
 data.augmentation.rotation=5 data.cache_latents=true | eight symmetries only
 diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta is 0 | acts only with diffusion_config.sampler ddim
 diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps is 1000 | only with diffusion_config.model_type ddpm
-diffusion_config.model_type=flow diffusion_config.beta_schedule=cosine | beta_schedule is cosine | model_type ddpm
-diffusion_config.model_type=const_sde diffusion_config.ddim_eta=1 | ddim_eta is 1 | sampler ddim
 diffusion_config.end_to_end.latent_weight=1 | end_to_end.latent_weight is 1 | diffusion_config.end_to_end.start_step
 data.incomplete.points_noise=3 | data.incomplete.points_noise is 3 | only with data.incomplete.points above 0
 data.augmentation.p=0 data.augmentation.rotation=3 | augmentation.rotation is 3 | only with data.augmentation.p above 0
@@ -308,44 +279,38 @@ def test_settings_that_never_act_within_the_run(load):
     assert sentence.startswith("trainer.save_interval is 200, but trainer.training_steps is 50: ")
 
 
-def test_stage_1_does_not_judge_the_networks_of_stage_2(load):
-    config = load("first_stage_config: {ddconfig: {resolution: 40}}", stage="vae")
-    assert config.unet_config.image_size == 10 and config.trainer.results_folder == "./radiodiff_results_VAE"
-    with pytest.raises(ConfigError, match="stage must be one of vae, ldm"):
-        resolve(schema.Config(), "both")
-
-
 def test_stage_2_takes_the_autoencoder_from_its_checkpoint(tmp_path):
     """Where the file does not say what it looks like; what the file does say stays."""
     path = tmp_path / "ldm.yaml"
     path.write_text("first_stage_config: {ckpt_path: a, ddconfig: {ch: 8}}\nunet_config: {attention_resolutions: [2]}")
     trained = {"first_stage_config": {"embed_dim": 4, "ddconfig": {"ch_mult": [1, 2], "ch": 16}}}
     theirs = resolve(parse_config(trained), "vae").first_stage_config
-    asked = []
-    config = load_config(path, trained=lambda place: asked.append(place) or theirs)
+    config = load_config(path, trained=lambda place: theirs)
     first = config.first_stage_config
     assert (first.embed_dim, first.ddconfig.ch_mult, first.ddconfig.ch) == (4, [1, 2], 8)
-    assert asked == ["./radiodiff_results_LDM"]
     assert config.unet_config.in_channels == 4 and config.unet_config.image_size == 160
-    assert load_config(path, trained=lambda place: None).first_stage_config.embed_dim == 3
-    own = {"./radiodiff_results_LDM": theirs}  # a run that is resumed no longer needs the first stage's folder
-    assert load_config(path, trained=own.get).first_stage_config.embed_dim == 4
-    assert load_config(path, ["trainer.enable_resume=false"], trained=own.get).first_stage_config.embed_dim == 3
-    assert load_config(path, stage="vae", trained=lambda place: 1 / 0).first_stage_config.embed_dim == 3
+
+    def embed_dim(*overrides, own, stage="ldm"):  # a run that is resumed no longer needs the first stage's folder
+        return load_config(path, overrides, stage=stage, trained=own.get).first_stage_config.embed_dim
+
+    own = {"./radiodiff_results_LDM": theirs}
+    assert embed_dim(own=own) == 4 and embed_dim(own={}) == 3
+    assert embed_dim("trainer.enable_resume=false", own=own) == embed_dim(own=own, stage="vae") == 3
 
 
 def test_floor_of_the_learning_rate(load, refuse):
-    def floor(text, *overrides):
-        return load(text, *overrides).trainer.min_learning_rate
-
-    assert floor("trainer: {lr: 1e-3}") == 1e-4 and floor("trainer: {lr: 1e-3, min_lr: 1e-5}") == 1e-5
-    assert floor("trainer: {min_lr: 0}") == 0 and floor("trainer: {lr_scheduler: {min_lr_ratio: 0.2}}") == 1e-5
     both = "trainer: {lr: 5e-5, min_lr: 5e-6, lr_scheduler: {min_lr_ratio: 0.1}}"
-    assert floor(both, "trainer.learning_rate=1e-4") == 1e-5
-    assert floor(both, "optimization.min_lr=1e-6") == 1e-6
-    assert floor(both, "trainer.lr_scheduler.min_lr_ratio=0.5") == 2.5e-5
-    saved = to_yaml(load("trainer: {lr: 1e-3, min_lr: 1e-5}"))
-    assert floor(saved, "trainer.learning_rate=2e-3") == 1e-5
+    for floor, *given in (
+        (1e-4, "trainer: {lr: 1e-3}"),
+        (1e-5, "trainer: {lr: 1e-3, min_lr: 1e-5}"),
+        (0, "trainer: {min_lr: 0}"),
+        (1e-5, "trainer: {lr_scheduler: {min_lr_ratio: 0.2}}"),
+        (1e-5, both, "trainer.learning_rate=1e-4"),
+        (1e-6, both, "optimization.min_lr=1e-6"),
+        (2.5e-5, both, "trainer.lr_scheduler.min_lr_ratio=0.5"),
+        (1e-5, to_yaml(load("trainer: {lr: 1e-3, min_lr: 1e-5}")), "trainer.learning_rate=2e-3"),
+    ):
+        assert load(*given).trainer.min_learning_rate == pytest.approx(floor)
     refuse("trainer: {min_lr: 1e-6, lr_scheduler: {min_lr_ratio: 0.1}}", "trainer.min_learning_rate", "min_lr_ratio")
     refuse("trainer: {min_lr: 1e-3}", "trainer.min_learning_rate is 0.001", "learning_rate")
 
@@ -393,20 +358,19 @@ def test_a_changed_training_source_changes_the_validation_source_that_was_the_sa
 
 
 def test_sections_may_have_any_form():
+    def section(name, value):
+        return getattr(parse_config({name: value}), name)
+
     raw = yaml.safe_load(BLOCKS["first_stage"])["first_stage_config"]
-    first = parse_config({"first_stage_config": raw}).first_stage_config
-    assert first == parse_config({"first_stage_config": None}).first_stage_config == schema.FirstStageConfig()
-    assert (
-        parse_config({"first_stage_config": {"ddconfig": schema.DDConfig(ch=64)}}).first_stage_config.ddconfig.ch == 64
-    )
-    assert (
-        parse_config({"trainer": yaml.safe_load(BLOCKS["optimization"])["optimization"]}).trainer.learning_rate == 5e-5
-    )
-    assert parse_config({"unet_config": {"channel_mult": (1, 2)}}).unet_config.channel_mult == [1, 2]
-    assert parse_config({"first_stage_config": {"ckpt_path": Path("a/b")}}).first_stage_config.ckpt_path == "a/b"
-    assert parse_config({"first_stage_config": first}).first_stage_config is not first
+    first = section("first_stage_config", raw)
+    assert first == section("first_stage_config", None) == schema.FirstStageConfig()
+    assert section("first_stage_config", {"ddconfig": schema.DDConfig(ch=64)}).ddconfig.ch == 64
+    assert section("trainer", yaml.safe_load(BLOCKS["optimization"])["optimization"]).learning_rate == 5e-5
+    assert section("unet_config", {"channel_mult": (1, 2)}).channel_mult == [1, 2]
+    assert section("first_stage_config", {"ckpt_path": Path("a/b")}).ckpt_path == "a/b"
+    assert section("first_stage_config", first) is not first
     with pytest.raises(ConfigError, match=r"^first_stage_config\.embd_dim .* mean first_stage_config\.embed_dim\?"):
-        parse_config({"first_stage_config": {"embd_dim": 3}})
+        section("first_stage_config", {"embd_dim": 3})
 
 
 @pytest.mark.parametrize("stage", ["vae", "ldm", "baseline"])
@@ -430,9 +394,7 @@ def test_help_config_names_every_setting():
     assert table.count("\n  ") >= len(schema.DEFAULTS)
     assert "\n  batch_size = 16                     samples per micro-batch and process (whole number >= 1)\n" in table
     assert settings_table("lr_scheduler").startswith("trainer.lr_scheduler: max(min_lr") and not settings_table("zzz")
-    command = [sys.executable, ROOT / "train_vae.py", "--help_config", "lr_scheduler"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0 and result.stdout.strip() == settings_table("lr_scheduler")
+    assert done("train_vae.py", "--help_config", "lr_scheduler").strip() == settings_table("lr_scheduler")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -446,12 +408,6 @@ def test_shipped_file(path, load):
     head = text.partition("\n\n")[0]
     assert f"configs/{path.name}" in head and "hardware" in head and "duration" in head
     assert resolve(parse_config(yaml.safe_load(text)), stage) == config
-
-
-def test_radio_train_m_is_the_document():
-    config = load_config(ROOT / "configs/radio_train_m.yaml")
-    assert set(changed(config)) == set(placeholders(config)) == {"data.train.data_root", "data.validation.data_root"}
-    assert placeholders(load_config(ROOT / "configs/radio_train_m.yaml", ["data.train.data_root=/maps"])) == []
 
 
 @pytest.mark.parametrize(

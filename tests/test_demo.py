@@ -90,7 +90,6 @@ def test_prediction(client):
     [
         ({"tx": None}, "buildings"),
         ({"buildings": ""}, "buildings: holds 0 numbers"),
-        ({"buildings": "?"}, "buildings: is not base64"),
         ({"tx": []}, "place 1 to 8"),
         ({"tx": [[1, 1]] * 9}, "place 1 to 8"),
         ({"tx": ["here"]}, "tx: must be"),
@@ -98,12 +97,8 @@ def test_prediction(client):
         ({"tx": [[300, 1]]}, "outside"),
         ({"tx": [[80, 120]]}, "inside a building"),
         ({"draws": 1000}, "draws: 1000"),
-        ({"draws": "many"}, "draws"),
-        ({"points": "here"}, "points: must be a list"),
         ({"points": [[], []]}, "one list of [x, y, dB] for each transmitter"),
-        ({"points": [{"a": 1}]}, "points: must be a list"),
         ({"points": [[[1, 2]]]}, "points: is no row of numbers"),
-        ({"points": [[[1, 2, 30]]]}, "points: gain_db is 30"),
         ({"points": [[[1, 300, -80]]]}, "points: 1,300 is outside"),
         ({"points": [[[10**400, 2, -80]]]}, "points: is no row of numbers"),
         ({"points": [[[1, 2, -80]] * 2001]}, "at most 2000"),
@@ -207,15 +202,10 @@ def test_files(client, tmp_path):
     "kind,body,words",
     [
         ("exe", {}, "request one of"),
-        ("png", {"layer": "passwords"}, "request one of"),
         ("png", {"values": "AAAA"}, "values: "),
         ("png", {"layer": "best_server"}, "a PNG holds path gains"),
-        ("tif", {"place": "here"}, "place: "),
         ("tif", {"place": METRES | {"x": "far"}}, "place: "),
         ("tif", {"place": METRES | {"dy": 10**400}}, "place: "),
-        ("tif", {"place": METRES | {"dx": 0}}, "place: "),
-        ("tif", {"place": METRES | {"epsg": "none"}}, "place: "),
-        ("csv", {"left": 0.5}, "left"),
         ("csv", {"points": [[1, 2]]}, "points"),
         ("npy", {"points": []}, "CSV only"),
     ],
@@ -245,32 +235,30 @@ def test_what_would_harm_the_server_is_refused(client, app):
 
 def test_a_crowd_is_told_to_wait(monkeypatch):
     predictor, entered, go = Predictor(), threading.Event(), threading.Event()
-    app = create_app(predictor)
+    app, answers = create_app(predictor), []
 
     def slow(scenes, predict=predictor.predict, **how):
         entered.set()
         go.wait(60)
         return predict(scenes, **how)
 
+    def ask():
+        answers.append(app.test_client().post("/predict", json={"buildings": pack(OPEN), "tx": [[5, 5]]}).status_code)
+
     monkeypatch.setattr(predictor, "predict", slow)
-    body = {"buildings": pack(OPEN), "tx": [[5, 5]]}
-    answers = []
-    crowd = [
-        threading.Thread(target=lambda: answers.append(app.test_client().post("/predict", json=body).status_code))
-        for _ in range(1 + MAX_WAITING)
-    ]
-    crowd[0].start()
-    assert entered.wait(30)
-    for thread in crowd[1:]:
+    crowd = [threading.Thread(target=ask) for _ in range(1 + MAX_WAITING)]
+    for thread in crowd:
         thread.start()
+        assert entered.wait(30)
     deadline = time.monotonic() + 30
     while app.extensions["places"]._value and time.monotonic() < deadline:  # until all of them wait
         time.sleep(0.01)
-    late = app.test_client().post("/predict", json=body)
+    ask()
+    assert answers == [503]
     go.set()
     for thread in crowd:
         thread.join(60)
-    assert late.status_code == 503 and "try again" in late.json["error"] and answers == [200] * len(crowd)
+    assert answers == [503] + [200] * len(crowd)
 
 
 class Visit:
@@ -290,6 +278,12 @@ class Visit:
 
     def click(self, x, y):
         self.page.mouse.click(*self.at(x, y))
+
+    def drag(self, start, end):
+        self.page.mouse.move(*self.at(*start))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.at(*end), steps=4)
+        self.page.mouse.up()
 
     def model(self):
         """Path gain and received power at the cursor."""
@@ -350,10 +344,7 @@ def test_draw_place_measure_and_download(visit, tmp_path):
     page.click("#clear")
     page.wait_for_selector("#figure-model", state="hidden")
     page.click("[data-tool=build]")
-    page.mouse.move(*visit.at(100, 60))
-    page.mouse.down()
-    page.mouse.move(*visit.at(100, 180))
-    page.mouse.up()
+    visit.drag((100, 60), (100, 180))
     page.click("[data-tool=place]")
     visit.click(100, 100)
     assert "outside of buildings" in page.inner_text("#status")
@@ -399,24 +390,20 @@ def test_draw_place_measure_and_download(visit, tmp_path):
 def test_undo_move_remove_and_share(visit):
     page, shown = visit.page, visit.page.locator("#overview, #shown option")
 
-    def placed(*positions):
-        visit.expect(page.locator("#shown option")).to_have_count(len(positions) + (len(positions) > 1))
-        for x, y in positions:  # the strongest value is where it stands
-            page.mouse.move(*visit.at(x, y))
-            assert next(visit.model()) > -55
+    def placed(x, y):
+        visit.expect(page.locator("#shown option")).to_have_count(1)
+        page.mouse.move(*visit.at(x, y))  # the strongest value is where it stands
+        assert next(visit.model()) > -55
 
     page.click("#clear")
     visit.click(60, 60)
     visit.answered()
-    placed((60, 60))
-    page.mouse.move(*visit.at(61, 60))
-    page.mouse.down()
-    page.mouse.move(*visit.at(121, 90), steps=4)
-    page.mouse.up()
+    placed(60, 60)
+    visit.drag((61, 60), (121, 90))
     page.wait_for_timeout(300)
     visit.answered()
-    placed((121, 90))
-    page.mouse.click(*visit.at(200, 200))
+    placed(121, 90)
+    visit.click(200, 200)
     visit.expect(shown).to_have_count(4)
     page.mouse.dblclick(*visit.at(200, 200))
     visit.expect(shown).to_have_count(2)
@@ -434,7 +421,7 @@ def test_undo_move_remove_and_share(visit):
     visit.press("Control+z", "Control+z", "Control+z")
     page.wait_for_timeout(100)
     visit.answered()
-    placed((60, 60))
+    placed(60, 60)
 
 
 def test_a_large_city_by_keyboard_in_its_own_coordinates(visit, tmp_path):
@@ -467,9 +454,7 @@ def test_a_large_city_by_keyboard_in_its_own_coordinates(visit, tmp_path):
     visit.answered("No transmitter is in view")
     page.mouse.move(*visit.at(0, 0))
     assert page.inner_text("#readout").startswith(f"({500_000 - 16}.0, {5_600_000 + 39 * 30 + 12 + 16}.0)")
-    page.mouse.down()
-    page.mouse.move(*visit.at(-40, 0), steps=3)  # the ground is dragged
-    page.mouse.up()
+    visit.drag((0, 0), (-40, 0))  # the ground is dragged
     page.mouse.move(*visit.at(0, 0))
     assert page.inner_text("#readout").startswith(f"({500_000 + 24}.0")
     page.fill("#position", "500325 5600772")

@@ -1,25 +1,22 @@
-"""Scoring, exporting and timing commands, in this process, on a tiny tree; `Predictor`."""
+"""Scoring, exporting and timing commands, on a tiny tree; `Predictor`."""
 
 import csv
 import json
-import sys
 
 import huggingface_hub
 import numpy as np
 import pytest
-import yaml
 
-import train_cond_ldm
-import train_vae
 from data.samples.document import RadioUNet_c
-from denoising_diffusion_pytorch import cli
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
 from denoising_diffusion_pytorch.predictor import Predictor
-from scripts import benchmark, evaluate, export_model, train_baseline
-from tests.conftest import make_tree, save_grey
-from tests.tiny import TINY, merged
+from scripts import train_baseline
+from tests.commands import done, refused
+from tests.conftest import save_grey
+from tests.processes import set_up, train_here
 
+EVALUATE, EXPORT = "scripts/evaluate.py", "scripts/export_model.py"
 PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125", "data.cond_size=32"]
 
 
@@ -27,41 +24,13 @@ PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125", "d
 def workplace(tmp_path_factory):
     """A tree of 10 maps of 32 px, of which one is black; both stages and a baseline trained for a few steps."""
     root = tmp_path_factory.mktemp("evaluate")
-    make_tree(root / "tree")
-    save_grey(root / "tree" / "gain" / "DPM" / "9_1.png", np.zeros((32, 32)))
-    settings = merged(
-        TINY,
-        {
-            "first_stage_config": {"ddconfig": {"resolution": 32}},
-            "data": {"train": {"data_root": str(root / "tree")}},
-            "trainer": {"validate_every": 0, "training_steps": 2},
-        },
-    )
-    (root / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    vae = f"first_stage_config.ckpt_path={root / 'vae'}"
-    for stage, train, more in (
-        ("vae", train_vae.train, []),
-        ("ldm", train_cond_ldm.train, [vae]),
-        ("baseline", train_baseline.train, PMNET),
-    ):
-        train(load_config(root / "tiny.yaml", [f"trainer.results_folder={root / stage}", *more], stage=stage))
+    config = set_up(root, {"trainer": {"validate_every": 0, "training_steps": 2}})
+    save_grey(root / "data" / "gain" / "DPM" / "9_1.png", np.zeros((32, 32)))
+    train_here("vae", config, root / "vae")
+    train_here("ldm", config, root / "ldm", f"first_stage_config.ckpt_path={root / 'vae'}")
+    results = f"trainer.results_folder={root / 'baseline'}"
+    train_baseline.train(load_config(config, [results, *PMNET], stage="baseline"))
     return root
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a command's `main` with arguments; returns its exit code and what it printed."""
-
-    def run(main, *arguments):
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.run(main)
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return ended.value.code, said.out, said.err
-
-    return run
 
 
 def read(path):
@@ -69,11 +38,9 @@ def read(path):
     return json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
-def test_evaluate_begins_with_what_was_scored_and_names_a_black_map(workplace, tmp_path, call):
-    how = ("--ckpt", workplace / "ldm", "--data", workplace / "tree", "--split", "all")
+def test_evaluate_begins_with_what_was_scored_and_names_a_black_map(workplace, tmp_path):
     files = ("--json", tmp_path / "s.json", "--gallery", tmp_path / "g.png")
-    code, out, _ = call(evaluate.main, *how, *files)
-    assert code == 0
+    out = done(EVALUATE, "--ckpt", workplace / "ldm", "--data", workplace / "data", "--split", "all", *files)
     scores, lines = read(tmp_path / "s.json"), out.splitlines()
     own = [line for line in lines if str(tmp_path.parent) not in line and str(workplace) not in line]
     assert lines[0].startswith("latent diffusion:") and max(map(len, own)) <= 80
@@ -94,82 +61,80 @@ def test_evaluate_begins_with_what_was_scored_and_names_a_black_map(workplace, t
     assert scores["baselines"]["25 log10 d"]["nmse"] < 1e-5
 
 
-def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path, call):
-    export = ("--ckpt", workplace / "ldm", "--out", tmp_path / "model")
-    noisy = ("diffusion_config.pixel_noise=2", "diffusion_config.noise_scale=1.5")
-    assert call(export_model.main, *export, *noisy)[0] == 0
-    code, _, err = call(export_model.main, *export)
-    assert code == 2 and "holds a model already" in err
-    code, _, err = call(export_model.main, *export[:3], tmp_path / "other", "unet_config.num_res_blocks=3")
-    assert code == 2 and "unet_config.num_res_blocks: 1 -> 3" in err and "fixed by training" in err
+def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
+    export = (EXPORT, "--ckpt", workplace / "ldm", "--out")
+    done(*export, tmp_path / "model", "diffusion_config.pixel_noise=2", "diffusion_config.noise_scale=1.5")
+    refused(*export, tmp_path / "model", words=["holds a model already"])
+    words = ("unet_config.num_res_blocks: 1 -> 3", "fixed by training")
+    refused(*export, tmp_path / "other", "unet_config.num_res_blocks=3", words=words)
     for name, ckpt in (("whole", workplace / "ldm"), ("exported", tmp_path / "model")):
         files = [part for kind in ("json", "csv", "markdown") for part in (f"--{kind}", tmp_path / f"{name}.{kind}")]
-        how = ("--data", workplace / "tree", "--split", "val", "--ckpt", ckpt, "--baseline", workplace / "baseline")
-        assert call(evaluate.main, *how, *files)[0] == 0
+        how = ("--data", workplace / "data", "--split", "val", "--ckpt", ckpt, "--baseline", workplace / "baseline")
+        done(EVALUATE, *how, *files)
     whole, exported = (read(tmp_path / f"{name}.json") for name in ("whole", "exported"))
     assert exported["nmse"] == pytest.approx(whole["nmse"], rel=0.05)  # from more noise
     assert (exported["noise_scale"], exported["pixel_noise"], whole["pixel_noise"]) == (1.5, 2, 0)
     assert whole["baselines"]["PMNet (--baseline)"]["nmse"] > 0
     with (tmp_path / "whole.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    ours = [float(row["nmse"]) for row in rows if row["predictor"] == "latent diffusion"]
+        ours = [float(row["nmse"]) for row in csv.DictReader(file) if row["predictor"] == "latent diffusion"]
     assert ours == [row["nmse"] for row in whole["per_map"]]
     text = (tmp_path / "whole.markdown").read_text()
     assert f"| {whole['nmse']:.4f} [" in text and "NMSE masked" in text and "Mean power of the targets: raw" in text
 
 
-def test_the_released_model_is_scored_on_cities_that_it_has_not_seen(tmp_path, call, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, out, _ = call(evaluate.main, "--maps", 2, "--json", tmp_path / "s.json")
+def test_the_released_model_is_scored_on_cities_that_it_has_not_seen(tmp_path):
+    out = done(EVALUATE, "--maps", 2, "--json", tmp_path / "s.json", cwd=tmp_path)
     scores = read(tmp_path / "s.json")
-    assert code == 0 and "only other maps show how good it is" in " ".join(out.split()) and "no mean map" in out
+    assert "only other maps show how good it is" in " ".join(out.split()) and "no mean map" in out
     others = scores["baselines"]
     assert others["simulator"]["nmse"] < scores["nmse"] < others["line-of-sight path-loss model"]["nmse"]
 
 
-def test_a_flat_tree_is_scored_like_the_scenes_it_was_made_from(workplace, tmp_path, call):
-    data, flat = Predictor(workplace / "ldm").config.data, tmp_path / "flat"
+def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(workplace, tmp_path):
+    ckpt, flat = ("--ckpt", workplace / "ldm"), tmp_path / "flat"
+    data = Predictor(workplace / "ldm").config.data
     of_data = {"image_size": 32, "cond_size": data.cond_size, "cond_channels": data.cond_channels}
-    dataset = RadioUNet_c(workplace / "tree", split="val", **of_data)
-    for folder in ("images", "conditions", "masks"):
-        (flat / folder).mkdir(parents=True)
-    for index in range(len(dataset)):
-        scene, name = dataset.scene(index), dataset.source.names[index]
+    dataset = RadioUNet_c(workplace / "data", split="val", **of_data)
+    (flat / "conditions").mkdir(parents=True)
+    for index, name in enumerate(dataset.source.names):
+        scene = dataset.scene(index)
         save_grey(flat / "images" / f"{name}.png", scene.gain * 255)
         save_grey(flat / "masks" / f"{name}.png", scene.buildings * 255)
         np.save(flat / "conditions" / f"{name}.npy", dataset[index]["cond"].numpy())
     nmse = []
-    for data in (("--data", workplace / "tree", "--split", "val"), ("--data", flat, "--split", "all")):
-        code, out, _ = call(evaluate.main, "--ckpt", workplace / "ldm", *data, "--json", tmp_path / "s.json")
+    for data in (("--data", workplace / "data", "--split", "val"), ("--data", flat, "--split", "all")):
+        out = done(EVALUATE, *ckpt, *data, "--json", tmp_path / "s.json")
         nmse.append(read(tmp_path / "s.json")["nmse"])
-        assert code == 0
     assert nmse[0] == pytest.approx(nmse[1], abs=1e-6) and "transmitter is unknown" in " ".join(out.split())
+    source = (f"sample.ckpt={ckpt[1]}", f"sample.source.data_root={flat}", "sample.source.split=all")
+    sample = ("sample.py", "--cfg", workplace / "tiny.yaml", *source, f"sample.output_folder={tmp_path / 'maps'}")
+    done(*sample)
+    assert len(list((tmp_path / "maps").glob("*_figure.png"))) == len(dataset)
+    np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
+    refused(*sample, words=(f"conditions/{name}.npy", "has shape (1, 2, 2), not"))
 
 
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        (("--maps", "0"), ("--maps", "at least 1")),
-        (("--batch_size", "none"), ("--batch_size", "whole number")),
-        (("--json", "."), ("--json", "is a folder")),
-        (("--gallery", "maps.txt"), ("--gallery", "end its name with .png")),
-        (("--csv", __file__ + "/x.csv"), ("--csv", "is no folder")),
-        (("--ckpt", "."), ("no checkpoint",)),
-        (("--ckpt", "{root}/vae"), ("is an autoencoder",)),
-        (("--ckpt", "{root}/ldm", "--sampler", "decoupled"), ("decoupled", "ddim")),
-        (("--ckpt", "{root}/ldm", "--steps", "2000"), ("steps",)),
-        (("--ckpt", "{root}/ldm", "--noise_scale", "inf"), ("noise_scale is inf", "must lie")),
-        (("--ckpt", "{root}/ldm", "--pixel_noise", "-1"), ("pixel_noise is -1", "must lie")),
-        (("--ckpt", "{root}/ldm", "--incomplete", "points=4"), ("has no channel that shows measured points",)),
-        (("--ckpt", "{root}/ldm", "--incomplete", "point=4"), ("incomplete.point is not a known key",)),
-        (("--ckpt", "{root}/baseline", "--steps", "2"), ("is a regression baseline",)),
-        (("--ckpt", "{root}/baseline", "--num_samples", "2", "--reliability", "r.png"), ("gives one map",)),
-        (("--reliability", "r.png"), ("--reliability", "needs several samples")),
-    ],
-)
-def test_arguments_that_mean_nothing_end_in_one_line(workplace, call, arguments, words):
-    code, _, err = call(evaluate.main, *(text.format(root=workplace) for text in arguments))
-    assert code == 2 and all(word in err.splitlines()[-1] for word in words), err
+def test_arguments_that_mean_nothing_end_in_one_line(workplace):
+    ldm, baseline = ("--ckpt", workplace / "ldm"), ("--ckpt", workplace / "baseline")
+    for arguments, *words in (
+        (("--maps", "0"), "--maps", "at least 1"),
+        (("--batch_size", "none"), "--batch_size", "whole number"),
+        (("--json", "."), "--json", "is a folder"),
+        (("--gallery", "maps.txt"), "--gallery", "end its name with .png"),
+        (("--csv", __file__ + "/x.csv"), "--csv", "is no folder"),
+        (("--ckpt", "."), "no checkpoint"),
+        (("--ckpt", workplace / "vae"), "is an autoencoder"),
+        ((*ldm, "--sampler", "decoupled"), "decoupled", "ddim"),
+        ((*ldm, "--steps", "2000"), "steps"),
+        ((*ldm, "--noise_scale", "inf"), "noise_scale is inf", "must lie"),
+        ((*ldm, "--pixel_noise", "-1"), "pixel_noise is -1", "must lie"),
+        ((*ldm, "--incomplete", "points=4"), "has no channel that shows measured points"),
+        ((*ldm, "--incomplete", "point=4"), "incomplete.point is not a known key"),
+        ((*baseline, "--steps", "2"), "is a regression baseline"),
+        ((*baseline, "--num_samples", "2", "--reliability", "r.png"), "gives one map"),
+        (("--reliability", "r.png"), "--reliability", "needs several samples"),
+    ):
+        refused(EVALUATE, *arguments, words=words)
 
 
 def test_several_samples_are_made_to_differ_unless_a_choice_was_made():
@@ -198,7 +163,8 @@ def test_a_model_from_the_hub_or_from_a_folder(workplace, monkeypatch):
         Predictor.from_pretrained("someone/model")
 
 
-def test_a_row_of_the_benchmark(tmp_path, call):
-    row = json.dumps(["released", ["1"], 1, str(tmp_path)])
-    code, out, _ = call(benchmark.main, "--repeats", 1, "--row", row)
-    assert code == 0 and json.loads(out)["seconds"] > 0 and json.loads(out)["of_peak"] > 0
+def test_a_row_of_the_benchmark(tmp_path):
+    row = json.loads(
+        done("scripts/benchmark.py", "--repeats", 1, "--row", json.dumps(["released", ["1"], 1, str(tmp_path)]))
+    )
+    assert row["seconds"] > 0 and row["of_peak"] > 0

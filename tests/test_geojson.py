@@ -9,7 +9,6 @@ from PIL import Image
 from rasterio.warp import transform
 
 from data import DataError
-from data.geometry.georeference import Georeference
 from data.gis.geojson import city_of, read_city, read_geojson
 from data.gis.geotiff import write_geotiff
 from data.gis.measured_points import check_measurements
@@ -73,8 +72,8 @@ SYSTEMS = [
     ("http://www.opengis.net/def/crs/EPSG/0/32632", 32632, 32632),
     ("urn:ogc:def:crs:EPSG:6.9:3035", 3035, 3035),
     ("EPSG:3395", 3395, 3395),
-    ("urn:ogc:def:crs,crs:EPSG::25832,crs:EPSG::5783", 25832, 25832),
     ("EPSG:25832+7837", 25832, 25832),
+    ("urn:ogc:def:crs,crs:EPSG::25832,crs:EPSG::5783", 25832, 25832),
     (None, 25832, None),
 ]
 
@@ -105,7 +104,6 @@ def test_a_house_has_its_size_in_every_system(tmp_path, label, system, written, 
         ("EPSG:4326", shifted(HOUSE, 500_000, 5_000_000), "says EPSG:4326, whose numbers are degrees.*5e.06.* cannot be"),
         ("EPSG:4326", HOUSE, "says EPSG:4326, whose numbers are degrees"),
         ("EPSG:3857", placed(4326, 10, 50), "says EPSG:3857, whose numbers are metres.*cannot be; correct or remove"),
-        ("EPSG:25832", placed(4326, 10, 50), "says EPSG:25832"),
         ("EPSG:27700", shifted(HOUSE, -13_000, 6_710_000), "says EPSG:27700"),
         ("EPSG:25832", HOUSE, "says EPSG:25832"),
     ],
@@ -184,14 +182,11 @@ def test_only_what_says_that_it_is_a_building(properties, other):
     assert silent.layout.coverage.sum() == pytest.approx(1200) and any("height: not used" in n for n in silent.notes)
 
 
-@pytest.mark.parametrize(
-    "properties",
-    [{"height": 4.5}, {"tags": {"building:levels": "2"}}, {"other_tags": '"name"=>"a","building:levels"=>"2"'}],
-)
-def test_heights_are_said_to_be_unused(properties):
-    assert any(
-        "not used; every building counts as 25 m" in n for n in read(feature(polygon(HOUSE), **properties)).notes
-    )
+def test_heights_are_said_to_be_unused():
+    levels = {"tags": {"building:levels": "2"}}, {"other_tags": '"name"=>"a","building:levels"=>"2"'}
+    for properties in ({"height": 4.5}, *levels):
+        notes = read(feature(polygon(HOUSE), **properties)).notes
+        assert any("not used; every building counts as 25 m" in note for note in notes)
     assert len(read(feature(polygon(HOUSE), height=None, tags={"name": "a"})).notes) == 1
 
 
@@ -199,13 +194,9 @@ def test_heights_are_said_to_be_unused(properties):
     "geometry",
     [
         None,
-        {},
-        polygon(),
         polygon([]),
-        polygon([[0, 0]]),
         polygon([[0, 0], [5, 5], [0, 0]]),
         polygon([[1, 2], [3, "x"], [5, 6]]),
-        polygon([[1, 2], [float("nan"), 3], [5, 6]]),
         polygon([[1, 2], [10**400, 3], [5, 6]]),
         polygon([[1, 2], [-1.7e308, 3], [5, 6]]),
         {"type": "Polygon", "coordinates": None},
@@ -226,11 +217,10 @@ def test_rings_that_cross_themselves_and_heights():
     spike = [[0, 0], [30, 0], [30, 60], [30, 20], [0, 20]]
     assert read(feature(polygon(spike))).layout.coverage.sum() == pytest.approx(600)
     three = [[x, y, 35.0] for x, y in HOUSE]
-    nested = {
-        "type": "GeometryCollection",
-        "geometries": [{"type": "GeometryCollection", "geometries": [polygon(three)]}],
-    }
-    assert read(feature(nested)).layout.coverage.sum() == pytest.approx(600)
+    inner = {"type": "GeometryCollection", "geometries": [polygon(three)]}
+    assert read(feature({"type": "GeometryCollection", "geometries": [inner]})).layout.coverage.sum() == pytest.approx(
+        600
+    )
 
 
 def test_parts_duplicates_and_overlaps_count_once():
@@ -271,7 +261,6 @@ def test_encodings_and_lines(content):
         ("a.json", b"{", "is no GeoJSON .line 1"),
         ("a.json", b'{"type": "Polygon"}\n{"type":', "is no GeoJSON .line 2"),
         ("a.json", b"[" * 100_000, "is no GeoJSON"),
-        ("a.json", b"[1]", "holds no polygons that can be read"),
         ("a.json", b'{"type": "Point", "coordinates": [1, 2]}', "holds no polygon"),
         ("a.json", b'{"type": "Topology", "objects": {}}', "Topology.*ogr2ogr -t_srs EPSG:4326 converted.geojson a.json"),
         ("a.json", b'{"elements": []}', "osmtogeojson"),
@@ -279,8 +268,6 @@ def test_encodings_and_lines(content):
         ("a.kml", b"<?xml version='1.0'?><kml/>", "is no GeoJSON; a city is a PNG, GeoJSON .*ogr2ogr .* a.kml"),
         ("a.osm", b"<osm/>", "ogr2ogr .* a.osm multipolygons"),
         ("a.gpkg", b"SQLite format 3\0", "a city is a PNG, GeoJSON .* ogr2ogr"),
-        ("a.shp", b"\0\0\x27\x0a" + bytes(90), "ogr2ogr"),
-        ("a.csv", b"id,WKT\n", "ogr2ogr"),
         ("a.geojson", b"", "is no GeoJSON"),
         ("a.jpg", b"\xff\xd8\xff\xe0", "is no PNG; convert it to one"),
     ],
@@ -324,17 +311,3 @@ def test_pictures(tmp_path):
         city_of(BOTH.encode(), "a.geojson", invert=True)
     with pytest.raises(DataError, match=r"absent.json: no such file"):
         read_city(tmp_path / "absent.json")
-
-
-@pytest.mark.parametrize("degrees", [True, False])
-def test_a_geotiff_lies_where_its_city_does(tmp_path, degrees):
-    """As GDAL reads it."""
-    values = np.linspace(-147, -60, 12, dtype=np.float32).reshape(3, 4)
-    values[2, 3] = np.nan
-    place = Georeference(13.4, 52.5, 2e-5, 1e-5, degrees).crop(1, 2)
-    write_geotiff(tmp_path / "a.tif", values, place)
-    with rasterio.open(tmp_path / "a.tif") as found:
-        assert np.array_equal(found.read(1), values, equal_nan=True) and np.isnan(found.nodata)
-        assert found.xy(0, 0) == pytest.approx((13.4 + 2 * 2e-5, 52.5 - 1e-5))
-        assert found.res == pytest.approx((2e-5, 1e-5))
-        assert (found.crs is not None and found.crs.to_epsg() == 4326) == degrees

@@ -26,11 +26,8 @@ def scene():
     return random_scenes(3)[0]
 
 
-def test_a_complete_scene_stays_as_it_is(scene):
-    assert Incomplete().shown(scene) is scene and Incomplete().measured(scene) is scene
-
-
 def test_missing_buildings_go_whole_and_are_not_certain(scene):
+    assert Incomplete().shown(scene) is scene and Incomplete().measured(scene) is scene
     poorer = Incomplete(missing_buildings=3, exactly=True).shown(scene)
     assert len(poorer.shown.outlines) <= len(scene.layout.outlines) - 3
     gone = scene.layout.inside & ~poorer.shown.inside
@@ -40,13 +37,12 @@ def test_missing_buildings_go_whole_and_are_not_certain(scene):
     assert len(counts) == 3  # none, one or two
 
 
-def test_a_courtyard_goes_with_its_building():
+def test_a_courtyard_goes_with_its_building(scene):
     square = np.array([[0.0, 0], [20, 0], [20, 20], [0, 20]])
     layout = Layout([square + 5, square / 2 + 10, square / 2 + 40], (64, 64))
     for number in range(8):
-        known = Incomplete(missing_buildings=1, exactly=True).shown(
-            replace(random_scenes(3)[0], layout=layout, name=str(number))
-        )
+        poorer = Incomplete(missing_buildings=1, exactly=True)
+        known = poorer.shown(replace(scene, layout=layout, name=str(number)))
         assert len(known.shown.outlines) in (1, 2)  # the small building, or the large one with its courtyard
         assert not (known.shown.inside & ~layout.inside).any()
 
@@ -118,10 +114,7 @@ def test_a_point_speaks_for_its_neighbourhood(size):
     assert confidence[row, column + 12 // step] == pytest.approx(away / (away + 0.02), abs=1e-6)
     assert values[row, column + 12 // step] == pytest.approx(0.2 + 0.6 * away / (away + 0.02), abs=1e-6)
     assert abs(values[-1, -1] - 0.2) < 0.02 and confidence.min() >= 0
-
-
-def test_points_of_a_pixel_count_together():
-    points = np.array([[0, 0, 0.2], [1, 1, 0.4], [63, 31, 0.5]], np.float32)
+    points = np.array([[0, 0, 0.2], [1, 1, 0.4], [63, 31, 0.5]], np.float32)  # two of them in a pixel of 2 m
     values, confidence = spread_points(points, 64, 32)
     assert values[0, 0] == pytest.approx(0.3, abs=0.002) and values[15, 31] == pytest.approx(0.5, abs=0.002)
     assert confidence[15, 31] < confidence[0, 0] < 1
@@ -164,14 +157,13 @@ def test_points_leave_a_right_simulation_as_it_is(scene, size):
 
 def test_a_dataset_corrects_the_simulation_as_a_scene_does(radiomapseer):
     names = ("buildings", "simulated", "measured_gain", "measured")
+    scene = RadioMapSeer(radiomapseer).scene(3)
+    points = Incomplete(points=30).measure(scene.gain, np.random.default_rng(random_key("measured", scene.name)))
+    expected = condition(replace(scene, measurements=points), names, 16)
     for cache in (False, True):
         how = {"image_size": 32, "cond_size": 16, "cond_channels": names, "cache": cache}
         sample = RadioUNet_c(radiomapseer, incomplete=Incomplete(points=30), **how)[3]
-        scene = RadioMapSeer(radiomapseer).scene(3)
-        points = Incomplete(points=30).measure(scene.gain, np.random.default_rng(random_key("measured", scene.name)))
-        assert len(points) and np.allclose(
-            sample["cond"], condition(replace(scene, measurements=points), names, 16), atol=0.01
-        )
+        assert len(points) and np.allclose(sample["cond"], expected, atol=0.01)
     assert corrected(scene.gain, None) is scene.gain
 
 
@@ -201,9 +193,6 @@ def test_a_ready_made_condition_cannot_be_measured_on(flat_tree):
     for what in (Incomplete(points=3), Incomplete(missing_buildings=1)):
         with pytest.raises(DataError, match="scene s0: has a ready-made condition"):
             what.apply(scene)
-
-
-def test_a_flat_tree_has_nothing_to_leave_out(flat_tree):
     with pytest.raises(DataError, match="has a ready-made condition"):
         RadioUNet_c(flat_tree, incomplete=Incomplete(missing_buildings=1))
 
@@ -212,6 +201,5 @@ def test_a_radiomapseer_scene_can_lack_buildings_twice(radiomapseer):
     """RadioMapSeer's own files of missing buildings, and some more."""
     scene = RadioMapSeer(radiomapseer).scene(0)
     first = replace(scene, known=Layout(scene.layout.outlines[1:], scene.layout.shape))
-    assert (
-        len(Incomplete(missing_buildings=1, exactly=True).shown(first).shown.outlines) == len(scene.layout.outlines) - 2
-    )
+    second = Incomplete(missing_buildings=1, exactly=True).shown(first)
+    assert len(second.shown.outlines) == len(scene.layout.outlines) - 2

@@ -8,7 +8,6 @@ from data import Scene
 from data.geometry.layout import Layout
 from data.prepare import prepare
 from denoising_diffusion_pytorch.build import build_loss, build_model
-from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.predictor import predict_batch
 from denoising_diffusion_pytorch.processes import PROCESSES
@@ -29,14 +28,16 @@ def tiny_model(model_type="ddpm", objective="pred_x0", **changes):
 
 @pytest.mark.parametrize("model_type,objective", VARIANTS)
 def test_loss_and_sample(model_type, objective):
-    model, batch = tiny_model(model_type, objective), tiny_batch(0)
+    model, batch = tiny_model(model_type, objective).train(), tiny_batch(0)
     loss = model(batch["image"], batch["cond"], keys=batch["keys"])
     loss.backward()
-    assert torch.isfinite(loss)
+    assert torch.isfinite(loss) and model.unet.training and not model.first_stage_model.training  # frozen
     assert all(p.grad is not None for p in model.unet.parameters())
-    assert all(p.grad is None for p in model.first_stage_model.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in model.first_stage_model.parameters())
+    batch["ori_mask"][:, :, 4:9, 2:7] = 1
     maps = model.eval().sample(batch["cond"], batch["ori_mask"], keys=[1, 2])
     assert maps.shape == (2, 1, 16, 16) and maps.min() >= 0 and maps.max() <= 1
+    assert (maps[batch["ori_mask"] == 1] == 0).all() and maps.sum() > 0
 
 
 def test_a_flow_is_sampled_by_all_that_fit_it():
@@ -58,31 +59,6 @@ def test_denoise_predicts_what_the_objective_names():
     assert torch.equal(model.denoise(x_t, t, batch["cond"]), model.diffusion.predictions(output, x_t, t)[1])
     loss = torch.nn.functional.mse_loss(model.denoise(x_t, t, features), noise)
     assert torch.allclose(loss, model.diffusion.loss(output, z, x_t, t, noise))
-
-
-def test_one_call_a_step_and_one_condition_encoding():
-    model, batch = tiny_model().eval(), tiny_batch(0)
-    calls = {"unet": 0, "cond": 0}
-    model.unet.register_forward_hook(lambda *a: calls.__setitem__("unet", calls["unet"] + 1))
-    model.cond_stage_model.register_forward_hook(lambda *a: calls.__setitem__("cond", calls["cond"] + 1))
-    model.sample(batch["cond"], steps=5)
-    assert calls == {"unet": 5, "cond": 1}
-
-
-def test_a_map_does_not_depend_on_its_batch():
-    model, batch = tiny_model().eval(), tiny_batch(0)
-    for sampler in ("ddpm", "ddim"):
-        both = model.sample(batch["cond"], keys=[5, 6], steps=3, sampler=sampler)
-        alone = model.sample(batch["cond"][1:], keys=[6], steps=3, sampler=sampler)
-        assert torch.allclose(both[1:], alone, atol=1e-5)
-
-
-def test_sampling_leaves_the_global_generator_alone():
-    model, batch = tiny_model().eval(), tiny_batch(0)
-    before = torch.random.get_rng_state()
-    model.sample(batch["cond"], keys=[1, 2], sampler="ddpm", steps=3)
-    model.sample(batch["cond"], generator=torch.Generator().manual_seed(0))
-    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_seeds_and_names_draw_different_maps_and_the_reconstruction_is_asked_for():
@@ -127,7 +103,7 @@ def test_pixel_noise_widens_draws_and_leaves_their_mean_and_zeros():
     sample = prepare(scene, 16, 8, ["buildings", "transmitter", "cars"])
 
     def predict(noise):
-        how = {"num_samples": 60, "pixel_noise": noise}
+        how = {"num_samples": 24, "pixel_noise": noise}
         return predict_batch(model, [scene], [sample], torch.device("cpu"), **how)[0]
 
     plain, noisy, again = predict(0.0), predict(3.0), predict(3.0)
@@ -136,14 +112,6 @@ def test_pixel_noise_widens_draws_and_leaves_their_mean_and_zeros():
     added = noisy.samples - plain.samples
     assert received.sum() > 50 and added[:, received].std() * 99.16 == pytest.approx(3, rel=0.05)
     assert noisy.std[received].mean() > plain.std[received].mean() and not noisy.samples[:, scene.ori_mask].any()
-
-
-def test_buildings_are_zero():
-    model, batch = tiny_model().eval(), tiny_batch(0)
-    mask = torch.zeros(2, 1, 16, 16)
-    mask[:, :, 4:9, 2:7] = 1
-    maps = model.sample(batch["cond"], mask)
-    assert (maps[mask == 1] == 0).all() and maps[mask == 0].sum() > 0
 
 
 def test_the_scale_factor_is_one_until_it_is_measured():
@@ -158,13 +126,6 @@ def test_the_scale_factor_is_one_until_it_is_measured():
     assert abs((z * scale).std() - 1) < 0.02
     posterior = model.encode_first_stage(batch["image"])
     assert torch.allclose(model.latent(posterior, torch.zeros(1)), scale * posterior.mode())
-
-
-def test_latent_loss_sends_no_gradient_into_the_encoder():
-    model = tiny_model(first_stage_config={"trainable": True})
-    batch = tiny_batch(0)
-    model(batch["image"], batch["cond"]).backward()
-    assert all(p.grad is None for p in model.first_stage_model.parameters())
 
 
 def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
@@ -182,8 +143,6 @@ def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
     assert decoder.grad.abs().sum() > 0
     assert all(p.grad is None for p in model.first_stage_model.encoder.parameters())
     assert torch.isclose(loss, logs["l1"] + logs["l2"] + 0.5 * logs["latent"])
-    with pytest.raises(ConfigError, match="exclude each other"):
-        tiny_config(first_stage_config={"trainable": True}, diffusion_config={"end_to_end": {"start_step": 3}})
 
 
 def test_joint_objective_trains_both():
@@ -205,16 +164,15 @@ def test_joint_objective_trains_both():
     assert torch.allclose(together, encoder.grad)
 
 
-def test_frozen_first_stage_stays_in_eval_mode():
-    model = tiny_model().train()
-    assert not model.first_stage_model.training and model.unet.training
-    assert not any(p.requires_grad for p in model.first_stage_model.parameters())
-
-
-def test_unknown_arguments_are_refused():
-    parts = tiny_model()
-    modules = parts.first_stage_model, parts.cond_stage_model, parts.unet, parts.diffusion
-    with pytest.raises(TypeError, match="sampling_timesteps"):
-        LatentDiffusion(*modules, sampling_timesteps=1)
-    with pytest.raises(TypeError, match="stps"):
-        LatentDiffusion(*modules).sample(tiny_batch(0)["cond"], stps=1)
+def test_sampling_depends_on_the_keys_alone_and_calls_each_network_as_often_as_it_must():
+    model, cond, before, calls = tiny_model().eval(), tiny_batch(0)["cond"], torch.random.get_rng_state(), []
+    model.unet.conv_out.weight.data.fill_(0.1)
+    for name in ("unet", "cond_stage_model"):
+        getattr(model, name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    for sampler in ("ddpm", "ddim"):
+        both = model.sample(cond, keys=[5, 6], steps=3, sampler=sampler)
+        assert sorted(calls) == ["cond_stage_model"] + 3 * ["unet"]
+        assert torch.allclose(both[1:], model.sample(cond[1:], keys=[6], steps=3, sampler=sampler), atol=1e-5)
+        calls.clear()
+    model.sample(cond, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -1,20 +1,13 @@
 """Posteriors that are computed once."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
-from data import DataError
-from denoising_diffusion_pytorch.build import build_autoencoder, build_model
-from denoising_diffusion_pytorch.checkpoint import find_checkpoint
-from denoising_diffusion_pytorch.errors import ConfigError
+from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.objectives import LatentObjective
 from tests.tiny import tiny_config
-from tests.training import make_trainer, same, weights
 
 
 @pytest.fixture
@@ -27,31 +20,19 @@ def model():
 
 @pytest.fixture
 def encode(radiomapseer, model, tmp_path):
-    """Function (settings of the data, accelerator) -> the samples with their cached latents."""
+    """Function (settings of the data) -> the samples with their cached latents."""
 
-    def encoded(accelerator=None, **settings):
+    def encoded(**settings):
         settings |= {"train": {"data_root": str(radiomapseer)}, "cache_latents": True, "cache_folder": str(tmp_path)}
-        data = TrainingData(tiny_config("ldm", data=settings), accelerator or Accelerator(cpu=True))
+        data = TrainingData(tiny_config("ldm", data=settings), Accelerator(cpu=True))
         data.cache_latents(model.first_stage_model)
         return data.dataset
 
     return encoded
 
 
-def one_of(rank, processes):
-    """One of several processes that do not wait for each other."""
-    return SimpleNamespace(
-        process_index=rank,
-        num_processes=processes,
-        device=torch.device("cpu"),
-        is_main_process=rank == 0,
-        wait_for_everyone=lambda: None,
-    )
-
-
 def batch_of(samples):
-    keys = {"image": "image", "cond": "cond", "ori_mask": "ori_mask"}
-    batch = {ours: torch.stack([sample[theirs] for sample in samples]) for ours, theirs in keys.items()}
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in ("image", "cond", "ori_mask")}
     return batch | {"keys": [sample["key"] for sample in samples]}
 
 
@@ -88,60 +69,3 @@ def test_encoding_goes_on_where_it_was_interrupted_and_knows_its_encoder(encode,
         encoder.conv_in.weight.mul_(1.01)
     assert encode().store.path != whole.store.path
     assert torch.equal(whole.store.read(8 * 5 + 3, "moments"), expected)
-
-
-def test_no_two_processes_write_one_file(encode, tmp_path):
-    """What all of them have written together is the whole; until then it is refused."""
-    before: dict[str, bytes] = {}
-    touched: list[set[str]] = []
-    for rank in range(3):
-        try:
-            encode(one_of(rank, 3))
-        except DataError as error:
-            assert rank < 2 and "latents are not here" in str(error)
-        after = {path.name: path.read_bytes() for path in tmp_path.glob("latents_*/*.npy")}
-        touched.append({name for name, content in after.items() if np.frombuffer(content, np.uint8)[128:].any()})
-        touched[-1] -= {name for name, content in after.items() if before.get(name) == content}
-        before = after
-    assert all(touched) and not touched[0] & touched[1] and not touched[2] & (touched[0] | touched[1])
-    assert len(touched[0] | touched[1] | touched[2]) == len(before)
-
-
-def test_settings_that_exclude_cached_latents():
-    with pytest.raises(ConfigError, match="cache_latents.*trainable"):
-        tiny_config("ldm", data={"cache_latents": True}, first_stage_config={"trainable": True})
-    with pytest.raises(ConfigError, match="data.augmentation's rotation"):
-        tiny_config("ldm", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
-    tiny_config("vae", data={"cache_latents": True, "augmentation": {"rotation": 5.0}})
-
-
-def test_a_map_that_turns_unreadable_ends_the_run_and_the_repaired_one_continues_it(radiomapseer, tmp_path):
-    broken = sorted((radiomapseer / "gain" / "DPM").iterdir())[2]
-    content = broken.read_bytes()
-    settings = {
-        "train": {"data_root": str(radiomapseer)},
-        "cache_latents": True,
-        "cache_folder": str(tmp_path / "cache"),
-    }
-    config = tiny_config("ldm", data=settings)
-    autoencoder = build_autoencoder(config)
-
-    def run(folder, breaks):
-        data = TrainingData(config, Accelerator(cpu=True))
-        data.cache_latents(autoencoder)
-
-        def batches(first):
-            for number, batch in enumerate(data.batches(first), first):
-                if breaks and number == 8:  # the second epoch: every map has been read
-                    broken.write_bytes(content[:100])
-                yield batch
-
-        make_trainer(folder, batches=batches, trainer={"training_steps": 8, "save_interval": 100}).train()
-
-    with pytest.raises(DataError, match=broken.name):
-        run(tmp_path / "run", breaks=True)
-    assert 4 <= find_checkpoint(tmp_path / "run").step < 8
-    broken.write_bytes(content)
-    run(tmp_path / "run", breaks=False)
-    run(tmp_path / "whole", breaks=False)
-    assert same(weights(tmp_path / "run", 8), weights(tmp_path / "whole", 8))

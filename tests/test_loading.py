@@ -15,12 +15,6 @@ from tests.tiny import merged, tiny_batch, tiny_config
 from tests.training import make_trainer, same
 
 
-def test_another_architecture_is_refused_by_name(tmp_path):
-    make_trainer(tmp_path).train()
-    with pytest.raises(CheckpointError, match="unet_config.model_channels"):
-        make_trainer(tmp_path, unet_config={"model_channels": 16}).train()
-
-
 def test_load_model_rebuilds_from_the_checkpoint_alone(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()
@@ -37,36 +31,13 @@ def test_load_model_rebuilds_from_the_checkpoint_alone(tmp_path):
 
 def foreign_file(tmp_path, kind, autoencoder):
     state = autoencoder.state_dict()
-    discriminator = {"loss.discriminator.main.0.weight": torch.zeros(1)}
-    content = {
-        "model": {"step": 7, "model": state | discriminator, "opt_ae": {}},
-        "ema": {
-            "step": 7,
-            "model": {},
-            "ema": {f"ema_model.{k}": v for k, v in state.items()} | {"initted": torch.tensor(True)},
-        },
-        "state_dict": {
-            "state_dict": {f"first_stage_model.{k}": v for k, v in state.items()} | {"model.x": torch.zeros(1)}
-        },
+    prefixed = {
+        "model": state | {"loss.discriminator.main.0.weight": torch.zeros(1)},
+        "ema": {f"ema_model.{k}": v for k, v in state.items()} | {"initted": torch.tensor(True)},
+        "state_dict": {f"first_stage_model.{k}": v for k, v in state.items()} | {"model.x": torch.zeros(1)},
     }[kind]
-    torch.save(content, tmp_path / f"{kind}.pt")
+    torch.save({"step": 7} | ({"model": {}} if kind == "ema" else {}) | {kind: prefixed}, tmp_path / f"{kind}.pt")
     return tmp_path / f"{kind}.pt"
-
-
-@pytest.mark.parametrize("kind", ["model", "ema", "state_dict"])
-def test_original_checkpoints_load(tmp_path, kind):
-    config = tiny_config("vae")
-    source, target = build_autoencoder(config), build_autoencoder(config)
-    loading.load_first_stage(target, foreign_file(tmp_path, kind, source))
-    assert same(source.state_dict(), target.state_dict())
-
-
-def test_first_stage_from_our_own_runs(tmp_path):
-    trainer = make_trainer(tmp_path / "vae", "vae")
-    trainer.train()
-    target = build_autoencoder(tiny_config("vae"))
-    loading.load_first_stage(target, tmp_path / "vae")
-    assert same(target.state_dict(), trainer.ema.ema_model.state_dict())
 
 
 class Evil:
@@ -90,13 +61,6 @@ def test_foreign_files_run_no_code_and_fail_clearly(tmp_path, monkeypatch):
     torch.save({"model": other.state_dict()}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="another architecture.*not"):
         loading.load_first_stage(target, tmp_path / "other.pt")
-
-
-def test_a_run_that_trains_other_weights_is_not_continued(tmp_path):
-    make_trainer(tmp_path).train()
-    end_to_end = {"end_to_end": {"start_step": 4}}
-    with pytest.raises(CheckpointError, match="other weights.*end_to_end.start_step"):
-        make_trainer(tmp_path, diffusion_config=end_to_end, trainer={"training_steps": 6}).train()
 
 
 def trained_ldm(folder, **changes):
@@ -170,23 +134,37 @@ def test_a_decoder_becomes_residual_only_where_it_is_trained(tmp_path):
         loading.load_first_stage(model.first_stage_model, tmp_path / "plain", ["buildings", "simulated"])
 
 
+def test_original_checkpoints_and_our_own_load(tmp_path):
+    config = tiny_config("vae")
+    for kind in ("model", "ema", "state_dict"):
+        source, target = build_autoencoder(config), build_autoencoder(config)
+        loading.load_first_stage(target, foreign_file(tmp_path, kind, source))
+        assert same(source.state_dict(), target.state_dict()), kind
+    trainer = make_trainer(tmp_path / "vae", "vae")
+    trainer.train()
+    loading.load_first_stage(target, tmp_path / "vae")
+    assert same(target.state_dict(), trainer.ema.ema_model.state_dict())
+
+
+def test_a_run_is_continued_with_the_same_networks_and_the_same_trained_weights(tmp_path):
+    make_trainer(tmp_path).train()
+    with pytest.raises(CheckpointError, match="unet_config.model_channels"):
+        make_trainer(tmp_path, unet_config={"model_channels": 16}).train()
+    with pytest.raises(CheckpointError, match="other weights.*end_to_end.start_step"):
+        changes = {"diffusion_config": {"end_to_end": {"start_step": 4}}, "trainer": {"training_steps": 6}}
+        make_trainer(tmp_path, **changes).train()
+
+
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
     trained_ldm(tmp_path / "first")
-    changes = [
-        (
-            {"data": {"cond_channels": ["transmitter", "buildings"]}},
-            r"\[buildings, transmitter\]; \[transmitter, buildings\]",
-        ),
-        ({"unet_config": {"model_channels": 16}}, "another architecture: .*unet"),
-    ]
-    for change, message in changes:
-        _, config = trained_ldm(tmp_path / "other", **change)
-        config.trainer.init_from = str(tmp_path / "first")
+    other_order = {"data": {"cond_channels": ["transmitter", "buildings"]}}
+    for changes, source, stage, message in (
+        (other_order, "first", "ldm", r"\[buildings, transmitter\]; \[transmitter, buildings\]"),
+        ({"unet_config": {"model_channels": 16}}, "first", "ldm", "another architecture: .*unet"),
+        ({}, "nowhere", "ldm", "nowhere"),
+        ({}, "first", "vae", "is of stage ldm, not vae"),
+    ):
+        _, config = trained_ldm(tmp_path / "other", **changes)
+        config.trainer.init_from = str(tmp_path / source)
         with pytest.raises(CheckpointError, match=message):
-            load_initial(build_model(config, "ldm"), config, "ldm")
-    config.trainer.init_from = str(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="nowhere"):
-        load_initial(build_model(config, "ldm"), config, "ldm")
-    config.trainer.init_from = str(tmp_path / "first")
-    with pytest.raises(CheckpointError, match="is of stage ldm, not vae"):
-        load_initial(build_model(config, "ldm"), config, "vae")
+            load_initial(build_model(config, "ldm"), config, stage)

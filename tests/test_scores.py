@@ -6,14 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
 
 from data import DataError, Scene
 from data.geometry.layout import Layout
 from data.geometry.registration import picture_of, snap
 from data.units import apply_noise_floor
 from evaluation import figures
-from evaluation.figures import comparison_figure, radio_map_figure
 from evaluation.metrics import PERFECT_PSNR, Scores, detail, map_scores, ssim
 from evaluation.references import MeanMap, log_distance_model, los_nlos_model
 from evaluation.regions import Regions, error_by_region
@@ -38,21 +36,16 @@ def direct_ssim(x, y):
     return np.mean(values)
 
 
-def test_ssim_is_its_definition():
-    random = np.random.default_rng(0)
-    x = random.random((20, 24))
-    y = np.clip(x + 0.2 * random.standard_normal(x.shape), 0, 1)
-    assert ssim(x, y) == pytest.approx(direct_ssim(x, y), abs=1e-9)
-    assert ssim(x, x) == pytest.approx(1)
-
-
 def test_map_scores():
     target, prediction = np.full((16, 16), 0.5), np.full((16, 16), 0.6)
     scores = map_scores(prediction, target)
     assert scores["nmse"] == pytest.approx(0.04) and scores["rmse"] == pytest.approx(0.1)
-    assert scores["psnr"] == pytest.approx(20)
-    assert map_scores(target, target)["psnr"] == PERFECT_PSNR
+    assert scores["psnr"] == pytest.approx(20) and map_scores(target, target)["psnr"] == PERFECT_PSNR
     assert math.isnan(map_scores(target, np.zeros((16, 16)))["nmse"])
+    random = np.random.default_rng(0)
+    x = random.random((20, 24))
+    y = np.clip(x + 0.2 * random.standard_normal(x.shape), 0, 1)
+    assert ssim(x, y) == pytest.approx(direct_ssim(x, y), abs=1e-9) and ssim(x, x) == pytest.approx(1)
 
 
 def test_detail_is_power_of_fine_waves():
@@ -212,19 +205,6 @@ def test_error_by_region_adds_up():
     assert found["outage (zero in the open)"] == pytest.approx(0.16 / power, rel=1e-5)
     assert found["next to a wall"] == pytest.approx(32 * 0.01 / power, rel=1e-5)
     assert found["line of sight"] == pytest.approx((7 * 16 - 1) * 0.01 / power, rel=1e-5)
-
-
-def test_figures_are_written(tmp_path):
-    scene = walled_scene()
-    row = {"name": "0_0", "real": scene.gain, "sampled": scene.gain, "buildings": scene.buildings, "tx": scene.tx}
-    comparison_figure(tmp_path / "a" / "rows.png", [row, row])
-    drawn = row | {"std": np.full((16, 16), 0.02), "points": np.array([[3, 4, 0.5]])}
-    comparison_figure(tmp_path / "a" / "drawn.png", [drawn])
-    comparison_figure(tmp_path / "rows.pdf", [row])
-    assert (tmp_path / "rows.pdf").read_bytes().startswith(b"%PDF")
-    assert Image.open(tmp_path / "a" / "drawn.png").width > Image.open(tmp_path / "a" / "rows.png").width
-    radio_map_figure(tmp_path / "map.png", scene.gain, scene.buildings, scene.tx, "a title")
-    assert (tmp_path / "a" / "rows.png").stat().st_size > 5000 and (tmp_path / "map.png").stat().st_size > 3000
 
 
 def test_a_large_map_is_drawn_coarser_in_the_same_place(monkeypatch):

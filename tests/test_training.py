@@ -1,5 +1,6 @@
 """The loop: optimizer steps, averages, what stops a run; on networks of a few thousand weights."""
 
+import contextlib
 import logging
 import math
 import os
@@ -11,6 +12,8 @@ from itertools import islice
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch.distributed.utils import _recursive_to
 
 import train_cond_ldm
@@ -39,28 +42,22 @@ def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
 
     settings = {"num_samples": 1, "validate_every": 2, "sample_interval": 4}
     make_trainer(tmp_path, "vae", validation=OneScene([0.1, 0.05]), trainer=settings, **WITH_DISCRIMINATOR).train()
-    events = EventAccumulator(str(tmp_path)).Reload()
-    figures = read_log(tmp_path / "train.log")
-    expected = {"loss", "l1", "l2", "kl", "generator", "adaptive_weight", "discriminator", "lr_autoencoder"}
-    expected |= {"lr_discriminator", "grad_norm_autoencoder", "grad_norm_discriminator", "samples_per_second"}
-    expected |= {"data_wait", "memory_gib"}
-    expected |= {f"validation_{name}" for name in ("nmse", "rmse", "ssim", "psnr", "detail")}
-    expected |= {
-        "validation_thresholded_nmse",
-        "validation_reconstruction_nmse",
-        "validation_thresholded_nmse_whole_set",
-    }
-    assert expected <= figures.keys()
-    documented = {
-        word.rpartition("/")[2] for word in re.findall(r"`([\w/]+)`", (ROOT / "docs" / "training.md").read_text())
-    }
+    events, figures = EventAccumulator(str(tmp_path)).Reload(), read_log(tmp_path / "train.log")
+    expected = (
+        "loss l1 l2 kl generator adaptive_weight discriminator lr_autoencoder lr_discriminator data_wait memory_gib "
+    )
+    expected += "grad_norm_autoencoder grad_norm_discriminator samples_per_second validation_thresholded_nmse "
+    expected += "validation_nmse validation_rmse validation_ssim validation_psnr validation_detail "
+    expected += "validation_reconstruction_nmse validation_thresholded_nmse_whole_set"
+    assert set(expected.split()) <= figures.keys()
+    text = (ROOT / "docs" / "training.md").read_text()
+    documented = {word.rpartition("/")[2] for word in re.findall(r"`([\w/]+)`", text)}
     plain = (re.sub(r"^validation_((thresholded|reconstruction)_)?", "", name) for name in figures)
     assert {re.sub(r"^(lr|grad_norm)_\w+", r"\1_NAME", name) for name in plain} <= documented
     for name, values in figures.items():
         tag = name.replace("validation_", "validation/") if name.startswith("validation_") else f"train/{name}"
         shown = {event.step: event.value for event in events.Scalars(tag)}
-        assert shown.keys() == values.keys()
-        assert all(shown[step] == pytest.approx(value, rel=1e-4) for step, value in values.items())
+        assert shown == {step: pytest.approx(value, rel=1e-4) for step, value in values.items()}
     assert figures["validation_nmse"][4] == pytest.approx(0.01, rel=1e-3)  # (0.05 / 0.5)^2
     assert figures["lr_discriminator"].keys() == {2, 3, 4}
     assert [event.step for event in events.Images("samples")] == [4]  # not at every validation
@@ -96,31 +93,21 @@ def test_ema_of_every_step_under_accumulation(tmp_path):
 
 @pytest.mark.parametrize("stage", ["ldm", "vae"])
 def test_accumulation_equals_one_large_batch(tmp_path, stage):
-    """8 x 16 accumulated samples give the gradient of 1 x 128, in double precision, before the adversarial term acts."""
-    gradients = []
-    parts = [tiny_batch(number, batch_size=16) for number in range(8)]
-    whole = {
-        key: torch.cat([p[key] for p in parts]) if torch.is_tensor(value) else [n for p in parts for n in p[key]]
-        for key, value in parts[0].items()
-    }
-    for key in ("image", "cond", "ori_mask"):
-        whole[key] = whole[key].double()
-    for batch_size, accumulation in ((16, 8), (128, 1)):
-
-        def batches(first, size=batch_size):
-            for start in range(0, 128, size):
-                yield {key: value[start : start + size] for key, value in whole.items()}
-
-        settings = {"gradient_accumulation": accumulation, "batch_size": batch_size, "gradient_clip": 1e9}
+    """4 x 8 accumulated samples give the gradient of 1 x 32, in double precision, before the adversarial term acts."""
+    gradients, whole = [], tiny_batch(0, batch_size=32)
+    whole |= {key: whole[key].double() for key in ("image", "cond", "ori_mask")}
+    for size in (8, 32):
+        parts = [{key: value[start : start + size] for key, value in whole.items()} for start in range(0, 32, size)]
+        settings = {"gradient_accumulation": 32 // size, "batch_size": size, "gradient_clip": 1e9}
         torch.set_default_dtype(torch.double)
         try:
-            trainer = make_trainer(tmp_path / str(batch_size), stage, batches=batches, trainer=settings)
+            trainer = make_trainer(tmp_path / str(size), stage, trainer=settings)
             trainer.model.double()
             captured = []
             trainer.guard.check = lambda step, values, t=trainer, c=captured: c.extend(
                 p.grad.clone() for p in t.optimizations[0].parameters
             )
-            trainer.train_step(iter(batches(0)))
+            trainer.train_step(iter(parts))
         finally:
             torch.set_default_dtype(torch.float)
         gradients.append(captured)
@@ -207,24 +194,20 @@ def spoiled(name, key, row, value):
     return batches
 
 
-@pytest.mark.parametrize("name,key", [("6_0", "image"), ("7_0", "cond")])
-def test_a_nonfinite_loss_stops_before_the_update(tmp_path, name, key):
-    trainer = make_trainer(tmp_path, batches=spoiled(name, key, 0, "nan"))
-    with pytest.raises(TrainingError, match=rf"step 3.*{name}.*ckpt_2"):
+def test_nothing_is_updated_from_a_nonfinite_value_on_until_it_is_noticed(tmp_path):
+    """At once; or at the log line of step 6, when the batch of step 1 is read again for the error."""
+    trainer = make_trainer(tmp_path / "a", batches=spoiled("7_0", "cond", 0, "nan"))
+    with pytest.raises(TrainingError, match=r"step 3.*7_0.*ckpt_2"):
         trainer.train()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
-    assert ck.find_checkpoint(tmp_path).step == 2
-
-
-def test_nothing_is_updated_from_a_nonfinite_value_on_until_it_is_noticed(tmp_path):
-    """The guard is read at the log line of step 6; the batch of step 1 is read again for the error."""
+    assert ck.find_checkpoint(tmp_path / "a").step == 2
     settings = {"training_steps": 6, "save_interval": 100, "log_interval": 100}
-    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "image", 0, "nan"), trainer=settings)
+    trainer = make_trainer(tmp_path / "b", batches=spoiled("3_0", "image", 0, "nan"), trainer=settings)
     history = after_each_step(trainer, lambda logs: trainer.model.unet.conv_in.weight.clone())
     with pytest.raises(TrainingError, match=r"non-finite at step 1: .*2_0, 2_1, 3_0, 3_1.*step_1_rank_0"):
         trainer.train()
     assert len(history) == 6 and all(torch.equal(history[0], later) for later in history[1:])
-    assert ck.find_checkpoint(tmp_path) is None
+    assert ck.find_checkpoint(tmp_path / "b") is None
 
 
 def test_an_optimizer_that_is_not_fused_trains_and_stops_as_well(tmp_path):
@@ -328,48 +311,35 @@ def test_a_run_leaves_no_handlers_however_it_ends(tmp_path, end):
             yield batch
 
     def handlers():
-        return (
-            signal.getsignal(signal.SIGINT),
-            signal.getsignal(signal.SIGTERM),
-            logging.getLogger("radiodiff").handlers,
-        )
+        return [*map(signal.getsignal, (signal.SIGINT, signal.SIGTERM)), *logging.getLogger("radiodiff").handlers]
 
     before = handlers()
     trainer = make_trainer(tmp_path, batches=batches)
-    if end == "error":
-        with pytest.raises(DataError):
-            trainer.train()
-    else:
+    with pytest.raises(DataError) if end == "error" else contextlib.nullcontext():
         trainer.train()
-    assert handlers() == before and before[2] == []
+    assert handlers() == before and len(before) == 2
     assert ck.find_checkpoint(tmp_path).step == {"whole": 4, "signal": 2, "error": 1}[end]
 
 
 # ---- devices, precision, layout -------------------------------------------------------------------------------------
 
 
-def as_data_parallel_gives_it(batch, device):
-    """What DistributedDataParallel hands to the module that it wraps: every tensor is on the device."""
-    return _recursive_to((batch,), torch.device(device), False)[0][0]
+@pytest.mark.parametrize("device, stage", [("meta", "none"), ("cuda", "ldm"), ("cuda", "vae")])
+def test_a_step_never_waits_for_the_gpu(tmp_path, stage, device, radiomapseer):
+    """On the meta device nothing can be asked: values that the processor needs stay out of tensors."""
 
+    def moved(batch):  # as DistributedDataParallel hands it to the module that it wraps: every tensor is on the device
+        return _recursive_to((batch,), torch.device(device), False)[0][0]
 
-def test_with_several_processes_nothing_is_asked_of_the_device_for_randomness(radiomapseer):
-    """On the meta device nothing can be: values that the processor needs stay out of tensors."""
-    loader = torch.utils.data.DataLoader(RadioUNet_c(radiomapseer), 2)
-    batch = as_data_parallel_gives_it(to_device(next(iter(loader)), "cpu"), "meta")
-    assert batch["image"].device.type == "meta"
-    assert KeyedRandom(batch["keys"]).randn(3).shape == (2, 3)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU works while the processor goes on")
-@pytest.mark.parametrize("stage", ["ldm", "vae"])
-def test_a_step_never_waits_for_the_gpu(tmp_path, stage):
-    def on_device(first):
-        for batch in tiny_batches(first):
-            yield as_data_parallel_gives_it(batch, "cuda")
-
-    trainer = make_trainer(tmp_path, stage, batches=on_device)
-    batches = list(islice(on_device(0), 8))
+    if device == "meta":
+        loader = torch.utils.data.DataLoader(RadioUNet_c(radiomapseer), 2)
+        batch = moved(to_device(next(iter(loader)), "cpu"))
+        assert batch["image"].device.type == "meta" and KeyedRandom(batch["keys"]).randn(3).shape == (2, 3)
+        return
+    if not torch.cuda.is_available():
+        pytest.skip("only a GPU works while the processor goes on")
+    trainer = make_trainer(tmp_path, stage)
+    batches = [moved(batch) for batch in islice(tiny_batches(0), 6)]
     trainer.train_step(iter(batches[:2]))  # warms up
     trainer.train_step(iter(batches[2:4]))
     torch.cuda.set_sync_debug_mode("error")
@@ -384,25 +354,18 @@ def test_the_seed_decides_the_first_weights(tmp_path):
     assert same(a, b) and not same(a, c)
 
 
-def test_precision(tmp_path, monkeypatch):
+def test_precision(tmp_path, monkeypatch, caplog):
     assert choose_precision("no") == "no" and choose_precision("fp16") == "fp16"
     assert choose_precision("auto") in ("no", "bf16")
+    if not torch.cuda.is_available():
+        accelerator = make_accelerator(tiny_config(trainer={"mixed_precision": "fp16"}).trainer)
+        assert accelerator.mixed_precision == "no" and "needs a GPU" in caplog.text
+        AcceleratorState._reset_state(True)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     trainer = make_trainer(tmp_path, "vae", **WITH_DISCRIMINATOR)
     assert trainer.accelerator.mixed_precision == "bf16"
     trainer.train()
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in trainer.model.parameters())
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has fp16")
-def test_fp16_without_a_gpu_says_that_it_is_full_precision(caplog):
-    accelerator = make_accelerator(tiny_config(trainer={"mixed_precision": "fp16"}).trainer)
-    assert accelerator.mixed_precision == "no" and "needs a GPU" in caplog.text
-
-
-def test_unsupported_ways_to_distribute_are_refused(monkeypatch):
-    from accelerate.utils import DistributedType
-
     monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.FSDP))
     with pytest.raises(ConfigError, match="FSDP"):
         make_accelerator(tiny_config().trainer)
@@ -428,7 +391,7 @@ def test_compile_changes_no_result_and_breaks_no_graph(tmp_path, stage, monkeypa
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # C++ would take minutes
     torch._dynamo.utils.counters.clear()
     for name, compiled in (("eager", False), ("compiled", True)):
-        settings = {"compile": compiled, "training_steps": 2}
+        settings = {"compile": compiled, "training_steps": 2, "gradient_accumulation": 1}
         make_trainer(tmp_path / name, stage, trainer=settings, **WITH_DISCRIMINATOR).train()
     eager, compiled = (read_log(tmp_path / name / "train.log")["loss"] for name in ("eager", "compiled"))
     assert all(math.isclose(eager[step], compiled[step], rel_tol=1e-4) for step in (1, 2))
