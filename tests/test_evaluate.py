@@ -44,8 +44,9 @@ def test_evaluate_begins_with_what_was_scored_and_names_a_black_map(workplace, t
     scores, lines = read(tmp_path / "s.json"), out.splitlines()
     own = [line for line in lines if str(tmp_path.parent) not in line and str(workplace) not in line]
     assert lines[0].startswith("latent diffusion:") and max(map(len, own)) <= 80
-    assert "split all: 20 scenes" in out and "scored on 20 maps" in out and out.index("scored on") < out.index("NMSE")
-    assert "1 of 20 maps are zero everywhere and have no NMSE: 9_1" in out and "nan" not in out
+    said = " ".join(out.split())  # lines are wrapped
+    assert "split all: 20 scenes" in said and said.index("scored on 20 maps") < said.index("NMSE")
+    assert "1 of 20 maps are zero everywhere and have no NMSE: 9_1" in said and "nan" not in said
     assert scores["maps"] == 20 == len(scores["per_map"]) and scores["without_energy"] == 1
     assert set(scores["baselines"]) == {"simulator", "mean map", "25 log10 d", "line-of-sight path-loss model"}
     low, high = scores["nmse_interval"]
