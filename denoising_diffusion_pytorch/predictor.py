@@ -19,13 +19,13 @@ from .errors import CheckpointError, ConfigError
 from .latent_diffusion import LatentDiffusion
 from .networks.autoencoder import AutoencoderKL
 from .networks.baselines import Regression
+from .processes import PROCESSES
 from .samplers import Sampling
 from .weights import load_model
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
 
 EXPORTED = ["meta.json", "model.safetensors", "README.md"]  # the files of an exported model
-SPREAD_SAMPLERS = {"ddpm": "ddpm", "const_sde": "decoupled", "flow": "euler"}  # by diffusion_config.model_type
 SPREAD_STEPS = 4
 MOST_NOISE = 100  # times the noise that the network has seen; there is no use for more
 
@@ -155,7 +155,7 @@ class Predictor:
         model, sampling = self.model, self.sampling
         if num_samples == 1 or not isinstance(model, LatentDiffusion) or self._is_chosen or sampling.steps > 1:
             return sampling
-        sampler = SPREAD_SAMPLERS[model.diffusion.model_type]
+        sampler = PROCESSES[model.diffusion.model_type].spread
         return sampling.changed(model.diffusion, sampler=sampler, steps=SPREAD_STEPS)
 
     def facts(self, num_samples: int) -> dict[str, Any]:

@@ -9,16 +9,18 @@ class Process(NamedTuple):
     Attributes:
         objectives: quantities that the loss can compare, see the process in `diffusion.py`.
         samplers: functions `sample_...` of `samplers.py`; the first one is the default.
+        spread: the sampler of several samples, where one network call would make them nearly the same.
         discrete: whether it has T steps and a schedule of variances; if not, t runs from 0 to 1.
     """
 
     objectives: tuple[str, ...]
     samplers: tuple[str, ...]
+    spread: str
     discrete: bool = False
 
 
 PROCESSES = {
-    "ddpm": Process(("pred_noise", "pred_x0", "pred_v"), ("ddim", "ddpm"), discrete=True),
-    "const_sde": Process(("pred_KC",), ("decoupled",)),
-    "flow": Process(("pred_velocity",), ("euler", "heun")),
+    "ddpm": Process(("pred_noise", "pred_x0", "pred_v"), ("ddim", "ddpm"), "ddpm", discrete=True),
+    "const_sde": Process(("pred_KC",), ("decoupled",), "decoupled"),
+    "flow": Process(("pred_velocity",), ("euler", "heun"), "euler"),
 }

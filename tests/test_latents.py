@@ -39,7 +39,7 @@ def batch_of(samples):
 def test_cached_latents_give_the_loss_of_encoding(encode, model):
     cached = encode()
     dataset = cached.dataset
-    assert sum(map(len, cached.store.done)) == 8 * len(dataset) and not len(cached.store.missing())
+    assert sum(map(len, cached.cache.done)) == 8 * len(dataset) and not len(cached.cache.missing())
     objective = LatentObjective(model, None, tiny_config("ldm").diffusion_config.end_to_end)
     items = [(index, 100 + index) for index in range(len(dataset))]  # keys that draw several of the symmetries
     assert len({dataset.augmentation.symmetry_of(key) for _, key in items}) > 4
@@ -53,19 +53,19 @@ def test_cached_latents_give_the_loss_of_encoding(encode, model):
 
 def test_encoding_goes_on_where_it_was_interrupted_and_knows_its_encoder(encode, model):
     whole = encode()
-    expected = whole.store.read(8 * 5 + 3, "moments")
-    for lost in (whole.store.shard(8 * 5), whole.store.shard(8 * 6)):
-        for array in (whole.store.done[lost], whole.store.arrays["moments"][lost]):
+    expected = whole.cache.read(8 * 5 + 3, "moments")
+    for lost in (whole.cache.shard(8 * 5), whole.cache.shard(8 * 6)):
+        for array in (whole.cache.done[lost], whole.cache.arrays["moments"][lost]):
             array[:] = 0
             array.flush()
     calls = []
     encoder = model.first_stage_model.encoder
     handle = encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     again = encode()
-    assert sum(calls) == 16 and torch.equal(again.store.read(8 * 5 + 3, "moments"), expected)
-    assert encode(cond_size=16, cond_channels=["transmitter"]).store.path == whole.store.path  # images alone count
+    assert sum(calls) == 16 and torch.equal(again.cache.read(8 * 5 + 3, "moments"), expected)
+    assert encode(cond_size=16, cond_channels=["transmitter"]).cache.path == whole.cache.path  # images alone count
     handle.remove()
     with torch.no_grad():
         encoder.conv_in.weight.mul_(1.01)
-    assert encode().store.path != whole.store.path
-    assert torch.equal(whole.store.read(8 * 5 + 3, "moments"), expected)
+    assert encode().cache.path != whole.cache.path
+    assert torch.equal(whole.cache.read(8 * 5 + 3, "moments"), expected)

@@ -25,7 +25,7 @@ from ..errors import ConfigError
 from ..latent_diffusion import LatentDiffusion
 from ..networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 
-SHARDS = 64  # files of a store of latents; a process writes whole ones
+SHARDS = 64  # files of a cache of latents; a process writes whole ones
 SCALE_SAMPLES = 512  # of all processes, over which the latents' standard deviation is measured
 
 
@@ -66,7 +66,7 @@ class TrainingData:
 
     @torch.no_grad()
     def cache_latents(self, autoencoder: AutoencoderKL) -> None:
-        """Add to every sample the posterior of its image, from a store below `data.cache_folder` or the results folder, one for
+        """Add to every sample the posterior of its image, from a cache below `data.cache_folder` or the results folder, one for
         each encoder and data set. What is not there yet is encoded first, by all processes together, in full precision.
 
         Raises:
@@ -80,10 +80,10 @@ class TrainingData:
         shapes = {"moments": (2 * autoencoder.embed_dim, side, side)}
         folder = Path(settings.cache_folder or self.config.trainer.results_folder)
         rows = -(-len(dataset) // SHARDS) * count  # all symmetries of a map lie in one shard
-        store = SampleCache("latents", len(dataset) * count, shapes, folder, identity, rows)
+        cache = SampleCache("latents", len(dataset) * count, shapes, folder, identity, rows)
         rank, processes = accelerator.process_index, accelerator.num_processes
-        missing = sorted({row // count for row in store.missing().tolist()})
-        mine = [index for index in missing if store.shard(index * count) % processes == rank]
+        missing = sorted({row // count for row in cache.missing().tolist()})
+        mine = [index for index in missing if cache.shard(index * count) % processes == rank]
         size, workers = max(1, self.config.trainer.batch_size // count), settings.num_workers if mine else 0
         loader, indices = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
         for batch in tqdm(loader, desc="encoding", unit="batch", disable=not accelerator.is_main_process):
@@ -93,14 +93,14 @@ class TrainingData:
             for own in torch.cat([posterior.mean, posterior.logvar], dim=1).cpu().split(count):
                 first = next(indices) * count
                 for slot, value in enumerate(own):
-                    store.write(first + slot, {"moments": value})
-        store.flush()
+                    cache.write(first + slot, {"moments": value})
+        cache.flush()
         accelerator.wait_for_everyone()
-        store.open()
-        if absent := len(store.missing()):
+        cache.open()
+        if absent := len(cache.missing()):
             said = f"{absent} latents are not here; data.cache_folder must be one folder that all processes see"
-            raise DataError(f"{store.path}: {said}")
-        self.dataset = CachedLatents(dataset, store)
+            raise DataError(f"{cache.path}: {said}")
+        self.dataset = CachedLatents(dataset, cache)
 
     def batches(self, first: int) -> Generator[dict[str, Any], None, None]:
         """Endless micro-batches of this process on its device, from number `first` on."""
@@ -156,8 +156,8 @@ class CachedLatents(Dataset):
     Stored in half precision: a relative error of at most 5e-4. See `TrainingData.cache_latents`.
     """
 
-    def __init__(self, dataset: RadioMapDataset, store: SampleCache):
-        self.dataset, self.store = dataset, store
+    def __init__(self, dataset: RadioMapDataset, cache: SampleCache):
+        self.dataset, self.cache = dataset, cache
         self.slots = {index: slot for slot, index in enumerate(dataset.augmentation.symmetries)}
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ class CachedLatents(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, key = item
         row = index * len(self.slots) + self.slots[self.dataset.augmentation.symmetry_of(key)]
-        return self.dataset[item] | {"moments": self.store.read(row, "moments")}
+        return self.dataset[item] | {"moments": self.cache.read(row, "moments")}
 
 
 def _encoder_digest(autoencoder: AutoencoderKL) -> str:
