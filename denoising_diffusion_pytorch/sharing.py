@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from data.errors import DataError
+from data.hashing import digest
 from data.scene import Scene
 
 from .cli import USER_ERRORS
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 class Scenes(Protocol):
     """Scenes by number, from 0 on."""
+
+    @property
+    def names(self) -> list[str]: ...
 
     def __len__(self) -> int: ...
 
@@ -90,8 +94,9 @@ class Processes:
         """The main process's value, in every process."""
         return value if self.count == 1 else self._exchange("broadcast_object_list", [value])[0]
 
-    def agree(self, facts: dict[str, Any]) -> None:
-        """Raise DataError, on the main process, where the processes do not have the same facts."""
+    def agree(self, scenes: Scenes, models: Any) -> None:
+        """Raise DataError, on the main process, where the processes do not see the same scenes, or `models`, in JSON types."""
+        facts = {"maps": len(scenes), "names of maps": digest(scenes.names), "models": digest(models)}
         for rank, theirs in enumerate(self.gather(lambda: facts)):
             for key, value in facts.items():
                 if theirs[key] != value:

@@ -12,12 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from data.units import GAIN_SPAN_DB, apply_noise_floor
 
 from .regions import Regions
 
+RADIUS = 5  # px of the window of SSIM
+WINDOW = np.exp(-(np.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * 1.5**2))
+WINDOW /= WINDOW.sum()
 PERFECT_PSNR = 100.0  # dB, assigned to an exact map so that means stay finite
 
 
@@ -34,16 +36,25 @@ def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
         prediction, target: (H, W) in [0, 1], sides of at least 11.
     """
     x, y = prediction.astype(np.float64), target.astype(np.float64)
-
-    def blur(image: np.ndarray) -> np.ndarray:
-        return gaussian_filter(image, 1.5, truncate=3.5)  # radius 5
-
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
+    mean_x, mean_y, squares, products = map(_blurred, (x, y, x * x + y * y, x * y))
+    of_means, both_means = mean_x * mean_y, mean_x**2 + mean_y**2
     c1, c2 = 0.01**2, 0.03**2
-    value = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return float(value[5:-5, 5:-5].mean())
+    likeness = (2 * of_means + c1) * (2 * (products - of_means) + c2)
+    return float((likeness / ((both_means + c1) * (squares - both_means + c2))).mean())
+
+
+def _blurred(image: np.ndarray) -> np.ndarray:
+    """(H, W) -> (H - 10, W - 10); in place, which takes half of the time of scipy's filter."""
+    for _ in range(2):
+        length = len(image) - 2 * RADIUS
+        blurred = WINDOW[RADIUS] * image[RADIUS : RADIUS + length]
+        pair = np.empty_like(blurred)
+        for k in range(RADIUS):
+            np.add(image[k : k + length], image[2 * RADIUS - k :][:length], out=pair)
+            pair *= WINDOW[k]
+            blurred += pair
+        image = blurred.T
+    return image
 
 
 def detail(prediction: np.ndarray, target: np.ndarray) -> float:

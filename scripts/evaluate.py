@@ -23,7 +23,6 @@ import numpy as np
 from tqdm import tqdm
 
 from data import FlatTree, RadioMapSeer, Scene, open_tree
-from data.hashing import digest
 from data.incomplete import Incomplete
 from data.simulator.scenes import CIRCULAR, SimulatedScenes
 from denoising_diffusion_pytorch.cli import natural, new_figure, new_file, positive, run
@@ -125,19 +124,16 @@ class Task:
         self.scenes = TestSet(source, arguments.maps, incomplete)
         self.coarse = f"{self.predictor.title} at its {self.predictor.config.data.image_size} px"
 
-    @property
-    def seen(self) -> dict[str, Any]:
-        """What all processes have to see."""
-        models = digest([model.identity(self.arguments.num_samples) for model in self.models])
-        return {"maps": len(self.scenes), "names of maps": digest(self.scenes.names), "models": models}
+    def identities(self) -> list[dict[str, Any]]:
+        """Of the models."""
+        return [model.identity(self.arguments.num_samples) for model in self.models]
 
-    @property
     def settings(self) -> dict[str, Any]:
         """All that a map's record depends on."""
         names = ("incomplete", "references", "mean_map", "reconstruction", "batch_size", "split", "simulation_type")
-        own = self.predictor.identity(self.arguments.num_samples) | {n: getattr(self.arguments, n) for n in names}
-        baseline = self.baseline.identity(self.arguments.num_samples) if self.baseline else None
-        return own | {"maps": len(self.scenes), "baseline": baseline} | self.scenes.source.identity()
+        ours, *baseline = self.identities()
+        asked = {name: getattr(self.arguments, name) for name in names}
+        return ours | asked | {"maps": len(self.scenes), "baseline": baseline} | self.scenes.source.identity()
 
     def facts(self) -> dict[str, Any]:
         """What is said about the scores."""
@@ -187,7 +183,7 @@ def score(task: Task, processes: Processes) -> Evaluation:
     path = arguments.csv if processes.is_main else None
 
     def open_files() -> tuple[Records, GrowingCsv]:
-        records = Records(path and path.with_name(f"{path.name}.jsonl"), task.settings if path else {})
+        records = Records(path and path.with_name(f"{path.name}.jsonl"), task.settings() if path else {})
         for record in records.earlier():
             evaluation.add(record)
         return records, GrowingCsv(path, records.earlier())
@@ -227,7 +223,7 @@ def write(task: Task, evaluation: Evaluation, rows: Mapping[str, Any]) -> None:
 def main() -> None:
     processes = Processes()
     task = processes.each(Task)
-    processes.agree(task.seen)
+    processes.agree(task.scenes, task.identities())
     facts = task.facts()
     settings = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None and key != "checkpoint")
     title, source = task.predictor.title, task.scenes.source
