@@ -29,14 +29,14 @@ from data.geometry.georeference import Georeference
 from data.gis.geojson import read_city
 from data.gis.measured_points import read_measurements
 from data.measurements import pixels_of
+from data.samples.sharing import Processes, shared
 from data.scene import Scene, parse_position, scene_at
 from data.trees.splits import spread
 from data.units import COVERAGE_DB
-from denoising_diffusion_pytorch.cli import natural, parse, print_city, run
+from denoising_diffusion_pytorch.cli import MISTAKES, natural, parse, print_city, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
 from denoising_diffusion_pytorch.config.schema import SampleConfig, SourceConfig
 from denoising_diffusion_pytorch.errors import ConfigError
-from denoising_diffusion_pytorch.sharing import Processes, shared
 from evaluation.maps import Coverage, draw_map, write_coverage, write_map
 from evaluation.metrics import Scores, measure
 from evaluation.records import Records
@@ -248,7 +248,7 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
 
 
 def main() -> None:
-    processes = Processes()
+    processes = Processes(MISTAKES)
     arguments, settings = processes.each(parse_arguments)
     if arguments.buildings is None and arguments.simulate is None:
         sample_split(settings, processes)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from data.gis.geojson import City  # shapely, which few commands need
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
+MISTAKES = (*USER_ERRORS, OSError)  # that end the processes of a command together
 USERS_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG"}
 
 

@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 from data import FlatTree, RadioMapSeer, Scene, open_tree
 from data.incomplete import Incomplete
+from data.samples.sharing import Processes, shared
 from data.simulator.scenes import CIRCULAR, SimulatedScenes
-from denoising_diffusion_pytorch.cli import natural, new_figure, new_file, positive, run
+from denoising_diffusion_pytorch.cli import MISTAKES, natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import parse_config
 from denoising_diffusion_pytorch.config.schema import SourceConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.predictor import Predictor
-from denoising_diffusion_pytorch.sharing import Processes, shared
 from evaluation.figures import comparison_figure, figure_row, reliability_figure
 from evaluation.metrics import measure
 from evaluation.records import GrowingCsv, Records
@@ -221,7 +221,7 @@ def write(task: Task, evaluation: Evaluation, rows: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    processes = Processes()
+    processes = Processes(MISTAKES)
     task = processes.each(Task)
     processes.agree(task.scenes, task.identities())
     facts = task.facts()

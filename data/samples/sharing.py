@@ -14,12 +14,9 @@ from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from data.errors import DataError
-from data.hashing import digest
-from data.scene import Scene
-
-from .cli import USER_ERRORS
-from .errors import ConfigError, TrainingError
+from ..errors import DataError
+from ..hashing import digest
+from ..scene import Scene
 
 MOST_WORKERS = 8  # of one process; more would only wait for the network
 T = TypeVar("T")
@@ -41,12 +38,16 @@ class Processes:
 
     They exchange Python objects over gloo, also where networks are on GPUs.
 
+    Args:
+        mistakes: a user's; in any process they end all of them with one message.
+
     Attributes:
         rank, count: number of this process, and how many there are.
         is_main: whether this is the one that prints and writes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mistakes: tuple[type[Exception], ...] = (DataError, OSError)) -> None:
+        self.mistakes: tuple[type[BaseException], ...] = (*mistakes, SystemExit)
         self.rank, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.is_main = self.rank == 0
         if self.count > 1:
@@ -63,17 +64,17 @@ class Processes:
     def gather(self, do: Callable[[], T]) -> list[T]:
         """What `do` returns in each process, by rank, on the main one; an empty list on the others.
 
-        A user's mistake in any process ends all of them: the main one raises it, the others end without a word.
+        A mistake in any process ends all of them: the main one raises it, the others end without a word.
 
         Raises:
-            TrainingError: another process was killed.
+            DataError: another process was killed.
         """
         result, failure, said = None, None, io.StringIO()
         try:
             with contextlib.nullcontext() if self.is_main else contextlib.redirect_stderr(said):
                 result = do()
-        except (*USER_ERRORS, OSError, SystemExit) as error:
-            failure = error if self.is_main or not said.getvalue() else ConfigError(said.getvalue().splitlines()[-1])
+        except self.mistakes as error:
+            failure = error if self.is_main or not said.getvalue() else DataError(said.getvalue().splitlines()[-1])
         found: Any = [(result, failure)]
         if self.count > 1:
             found = self._exchange("gather_object", (result, failure), [None] * self.count if self.is_main else None)
@@ -112,7 +113,7 @@ class Processes:
         except RuntimeError as error:
             if not self.is_main:
                 raise SystemExit(2) from error  # the main process has ended, and has said why
-            raise TrainingError("another process ended early; was it killed, or its memory exhausted?") from error
+            raise DataError("another process ended early; was it killed, or its memory exhausted?") from error
         return arguments[-1] if arguments else None
 
 
@@ -160,7 +161,7 @@ def shared(
     import torch
     from torch.utils.data import DataLoader
 
-    from data.samples.dataset import close_dataloader, worker_settings
+    from .dataset import close_dataloader, worker_settings
 
     torch.set_num_threads(1)  # the number of threads changes last digits, too
     batches = [list(range(start, min(start + batch_size, len(scenes)))) for start in range(0, len(scenes), batch_size)]
