@@ -116,7 +116,8 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
     done(*sample)
     assert len(list((tmp_path / "maps").glob("*_figure.png"))) == len(dataset)
     np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
-    refused(*sample, words=(f"conditions/{name}.npy", "has shape (1, 2, 2), not"))
+    elsewhere = f"sample.output_folder={tmp_path / 'others'}"
+    refused(*sample[:-1], elsewhere, words=(f"conditions/{name}.npy", "has shape (1, 2, 2), not"))
 
 
 def test_arguments_that_mean_nothing_end_in_one_line(workplace):
