@@ -77,8 +77,3 @@ def test_points_outside_and_rows_without_a_value_are_counted():
 def test_what_cannot_be_read_is_refused_with_a_remedy(text, place, eirp, message):
     with pytest.raises(DataError, match=f"^p.csv: .*{message}"):
         measurements_of(text.encode(), "p.csv", (64, 64), place, eirp)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(DataError, match="no such file"):
-        read_measurements(tmp_path / "absent.csv", (64, 64))
