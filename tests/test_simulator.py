@@ -99,16 +99,10 @@ def test_buildings_and_bounds():
 def turned_layout(layout, index):
     """The outlines of a square layout, transformed as `symmetry` transforms its pictures."""
     last = layout.shape[0] - 1
-
-    def turn(ring):
-        x, y = ring.T
-        if index & 4:
-            x = last - x
-        for _ in range(index & 3):
-            x, y = y, last - x
-        return np.column_stack([x, y])
-
-    return Layout([turn(ring) for ring in layout.outlines], layout.shape)
+    rings = [ring * (-1, 1) + (last, 0) if index & 4 else ring for ring in layout.outlines]
+    for _ in range(index & 3):
+        rings = [np.column_stack([ring[:, 1], last - ring[:, 0]]) for ring in rings]
+    return Layout(rings, layout.shape)
 
 
 @pytest.mark.parametrize("index", range(1, 8))
