@@ -197,7 +197,7 @@ def test_splits_of_a_flat_tree(flat_tree):
     (flat_tree / "splits" / "mine.txt").write_text("s0\ns9\n")
     for split, message in (
         ("mine", r"mine\.txt: images/s9\.png is not there"),
-        ("vla", "no split 'vla'; known: all, .*mine"),
+        ("vla", "no split 'vla'; known: all, train, val, test, mine,"),
     ):
         with pytest.raises(DataError, match=message):
             FlatTree(flat_tree, split)

@@ -102,6 +102,7 @@ def test_points_lie_where_something_is_received(scene):
     assert 2 < np.std(difference[:, 2]) * 99.16 < 8 and 1 < np.std(difference[:, :2]) < 3
     counts = [len(Incomplete(points=99).measured(each).measurements) for each in renamed(scene, 200)]
     assert min(counts) == 0 and max(counts) > 50 and 5 < np.median(counts) < 14
+    assert {len(Incomplete(points=2).measured(each).measurements) for each in renamed(scene, 60)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("size", [64, 32])
@@ -170,6 +171,9 @@ def test_a_dataset_draws_points_by_the_sample_s_key(radiomapseer):
         assert (sample["cond"][2] - sample["image"][0])[measured].abs().max() < 0.1  # turned with the image
     assert count > 20
     assert dataset[1]["cond"].equal(dataset[1]["cond"]) and "native" not in dataset[1]
+    scene = dataset.scene(1)  # without a key, by the name, as for scoring
+    expected = condition(Incomplete(points=30).measured(scene), channels, 32)
+    assert np.allclose(dataset[1]["cond"], expected, atol=0.01)
     plain = RadioUNet_c(radiomapseer, **how)
     poorer = RadioUNet_c(radiomapseer, incomplete=Incomplete(missing_buildings=1, exactly=True), **how)
     assert plain.identity() == dataset.identity() != poorer.identity()
