@@ -53,16 +53,14 @@ def if_absent(aside: Path, path: Path) -> None:
         os.replace(aside, path)
 
 
-def write_text(path: Path, text: str, publish: Callable[[Path, Path], object] = os.replace) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write text atomically; the folder is made."""
-    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"), publish)
+    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def write_json(
-    path: Path, content: Any, indent: int | None = 1, publish: Callable[[Path, Path], object] = os.replace
-) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write JSON atomically; NaN and infinities, which JSON does not have, become null."""
-    write_text(path, json.dumps(finite(content), indent=indent, allow_nan=False) + "\n", publish)
+    write_text(path, json.dumps(finite(content), indent=indent, allow_nan=False) + "\n")
 
 
 def finite(content: Any) -> Any:

@@ -100,7 +100,7 @@ def open_folder(root: Path, recipe: Recipe) -> None:
     if not begun:
         content = {"settings": settings, "pixel": PIXEL, "metres_per_pixel": 1}
         with suppress(FileExistsError):
-            write_json(manifest, content, publish=if_absent)
+            write_atomically(manifest, lambda aside: write_json(aside, content), if_absent)
     try:
         made = read_json(manifest)["settings"]
         made = {"layouts": RANDOM, "engine": "dominant_path"} | made  # earlier manifests may name another engine
@@ -140,13 +140,14 @@ def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
         write_json(paths.antennas(map_id), antennas_as_file(positions, recipe.size), indent=None)
     simulator, written = None, 0
     for (x, y), name in zip(positions, _names(map_id, recipe), strict=True):
-        if not paths.antenna_picture(name).exists():
+        gain, antenna = paths.gain(name), paths.antenna_picture(name)
+        if not antenna.exists():
             dot = np.zeros(city.shape, np.uint8)
             dot[y, x] = 255
-            write_png(paths.antenna_picture(name), dot)
-        if not paths.gain(name).exists():
+            write_png(antenna, dot)
+        if not gain.exists():
             simulator = simulator or Simulator(city)
-            write_png(paths.gain(name), gain_to_uint8(db_to_gain(simulator.path_gain((x, y)))))
+            write_png(gain, gain_to_uint8(db_to_gain(simulator.path_gain((x, y)))))
             written += 1
     return written
 
