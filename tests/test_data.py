@@ -430,8 +430,6 @@ def test_stream_covers_every_epoch_and_is_shared_by_ranks():
     two = [take(3, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
     assert one == [a + b for a, b in zip(*two, strict=True)]
     assert len(SampleStream(7, 2, batches=3)) == 3 == len(list(SampleStream(7, 2, batches=3)))
-    with pytest.raises(TypeError):
-        len(SampleStream(7, 2))
 
 
 def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, monkeypatch):

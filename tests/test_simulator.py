@@ -12,7 +12,7 @@ from data.geometry.registration import EDGE
 from data.samples.augment import symmetry
 from data.simulator import PathLossModel, Simulator, geodesic_distance, line_of_sight, random_city, random_transmitter
 from data.simulator.scenes import random_scenes
-from data.units import GAIN_MAX_DB, GAIN_MIN_DB, db_to_gain
+from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 
 
 def simulate(mask, tx):
@@ -185,6 +185,14 @@ def test_clipping_keeps_what_is_inside():
     whole, cut = Layout([ring], (32, 32)), Layout(clip(ring, (0, 0), (31, 31)), (32, 32))
     assert (whole.inside[1:-1, 1:-1] == cut.inside[1:-1, 1:-1]).all()
     assert clip(ring + 100, (0, 0), (31, 31)) == []
+
+
+def test_exact_outlines_and_traced_ones_agree():
+    city = random_city(np.random.default_rng(5), 96)
+    tx = random_transmitter(city, np.random.default_rng(6))
+    exact, traced = Simulator(city).path_gain(tx), simulate(city.inside, tx)
+    error = (exact - traced)[~city.inside] / GAIN_SPAN_DB
+    assert (error**2).mean() < 0.003
 
 
 def test_cities_are_reproducible_and_varied():
