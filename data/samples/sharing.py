@@ -69,12 +69,15 @@ class Processes:
         Raises:
             DataError: another process was killed.
         """
-        result, failure, said = None, None, io.StringIO()
+        result, said = None, io.StringIO()
+        failure: BaseException | None = None
         try:
             with contextlib.nullcontext() if self.is_main else contextlib.redirect_stderr(said):
                 result = do()
         except self.mistakes as error:
-            failure = error if self.is_main or not said.getvalue() else DataError(said.getvalue().splitlines()[-1])
+            failure = error
+            if isinstance(error, SystemExit) and said.getvalue():  # of argparse, which would have said it here
+                failure = DataError(said.getvalue().splitlines()[-1])
         found: Any = [(result, failure)]
         if self.count > 1:
             found = self._exchange("gather_object", (result, failure), [None] * self.count if self.is_main else None)
