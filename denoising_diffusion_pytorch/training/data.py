@@ -115,8 +115,8 @@ class TrainingData:
             self.dataset,
             self.config.trainer.batch_size,
             self.config.trainer.seed,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
+            rank=self.processes.rank,
+            world_size=self.processes.count,
             start_batch=first,
             num_workers=self.config.data.num_workers,
         )
