@@ -74,6 +74,7 @@ def test_two_processes_are_one(place):
     require_equal(folder / "vae_1", folder / "vae_2", 2)
 
 
+@pytest.mark.slow
 def test_four_processes_on_two_nodes_are_one(place):
     """With everything that DDP might not bear, and caches that four processes fill."""
     folder, config = place
@@ -93,6 +94,7 @@ def test_four_processes_on_two_nodes_are_one(place):
     assert one.keys() == four.keys() and all(one[name] == four[name] for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes in /proc")
 def test_a_killed_process_ends_all_nodes_and_a_signal_requeues_the_job(place):
     folder, config = place
