@@ -67,8 +67,8 @@ class Checkpointer:
             if self.config.trainer.resume_milestone not in (0, "latest"):
                 lasting = "as long as it is set, every start goes back to that step"
                 log.warning("trainer.resume_milestone is %d: %s", found.step, lasting)
+            print(f"resumed from {found.path}")
         self.last = found.path
-        self.accelerator.print(f"resumed from {found.path}")
         return found.step
 
     def _changes(self, found: Checkpoint) -> list[str]:
