@@ -27,6 +27,8 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
+from data.files import write_text
+
 from ..checkpoint import versions
 from ..config import to_yaml
 from ..config.schema import Config
@@ -68,8 +70,8 @@ class RunFolder:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
 
         self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
-        (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        (self.folder / "model_report.txt").write_text(report, encoding="utf-8")
+        write_text(self.folder / "config.yaml", to_yaml(config))
+        write_text(self.folder / "model_report.txt", report)
         device = accelerator.device
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
