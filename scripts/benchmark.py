@@ -43,8 +43,8 @@ from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.data import open_dataset
 from denoising_diffusion_pytorch.training.objectives import make_objectives
-from denoising_diffusion_pytorch.training.run_folder import memory_gib
 from denoising_diffusion_pytorch.training.setup import make_accelerator
+from denoising_diffusion_pytorch.training.speed import matmul_peak, memory_gib, seconds_of, synchronize
 from denoising_diffusion_pytorch.training.trainer import Trainer, step_networks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,31 +102,6 @@ def parse_arguments() -> argparse.Namespace:
 
 
 # ---- measuring, in a process of its own -----------------------------------------------------------------------------
-
-
-def synchronize() -> None:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds_of(work: Work, repeats: int) -> list[float]:
-    """Durations after one warm-up run."""
-    work()
-    times = []
-    for _ in range(repeats):
-        synchronize()
-        started = time.perf_counter()
-        work()
-        synchronize()
-        times.append(time.perf_counter() - started)
-    return times
-
-
-def matmul_peak(dtype: torch.dtype) -> float:
-    """Floating point operations per second of a large matrix product."""
-    side = 8192 if DEVICE == "cuda" else 2048
-    a, b = (torch.randn(side, side, device=DEVICE).to(dtype) for _ in range(2))
-    return 2 * side**3 / min(seconds_of(lambda: a @ b, 5))
 
 
 def training_step(stage: str, config: Config) -> tuple[Work, torch.nn.Module]:
@@ -205,7 +180,7 @@ def measure(arguments: argparse.Namespace, part: str, overrides: list[str], batc
     maps, peak, model = batch or 1, 0.0, None
     if part in (*TRAINED, *SAMPLED):
         bf16 = part in TRAINED and config.trainer.mixed_precision == "bf16"
-        peak = matmul_peak(torch.bfloat16 if bf16 else torch.float32)
+        peak = matmul_peak(torch.device(DEVICE), torch.bfloat16 if bf16 else torch.float32)
     if part in TRAINED:
         maps = config.trainer.batch_size
         work, model = training_step(part, config)
