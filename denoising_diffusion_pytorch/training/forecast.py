@@ -1,0 +1,183 @@
+"""What an optimizer step needs, before there is a GPU: memory by purpose, and floating point operations.
+
+The real trainer takes real steps on fake tensors, which have shapes but no content: nothing is allocated, and every
+operation reports the storages that it would have made. What a process on a GPU needs besides its tensors is `ALLOWANCE`.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import torch
+from accelerate.utils import convert_outputs_to_fp32
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from ..build import build_model
+from ..config.schema import Config
+from .objectives import make_objectives
+from .trainer import Trainer
+
+aten = torch.ops.aten
+FORMULAS: dict[Any, Callable] = {  # of FLOPs, by operation; torch's lack the attention of CPUs
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q.shape, k.shape, v.shape
+    ),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(
+        grad.shape, q.shape, k.shape, v.shape
+    ),
+    **flop_registry,
+}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes per process, and FLOPs per optimizer step and process.
+
+    `activations` is what the peak holds besides weights, gradients, optimizer and average: what the backward pass needs,
+    the batch, and intermediate results. `flops` counts products and convolutions, those that checkpointing repeats
+    included.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+    peak: int
+    flops: int
+
+
+def forecast(config: Config, stage: str, *, step: int | None = None) -> Forecast:
+    """What an optimizer step of a run needs; takes seconds on a CPU, whatever the sizes, and allocates next to nothing.
+
+    Args:
+        config: resolved. `mixed_precision: auto` counts as bf16, and fp16 has the sizes of bf16.
+        step: of the run, from 0 on; None: its last one, in which everything takes part that ever does.
+    """
+    accumulation = config.trainer.gradient_accumulation
+    micro_batches = min(2, accumulation)  # from the second one on, gradients are there from the beginning
+    changes = {"compile": False, "gradient_accumulation": micro_batches}
+    trainer_settings = config.trainer.model_copy(update=changes)
+    config = config.model_copy(update={"trainer": trainer_settings})
+    with _Fake(), Tally() as tally:
+        trainer, batches = random_trainer(config, stage, OnPaper(trainer_settings.mixed_precision))
+        trainer.step = config.trainer.training_steps - 1 if step is None else step
+        trainer.train_step(batches)  # after it, the optimizer has its moments
+        trainer.step -= 1
+        tally.peak, tally.flops = tally.live, 0
+        trainer.train_step(batches)
+    objectives = [optimization.objective for optimization in trainer.active()]
+    weights = [*trainer.model.state_dict().values(), *(p for o in objectives for p in o.parameters())]
+    trained = [p for optimization in trainer.active() for p in optimization.parameters]
+    states = [optimization.optimizer.state.values() for optimization in trainer.active()]
+    parts = {
+        "weights": size_of(weights),
+        "gradients": size_of(trained),
+        "optimizer": size_of(tree_leaves([list(state) for state in states])),
+        "average": size_of([*weights, *trainer.ema.ema_model.state_dict().values()]) - size_of(weights),
+    }
+    flops = tally.flops * accumulation // micro_batches
+    return Forecast(**parts, activations=tally.peak - sum(parts.values()), peak=tally.peak, flops=flops)
+
+
+def random_trainer(config: Config, stage: str, accelerator: Any) -> tuple[Trainer, Iterator[dict[str, Any]]]:
+    """The real trainer of a new network, and random micro-batches for its `train_step`, which needs no data."""
+    data, side = config.data, config.unet_config.image_size
+    count, channels = config.trainer.batch_size, config.first_stage_config.embed_dim
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, device=accelerator.device) * 2 - 1
+
+    batch = {
+        "image": random(1, data.image_size, data.image_size),
+        "cond": random(len(data.cond_channels), data.cond_size, data.cond_size),
+        "ori_mask": torch.zeros(count, 1, data.image_size, data.image_size, device=accelerator.device),
+        "moments": random(2 * channels, side, side) if data.cache_latents else None,
+        "names": ["random"] * count,
+        "keys": list(range(count)),
+    }
+    batches: Any = repeat(batch)
+    model = build_model(config, stage)
+    objectives = make_objectives(config, stage, model)
+    return Trainer(config, stage, model, objectives, lambda *_: batches, accelerator=accelerator), batches
+
+
+class OnPaper:
+    """Stands in for accelerate's Accelerator: one process on the CPU, whatever this process is part of."""
+
+    device = torch.device("cpu")
+    scaler = None
+    num_processes, process_index, is_main_process = 1, 0, True
+
+    def __init__(self, mixed_precision: str):
+        self.reduced = mixed_precision != "no"
+
+    def prepare(self, objective: nn.Module) -> nn.Module:
+        """The objective as accelerate wraps it: its forward pass in autocast, its outputs in float32."""
+        if self.reduced:
+            autocast = torch.autocast("cpu", torch.bfloat16)
+            objective.forward = convert_outputs_to_fp32(autocast(objective.forward))
+        return objective
+
+    def accumulate(self, *_: nn.Module) -> AbstractContextManager:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+
+class Tally(TorchDispatchMode):
+    """Adds up what operations make and compute while it is entered.
+
+    `live` are the bytes of the storages that they made and that are not freed, `peak` the most so far; `flops` are
+    those of products and convolutions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = self.flops = 0
+        self._seen: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in FORMULAS:
+            self.flops += FORMULAS[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+
+        def freed(_: weakref.ref) -> None:
+            del self._seen[key]
+            self.live -= size
+
+        self._seen[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+class _Fake(FakeTensorMode):
+    """torch moves no parameters that something refers to weakly, as the table does that this mode keeps."""
+
+    def dispatch(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().dispatch(*args, **kwargs)
+        self.fake_tensor_converter.meta_converter.tensor_memo.clear()
+        return result
+
+
+def size_of(tensors: Iterable[Any]) -> int:
+    """Bytes of the storages of tensors, each counted once."""
+    storages = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, Tensor)]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
