@@ -28,6 +28,8 @@ from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.randomness import KeyedRandom, seed_global
+from denoising_diffusion_pytorch.training import speed
+from denoising_diffusion_pytorch.training.forecast import forecast
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
@@ -108,6 +110,42 @@ def test_trackers(tmp_path, monkeypatch, caplog):
     for name, said in (("wand", "no tracker 'wand'; there are .*, wandb"), ("mlflow", "pip install mlflow")):
         with pytest.raises(ConfigError, match=said):
             make_trainer(tmp_path, trainer={"log_with": [name]})
+
+
+def test_expected_duration_and_fraction_of_the_peak(tmp_path, monkeypatch, capsys):
+    """Both from step 20 on; the discriminator, which starts with step 22, adds to the operations."""
+    config = {"first_stage_config": {"lossconfig": {"discr_start": 22}}}
+    settings = {"training_steps": 24, "gradient_accumulation": 1}
+    make_trainer(tmp_path / "run", "vae", trainer=settings, **config).train()
+    assert re.search(r"vae: 4 steps left, about 0 h 1 min at [\d.]+ samples/s", capsys.readouterr().out)
+    log = read_log(tmp_path / "run" / "train.log")
+    assert log["mfu"].keys() == {20, 21, 22, 23, 24} and len(log["loss"]) == 24
+    per_sample = [
+        log["mfu"][step] / log["samples_per_second"][step] for step in range(20, 25)
+    ]  # times what is constant
+    assert per_sample[:3] == pytest.approx([per_sample[0]] * 3, rel=1e-4)
+    assert per_sample[3] == pytest.approx(per_sample[4], rel=1e-4) and per_sample[3] > 1.05 * per_sample[0]
+    monkeypatch.setattr(speed, "matmul_peak", lambda device, dtype: 1e9)
+    checkpointed = tiny_config(
+        unet_config={"use_checkpoint": True}
+    )  # which adds nothing to the operations that are needed
+    found = speed.Utilization(checkpointed, "ldm", Accelerator(cpu=True)).of(0, 2.0)
+    assert found == {"mfu": pytest.approx(forecast(tiny_config(), "ldm", step=0).flops / 2e9)}
+
+    def no_room(device, dtype):
+        raise torch.OutOfMemoryError("no room for the product")
+
+    monkeypatch.setattr(speed, "matmul_peak", no_room)
+    assert speed.Utilization(tiny_config(), "ldm", Accelerator(cpu=True)).of(0, 2.0) == {}
+
+
+def test_the_first_steps_do_not_count_for_the_expected_duration(monkeypatch):
+    clock = iter([100.0 * step for step in range(1, 11)] + [1000.0 + 2 * step for step in range(1, 11)])
+    monkeypatch.setattr(speed.time, "monotonic", lambda: next(clock))
+    meter, starts = speed.Meter(Accelerator(cpu=True), 32), [100.0 * step for step in range(10)]
+    for started in starts + [1000.0 + 2 * step for step in range(10)]:
+        meter.add({}, started)
+    assert meter.expectation(1801).startswith("1,801 steps left, about 1 h 1 min at 16 samples/s")
 
 
 def test_steps_are_optimizer_steps(tmp_path):
