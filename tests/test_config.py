@@ -75,27 +75,6 @@ def test_each_block_of_the_document_means_the_defaults(load):
     assert all(changed(load(BLOCKS[name])) == {} for name in BLOCKS if name != "data")
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_every_value_of_a_block_is_read(load, name):
-    """Each number of a block, changed in the text, changes the configuration (or contradicts another spelling)."""
-    lines = BLOCKS[name].splitlines()
-    reference = to_dict(load(BLOCKS[name]))
-    tried = 0
-    for index, line in enumerate(lines):
-        key, _, value = line.partition(":")
-        value = value.partition("#")[0].strip()
-        if not value.replace(".", "").replace("e-", "").isdigit():
-            continue
-        halved = str(float(value) / 2) if "." in value or "e" in value else str(int(value) * 2)
-        other = "0.5" if value == "0.0" else halved
-        try:
-            assert to_dict(load("\n".join([*lines[:index], f"{key}: {other}", *lines[index + 1 :]]))) != reference, line
-        except ConfigError as error:
-            assert key.strip() in str(error), line
-        tried += 1
-    assert tried >= 2
-
-
 def test_wrappers(load, refuse):
     indented = "".join(f"    {line}\n" for name in ("first_stage", "unet") for line in BLOCKS[name].splitlines())
     text = f"model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n{indented}"
@@ -156,9 +135,7 @@ def test_what_yaml_files_may_hold(load):
         ("trainer: {batch_size: 16.5}", "trainer.batch_size: "),
         ("trainer: {lr: 0}", "not 0"),
         ('trainer: {results_folder: "a\\u0007"}', "trainer.results_folder: "),
-        ("trainer: {optimizer: {betas: [0.9]}}", "trainer.optimizer.betas: "),
         ("trainer: {mixed_precision: fp8}", "'no', 'fp16', 'bf16' or 'auto'"),
-        ("first_stage_config: {ddconfig: {double_z: false}}", "first_stage_config.ddconfig.double_z: "),
         ("first_stage_config: {ddconfig: {in_channels: 3}}", "first_stage_config.ddconfig.in_channels: "),
         ("diffusion_config: {model_type: edm}", "'ddpm', 'const_sde' or 'flow', not 'edm'"),
     ],
@@ -373,16 +350,14 @@ def test_sections_may_have_any_form():
         section("first_stage_config", {"embd_dim": 3})
 
 
-@pytest.mark.parametrize("stage", ["vae", "ldm", "baseline"])
 @pytest.mark.parametrize("model_type", ["ddpm", "const_sde", "flow"])
-def test_round_trip(load, stage, model_type):
+def test_round_trip(load, model_type):
     odd = "sample: {ckpt: 1e5x, source: {data_root: '1e5', split: 'no'}, output_folder: 'né: #'}"
     process = f"diffusion_config={{model_type: {model_type}, sampling_timesteps: 2}}"
-    config = load("".join(BLOCKS.values()) + odd, "data.train.data_root='5'", "trainer.lr=3.3e-5", process, stage=stage)
+    config = load("".join(BLOCKS.values()) + odd, "data.train.data_root='5'", "trainer.lr=3.3e-5", process)
     written = to_yaml(config)
-    again = load(written, stage=stage)
-    assert again == config and differences(config, again) == []
-    assert resolve(parse_config(to_dict(config)), stage) == parse_config(yaml.safe_load(written)) == config
+    assert differences(config, load(written)) == []
+    assert resolve(parse_config(to_dict(config)), "ldm") == parse_config(yaml.safe_load(written)) == config
 
 
 # ---- every setting, and the files in configs/ --------------------------------------------------------------------
