@@ -173,14 +173,6 @@ def test_each_process_has_settings_of_its_own(load):
     assert (diffusion.objective, diffusion.sampler, diffusion.beta_schedule) == ("pred_KC", "decoupled", None)
 
 
-def test_a_residual_decoder_must_see_the_condition(load, refuse):
-    assert load("first_stage_config: {ddconfig: {decoder_cond: true}}").data.cond_size == 320
-    channels = "data: {cond_channels: [buildings, simulated]}\nfirst_stage_config: {ddconfig: {%s}}"
-    refuse(channels % "decoder_residual: true", "decoder_residual needs decoder_cond: true")
-    refuse("first_stage_config: {ddconfig: {decoder_cond: true, decoder_residual: true}}", "simulated among")
-    assert load(channels % "decoder_cond: true, decoder_residual: true").first_stage_config.ddconfig.decoder_residual
-
-
 REFUSED = """
 trainer.batch_size | not key=value
 =4 | not key=value
@@ -200,6 +192,11 @@ data.cond_size=80 first_stage_config.ddconfig.decoder_cond=true | data.cond_size
 data.cond_size=320 cond_stage_config.size=160 | cond_stage_config.size is 160 | data.cond_size makes it 320
 cond_stage_config.in_channels=4 | cond_stage_config.in_channels is 4 | data.cond_channels
 cond_stage_config.size=160 cond_stage_config.depths=[1] | cond_stage_config.depths has 1 | channel_mult 4
+first_stage_config.ddconfig.decoder_residual=true data.cond_channels=[buildings,simulated] | decoder_residual needs decoder_cond
+first_stage_config.ddconfig.decoder_residual=true first_stage_config.ddconfig.decoder_cond=true | simulated among data.cond_channels
+data.incomplete.points=9 | incomplete.points is 9 | no measured points
+data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; measured points need a number and both
+data.cond_channels=[measured_gain,measured] | incomplete.points is 0 | measured_gain and measured
 diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
 diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler or heun
 diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3
@@ -290,15 +287,6 @@ def test_floor_of_the_learning_rate(load, refuse):
         assert load(*given).trainer.min_learning_rate == pytest.approx(floor)
     refuse("trainer: {min_lr: 1e-6, lr_scheduler: {min_lr_ratio: 0.1}}", "trainer.min_learning_rate", "min_lr_ratio")
     refuse("trainer: {min_lr: 1e-3}", "trainer.min_learning_rate is 0.001", "learning_rate")
-
-
-def test_measured_points_need_their_channels(load, refuse):
-    text = "data: {incomplete: {points: 9}, cond_channels: %s}"
-    assert load(text % "[buildings, measured_gain, measured]").data.incomplete.points == 9
-    assert load(text % "[buildings, simulated]").data.incomplete.points == 9
-    refuse(text % "[buildings, transmitter]", "incomplete.points is 9", "no measured points")
-    refuse(text % "[buildings, measured]", "has measured; measured points need a number and both")
-    refuse("data: {cond_channels: [measured_gain, measured]}", "incomplete.points is 0", "measured_gain and measured")
 
 
 def test_resolve_leaves_its_argument_alone_and_checks_it():
