@@ -4,6 +4,7 @@ The real trainer takes real steps on fake tensors, which have shapes but no cont
 operation reports the storages that it would have made. What a process on a GPU needs besides its tensors is `ALLOWANCE`.
 """
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +22,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from ..build import build_model
 from ..config.schema import Config
-from .objectives import make_objectives
+from .objectives import Batch, make_objectives
 from .trainer import Trainer
 
 aten = torch.ops.aten
@@ -61,52 +62,72 @@ def forecast(config: Config, stage: str, *, step: int | None = None) -> Forecast
         config: resolved. `mixed_precision: auto` counts as bf16, and fp16 has the sizes of bf16.
         step: of the run, from 0 on; None: its last one, in which everything takes part that ever does.
     """
-    accumulation = config.trainer.gradient_accumulation
-    micro_batches = min(2, accumulation)  # from the second one on, gradients are there from the beginning
-    changes = {"compile": False, "gradient_accumulation": micro_batches}
-    trainer_settings = config.trainer.model_copy(update=changes)
-    config = config.model_copy(update={"trainer": trainer_settings})
+    return forecasts(config, stage, [config.trainer.batch_size], step=step)[0]
+
+
+def forecasts(config: Config, stage: str, batch_sizes: Iterable[int], *, step: int | None = None) -> list[Forecast]:
+    """`forecast` for several sizes of the micro-batches."""
+    changes = {"compile": False, "gradient_accumulation": 1}
+    settings = config.trainer.model_copy(update=changes)
+    step = settings.training_steps - 1 if step is None else step
     with _Fake(), Tally() as tally:
-        trainer, batches = random_trainer(config, stage, OnPaper(trainer_settings.mixed_precision))
-        trainer.step = config.trainer.training_steps - 1 if step is None else step
-        trainer.train_step(batches)  # after it, the optimizer has its moments
-        trainer.step -= 1
-        tally.peak, tally.flops = tally.live, 0
-        trainer.train_step(batches)
-    objectives = [optimization.objective for optimization in trainer.active()]
-    weights = [*trainer.model.state_dict().values(), *(p for o in objectives for p in o.parameters())]
-    trained = [p for optimization in trainer.active() for p in optimization.parameters]
-    states = [optimization.optimizer.state.values() for optimization in trainer.active()]
-    parts = {
-        "weights": size_of(weights),
-        "gradients": size_of(trained),
-        "optimizer": size_of(tree_leaves([list(state) for state in states])),
-        "average": size_of([*weights, *trainer.ema.ema_model.state_dict().values()]) - size_of(weights),
-    }
-    flops = tally.flops * accumulation // micro_batches
-    return Forecast(**parts, activations=tally.peak - sum(parts.values()), peak=tally.peak, flops=flops)
+        trainer = random_trainer(
+            config.model_copy(update={"trainer": settings}), stage, OnPaper(settings.mixed_precision)
+        )
+        return [_step(trainer, size, step, config.trainer.gradient_accumulation, tally) for size in batch_sizes]
 
 
-def random_trainer(config: Config, stage: str, accelerator: Any) -> tuple[Trainer, Iterator[dict[str, Any]]]:
-    """The real trainer of a new network, and random micro-batches for its `train_step`, which needs no data."""
+def _step(trainer: Trainer, batch_size: int, step: int, accumulation: int, tally: "Tally") -> Forecast:
+    """The step of one batch size; after the first call the optimizers have their moments."""
+    trainer.step = step
+    active = trainer.active()
+    trained = [p for optimization in active for p in optimization.parameters]
+    if accumulation > 1:  # every micro-batch but the first one finds gradients, to which it adds
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+    before_update: list[int] = []
+    hook = active[0].optimizer.register_step_pre_hook(lambda *_: before_update.append(tally.peak))
+    had_moments = bool(active[0].optimizer.state)
+    gc.collect()
+    tally.peak, tally.flops = tally.live, 0
+    trainer.train_step(random_batches(trainer.config, batch_size, trainer.accelerator.device))
+    hook.remove()
+    weights = [*trainer.model.state_dict().values(), *(p for o in active for p in o.objective.parameters())]
+    optimizer = size_of(tree_leaves([list(optimization.optimizer.state.values()) for optimization in active]))
+    average = size_of([*weights, *trainer.ema.ema_model.state_dict().values()]) - size_of(weights)
+    parts = {"weights": size_of(weights), "gradients": size_of(trained), "optimizer": optimizer, "average": average}
+    # the optimizer's moments are made in the first update, and are there before it from then on
+    peak = max(before_update[0] + (0 if had_moments else optimizer), tally.peak)
+    return Forecast(**parts, activations=peak - sum(parts.values()), peak=peak, flops=tally.flops * accumulation)
+
+
+def random_batches(config: Config, count: int, device: torch.device) -> Iterator[Batch]:
+    """The same random micro-batch of `count` samples again and again, as `to_device` gives them."""
     data, side = config.data, config.unet_config.image_size
-    count, channels = config.trainer.batch_size, config.first_stage_config.embed_dim
 
     def random(*shape: int) -> Tensor:
-        return torch.rand(count, *shape, device=accelerator.device) * 2 - 1
+        return torch.rand(count, *shape, device=device) * 2 - 1
 
     batch = {
         "image": random(1, data.image_size, data.image_size),
         "cond": random(len(data.cond_channels), data.cond_size, data.cond_size),
-        "ori_mask": torch.zeros(count, 1, data.image_size, data.image_size, device=accelerator.device),
-        "moments": random(2 * channels, side, side) if data.cache_latents else None,
+        "ori_mask": torch.zeros(count, 1, data.image_size, data.image_size, device=device),
+        "moments": random(2 * config.first_stage_config.embed_dim, side, side) if data.cache_latents else None,
         "names": ["random"] * count,
         "keys": list(range(count)),
     }
-    batches: Any = repeat(batch)
+    return repeat(batch)
+
+
+def random_trainer(config: Config, stage: str, accelerator: Any) -> Trainer:
+    """The real trainer of a new network on `random_batches`: it needs no data."""
     model = build_model(config, stage)
     objectives = make_objectives(config, stage, model)
-    return Trainer(config, stage, model, objectives, lambda *_: batches, accelerator=accelerator), batches
+
+    def batches(_: int) -> Any:
+        return random_batches(config, config.trainer.batch_size, accelerator.device)
+
+    return Trainer(config, stage, model, objectives, batches, accelerator=accelerator)
 
 
 class OnPaper:
@@ -123,6 +144,9 @@ class OnPaper:
         """The objective as accelerate wraps it: its forward pass in autocast, its outputs in float32."""
         if self.reduced:
             autocast = torch.autocast("cpu", torch.bfloat16)
+            for module in objective.modules():
+                if isinstance(module, nn.GroupNorm | nn.LayerNorm):  # autocast for GPUs computes these in float32
+                    module.register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
             objective.forward = convert_outputs_to_fp32(autocast(objective.forward))
         return objective
 
@@ -147,6 +171,8 @@ class Tally(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func is torch.ops.prim.device.default:  # more than half of all calls
+            return result
         if func.overloadpacket in FORMULAS:
             self.flops += FORMULAS[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
         for leaf in tree_leaves(result):
