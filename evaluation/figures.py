@@ -245,3 +245,19 @@ def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]
     right.set(xlabel="spread of the samples (dB)", ylabel="root mean square error of their mean (dB)")
     left.legend(frameon=False)
     _save(figure, path)
+
+
+def curves_figure(
+    path: str | Path, curves: Sequence[tuple[str, list[float], list[float]]], budget: float, unit: str
+) -> None:
+    """NMSE along trainings, each a name, fractions of the budget and scores; those of one name have one colour."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(name for name, *_ in curves))}
+    for number, (name, used, scores) in enumerate(curves):
+        label = name if name not in [earlier for earlier, *_ in curves[:number]] else None
+        axes.plot(np.array(used) * budget, scores, color=colours[name], marker="o", markersize=3, label=label)
+    axes.set(xlabel=unit, ylabel="NMSE", yscale="log", xlim=(0, budget))
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)

@@ -35,11 +35,12 @@ from data.files import read_json, write_json, write_text
 from data.hashing import digest
 from data.incomplete import Incomplete
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
-from denoising_diffusion_pytorch.cli import new_file, positive, run
+from denoising_diffusion_pytorch.cli import new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config, schema, to_dict
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.run_folder import read_log
+from evaluation.figures import curves_figure
 from evaluation.metrics import mean_of
 from evaluation.references import REFERENCES
 from evaluation.scoring import Answer, score
@@ -68,6 +69,13 @@ class Scenes(schema.Section):
         """All of them."""
         tree = open_tree(self.data_root, self.simulation_type, self.split)
         return list(TestSet(tree, self.maps, Incomplete(**vars(self.incomplete), exactly=True)))
+
+
+class Curve(schema.Section):
+    """Scores along the training of every row, on scenes of the first test set."""
+
+    points: schema.Count  # scores per row
+    maps: schema.Count = 60
 
 
 class Row(schema.Section):
@@ -99,6 +107,7 @@ class Plan(schema.Section):
     settings: list[schema.Text] = []  # key=value for all rows
     seeds: list[schema.Natural] = [0]
     test_sets: dict[str, Scenes]
+    curve: Curve | None = None  # none without it
     num_samples: schema.Count = 1  # per map: their mean is scored, and their CRPS and coverage
     rows: dict[str, Row]  # differences are taken against the first
 
@@ -172,7 +181,26 @@ class Trainings:
             more = [*more, f"first_stage_config.ckpt_path={vae.resolve()}"]
         if row.end_to_end:
             more.append(f"diffusion_config.end_to_end.start_step={steps['ldm']}")
-        return self._train(self.out / "runs", name, row.stage, row, steps[row.stage] + steps.get("end_to_end", 0), more)
+        total = steps[row.stage] + steps.get("end_to_end", 0)
+        return self._train(self.out / "runs", name, row.stage, row, total, [*more, *self._scored(total)])
+
+    def _scored(self, steps: int) -> list[str]:
+        """Settings by which a run of so many steps is scored along the way."""
+        if self.plan.curve is None:
+            return []
+        scenes = next(iter(self.plan.test_sets.values()))
+        source = {key: getattr(scenes, key) for key in ("data_root", "simulation_type", "split")}
+        settings = [f"data.validation.{key}={value}" for key, value in source.items()]
+        every = -(-steps // self.plan.curve.points)
+        return [*settings, f"trainer.validate_every={every}", f"trainer.validation_samples={self.plan.curve.maps}"]
+
+    def curve(self, row: Row, folder: Path, steps: dict[str, int]) -> tuple[list[float], list[float]]:
+        """The fraction of the budget that was used, and the NMSE, at every score along a run."""
+        scores = read_log(folder / "train.log").get("validation_nmse", {})
+        before = self.plan.vae_fraction if row.vae else 0.0
+        first, last = steps[row.stage], steps[row.stage] + steps.get("end_to_end", 0)
+        used = [before, before + (1 - before) * (1 - row.end_to_end), 1.0]
+        return np.interp([*scores], [0, first, last], used).tolist(), [*scores.values()]
 
     def _settings(self, stage: str, row: Row) -> list[str]:
         return [*self.plan.settings, *row.settings, *(row.own if stage != "vae" else ())]
@@ -185,7 +213,7 @@ class Trainings:
         self, parent: Path, name: str, stage: str, row: Row, steps: int, more: Sequence[str], load: str = ""
     ) -> Path:
         """Train, unless that is done; returns the results folder."""
-        more = [f"trainer.training_steps={steps}", "trainer.validate_every=0", "trainer.num_samples=0", *more]
+        more = ["trainer.validate_every=0", "trainer.num_samples=0", f"trainer.training_steps={steps}", *more]
         readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:LONGEST_NAME]
         folder = parent / f"{readable}_{digest(to_dict(self.config(stage, row, more)), load)[:8]}"
         with self._locks[folder]:
@@ -263,6 +291,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--parallel", type=positive, default=1, help="concurrent runs (%(default)s)")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="per run (%(default)s)")
     parser.add_argument("--markdown", type=new_file, help="file for the tables")
+    parser.add_argument(
+        "--figure", type=new_figure, help="figure of the error along the training, see `curve` of a plan"
+    )
     return parser.parse_args()
 
 
@@ -272,6 +303,8 @@ def main() -> None:
     unknown = set(arguments.only or ()) - plan.rows.keys()
     if unknown:
         raise ConfigError(f"--only {unknown.pop()}: no row of {arguments.plan}; there are {', '.join(plan.rows)}")
+    if arguments.figure and plan.curve is None:
+        raise ConfigError(f"--figure: {arguments.plan} has no `curve`, which scores rows along their training")
     rows = {name: row for name, row in plan.rows.items() if name in (arguments.only or plan.rows)}
     test_sets = {where: scenes.read() for where, scenes in plan.test_sets.items()}
     trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
@@ -282,6 +315,13 @@ def main() -> None:
         for name, count in steps.items():
             print(name, count, flush=True)
         folders = list(pool.map(lambda job: trainings.model(job[0], rows[job[0]], job[1], steps[job[0]]), jobs))
+    if arguments.figure:
+        curves = [
+            (name, *trainings.curve(rows[name], folder, steps[name]))
+            for (name, _), folder in zip(jobs, folders, strict=True)
+        ]
+        budget = (plan.seconds / 60, "minutes") if plan.seconds else (plan.samples, "maps seen")
+        curves_figure(arguments.figure, curves, *budget)
     torch.set_num_threads(arguments.threads)
     found: dict[str, list[dict]] = {}
     for name, row in rows.items():

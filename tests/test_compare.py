@@ -28,6 +28,7 @@ def workplace(tmp_path_factory):
         "samples": 24,
         "vae_fraction": 0.5,
         "num_samples": 4,
+        "curve": {"points": 2, "maps": 1},
         "test_sets": {
             "complete": tree,
             "measured": tree | {"maps": 1, "incomplete": {"points": 7, "missing_buildings": 1}},
@@ -44,7 +45,8 @@ def workplace(tmp_path_factory):
 
 def run(root, *more):
     out, table = root / "out", root / "new" / "table.md"
-    done("scripts/compare.py", "--plan", root / "plan.yaml", "--out", out, "--threads", 1, "--markdown", table, *more)
+    written = ["--markdown", table, "--figure", root / "curves.png"]
+    done("scripts/compare.py", "--plan", root / "plan.yaml", "--out", out, "--threads", 1, *written, *more)
     return table.read_text(), out
 
 
@@ -58,6 +60,10 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
     text, out = run(workplace, "--parallel", 2)
     runs = sorted((folder.name[:-9], find_checkpoint(folder).step) for folder in (out / "runs").iterdir())
     assert runs == [("latent_diffusion", 4)] * 2 + [("regression", 6)] + [("vae", 3)] * 2
+    trainings = compare.Trainings(compare.read_plan(workplace / "plan.yaml"), out, 1)
+    row, folder = trainings.plan.rows["latent diffusion"], next((out / "runs").glob("latent_diffusion_*"))
+    used, scores = trainings.curve(row, folder, trainings.steps(row))
+    assert used == [0.75, 1] and min(scores) > 0 and (workplace / "curves.png").stat().st_size > 5000
     complete, measured = text.split("\n\n")[1::2]
     assert text.split("\n\n")[::2] == ["complete", "measured"]
     rows = cells(complete)

@@ -1,5 +1,6 @@
 """Which kind of tree a folder is, where a RadioMapSeer tree keeps what, and which of its scenes are complete."""
 
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -89,9 +90,8 @@ def list_scenes(
     listed, drawn = _stems(root / "antenna", ".json"), _stems(root / "png" / "antennas", ".png")
     outlined = {part: _stems(root / "polygon" / part, ".json") for part in parts}
     pictured = {part: _stems(root / "png" / part, ".png") for part in parts}
-    lacking = {
-        f"polygon/{p} nor png/{p}": [s for s in scenes if str(s[0]) not in outlined[p] | pictured[p]] for p in parts
-    }
+    known = {part: outlined[part] | pictured[part] for part in parts}
+    lacking = {f"polygon/{p} nor png/{p}": [s for s in scenes if str(s[0]) not in known[p]] for p in parts}
     without = [s for s in scenes if str(s[0]) not in listed and f"{s[0]}_{s[1]}" not in drawn]
     lacking = {"antenna/ nor png/antennas/": without} | lacking
     for what, without in lacking.items():
@@ -99,7 +99,8 @@ def list_scenes(
             raise DataError(f"{root}: has neither {what}; RadioMapSeer has both")
     lacks = [f"{len(without)} lack {what}" for what, without in lacking.items() if without]
     report = f"{root}: {len(scenes)} {paths.simulation_type} maps" + (f", of which {', '.join(lacks)}" if lacks else "")
-    traced = {s[0] for s in scenes for part in parts if str(s[0]) in pictured[part] - outlined[part]}
+    maps = {str(map_id) for map_id, _ in scenes}
+    traced = {map_id for part in parts for map_id in maps & (pictured[part] - outlined[part])}
     if traced:
         report += f"; {len(traced)} layouts have no outlines (polygon/): {TRACING_COSTS}"
     incomplete = set(chain(*lacking.values()))
@@ -111,4 +112,5 @@ def list_scenes(
 
 def _stems(folder: Path, suffix: str) -> set[str]:
     """Names of the files in a folder with this suffix; empty if there is no such folder."""
-    return {file.stem for file in folder.iterdir() if file.suffix == suffix} if folder.is_dir() else set()
+    names = os.listdir(folder) if folder.is_dir() else ()
+    return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}

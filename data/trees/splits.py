@@ -54,8 +54,9 @@ class Rule:
 
     def names(self, split: str, names: list[str]) -> list[str]:
         """Those of the split."""
-        chosen = self.choose(split, [_key(name) for name in names])
-        return [name for name in names if _key(name) in chosen]
+        keys = [_key(name) for name in names]
+        chosen = self.choose(split, keys)
+        return [name for name, key in zip(names, keys, strict=True) if key in chosen]
 
 
 def _key(name: str) -> str:
@@ -127,7 +128,8 @@ def _chosen(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
     if split in files:
         return _listed(files[split], names, rule)
     listed = {_key(name) for other in ORDERED if other in files for name in _listed(files[other], names, rule)}
-    return [name for name in rule.names(split, names) if _key(name) not in listed]
+    chosen = rule.names(split, names)
+    return [name for name in chosen if _key(name) not in listed] if listed else chosen
 
 
 def _listed(path: Path, names: list[str], rule: Rule) -> list[str]:
