@@ -7,10 +7,9 @@ operation reports the storages that it would have made. What a process on a GPU 
 import gc
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import torch
@@ -129,7 +128,7 @@ def _step(trainer: Trainer, batch_size: int, step: int, accumulation: int, tally
     return Forecast(**parts, activations=peak - sum(parts.values()), peak=peak, flops=tally.flops * accumulation)
 
 
-def random_batches(config: Config, count: int, device: torch.device) -> Iterator[Batch]:
+def random_batches(config: Config, count: int, device: torch.device) -> Generator[Batch, None, None]:
     """The same random micro-batch of `count` samples again and again, as `to_device` gives them."""
     data, side = config.data, config.unet_config.image_size
 
@@ -144,7 +143,8 @@ def random_batches(config: Config, count: int, device: torch.device) -> Iterator
         "names": ["random"] * count,
         "keys": list(range(count)),
     }
-    return repeat(batch)
+    while True:
+        yield batch
 
 
 def random_trainer(config: Config, stage: str, accelerator: Any) -> Trainer:
@@ -152,7 +152,7 @@ def random_trainer(config: Config, stage: str, accelerator: Any) -> Trainer:
     model = build_model(config, stage)
     objectives = make_objectives(config, stage, model)
 
-    def batches(_: int) -> Any:
+    def batches(_: int) -> Generator[Batch, None, None]:
         return random_batches(config, config.trainer.batch_size, accelerator.device)
 
     return Trainer(config, stage, model, objectives, batches, accelerator=accelerator)
