@@ -5,11 +5,11 @@ operation reports the storages that it would have made. What a process on a GPU 
 """
 
 import gc
+import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import torch
@@ -25,6 +25,10 @@ from ..config.schema import Config
 from .objectives import Batch, make_objectives
 from .trainer import Trainer
 
+ALLOWANCE = int(
+    1.5 * 2**30
+)  # bytes of a GPU for CUDA's context, cuDNN's workspaces and the allocator's gaps; an estimate
+CARDS = (16, 24, 40, 80)  # GiB
 aten = torch.ops.aten
 FORMULAS: dict[Any, Callable] = {  # of FLOPs, by operation; torch's lack the attention of CPUs
     aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
@@ -70,11 +74,34 @@ def forecasts(config: Config, stage: str, batch_sizes: Iterable[int], *, step: i
     changes = {"compile": False, "gradient_accumulation": 1}
     settings = config.trainer.model_copy(update=changes)
     step = settings.training_steps - 1 if step is None else step
-    with _Fake(), Tally() as tally:
+    with FakeTensors(), Tally() as tally:
         trainer = random_trainer(
             config.model_copy(update={"trainer": settings}), stage, OnPaper(settings.mixed_precision)
         )
         return [_step(trainer, size, step, config.trainer.gradient_accumulation, tally) for size in batch_sizes]
+
+
+def largest_batches(now: Forecast, twice: Forecast, size: int) -> dict[int, int]:
+    """The largest micro-batch by GiB of memory, from the forecasts of `size` and `2 * size`: the peak grows linearly."""
+    per_sample = (twice.peak - now.peak) / size
+    room = {card: card * 2**30 - ALLOWANCE - now.peak for card in CARDS}
+    return {card: max(0, size + math.floor(free / per_sample)) for card, free in room.items()}
+
+
+def report(config: Config, stage: str) -> str:
+    """A forecast in words, and the largest micro-batches that fit cards of usual sizes."""
+    size, precision = config.trainer.batch_size, config.trainer.mixed_precision
+    now, twice = forecasts(config, stage, [size, 2 * size])
+    parts = {name: value / 2**30 for name, value in vars(now).items() if name != "flops"}
+    peak = parts.pop("peak")
+    split = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+    fits = [f"{count or 'none'} in {card} GiB" for card, count in largest_batches(now, twice, size).items()]
+    how = {"no": "full precision", "auto": "bf16"}.get(precision, precision)
+    return (
+        f"memory of a step on a GPU, {how}, micro-batches of {size}: {peak:.2f} GiB = {split}\n"
+        f"largest micro-batches, {ALLOWANCE / 2**30:.1f} GiB kept free for CUDA and fragmentation: {', '.join(fits)}\n"
+        f"work of a step: {now.flops / 1e12:.3g} TFLOP per process"
+    )
 
 
 def _step(trainer: Trainer, batch_size: int, step: int, accumulation: int, tally: "Tally") -> Forecast:
@@ -101,7 +128,7 @@ def _step(trainer: Trainer, batch_size: int, step: int, accumulation: int, tally
     return Forecast(**parts, activations=peak - sum(parts.values()), peak=peak, flops=tally.flops * accumulation)
 
 
-def random_batches(config: Config, count: int, device: torch.device) -> Iterator[Batch]:
+def random_batches(config: Config, count: int, device: torch.device) -> Generator[Batch, None, None]:
     """The same random micro-batch of `count` samples again and again, as `to_device` gives them."""
     data, side = config.data, config.unet_config.image_size
 
@@ -116,7 +143,8 @@ def random_batches(config: Config, count: int, device: torch.device) -> Iterator
         "names": ["random"] * count,
         "keys": list(range(count)),
     }
-    return repeat(batch)
+    while True:
+        yield batch
 
 
 def random_trainer(config: Config, stage: str, accelerator: Any) -> Trainer:
@@ -124,7 +152,7 @@ def random_trainer(config: Config, stage: str, accelerator: Any) -> Trainer:
     model = build_model(config, stage)
     objectives = make_objectives(config, stage, model)
 
-    def batches(_: int) -> Any:
+    def batches(_: int) -> Generator[Batch, None, None]:
         return random_batches(config, config.trainer.batch_size, accelerator.device)
 
     return Trainer(config, stage, model, objectives, batches, accelerator=accelerator)
@@ -194,11 +222,12 @@ class Tally(TorchDispatchMode):
         self.peak = max(self.peak, self.live)
 
 
-class _Fake(FakeTensorMode):
-    """torch moves no parameters that something refers to weakly, as the table does that this mode keeps."""
+class FakeTensors(FakeTensorMode):
+    """Tensors have shapes but no content: asking for a value raises, as does whatever would wait for a device."""
 
     def dispatch(self, *args: Any, **kwargs: Any) -> Any:
         result = super().dispatch(*args, **kwargs)
+        # torch moves no parameters that something refers to weakly, as this table does
         self.fake_tensor_converter.meta_converter.tensor_memo.clear()
         return result
 

@@ -20,7 +20,8 @@ from ..config import load_config, placeholders, to_yaml
 from ..config.derive import never_acts
 from ..config.describe import help_config
 from ..config.schema import Config, TrainerConfig
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
+from .forecast import report
 from .run_folder import count_parameters, model_report
 
 log = logging.getLogger("radiodiff")
@@ -60,7 +61,7 @@ def read_command(stage: str, description: str) -> Config | None:
 
 
 def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
-    """Print the resolved configuration and the networks' sizes; allocates and writes nothing, needs no data."""
+    """Print the resolved configuration, the networks' sizes and what a step needs; allocates and writes nothing, needs no data."""
     with torch.device("meta"):
         parts: dict[str, nn.Module] = {"model": build_model(config, stage)}
         first_stage = config.first_stage_config
@@ -72,6 +73,10 @@ def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
     unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]
     if unknown:
         print(f"data.cond_channels: {', '.join(unknown)}: only a tree of ready-made conditions can have such channels")
+    try:
+        print(report(config, stage))
+    except CheckpointError as error:  # LPIPS' weights
+        print(f"no forecast of memory: {error}")
     if unset:
         print(f"to be replaced before training: {', '.join(unset)}")
 
