@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,36 @@ def decoded(content: bytes) -> str:
         return content.decode("cp1252", "replace")
 
 
-def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
-    """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash."""
+def write_atomically(
+    path: Path, save: Callable[[Path], object], publish: Callable[[Path, Path], object] = os.replace
+) -> None:
+    """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash.
+
+    Args:
+        publish: gives the file its name; `if_absent` keeps a file that exists.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{os.getpid()}.{path.name}")
+    aside = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # process ids repeat on other machines
     try:
         save(aside)
         with aside.open("r+b") as file:
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        publish(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def if_absent(aside: Path, path: Path) -> None:
+    """Rename a file; of several processes on several machines that do so at once, one succeeds, without a lock.
+
+    Raises:
+        FileExistsError: `path` exists.
+    """
+    try:
+        os.link(aside, path)
+    except OSError:  # `path` exists, or the file system has no links
+        path.touch(exist_ok=False)
+        os.replace(aside, path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,15 +4,19 @@
     python scripts/make_dataset.py --out runs/more --maps 34 --tx 30 --layouts path/to/RadioMapSeer --split train
 
 The second line puts new transmitters into the layouts of a tree. Map N depends on (seed, N) alone, so the files do not
-depend on the number of workers. Run the command again to resume after an interruption, or with more --maps to extend
-the set; existing files are kept. Outlines, transmitters and pictures are registered to the maps as in RadioMapSeer
-(data/geometry/registration.py); dataset.json records how the set was made.
+depend on the number of workers, nor on the parts: `--part 1/20` to `--part 20/20` may run at once, on any machines that
+share the folder (scripts/slurm/make_dataset.sbatch). Run the command again to resume after an interruption, or with
+more --maps to extend the set; existing files are kept. Outlines, transmitters and pictures are registered to the maps
+as in RadioMapSeer (data/geometry/registration.py); dataset.json records how the set was made.
 """
 
 import argparse
+import multiprocessing
 import os
+import re
 import signal
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -22,8 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from data import DataError
-from data.trees.writer import RANDOM, Recipe, is_complete, open_folder, write_city
+from data.trees.writer import RANDOM, Recipe, incomplete_cities, open_folder, write_city
 from denoising_diffusion_pytorch.cli import natural, positive, run
+
+
+def part(text: str) -> tuple[int, int]:
+    """(I, N) of I/N, as a type of argparse."""
+    found = re.fullmatch("([0-9]+)/([0-9]+)", text)
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; the parts are 1/N, 2/N, ..., N/N")
+    return number, count
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,6 +48,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
     parser.add_argument("--layouts", default=RANDOM, help="a RadioMapSeer tree, in place of random layouts")
     parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
+    parser.add_argument(
+        "--part", type=part, default=(1, 1), metavar="I/N", help="make only every Nth city, from the Ith"
+    )
     # the CPUs that this process may use, if the system reports them
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=positive, default=cpus, help="processes; default: the available CPUs")
@@ -50,8 +66,7 @@ def make_maps(root: Path, missing: list[int], recipe: Recipe, workers: int, bar:
     if missing:  # the first city compiles the solver; the others then find it in the cache
         written += write_city(root, missing[0], recipe)
         bar.update(recipe.transmitters)
-    ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: workers finish their city, this process stops the rest
-    pool = ProcessPoolExecutor(min(workers, max(len(missing), 1)), initializer=signal.signal, initargs=ignore_interrupt)
+    pool = ProcessPoolExecutor(min(workers, max(len(missing), 1)), initializer=start_worker)
     try:
         for job in as_completed([pool.submit(write_city, root, map_id, recipe) for map_id in missing[1:]]):
             written += job.result()
@@ -63,16 +78,31 @@ def make_maps(root: Path, missing: list[int], recipe: Recipe, workers: int, bar:
     return written
 
 
+def start_worker() -> None:
+    """After Ctrl-C, a worker finishes its city, and its parent stops the rest; if its parent is killed, it ends too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 def main() -> None:
     arguments = parse_arguments()
-    root, maps = arguments.out, arguments.maps
+    root, maps, (number, parts) = arguments.out, arguments.maps, arguments.part
     recipe = Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.split)
-    open_folder(root, maps, recipe)
-    missing = [map_id for map_id in range(maps) if not is_complete(root, map_id, recipe)]
-    total = maps * arguments.tx
+    open_folder(root, recipe)
+    cities = range(number - 1, maps, parts)
+    missing = incomplete_cities(root, cities, recipe)
+    total = len(cities) * arguments.tx
     with tqdm(total=total, initial=total - len(missing) * arguments.tx, unit="map", desc="simulating") as bar:
         written = make_maps(root, missing, recipe, arguments.workers, bar)
-    print(f"{root}: {total} maps of {maps} cities, {written} of them new")
+    what = f"part {number} of {parts}: " if parts > 1 else ""
+    print(f"{root}: {what}{total} maps of {len(cities)} cities are there, {written} of them new")
+    lacking = len(incomplete_cities(root, range(maps), recipe))  # others may write to the folder
+    print(f"{lacking} of the {maps} cities are not complete yet" if lacking else f"all {maps} cities are complete")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ import numpy as np
 from data import Scene
 from data.geometry.layout import Layout
 from data.trees.inspection import Registration, oddities
-from tests.commands import script
+from tests.commands import done, refused, script
 from tests.conftest import save_grey
+
+CHECK = "scripts/check_dataset.py"
 
 
 def scene(tx=(4.0, 5.0), gain=None):
@@ -35,48 +37,42 @@ def test_oddities():
 
 
 def test_a_flat_tree(flat_tree):
-    done = script("scripts/check_dataset.py", flat_tree)
-    assert done.returncode == 0 and "(3, 80, 80)" in done.stdout and "warning" not in done.stdout
-    assert "splits (by a hash of the name, about 80 / 10 / 10 %): train" in done.stdout
-    assert "empty splits:" in done.stdout  # of four samples
+    out = done(CHECK, flat_tree)
+    assert "(3, 80, 80)" in out and "warning" not in out
+    assert "splits (by a hash of the name, about 80 / 10 / 10 %): train" in out
+    assert "empty splits:" in out  # of four samples
     np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
-    done = script("scripts/check_dataset.py", flat_tree)
-    assert done.returncode == 0 and "from -40 to" in done.stdout and "warning: 1 conditions" in done.stdout
+    out = done(CHECK, flat_tree)
+    assert "from -40 to" in out and "warning: 1 conditions" in out
     np.save(flat_tree / "conditions" / "s1.npy", np.zeros((3, 80, 60)))
     np.save(flat_tree / "conditions" / "s2.npy", np.full((3, 80, 80), np.nan))
     save_grey(flat_tree / "images" / "s3.png", np.ones((40, 30)))
     (flat_tree / "splits").mkdir()
     (flat_tree / "splits" / "val.txt").write_text("s0\ns1.png\n")
-    done = script("scripts/check_dataset.py", flat_tree)
-    assert done.returncode == 1 and "s2.npy: holds values that are not finite" in done.stdout
-    assert "s1.npy: has shape (3, 80, 60); conditions must be square" in done.stdout
-    assert "s3.png: is 30x40 px; maps must be square" in done.stdout
-    assert "splits (splits/val.txt; by a hash" in done.stdout and "val 2" in done.stdout
+    found = script(CHECK, flat_tree)
+    assert found.returncode == 1 and "s2.npy: holds values that are not finite" in found.stdout
+    assert "s1.npy: has shape (3, 80, 60); conditions must be square" in found.stdout
+    assert "s3.png: is 30x40 px; maps must be square" in found.stdout
+    assert "splits (splits/val.txt; by a hash" in found.stdout and "val 2" in found.stdout
 
 
-def test_a_radiomapseer_tree(tmp_path):
-    tree = tmp_path / "tree"
-    how = ("--maps", 3, "--tx", 2, "--seed", 5, "--size", 64, "--workers", 1)
-    assert script("scripts/make_dataset.py", "--out", tree, *how).returncode == 0
-    found = script("scripts/check_dataset.py", tree, "--sheet", tmp_path / "sheet.png")
-    assert found.returncode == 0, found.stderr + found.stdout
-    assert "6 complete scenes of 3 maps" in found.stdout and "nothing odd" in found.stdout
-    assert "0.00% inside what is certain" in found.stdout and "warning" not in found.stdout
-    assert "splits (maps in order, 80 / 10 / 10 %): train 4, val 2, test 0" in found.stdout
-    assert "empty splits: test" in found.stdout and (tmp_path / "sheet.png").stat().st_size > 10_000
-    victim, narrow = (tree / "gain" / "DPM" / name for name in ("1_0.png", "0_0.png"))
+def test_a_radiomapseer_tree(radiomapseer, tmp_path):
+    out = done(CHECK, radiomapseer, "--sheet", tmp_path / "sheet.png")
+    assert "20 complete scenes of 10 maps" in out and "nothing odd" in out
+    assert "0.00% inside what is certain" in out and "warning" not in out
+    assert "splits (maps in order, 80 / 10 / 10 %): train 16, val 2, test 2" in out
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+    victim, narrow = (radiomapseer / "gain" / "DPM" / name for name in ("1_0.png", "0_0.png"))
     victim.write_bytes(victim.read_bytes()[:100])
-    save_grey(narrow, np.ones((64, 48)))
-    (tree / "antenna" / "2.json").unlink()
-    (tree / "png" / "antennas" / "2_1.png").unlink()
-    found = script("scripts/check_dataset.py", tree)
+    save_grey(narrow, np.ones((32, 24)))
+    (radiomapseer / "antenna" / "2.json").unlink()
+    (radiomapseer / "png" / "antennas" / "2_1.png").unlink()
+    found = script(CHECK, radiomapseer)
     assert found.returncode == 1 and "2 oddities" in found.stderr
     assert str(victim) in found.stdout and "1 lack antenna/ nor png/antennas/" in found.stdout
-    assert f"{narrow}: is 48x64 px; maps must be square" in found.stdout
-    nothing = script("scripts/check_dataset.py", tmp_path / "nothing")
-    assert nothing.returncode == 2 and "no such folder" in nothing.stderr
-    above = script("scripts/check_dataset.py", tmp_path)
-    assert above.returncode == 2 and f"did you mean {tree}?" in above.stderr
+    assert f"{narrow}: is 24x32 px; maps must be square" in found.stdout
+    refused(CHECK, tmp_path / "nothing", words=["no such folder"])
+    refused(CHECK, tmp_path, words=[f"did you mean {radiomapseer}?"])
 
 
 def test_buildings_that_do_not_lie_over_the_maps_are_named():

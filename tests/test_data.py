@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 
 import data.conditions
-from data import DataError, FlatTree, RadioMapSeer, Scene, db_to_gain, gain_to_db
+from data import DataError, FlatTree, RadioMapSeer, Scene, db_to_gain, gain_to_db, open_tree
 from data.conditions import CONDITION_CHANNELS, condition
 from data.crop import crop
 from data.geometry.layout import Layout
 from data.geometry.pixels import pixel_of
-from data.geometry.registration import fit_outlines, outlines_as_file, picture_of, read_outlines, snap
+from data.geometry.registration import fit_outlines, picture_of, snap
 from data.geometry.resize import resize
 from data.incomplete import Incomplete
 from data.prepare import prepare, to_native
 from data.samples import dataset as loader_module
 from data.samples.augment import Augmentation, symmetry
-from data.samples.dataset import RadioMapDataset, training_loader
+from data.samples.dataset import RadioMapDataset
 from data.samples.document import RadioUNet_c
 from data.samples.sampler import SampleStream
 from data.simulator import Simulator
@@ -67,11 +67,19 @@ def test_a_tree_without_outlines_is_read_from_its_pictures(radiomapseer):
     assert "10 layouts have no outlines" in dataset.report and dataset.scene(0).tx == scenes[0].tx
     wrong = uncorrected = 0
     for number, exact in enumerate(scenes):
-        picture = np.array(Image.open(radiomapseer / "png" / "buildings_complete" / f"{number}.png")) > 0
+        path = radiomapseer / "png" / "buildings_complete" / f"{number}.png"
+        picture = read_grey(path) > 0
         assert exact.gain[picture].any()  # what the correction is for
         wrong += (dataset.scene(2 * number).buildings != exact.buildings).sum()
         uncorrected += (picture != exact.buildings).sum()
+        save_grey(path, (exact.gain == 0) * 255)
     assert wrong < 0.5 * uncorrected
+    scene = RadioMapSeer(radiomapseer).scene(0)  # pictures that were cut from the maps lie over them
+    assert np.array_equal(scene.ori_mask, scene.gain == 0)
+    ring = np.array([[4.0, 3.0], [30.0, 8.0], [27.0, 28.0], [3.0, 24.0]])
+    court = Layout([snap(ring), snap(ring * 0.4 + 9)], (36, 36))
+    fitted = Layout(fit_outlines(picture_of(court)), court.shape)
+    assert len(fitted.outlines) == 2 and (fitted.inside != court.inside).sum() <= 12
 
 
 def test_a_position_has_one_pixel():
@@ -80,22 +88,12 @@ def test_a_position_has_one_pixel():
     assert column.tolist() == [11, 10, 0] and row.tolist() == [6, 6, 0]
     mask = np.zeros((16, 16), bool)
     mask[4:9, 11:14] = mask[0:3, 0:16] = True
-    simulator = Simulator(Layout.traced(mask))
-    for position in [(10.5, 6), (11.5, 4.5), (13.49, 8), (-3, -3), (2.5, 2.5), (10.49, 6), (20, 1)]:
-        moved = Layout.traced(mask).nearest_open(position)
-        simulator.paths(moved)  # raises inside a building
-    assert moved == (15, 3) and Layout.traced(mask).nearest_open((10.49, 6)) == (10.49, 6)
+    layout = Layout.traced(mask)
+    for position in [(10.5, 6), (11.5, 4.5), (13.49, 8), (-3, -3), (2.5, 2.5), (20, 1)]:
+        Simulator(layout).paths(layout.nearest_open(position))  # raises inside a building
+    assert layout.nearest_open((20, 1)) == (15, 3) and layout.nearest_open((10.49, 6)) == (10.49, 6)
     with pytest.raises(DataError, match="cover the whole map"):
         Layout.traced(np.ones((4, 4), bool)).nearest_open((1, 1))
-
-
-def test_pictures_cut_from_the_maps_lie_over_them(radiomapseer):
-    shutil.rmtree(radiomapseer / "polygon")
-    for scene in range(10):
-        zeros = np.array(Image.open(radiomapseer / "gain" / "DPM" / f"{scene}_0.png")) == 0
-        save_grey(radiomapseer / "png" / "buildings_complete" / f"{scene}.png", zeros * 255)
-    scene = RadioMapSeer(radiomapseer).scene(0)
-    assert np.array_equal(scene.ori_mask, scene.gain == 0)
 
 
 def test_a_partial_download_works_and_says_what_is_missing(radiomapseer):
@@ -129,69 +127,23 @@ def test_cars_and_missing_buildings(radiomapseer):
     assert 6 < RadioMapSeer(radiomapseer, "carsDPM").scene(0).cars.coverage.sum() < 15
 
 
-@pytest.mark.parametrize(
-    "which,content,message",
-    [
-        ("polygon/buildings_complete/0.json", "no json", "not readable JSON"),
-        ("polygon/buildings_complete/0.json", "{}", "no list of outlines"),
-        ("polygon/buildings_complete/0.json", "[[[1, 1], [9, 1], [9, 9], [1, 9]]]", "not closed"),
-        ("polygon/buildings_complete/0.json", "[[[1, 1], [99, 1], [9, 9], [1, 1]]]", "outside of the 32x32 px map"),
-        ("polygon/buildings_complete/0.json", "[[[1, 1], [NaN, 1], [9, 9], [1, 1]]]", "no list of"),
-        ("polygon/buildings_complete/0.json", "[[[1, 28], [31, 28], [31, 31], [1, 31], [1, 28]]]", "another layout"),
-        ("antenna/0.json", "[[3, 4]]", "lists 1 transmitters"),
-        ("antenna/0.json", "[[3, 4], [99, 4]]", "outside of the 32x32 px map"),
-    ],
-)
-def test_odd_outlines_and_antennas_are_named(radiomapseer, which, content, message):
-    (radiomapseer / which).write_text(content)
-    with pytest.raises(DataError, match=f"{which}.*{message}"):
-        RadioMapSeer(radiomapseer).scene(1)
-
-
 def test_wrong_arguments(radiomapseer):
-    for arguments, message in (
-        (("nowhere",), "no such folder"),
-        (("path/to/RadioMapSeer",), "placeholder"),
-        ((None,), "data_root is not set"),
-        ((radiomapseer, "DMP"), "did you mean DPM"),
-        ((radiomapseer, "IRT4"), "there are: DPM"),
-        ((radiomapseer, "DPM", "tset"), "known: all, train"),
-    ):
-        with pytest.raises(DataError, match=message):
-            RadioMapSeer(*arguments)
-
-
-def test_a_folder_that_is_no_data_set_names_the_one_that_is_meant(radiomapseer, flat_tree):
-    """One or two folders too high, and too low."""
     nested = radiomapseer.parent / "RadioMapSeer" / "RadioMapSeer"
     nested.parent.mkdir()
     radiomapseer.rename(nested)
-    for root in (nested.parent, nested / "gain", nested / "gain" / "DPM"):
-        for opening in (RadioUNet_c, RadioMapSeer):
-            with pytest.raises(DataError, match=f"is not a data set; .*gain/ and png/.*did you mean {nested}[?]"):
-                opening(root)
-    shutil.rmtree(flat_tree)
-    with pytest.raises(DataError, match=f"did you mean {nested}[?]"):
-        RadioUNet_c(radiomapseer.parent)
-    shutil.rmtree(nested)
-    with pytest.raises(DataError, match="images/ and conditions/$"):
-        RadioUNet_c(radiomapseer.parent)
-
-
-PICTURES = ("png/antennas/0_0.png", "gain/DPM/0_0.png", "png/buildings_complete/0.png")
-KINDS = {"text": None, "size": np.ones((16, 16)), "not square": np.ones((32, 16)), "black": np.zeros((32, 32))}
-
-
-@pytest.mark.parametrize("which,kind", [(w, k) for w in PICTURES for k in KINDS if k != "black" or "antennas" in w])
-def test_odd_pictures_are_named(radiomapseer, which, kind):
-    for folder in ("polygon", "antenna"):
-        shutil.rmtree(radiomapseer / folder)
-    if kind == "text":
-        (radiomapseer / which).write_text("no picture")
-    else:
-        save_grey(radiomapseer / which, KINDS[kind])
-    with pytest.raises(DataError, match=r"0(_0)?\.png"):
-        RadioMapSeer(radiomapseer).scene(0)
+    (nested.parent / "empty").mkdir()
+    for arguments, message in (
+        (("path/to/RadioMapSeer",), "placeholder"),
+        ((None,), "data_root is not set"),
+        ((nested, "IRT4"), "there are: DPM"),
+        ((nested, "DPM", "tset"), "known: all, train"),
+        ((nested.parent,), f"is not a data set; .*gain/ and png/.*did you mean {nested}[?]"),  # too high, or too low
+        ((nested.parent.parent,), f"did you mean {nested}[?]"),
+        ((nested / "gain" / "DPM",), f"did you mean {nested}[?]"),
+        ((nested.parent / "empty",), "images/ and conditions/$"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_tree(*arguments)
 
 
 def test_splits_never_share_a_map(radiomapseer):
@@ -210,48 +162,44 @@ def test_splits_never_share_a_map(radiomapseer):
         RadioMapSeer(radiomapseer, split="odd")
 
 
-def test_splits_of_a_flat_tree(tmp_path, flat_tree):
-    """By names of its own, else by a hash of each name, so that more files move none."""
+def test_splits_of_a_flat_tree(flat_tree):
+    """By a hash of each name, so that more files move none, or by a file of its own."""
 
     def add(names):
         for name in names:
-            save_grey(tmp_path / "many" / "images" / f"{name}.png", np.zeros((4, 4)))
-            (tmp_path / "many" / "conditions").mkdir(exist_ok=True)
-            np.save(tmp_path / "many" / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
+            save_grey(flat_tree / "images" / f"{name}.png", np.zeros((4, 4)))
+            np.save(flat_tree / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
 
     def divided():
-        parts = {split: set(FlatTree(tmp_path / "many", split).names) for split in ("train", "val", "test")}
-        assert sum(map(len, parts.values())) == len(FlatTree(tmp_path / "many").names)
+        parts = {split: set(FlatTree(flat_tree, split).names) for split in ("train", "val", "test")}
+        assert sum(map(len, parts.values())) == len(FlatTree(flat_tree).names)
         return parts
 
+    with pytest.raises(DataError, match="split '.*' holds none of the 4 scenes .*by a hash of the name"):
+        divided()
     add(f"sample_{number}" for number in range(60))
     first = divided()
-    assert 40 < len(first["train"]) < 56 and all(len(part) > 1 for part in first.values())
+    assert 40 < len(first["train"]) < 60 and all(len(part) > 1 for part in first.values())
     add([*(f"new_{number}" for number in range(20)), *(f"{number // 4}_{number % 4}" for number in range(80))])
     second = divided()
     assert all(first[split] <= second[split] for split in first)
     cities = [{name.split("_")[0] for name in part if name[0].isdigit()} for part in second.values()]
     assert sum(map(len, cities)) == 20  # no city is in two splits
-    moved = sorted(second["val"])[0]  # a file of one split takes its scenes from the others
-    (tmp_path / "many" / "splits").mkdir()
-    (tmp_path / "many" / "splits" / "train.txt").write_text("\n".join([*second["train"], moved]))
-    city = {name for name in second["val"] if name.split("_")[0] == moved.split("_")[0] and moved[0].isdigit()}
-    assert set(FlatTree(tmp_path / "many", "val").names) == second["val"] - {moved} - city
-    with pytest.raises(DataError, match="no split 'vla'; known: all, train, val, test, or splits/vla.txt"):
-        RadioUNet_c(flat_tree, split="vla")
     (flat_tree / "splits").mkdir()
     for hidden in ("images/._s0.png", "splits/._mine.txt"):  # as another system leaves them
         (flat_tree / hidden).write_bytes(b"\xff")
+    city = sorted(name for name in second["val"] if name[0].isdigit())[0].split("_")[0]
+    moved = [name for name in second["val"] if name.split("_")[0] == city]
+    (flat_tree / "splits" / "train.txt").write_text("\n".join([*second["train"], moved[0]]))
+    assert set(FlatTree(flat_tree, "val").names) == second["val"] - set(moved)  # the city leaves the other split
     (flat_tree / "splits" / "mine.txt").write_text("\ufeffs3.png\n\ns0\n", encoding="utf-8")
     assert FlatTree(flat_tree, "mine").names == ["s0", "s3"] and FlatTree(flat_tree, "mine", 1).names == ["s0"]
-    assert len(RadioUNet_c(flat_tree, "DPM")) == 4  # the design document's call: all
     (flat_tree / "splits" / "mine.txt").write_text("s0\ns9\n")
-    with pytest.raises(DataError, match=r"mine\.txt: images/s9\.png is not there"):
-        FlatTree(flat_tree, "mine")
-    with pytest.raises(DataError, match="known: all, train, val, test, mine, or"):
-        FlatTree(flat_tree, "yours")
-    with pytest.raises(DataError, match="split '.*' holds none of the 4 scenes .*by a hash of the name"):
-        for split in ("train", "val", "test"):
+    for split, message in (
+        ("mine", r"mine\.txt: images/s9\.png is not there"),
+        ("vla", "no split 'vla'; known: all, train, val, test, mine,"),
+    ):
+        with pytest.raises(DataError, match=message):
             FlatTree(flat_tree, split)
 
 
@@ -259,45 +207,66 @@ def test_standard_split():
     train, val, test = (standard_split(s) for s in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (501, 100, 99)
     assert train | val | test == set(range(1, 701))
-    ids = np.arange(700)
-    np.random.seed(42)
-    np.random.shuffle(ids)
-    assert test == {int(i) + 1 for i in ids[601:700]}
+    assert sorted(test)[:5] == [2, 14, 15, 21, 22]  # as RadioUNet shuffles them
     assert len(standard_split("radiodiff_train") & standard_split("radiodiff_test")) == 1  # the known leak
-
-
-FLAT = {  # what becomes of s1: an array of its condition, or of another picture
-    "conditions/s1.npy": [np.zeros((2, 80, 80)), np.full((3, 80, 80), np.nan), None],
-    "images/s1.png": [np.zeros((40, 30)), None],
-    "masks/s1.png": [np.zeros((8, 8))],
-}
 
 
 def test_samples_of_both_trees(radiomapseer, flat_tree):
     for root in (radiomapseer, flat_tree):
-        dataset = RadioUNet_c(root, "DPM")
+        dataset = RadioUNet_c(root, "DPM")  # the design document's call: all
         sample = dataset[3]
-        assert sample["image"].shape == sample["ori_mask"].shape == (1, 320, 320) and sample["cond"].shape == (
-            3,
-            80,
-            80,
-        )
+        assert sample["image"].shape == sample["ori_mask"].shape == (1, 320, 320)
+        assert sample["cond"].shape == (3, 80, 80)
         for key, least in (("image", -1), ("cond", -1), ("ori_mask", 0)):
             assert sample[key].dtype == torch.float32 and sample[key].min() >= least and sample[key].max() <= 1
         assert sample["name"] == dataset.source.names[3] and sample["key"] == 0
         with pytest.raises(IndexError):
             dataset[len(dataset)]
+    for value in (-40.0, 1e6):  # conditions of a flat tree are taken as they are
+        np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), value))
+        assert (RadioUNet_c(flat_tree)[1]["cond"] == value).all()
+    with pytest.raises(DataError, match=r"s1.*data\.cache"):
+        RadioUNet_c(flat_tree, cache=True)  # in half precision
 
 
-@pytest.mark.parametrize("name,array", [(name, array) for name, arrays in FLAT.items() for array in arrays])
-def test_flat_tree_errors_name_the_file(flat_tree, name, array):
-    (flat_tree / name).unlink()
-    if array is not None:
-        (np.save if name.endswith("npy") else save_grey)(flat_tree / name, array)
-    with pytest.raises(
-        DataError, match=f"{name}.*" + "is 30x40 px; maps must be square" * (np.shape(array) == (40, 30))
-    ):
-        RadioUNet_c(flat_tree)[1]
+OUTLINES = "polygon/buildings_complete/0.json"
+PICTURES = ("png/antennas/0_1.png", "gain/DPM/0_1.png", "png/buildings_complete/0.png")
+ODD = [  # of RadioMapSeer
+    (OUTLINES, "no json", "not readable JSON"),
+    (OUTLINES, "{}", "no list of outlines"),
+    (OUTLINES, "[[[1, 1], [9, 1], [9, 9], [1, 9]]]", "not closed"),
+    (OUTLINES, "[[[1, 1], [99, 1], [9, 9], [1, 1]]]", "outside of the 32x32 px map"),
+    (OUTLINES, "[[[1, 1], [NaN, 1], [9, 9], [1, 1]]]", "no list of"),
+    (OUTLINES, "[[[1, 28], [31, 28], [31, 31], [1, 31], [1, 28]]]", "another layout"),
+    ("antenna/0.json", "[[3, 4]]", "lists 1 transmitters"),
+    ("antenna/0.json", "[[3, 4], [99, 4]]", "outside of the 32x32 px map"),
+    ("png/antennas/0_1.png", np.zeros((32, 32)), ""),
+    *((name, content, "") for name in PICTURES for content in ("no picture", np.ones((32, 16)))),
+    *((name, np.ones((16, 16)), "is 16x16 px, its map 32x32") for name in PICTURES if "gain" not in name),
+]
+ODD_FLAT = [
+    ("conditions/s1.npy", np.zeros((2, 80, 80)), ""),
+    ("conditions/s1.npy", np.full((3, 80, 80), np.nan), ""),
+    ("conditions/s1.npy", None, ""),
+    ("images/s1.png", np.zeros((32, 16)), "is 16x32 px; maps must be square"),
+    ("images/s1.png", None, ""),
+    ("masks/s1.png", np.zeros((8, 8)), ""),
+]
+
+
+@pytest.mark.parametrize("name, content, message", [*ODD, *ODD_FLAT])
+def test_odd_files_are_named(radiomapseer, flat_tree, name, content, message):
+    root = flat_tree if "s1" in name else radiomapseer
+    if name in PICTURES:  # which are used where these are missing
+        shutil.rmtree(root / "polygon")
+        shutil.rmtree(root / "antenna")
+    (root / name).unlink()
+    if isinstance(content, str):
+        (root / name).write_text(content)
+    elif content is not None:
+        (np.save if name.endswith("npy") else save_grey)(root / name, content)
+    with pytest.raises(DataError, match=f"{name}.*{message}"):
+        RadioUNet_c(root)[1]
 
 
 def test_damaged_and_unusual_pictures_are_refused_with_a_remedy(tmp_path):
@@ -332,19 +301,8 @@ def test_damaged_and_unusual_pictures_are_refused_with_a_remedy(tmp_path):
     assert (read_grey(tmp_path / "opaque.png") == pixels).all()
 
 
-GOLDEN = {  # of SAMPLES_VERSION 2
-    "image": 32.699,
-    "ori_mask": -0.603,
-    "buildings": -17.651,
-    "cars": -17.651,
-    "detour": -1.674,
-    "line_of_sight": 13.642,
-    "log_distance": 13.874,
-    "measured": -2.692,
-    "measured_gain": -10.763,
-    "simulated": 2.419,
-    "transmitter": -32.356,
-}
+# of SAMPLES_VERSION 2: image, ori_mask, and the channels in alphabetical order
+GOLDEN = [32.699, -0.603, -17.651, -17.651, -1.674, 13.642, 13.874, -2.692, -10.763, 2.419, -32.356]
 
 
 def test_golden_samples(radiomapseer):
@@ -361,46 +319,27 @@ def test_golden_samples(radiomapseer):
             for name, plane in (planes | dict(zip(channels, sample["cond"], strict=True))).items():
                 weights = np.random.default_rng(index).uniform(-1, 1, plane.shape)
                 found[name] += float((plane.double().numpy() * weights).sum())
-    assert found == pytest.approx(GOLDEN, abs=1e-3), (
+    assert list(found.values()) == pytest.approx(GOLDEN, abs=1e-3), (
         "the same files give other samples: raise SAMPLES_VERSION in data/prepare.py, so that no cache of earlier "
-        f"ones is used, and put these figures here: { {name: round(value, 3) for name, value in found.items()} }"
+        f"ones is used, and put these figures here: {[round(value, 3) for value in found.values()]}"
     )
-
-
-def test_conditions_of_a_flat_tree_are_taken_as_they_are(flat_tree):
-    np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
-    assert (RadioUNet_c(flat_tree)[1]["cond"] == -40).all()
-    np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), 1e6))
-    assert (RadioUNet_c(flat_tree)[1]["cond"] == 1e6).all()
-    with pytest.raises(DataError, match=r"s1.*data\.cache"):
-        RadioUNet_c(flat_tree, cache=True)  # in half precision
 
 
 def test_channels_of_the_transmitter():
     scene = Scene("0_0", Layout([], (16, 16)), (3.0, 5.0))
-    for tx, size, pixels in (
-        ((3.0, 5.0), 16, 1),
-        ((4.0, 5.0), 8, 4),
-        ((0.0, 0.0), 4, 1),
-    ):  # 4: between two coarse pixels
+    for tx, size, pixels in (((3.0, 5.0), 16, 1), ((4.0, 5.0), 8, 4)):  # 4: between two coarse pixels
         drawn = data.conditions.transmitter(replace(scene, tx=tx), size)
         assert drawn.sum() == pytest.approx(1) and (drawn > 0).sum() == pixels
-        assert pixels == 4 or drawn[int(tx[1]), int(tx[0])] == 1
+        assert pixels == 4 or drawn[5, 3] == 1
     free = data.conditions.log_distance(scene, 16)
     assert free[5, 3] == pytest.approx(1) and free[5, 13] == pytest.approx(1 - 25 / 99.16)
-    assert data.conditions.line_of_sight(scene, 16).min() == 1
-    scene.layout = Layout([np.array([[7.5, -1.0], [8.5, -1.0], [8.5, 17.0], [7.5, 17.0]])], (16, 16))
-    visible = data.conditions.line_of_sight(scene, 16)
-    assert visible[:, :8].min() == 1 and visible[:, 8:].max() == 0
-    assert (data.conditions.cars(scene, 16) == data.conditions.buildings(scene, 16)).all()
     with pytest.raises(DataError, match="elevation.*line_of_sight"):
         condition(scene, ["elevation"], 16)
 
 
 def test_resizing():
     image = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
-    assert np.allclose(resize(image, 4)[0, 0], image[:2, :2].mean())
-    assert resize(image, 8) is image or np.array_equal(resize(image, 8), image)
+    assert np.allclose(resize(image, 4)[0, 0], image[:2, :2].mean()) and np.array_equal(resize(image, 8), image)
     assert resize(np.ones((8, 8)), 10) == pytest.approx(1)
     with pytest.raises(DataError, match="square"):
         resize(np.zeros((4, 8)), 4)
@@ -427,8 +366,6 @@ def test_a_perfect_answer_at_another_size_is_not_darkened(radiomapseer):
 @pytest.mark.parametrize("shape", [(8, 8), (20, 30), (5, 30), (3, 4)])
 def test_a_crop_of_any_city(shape):
     """What is cut out is put back where it was; the transmitter stays on its pixel."""
-    halves = [crop(Scene("c", Layout([], (40, 40)), (x, x)), side=8) for x in (10.5, 11.5)]
-    assert [(half.row, half.column) for half in halves] == [(7, 7), (8, 8)]
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     for tx in ((0, 0), (shape[1] - 1, shape[0] - 1), (shape[1] // 2, shape[0] // 2)):
         seen = crop(Scene("c", Layout([], shape), tx, gain=values), side=8)
@@ -440,8 +377,9 @@ def test_a_crop_of_any_city(shape):
         assert np.array_equal(back[known], values[known])
         assert known.sum() == min(shape[0], 8) * min(shape[1], 8)
         assert bool(seen.note) == (shape != (8, 8))
-    middle = crop(Scene("c", Layout([], (40, 40)), (20, 20)), side=8)
-    assert (middle.row, middle.column) == (16, 16) and middle.scene.gain is None
+    for x, corner in ((10.5, 7), (11.5, 8), (20, 16)):
+        middle = crop(Scene("c", Layout([], (40, 40)), (x, x)), side=8)
+        assert (middle.row, middle.column) == (corner, corner) and middle.scene.gain is None
 
 
 def marked(size=32):
@@ -460,26 +398,23 @@ def test_augmentation_moves_everything_together_and_keeps_what_is_certain(settin
         assert torch.equal(sample["image"], augment(marked(), seed)["image"]) and sample["name"] == "a"
         assert (sample["image"][sample["ori_mask"] == 1] == -1).all()
         assert set(sample["ori_mask"].unique().tolist()) <= {0.0, 1.0}
-        if "color_jitter" not in settings:
-            assert torch.allclose(sample["image"], sample["cond"][:1], atol=1e-5)
+        together = torch.allclose(sample["image"], sample["cond"][:1], atol=1e-5)
+        assert together != ("color_jitter" in settings)  # which changes nothing but the image
         seen.add(tuple(sample["ori_mask"].flatten().tolist()))
+        if "color_jitter" in settings:
+            assert set(sample["cond"].unique().tolist()) == {-1.0, 0.5}
     assert len(seen) > 40 if "rotation" in settings else len(seen) == 8
 
 
 def test_augmentation_settings():
-    def poses(**settings):
-        return {tuple(Augmentation(**settings)(marked(), s)["image"].flatten().tolist()) for s in range(80)}
-
-    assert len(poses(flip=False)) == 4 == len(poses(rot90=False)) and len(poses(p=0.0)) == 1
-    jittered, plain = Augmentation(flip=False, rot90=False, color_jitter=0.3)(marked(), 3), marked()
-    assert not torch.equal(jittered["image"], plain["image"])
-    assert torch.equal(jittered["cond"], plain["cond"]) and torch.equal(jittered["ori_mask"], plain["ori_mask"])
-    for settings in ({}, {"flip": False}, {"rot90": False}, {"p": 0.0}, {"p": 0.5, "flip": False}):
-        augmentation, image = Augmentation(**settings), torch.arange(16.0).view(1, 4, 4)
+    image = torch.arange(16.0).view(1, 4, 4)
+    for settings, count in (({}, 8), ({"flip": False}, 4), ({"rot90": False}, 4), ({"p": 0.0}, 1), ({"p": 0.5}, 8)):
+        augmentation, poses = Augmentation(**settings), set()
         for key in range(60):
             turned = augmentation({"image": image, "cond": image, "ori_mask": image}, key)["image"]
             assert torch.equal(turned, symmetry(image, augmentation.symmetry_of(key)))
-        assert sorted({augmentation.symmetry_of(key) for key in range(60)}) == augmentation.symmetries
+            poses.add(tuple(turned.flatten().tolist()))
+        assert len(poses) == count == len(augmentation.symmetries)
 
 
 def test_stream_covers_every_epoch_and_is_shared_by_ranks():
@@ -495,18 +430,6 @@ def test_stream_covers_every_epoch_and_is_shared_by_ranks():
     two = [take(3, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
     assert one == [a + b for a, b in zip(*two, strict=True)]
     assert len(SampleStream(7, 2, batches=3)) == 3 == len(list(SampleStream(7, 2, batches=3)))
-    with pytest.raises(TypeError):
-        len(SampleStream(7, 2))
-
-
-def test_workers_change_nothing(radiomapseer):
-    batches = []
-    for workers in (0, 1):
-        dataset = RadioUNet_c(radiomapseer, augmentation=Augmentation())
-        loader = iter(training_loader(dataset, 4, start_batch=3, num_workers=workers))
-        batches.append([next(loader) for _ in range(3)])
-    for a, b in zip(*batches, strict=True):
-        assert a["name"] == b["name"] and torch.equal(a["image"], b["image"]) and torch.equal(a["key"], b["key"])
 
 
 def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, monkeypatch):
@@ -557,15 +480,3 @@ def test_an_unreadable_map_is_named(radiomapseer, tmp_path):
     moment = RadioMapDataset(source, 16, 16)[index]  # unreadable once
     cached = RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)[index]
     assert (moment["image"] - cached["image"]).abs().max() < 1e-3
-
-
-def test_outlines_survive_a_file_and_a_picture(tmp_path):
-    layout = Layout([snap(np.array([[3.2, 4.1], [9.9, 4.0], [6.0, 11.7]]))], (32, 32))
-    save_json(tmp_path / "a.json", outlines_as_file(layout))
-    again = read_outlines(tmp_path / "a.json", (32, 32))
-    assert all(np.array_equal(a, b) for a, b in zip(layout.outlines, again.outlines, strict=True))
-    assert json.loads((tmp_path / "a.json").read_text())[0][0] == [4, 28]
-    ring = np.array([[4.0, 3.0], [30.0, 8.0], [27.0, 28.0], [3.0, 24.0]])
-    court = Layout([snap(ring), snap(ring * 0.4 + 9)], (36, 36))
-    fitted = Layout(fit_outlines(picture_of(court)), court.shape)
-    assert len(fitted.outlines) == 2 and (fitted.inside != court.inside).sum() <= 12

@@ -21,8 +21,8 @@ from tests.conftest import save_grey
 BOUNDED = hypothesis.settings(
     max_examples=200,
     derandomize=True,
-    deadline=2000,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    deadline=10_000,  # ms; other work may fill the machine
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 
 
@@ -53,6 +53,14 @@ PNGS = [png("L"), png("RGB"), png("RGBA"), png("1"), png("P"), png("I;16") if "I
 NPYS = [npy(np.zeros((3, 4, 4), kind)) for kind in (np.float32, np.uint8, np.float64, np.int32, np.complex64, "U3")]
 
 
+def outcome(name, read):
+    """What a reader returns, or None where it says what is wrong with the file of that name."""
+    try:
+        return read()
+    except DataError as error:
+        assert str(name) in str(error)
+
+
 @strategies.composite
 def damaged(draw, originals):
     """A file that was right once: bytes changed, inserted or cut off."""
@@ -73,12 +81,8 @@ def damaged(draw, originals):
 def test_pictures(tmp_path, content):
     path = tmp_path / "x.png"
     path.write_bytes(content)
-    try:
-        pixels = read_grey(path)
-    except DataError as error:
-        assert str(path) in str(error)
-    else:
-        assert pixels.dtype == np.uint8 and pixels.ndim == 2
+    pixels = outcome(path, lambda: read_grey(path))
+    assert pixels is None or pixels.dtype == np.uint8 and pixels.ndim == 2
 
 
 RING = [[10, 50], [10.0003, 50], [10.0003, 50.0002], [10, 50.0002], [10, 50]]
@@ -107,23 +111,18 @@ def odd_json(draw):
 @BOUNDED
 @hypothesis.given(strategies.binary(max_size=200) | damaged(JSONS) | odd_json(), strategies.booleans())
 def test_footprints(content, cut):
-    try:
-        city = city_of(content, "x.geojson", [(10.0001, 50.0005)] if cut else ())
-    except DataError as error:
-        assert "x.geojson" in str(error)
-    else:
-        assert city.layout.inside.shape == city.layout.shape and max(city.layout.shape) <= 4096 and city.notes
+    city = outcome("x.geojson", lambda: city_of(content, "x.geojson", [(10.0001, 50.0005)] if cut else ()))
+    assert (
+        city is None or city.layout.inside.shape == city.layout.shape and max(city.layout.shape) <= 4096 and city.notes
+    )
 
 
 @BOUNDED
 @hypothesis.given(strategies.binary(max_size=200) | damaged(CSVS), strategies.sampled_from([None, 23.0]))
 def test_measured_points(content, eirp):
-    try:
-        points, _ = measurements_of(content, "x.csv", (64, 64), None, eirp)
-    except DataError as error:
-        assert "x.csv" in str(error)
-    else:
-        assert len(points) and np.isfinite(points).all() and (points >= -0.5).all() and (points[:, 2] <= 1).all()
+    found = outcome("x.csv", lambda: measurements_of(content, "x.csv", (64, 64), None, eirp))
+    points = np.zeros((1, 3)) if found is None else found[0]
+    assert len(points) and np.isfinite(points).all() and (points >= -0.5).all() and (points[:, 2] <= 1).all()
 
 
 @BOUNDED
@@ -133,12 +132,8 @@ def test_conditions(tmp_path, content):
     path.parent.mkdir(exist_ok=True)
     save_grey(tmp_path / "images" / "x.png", np.zeros((4, 4)))
     path.write_bytes(content)
-    try:
-        array = FlatTree(tmp_path).cond(0)
-    except DataError as error:
-        assert str(path) in str(error)
-    else:
-        assert array.dtype == np.float32 and array.ndim == 3 and np.isfinite(array).all()
+    array = outcome(path, lambda: FlatTree(tmp_path).cond(0))
+    assert array is None or array.dtype == np.float32 and array.ndim == 3 and np.isfinite(array).all()
 
 
 def test_huge_arrays_pickles_and_postscript_are_neither_read_nor_run(tmp_path):

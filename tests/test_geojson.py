@@ -178,28 +178,23 @@ def test_only_what_says_that_it_is_a_building(properties, other):
     city = read(feature(polygon(HOUSE), **properties), feature(PARK, **other), feature(SITE, **other))
     assert city.layout.coverage.sum() == pytest.approx(600)
     assert any("say they are buildings: 1 of 3" in note for note in city.notes)
-    silent = read(feature(polygon(HOUSE)), feature(PARK, height=4.5))  # footprints without a word
-    assert silent.layout.coverage.sum() == pytest.approx(1200) and any("height: not used" in n for n in silent.notes)
 
 
-def test_heights_are_said_to_be_unused():
-    levels = {"tags": {"building:levels": "2"}}, {"other_tags": '"name"=>"a","building:levels"=>"2"'}
-    for properties in ({"height": 4.5}, *levels):
+def test_footprints_without_a_word_are_buildings_and_heights_are_said_to_be_unused():
+    silent = read(feature(polygon(HOUSE)), feature(PARK, height=None, tags={"name": "a"}))
+    assert silent.layout.coverage.sum() == pytest.approx(1200) and len(silent.notes) == 1
+    for properties in ({"height": 4.5}, {"tags": {"building:levels": "2"}}, {"other_tags": '"building:levels"=>"2"'}):
         notes = read(feature(polygon(HOUSE), **properties)).notes
         assert any("not used; every building counts as 25 m" in note for note in notes)
-    assert len(read(feature(polygon(HOUSE), height=None, tags={"name": "a"})).notes) == 1
 
 
 @pytest.mark.parametrize(
     "geometry",
     [
         None,
-        polygon([]),
         polygon([[0, 0], [5, 5], [0, 0]]),
         polygon([[1, 2], [3, "x"], [5, 6]]),
-        polygon([[1, 2], [10**400, 3], [5, 6]]),
         polygon([[1, 2], [-1.7e308, 3], [5, 6]]),
-        {"type": "Polygon", "coordinates": None},
         {"type": "MultiPolygon", "coordinates": [[], None, [[]]]},
         {"type": "GeometryCollection", "geometries": [polygon(), {"type": "Point", "coordinates": [1, 2]}]},
         {"type": "LineString", "coordinates": [[0, 0], [9, 9]]},
@@ -211,25 +206,25 @@ def test_what_is_no_polygon_is_left_out(geometry):
         read(feature(geometry))
 
 
-def test_rings_that_cross_themselves_and_heights():
-    bow_tie = [[0, 0], [40, 20], [40, 0], [0, 20], [0, 0]]
-    assert read(feature(polygon(bow_tie))).layout.coverage.sum() == pytest.approx(400)
-    spike = [[0, 0], [30, 0], [30, 60], [30, 20], [0, 20]]
-    assert read(feature(polygon(spike))).layout.coverage.sum() == pytest.approx(600)
-    three = [[x, y, 35.0] for x, y in HOUSE]
-    inner = {"type": "GeometryCollection", "geometries": [polygon(three)]}
-    assert read(feature({"type": "GeometryCollection", "geometries": [inner]})).layout.coverage.sum() == pytest.approx(
-        600
-    )
+BOW_TIE, SPIKE = [[0, 0], [40, 20], [40, 0], [0, 20], [0, 0]], [[0, 0], [30, 0], [30, 60], [30, 20], [0, 20]]
 
 
-def test_parts_duplicates_and_overlaps_count_once():
-    def built(*polygons):
-        return read(*(feature(polygon(*rings)) for rings in polygons)).layout.coverage.sum()
-
-    assert built([SQUARE]) == built([SQUARE], [SQUARE]) == built([SQUARE], [COURT]) == pytest.approx(800)
-    assert built([SQUARE, COURT], [COURT[::-1]]) == pytest.approx(800)  # a part that fills the courtyard
-    assert built([SQUARE], [shifted(SQUARE, 20, 0)]) == pytest.approx(1200)
+@pytest.mark.parametrize(
+    "polygons, area",
+    [
+        ([[BOW_TIE]], 400),
+        ([[SPIKE]], 600),
+        ([[[[x, y, 35.0] for x, y in HOUSE]]], 600),
+        ([[SQUARE], [SQUARE]], 800),
+        ([[SQUARE], [COURT]], 800),
+        ([[SQUARE, COURT], [COURT[::-1]]], 800),  # a part that fills the courtyard
+        ([[SQUARE], [shifted(SQUARE, 20, 0)]], 1200),
+    ],
+)
+def test_ground_that_is_covered_counts_once(polygons, area):
+    nested = {"type": "GeometryCollection", "geometries": [polygon(*rings) for rings in polygons]}
+    city = read(feature({"type": "GeometryCollection", "geometries": [nested]}))
+    assert city.layout.coverage.sum() == pytest.approx(area)
 
 
 TWO = [json.dumps(feature(polygon(shifted(HOUSE, 50 * i, 0)), name="Süd")) for i in range(2)]
@@ -261,7 +256,6 @@ def test_encodings_and_lines(content):
         ("a.json", b"{", "is no GeoJSON .line 1"),
         ("a.json", b'{"type": "Polygon"}\n{"type":', "is no GeoJSON .line 2"),
         ("a.json", b"[" * 100_000, "is no GeoJSON"),
-        ("a.json", b'{"type": "Point", "coordinates": [1, 2]}', "holds no polygon"),
         ("a.json", b'{"type": "Topology", "objects": {}}', "Topology.*ogr2ogr -t_srs EPSG:4326 converted.geojson a.json"),
         ("a.json", b'{"elements": []}', "osmtogeojson"),
         ("a.json", b'{"geometryType": "esriGeometryPolygon", "features": []}', "ogr2ogr"),
@@ -283,7 +277,8 @@ def test_a_polygon_file_of_radiomapseer_is_a_city():
     city = city_of(json.dumps(rings).encode(), "0.json")
     assert city.layout.shape == (256, 256) and city.place is None
     assert city.layout.coverage.sum() == pytest.approx(1200, abs=0.1)
-    assert city.layout.inside[256 - 30, 35] and not city.layout.inside[30, 35]
+    rows, columns = np.nonzero(city.layout.inside[:, :60])
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (19, 48, 217, 236)
     with pytest.raises(DataError, match="0.json: outline 1 is not closed"):
         city_of(b"[[[1, 2], [3, 4], [5, 9], [7, 1]]]", "0.json")
 

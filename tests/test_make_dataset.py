@@ -1,14 +1,24 @@
 """The commands that simulate: a whole data set, and one given city."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
 
-from data import RadioMapSeer
+from data import DataError, RadioMapSeer
+from data.trees.png import read_grey
+from data.trees.writer import Recipe, open_folder
 from tests.commands import done, refused
+from tests.processes import ROOT, environment
 
 MAKE, SIMULATE = "scripts/make_dataset.py", "scripts/simulate.py"
 COMMON = ("--tx", 2, "--seed", 5, "--size", 64)
@@ -37,17 +47,12 @@ def test_the_tree_is_radiomapseer_s(tree):
         if name.endswith(".png"):
             with Image.open(tree / name) as picture:
                 assert picture.mode == "L" and picture.size == (64, 64)
-    buildings = np.array(Image.open(tree / "png/buildings_complete/1.png"))
-    assert set(np.unique(buildings)) == {0, 255}
-    for tx, (x, y) in enumerate(json.loads((tree / "antenna/1.json").read_text())):
-        y = 63 - y  # upwards in the list
-        antenna = np.array(Image.open(tree / f"png/antennas/1_{tx}.png"))
-        gain = np.array(Image.open(tree / f"gain/DPM/1_{tx}.png"))
-        assert antenna[y, x] == 255 and antenna.sum() == 255
-        assert gain[y, x] == 255 and (gain[ndimage.binary_erosion(buildings)] == 0).all()
-    scene = RadioMapSeer(tree).scene(0)
-    assert scene.truth == "simulated"
-    assert scene.gain.shape == (64, 64) and (scene.gain[scene.buildings] == 0).all()
+    dataset = RadioMapSeer(tree)
+    for index, scene in enumerate(map(dataset.scene, range(len(dataset)))):
+        assert scene.truth == "simulated" and not scene.gain[ndimage.binary_erosion(dataset.picture(index))].any()
+        assert np.argwhere(read_grey(tree / f"png/antennas/{scene.name}.png")).tolist() == [list(scene.tx[::-1])]
+    found = done("scripts/check_dataset.py", tree)
+    assert "nothing odd" in found and "0.00% inside what is certain" in found and "warning" not in found
 
 
 def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
@@ -65,14 +70,80 @@ def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
 def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):
     root = tmp_path / "b"
     done(MAKE, "--out", root, "--maps", 1, "--workers", 2, *COMMON)
-    lost, kept = (root / "gain" / "DPM" / name for name in ("0_1.png", "0_0.png"))
-    lost.unlink()
+    kept = root / "gain" / "DPM" / "0_0.png"
     before = kept.stat().st_mtime_ns
-    done(MAKE, "--out", root, "--maps", 3, "--workers", 2, *COMMON)
+    for lost in ("gain/DPM/0_1.png", "antenna/0.json"):
+        (root / lost).unlink()
+        done(MAKE, "--out", root, "--maps", 3, "--workers", 2, *COMMON)
     assert files(root) == files(tree) and kept.stat().st_mtime_ns == before
     assert " 0 of them new" in done(MAKE, "--out", root, "--maps", 2, "--workers", 1, *COMMON)
-    assert json.loads((root / "dataset.json").read_text())["settings"]["maps"] == 3
     assert files(root) == files(tree)
+
+
+def test_parts_in_any_order_make_what_one_process_makes(tree, tmp_path):
+    def make(part):
+        return done(MAKE, "--out", tmp_path, "--maps", 3, "--workers", 1, "--part", part, *COMMON)
+
+    assert "part 3 of 3: 2 maps of 1 cities are there, 2 of them new\n2 of the 3 cities are not" in make("3/3")
+    assert "part 2 of 2: 2 maps of 1 cities are there, 2 of them new" in make("2/2")
+    assert "part 3 of 3: 2 maps of 1 cities are there, 0 of them new" in make("3/3")
+    assert "2 of them new\nall 3 cities are complete" in make("1/2") and files(tmp_path) == files(tree)
+    assert "part 4 of 4: 0 maps of 0 cities" in make("4/4")
+    for part in ("3/2", "0/2", "a/b", "1", "1/2/3"):
+        refused(MAKE, "--out", tmp_path, "--maps", 3, "--part", part, *COMMON, words=["--part", part])
+
+
+def test_tasks_of_an_array_at_once_beside_a_larger_one_that_is_killed(tree, tmp_path):
+    def start(task, maps):
+        variables = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_CPUS_PER_TASK": "2"}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        variables |= {"PATH": path, "NUMBA_CACHE_DIR": ""}  # the code that this process has compiled
+        line = ["bash", "scripts/slurm/make_dataset.sbatch", "--out", tmp_path, *COMMON, "--maps", maps]
+        where = {"cwd": ROOT, "env": environment() | variables}
+        return subprocess.Popen(list(map(str, line)), **where, stdout=subprocess.PIPE, text=True)
+
+    larger, *tasks = start("1", 10**5), start("1", 3), start("2", 3)
+    for number, task in enumerate(tasks, 1):
+        assert f"part {number} of 2: " in task.communicate(timeout=120)[0] and task.returncode == 0
+    larger.kill()
+    larger.communicate(timeout=30)  # ends when no worker holds the pipe any more
+    assert files(tree).items() <= files(tmp_path).items()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_different_settings_at_the_same_moment_one_is_kept(tmp_path, monkeypatch, links):
+    def start(seed):
+        everyone.wait()
+        try:
+            open_folder(root, Recipe(2, seed, 64))
+        except DataError as error:
+            return str(error)
+
+    def none(*names):
+        raise PermissionError("this file system has no links")
+
+    if not links:
+        monkeypatch.setattr(os, "link", none)
+    seeds = [1, 1, 2, 2]
+    for number in range(30):
+        root, everyone = tmp_path / str(number), threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            said = list(pool.map(start, seeds))
+        kept = json.loads((root / "dataset.json").read_text())["settings"]["seed"]
+        begun = [seed for seed, refusal in zip(seeds, said, strict=True) if refusal is None]
+        assert begun == [kept, kept] or (begun == [kept] and not links)  # a manifest in the making is no manifest
+        assert not links or sum(f"was made with seed={kept}" in str(refusal) for refusal in said) == 2
+        assert [p.name for p in root.iterdir()] == ["dataset.json"]
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tree, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = files(tree)
+    monkeypatch.setattr(os, "fsync", full)
+    refused(MAKE, "--out", tree, "--maps", 4, "--workers", 1, *COMMON, words=["No space left", "free some space"])
+    assert files(tree) == before
 
 
 def test_other_settings_and_other_people_s_folders_are_refused(tree, tmp_path):
@@ -111,14 +182,8 @@ def test_simulate_one_city(tmp_path):
     assert levels.shape == (48, 64) and levels[12, 10] == 255 and (levels[pixels > 0] == 0).all()
     assert levels[12, 40] == round(255 * (1 - 25 * np.log10(30) / 99.16))
     refused(SIMULATE, *city, "--tx", "10,12", *out, words=["--force"])
-    for tx, message in (
-        ("30,30", "inside a building"),
-        ("24.5,5", "inside a building"),  # halves round up
-        ("99,9", "outside"),
-        ("nine", "X,Y"),
-    ):
+    for tx, message in (("24.5,5", "inside a building"), ("99,9", "outside"), ("nine", "X,Y")):  # halves round up
         refused(SIMULATE, *city, "--tx", tx, "--out", tmp_path / "x.png", words=[message])
-    refused(SIMULATE, "--buildings", "no.png", "--tx", "1,1", "--out", tmp_path / "x.png", words=["no.png"])
     assert not (tmp_path / "x.png").exists()
     done(SIMULATE, *city, "--tx", "20,12", *out, "--force")
     assert np.array(Image.open(out[1]))[12, 20] == 255

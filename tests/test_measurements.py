@@ -10,7 +10,6 @@ from data.gis.measured_points import measurements_of, read_measurements
 PIXELS = None
 DEGREES = Georeference(10.0, 50.0, 1e-5, 1e-5, True, 4326)  # column 3, row 4 lie at 10.00003, 49.99996
 GRID = Georeference(500_000.0, 4_000_000.0, 1.0, 1.0, False, 32632)
-LOCAL = Georeference(0.0, 0.0, 1.0, 1.0, False)
 MERCATOR = Georeference(1_113_194.91, 6_446_275.84, 1.5, 1.5, False, 3857)  # (10, 50)
 RIGHT = [[3, 4, -97.42], [10, 20, -80]]  # column, row and path gain of what every file says
 
@@ -65,20 +64,13 @@ def test_points_outside_and_rows_without_a_value_are_counted():
         ("x,y,gain_db\n10,002543,49,999300,-70,5\n", None, None, "line 2: has 6 fields, .* 3; if commas are decimal"),
         ("x,y,gain_db\n64,2,-90\n", None, None, r"none of its points lies inside the map \(64x64 px\)"),
         ("x,y,gain_db\n6,2,90\n", None, None, "line 2: gain_db is 90 as path gain.* is it a path loss"),
-        ("x,y,path_loss\n6,2,-90\n", None, None, "line 2: path_loss is 90 as path gain"),
         ("x,y,rsrp\n6,2,-90\n", None, None, "rsrp is received power in dBm; give the transmitter's EIRP"),
         ("x,y,gain (dBm)\n6,2,-90\n", None, None, r"gain \(dBm\) is received power"),
         ("x,y,gain_db\n6,2,-90\n", None, 23, "gain_db needs no EIRP; name the column dbm"),
         ("x,y,rsrp\n6,2,-90\n", None, -60, "line 2: rsrp is -30 as path gain"),
         ("lat,lon,gain\n6,2,-90\n", None, None, "positions in longitude and latitude, but the city's are column and row"),
-        ("lat,lon,gain\n6,2,-90\n", LOCAL, None, "but the city's are easting and northing"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_with_a_remedy(text, place, eirp, message):
     with pytest.raises(DataError, match=f"^p.csv: .*{message}"):
         measurements_of(text.encode(), "p.csv", (64, 64), place, eirp)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(DataError, match="no such file"):
-        read_measurements(tmp_path / "absent.csv", (64, 64))

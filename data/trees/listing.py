@@ -83,13 +83,13 @@ def list_scenes(
         present = [name for name in SIMULATIONS if (root / "gain" / name).is_dir()]
         there = f"there are: {', '.join(present)}" if present else "is data_root a RadioMapSeer folder?"
         raise DataError(f"{paths.gains}: no such folder; {there}")
-    named = (name.split("_") for name in _stems(paths.gains, ".png") if re.fullmatch(r"\d+_\d+", name))
+    named = (name.split("_") for name in stems(paths.gains, ".png") if re.fullmatch(r"\d+_\d+", name))
     scenes = sorted((int(map_id), int(transmitter)) for map_id, transmitter in named)
     if not scenes:
         raise DataError(f"{paths.gains}: holds no MAP_TX.png")
-    listed, drawn = _stems(root / "antenna", ".json"), _stems(root / "png" / "antennas", ".png")
-    outlined = {part: _stems(root / "polygon" / part, ".json") for part in parts}
-    pictured = {part: _stems(root / "png" / part, ".png") for part in parts}
+    listed, drawn = stems(root / "antenna", ".json"), stems(root / "png" / "antennas", ".png")
+    outlined = {part: stems(root / "polygon" / part, ".json") for part in parts}
+    pictured = {part: stems(root / "png" / part, ".png") for part in parts}
     known = {part: outlined[part] | pictured[part] for part in parts}
     lacking = {f"polygon/{p} nor png/{p}": [s for s in scenes if str(s[0]) not in known[p]] for p in parts}
     without = [s for s in scenes if str(s[0]) not in listed and f"{s[0]}_{s[1]}" not in drawn]
@@ -110,7 +110,7 @@ def list_scenes(
     return complete, outlined, report
 
 
-def _stems(folder: Path, suffix: str) -> set[str]:
+def stems(folder: Path, suffix: str) -> set[str]:
     """Names of the files in a folder with this suffix; empty if there is no such folder."""
     names = os.listdir(folder) if folder.is_dir() else ()
     return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}

@@ -3,22 +3,23 @@
 Map N depends on (seed, N) alone, so the files do not depend on who writes them, and files that exist are kept.
 """
 
-import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from ..files import write_atomically, write_json
+from ..files import if_absent, read_json, write_atomically, write_json
 from ..geometry.layout import Layout
 from ..geometry.registration import antennas_as_file, outlines_as_file, picture_of
 from ..simulator import Simulator, random_city, random_transmitter
 from ..units import db_to_gain, gain_to_uint8
-from .listing import TreePaths
+from .listing import TreePaths, stems
 from .radiomapseer import RadioMapSeer
 
 RANDOM = "random"
@@ -83,44 +84,48 @@ def tree_layouts(root: str, split: str) -> list[Layout]:
     return [tree.scene(first[map_id]).layout for map_id in sorted(first)]
 
 
-def open_folder(root: Path, maps: int, recipe: Recipe) -> None:
-    """Write the manifest of a tree, or check that it was made by the same recipe; `maps` may grow.
+def open_folder(root: Path, recipe: Recipe) -> None:
+    """Write the manifest of a tree, unless it is there, and check that it names the same recipe.
+
+    It is written once and does not say how many cities there are, so that processes on several machines can add to a tree.
 
     Raises:
         DataError: the folder contains something else.
     """
-    manifest = root / "dataset.json"
-    settings = recipe.settings
-    if manifest.is_file():
-        try:
-            made = json.loads(manifest.read_text(encoding="utf-8"))["settings"]
-            made = {"layouts": RANDOM, "engine": "dominant_path"} | made  # earlier manifests may name another engine
-            expected = settings | {"engine": "dominant_path"}
-            wrong = {key: made.get(key) for key, value in expected.items() if made.get(key) != value}
-            maps = max(maps, int(made.get("maps", 0)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{manifest}: is not the manifest of a simulated tree; choose another folder") from error
-        if "version" in wrong:
-            raise DataError(f"{root}: was made by version {wrong['version']} of the simulator; choose another folder")
-        if wrong:
-            listed = ", ".join(f"{key}={value}" for key, value in wrong.items())
-            raise DataError(f"{root}: was made with {listed}; use the same, or choose another folder")
-    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+    manifest, settings = root / "dataset.json", recipe.settings
+    # a hidden file may be the manifest of a process that starts at this moment
+    begun = root.is_dir() and any(not name.startswith(".") for name in os.listdir(root))
+    if begun and not manifest.is_file():
         raise DataError(f"{root}: exists and is not a simulated tree; choose another folder")
-    write_json(manifest, {"settings": settings | {"maps": maps}, "pixel": PIXEL, "metres_per_pixel": 1})
+    if not begun:
+        content = {"settings": settings, "pixel": PIXEL, "metres_per_pixel": 1}
+        with suppress(FileExistsError):
+            write_atomically(manifest, lambda aside: write_json(aside, content), if_absent)
+    try:
+        made = read_json(manifest)["settings"]
+        made = {"layouts": RANDOM, "engine": "dominant_path"} | made  # earlier manifests may name another engine
+        expected = settings | {"engine": "dominant_path"}
+        wrong = {key: made.get(key) for key, value in expected.items() if made.get(key) != value}
+    except (DataError, KeyError, TypeError) as error:
+        raise DataError(f"{manifest}: is not the manifest of a simulated tree; choose another folder") from error
+    if "version" in wrong:
+        raise DataError(f"{root}: was made by version {wrong['version']} of the simulator; choose another folder")
+    if wrong:
+        listed = ", ".join(f"{key}={value}" for key, value in wrong.items())
+        raise DataError(f"{root}: was made with {listed}; use the same, or choose another folder")
 
 
-def _scene_files(root: Path, map_id: int, recipe: Recipe) -> list[tuple[Path, Path]]:
-    """(gain, antenna picture) of each transmitter."""
-    paths, names = TreePaths(root), [f"{map_id}_{tx}" for tx in range(recipe.transmitters)]
-    return [(paths.gain(name), paths.antenna_picture(name)) for name in names]
-
-
-def is_complete(root: Path, map_id: int, recipe: Recipe) -> bool:
-    """Whether every file of a city is there."""
+def incomplete_cities(root: Path, cities: Iterable[int], recipe: Recipe) -> list[int]:
+    """Those of the cities that lack a file; each folder is listed once."""
     paths = TreePaths(root)
-    files = [paths.outlines(map_id), paths.picture(map_id), paths.antennas(map_id)]
-    return all(path.exists() for path in chain(files, *_scene_files(root, map_id, recipe)))
+    per_city = [stems(path.parent, path.suffix) for path in (paths.outlines(0), paths.picture(0), paths.antennas(0))]
+    per_map = [stems(path.parent, path.suffix) for path in (paths.gain("0_0"), paths.antenna_picture("0_0"))]
+    whole, mapped = set.intersection(*per_city), set.intersection(*per_map)
+    return [city for city in cities if str(city) not in whole or not mapped.issuperset(_names(city, recipe))]
+
+
+def _names(map_id: int, recipe: Recipe) -> list[str]:
+    return [f"{map_id}_{tx}" for tx in range(recipe.transmitters)]
 
 
 def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
@@ -134,7 +139,8 @@ def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
     if not paths.antennas(map_id).exists():
         write_json(paths.antennas(map_id), antennas_as_file(positions, recipe.size), indent=None)
     simulator, written = None, 0
-    for (x, y), (gain, antenna) in zip(positions, _scene_files(root, map_id, recipe), strict=True):
+    for (x, y), name in zip(positions, _names(map_id, recipe), strict=True):
+        gain, antenna = paths.gain(name), paths.antenna_picture(name)
         if not antenna.exists():
             dot = np.zeros(city.shape, np.uint8)
             dot[y, x] = 255
