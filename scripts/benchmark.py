@@ -6,8 +6,8 @@
     python scripts/benchmark.py --only ldm --batch 16 32 64          the largest batch that fits
 
 Every row runs in a separate process, so that its peak memory is not affected by other rows. `of peak` is the number of
-floating point operations that torch.utils.flop_counter counts (products and convolutions, including what checkpointing
-computes twice), divided by the time and by the speed of a large matrix product of the same type, measured just before
+floating point operations (products and convolutions by torch's formulas, including what checkpointing computes
+twice), divided by the time and by the speed of a large matrix product of the same type, measured just before
 in the same process. `speed-up` compares with the first row of the part. Compare only numbers from the same run.
 """
 
@@ -21,7 +21,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +28,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from data.files import write_json
 from data.samples.augment import Augmentation
@@ -42,10 +40,10 @@ from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.data import open_dataset
-from denoising_diffusion_pytorch.training.objectives import make_objectives
-from denoising_diffusion_pytorch.training.run_folder import memory_gib
+from denoising_diffusion_pytorch.training.forecast import Tally, random_trainer
 from denoising_diffusion_pytorch.training.setup import make_accelerator
-from denoising_diffusion_pytorch.training.trainer import Trainer, step_networks
+from denoising_diffusion_pytorch.training.speed import matmul_peak, memory_gib, seconds_of, synchronize
+from denoising_diffusion_pytorch.training.trainer import step_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -104,53 +102,11 @@ def parse_arguments() -> argparse.Namespace:
 # ---- measuring, in a process of its own -----------------------------------------------------------------------------
 
 
-def synchronize() -> None:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds_of(work: Work, repeats: int) -> list[float]:
-    """Durations after one warm-up run."""
-    work()
-    times = []
-    for _ in range(repeats):
-        synchronize()
-        started = time.perf_counter()
-        work()
-        synchronize()
-        times.append(time.perf_counter() - started)
-    return times
-
-
-def matmul_peak(dtype: torch.dtype) -> float:
-    """Floating point operations per second of a large matrix product."""
-    side = 8192 if DEVICE == "cuda" else 2048
-    a, b = (torch.randn(side, side, device=DEVICE).to(dtype) for _ in range(2))
-    return 2 * side**3 / min(seconds_of(lambda: a @ b, 5))
-
-
 def training_step(stage: str, config: Config) -> tuple[Work, torch.nn.Module]:
     """One optimizer step of the real trainer on a random batch, and the model."""
-    accelerator = make_accelerator(config.trainer)
-    model = build_model(config, stage)
-    batch, data = config.trainer.batch_size, config.data
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.rand(batch, *shape, device=accelerator.device) * 2 - 1
-
-    side, embed_dim = config.unet_config.image_size, config.first_stage_config.embed_dim
-    content = {
-        "image": random(1, data.image_size, data.image_size),
-        "cond": random(len(data.cond_channels), data.cond_size, data.cond_size),
-        "ori_mask": torch.zeros_like(random(1, data.image_size, data.image_size)),
-        "moments": random(2 * embed_dim, side, side) if data.cache_latents else None,
-        "names": ["random"] * batch,
-        "keys": list(range(batch)),
-    }
-    batches: Any = repeat(content)
-    objectives = make_objectives(config, stage, model)
-    trainer = Trainer(config, stage, model, objectives, lambda *_: batches, accelerator=accelerator)
-    return lambda: trainer.train_step(batches), model
+    trainer = random_trainer(config, stage, make_accelerator(config.trainer))
+    batches = trainer.make_batches(0)
+    return lambda: trainer.train_step(batches), trainer.model
 
 
 def sampling(model: Any, config: Config, steps: int, batch: int) -> Work:
@@ -173,8 +129,8 @@ def reading(config: Config, folder: Path, count: int) -> Work:
         command = [sys.executable, str(ROOT / "scripts" / "make_dataset.py"), "--out", str(tree), "--maps", "40"]
         subprocess.run([*command, "--tx", "4", "--seed", "1"], check=True, stdout=subprocess.DEVNULL)
     config.data.train.data_root = str(tree)
-    cache = {"cache": config.data.cache, "cache_folder": config.data.cache_folder}
-    dataset = open_dataset(config, config.data.train, augmentation=Augmentation(), **cache)
+    options: dict[str, Any] = {"cache": config.data.cache, "cache_folder": config.data.cache_folder}
+    dataset = open_dataset(config, config.data.train, augmentation=Augmentation(), **options)
     batches = iter(training_loader(dataset, config.trainer.batch_size, num_workers=config.data.num_workers))
     return lambda: [to_device(next(batches), "cpu") for _ in range(count)]
 
@@ -205,7 +161,7 @@ def measure(arguments: argparse.Namespace, part: str, overrides: list[str], batc
     maps, peak, model = batch or 1, 0.0, None
     if part in (*TRAINED, *SAMPLED):
         bf16 = part in TRAINED and config.trainer.mixed_precision == "bf16"
-        peak = matmul_peak(torch.bfloat16 if bf16 else torch.float32)
+        peak = matmul_peak(torch.device(DEVICE), torch.bfloat16 if bf16 else torch.float32)
     if part in TRAINED:
         maps = config.trainer.batch_size
         work, model = training_step(part, config)
@@ -224,10 +180,10 @@ def measure(arguments: argparse.Namespace, part: str, overrides: list[str], batc
     times = seconds_of(work, arguments.repeats)
     memory = memory_gib(torch.device(DEVICE))
     found: dict[str, Any] = {"seconds": min(times), "median": median(times), "memory": memory, "maps": maps}
-    if peak and not (part in TRAINED and config.trainer.compile):  # the counter cannot see into a compiled graph
-        with FlopCounterMode(display=False) as counter:
+    if peak and not (part in TRAINED and config.trainer.compile):  # whose operations are not seen one by one
+        with Tally() as tally:
             work()
-        found |= {"flop": counter.get_total_flops(), "matmul_peak": peak}
+        found |= {"flop": tally.flops, "matmul_peak": peak}
         found["of_peak"] = found["flop"] / found["seconds"] / peak
         if model is not None and arguments.profile:
             found["networks"] = network_seconds(work, model)

@@ -75,27 +75,6 @@ def test_each_block_of_the_document_means_the_defaults(load):
     assert all(changed(load(BLOCKS[name])) == {} for name in BLOCKS if name != "data")
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_every_value_of_a_block_is_read(load, name):
-    """Each number of a block, changed in the text, changes the configuration (or contradicts another spelling)."""
-    lines = BLOCKS[name].splitlines()
-    reference = to_dict(load(BLOCKS[name]))
-    tried = 0
-    for index, line in enumerate(lines):
-        key, _, value = line.partition(":")
-        value = value.partition("#")[0].strip()
-        if not value.replace(".", "").replace("e-", "").isdigit():
-            continue
-        halved = str(float(value) / 2) if "." in value or "e" in value else str(int(value) * 2)
-        other = "0.5" if value == "0.0" else halved
-        try:
-            assert to_dict(load("\n".join([*lines[:index], f"{key}: {other}", *lines[index + 1 :]]))) != reference, line
-        except ConfigError as error:
-            assert key.strip() in str(error), line
-        tried += 1
-    assert tried >= 2
-
-
 def test_wrappers(load, refuse):
     indented = "".join(f"    {line}\n" for name in ("first_stage", "unet") for line in BLOCKS[name].splitlines())
     text = f"model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n{indented}"
@@ -156,9 +135,7 @@ def test_what_yaml_files_may_hold(load):
         ("trainer: {batch_size: 16.5}", "trainer.batch_size: "),
         ("trainer: {lr: 0}", "not 0"),
         ('trainer: {results_folder: "a\\u0007"}', "trainer.results_folder: "),
-        ("trainer: {optimizer: {betas: [0.9]}}", "trainer.optimizer.betas: "),
         ("trainer: {mixed_precision: fp8}", "'no', 'fp16', 'bf16' or 'auto'"),
-        ("first_stage_config: {ddconfig: {double_z: false}}", "first_stage_config.ddconfig.double_z: "),
         ("first_stage_config: {ddconfig: {in_channels: 3}}", "first_stage_config.ddconfig.in_channels: "),
         ("diffusion_config: {model_type: edm}", "'ddpm', 'const_sde' or 'flow', not 'edm'"),
     ],
@@ -196,14 +173,6 @@ def test_each_process_has_settings_of_its_own(load):
     assert (diffusion.objective, diffusion.sampler, diffusion.beta_schedule) == ("pred_KC", "decoupled", None)
 
 
-def test_a_residual_decoder_must_see_the_condition(load, refuse):
-    assert load("first_stage_config: {ddconfig: {decoder_cond: true}}").data.cond_size == 320
-    channels = "data: {cond_channels: [buildings, simulated]}\nfirst_stage_config: {ddconfig: {%s}}"
-    refuse(channels % "decoder_residual: true", "decoder_residual needs decoder_cond: true")
-    refuse("first_stage_config: {ddconfig: {decoder_cond: true, decoder_residual: true}}", "simulated among")
-    assert load(channels % "decoder_cond: true, decoder_residual: true").first_stage_config.ddconfig.decoder_residual
-
-
 REFUSED = """
 trainer.batch_size | not key=value
 =4 | not key=value
@@ -223,6 +192,11 @@ data.cond_size=80 first_stage_config.ddconfig.decoder_cond=true | data.cond_size
 data.cond_size=320 cond_stage_config.size=160 | cond_stage_config.size is 160 | data.cond_size makes it 320
 cond_stage_config.in_channels=4 | cond_stage_config.in_channels is 4 | data.cond_channels
 cond_stage_config.size=160 cond_stage_config.depths=[1] | cond_stage_config.depths has 1 | channel_mult 4
+first_stage_config.ddconfig.decoder_residual=true data.cond_channels=[buildings,simulated] | decoder_residual needs decoder_cond
+first_stage_config.ddconfig.decoder_residual=true first_stage_config.ddconfig.decoder_cond=true | simulated among data.cond_channels
+data.incomplete.points=9 | incomplete.points is 9 | no measured points
+data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; measured points need a number and both
+data.cond_channels=[measured_gain,measured] | incomplete.points is 0 | measured_gain and measured
 diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
 diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler or heun
 diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3
@@ -315,15 +289,6 @@ def test_floor_of_the_learning_rate(load, refuse):
     refuse("trainer: {min_lr: 1e-3}", "trainer.min_learning_rate is 0.001", "learning_rate")
 
 
-def test_measured_points_need_their_channels(load, refuse):
-    text = "data: {incomplete: {points: 9}, cond_channels: %s}"
-    assert load(text % "[buildings, measured_gain, measured]").data.incomplete.points == 9
-    assert load(text % "[buildings, simulated]").data.incomplete.points == 9
-    refuse(text % "[buildings, transmitter]", "incomplete.points is 9", "no measured points")
-    refuse(text % "[buildings, measured]", "has measured; measured points need a number and both")
-    refuse("data: {cond_channels: [measured_gain, measured]}", "incomplete.points is 0", "measured_gain and measured")
-
-
 def test_resolve_leaves_its_argument_alone_and_checks_it():
     config = schema.Config()
     before = copy.deepcopy(config)
@@ -373,16 +338,14 @@ def test_sections_may_have_any_form():
         section("first_stage_config", {"embd_dim": 3})
 
 
-@pytest.mark.parametrize("stage", ["vae", "ldm", "baseline"])
 @pytest.mark.parametrize("model_type", ["ddpm", "const_sde", "flow"])
-def test_round_trip(load, stage, model_type):
+def test_round_trip(load, model_type):
     odd = "sample: {ckpt: 1e5x, source: {data_root: '1e5', split: 'no'}, output_folder: 'né: #'}"
     process = f"diffusion_config={{model_type: {model_type}, sampling_timesteps: 2}}"
-    config = load("".join(BLOCKS.values()) + odd, "data.train.data_root='5'", "trainer.lr=3.3e-5", process, stage=stage)
+    config = load("".join(BLOCKS.values()) + odd, "data.train.data_root='5'", "trainer.lr=3.3e-5", process)
     written = to_yaml(config)
-    again = load(written, stage=stage)
-    assert again == config and differences(config, again) == []
-    assert resolve(parse_config(to_dict(config)), stage) == parse_config(yaml.safe_load(written)) == config
+    assert differences(config, load(written)) == []
+    assert resolve(parse_config(to_dict(config)), "ldm") == parse_config(yaml.safe_load(written)) == config
 
 
 # ---- every setting, and the files in configs/ --------------------------------------------------------------------

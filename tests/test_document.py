@@ -224,7 +224,6 @@ def test_the_documents_loss_trains_every_part():
     adv_loss, _ = hinge_gan_loss(discriminator(model.decode_first_stage(z)), discriminator(images))
     (recon_loss + 0.000001 * kl_loss + 0.5 * adv_loss).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    assert hinge_gan_loss(torch.tensor([0.5]), torch.tensor([0.25])) == (-0.5, 0.75 + 1.5)
     losses = []
     for arguments in ((images, conditions), (batch,)):  # a model is called with images or a batch
         torch.manual_seed(1)

@@ -17,7 +17,6 @@ from denoising_diffusion_pytorch.losses import (
     hinge_gan_loss,
 )
 from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, Layers
-from denoising_diffusion_pytorch.networks.radio_map import apply_mask
 from denoising_diffusion_pytorch.randomness import GlobalRandom, KeyedRandom
 from denoising_diffusion_pytorch.training.ema import EMAModel
 from denoising_diffusion_pytorch.training.objectives import make_objectives
@@ -29,12 +28,6 @@ def test_hinge():
     assert generator == 0.75 and discriminator == (0 + 1) / 2 + (1.5 + 0) / 2
     fake, real = (torch.full((1000,), value, dtype=torch.bfloat16) for value in (0.30078125, -0.2001953125))
     assert all(loss.dtype == torch.float32 for loss in hinge_gan_loss(fake, real))
-
-
-def test_mask_is_zero_gain_or_nothing():
-    assert apply_mask(torch.tensor(0.7), torch.tensor(1.0)) == -1
-    assert apply_mask(torch.tensor(0.7), torch.tensor(0.0)) == torch.tensor(0.7)
-    assert apply_mask(torch.tensor(0.7), None) == torch.tensor(0.7)
 
 
 def tiny_autoencoder():
@@ -120,21 +113,7 @@ def test_lpips_with_weights(tmp_path):
     assert distance > 0 and x.grad.abs().sum() > 0
 
 
-def test_ema_closed_form():
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(model.weight, 1.0)
-    ema = EMAModel(model, beta=0.9, start_step=2, update_interval=2)
-    values = []
-    for step in range(1, 7):
-        nn.init.constant_(model.weight, float(step))
-        ema.update_after_step(step)
-        values.append(ema.ema_model.weight.item())
-    # copies up to step 2, then averages at steps 4 and 6 only
-    at_4 = 0.9 * 2 + 0.1 * 4
-    assert values == pytest.approx([1, 2, 2, at_4, at_4, 0.9 * at_4 + 0.1 * 6])
-
-
-def test_ema_shares_frozen_weights_and_round_trips():
+def test_ema_shares_frozen_weights_and_copies_buffers():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.BatchNorm1d(2))
     model[0].requires_grad_(False)
     ema = EMAModel(model, 0.5)
@@ -142,13 +121,9 @@ def test_ema_shares_frozen_weights_and_round_trips():
     nn.init.zeros_(model[1].weight)
     model[2].running_mean.fill_(7)
     ema.update()
-    state = {name: value.clone() for name, value in ema.state_dict().items()}
-    assert "0.weight" not in state and (state["2.running_mean"] == 7).all()
-    other = EMAModel(model, 0.5)
-    other.load_state_dict(state)
-    assert torch.equal(other.ema_model[1].weight, ema.ema_model[1].weight)
+    assert "0.weight" not in ema.state_dict() and (ema.state_dict()["2.running_mean"] == 7).all()
     with pytest.raises(KeyError):
-        other.load_state_dict({})
+        ema.load_state_dict({})
 
 
 def test_learning_rate_is_the_documents_formula():

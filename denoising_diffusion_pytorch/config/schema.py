@@ -219,6 +219,9 @@ class TrainerConfig(Section):
     save_interval: Count = setting(200, "steps between two checkpoints")
     sample_interval: Count | None = setting(None, "steps between two pictures; null: save_interval")
     log_interval: Count = setting(100, "steps between two lines of the log")
+    log_with: list[Text] = setting(
+        ["tensorboard"], "accelerate's trackers: wandb, mlflow, ...; train.log is always there"
+    )
     num_samples: Natural = setting(8, "maps in a picture; 0: no pictures")
     validate_every: Natural = setting(1000, "steps between two scores on the validation split; 0: no scores")
     validation_samples: Count = setting(64, "maps scored each time, spread over the split; always the same ones")

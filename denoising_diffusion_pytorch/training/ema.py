@@ -18,8 +18,12 @@ class EMAModel:
         self.model, self.beta = model, beta
         self.start_step, self.update_interval = start_step, update_interval
         self.trainable = [name for name, p in model.named_parameters() if p.requires_grad]
-        frozen = {id(p): p for p in model.parameters() if not p.requires_grad}  # deepcopy's memo: not copied
-        self.ema_model = copy.deepcopy(model, frozen).eval().requires_grad_(False)
+        # deepcopy's memo: tensors that are not copied, or copied already
+        memo: dict[int, torch.Tensor] = {
+            id(p): nn.Parameter(p.detach().clone()) if p.requires_grad else p for p in model.parameters()
+        }
+        memo |= {id(buffer): buffer.clone() for buffer in model.buffers()}
+        self.ema_model = copy.deepcopy(model, memo).eval().requires_grad_(False)
 
     @torch.no_grad()
     def copy_buffers(self, model: nn.Module | None = None) -> None:

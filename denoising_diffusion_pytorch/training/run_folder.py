@@ -1,22 +1,21 @@
-"""The results folder of a run, apart from its checkpoints: its lock, how the run was started, metrics and pictures.
+"""The results folder of a run, apart from its checkpoints: its lock, how the run was started, metrics and pictures,
+which go to accelerate's trackers too.
 
 config.yaml         the resolved configuration
 starts.jsonl        one line per start: time, step, command, git revision, versions, processes, device, precision
 train.log           `TIME step=N key=value ...`, one line per logging step; later lines of a step win after a crash
 model_report.txt    parameters of every part
 samples/            pictures
-events.out.tfevents.*
+events.out.tfevents.* of the tracker `tensorboard`
 """
 
 import json
 import logging
-import math
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
+
+from data.files import write_text
 
 from ..checkpoint import versions
 from ..config import to_yaml
-from ..config.schema import Config
-from ..errors import CheckpointError
+from ..config.schema import DEFAULTS, Config, get
+from ..errors import CheckpointError, ConfigError
 
 try:
     import fcntl
-    import resource
 except ImportError:  # Windows: two runs in one folder go unnoticed there
-    fcntl = resource = None
+    fcntl = None
 
 log = logging.getLogger("radiodiff")
 
@@ -46,7 +46,7 @@ class RunFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.writer: Any = None  # TensorBoard's
+        self.trackers: list[Any] = []  # accelerate's
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         try:
@@ -64,12 +64,10 @@ class RunFolder:
         log.setLevel(logging.INFO)
 
     def begin(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
-        """Write what is known before the first step, and open TensorBoard's events to continue after `step`."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main process writes
-
-        self.writer = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
-        (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        (self.folder / "model_report.txt").write_text(report, encoding="utf-8")
+        """Write what is known before the first step, and start the trackers; ConfigError: one that cannot be started."""
+        self._start_trackers(config, accelerator, step)
+        write_text(self.folder / "config.yaml", to_yaml(config))
+        write_text(self.folder / "model_report.txt", report)
         device = accelerator.device
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -87,10 +85,32 @@ class RunFolder:
             file.write(json.dumps(start) + "\n")
         log.info("step=%d event=start processes=%d precision=%s", step, start["processes"], start["precision"])
 
+    def _start_trackers(self, config: Config, accelerator: Accelerator, step: int) -> None:
+        """The trackers of `trainer.log_with`, in a project with the folder's name; TensorBoard's events continue after `step`."""
+        continued = {"tensorboard": {"purge_step": step + 1 if step else None}}
+        try:
+            accelerator.init_trackers(self.folder.resolve().name, init_kwargs=continued)
+        except Exception as error:
+            raise ConfigError(
+                f"trainer.log_with: {', '.join(config.trainer.log_with)}: cannot start ({error})"
+            ) from error
+        self.trackers, accelerator.trackers = accelerator.trackers, []
+        settings = {key: get(config, key) for key in DEFAULTS}
+        # TensorBoard would keep them as a second run
+        self._send(lambda tracker: tracker.name == "tensorboard" or tracker.store_init_configuration(settings))
+
+    def _send(self, send: Callable[[Any], Any]) -> None:
+        """Call `send(tracker)` for every tracker. One that fails, say without its server, is dropped: it must not end a run."""
+        for tracker in [*self.trackers]:
+            try:
+                send(tracker)
+            except Exception as error:
+                self.trackers.remove(tracker)
+                log.warning("%s gets nothing more (%s); train.log has all metrics", tracker.name, error)
+
     def metrics(self, group: str, values: dict[str, float], step: int) -> None:
-        """A line of train.log and a scalar each in TensorBoard under `group`/."""
-        for name, value in values.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)
+        """A line of train.log, and a scalar each for the trackers under `group`/."""
+        self._send(lambda tracker: tracker.log({f"{group}/{k}": v for k, v in values.items()}, step=step))
         prefix = "" if group == "train" else f"{group}_"
         log.info("step=%d %s", step, " ".join(f"{prefix}{name}={value:.6g}" for name, value in values.items()))
 
@@ -99,14 +119,15 @@ class RunFolder:
         path = self.folder / "samples" / f"sample_{step}.png"
         write(path)
         with Image.open(path) as picture:
-            self.writer.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            pictures = {"samples": np.asarray(picture.convert("RGB"))[None]}
+        more: dict[str, dict] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}  # the other classes differ
+        self._send(lambda t: t.name not in more or t.log_images(pictures, step=step, **more[t.name]))
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        self._send(lambda tracker: tracker.finish())
         log.removeHandler(self._handler)
         self._handler.close()
         self._lock.close()
@@ -134,49 +155,6 @@ def read_log(path: str | Path) -> dict[str, dict[int, float]]:
             for key, value in pairs[1:]:
                 metrics.setdefault(key, {})[int(pairs[0][1])] = float(value)
     return metrics
-
-
-# ---- what is written there -----------------------------------------------------------------------------------------
-
-
-class Meter:
-    """Means over all processes of what the steps report between two log lines; scalars stay on the device until then."""
-
-    def __init__(self, accelerator: Accelerator, samples_per_step: int):
-        self.accelerator, self.samples_per_step = accelerator, samples_per_step
-        self.values: defaultdict[str, list[Tensor]] = defaultdict(list)
-        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
-
-    def add(self, values: dict[str, Tensor], started: float) -> None:
-        """A step's detached scalars; `started`: `time.monotonic()` at its beginning."""
-        for name, value in values.items():
-            self.values[name].append(value)
-        self.steps += 1
-        self.seconds += time.monotonic() - started
-
-    def read(self) -> dict[str, float]:
-        """Means over steps and processes since the last call, samples per second, fraction of time waited, peak memory."""
-        means = {}
-        for name, values in self.values.items():
-            finite = [value for value in torch.stack(values).float().tolist() if math.isfinite(value)]
-            means[name] = sum(finite) / len(finite) if finite else math.nan  # overflowed gradients have no norm
-        means |= {"data_wait": self.waited / self.seconds, "memory_gib": memory_gib(self.accelerator.device)}
-        local = torch.tensor([*means.values()], device=self.accelerator.device)
-        metrics = dict(zip(means, self.accelerator.reduce(local, "mean").tolist(), strict=True))
-        metrics["samples_per_second"] = self.steps * self.samples_per_step / self.seconds
-        self.values.clear()
-        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
-        return metrics
-
-
-def memory_gib(device: torch.device) -> float:
-    """Peak memory so far, GiB: of the GPU's allocator, else of this process; NaN where it is not known."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    if resource is None:
-        return math.nan
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def count_parameters(module: nn.Module, *, trained: bool = False) -> int:

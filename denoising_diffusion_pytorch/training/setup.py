@@ -4,10 +4,12 @@ import argparse
 import logging
 import os
 import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType
 from torch import nn
 
 from data.conditions import CONDITION_CHANNELS
@@ -18,7 +20,8 @@ from ..config import load_config, placeholders, to_yaml
 from ..config.derive import never_acts
 from ..config.describe import help_config
 from ..config.schema import Config, TrainerConfig
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
+from .forecast import report
 from .run_folder import count_parameters, model_report
 
 log = logging.getLogger("radiodiff")
@@ -58,7 +61,7 @@ def read_command(stage: str, description: str) -> Config | None:
 
 
 def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
-    """Print the resolved configuration and the networks' sizes; allocates and writes nothing, needs no data."""
+    """Print the resolved configuration, the networks' sizes and what a step needs; allocates and writes nothing, needs no data."""
     with torch.device("meta"):
         parts: dict[str, nn.Module] = {"model": build_model(config, stage)}
         first_stage = config.first_stage_config
@@ -70,6 +73,10 @@ def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
     unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]
     if unknown:
         print(f"data.cond_channels: {', '.join(unknown)}: only a tree of ready-made conditions can have such channels")
+    try:
+        print(report(config, stage))
+    except CheckpointError as error:  # LPIPS' weights
+        print(f"no forecast of memory: {error}")
     if unset:
         print(f"to be replaced before training: {', '.join(unset)}")
 
@@ -83,6 +90,17 @@ def choose_precision(setting: str) -> str:
     return "bf16" if (torch.cuda.get_device_capability() >= (8, 0) if gpu else native()) else "no"
 
 
+def _check_trackers(names: list[str]) -> None:
+    """Raises ConfigError, where accelerate would ignore a name."""
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ConfigError(
+                f"trainer.log_with: no tracker {name!r}; there are {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}"
+            )
+        if name in LoggerType and LoggerType(name) not in get_available_trackers():
+            raise ConfigError(f"trainer.log_with: {name} is not installed; pip install {name}")
+
+
 def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Accelerator:
     """The process group and precision of a run; `accelerate launch --mixed_precision` wins over the file.
 
@@ -92,8 +110,10 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         some_unused: allow steps in which some trainable parameters take no part.
 
     Raises:
-        ConfigError: a way of distributing the model that this loop does not support.
+        ConfigError: an unknown tracker, one that is not installed, or a way of distributing the model that this loop does
+            not support.
     """
+    _check_trackers(config.log_with)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
     precision = launched if launched not in ("", "no") else choose_precision(config.mixed_precision)
     if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
@@ -105,6 +125,8 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         gradient_accumulation_steps=config.gradient_accumulation,
         mixed_precision=precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
+        log_with=config.log_with or None,
+        project_dir=Path(config.results_folder).resolve().parent,  # a tracker's folder has the project's name
         cpu=not torch.accelerator.is_available(),  # or several processes without GPUs would each run as if alone
     )
     torch.manual_seed(config.seed)

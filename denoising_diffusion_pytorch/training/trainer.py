@@ -4,6 +4,7 @@ A step is an optimizer step. Everything that a step does follows from (seed, ste
 that an interrupted run continues as if it had not been interrupted.
 """
 
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -23,11 +24,13 @@ from .checkpointer import Checkpointer
 from .ema import EMAModel
 from .finite_guard import FiniteGuard, reproduce
 from .objectives import Batch, Optimization, make_optimization
-from .run_folder import Meter, RunFolder, model_report
+from .run_folder import RunFolder, model_report
 from .schedule import learning_rate
+from .speed import TIMED, WARM_UP, Meter, Utilization
 from .stopping import StopRequest
 from .validation import Validation, metrics_of
 
+log = logging.getLogger("radiodiff")
 MAX_SKIPPED = 40  # overflowed fp16 steps in a row: 2^-40 of the first gradient scale is beyond help
 
 
@@ -76,6 +79,7 @@ class Trainer:
         self.step, self.skipped = 0, 0  # steps taken, and overflowed fp16 steps in a row
         samples = self.settings.batch_size * self.settings.gradient_accumulation * accelerator.num_processes
         self.meter = Meter(accelerator, samples)
+        self.utilization: Utilization | None = None  # known after the first steps
 
     # ---- the run ---------------------------------------------------------------------------------------------
 
@@ -99,9 +103,10 @@ class Trainer:
                 self._loop(batches)
             if self.step:
                 self.save()
-            done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
-            stopped = f"stopped at step {self.step}; the same command continues from here"
-            self.accelerator.print(done if self.step >= self.settings.training_steps else stopped)
+            if main:  # of all machines, where accelerator.print has one on each
+                done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
+                stopped = f"stopped at step {self.step}; the same command continues from here"
+                print(done if self.step >= self.settings.training_steps else stopped)
             self.accelerator.end_training()
 
     def _loop(self, batches: Iterator[Batch]) -> None:
@@ -116,10 +121,12 @@ class Trainer:
                 if self.stop.agreed():  # where the processes wait for the slowest one
                     break
                 logs = self.train_step(batches)
-                if self._due(settings.log_interval):
+                if self._due(settings.log_interval) or self.meter.taken + 1 in (WARM_UP, TIMED):
                     self.raise_if_nonfinite()  # what the device has still to do belongs to these steps
                 self.meter.add(logs, started)
                 bar.update()
+                if self.meter.taken == TIMED:
+                    self._expect(bar)
                 if self._due(settings.log_interval):
                     bar.set_postfix(loss=f"{self._log()['loss']:.4g}", refresh=False)
                 if self._due(settings.save_interval):
@@ -230,14 +237,26 @@ class Trainer:
         self.checkpointer.save(self.step)
 
     def _log(self) -> dict[str, float]:
-        """Means since the last line, over all processes, to train.log and TensorBoard."""
+        """Means since the last line, over all processes, to train.log and the trackers."""
         metrics = self.meter.read()
         for optimization in self.optimizations:
             if self.step > optimization.objective.start_step:
                 metrics[f"lr_{optimization.name}"] = optimization.optimizer.param_groups[0]["lr"]
+        if self.utilization is not None:
+            metrics |= self.utilization.of(self.step - 1, self.meter.samples_per_step / metrics["samples_per_second"])
         if self.results is not None:
             self.results.metrics("train", metrics, self.step)
         return metrics
+
+    def _expect(self, bar: tqdm) -> None:
+        """Print the expected duration, and from now on log the fraction of the device's peak; on the main process."""
+        left = self.settings.training_steps - self.step
+        if self.results is None or not left:
+            return
+        expectation = self.meter.expectation(left)
+        bar.write(f"{self.stage}: {expectation}")
+        log.info("step=%d event=expectation %s", self.step, expectation)
+        self.utilization = Utilization(self.config, self.stage, self.accelerator)
 
     def _validate(self) -> None:
         """Score the averaged model, and show its maps, where that is due; a new best is saved."""

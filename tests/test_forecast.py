@@ -1,0 +1,111 @@
+"""Steps on fake tensors need what real ones do."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from denoising_diffusion_pytorch.training import forecast as module
+from denoising_diffusion_pytorch.training.forecast import (
+    ALLOWANCE,
+    OnPaper,
+    Tally,
+    forecast,
+    forecasts,
+    largest_batches,
+    random_trainer,
+)
+from tests.processes import ROOT
+from tests.tiny import tiny_config
+
+ADVERSARIAL = {"first_stage_config": {"lossconfig": {"discr_start": 1}}}
+
+
+def changed(stage, **trainer):
+    return tiny_config(stage, trainer={"results_folder": "unused"} | trainer, **ADVERSARIAL)
+
+
+@pytest.mark.parametrize("stage", ["vae", "ldm", "baseline"])
+@pytest.mark.parametrize("accumulation, precision", [(1, "no"), (2, "bf16")])
+def test_a_real_step_agrees(stage, accumulation, precision):
+    """The second step's, whose optimizer has its moments, in two micro-batches."""
+    resolution = {"first_stage_config": ADVERSARIAL["first_stage_config"] | {"ddconfig": {"resolution": 64}}}
+    trainer = {"results_folder": "unused", "gradient_accumulation": accumulation, "mixed_precision": precision}
+    config = tiny_config(stage, trainer=trainer, **resolution)
+    expected = forecast(config, stage)
+    with Tally() as tally:
+        trainer = random_trainer(config, stage, OnPaper(precision))
+        batches = trainer.make_batches(0)
+        for trainer.step in (2, 3):
+            tally.peak, tally.flops = tally.live, 0
+            trainer.train_step(batches)
+    assert expected.peak == pytest.approx(tally.peak, rel=0.02) and expected.flops == tally.flops > 0
+    parameters = [p for o in trainer.optimizations for p in o.parameters]
+    trained = 4 * sum(p.numel() for p in parameters)
+    assert (expected.gradients, expected.optimizer) == (trained, 2 * trained + 4 * len(parameters))  # and their steps
+
+
+def test_what_changes_a_forecast():
+    first, last = (forecast(changed("vae"), "vae", step=step) for step in (0, None))
+    assert first.flops < last.flops and first.weights < last.weights  # the discriminator
+    accumulated = forecast(changed("vae", gradient_accumulation=6), "vae")
+    assert accumulated.flops == 3 * last.flops and accumulated.peak == last.peak
+    assert forecast(changed("vae", mixed_precision="bf16", batch_size=64), "vae").peak < 0.9 * (
+        forecast(changed("vae", batch_size=64), "vae").peak
+    )
+
+
+def test_the_largest_micro_batch_fits_and_no_larger_one(monkeypatch):
+    monkeypatch.setattr(module, "CARDS", (2,))
+    config = tiny_config("vae", first_stage_config={"ddconfig": {"resolution": 64}})
+    count = largest_batches(*forecasts(config, "vae", [8, 16]), 8)[2]
+    less, more = forecasts(config, "vae", [count, count + 1])
+    assert less.peak + ALLOWANCE < 2 * 2**30 < more.peak + ALLOWANCE
+
+
+def test_flops_include_the_attention_of_cpus():
+    q, w = torch.randn(1, 2, 8, 4), torch.randn(4, 3)
+    with Tally() as tally:
+        F.scaled_dot_product_attention(q, q, q)
+        assert tally.flops == 2 * 2 * 2 * 8 * 8 * 4
+        tally.flops = 0
+        q @ w
+    assert tally.flops == 2 * 2 * 8 * 4 * 3
+
+
+MEASURE = """
+import gc, re, sys
+import torch
+from denoising_diffusion_pytorch.config import load_config
+from denoising_diffusion_pytorch.training.forecast import OnPaper, forecast, random_trainer
+
+def resident(peak):
+    return 1024 * int(re.search(f"Vm{peak}:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+def steps(batch_size):
+    config.trainer.batch_size = batch_size
+    trainer = random_trainer(config, "vae", OnPaper("no"))
+    for _ in range(2):
+        trainer.train_step(trainer.make_batches(0))
+    del trainer
+    gc.collect()
+
+config = load_config("configs/tiny_vae.yaml", ["trainer.mixed_precision=no"], stage="vae")
+steps(1)  # what libraries keep
+before = resident("RSS")
+open("/proc/self/clear_refs", "w").write("5")  # forgets the peak
+steps(24)
+print((resident("HWM") - before) / forecast(config, "vae", step=0).peak)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells a process's peak memory")
+def test_the_memory_of_a_process_agrees():
+    """Every storage of its own, given back when it is freed, in one thread."""
+    malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURE]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | malloc, capture_output=True, text=True)
+    assert float(done.stdout) == pytest.approx(1, abs=0.1), done.stderr
