@@ -6,14 +6,18 @@
     python sample.py --ckpt radiodiff_results_LDM ...                   a model of your own in place of the released one
     python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]  a split of a data set; settings as in the file
 
-Each map is written as NAME.png (8-bit, RadioMapSeer's levels), NAME.npy (dB, NaN where nothing is predicted) and
-NAME_figure.png; with --num_samples K as the mean of K samples, and NAME_std.npy (dB). metrics.json holds the scores where
-the truth is known. Several transmitters, numbered from 1, also give coverage.png, coverage.json and best_server.npy (0:
-none). For footprints every array is also a GeoTIFF.
+Each map is written as NAME.png (8-bit, RadioMapSeer's levels), NAME.npy (dB, NaN where nothing is predicted) and, --figures
+of them, NAME_figure.png; with --num_samples K as the mean of K samples, and NAME_std.npy (dB). metrics.json holds the scores
+where the truth is known. Several transmitters, numbered from 1, also give coverage.png, coverage.json and best_server.npy
+(0: none). For footprints every array is also a GeoTIFF. A split can be shared by processes (`accelerate launch`), and the
+same command continues it where it was interrupted.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -25,14 +29,20 @@ from data.geometry.georeference import Georeference
 from data.gis.geojson import read_city
 from data.gis.measured_points import read_measurements
 from data.measurements import pixels_of
-from data.scene import parse_position, scene_at
+from data.samples.sharing import Processes, shared
+from data.scene import Scene, parse_position, scene_at
+from data.trees.splits import spread
 from data.units import COVERAGE_DB
-from denoising_diffusion_pytorch.cli import natural, parse, print_city, run
+from denoising_diffusion_pytorch.cli import MISTAKES, natural, parse, print_city, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
 from denoising_diffusion_pytorch.config.schema import SampleConfig, SourceConfig
 from denoising_diffusion_pytorch.errors import ConfigError
-from evaluation.maps import Coverage, write_coverage, write_map
-from evaluation.metrics import Scores
+from evaluation.maps import Coverage, draw_map, write_coverage, write_map
+from evaluation.metrics import Scores, measure
+from evaluation.records import Records
+
+if TYPE_CHECKING:
+    from denoising_diffusion_pytorch.predictor import Predictor
 
 SETTINGS = {  # of the section `sample`, that are options where there is no configuration file
     "ckpt": (str, "a results folder, a checkpoint or an exported model; default: the released model"),
@@ -43,7 +53,9 @@ SETTINGS = {  # of the section `sample`, that are options where there is no conf
     "pixel_noise": (float, "dB of independent noise on every pixel of several samples; default: the checkpoint's"),
     "num_samples": (int, "samples per map; several give their mean and standard deviation (default: 1)"),
     "seed": (int, "the same seed gives the same map (default: 0)"),
+    "figures": (int, "pictures, spread over the maps (default: 20)"),
 }
+RECORDS = "metrics.jsonl"  # the scores of a split's maps, as they are made
 
 
 def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
@@ -114,7 +126,7 @@ def data_scenes(source: SourceConfig) -> RadioMapSeer | FlatTree:
     return open_tree(**vars(source))
 
 
-def load_predictor(settings: SampleConfig, measurements: Path | None):
+def load_predictor(settings: SampleConfig, measurements: Path | None) -> "Predictor":
     """The model; raises ConfigError if it would ignore measured points."""
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
@@ -143,37 +155,88 @@ def print_measured(part: Crop) -> None:
     print(f"{len(column)} of {given} measured points lie in what was predicted, {inside} of them inside buildings")
 
 
-def main() -> None:
-    arguments, settings = parse_arguments()
-    crops, place = None, None
-    if arguments.buildings is not None or arguments.simulate is not None:
-        crops, place = city_crops(arguments)
-        count, scenes = len(crops), iter([part.scene for part in crops])
-    else:
-        source = data_scenes(settings.source)
-        count, scenes = len(source), (source.scene(index) for index in range(len(source)))
+def read(scene: Scene, prepared: Callable[[Scene], Any]) -> tuple[Scene, Any]:
+    """What workers hand over; `prepared` as `Predictor.prepared`."""
+    return scene, prepared(scene)
+
+
+def sample_split(settings: SampleConfig, processes: Processes) -> None:
+    """Maps of all scenes of a split; those that are there, made with the same settings, are kept."""
+    folder, count = Path(settings.output_folder), settings.num_samples
+    source, predictor = processes.each(lambda: (data_scenes(settings.source), load_predictor(settings, None)))
+    processes.agree(source, predictor.identity(count))
+    own = predictor.identity(count) | {"batch_size": settings.batch_size} | source.identity()
+    records = processes.each(lambda: Records(folder / RECORDS if processes.is_main else None, own))
+    drawn = {source.names[index] for index in spread(len(source), settings.figures)}
+
+    def is_there(number: int) -> bool:
+        name = source.names[number]
+        ends = [
+            ".png",
+            ".npy",
+            *["_std.npy"] * (count > 1 and predictor.samples_differ),
+            *["_figure.png"] * (name in drawn),
+        ]
+        return all((folder / f"{name}{end}").exists() for end in ends)
+
+    def work(batch: list[tuple[Scene, Any]]) -> list[tuple[np.ndarray, np.ndarray | None, dict[str, Any]]]:
+        scenes, prepared = zip(*batch, strict=True)
+        predictions = predictor.predict_batch(scenes, prepared, num_samples=count)
+        return [(p.gain, p.std, measure(p.scene.name, p.gain, p.scene.gain)) for p in predictions]
+
+    done = {number for number in records.known if is_there(number)}
+    how: dict[str, Any] = {"read": partial(read, prepared=predictor.prepared()), "work": work, "done": done}
+    for number, (gain, std, measured) in shared(processes, source, settings.batch_size, title="sampling", **how):
+        name = source.names[number]
+        write_map(folder, name, gain, std)
+        if name in drawn:
+            draw_map(folder, source.scene(number), gain, std)
+        if number not in records.known:
+            records.add(number, measured)
+    if processes.is_main:
+        scores = Scores()
+        for record in records.earlier():
+            scores.take(record)
+        write_metrics(folder, scores, predictor)
+        print_end(len(source), folder, predictor, count)
+
+
+def write_metrics(folder: Path, scores: Scores, predictor: "Predictor") -> None:
+    summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
+    write_json(folder / "metrics.json", summary)
+    print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
+
+
+def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int) -> None:
+    sampling = predictor.sampling_of(num_samples)
+    how = f"{sampling.sampler}, {sampling.steps} steps" if sampling else predictor.title  # of a regression
+    print(f"{count} maps in {folder} ({how}, {predictor.checkpoint.path})")
+
+
+def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
+    """Maps of one city, and its coverage."""
+    crops, place = city_crops(arguments)
     predictor = load_predictor(settings, arguments.measurements)
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    scores, gains = Scores(), []
+    scores, gains, drawn = Scores(), [], spread(len(crops), settings.figures)
+    scenes = [part.scene for part in crops]
     predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
-    for index, prediction in enumerate(tqdm(predictions, total=count, desc="sampling", unit="map")):
-        scene, gain, std = prediction.scene, prediction.gain, prediction.std
-        if scene.gain is not None:
-            scores.add(scene.name, gain, scene.gain)
-        if crops:
-            scene, gain = crops[index].city, crops[index].place(gain)
-            std = None if std is None else crops[index].place(std)
-            gains.append(gain)
-        write_map(folder, scene, gain, std, place)
+    for index, prediction in enumerate(tqdm(predictions, total=len(crops), desc="sampling", unit="map")):
+        part, std = crops[index], prediction.std
+        if prediction.scene.gain is not None:
+            scores.add(prediction.scene.name, prediction.gain, prediction.scene.gain)
+        gain, std = part.place(prediction.gain), None if std is None else part.place(std)
+        gains.append(gain)
+        write_map(folder, part.city.name, gain, std, place)
+        if index in drawn:
+            draw_map(folder, part.city, gain, std)
     if arguments.simulate is not None and predictor.sees_simulation:
         from data.simulator.scenes import CIRCULAR
 
         print(CIRCULAR)
     if scores.rows:
-        summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
-        write_json(folder / "metrics.json", summary)
-        print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
+        write_metrics(folder, scores, predictor)
     if len(gains) > 1:
         cities = [part.city for part in crops]
         coverage = Coverage.of(np.stack(gains), cities[0].buildings, arguments.threshold)
@@ -181,9 +244,16 @@ def main() -> None:
         print_coverage(coverage, arguments.threshold)
     if arguments.measurements:
         print_measured(crops[0])
-    sampling = predictor.sampling_of(settings.num_samples)
-    how = f"{sampling.sampler}, {sampling.steps} steps" if sampling else predictor.title  # of a regression
-    print(f"{count} maps in {folder} ({how}, {predictor.checkpoint.path})")
+    print_end(len(crops), folder, predictor, settings.num_samples)
+
+
+def main() -> None:
+    processes = Processes(MISTAKES)
+    arguments, settings = processes.each(parse_arguments)
+    if arguments.buildings is None and arguments.simulate is None:
+        sample_split(settings, processes)
+    elif processes.is_main:  # one city is little work
+        sample_city(arguments, settings)
 
 
 if __name__ == "__main__":

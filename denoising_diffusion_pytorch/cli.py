@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from data.gis.geojson import City  # shapely, which few commands need
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
+MISTAKES = (*USER_ERRORS, OSError)  # that end the processes of a command together
 USERS_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG"}
 
 
@@ -60,6 +62,8 @@ def new_file(text: str) -> Path:
     above = next((parent for parent in path.absolute().parents if parent.exists()), None)
     if above is None or not above.is_dir():
         raise argparse.ArgumentTypeError(f"{above or text} is no folder; name a file elsewhere")
+    if not os.access(path if path.exists() else above, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path}: may not be written; name a file elsewhere")
     return path
 
 

@@ -1,7 +1,8 @@
 """A trained model applied to scenes: condition -> network -> radio map at the scene's own resolution."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from data import Scene
-from data.hashing import random_key
+from data.hashing import digest, random_key
 from data.measurements import POINTS_IN
 from data.prepare import prepare, to_native
 from data.units import GAIN_SPAN_DB
@@ -89,7 +90,7 @@ class Predictor:
         if isinstance(model, AutoencoderKL):
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
         self.model: LatentDiffusion | Regression = model
-        self.seed, self.pixel_noise = seed, pixel_noise or 0.0
+        self.seed, self.use_ema, self.pixel_noise = seed, use_ema, pixel_noise or 0.0
         self.sampling: Sampling | None = None
         given = {name: value for name, value in sampling.items() if value is not None}
         self._is_chosen = bool({"sampler", "steps"} & given.keys())
@@ -165,6 +166,17 @@ class Predictor:
         facts = {"checkpoint": str(self.checkpoint.path), "step": self.checkpoint.step}
         return facts | of_sampling | {"pixel_noise": self.pixel_noise, "num_samples": num_samples}
 
+    def identity(self, num_samples: int) -> dict[str, Any]:
+        """All that decides the maps of a scene, in JSON types: `facts`, seed and device, and the weights in place of their path."""
+        meta = self.checkpoint.meta
+        own = {"weights": digest(meta.get("sha256"), meta["config"], self.use_ema), "seed": self.seed}
+        return self.facts(num_samples) | own | {"checkpoint": self.title, "device": self.device.type}
+
+    def prepared(self) -> Callable[[Scene], dict[str, np.ndarray]]:
+        """`data.prepare.prepare` with the sizes and channels that the model expects; can be sent to another process."""
+        data = self.config.data
+        return partial(prepare, image_size=data.image_size, cond_size=data.cond_size, channels=data.cond_channels)
+
     def predict(
         self, scenes: Iterable[Scene], batch_size: int = 16, *, num_samples: int = 1, reconstruct: bool = False
     ) -> Iterator[Prediction]:
@@ -175,13 +187,22 @@ class Predictor:
             num_samples: per scene; a prediction is their mean. A baseline without a variance has one.
             reconstruct: as in `predict_batch`.
         """
-        data, sampling = self.config.data, self.sampling_of(num_samples)
+        scenes, prepared = iter(scenes), self.prepared()
+        while batch := list(islice(scenes, batch_size)):
+            yield from self.predict_batch(batch, list(map(prepared, batch)), num_samples, reconstruct)
+
+    def predict_batch(
+        self,
+        scenes: Sequence[Scene],
+        prepared: Sequence[dict[str, np.ndarray]],
+        num_samples: int = 1,
+        reconstruct: bool = False,
+    ) -> list[Prediction]:
+        """Predictions of scenes that `prepared` was called with, in one batch; arguments as of `predict`."""
+        sampling = self.sampling_of(num_samples)
         how: dict[str, Any] = {"num_samples": num_samples, "seed": self.seed, "pixel_noise": self.pixel_noise}
         how |= asdict(sampling) if sampling else {}
-        scenes = iter(scenes)
-        while batch := list(islice(scenes, batch_size)):
-            prepared = [prepare(scene, data.image_size, data.cond_size, data.cond_channels) for scene in batch]
-            yield from predict_batch(self.model, batch, prepared, self.device, reconstruct=reconstruct, **how)
+        return predict_batch(self.model, scenes, prepared, self.device, reconstruct=reconstruct, **how)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Whether a model's samples are as uncertain as they should be: coverage, CRPS, spread against error."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from data.units import GAIN_SPAN_DB, gain_to_uint8
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # nominal fractions of the intervals whose coverage is reported
+SPREADS = 512  # half grey levels that are told apart
 BINS = 20  # of the spread, for the reliability picture
 STEP_DB = GAIN_SPAN_DB / 255  # of one grey level
 
@@ -35,40 +36,50 @@ def crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return error - np.tensordot(weights, np.sort(samples, 0), 1) / (count * (count - 1))
 
 
-class Calibration:
-    """Collects samples and truths, one map at a time; every score counts each open pixel once.
+def measure_samples(samples: np.ndarray, truth: np.ndarray, where: np.ndarray, name: str) -> dict[str, Any]:
+    """All that `Calibration` keeps of one map, in JSON types; every score counts each open pixel once.
 
     Samples are rounded to 8-bit levels first, as the truth is, so that a map that is known exactly is calibrated too.
+
+    Args:
+        samples, truth: (K, H, W) and (H, W) grey levels in [0, 1], K > 1.
+        where: (H, W) bool, the pixels that count.
+        name: of the scene; decides how ties are broken.
+
+    Returns:
+        `crps` in dB; `ranks` (2, 100), of pixels whose samples are all alike, and of the others; `spread`: pixels, squared
+        error and variance, by the spread in half grey levels, up to the last that there is.
+    """
+    values = gain_to_uint8(samples[:, where]).astype(np.int16)
+    true = gain_to_uint8(truth[where]).astype(np.int16)
+    fractions = rank_fractions(values, true, np.random.default_rng(list(name.encode())))
+    differ = (values != values[0]).any(0)
+    hundredths = (fractions * 100).astype(int).clip(max=99)
+    ranks = [np.bincount(hundredths[alike], minlength=100).tolist() for alike in (~differ, differ)]
+    # the mean of K samples has an error of its own: with this factor spread and error are equal for calibrated samples
+    variance = values.var(0, ddof=1) * (1 + 1 / len(values))
+    error = (values.mean(0) - true) ** 2
+    bins = (2 * np.sqrt(variance)).astype(int).clip(max=SPREADS - 1)
+    spread = [np.bincount(bins, weights).tolist() for weights in (None, error, variance)]
+    return {"crps": float(crps(values, true).mean()) * STEP_DB, "ranks": ranks, "spread": spread}
+
+
+class Calibration:
+    """Collects what `measure_samples` finds, one map at a time.
+
+    Attributes:
+        crps: dB, of each map.
     """
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self._ranks = np.zeros((2, 100), np.int64)  # of pixels whose samples are all alike, and of the others
-        self._spread = np.zeros((3, 512))  # pixels, squared error and variance, by the spread in half grey levels
+        self.crps: list[float] = []
+        self._ranks, self._spread = np.zeros((2, 100), np.int64), np.zeros((3, SPREADS))
 
-    def add(self, name: str, samples: np.ndarray, truth: np.ndarray, where: np.ndarray) -> dict[str, Any]:
-        """Score a map's samples; returns its `crps` in dB.
-
-        Args:
-            name: of the scene; decides how ties are broken.
-            samples, truth: (K, H, W) and (H, W) grey levels in [0, 1], K > 1.
-            where: (H, W) bool, the pixels that count.
-        """
-        values = gain_to_uint8(samples[:, where]).astype(np.int16)
-        true = gain_to_uint8(truth[where]).astype(np.int16)
-        fractions = rank_fractions(values, true, np.random.default_rng(list(name.encode())))
-        differ = (values != values[0]).any(0)
-        for alike, ranks in zip((~differ, differ), self._ranks, strict=True):
-            ranks += np.bincount((fractions[alike] * 100).astype(int).clip(max=99), minlength=100)
-        row: dict[str, Any] = {"name": name, "crps": float(crps(values, true).mean()) * STEP_DB}
-        # the mean of K samples has an error of its own: with this factor spread and error are equal for calibrated samples
-        variance = values.var(0, ddof=1) * (1 + 1 / len(values))
-        error = (values.mean(0) - true) ** 2
-        bins = (2 * np.sqrt(variance)).astype(int).clip(max=511)
-        for total, weights in zip(self._spread, (None, error, variance), strict=True):
-            total += np.bincount(bins, weights, minlength=512)
-        self.rows.append(row)
-        return row
+    def take(self, measured: Mapping[str, Any]) -> None:
+        """Count a map's samples."""
+        self.crps.append(measured["crps"])
+        self._ranks += np.array(measured["ranks"])
+        self._spread[:, : len(measured["spread"][0])] += measured["spread"]
 
     def coverage(self, level: float, *, differing: bool = False) -> float:
         """Fraction of the pixels whose truth lies in the central interval of this nominal fraction; NaN without any."""
@@ -90,7 +101,7 @@ class Calibration:
         pixels, error, variance = self._spread
         total = pixels.sum()
         return {
-            "crps": float(np.mean([row["crps"] for row in self.rows])),
+            "crps": float(np.mean(self.crps)),
             "coverage": {f"{level:g}": self.coverage(level) for level in LEVELS},
             "coverage_where_samples_differ": {f"{level:g}": self.coverage(level, differing=True) for level in LEVELS},
             "differing": float(self._ranks[1].sum() / self._ranks.sum()),

@@ -17,23 +17,27 @@ from .figures import comparison_figure, coverage_figure, figure_row, radio_map_f
 
 
 def write_map(
-    folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None = None, place: Georeference | None = None
+    folder: Path, name: str, gain: np.ndarray, std: np.ndarray | None = None, place: Georeference | None = None
 ) -> None:
-    """A map as NAME.png (grey levels), NAME.npy (dB) and NAME_figure.png; with `place` as NAME.tif (dB) too.
+    """A map as NAME.png (grey levels) and NAME.npy (dB); with `place` as NAME.tif (dB) too.
 
     Args:
         gain: (H, W) grey levels, NaN where nothing is predicted.
         std: (H, W) standard deviation of the samples, written as NAME_std.npy and .tif (dB); None without one.
         place: of the map on the earth; None for no GeoTIFF.
     """
-    Image.fromarray(gain_to_uint8(np.nan_to_num(gain))).save(folder / f"{scene.name}.png")
-    decibels = {scene.name: gain_to_db(gain)}
+    Image.fromarray(gain_to_uint8(np.nan_to_num(gain))).save(folder / f"{name}.png")
+    decibels = {name: gain_to_db(gain)}
     if std is not None:
-        decibels[f"{scene.name}_std"] = std * GAIN_SPAN_DB
-    for name, values in decibels.items():
-        np.save(folder / f"{name}.npy", values.astype(np.float32))
+        decibels[f"{name}_std"] = std * GAIN_SPAN_DB
+    for stem, values in decibels.items():
+        np.save(folder / f"{stem}.npy", values.astype(np.float32))
         if place is not None:
-            write_geotiff(folder / f"{name}.tif", values, place)
+            write_geotiff(folder / f"{stem}.tif", values, place)
+
+
+def draw_map(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None = None) -> None:
+    """A map as NAME_figure.png, compared with the real one if that is known; arguments as of `write_map`."""
     figure = folder / f"{scene.name}_figure.png"
     if scene.gain is None or std is not None:
         radio_map_figure(figure, gain, scene.buildings, scene.tx, scene.name, std, scene.measurements)

@@ -1,10 +1,12 @@
 """Where in a map it is scored apart."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
 
+from data.geometry.layout import Layout
 from data.geometry.registration import picture_of
 from data.measurements import pixels_of
 from data.scene import Scene
@@ -41,7 +43,12 @@ class Regions:
             away[row, column] = False
             near = ndimage.distance_transform_edt(away) <= NEAR
             parts |= {"near": near, "far": ~near}
-        return cls(~scene.buildings, picture_of(layout) if layout.exact else layout.inside, parts)
+        return cls(~scene.buildings, _picture(layout), parts)
+
+
+@lru_cache(4)  # the scenes of a map share it
+def _picture(layout: Layout) -> np.ndarray:
+    return picture_of(layout) if layout.exact else layout.inside
 
 
 def error_by_region(prediction: np.ndarray, scene: Scene, regions: Regions) -> dict[str, float]:

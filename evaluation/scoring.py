@@ -11,10 +11,12 @@ import numpy as np
 from data.errors import DataError
 from data.scene import Scene
 
-from .calibration import Calibration
-from .metrics import Scores, mean_of
+from .calibration import Calibration, measure_samples
+from .metrics import Scores, mean_of, measure
 from .regions import Regions, error_by_region
 from .table import interval
+
+Reference = Callable[[Scene], np.ndarray]
 
 
 @dataclass
@@ -27,40 +29,60 @@ class Answer:
     samples: np.ndarray | None = None
 
 
+def record_of(scene: Scene, answers: Mapping[str, Any], regions: Regions) -> dict[str, Any]:
+    """All that an `Evaluation` keeps of the answers to a scene with a map, in JSON types.
+
+    Returns:
+        `scores` and `calibrations` by predictor (`measure`, `measure_samples`), and `by_region`, where the error of the first
+        one's map lies.
+    """
+    calibrations = {
+        name: measure_samples(answer.samples, scene.gain, ~scene.ori_mask, scene.name)
+        for name, answer in answers.items()
+        if answer.samples is not None
+    }
+    return {
+        "scores": {name: measure(scene.name, answer.gain, scene.gain, regions) for name, answer in answers.items()},
+        "calibrations": calibrations,
+        "by_region": error_by_region(next(iter(answers.values())).gain, scene, regions),
+    }
+
+
+def record_of_references(scene: Scene, references: Mapping[str, Reference], regions: Regions) -> dict[str, Any]:
+    """The same of predictors that are functions of a scene: `scores`, and `failures` of those that raise DataError."""
+    record: dict[str, Any] = {"scores": {}, "failures": {}}
+    for name, predict in references.items():
+        try:
+            record["scores"][name] = measure(scene.name, predict(scene), scene.gain, regions)
+        except DataError as error:
+            record["failures"][name] = str(error)
+    return record
+
+
 class Evaluation:
     """Scores of several predictors on the same scenes.
 
-    Args:
-        references: predictors that are functions of a scene, by name; a map for which one raises DataError is missing from
-            its scores.
-
     Attributes:
         scores, calibrations: by predictor; calibrations of those that gave several samples.
+        failures: why a predictor has no map of some scenes.
         by_region: the error of the first predictor's maps, see `error_by_region`.
     """
 
-    def __init__(self, references: Mapping[str, Callable[[Scene], np.ndarray]] | None = None) -> None:
-        self.references = dict(references or {})
+    def __init__(self) -> None:
         self.scores: defaultdict[str, Scores] = defaultdict(Scores)
         self.calibrations: defaultdict[str, Calibration] = defaultdict(Calibration)
         self.failures: defaultdict[str, list[str]] = defaultdict(list)
         self.by_region: list[dict[str, float]] = []
 
-    def add(self, scene: Scene, answers: Mapping[str, Any]) -> None:
-        """Score the answers to a scene with a map, the references' after them."""
-        regions = Regions.of(scene)
-        for name, answer in answers.items():
-            self.scores[name].add(scene.name, answer.gain, scene.gain, regions)
-            if answer.samples is not None:
-                self.calibrations[name].add(scene.name, answer.samples, scene.gain, ~scene.ori_mask)
-        self.by_region.append(error_by_region(next(iter(answers.values())).gain, scene, regions))
-        for name, predict in self.references.items():
-            try:
-                gain = predict(scene)
-            except DataError as error:
-                self.failures[name].append(str(error))
-            else:
-                self.scores[name].add(scene.name, gain, scene.gain, regions)
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Count a map's record: that of `record_of`, with the references' in it if there are any."""
+        for name, measured in record["scores"].items():
+            self.scores[name].take(measured)
+        for name, measured in record["calibrations"].items():
+            self.calibrations[name].take(measured)
+        for name, reason in record.get("failures", {}).items():
+            self.failures[name].append(reason)
+        self.by_region.append(record["by_region"])
 
     def summaries(self) -> dict[str, dict[str, Any]]:
         """By predictor, `Scores.summary` with `nmse_interval` and, if there is one, `calibration`."""
@@ -105,10 +127,10 @@ def score(answer: Callable[[Sequence[Scene]], Iterator[Any]], scenes: Sequence[S
         began = time.perf_counter()
         found = next(answers)
         seconds += time.perf_counter() - began
-        evaluation.add(scene, {"": found})
+        evaluation.add(record_of(scene, {"": found}, Regions.of(scene)))
     (summary,) = evaluation.summaries().values()
     for calibration in evaluation.calibrations.values():
         del summary["calibration"]["ranks"], summary["calibration"]["by_spread"]
-        summary["crps_per_map"] = [row["crps"] for row in calibration.rows]
+        summary["crps_per_map"] = calibration.crps
     per_map = [row["nmse"] for row in evaluation.scores[""].rows]
     return summary | {"nmse_per_map": per_map, "seconds_per_map": seconds / len(scenes)}

@@ -1,14 +1,12 @@
-"""Summaries of several predictors as one table, for a terminal, Markdown or CSV."""
+"""Summaries of several predictors as one table, for a terminal or Markdown."""
 
-import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import bootstrap
 
-from .metrics import Scores, mean_of
+from .metrics import mean_of
 
 Columns = Mapping[str, tuple[str, int]]
 COLUMNS = {  # heading: (key of a summary, digits)
@@ -119,13 +117,3 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     """Lines of cells as a table; the first line is its head."""
     head, *rest = lines
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest))
-
-
-def write_csv(path: Path, scores: Mapping[str, Scores]) -> None:
-    """One line per predictor and map."""
-    rows = [{"predictor": name} | row for name, each in scores.items() for row in each.rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)

@@ -32,3 +32,8 @@ class TestSet:
 
     def __iter__(self) -> Iterator[Scene]:
         return map(self.scene, range(len(self)))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the scenes."""
+        return [self.source.names[index] for index in self.chosen]

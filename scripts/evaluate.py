@@ -1,35 +1,43 @@
-"""Score a trained model, the simulator, predictors that need no training, and a baseline.
+"""Score a trained model and, on request, a baseline, the simulator, and predictors that need no training.
 
-    python scripts/evaluate.py                                  the released model on unseen simulated cities
-    python scripts/evaluate.py --data path/to/RadioMapSeer --split test --json scores.json --markdown table.md
-    python scripts/evaluate.py --ckpt radiodiff_results_LDM --baseline radiodiff_results_baseline --data ... \\
-        --csv maps.csv
+    python scripts/evaluate.py --references                     the released model on unseen simulated cities
+    python scripts/evaluate.py --data path/to/RadioMapSeer --split test --csv maps.csv --markdown table.md
+    accelerate launch --multi_gpu --num_processes 8 scripts/evaluate.py --ckpt radiodiff_results_LDM --data ...
 
 Every scene is predicted with the averaged weights and scored at the data's native resolution. The scores under all
-conventions of the literature, which must not be compared with each other, are in --markdown and --json.
+conventions of the literature, which must not be compared with each other, are in --markdown and --json. With --csv the
+same command continues where it was interrupted. Any number of processes gives the same digits.
 """
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from tqdm import tqdm
 
-from data import DataError, FlatTree, RadioMapSeer, open_tree
+from data import FlatTree, RadioMapSeer, Scene, open_tree
 from data.incomplete import Incomplete
+from data.samples.sharing import Processes, shared
 from data.simulator.scenes import CIRCULAR, SimulatedScenes
-from denoising_diffusion_pytorch.cli import natural, new_figure, new_file, positive, run
+from denoising_diffusion_pytorch.cli import MISTAKES, natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import parse_config
+from denoising_diffusion_pytorch.config.schema import SourceConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.predictor import Predictor
 from evaluation.figures import comparison_figure, figure_row, reliability_figure
+from evaluation.metrics import measure
+from evaluation.records import GrowingCsv, Records
 from evaluation.references import REFERENCES, MeanMap
+from evaluation.regions import Regions
 from evaluation.report import report, wrapped, write_markdown, write_scores
-from evaluation.scoring import Answer, Evaluation
-from evaluation.table import write_csv
+from evaluation.scoring import Answer, Evaluation, Reference, record_of, record_of_references
 from evaluation.test_set import TestSet
 
 SIMULATED = 50  # cities without --data
@@ -49,7 +57,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--simulation_type", default="DPM")
     add("--json", type=new_file, help="file for all scores")
     add("--markdown", type=new_file, help="file for the table of all scores")
-    add("--csv", type=new_file, help="file for the scores of each map")
+    add(
+        "--csv",
+        type=new_file,
+        help="file for the scores of each map; grows, with FILE.jsonl beside it, and is continued",
+    )
+    add("--references", action="store_true", help="score the simulator and two path-loss models, too")
+    add("--mean_map", action="store_true", help="score the mean of the maps that the model was trained on, too")
+    add("--reconstruction", action="store_true", help="score the autoencoder's reconstruction of the real maps, too")
     add("--gallery", type=new_figure, help="figure: real | sampled | error | spread, from the best map to the worst")
     add("--reliability", type=new_figure, help="figure: coverage and spread of --num_samples samples")
     add("--steps", type=positive, help="network calls per map; default: as configured for the checkpoint")
@@ -61,6 +76,7 @@ def parse_arguments() -> argparse.Namespace:
         help="what the condition does not know: points=50 missing_buildings=2 transmitter_error=5 ..., "
              "see data/incomplete.py")  # fmt: skip
     add("--batch_size", type=positive, default=8)
+    add("--num_workers", type=natural, help="that prepare maps, per process; default: for all processors")
     add("--seed", type=natural, default=0)
     arguments = parser.parse_args()
     if arguments.reliability and arguments.num_samples < 2:
@@ -68,86 +84,132 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def load(arguments: argparse.Namespace, incomplete: Incomplete) -> tuple[Predictor, Predictor | None]:
-    """The model and the baseline."""
-    how = {name: getattr(arguments, name) for name in ("sampler", "steps", "noise_scale", "pixel_noise", "seed")}
-    predictor = Predictor(arguments.ckpt, **how)
-    baseline = Predictor(arguments.baseline, seed=arguments.seed) if arguments.baseline else None
-    models = [model for model in (predictor, baseline) if model]
-    for model in models:
-        if incomplete.points and not model.sees_measurements:
-            said = "has no channel that shows measured points; --incomplete points needs one"
-            raise ConfigError(f"{model.checkpoint.path}: {said}")
-    if arguments.reliability and not any(model.samples_differ for model in models):
-        raise ConfigError(f"{predictor.checkpoint.path}: gives one map, no samples; --reliability needs a sampler")
-    return predictor, baseline
+@dataclass
+class Read:
+    """A scene as workers hand it over: prepared for each model, its regions, and the references' scores."""
+
+    scene: Scene
+    prepared: list[dict[str, np.ndarray]]
+    regions: Regions
+    references: dict[str, Any]
 
 
-def coarse(predictor: Predictor) -> str:
-    """The name of the model's maps before they are enlarged to the data's resolution."""
-    return f"{predictor.title} at its {predictor.config.data.image_size} px"
+def read(scene: Scene, models: list[Callable[[Scene], Any]], references: Mapping[str, Reference]) -> Read:
+    """`models`: `Predictor.prepared` of each."""
+    prepared, regions = [model(scene) for model in models], Regions.of(scene)
+    return Read(scene, prepared, regions, record_of_references(scene, references, regions))
 
 
-def mean_map(predictor: Predictor) -> MeanMap:
-    """The mean of the maps that the model was trained on; raises DataError if they are not there."""
-    source = predictor.config.data.train
+class Task:
+    """What the command line asks for: the models, and the scenes that they are scored on."""
+
+    def __init__(self) -> None:
+        self.arguments = arguments = parse_arguments()
+        given = parse_config({}, [f"data.incomplete.{setting}" for setting in arguments.incomplete])
+        incomplete = Incomplete(**vars(given.data.incomplete), exactly=True)
+        how = {name: getattr(arguments, name) for name in ("sampler", "steps", "noise_scale", "pixel_noise", "seed")}
+        self.predictor = Predictor(arguments.ckpt, **how)
+        self.baseline = Predictor(arguments.baseline, seed=arguments.seed) if arguments.baseline else None
+        self.models = [model for model in (self.predictor, self.baseline) if model]
+        for model in self.models:
+            if incomplete.points and not model.sees_measurements:
+                said = "has no channel that shows measured points; --incomplete points needs one"
+                raise ConfigError(f"{model.checkpoint.path}: {said}")
+        if arguments.reliability and not any(model.samples_differ for model in self.models):
+            path = self.predictor.checkpoint.path
+            raise ConfigError(f"{path}: gives one map, no samples; --reliability needs a sampler")
+        source: RadioMapSeer | FlatTree | SimulatedScenes = SimulatedScenes(arguments.maps or SIMULATED, FRESH_CITIES)
+        if arguments.data:
+            source = open_tree(arguments.data, arguments.simulation_type, arguments.split)
+        self.scenes = TestSet(source, arguments.maps, incomplete)
+        self.coarse = f"{self.predictor.title} at its {self.predictor.config.data.image_size} px"
+
+    def identities(self) -> list[dict[str, Any]]:
+        """Of the models."""
+        return [model.identity(self.arguments.num_samples) for model in self.models]
+
+    def settings(self) -> dict[str, Any]:
+        """All that a map's record depends on."""
+        names = ("incomplete", "references", "mean_map", "reconstruction", "batch_size", "split", "simulation_type")
+        ours, *baseline = self.identities()
+        asked = {name: getattr(self.arguments, name) for name in names}
+        return ours | asked | {"maps": len(self.scenes), "baseline": baseline} | self.scenes.source.identity()
+
+    def facts(self) -> dict[str, Any]:
+        """What is said about the scores."""
+        facts = self.predictor.facts(self.arguments.num_samples)
+        return facts | {"incomplete": " ".join(self.arguments.incomplete) or None}
+
+    def references(self, processes: Processes) -> dict[str, Reference]:
+        """By name. The main process reads the maps for their mean."""
+        found: dict[str, Reference] = dict(REFERENCES) if self.arguments.references else {}
+        if self.arguments.mean_map:
+            of = self.predictor.config.data.train
+            mean = processes.each(lambda: MeanMap(trained_on(of)) if processes.is_main else None)
+            found["mean map"] = processes.broadcast(mean)
+        return found
+
+    def records(self, batch: list[Read]) -> list[dict[str, Any]]:
+        """Of a batch of scenes."""
+        how = {"num_samples": self.arguments.num_samples}
+        scenes = [each.scene for each in batch]
+        ours, *theirs = (
+            model.predict_batch(scenes, [each.prepared[n] for each in batch], reconstruct=wanted, **how)
+            for n, (model, wanted) in enumerate(zip(self.models, (self.arguments.reconstruction, False), strict=False))
+        )
+        found = []
+        for n, (each, prediction) in enumerate(zip(batch, ours, strict=True)):
+            answers: dict[str, Any] = {self.predictor.title: prediction}
+            if prediction.reconstruction is not None:
+                answers[RECONSTRUCTION] = Answer(prediction.reconstruction)
+            answers |= {f"{self.baseline.title} (--baseline)": predictions[n] for predictions in theirs}
+            record = record_of(each.scene, answers, each.regions) | {"failures": each.references["failures"]}
+            if prediction.model_gain.shape[0] < each.scene.gain.shape[0]:
+                record["scores"][self.coarse] = measure(each.scene.name, prediction.model_gain, prediction.truth)
+            record["scores"] |= each.references["scores"]
+            found.append(record)
+        return found
+
+
+def trained_on(source: SourceConfig) -> Iterator[Scene]:
+    """The scenes that a model was trained on; raises DataError if they are not there."""
     scenes = open_tree(source.data_root, source.simulation_type, source.split, max_samples=source.max_samples)
-    return MeanMap(scenes.scene(i) for i in tqdm(range(len(scenes)), desc="mean map", unit="map", leave=False))
+    return (scenes.scene(i) for i in tqdm(range(len(scenes)), desc="mean map", unit="map", leave=False))
 
 
-def score(
-    arguments: argparse.Namespace, predictor: Predictor, baseline: Predictor | None, scenes: TestSet
-) -> tuple[Evaluation, list[str]]:
-    """Scores of everything on the scenes, and notes on what is missing."""
-    evaluation, notes, how = Evaluation(REFERENCES), [], {"num_samples": arguments.num_samples}
-    try:
-        evaluation.references["mean map"] = mean_map(predictor)
-    except DataError as error:
-        notes.append(f"no mean map: the training data is not available ({error})")
-    other = f"{baseline.title} (--baseline)" if baseline else ""
-    predictions = predictor.predict(scenes, arguments.batch_size, reconstruct=True, **how)
-    for prediction in tqdm(predictions, total=len(scenes), desc="scoring", unit="map", leave=False):
-        scene = prediction.scene
-        answers: dict[str, Any] = {predictor.title: prediction}
-        if prediction.reconstruction is not None:
-            answers[RECONSTRUCTION] = Answer(prediction.reconstruction)
-        if baseline:
-            answers[other] = next(baseline.predict([scene], **how))
-        evaluation.add(scene, answers)
-        if prediction.model_gain.shape[0] < scene.gain.shape[0]:
-            evaluation.scores[coarse(predictor)].add(scene.name, prediction.model_gain, prediction.truth)
-    return evaluation, evaluation.notes() + notes
+def score(task: Task, processes: Processes) -> Evaluation:
+    """Scores of everything on the scenes; on the other processes without any."""
+    arguments, evaluation = task.arguments, Evaluation()
+    path = arguments.csv if processes.is_main else None
+
+    def open_files() -> tuple[Records, GrowingCsv]:
+        records = Records(path and path.with_name(f"{path.name}.jsonl"), task.settings() if path else {})
+        for record in records.earlier():
+            evaluation.add(record)
+        return records, GrowingCsv(path, records.earlier())
+
+    records, table = processes.each(open_files)
+    reading = partial(read, models=[model.prepared() for model in task.models], references=task.references(processes))
+    how = {"done": records.known, "num_workers": arguments.num_workers, "title": "scoring"}
+    for number, record in shared(processes, task.scenes, arguments.batch_size, read=reading, work=task.records, **how):
+        records.add(number, record)
+        table.add(record)
+        evaluation.add(record)
+    return evaluation
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    given = parse_config({}, [f"data.incomplete.{setting}" for setting in arguments.incomplete])
-    incomplete = Incomplete(**vars(given.data.incomplete), exactly=True)
-    predictor, baseline = load(arguments, incomplete)
-    source: RadioMapSeer | FlatTree | SimulatedScenes = SimulatedScenes(arguments.maps or SIMULATED, FRESH_CITIES)
-    if arguments.data:
-        source = open_tree(arguments.data, arguments.simulation_type, arguments.split)
-    scenes = TestSet(source, arguments.maps, incomplete)
-    facts = predictor.facts(arguments.num_samples) | {"incomplete": " ".join(arguments.incomplete) or None}
-    settings = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None and key != "checkpoint")
-    head = f"{predictor.title}: {facts['checkpoint']}", settings, source.report, f"scored on {len(scenes)} maps"
-    print(wrapped(*head), flush=True)
-    evaluation, notes = score(arguments, predictor, baseline, scenes)
-    if arguments.data is None and predictor.sees_simulation:
-        notes.append(f"{CIRCULAR} (--data)")
-    rows = evaluation.summaries()
-    print(report(rows, evaluation.mean_by_region(), notes))
-    facts |= {"data": source.report, "split": arguments.split if arguments.data else None}
+def write(task: Task, evaluation: Evaluation, rows: Mapping[str, Any]) -> None:
+    """The files that were asked for."""
+    arguments, predictor, source = task.arguments, task.predictor, task.scenes.source
+    facts = task.facts() | {"data": source.report, "split": arguments.split if arguments.data else None}
     if arguments.json:
-        own = {"model_resolution": coarse(predictor), "reconstruction": RECONSTRUCTION}
+        own = {"model_resolution": task.coarse, "reconstruction": RECONSTRUCTION}
         write_scores(arguments.json, evaluation, rows, facts, own)
     if arguments.markdown:
         write_markdown(arguments.markdown, rows, facts)
-    if arguments.csv:
-        write_csv(arguments.csv, evaluation.scores)
-    chosen = [scenes.scene(number) for number in evaluation.best_to_worst(predictor.title, GALLERY_ROWS)]
-    if arguments.gallery and chosen:
-        again = predictor.predict(chosen, num_samples=arguments.num_samples)
+    numbers = evaluation.best_to_worst(predictor.title, GALLERY_ROWS) if arguments.gallery else []
+    if numbers:
+        again = predictor.predict(map(task.scenes.scene, numbers), num_samples=arguments.num_samples)
         rows_shown = [figure_row(found.scene, sampled=found.gain, std=found.std) for found in again]
         comparison_figure(arguments.gallery, rows_shown)
     if arguments.reliability:
@@ -156,6 +218,24 @@ def main() -> None:
     for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery, arguments.reliability):
         if path:
             print(f"written: {path}")
+
+
+def main() -> None:
+    processes = Processes(MISTAKES)
+    task = processes.each(Task)
+    processes.agree(task.scenes, task.identities())
+    facts = task.facts()
+    settings = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None and key != "checkpoint")
+    title, source = task.predictor.title, task.scenes.source
+    scored = f"scored on {len(task.scenes)} maps"
+    print(wrapped(f"{title}: {facts['checkpoint']}", settings, source.report, scored), flush=True)
+    evaluation = score(task, processes)
+    if processes.is_main:
+        notes, rows = evaluation.notes(), evaluation.summaries()
+        if task.arguments.data is None and task.predictor.sees_simulation:
+            notes.append(f"{CIRCULAR} (--data)")
+        print(report(rows, evaluation.mean_by_region(), notes))
+        write(task, evaluation, rows)
 
 
 if __name__ == "__main__":

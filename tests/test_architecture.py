@@ -37,6 +37,7 @@ EVALUATION = {
     "regions": "",
     "test_set": "",
     "metrics": "regions",
+    "records": "",
     "figures": "metrics",
     "maps": "figures",
     "table": "metrics",

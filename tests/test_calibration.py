@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from evaluation.calibration import STEP_DB, Calibration, crps, rank_fractions
+from evaluation.calibration import STEP_DB, Calibration, crps, measure_samples, rank_fractions
 
 EVERYWHERE = np.ones((60, 60), bool)
 
@@ -17,7 +17,7 @@ def collect(spread_ratio, draws=20, maps=20, spread=0.02):
     for number in range(maps):
         truth = 0.5 + spread * rng.standard_normal((60, 60))
         drawn = 0.5 + spread * spread_ratio * rng.standard_normal((draws, 60, 60))
-        calibration.add(str(number), drawn, truth, EVERYWHERE)
+        calibration.take(measure_samples(drawn, truth, EVERYWHERE, str(number)))
     return calibration
 
 
@@ -64,15 +64,17 @@ def test_ranks_break_ties_by_chance():
 def test_what_is_known_exactly_is_calibrated_and_only_the_pixels_asked_for_count():
     calibration = Calibration()
     truth = np.random.default_rng(1).integers(0, 256, (60, 60)) / 255
-    calibration.add("a", np.stack([truth] * 8) + 0.001, truth, EVERYWHERE)  # less than half a grey level
+    calibration.take(
+        measure_samples(np.stack([truth] * 8) + 0.001, truth, EVERYWHERE, "a")
+    )  # less than half a grey level
     assert calibration.coverage(0.5) == pytest.approx(0.5, abs=0.03)
     found = calibration.summary()
     assert found["crps"] == found["differing"] == 0 and np.isnan(found["coverage_where_samples_differ"]["0.9"])
     draws = np.stack([truth] * 8)
     draws[:, 0, 0] = np.linspace(0, 1, 8)  # one pixel that is not known
-    calibration.add("b", draws, truth, EVERYWHERE)
+    calibration.take(measure_samples(draws, truth, EVERYWHERE, "b"))
     assert calibration.summary()["differing"] == 1 / (2 * 60 * 60)
     where = np.zeros((60, 60), bool)
     where[0, 0] = True
     zeros, truth = np.zeros((2, 60, 60)), np.where(where, 10 / 255, 0.9)
-    assert Calibration().add("a", zeros, truth, where)["crps"] == pytest.approx(10 * STEP_DB)
+    assert measure_samples(zeros, truth, where, "a")["crps"] == pytest.approx(10 * STEP_DB)

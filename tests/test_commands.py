@@ -18,6 +18,7 @@ from tests.conftest import save_grey
 from tests.processes import ROOT, STAGES, environment, launcher, set_up
 
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if "sample" not in path.stem)
+METRICS = ("metrics.json", "metrics.jsonl")
 TOWN = ROOT / "examples" / "town.geojson"
 
 
@@ -68,7 +69,7 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     for name, size in (("a", 1), ("b", 2)):
         done(*base, f"sample.output_folder={tmp_path / name}", f"sample.batch_size={size}", cwd=workplace)
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
-    assert names == ["9_0.npy", "9_0.png", "9_0_figure.png", "9_1.npy", "9_1.png", "9_1_figure.png", "metrics.json"]
+    assert names == ["9_0.npy", "9_0.png", "9_0_figure.png", "9_1.npy", "9_1.png", "9_1_figure.png", *METRICS]
     decibels, grey = np.load(tmp_path / "a" / "9_0.npy"), np.array(Image.open(tmp_path / "a" / "9_0.png"))
     assert np.allclose(decibels, grey / 255 * 99.16 - 147, atol=0.21) and grey.shape == (32, 32)
     assert np.allclose(decibels, np.load(tmp_path / "b" / "9_0.npy"), atol=0.01)  # whatever the batch

@@ -17,6 +17,7 @@ from tests.conftest import save_grey
 from tests.processes import set_up, train_here
 
 EVALUATE, EXPORT = "scripts/evaluate.py", "scripts/export_model.py"
+EVERYTHING = ("--references", "--mean_map", "--reconstruction")
 PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125", "data.cond_size=32"]
 
 
@@ -39,7 +40,7 @@ def read(path):
 
 
 def test_evaluate_begins_with_what_was_scored_and_names_a_black_map(workplace, tmp_path):
-    files = ("--json", tmp_path / "s.json", "--gallery", tmp_path / "g.png")
+    files = ("--json", tmp_path / "s.json", "--gallery", tmp_path / "g.png", *EVERYTHING)
     out = done(EVALUATE, "--ckpt", workplace / "ldm", "--data", workplace / "data", "--split", "all", *files)
     scores, lines = read(tmp_path / "s.json"), out.splitlines()
     own = [line for line in lines if str(tmp_path.parent) not in line and str(workplace) not in line]
@@ -76,6 +77,9 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
     assert exported["nmse"] == pytest.approx(whole["nmse"], rel=0.05)  # from more noise
     assert (exported["noise_scale"], exported["pixel_noise"], whole["pixel_noise"]) == (1.5, 2, 0)
     assert whole["baselines"]["PMNet (--baseline)"]["nmse"] > 0
+    assert (
+        set(whole["baselines"]) == {"PMNet (--baseline)"} and whole["reconstruction"] is None
+    )  # nothing else was asked for
     with (tmp_path / "whole.csv").open() as file:
         ours = [float(row["nmse"]) for row in csv.DictReader(file) if row["predictor"] == "latent diffusion"]
     assert ours == [row["nmse"] for row in whole["per_map"]]
@@ -84,9 +88,9 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
 
 
 def test_the_released_model_is_scored_on_cities_that_it_has_not_seen(tmp_path):
-    out = done(EVALUATE, "--maps", 2, "--json", tmp_path / "s.json", cwd=tmp_path)
+    out = done(EVALUATE, "--maps", 2, "--json", tmp_path / "s.json", "--references", cwd=tmp_path)
     scores = read(tmp_path / "s.json")
-    assert "only other maps show how good it is" in " ".join(out.split()) and "no mean map" in out
+    assert "only other maps show how good it is" in " ".join(out.split())
     others = scores["baselines"]
     assert others["simulator"]["nmse"] < scores["nmse"] < others["line-of-sight path-loss model"]["nmse"]
 
@@ -104,7 +108,7 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
         np.save(flat / "conditions" / f"{name}.npy", dataset[index]["cond"].numpy())
     nmse = []
     for data in (("--data", workplace / "data", "--split", "val"), ("--data", flat, "--split", "all")):
-        out = done(EVALUATE, *ckpt, *data, "--json", tmp_path / "s.json")
+        out = done(EVALUATE, *ckpt, *data, "--json", tmp_path / "s.json", "--references")
         nmse.append(read(tmp_path / "s.json")["nmse"])
     assert nmse[0] == pytest.approx(nmse[1], abs=1e-6) and "transmitter is unknown" in " ".join(out.split())
     source = (f"sample.ckpt={ckpt[1]}", f"sample.source.data_root={flat}", "sample.source.split=all")
@@ -112,7 +116,8 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
     done(*sample)
     assert len(list((tmp_path / "maps").glob("*_figure.png"))) == len(dataset)
     np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
-    refused(*sample, words=(f"conditions/{name}.npy", "has shape (1, 2, 2), not"))
+    elsewhere = f"sample.output_folder={tmp_path / 'others'}"
+    refused(*sample[:-1], elsewhere, words=(f"conditions/{name}.npy", "has shape (1, 2, 2), not"))
 
 
 def test_arguments_that_mean_nothing_end_in_one_line(workplace):
@@ -134,6 +139,7 @@ def test_arguments_that_mean_nothing_end_in_one_line(workplace):
         ((*baseline, "--steps", "2"), "is a regression baseline"),
         ((*baseline, "--num_samples", "2", "--reliability", "r.png"), "gives one map"),
         (("--reliability", "r.png"), "--reliability", "needs several samples"),
+        (("--mean_map",), "runs/radiomapseer: no such folder"),
     ):
         refused(EVALUATE, *arguments, words=words)
 

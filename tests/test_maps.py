@@ -8,7 +8,7 @@ import rasterio
 from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
 from data.scene import Scene
-from evaluation.maps import Coverage, write_coverage, write_map
+from evaluation.maps import Coverage, draw_map, write_coverage, write_map
 
 GRID = Georeference(500_000.0, 4_000_000.0, 1.0, 1.0, False, 32632)
 
@@ -29,7 +29,8 @@ def test_maps_of_footprints_are_geotiffs_too(tmp_path):
     square = np.array([[2010.0, 1010], [2020, 1010], [2020, 1020], [2010, 1020]])
     scenes = [Scene(name, Layout([square], shape), tx) for name, tx in (("a", (2005, 1030)), ("b", (2050, 1030)))]
     for scene in scenes:
-        write_map(tmp_path, scene, gain, gain * 0.01, GRID)
+        write_map(tmp_path, scene.name, gain, gain * 0.01, GRID)
+        draw_map(tmp_path, scene, gain, gain * 0.01)
     coverage = Coverage.of(np.stack([gain, gain * 0.3]), scenes[0].buildings, -100)
     write_coverage(tmp_path, coverage, scenes, -100, GRID)
     names = {

@@ -12,12 +12,13 @@ from data.geometry.layout import Layout
 from data.geometry.registration import picture_of, snap
 from data.units import apply_noise_floor
 from evaluation import figures
-from evaluation.metrics import PERFECT_PSNR, Scores, detail, map_scores, ssim
+from evaluation.metrics import PERFECT_PSNR, Scores, detail, map_scores, measure, ssim
+from evaluation.records import GrowingCsv, Records
 from evaluation.references import MeanMap, log_distance_model, los_nlos_model
 from evaluation.regions import Regions, error_by_region
 from evaluation.report import report
-from evaluation.scoring import Answer, Evaluation
-from evaluation.table import averaged, difference, interval, table, write_csv
+from evaluation.scoring import Answer, Evaluation, record_of, record_of_references
+from evaluation.table import averaged, difference, interval, table
 
 
 def direct_ssim(x, y):
@@ -76,15 +77,52 @@ def test_line_of_sight_and_shadow_are_scored_apart():
 
 
 def test_scores_that_the_first_map_does_not_have(tmp_path):
-    """A map that is black everywhere has no measured points, the others have."""
-    target, where, scores = np.full((16, 16), 0.5), np.ones((16, 16), bool), Scores()
-    scores.add("black", target, 0 * target, regions(where))
-    scores.add("measured", 1.1 * target, target, Regions(where, ~where, {"los": where, "nlos": ~where, "near": where}))
+    """A map that is black everywhere has no measured points, the others have; files say the same as what was kept in memory."""
+    target, where, scores, path = np.full((16, 16), 0.5), np.ones((16, 16), bool), Scores(), tmp_path / "new" / "m.csv"
+    near = Regions(where, ~where, {"los": where, "nlos": ~where, "near": where})
+    measured = measure("black", target, 0 * target, regions(where)), measure("near", 1.1 * target, target, near)
+    records = Records(path.with_suffix(".jsonl"), {"seed": 0})
+    for number, each in enumerate(measured):
+        records.add(number, {"scores": {"ours": each}})
+        scores.take(each)
     assert scores.summary()["nmse_near"] == pytest.approx(0.01)
-    write_csv(tmp_path / "new" / "maps.csv", {"ours": scores})
-    head, black, measured = (line.split(",") for line in (tmp_path / "new" / "maps.csv").read_text().splitlines())
+    GrowingCsv(path, records.earlier())
+    head, black, other = (line.split(",") for line in path.read_text().splitlines())
     column = head.index("nmse_near")
-    assert black[column] == "" and float(measured[column]) == pytest.approx(0.01)
+    assert black[column] == black[2] == "" and float(other[column]) == measured[1]["row"]["nmse_near"]
+    again = Scores()
+    for record in records.earlier():
+        again.take(record["scores"]["ours"])
+    assert str(again.summary()) == str(scores.summary())  # NaN included
+
+
+@pytest.mark.parametrize("cut", [0, 5, 30, 45])
+def test_a_line_that_was_cut_in_half_is_made_again(tmp_path, cut):
+    path, settings = tmp_path / "r.jsonl", {"seed": 0, "steps": None}
+    whole = Records(path, settings)
+    for number in range(2):
+        whole.add(number, {"n": number})
+    expected = path.read_bytes()
+    path.write_bytes(expected[: len(expected) - cut])
+    again = Records(path, settings)
+    assert len(again.known) == 2 - (cut > 0) - (cut > 25)
+    for number in {0, 1} - again.known:
+        again.add(number, {"n": number})
+    assert path.read_bytes() == expected
+
+
+def test_records_of_other_settings_and_other_files_are_left_alone(tmp_path):
+    path = tmp_path / "r.jsonl"
+    Records(path, {"seed": 0, "steps": None}).add(7, {})
+    with pytest.raises(DataError, match="r.jsonl: was written with seed 0, not 1; name another place"):
+        Records(path, {"seed": 1, "steps": None})
+    for content in (b"my own\n", b"no line", b"[]\n", b'{"settings": {}}\n{}\n'):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="does not hold scores"):
+            Records(path, {})
+        with pytest.raises(DataError, match="holds something else"):
+            GrowingCsv(path, [])
+        assert path.read_bytes() == content
 
 
 def test_interval_covers_the_mean_at_its_rate():
@@ -160,9 +198,11 @@ def test_maps_without_energy_and_failing_predictors_are_named_and_left_out():
     scene = walled_scene()
     scenes = [replace(scene, name=f"{number}_0") for number in range(4)]
     scenes[0].gain = np.zeros_like(scene.gain)
-    evaluation = Evaluation({"fails once": fails_once})
+    evaluation = Evaluation()
     for number, each in enumerate(scenes):
-        evaluation.add(each, {"ours": Answer(each.gain + np.float32(0.01 * (4 - number)))})
+        own = record_of(each, {"ours": Answer(each.gain + np.float32(0.01 * (4 - number)))}, Regions.of(each))
+        theirs = record_of_references(each, {"fails once": fails_once}, Regions.of(each))
+        evaluation.add(own | theirs | {"scores": own["scores"] | theirs["scores"]})
     rows, notes = evaluation.summaries(), evaluation.notes()
     assert notes == [
         "fails once: scored on 3 of 4 maps; the first of the others: no way",

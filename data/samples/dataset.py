@@ -30,6 +30,7 @@ from .augment import Augmentation
 from .cache import DTYPE, Processes, SampleCache
 from .sampler import SampleStream
 
+LOOK_AGAIN = 2.0  # s until a worker notices that its parent was killed
 RETRY_AFTER = 0.5  # s; network file systems fail for moments
 
 
@@ -196,8 +197,9 @@ def _start_worker(worker: int) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+    received = None
+    while (received is None or received.si_pid != parent) and os.getppid() == parent:  # else it was killed
+        received = signal.sigtimedwait({signal.SIGTERM}, LOOK_AGAIN)
     os._exit(0)
 
 

@@ -12,6 +12,7 @@ otherwise. Buildings are passed at the height of their roofs.
 """
 
 import heapq
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -184,8 +185,13 @@ def _line_of_sight(buildings, walls, tx, ty):
 
 
 def line_of_sight(layout: Layout, tx: tuple[float, float]) -> np.ndarray:
-    """Pixels (H, W) bool that see the transmitter at (x, y) past the outlines; False inside buildings."""
-    return _line_of_sight(layout.inside, layout.walls, float(tx[0]), float(tx[1]))
+    """Pixels (H, W) bool that see the transmitter at (x, y) past the outlines; False inside buildings. Not to be written to."""
+    return _cast_rays(layout, float(tx[0]), float(tx[1]))
+
+
+@lru_cache(4)  # a scene's condition, its regions and its references ask for the same
+def _cast_rays(layout: Layout, x: float, y: float) -> np.ndarray:
+    return _line_of_sight(layout.inside, layout.walls, x, y)
 
 
 class Simulator:

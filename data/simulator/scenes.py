@@ -30,6 +30,15 @@ class SimulatedScenes:
     def report(self) -> str:
         return f"{self.count} simulated cities from seed {self.seed}"
 
+    @property
+    def names(self) -> list[str]:
+        """Of the scenes."""
+        return [f"city{self.seed + index}" for index in range(self.count)]
+
+    def identity(self) -> dict[str, object]:
+        """What is simulated, in JSON types."""
+        return {"simulated": self.report}
+
     def __len__(self) -> int:
         return self.count
 

@@ -254,6 +254,7 @@ class SampleConfig(Section):
     num_samples: Count = setting(1, "samples per scene; more than one give their mean and standard deviation")
     use_ema: bool = setting(True, "averaged weights")
     seed: Natural = setting(0, "of the noise")
+    figures: Natural = setting(20, "pictures beside the maps, spread over the scenes")
 
 
 class Config(Section):

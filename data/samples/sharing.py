@@ -1,0 +1,198 @@
+"""Batches of scenes, shared by the processes of `accelerate launch` and prepared by workers beside the network.
+
+Scenes are cut into batches before these are handed out. What a batch holds, and so every digit of what a network makes of
+it, is therefore the same for any number of processes and workers.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from tqdm import tqdm
+
+from ..errors import DataError
+from ..hashing import digest
+from ..scene import Scene
+
+MOST_WORKERS = 8  # of one process; more would only wait for the network
+T = TypeVar("T")
+
+
+class Scenes(Protocol):
+    """Scenes by number, from 0 on."""
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def scene(self, number: int) -> Scene: ...
+
+
+class Processes:
+    """The processes of this run: one, or those that `accelerate launch` started. Only the main one prints and writes.
+
+    They exchange Python objects over gloo, also where networks are on GPUs.
+
+    Args:
+        mistakes: a user's; in any process they end all of them with one message.
+
+    Attributes:
+        rank, count: number of this process, and how many there are.
+        is_main: whether this is the one that prints and writes.
+    """
+
+    def __init__(self, mistakes: tuple[type[Exception], ...] = (DataError, OSError)) -> None:
+        self.mistakes: tuple[type[BaseException], ...] = (*mistakes, SystemExit)
+        self.rank, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.is_main = self.rank == 0
+        if self.count > 1:
+            import torch  # slow to import
+
+            torch.distributed.init_process_group("gloo")
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        elif os.environ.keys() >= {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} and "WORLD_SIZE" not in os.environ:
+            print("accelerate launch started one process: for several it needs --multi_gpu, even without GPUs")
+        if not self.is_main:
+            sys.stdout = io.StringIO()
+
+    def gather(self, do: Callable[[], T]) -> list[T]:
+        """What `do` returns in each process, by rank, on the main one; an empty list on the others.
+
+        A mistake in any process ends all of them: the main one raises it, the others end without a word.
+
+        Raises:
+            DataError: another process was killed.
+        """
+        result, said = None, io.StringIO()
+        failure: BaseException | None = None
+        try:
+            with contextlib.nullcontext() if self.is_main else contextlib.redirect_stderr(said):
+                result = do()
+        except self.mistakes as error:
+            failure = error
+            if isinstance(error, SystemExit) and said.getvalue():  # of argparse, which would have said it here
+                failure = DataError(said.getvalue().splitlines()[-1])
+        found: Any = [(result, failure)]
+        if self.count > 1:
+            found = self._exchange("gather_object", (result, failure), [None] * self.count if self.is_main else None)
+        if failure and not self.is_main:
+            self._exchange("barrier")  # until the main process has said it: whoever ends first has all others ended
+        for _, fault in found or ():
+            if fault:
+                raise fault
+        return [each for each, _ in found or ()]
+
+    def each(self, do: Callable[[], T]) -> T:
+        """What `do` returns in this process; errors as in `gather`."""
+        own: list[T] = []
+        self.gather(lambda: own.append(do()))
+        return own[0]
+
+    def broadcast(self, value: T) -> T:
+        """The main process's value, in every process."""
+        return value if self.count == 1 else self._exchange("broadcast_object_list", [value])[0]
+
+    def agree(self, scenes: Scenes, models: Any) -> None:
+        """Raise DataError, on the main process, where the processes do not see the same scenes, or `models`, in JSON types."""
+        facts = {"maps": len(scenes), "names of maps": digest(scenes.names), "models": digest(models)}
+        for rank, theirs in enumerate(self.gather(lambda: facts)):
+            for key, value in facts.items():
+                if theirs[key] != value:
+                    said = f"process {rank} has {key} {theirs[key]}, process 0 has {value}"
+                    raise DataError(f"{said}; all processes must see the same files")
+
+    def _exchange(self, operation: str, *arguments: Any) -> Any:
+        """One of torch.distributed's; returns the list that it fills."""
+        import torch.distributed
+
+        try:
+            getattr(torch.distributed, operation)(*arguments)
+        except RuntimeError as error:
+            if not self.is_main:
+                raise SystemExit(2) from error  # the main process has ended, and has said why
+            raise DataError("another process ended early; was it killed, or its memory exhausted?") from error
+        return arguments[-1] if arguments else None
+
+
+class _Batches:
+    """A map-style dataset of lists of numbers: `read(scene)` of each. Workers call it."""
+
+    def __init__(self, scenes: Scenes, read: Callable[[Scene], Any]):
+        self.scenes, self.read = scenes, read
+
+    def __getitem__(self, numbers: Sequence[int]) -> list[Any]:
+        return [self.read(self.scenes.scene(number)) for number in numbers]
+
+
+def _as_it_is(batch: list[Any]) -> list[Any]:
+    return batch
+
+
+def _worked(work: Callable[[list[Any]], Sequence[T]], ready: Iterable[list[Any]]) -> Sequence[T]:
+    """`work` done on the next batch that is ready; nothing where there is none."""
+    return next(map(work, ready), ())
+
+
+def shared(
+    processes: Processes,
+    scenes: Scenes,
+    batch_size: int,
+    *,
+    read: Callable[[Scene], Any],
+    work: Callable[[list[Any]], Sequence[T]],
+    title: str,
+    done: Collection[int] = (),
+    num_workers: int | None = None,
+) -> Iterator[tuple[int, T]]:
+    """Work on batches of scenes; the main process gets the number and the result of each, in order, the others nothing.
+
+    Every process has to run through all of it.
+
+    Args:
+        read: called with each scene, by workers; can be pickled.
+        work: called with what was read of a batch; returns one result per scene.
+        title: of the progress bar.
+        done: numbers whose results are known, in the main process; a batch with other ones is worked on as a whole.
+        num_workers: that read, per process; None: `default_workers`.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    from .dataset import close_dataloader, worker_settings
+
+    torch.set_num_threads(1)  # the number of threads changes last digits, too
+    batches = [list(range(start, min(start + batch_size, len(scenes)))) for start in range(0, len(scenes), batch_size)]
+    batches = processes.broadcast([batch for batch in batches if any(number not in done for number in batch)])
+    settings = worker_settings(default_workers() if num_workers is None else num_workers)
+    if settings["num_workers"]:
+        settings |= {"persistent_workers": True, "prefetch_factor": 2}
+    own: Any = batches[processes.rank :: processes.count]
+    loader: Any = DataLoader(_Batches(scenes, read), None, sampler=own, collate_fn=_as_it_is, **settings)  # type: ignore[arg-type]
+    ready = iter(loader)
+    show: dict[str, Any] = {"unit": "map", "leave": False, "disable": not processes.is_main}
+    progress = tqdm(desc=title, total=len(scenes), initial=len(done), **show)
+    try:
+        for start in range(0, len(batches), processes.count):
+            in_work = batches[start : start + processes.count]
+            works = processes.rank < len(in_work)
+            results = processes.gather(partial(_worked, work, ready if works else ()))
+            for numbers, found in zip(in_work, results, strict=False):
+                for number, result in zip(numbers, found, strict=True):
+                    if number not in done:
+                        yield number, result
+                        progress.update()
+    finally:
+        close_dataloader(loader)
+        progress.close()
+
+
+def default_workers() -> int:
+    """Workers for the processors that the processes of this machine leave free."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(own // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, MOST_WORKERS))

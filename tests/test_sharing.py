@@ -1,0 +1,168 @@
+"""Scoring and sampling by several processes, and after an interruption, give what one undisturbed process gives."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.commands import done, refused
+from tests.processes import ROOT, environment, launcher, set_up, train_here
+
+EVALUATE, SAMPLE = ROOT / "scripts" / "evaluate.py", ROOT / "sample.py"
+FILES = ("s.json", "t.md", "g.png", "maps.csv", "maps.csv.jsonl")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """(folder, options of evaluate.py, options of sample.py): a tree of 20 maps of 32 px, and a model of a few steps."""
+    folder = tmp_path_factory.mktemp("sharing")
+    config = set_up(folder, {"trainer": {"validate_every": 0, "training_steps": 2}})
+    train_here("vae", config, folder / "vae")
+    train_here("ldm", config, folder / "ldm", f"first_stage_config.ckpt_path={folder / 'vae'}")
+    score = ("--ckpt", folder / "ldm", "--data", folder / "data", "--split", "all", "--maps", 11, "--batch_size", 3)
+    score += ("--num_samples", 2, "--references", "--reconstruction")
+    source = (f"sample.source.data_root={folder / 'data'}", "sample.source.split=all", "sample.source.max_samples=7")
+    sample = ("--cfg", config, f"sample.ckpt={folder / 'ldm'}", *source, "sample.batch_size=2", "sample.figures=2")
+    return folder, score, sample
+
+
+def files_of(folder):
+    return dict(zip(("--json", "--markdown", "--gallery", "--csv"), (folder / name for name in FILES), strict=False))
+
+
+def started(processes, *command, **more):
+    line = [sys.executable, *(launcher(processes) if processes > 1 else ()), *command]
+    surroundings = {name: value for name, value in environment().items() if name != "ACCELERATE_USE_CPU"}
+    how = {"env": surroundings, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | more
+    return subprocess.Popen(list(map(str, line)), **how)
+
+
+def flat(options):
+    return [part for pair in options.items() for part in pair]
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def one(place):
+    """What one process writes: scores, and maps."""
+    folder, score, sample = place
+    done("scripts/evaluate.py", *score, "--num_workers", 0, *flat(files_of(folder / "scored")))
+    done("sample.py", *sample, f"sample.output_folder={folder / 'maps'}")
+    return content(folder / "scored"), content(folder / "maps")
+
+
+def test_several_processes_write_what_one_writes(place, one, tmp_path):
+    _, score, sample = place
+    running = {
+        "scored_2": started(2, EVALUATE, *score, *flat(files_of(tmp_path / "scored_2"))),
+        "scored_3": started(3, EVALUATE, *score, *flat(files_of(tmp_path / "scored_3"))),
+        "maps_3": started(3, SAMPLE, *sample, f"sample.output_folder={tmp_path / 'maps_3'}"),
+    }
+    for name, process in running.items():
+        out, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+        assert (
+            content(tmp_path / name) == one["maps" in name]
+            and out.count("maps in" if "maps" in name else "scored on") == 1
+        )
+
+
+def test_figures_are_limited_and_spread(one):
+    figures = [name for name in one[1] if name.endswith("_figure.png")]
+    assert figures == ["0_0_figure.png", "1_1_figure.png"] and sum(name.endswith(".npy") for name in one[1]) == 7
+
+
+def wait_for(path, lines):
+    """Until a growing file has that many lines."""
+    end = time.monotonic() + 100
+    while not path.exists() or path.read_bytes().count(b"\n") < lines:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_the_same_command_continues_after_a_kill(place, one, tmp_path):
+    _, score, sample = place
+    scored, maps = tmp_path / "scored", tmp_path / "maps"
+    commands = (
+        ((EVALUATE, *score, *flat(files_of(scored))), scored / "maps.csv.jsonl"),
+        ((SAMPLE, *sample, f"sample.output_folder={maps}"), maps / "metrics.jsonl"),
+    )
+    for (command, records), expected in zip(commands, one, strict=True):
+        running = started(1, *command)
+        wait_for(records, 4)
+        running.kill()
+        running.communicate()
+        there = records.read_bytes().count(b"\n")
+        with records.open("ab") as file:
+            file.write(b'{"number": 9, "sco')
+        done(*(str(part).removeprefix(f"{ROOT}/") for part in command))
+        assert there < expected[records.name].count(b"\n") and content(records.parent) == expected
+
+
+def test_what_is_there_is_kept_and_other_settings_do_not_mix_with_it(place, one, tmp_path):
+    folder, score, sample = place
+    before, csv = content(folder / "scored"), folder / "scored" / "maps.csv"
+    refused(
+        "scripts/evaluate.py",
+        *score,
+        "--csv",
+        csv,
+        "--seed",
+        1,
+        words=["maps.csv.jsonl: was written with seed 0, not 1"],
+    )
+    out = done("scripts/evaluate.py", *score, *flat(files_of(folder / "scored")))
+    assert "NMSE" in out and content(folder / "scored") == before
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    refused("scripts/evaluate.py", *score, "--csv", tmp_path / "mine.csv", words=["mine.csv: holds something else"])
+    assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
+    maps = folder / "maps"
+    into = f"sample.output_folder={maps}"
+    refused(
+        "sample.py", *sample, into, "sample.batch_size=3", words=["metrics.jsonl: was written with batch_size 2, not 3"]
+    )
+    (maps / "1_0.png").unlink()
+    (maps / "2_0.npy").write_bytes(b"mine")  # its scores are there: not made again
+    done("sample.py", *sample, into)
+    assert content(maps) == one[1] | {"2_0.npy": b"mine"}
+
+
+def test_an_error_in_one_process_ends_all_with_one_line(place, tmp_path):
+    """A process with other data, one that cannot read a map, and a full disk."""
+    folder, score, sample = place
+    data = tmp_path / "data"
+    data.mkdir()
+    for part in (folder / "data").iterdir():
+        (data / part.name).symlink_to(part)
+    (data / "gain").unlink()
+    (data / "gain" / "DPM").mkdir(parents=True)
+    for path in (folder / "data" / "gain" / "DPM").iterdir():
+        (data / "gain" / "DPM" / path.name).symlink_to(path)
+    victim = data / "gain" / "DPM" / "1_1.png"  # of the second batch
+    victim.unlink()
+    victim.write_bytes(b"nothing")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "0_0.png").symlink_to("/dev/full")
+    elsewhere = tmp_path / "elsewhere.py"  # a machine whose data root holds fewer maps
+    elsewhere.write_text(
+        "import os, runpy, sys\n"
+        "if os.environ['RANK'] == '1':\n    sys.argv[sys.argv.index('--maps') + 1] = '10'\n"
+        f"sys.path[0] = {str(ROOT)!r}\nrunpy.run_path({str(EVALUATE)!r}, run_name='__main__')\n"
+    )
+    broken = [data if part == folder / "data" else part for part in score]
+    for command, words in (
+        ((elsewhere, *score), ("process 1 has maps 10, process 0 has 11",)),
+        ((EVALUATE, *broken), ("1_1.png",)),
+        ((SAMPLE, *sample, f"sample.output_folder={full}"), ("No space left on device",)),
+    ):
+        running = started(2, *command)
+        _, said = running.communicate(timeout=100)
+        lines = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert running.returncode != 0 and len(lines) == 1 and all(word in lines[0] for word in words), said
+    assert json.loads((full / "metrics.jsonl").read_text())["settings"]["batch_size"] == 2  # no map counts as made
