@@ -129,8 +129,8 @@ def reading(config: Config, folder: Path, count: int) -> Work:
         command = [sys.executable, str(ROOT / "scripts" / "make_dataset.py"), "--out", str(tree), "--maps", "40"]
         subprocess.run([*command, "--tx", "4", "--seed", "1"], check=True, stdout=subprocess.DEVNULL)
     config.data.train.data_root = str(tree)
-    cache = {"cache": config.data.cache, "cache_folder": config.data.cache_folder}
-    dataset = open_dataset(config, config.data.train, augmentation=Augmentation(), **cache)
+    options: dict[str, Any] = {"cache": config.data.cache, "cache_folder": config.data.cache_folder}
+    dataset = open_dataset(config, config.data.train, augmentation=Augmentation(), **options)
     batches = iter(training_loader(dataset, config.trainer.batch_size, num_workers=config.data.num_workers))
     return lambda: [to_device(next(batches), "cpu") for _ in range(count)]
 

@@ -1,6 +1,9 @@
 """Runs as processes of their own, and the same runs in this one."""
 
 import os
+import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -60,3 +63,83 @@ def launcher(processes):
     several = ("--multi_gpu", "--main_process_port", "0") if processes > 1 else ("--cpu",)
     counts = ("--num_machines", "1", "--num_processes", processes)
     return ("-m", "accelerate.commands.launch", *counts, "--mixed_precision", "no", "--dynamo_backend", "no", *several)
+
+
+SLURM = """#!{python}
+# srun, scontrol and squeue of a cluster whose nodes are all this machine
+import os, signal, subprocess, sys
+from itertools import dropwhile
+name = os.path.basename(sys.argv[0])
+if name == "squeue":
+    print(os.environ["FAKE_STATE"])
+elif name == "scontrol":
+    if sys.argv[1] == "requeue":
+        open(os.environ["FAKE_REQUEUED"], "a").write(sys.argv[2])
+    else:
+        print("127.0.0.1\\nanother")
+else:
+    command = list(dropwhile(lambda word: word.startswith("--"), sys.argv[1:]))
+    nodes = [{{"SLURM_NODEID": str(node)}} for node in range(int(os.environ["SLURM_NNODES"]))]
+    tasks = [subprocess.Popen(command, env=os.environ | node) for node in nodes]
+    signal.signal(signal.SIGUSR1, lambda *_: [task.send_signal(signal.SIGUSR1) for task in tasks])
+    sys.exit(max([task.wait() for task in tasks]))
+"""
+
+
+class Job:
+    """A job of scripts/slurm/train.sbatch; a context, which leaves no process behind.
+
+    Args:
+        folder: for the stand-ins of SLURM's commands, and the output.
+        command: what comes after the script's name.
+        nodes, gpus: of how many nodes, each with how many GPUs, SLURM would say the job has.
+        state: of the job, as SLURM would say.
+    """
+
+    def __init__(self, folder, *command, nodes=1, gpus=1, state="RUNNING"):
+        programs = folder / "slurm"
+        programs.mkdir(exist_ok=True)
+        for name in ("srun", "scontrol", "squeue"):
+            (programs / name).write_text(SLURM.format(python=sys.executable), encoding="utf-8")
+            (programs / name).chmod(0o755)
+        self.requeued, self.log = folder / "requeued", folder / "job.log"
+        self.requeued.unlink(missing_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.number = free.getsockname()[1]
+        variables = {"PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}", "FAKE_STATE": state}
+        variables |= {"FAKE_REQUEUED": self.requeued, "SLURM_JOB_NODELIST": "all", "SLURM_JOB_ID": self.number}
+        variables |= {"SLURM_NNODES": nodes, "SLURM_GPUS_ON_NODE": gpus}
+        surroundings = {k: v for k, v in environment().items() if k != "ACCELERATE_USE_CPU"}
+        surroundings |= {k: str(v) for k, v in variables.items()}
+        command = ["bash", ROOT / "scripts" / "slurm" / "train.sbatch", *command]
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(
+                list(map(str, command)),
+                env=surroundings,
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in (*self.ranks().values(), self.process.pid):
+            if self.process.poll() is None:
+                os.killpg(process, signal.SIGKILL)
+        self.process.wait()
+
+    def ranks(self):
+        """{rank: process id} of the training processes, each of which torchrun puts into a group of its own."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = dict(pair.partition("=")[::2] for pair in (process / "environ").read_text().split("\0"))
+            except OSError:  # it has ended
+                continue
+            if variables.get("SLURM_JOB_ID") == str(self.number) and "RANK" in variables:
+                found[int(variables["RANK"])] = int(process.name)
+        return found

@@ -1,5 +1,6 @@
 """Checkpoints: resuming, what is kept, damaged ones."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 
 from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.errors import CheckpointError
+from denoising_diffusion_pytorch.training import checkpointer
 from tests.training import OneScene, make_trainer, same, weights
 
 
@@ -161,6 +163,28 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, largest):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert kept(tmp_path) == before and ck.find_checkpoint(tmp_path).step == 4
+
+
+def test_a_full_disk_takes_no_file_of_the_run_before(tmp_path, monkeypatch):
+    """And a results folder that another process does not see, or not yet, is not continued in."""
+    make_trainer(tmp_path).train()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "config.yaml", tmp_path / "model_report.txt")}
+
+    def full(self, text, **options):
+        self.write_bytes(text.encode()[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            make_trainer(tmp_path, trainer={"training_steps": 6}).train()
+    assert before == {name: (tmp_path / name).read_bytes() for name in before} and kept(tmp_path) == [
+        "ckpt_2",
+        "ckpt_4",
+    ]
+    monkeypatch.setattr(checkpointer, "gather_object", lambda value: [*value, 0])
+    with pytest.raises(CheckpointError, match="steps 0 and 4 here.*one folder that all see"):
+        make_trainer(tmp_path, trainer={"training_steps": 6}).train()
 
 
 def test_resuming_takes_the_new_settings_of_the_optimizer_and_says_another_number_of_processes(tmp_path):

@@ -440,8 +440,9 @@ def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, mo
 
     plain, first = RadioMapDataset(source, 16, 16), cached()
     with monkeypatch.context() as patched:  # what is there is not read again, and an interrupted filling goes on
-        first.cached.done[0][3] = 0
-        first.cached.done[0].flush()
+        lost = first.cached.done[first.cached.shard(3)]
+        lost[:] = 0
+        lost.flush()
         read = []
         original = RadioMapDataset._read
         patched.setattr(RadioMapDataset, "_read", lambda self, i: read.append(i) or original(self, i))

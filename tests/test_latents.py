@@ -1,11 +1,19 @@
-"""Posteriors that are computed once."""
+"""What is computed from the samples before the first step, by all processes together and once."""
+
+import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from data import DataError, RadioMapSeer
+from data.samples.cache import Processes, SampleCache
+from data.samples.dataset import RadioMapDataset
 from denoising_diffusion_pytorch.build import build_model
-from denoising_diffusion_pytorch.training.data import TrainingData
+from denoising_diffusion_pytorch.training.data import LatentScale, TrainingData, open_dataset
 from denoising_diffusion_pytorch.training.objectives import LatentObjective
 from tests.tiny import tiny_config
 
@@ -69,3 +77,87 @@ def test_encoding_goes_on_where_it_was_interrupted_and_knows_its_encoder(encode,
         encoder.conv_in.weight.mul_(1.01)
     assert encode().cache.path != whole.cache.path
     assert torch.equal(whole.cache.read(8 * 5 + 3, "moments"), expected)
+
+
+def together(count, work):
+    """What `work` returns for each of several processes, which are threads here."""
+    values, barrier = [None] * count, threading.Barrier(count, timeout=30)
+
+    def processes(rank):
+        def gather(value):
+            values[rank] = value
+            barrier.wait()
+            seen = list(values)
+            barrier.wait()
+            return seen
+
+        return Processes(rank, count, gather)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, map(processes, range(count))))
+
+
+def test_processes_fill_one_cache_and_read_every_map_once(radiomapseer, tmp_path, monkeypatch):
+    source, read, original = RadioMapSeer(radiomapseer), [], RadioMapDataset._read
+    monkeypatch.setattr(RadioMapDataset, "_read", lambda self, i: read.append(i) or original(self, i))
+
+    def dataset(processes, folder=tmp_path / "one"):
+        return RadioMapDataset(source, 16, 16, cache=True, cache_folder=folder, processes=processes)
+
+    one, two, three = together(3, dataset)
+    assert sorted(read) == sorted([*range(len(source)), 0, 0, 0])  # 0 tells the shapes
+    plain = RadioMapDataset(source, 16, 16)
+    for index in range(len(source)):
+        assert all(torch.allclose(each[index]["image"], plain[index]["image"], atol=1e-3) for each in (one, two, three))
+    read.clear()
+    assert not any(together(2, lambda processes: len(dataset(processes).cached.missing()))) and read == [0, 0]
+    assert len(together(2, lambda processes: dataset(processes, None))[1].cached.done[0]) == len(source)  # memory
+
+    def refused(processes):
+        with pytest.raises(DataError, match="not all processes see this folder"):
+            dataset(processes, tmp_path / str(processes.rank))
+        return True
+
+    assert together(2, refused)
+    assert not (tmp_path / "1").exists()
+
+
+def test_what_processes_do_not_share_is_refused(radiomapseer, tmp_path):
+    shapes, config = {"a": (2,)}, tiny_config("ldm", data={"train": {"data_root": str(radiomapseer)}})
+    first_of_two = Processes(0, 2, lambda value: [value, value])  # the other one stores nothing
+    cache = SampleCache("x", 9, shapes, tmp_path, processes=first_of_two)
+    with pytest.raises(DataError, match="4 samples that other"), cache.filling() as missing:
+        for index in missing:
+            cache.write(index, {"a": torch.zeros(2)})
+    other = Processes(0, 2, lambda value: [value, ("another digest", "another tree: 3 scenes")])
+    with pytest.raises(DataError, match="different scenes: .*16 scenes.*another tree: 3 scenes"):
+        open_dataset(config, config.data.train, other)
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
+    fcntl = pytest.importorskip("fcntl")
+
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    cache = SampleCache("x", 3, {"a": (2,)}, tmp_path)
+    with cache.filling() as missing:
+        for index in missing:
+            cache.write(index, {"a": torch.full((2,), float(index))})
+    assert "no locks" in caplog.text and cache.read(2, "a").tolist() == [2, 2]
+
+
+def test_the_latent_scale_is_of_the_same_samples_for_any_number_of_processes(radiomapseer):
+    def measured(count, size):
+        settings = {"train": {"data_root": str(radiomapseer), "split": "all"}}
+        config = tiny_config("ldm", data=settings, trainer={"batch_size": size})
+        data, images = TrainingData(config, Accelerator(cpu=True)), []
+        for rank in range(count):
+            data.processes = Processes(rank, count)
+            model = SimpleNamespace(posterior=lambda image, moments: image)
+            images += LatentScale(model, data)._posteriors()
+        return torch.cat(images).flatten(1).sum(1).sort()[0]
+
+    assert len(measured(1, 64)) == 512
+    assert torch.equal(measured(1, 64), measured(3, 7))

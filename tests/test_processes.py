@@ -1,14 +1,17 @@
 """Several processes (gloo, on the CPU) do what one does on the same global batch."""
 
+import os
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 import torch
 
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.training.run_folder import read_log
-from tests.processes import environment, launcher, set_up, train_command, train_here
+from tests.processes import ROOT, Job, environment, launcher, set_up, train_command, train_here
 
 SETTINGS = (
     "trainer.training_steps=4",
@@ -38,33 +41,113 @@ def place(tmp_path_factory):
     return folder, config
 
 
+COMPILED = """
+import sys
+from functools import partial
+import torch
+torch.compile = partial(torch.compile, backend="eager")  # C++ would take minutes
+sys.path.insert(0, {root!r})
+import train_cond_ldm
+train_cond_ldm.main()
+"""
+
+
+def require_equal(one, several, processes):
+    """Two results folders hold the same run, the second one of several processes."""
+    logs = [read_log(path / "train.log") for path in (one, several)]
+    assert logs[0].keys() == logs[1].keys()
+    for figure in logs[0].keys() - {"data_wait", "memory_gib", "samples_per_second"}:
+        assert logs[0][figure] == pytest.approx(logs[1][figure], rel=1e-4, abs=1e-6), figure
+    ours, theirs = (find_checkpoint(path) for path in (one, several))
+    assert ours.step == theirs.step == 4 and (ours.meta["processes"], theirs.meta["processes"]) == (1, processes)
+    for part in ("model", "ema"):
+        weights, others = ours.weights(part), theirs.weights(part)
+        for weight, value in weights.items():
+            # AdamW's first steps move a weight by the learning rate whatever its gradient's size, noise included
+            assert torch.allclose(value, others[weight], rtol=1e-3, atol=2e-4), weight
+
+
+def test_two_processes_are_one(place):
+    folder, config = place
+    done = train_in_two("vae", config, folder / "vae_2", "trainer.batch_size=2")
+    assert done.returncode == 0, done.stderr
+    require_equal(folder / "vae_1", folder / "vae_2", 2)
+
+
+@pytest.mark.slow
+def test_four_processes_on_two_nodes_are_one(place):
+    """With everything that DDP might not bear, and caches that four processes fill."""
+    folder, config = place
+    overrides = (*SETTINGS, f"first_stage_config.ckpt_path={folder / 'vae_1'}", "unet_config.use_checkpoint=true")
+    overrides += ("diffusion_config.end_to_end.start_step=2", "data.cache=true", "data.cache_latents=true")
+    train_here(
+        "ldm", config, folder / "ldm_1", *overrides, "trainer.batch_size=4", f"data.cache_folder={folder / 'one'}"
+    )
+    script, results = folder / "compiled.py", folder / "ldm_4"
+    script.write_text(COMPILED.format(root=str(ROOT)), encoding="utf-8")
+    command = [script, *train_command("ldm", config, results, *overrides)[2:], "trainer.compile=true"]
+    with Job(folder, *command, "trainer.batch_size=1", f"data.cache_folder={folder / 'four'}", nodes=2, gpus=2) as job:
+        assert job.process.wait(timeout=300) == 0, job.log.read_text()
+    assert not job.requeued.exists() and job.log.read_text().count("all 4 steps are taken") == 1
+    require_equal(folder / "ldm_1", results, 4)
+    one, four = ({p.name: p.read_bytes() for p in (folder / n).glob("*/*.npy")} for n in ("one", "four"))
+    assert one.keys() == four.keys() and all(one[name] == four[name] for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes in /proc")
+def test_a_killed_process_ends_all_nodes_and_a_signal_requeues_the_job(place):
+    folder, config = place
+    results = folder / "killed"
+    settings = ("trainer.training_steps=100000", "trainer.save_interval=2", "trainer.validate_every=0")
+    command = train_command("vae", config, results, *SETTINGS, *settings)[1:]
+    with Job(folder, *command, nodes=2, gpus=2) as job:
+        wait_for(job, lambda: find_checkpoint(results))
+        os.kill(job.ranks()[3], signal.SIGKILL)
+        assert job.process.wait(timeout=100) not in (0, 75) and not job.ranks()
+    assert "Signal 9 (SIGKILL) received" in job.log.read_text() and not job.requeued.exists()
+    reached = find_checkpoint(results).step
+    with Job(folder, *command, nodes=2, gpus=2) as job:
+        wait_for(job, lambda: find_checkpoint(results).step > reached)
+        job.process.send_signal(signal.SIGUSR1)  # the script alone, and only once
+        assert job.process.wait(timeout=100) == 0 and job.requeued.exists()
+    assert f"resumed from {results / 'checkpoints' / f'ckpt_{reached}'}" in job.log.read_text()
+    assert f"stopped at step {find_checkpoint(results).step}; the same command continues" in job.log.read_text()
+
+
+def wait_for(job, there):
+    while job.process.poll() is None and not there():
+        time.sleep(0.1)
+    assert job.process.poll() is None, job.log.read_text()
+
+
+RUN = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60 if sys.argv[2] == "stop" else 0)
+sys.exit(int(sys.argv[2]))
+"""
+
+
 @pytest.mark.parametrize(
-    "name,overrides",
+    "ending, state, code, requeued",
     [
-        ("vae", []),
-        ("ldm_cached", ["diffusion_config.end_to_end.start_step=2", "data.cache_latents=true"]),
+        ("0", "RUNNING", 0, False),
+        ("3", "RUNNING", 3, False),
+        ("stop", "RUNNING", 0, True),
+        ("stop", "COMPLETING", 75, False),  # cancelled
     ],
 )
-def test_two_processes_are_one(place, name, overrides):
-    folder, config = place
-    stage = name.split("_")[0]
-    results = {n: folder / f"{name}_{n}" for n in (1, 2)}
-    if stage == "ldm":
-        overrides = [f"first_stage_config.ckpt_path={folder / 'vae_1'}", *overrides]
-        train_here("ldm", config, results[1], *SETTINGS, "trainer.batch_size=4", *overrides)
-    done = train_in_two(stage, config, results[2], "trainer.batch_size=2", *overrides)
-    assert done.returncode == 0, done.stderr
-    logs = {n: read_log(path / "train.log") for n, path in results.items()}
-    assert logs[1].keys() == logs[2].keys()
-    for figure in logs[1].keys() - {"data_wait", "memory_gib", "samples_per_second"}:
-        assert logs[1][figure] == pytest.approx(logs[2][figure], rel=1e-4, abs=1e-6), figure
-    one, two = (find_checkpoint(path) for path in results.values())
-    assert one.step == two.step == 4 and (one.meta["processes"], two.meta["processes"]) == (1, 2)
-    for part in ("model", "ema"):
-        ours, theirs = one.weights(part), two.weights(part)
-        for weight, value in ours.items():
-            # AdamW's first steps move a weight by the learning rate whatever its gradient's size, noise included
-            assert torch.allclose(value, theirs[weight], rtol=1e-3, atol=2e-4), weight
+def test_only_a_run_that_was_stopped_is_requeued(tmp_path, ending, state, code, requeued):
+    begun = tmp_path / "begun"
+    (tmp_path / "run.py").write_text(RUN, encoding="utf-8")
+    with Job(tmp_path, tmp_path / "run.py", begun, ending, state=state) as job:
+        if ending == "stop":
+            wait_for(job, begun.exists)
+            job.process.send_signal(signal.SIGUSR1)
+        assert job.process.wait(timeout=30) == code, job.log.read_text()
+    assert job.requeued.exists() == requeued
 
 
 def test_no_process_waits_for_one_that_failed(place):

@@ -4,8 +4,9 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,26 @@ log = logging.getLogger("radiodiff")
 
 DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
 DONE = "done"
+SHARDS = 64  # files per array of a cache on disk
 FLUSH_EVERY = 256  # samples between two flushes to disk
 
 
 def _dtype(name: str) -> type:
     return np.uint8 if name == DONE else DTYPE
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Those that fill a cache together, on one machine or several; by default there is one.
+
+    Args:
+        rank, count: number of this process, from 0 on, and of all.
+        gather: function (value) -> the values of all processes; called by all of them, each of which waits for the others.
+    """
+
+    rank: int = 0
+    count: int = 1
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
 
 
 class SampleCache:
@@ -42,19 +58,21 @@ class SampleCache:
         NAME_000.npy   (rows, *shape) float16, mapped into memory; all processes of a machine share its pages
         done_000.npy   (rows,) uint8: 1 for samples that are stored; an interrupted filling resumes from here
 
-    and so on for each shard, a run of `rows` samples. Processes on several machines may fill one cache at the same
-    time if no two write to the same shard: a network file system corrupts pages that two machines write.
+    and so on for each shard, a run of samples. Processes write different shards, because a network file system corrupts
+    pages that two machines write.
 
     Args:
         kind: first part of the folder's name, e.g. `samples`.
         count: number of samples.
         shapes: shape of each array of a sample, by name.
-        folder: where caches are kept; None for memory.
+        folder: where caches are kept; None for memory, where each process has its own.
         identity: what the samples are made from, in JSON types.
-        rows: samples per shard; None for one shard.
+        group: this many consecutive samples lie in one shard; `count` is a multiple of it.
+        processes: those that fill the cache together.
 
     Raises:
-        DataError: too little space on the disk, detected before anything is written, or an unusable folder.
+        DataError: too little space on the disk, detected before anything is written, an unusable folder, or one that not
+            all processes see.
     """
 
     def __init__(
@@ -64,11 +82,14 @@ class SampleCache:
         shapes: Mapping[str, tuple[int, ...]],
         folder: Path | None = None,
         identity: Mapping[str, object] | None = None,
-        rows: int | None = None,
+        *,
+        group: int = 1,
+        processes: Processes = Processes(),  # noqa: B008
     ):
-        self.rows = rows or max(count, 1)
+        self.rows = count if folder is None else -(-count // (SHARDS * group)) * group
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.path: Path | None = None
+        self.processes: Any = processes
         sizes = [min(self.rows, count - first) for first in range(0, count, self.rows)]
         every = self.shapes | {DONE: ()}
         self._shards = {name: [(size, *shape) for size in sizes] for name, shape in every.items()}
@@ -82,15 +103,26 @@ class SampleCache:
         facts |= identity or {}
         self.path = folder / f"{kind}_{digest(facts)}"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with self.lock():
-                if not (self.path / "cache.json").exists():
-                    self._create(facts)
+            if processes.rank == 0:
+                self.path.mkdir(parents=True, exist_ok=True)
+                with self._locked([len(sizes)]):
+                    if not (self.path / "cache.json").exists():
+                        self._create(facts)
+            self._require_one_folder()
             self.open()
         except DataError:
             raise
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path}: cannot be used ({error}); name another data.cache_folder") from error
+
+    def _require_one_folder(self) -> None:
+        """DataError unless all processes see the folder that the first one uses."""
+        self.processes.gather(None)  # until it is there
+        facts = self.path / "cache.json"
+        seen = self.processes.gather(facts.stat().st_mtime_ns if facts.exists() else None)
+        if len(set(seen)) > 1:
+            said = "not all processes see this folder, or their copies of the data differ in sizes or times"
+            raise DataError(f"{self.path}: {said}; name a data.cache_folder and a data.train.data_root that all see")
 
     @property
     def done(self) -> list[Any]:
@@ -129,7 +161,7 @@ class SampleCache:
 
     def __getstate__(self) -> dict:
         """A worker that does not inherit memory opens the files again."""
-        return self.__dict__ | {"_marking": None} | ({} if self.path is None else {"arrays": {}})
+        return self.__dict__ | {"_marking": None, "processes": None} | ({} if self.path is None else {"arrays": {}})
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -137,21 +169,42 @@ class SampleCache:
         self.open()
 
     @contextmanager
-    def lock(self):
-        """Held by one process at a time; the others wait."""
+    def _locked(self, places: Iterable[int]) -> Iterator[None]:
+        """Hold a lock for each of these numbers; a process that wants one that another one holds waits."""
         if self.path is None or fcntl is None:
             yield
             return
         with (self.path / ".lock").open("a") as file:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX)
+                for place in places:
+                    fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
             except OSError as error:
                 log.warning("%s: the file system has no locks (%s); let one run fill it at a time", self.path, error)
             yield
 
     def missing(self) -> np.ndarray:
         """Numbers of the samples that are not stored yet."""
-        return np.flatnonzero(np.concatenate(self.done) == 0) if self.done else np.zeros(0, np.int64)
+        return np.flatnonzero(np.concatenate(self.done) == 0)
+
+    @contextmanager
+    def filling(self) -> Iterator[list[int]]:
+        """Gives the numbers of the missing samples that this process has to write in the context: those of every
+        `processes.count`-th shard, which no other run writes meanwhile. At the end, the process waits for the others.
+
+        Raises:
+            DataError: afterwards a sample is missing.
+        """
+        rank, count = (0, 1) if self.path is None else (self.processes.rank, self.processes.count)
+        with self._locked(range(rank, len(self.done), count)):
+            self.open()  # what another run has written
+            try:
+                yield [index for index in self.missing().tolist() if self.shard(index) % count == rank]
+            finally:
+                self.flush()
+        self.processes.gather(None)
+        self.open()
+        if absent := len(self.missing()):
+            raise DataError(f"{self.path}: {absent} samples that other processes stored are not here; run it again")
 
     def shard(self, index: int) -> int:
         """Number of the shard that a sample belongs to."""

@@ -27,7 +27,7 @@ from ..scene import Scene
 from ..trees.folder import FlatTree
 from ..trees.radiomapseer import RadioMapSeer
 from .augment import Augmentation
-from .cache import DTYPE, SampleCache
+from .cache import DTYPE, Processes, SampleCache
 from .sampler import SampleStream
 
 RETRY_AFTER = 0.5  # s; network file systems fail for moments
@@ -46,6 +46,7 @@ class RadioMapDataset(Dataset):
         incomplete: what the condition does not know; None for all that there is.
         cache: prepare every sample once, at construction, and keep it in half precision.
         cache_folder: keep the cache in files there (see cache.py); None for memory.
+        processes: those that fill a cache in files together; all of them construct the dataset.
 
     Raises:
         DataError: names a file that could not be read twice, here with `cache`, otherwise by `dataset[i]`.
@@ -61,6 +62,7 @@ class RadioMapDataset(Dataset):
         incomplete: Incomplete | None = None,
         cache: bool = False,
         cache_folder: str | Path | None = None,
+        processes: Processes = Processes(),  # noqa: B008
     ):
         self.source = source
         self.image_size, self.cond_size = image_size, cond_size
@@ -70,7 +72,8 @@ class RadioMapDataset(Dataset):
         if isinstance(source, RadioMapSeer):
             check_channels(self.cond_channels)
         self.incomplete.require_drawn_conditions(isinstance(source, FlatTree), str(source.root))
-        self.cached = self._fill_cache(Path(cache_folder) if cache_folder else None) if cache else None
+        folder = Path(cache_folder) if cache_folder else None
+        self.cached = self._fill_cache(folder, processes) if cache else None
 
     @property
     def report(self) -> str:
@@ -101,10 +104,11 @@ class RadioMapDataset(Dataset):
             identity |= {"incomplete": asdict(replace(self.incomplete, points=0, points_noise=0.0, points_jitter=0.0))}
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
-    def _fill_cache(self, folder: Path | None) -> SampleCache:
+    def _fill_cache(self, folder: Path | None, processes: Processes) -> SampleCache:
         """Prepare every sample once, in several threads."""
         shapes = {key: value.shape for key, value in self._read(0).items()}
-        cache = SampleCache("samples", len(self), shapes, folder, self.identity() if folder is not None else None)
+        identity = self.identity() if folder is not None else None
+        cache = SampleCache("samples", len(self), shapes, folder, identity, processes=processes)
 
         def fill(index: int) -> None:
             sample = self._read(index)
@@ -114,10 +118,9 @@ class RadioMapDataset(Dataset):
                 raise DataError(f"{self.source.path(index)}: is not of the others' size, which data.cache needs")
             cache.write(index, sample)
 
-        with cache.lock(), ThreadPoolExecutor() as pool:
-            missing = cache.missing().tolist()
-            list(tqdm(pool.map(fill, missing), total=len(missing), desc="reading", unit="map", mininterval=1.0))
-            cache.flush()
+        progress: dict[str, Any] = {"desc": "reading", "unit": "map", "mininterval": 1.0, "disable": processes.rank > 0}
+        with cache.filling() as missing, ThreadPoolExecutor() as pool:
+            list(tqdm(pool.map(fill, missing), total=len(missing), **progress))
         return cache
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:

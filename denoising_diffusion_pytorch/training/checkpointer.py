@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from ..checkpoint import Checkpoint, checkpoint_to_continue, read_meta, save_checkpoint, steps_of, write_meta
@@ -50,6 +51,10 @@ class Checkpointer:
     def resume(self) -> int:
         """Load the checkpoint that the run goes on from, if there is one; returns the steps taken, see `checkpoint_to_continue`."""
         found = checkpoint_to_continue(self.config, self.stage)
+        steps = gather_object([found.step if found else 0])
+        if len(set(steps)) > 1:
+            said = f"processes find checkpoints of steps {min(steps)} and {max(steps)} here"
+            raise CheckpointError(f"{self.folder}: {said}; trainer.results_folder must be one folder that all see")
         if found is not None:
             self._restore(found)
         self.accelerator.wait_for_everyone()  # no process may still be reading when the main process moves checkpoints
@@ -62,8 +67,8 @@ class Checkpointer:
             if self.config.trainer.resume_milestone not in (0, "latest"):
                 lasting = "as long as it is set, every start goes back to that step"
                 log.warning("trainer.resume_milestone is %d: %s", found.step, lasting)
+            print(f"resumed from {found.path}")
         self.last = found.path
-        self.accelerator.print(f"resumed from {found.path}")
         return found.step
 
     def _changes(self, found: Checkpoint) -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from data import DataError
 from data.hashing import digest
 from data.incomplete import Incomplete
 from data.samples.augment import Augmentation, symmetry
-from data.samples.cache import SampleCache
+from data.samples.cache import Processes, SampleCache
 from data.samples.dataset import OwnSamples, RadioMapDataset, close_dataloader, to_device, training_loader
 from data.trees.folder import open_tree
 
@@ -25,20 +24,34 @@ from ..errors import ConfigError
 from ..latent_diffusion import LatentDiffusion
 from ..networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 
-SHARDS = 64  # files of a cache of latents; a process writes whole ones
 SCALE_SAMPLES = 512  # of all processes, over which the latents' standard deviation is measured
 
 
-def open_dataset(config: Config, source: SourceConfig, **options) -> RadioMapDataset:
+def processes_of(accelerator: Accelerator) -> Processes:
+    """The processes of a run, as a cache wants them."""
+    return Processes(accelerator.process_index, accelerator.num_processes, lambda value: gather_object([value]))
+
+
+def open_dataset(
+    config: Config,
+    source: SourceConfig,
+    processes: Processes = Processes(),  # noqa: B008
+    **options: Any,
+) -> RadioMapDataset:
     """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `RadioMapDataset`.
 
     Raises:
-        data.DataError: no data where the configuration points.
+        data.DataError: no data where the configuration points, or other data than another process sees there.
     """
     data = config.data
     sizes = {name: getattr(data, name) for name in ("image_size", "cond_size", "cond_channels")}
     incomplete = Incomplete(**vars(data.incomplete))
-    return RadioMapDataset(open_tree(**vars(source)), **sizes, incomplete=incomplete, **options)
+    tree = open_tree(**vars(source))
+    seen = processes.gather((digest(tree.names), tree.report))
+    for names, report in seen:
+        if names != seen[0][0]:
+            raise DataError(f"processes see different scenes: {seen[0][1]} | {report}; all must read the same tree")
+    return RadioMapDataset(tree, **sizes, incomplete=incomplete, processes=processes, **options)
 
 
 class TrainingData:
@@ -53,12 +66,12 @@ class TrainingData:
     """
 
     def __init__(self, config: Config, accelerator: Accelerator, dataset: Dataset | None = None):
-        self.config, self.accelerator = config, accelerator
+        self.config, self.accelerator, self.processes = config, accelerator, processes_of(accelerator)
         augmentation = Augmentation(**vars(config.data.augmentation))
         self.dataset: Any
         if dataset is None:
             cache = {"cache": config.data.cache, "cache_folder": config.data.cache_folder}
-            self.dataset = open_dataset(config, config.data.train, augmentation=augmentation, **cache)
+            self.dataset = open_dataset(config, config.data.train, self.processes, augmentation=augmentation, **cache)
         elif config.data.cache_latents:
             raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")
         else:
@@ -79,27 +92,21 @@ class TrainingData:
         identity = dataset.identity(cond=False) | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
         shapes = {"moments": (2 * autoencoder.embed_dim, side, side)}
         folder = Path(settings.cache_folder or self.config.trainer.results_folder)
-        rows = -(-len(dataset) // SHARDS) * count  # all symmetries of a map lie in one shard
-        cache = SampleCache("latents", len(dataset) * count, shapes, folder, identity, rows)
-        rank, processes = accelerator.process_index, accelerator.num_processes
-        missing = sorted({row // count for row in cache.missing().tolist()})
-        mine = [index for index in missing if cache.shard(index * count) % processes == rank]
-        size, workers = max(1, self.config.trainer.batch_size // count), settings.num_workers if mine else 0
-        loader, indices = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
-        for batch in tqdm(loader, desc="encoding", unit="batch", disable=not accelerator.is_main_process):
-            images = batch["image"].to(accelerator.device)
-            turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
-            posterior = autoencoder.encode(turned)
-            for own in torch.cat([posterior.mean, posterior.logvar], dim=1).cpu().split(count):
-                first = next(indices) * count
-                for slot, value in enumerate(own):
-                    cache.write(first + slot, {"moments": value})
-        cache.flush()
-        accelerator.wait_for_everyone()
-        cache.open()
-        if absent := len(cache.missing()):
-            said = f"{absent} latents are not here; data.cache_folder must be one folder that all processes see"
-            raise DataError(f"{cache.path}: {said}")
+        cache = SampleCache(
+            "latents", len(dataset) * count, shapes, folder, identity, group=count, processes=self.processes
+        )
+        with cache.filling() as missing:
+            mine = sorted({row // count for row in missing})
+            size, workers = max(1, self.config.trainer.batch_size // count), settings.num_workers if mine else 0
+            loader, indices = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
+            for batch in tqdm(loader, desc="encoding", unit="batch", disable=not accelerator.is_main_process):
+                images = batch["image"].to(accelerator.device)
+                turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
+                posterior = autoencoder.encode(turned)
+                for own in torch.cat([posterior.mean, posterior.logvar], dim=1).cpu().split(count):
+                    first = next(indices) * count
+                    for slot, value in enumerate(own):
+                        cache.write(first + slot, {"moments": value})
         self.dataset = CachedLatents(dataset, cache)
 
     def batches(self, first: int) -> Generator[dict[str, Any], None, None]:
@@ -108,8 +115,8 @@ class TrainingData:
             self.dataset,
             self.config.trainer.batch_size,
             self.config.trainer.seed,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
+            rank=self.processes.rank,
+            world_size=self.processes.count,
             start_batch=first,
             num_workers=self.config.data.num_workers,
         )
@@ -142,12 +149,16 @@ class LatentScale:
         if self.kept:
             yield from (self.model.posterior(images.to(self.data.accelerator.device)) for images in self.kept)
             return
-        in_a_batch = self.data.config.trainer.batch_size * self.data.accelerator.num_processes
+        size, rank, processes = self.data.config.trainer.batch_size, self.data.processes.rank, self.data.processes.count
         with closing(self.data.batches(0)) as batches:
-            for batch in islice(batches, -(-SCALE_SAMPLES // in_a_batch)):
+            for first in range(rank * size, SCALE_SAMPLES, size * processes):
+                batch = next(batches)
+                image, moments = (
+                    None if x is None else x[: SCALE_SAMPLES - first] for x in (batch["image"], batch["moments"])
+                )
                 if self.keep:
-                    self.kept.append(batch["image"].cpu())
-                yield self.model.posterior(batch["image"], batch["moments"])
+                    self.kept.append(image.cpu())
+                yield self.model.posterior(image, moments)
 
 
 class CachedLatents(Dataset):

@@ -26,6 +26,8 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
+from data.files import write_text
+
 from ..checkpoint import versions
 from ..config import to_yaml
 from ..config.schema import DEFAULTS, Config, get
@@ -64,8 +66,8 @@ class RunFolder:
     def begin(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
         """Write what is known before the first step, and start the trackers; ConfigError: one that cannot be started."""
         self._start_trackers(config, accelerator, step)
-        (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        (self.folder / "model_report.txt").write_text(report, encoding="utf-8")
+        write_text(self.folder / "config.yaml", to_yaml(config))
+        write_text(self.folder / "model_report.txt", report)
         device = accelerator.device
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

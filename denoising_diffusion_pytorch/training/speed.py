@@ -82,8 +82,6 @@ class Utilization:
     def __init__(self, config: Config, stage: str, accelerator: Accelerator):
         self.config, self.stage, self.device = config.model_copy(deep=True), stage, accelerator.device
         self.config.unet_config.use_checkpoint = False
-        self.config.trainer.gradient_accumulation = 1  # on paper, which takes its time too
-        self.micro_batches = config.trainer.gradient_accumulation
         starts = (config.first_stage_config.lossconfig.discr_start, config.diffusion_config.end_to_end.start_step)
         self.starts = [start for start in starts if start is not None]
         self.flops: dict[int, int] = {}  # number of started phases: FLOPs of a step and process
@@ -99,7 +97,7 @@ class Utilization:
             if self.peak == 0:
                 self.peak = matmul_peak(self.device, self.dtype)
             if self.peak and phase not in self.flops:
-                self.flops[phase] = forecast(self.config, self.stage, step=step).flops * self.micro_batches
+                self.flops[phase] = forecast(self.config, self.stage, step=step).flops
         except RuntimeError as error:  # the device has no room for the product, or lacks the type
             self.peak = None
             log.warning("train/mfu is left out: %s", error)

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-ECHO = 5.0  # seconds during which torchrun may repeat a signal that its processes have already received
+ECHO = 5.0  # seconds during which one of REPEATERS may repeat a signal that its processes have already received
+REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # in the environment of their processes
 
 
 class StopRequest:
     """The first signal asks for a stop at the end of the step; the second one ends the process at once.
 
-    A context: afterwards the signals are handled as before. Under torchrun the launcher repeats a terminal's Ctrl-C to
-    every process, which is still the first request. `accelerate launch` with one process repeats nothing: when it has
-    ended, whatever the reason, its run is asked to stop (on Linux).
+    A context: afterwards the signals are handled as before. torchrun and SLURM's job script pass a signal on to processes
+    that may have received it already; that is still the first request. `accelerate launch` with one process passes
+    nothing on: when it has ended, whatever the reason, its run is asked to stop (on Linux).
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -25,7 +26,7 @@ class StopRequest:
         # on the CPU: it is used after every step, and a GPU need not wait for it
         self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self._since = 0.0
-        self._echo = ECHO if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        self._echo = ECHO if REPEATERS & os.environ.keys() else 0.0
         self._launcher = os.getppid() if _is_launcher(os.getppid()) else None
 
     def __enter__(self) -> "StopRequest":

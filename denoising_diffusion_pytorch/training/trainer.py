@@ -103,9 +103,10 @@ class Trainer:
                 self._loop(batches)
             if self.step:
                 self.save()
-            done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
-            stopped = f"stopped at step {self.step}; the same command continues from here"
-            self.accelerator.print(done if self.step >= self.settings.training_steps else stopped)
+            if main:  # of all machines, where accelerator.print has one on each
+                done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
+                stopped = f"stopped at step {self.step}; the same command continues from here"
+                print(done if self.step >= self.settings.training_steps else stopped)
             self.accelerator.end_training()
 
     def _loop(self, batches: Iterator[Batch]) -> None:

@@ -14,7 +14,7 @@ from evaluation.metrics import Scores
 
 from ..config.schema import Config
 from ..predictor import Prediction, predict_batch
-from .data import open_dataset
+from .data import open_dataset, processes_of
 
 
 class Validation:
@@ -31,7 +31,7 @@ class Validation:
     def __init__(self, config: Config, stage: str, accelerator: Accelerator):
         self.accelerator = accelerator
         self.batch_size = config.trainer.batch_size
-        dataset = open_dataset(config, config.data.validation)
+        dataset = open_dataset(config, config.data.validation, processes_of(accelerator))
         scored = config.trainer.validation_samples if config.trainer.validate_every else 0
         chosen = spread(len(dataset), max(scored, config.trainer.num_samples))
         self.drawn = {chosen[place] for place in spread(len(chosen), config.trainer.num_samples)}
