@@ -175,3 +175,9 @@ def test_a_row_of_the_benchmark(tmp_path):
         done("scripts/benchmark.py", "--repeats", 1, "--row", json.dumps(["released", ["1"], 1, str(tmp_path)]))
     )
     assert row["seconds"] > 0 and row["of_peak"] > 0
+
+
+def test_a_check_of_the_gpu(tmp_path):
+    job = {"check": "steps", "tiny": True, "stage": "vae", "precision": "bf16", "compile": False}
+    found = json.loads(done("scripts/gpu_check.py", "--job", json.dumps(job | {"folder": str(tmp_path)})))
+    assert len(found["losses"]) == 3 and 0.05 < found["forecast"] < 0.2 and found["flops"] / found["seconds"] > 0

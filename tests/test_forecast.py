@@ -14,7 +14,6 @@ from denoising_diffusion_pytorch.training.forecast import (
     OnPaper,
     Tally,
     forecast,
-    forecasts,
     largest_batches,
     random_trainer,
 )
@@ -60,10 +59,14 @@ def test_what_changes_a_forecast():
 
 def test_the_largest_micro_batch_fits_and_no_larger_one(monkeypatch):
     monkeypatch.setattr(module, "CARDS", (2,))
-    config = tiny_config("vae", first_stage_config={"ddconfig": {"resolution": 64}})
-    count = largest_batches(*forecasts(config, "vae", [8, 16]), 8)[2]
-    less, more = forecasts(config, "vae", [count, count + 1])
-    assert less.peak + ALLOWANCE < 2 * 2**30 < more.peak + ALLOWANCE
+    for accumulation in (1, 2):
+        config = tiny_config("vae", first_stage_config={"ddconfig": {"resolution": 64}})
+        config.trainer.gradient_accumulation, config.trainer.batch_size = accumulation, 32
+        count = largest_batches(forecast(config, "vae"), config.trainer)[2]
+        peaks = []
+        for config.trainer.batch_size in (count, count + 2):
+            peaks.append(forecast(config, "vae").peak)
+        assert peaks[0] + ALLOWANCE < 2 * 2**30 < peaks[1] + ALLOWANCE
 
 
 def test_flops_include_the_attention_of_cpus():

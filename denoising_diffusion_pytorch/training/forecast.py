@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from ..build import build_model
-from ..config.schema import Config
+from ..config.schema import Config, TrainerConfig
 from .objectives import Batch, make_objectives
 from .trainer import Trainer
 
@@ -66,41 +66,56 @@ def forecast(config: Config, stage: str, *, step: int | None = None) -> Forecast
         config: resolved. `mixed_precision: auto` counts as bf16, and fp16 has the sizes of bf16.
         step: of the run, from 0 on; None: its last one, in which everything takes part that ever does.
     """
-    return forecasts(config, stage, [config.trainer.batch_size], step=step)[0]
-
-
-def forecasts(config: Config, stage: str, batch_sizes: Iterable[int], *, step: int | None = None) -> list[Forecast]:
-    """`forecast` for several sizes of the micro-batches."""
-    changes = {"compile": False, "gradient_accumulation": 1}
-    settings = config.trainer.model_copy(update=changes)
-    step = settings.training_steps - 1 if step is None else step
+    accumulation = config.trainer.gradient_accumulation
+    settings = config.trainer.model_copy(update={"compile": False, "gradient_accumulation": 1})
+    config = config.model_copy(update={"trainer": settings})
     with FakeTensors(), Tally() as tally:
-        trainer = random_trainer(
-            config.model_copy(update={"trainer": settings}), stage, OnPaper(settings.mixed_precision)
-        )
-        return [_step(trainer, size, step, config.trainer.gradient_accumulation, tally) for size in batch_sizes]
+        trainer = random_trainer(config, stage, OnPaper(settings.mixed_precision))
+        trainer.step = settings.training_steps - 1 if step is None else step
+        active = trainer.active()
+        trained = [p for optimization in active for p in optimization.parameters]
+        if accumulation > 1:  # every micro-batch but the first one finds gradients, to which it adds
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
+        before_update: list[int] = []
+        active[0].optimizer.register_step_pre_hook(lambda *_: before_update.append(tally.peak))
+        gc.collect()
+        tally.peak, tally.flops = tally.live, 0
+        trainer.train_step(trainer.make_batches(0))
+    weights = [*trainer.model.state_dict().values(), *(p for o in active for p in o.objective.parameters())]
+    optimizer = size_of(tree_leaves([list(optimization.optimizer.state.values()) for optimization in active]))
+    average = size_of([*weights, *trainer.ema.ema_model.state_dict().values()]) - size_of(weights)
+    parts = {"weights": size_of(weights), "gradients": size_of(trained), "optimizer": optimizer, "average": average}
+    # the first update makes the moments; in every other step they are there from the beginning
+    peak = max(before_update[0] + optimizer, tally.peak)
+    return Forecast(**parts, activations=peak - sum(parts.values()), peak=peak, flops=tally.flops * accumulation)
 
 
-def largest_batches(now: Forecast, twice: Forecast, size: int) -> dict[int, int]:
-    """The largest micro-batch by GiB of memory, from the forecasts of `size` and `2 * size`: the peak grows linearly."""
-    per_sample = (twice.peak - now.peak) / size
-    room = {card: card * 2**30 - ALLOWANCE - now.peak for card in CARDS}
-    return {card: max(0, size + math.floor(free / per_sample)) for card, free in room.items()}
+def largest_batches(found: Forecast, settings: TrainerConfig) -> dict[int, int]:
+    """The largest micro-batch by GiB of a card, from the forecast of `settings`.
+
+    What is there between two micro-batches is fixed, the rest grows linearly: what a forecast with few samples counts
+    too much makes the answer smaller.
+    """
+    fixed = found.weights + found.optimizer + found.average
+    fixed += found.gradients if settings.gradient_accumulation > 1 else 0
+    per_sample = (found.peak - fixed) / settings.batch_size
+    return {card: max(0, math.floor((card * 2**30 - ALLOWANCE - fixed) / per_sample)) for card in CARDS}
 
 
 def report(config: Config, stage: str) -> str:
     """A forecast in words, and the largest micro-batches that fit cards of usual sizes."""
     size, precision = config.trainer.batch_size, config.trainer.mixed_precision
-    now, twice = forecasts(config, stage, [size, 2 * size])
-    parts = {name: value / 2**30 for name, value in vars(now).items() if name != "flops"}
+    found = forecast(config, stage)
+    parts = {name: value / 2**30 for name, value in vars(found).items() if name != "flops"}
     peak = parts.pop("peak")
     split = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
-    fits = [f"{count or 'none'} in {card} GiB" for card, count in largest_batches(now, twice, size).items()]
+    fits = [f"{count or 'none'} in {card} GiB" for card, count in largest_batches(found, config.trainer).items()]
     how = {"no": "full precision", "auto": "bf16"}.get(precision, precision)
     return (
         f"memory of a step on a GPU, {how}, micro-batches of {size}: {peak:.2f} GiB = {split}\n"
         f"largest micro-batches, {ALLOWANCE / 2**30:.1f} GiB kept free for CUDA and fragmentation: {', '.join(fits)}\n"
-        f"work of a step: {now.flops / 1e12:.3g} TFLOP per process"
+        f"work of a step: {found.flops / 1e12:.3g} TFLOP per process"
     )
 
 
