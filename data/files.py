@@ -1,16 +1,42 @@
 """Reading and writing small files: whole or not at all, and JSON that every reader accepts."""
 
 import json
+import logging
 import math
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from .errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that write one file go unnoticed there
+    fcntl = None
+
+log = logging.getLogger("radiodiff")
+
+
+def lock(file: IO[Any], place: int | None = None, *, wait: bool = False) -> None:
+    """Lock an open file, or one byte of it, for this process until it ends or closes the file. Children do not inherit it.
+
+    A file system without locks gives a warning.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is false.
+    """
+    where = () if place is None else (1, place)
+    try:
+        if fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), *where)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        log.warning("%s: the file system has no locks (%s); let one run work here at a time", file.name, error)
 
 
 def decoded(content: bytes) -> str:

@@ -4,12 +4,12 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
+from data.files import lock
 
 COLUMNS = (  # of a CSV
     *("predictor", "name", "nmse", "rmse", "ssim", "psnr", "detail"),
@@ -28,22 +28,29 @@ class Records:
         known: numbers of the maps that have one.
 
     Raises:
-        DataError: the file holds records of other settings, or something else.
+        DataError: the file holds records of other settings, or something else, or another process writes it.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]):
         self.known: set[int] = set()
-        self._path, self._file = path, None
+        self._file: Any = None
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         head = _line({"settings": settings})
-        content = path.read_bytes() if path.exists() else b""
+        self._file = path.open("a+b")
+        try:
+            lock(self._file)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{path}: another process is writing it; wait for its end, or name another place"
+            ) from error
+        self._file.seek(0)
+        content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
         if whole or not head.startswith(content):
             self._read(path, whole, json.loads(head)["settings"])
-        self._file = path.open("ab")
-        os.ftruncate(self._file.fileno(), len(whole))
+        self._file.truncate(len(whole))
         if not whole:
             self._write(head)
 
@@ -66,10 +73,10 @@ class Records:
 
     def earlier(self) -> Iterator[dict[str, Any]]:
         """The records that the file held when it was opened or that were added since, in the order of the file."""
-        if self._path is not None:
-            with self._path.open("rb") as file:
-                next(file)
-                yield from map(json.loads, file)
+        if self._file is not None:  # to close another handle of it would end the lock
+            self._file.seek(0)
+            next(self._file)
+            yield from map(json.loads, self._file)
 
     def _write(self, line: bytes) -> None:
         if self._file:

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from data.errors import DataError
+from evaluation.records import Records
 from tests.commands import done, refused
 from tests.processes import ROOT, environment, launcher, set_up, train_here
 
@@ -130,6 +132,24 @@ def test_what_is_there_is_kept_and_other_settings_do_not_mix_with_it(place, one,
     (maps / "2_0.npy").write_bytes(b"mine")  # its scores are there: not made again
     done("sample.py", *sample, into)
     assert content(maps) == one[1] | {"2_0.npy": b"mine"}
+
+
+HOLD = "import sys; from pathlib import Path; from evaluation.records import Records; "
+HOLD += "kept = Records(Path(sys.argv[1]), {}); print(flush=True); sys.stdin.read()"
+
+
+def test_records_have_one_writer(tmp_path):
+    """A run whose launcher was killed may still be at work when the same command is given again."""
+    path, pipe = tmp_path / "maps.csv.jsonl", subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HOLD, path], cwd=ROOT, stdin=pipe, stdout=pipe) as other:
+        other.stdout.readline()
+        with pytest.raises(DataError, match="another process is writing it"):
+            Records(path, {})
+    records = Records(path, {})
+    records.add(3, {"a": 1})
+    assert list(records.earlier()) == [{"number": 3, "a": 1}]
+    records.add(4, {})
+    assert Records(path, {}).known == {3, 4}
 
 
 def test_an_error_in_one_process_ends_all_with_one_line(place, tmp_path):

@@ -1,6 +1,5 @@
 """Arrays of numbered samples that are computed once and kept, in memory or in files that later runs reuse."""
 
-import logging
 import os
 import shutil
 import threading
@@ -14,15 +13,8 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from ..files import write_json
+from ..files import lock, write_json
 from ..hashing import digest
-
-try:
-    import fcntl
-except ImportError:  # Windows: do not start two runs on one new cache at the same time
-    fcntl = None
-
-log = logging.getLogger("radiodiff")
 
 DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
 DONE = "done"
@@ -171,15 +163,12 @@ class SampleCache:
     @contextmanager
     def _locked(self, places: Iterable[int]) -> Iterator[None]:
         """Hold a lock for each of these numbers; a process that wants one that another one holds waits."""
-        if self.path is None or fcntl is None:
+        if self.path is None:
             yield
             return
         with (self.path / ".lock").open("a") as file:
-            try:
-                for place in places:
-                    fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
-            except OSError as error:
-                log.warning("%s: the file system has no locks (%s); let one run fill it at a time", self.path, error)
+            for place in places:
+                lock(file, place, wait=True)
             yield
 
     def missing(self) -> np.ndarray:

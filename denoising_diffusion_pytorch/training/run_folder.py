@@ -26,17 +26,12 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from data.files import write_text
+from data.files import lock, write_text
 
 from ..checkpoint import versions
 from ..config import to_yaml
 from ..config.schema import DEFAULTS, Config, get
 from ..errors import CheckpointError, ConfigError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs in one folder go unnoticed there
-    fcntl = None
 
 log = logging.getLogger("radiodiff")
 
@@ -50,13 +45,10 @@ class RunFolder:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         try:
-            if fcntl is not None:  # a POSIX lock ends with its process, however that ends; workers do not inherit it
-                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._lock)
         except BlockingIOError as error:
             said = "another process is training here; wait for it, or choose another trainer.results_folder"
             raise CheckpointError(f"{folder}: {said}") from error
-        except OSError as error:
-            log.warning("%s: the file system has no locks (%s); do not start a second run here", folder, error)
         # from now on, so that it holds what is said of damaged checkpoints
         self._handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
