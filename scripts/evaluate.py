@@ -153,9 +153,10 @@ class Task:
         """Of a batch of scenes."""
         how = {"num_samples": self.arguments.num_samples}
         scenes = [each.scene for each in batch]
+        wanted = self.arguments.reconstruction  # of the model, not of the baseline
         ours, *theirs = (
-            model.predict_batch(scenes, [each.prepared[n] for each in batch], reconstruct=wanted, **how)
-            for n, (model, wanted) in enumerate(zip(self.models, (self.arguments.reconstruction, False), strict=False))
+            model.predict_batch(scenes, [each.prepared[n] for each in batch], reconstruct=wanted and n == 0, **how)
+            for n, model in enumerate(self.models)
         )
         found = []
         for n, (each, prediction) in enumerate(zip(batch, ours, strict=True)):

@@ -182,7 +182,7 @@ def shared(
             in_work = batches[start : start + processes.count]
             works = processes.rank < len(in_work)
             results = processes.gather(partial(_worked, work, ready if works else ()))
-            for numbers, found in zip(in_work, results, strict=False):
+            for numbers, found in zip(in_work, results, strict=False):  # other processes get no results
                 for number, result in zip(numbers, found, strict=True):
                     if number not in done:
                         yield number, result
