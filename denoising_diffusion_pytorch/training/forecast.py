@@ -119,30 +119,6 @@ def report(config: Config, stage: str) -> str:
     )
 
 
-def _step(trainer: Trainer, batch_size: int, step: int, accumulation: int, tally: "Tally") -> Forecast:
-    """The step of one batch size; after the first call the optimizers have their moments."""
-    trainer.step = step
-    active = trainer.active()
-    trained = [p for optimization in active for p in optimization.parameters]
-    if accumulation > 1:  # every micro-batch but the first one finds gradients, to which it adds
-        for parameter in trained:
-            parameter.grad = torch.zeros_like(parameter)
-    before_update: list[int] = []
-    hook = active[0].optimizer.register_step_pre_hook(lambda *_: before_update.append(tally.peak))
-    had_moments = bool(active[0].optimizer.state)
-    gc.collect()
-    tally.peak, tally.flops = tally.live, 0
-    trainer.train_step(random_batches(trainer.config, batch_size, trainer.accelerator.device))
-    hook.remove()
-    weights = [*trainer.model.state_dict().values(), *(p for o in active for p in o.objective.parameters())]
-    optimizer = size_of(tree_leaves([list(optimization.optimizer.state.values()) for optimization in active]))
-    average = size_of([*weights, *trainer.ema.ema_model.state_dict().values()]) - size_of(weights)
-    parts = {"weights": size_of(weights), "gradients": size_of(trained), "optimizer": optimizer, "average": average}
-    # the optimizer's moments are made in the first update, and are there before it from then on
-    peak = max(before_update[0] + (0 if had_moments else optimizer), tally.peak)
-    return Forecast(**parts, activations=peak - sum(parts.values()), peak=peak, flops=tally.flops * accumulation)
-
-
 def random_batches(config: Config, count: int, device: torch.device) -> Generator[Batch, None, None]:
     """The same random micro-batch of `count` samples again and again, as `to_device` gives them."""
     data, side = config.data, config.unet_config.image_size
