@@ -310,6 +310,7 @@ def main() -> None:
     trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
     trained = {name: row for name, row in rows.items() if row.config}
     jobs = [(name, seed) for name, row in trained.items() for seed in row.seeds or plan.seeds]
+    jobs.sort(key=lambda job: (rows[job[0]].seeds or plan.seeds).index(job[1]))  # all rows once, then again
     with ThreadPoolExecutor(arguments.parallel) as pool:
         steps = dict(zip(trained, pool.map(trainings.steps, trained.values()), strict=True))
         for name, count in steps.items():
