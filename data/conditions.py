@@ -59,7 +59,7 @@ def transmitter(scene: Scene, size: int) -> np.ndarray:
 @channel
 def cars(scene: Scene, size: int) -> np.ndarray:
     """Fraction of each pixel's area that cars cover; the buildings again if the data has no cars, as in RadioDiff."""
-    return buildings(scene, size) if scene.cars is None else resize(scene.cars.coverage, size)
+    return buildings(scene, size) if scene.shown_cars is None else resize(scene.shown_cars.coverage, size)
 
 
 @channel_of_transmitter
@@ -90,7 +90,7 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 
 @channel_of_transmitter
 def simulated(scene: Scene, size: int) -> np.ndarray:
-    """The embedded simulator's map of the buildings shown, as a prior: the network learns what its physics misses.
+    """The embedded simulator's map of the buildings and cars shown, as a prior: the network learns what its physics misses.
 
     Measured points correct it (measurements.py). About 0.05 s per scene, so use it with `data.cache`. Pointless where the
     same simulator made the ground truth.
@@ -116,7 +116,7 @@ def _spread(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
-    """Grey levels (H, W) of the embedded simulator for the buildings shown; 0 inside them.
+    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings.
 
     Raises:
         DataError: the transmitter is outside the map or inside a building.
@@ -127,7 +127,7 @@ def simulated_gain(scene: Scene) -> np.ndarray:
     if scene.outlines_are_guessed:
         tx = scene.shown.nearest_open(tx)
     try:
-        return db_to_gain(Simulator(scene.shown).path_gain(tx)).astype(np.float32)
+        return db_to_gain(Simulator(scene.shown, cars=scene.shown_cars).path_gain(tx)).astype(np.float32)
     except ValueError as error:
         raise DataError(f"scene {scene.name}: {error}") from error
 

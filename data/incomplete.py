@@ -28,6 +28,7 @@ class Incomplete:
         outline_error: standard deviation of each building's shift in each direction, m.
         transmitter_error: standard deviation of the transmitter's shift in each direction, m.
         transmitter_unknown: fraction of the scenes whose condition does not tell the transmitter.
+        cars_unknown: fraction of the scenes whose condition shows no cars.
         exactly: as many points and buildings as given, not up to that many.
     """
 
@@ -38,15 +39,16 @@ class Incomplete:
     outline_error: float = 0.0
     transmitter_error: float = 0.0
     transmitter_unknown: float = 0.0
+    cars_unknown: float = 0.0
     exactly: bool = False
 
     @property
     def changes_scenes(self) -> bool:
         """Whether `shown` does anything."""
-        return any((self.missing_buildings, self.outline_error, self.transmitter_error, self.transmitter_unknown))
+        return replace(self, points=0, points_noise=0.0, points_jitter=0.0, exactly=False) != Incomplete()
 
     def shown(self, scene: Scene) -> Scene:
-        """The scene as it is known, by its name's key: `known`, `known_tx` and `outlines_are_wrong` are set."""
+        """The scene as it is known, by its name's key; its truth stays what it is."""
         if not self.changes_scenes:
             return scene
         self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
@@ -58,7 +60,8 @@ class Incomplete:
         if missing or self.outline_error:
             layout = _changed(layout, int(missing), self.outline_error, rng)
         tx = layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if tells and scene.tx else None
-        return replace(scene, known=layout, known_tx=tx, tx_is_known=tells, outlines_are_wrong=self.outline_error > 0)
+        shown = replace(scene, known=layout, known_tx=tx, tx_is_known=tells, outlines_are_wrong=self.outline_error > 0)
+        return replace(shown, cars_are_known=bool(rng.random() >= self.cars_unknown))
 
     def measured(self, scene: Scene) -> Scene:
         """The scene with `measurements` of its own map, by its name's key."""

@@ -21,6 +21,7 @@ class Scene:
             condition contains it.
         gain: (H, W) float32 grey levels in [0, 1]; None if the truth is unknown.
         cars: None if the data has none.
+        cars_are_known: whether the condition shows them.
         known: the buildings that the condition may show; None for all of them.
         known_tx: where the condition shows the transmitter; None for where it is.
         tx_is_known: whether the condition tells the transmitter at all.
@@ -37,6 +38,7 @@ class Scene:
     tx: tuple[float, float] | None
     gain: np.ndarray | None = None
     cars: Layout | None = None
+    cars_are_known: bool = True
     known: Layout | None = None
     known_tx: tuple[float, float] | None = None
     tx_is_known: bool = True
@@ -54,6 +56,11 @@ class Scene:
     def shown(self) -> Layout:
         """The buildings that the condition shows."""
         return self.layout if self.known is None else self.known
+
+    @property
+    def shown_cars(self) -> Layout | None:
+        """The cars that the condition shows; None for none."""
+        return self.cars if self.cars_are_known else None
 
     @property
     def shown_tx(self) -> tuple[float, float] | None:

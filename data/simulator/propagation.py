@@ -8,7 +8,7 @@ path in m, at least 1; losses are in dB below the scale's strongest value (data/
 
 Paths are found by Theta* (Nash et al., 2007): Dijkstra's algorithm over the eight neighbours of a pixel, ordered by L,
 in which a neighbour that sees the path's last bend takes the straight way from there, and the path bends at the pixel
-otherwise. Buildings are passed at the height of their roofs.
+otherwise. Buildings are passed at the height of their roofs, cars at the height of the antennas.
 """
 
 import heapq
@@ -29,12 +29,15 @@ from .visibility import blocking_wall
 SIGHT_MARGIN = 0.6  # px at both ends of a ray of `line_of_sight` where walls do not count
 MARGIN = 2.0**-13  # px, the same for paths on the ground: half of registration.EDGE, so that walls beside a pixel count
 ROOF_MARGIN = 1.5  # px, the same at an end on a roof, whose pixels lie behind the wall
+CAR_MARGIN = 1.02  # px, the same at an end on a car
 SHRINK = 0.4  # px by which walls traced from a mask are moved inwards: the traced outline lies slightly outside
 NEIGHBOURS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
 DEGREES = 180 / np.pi
 # columns of a table of bends: place, length of the path and loss of all bends so far, direction of arrival, which bend of
-# its path it is, the row of the one before, and whether it or one before lies on a roof; row 0 is the transmitter
-X, Y, Z, LENGTH, LOSS, UX, UY, UZ, NUMBER, BEFORE, ROOF, COLUMNS = range(12)
+# its path it is, the row of the one before, whether it or one before lies on a building, and what it lies on; row 0 is
+# the transmitter
+X, Y, Z, LENGTH, LOSS, UX, UY, UZ, NUMBER, BEFORE, ROOF, ON, COLUMNS = range(13)
+GROUND, CAR, BUILDING = range(3)  # what a pixel or a bend lies on
 
 
 class PathLossModel(NamedTuple):
@@ -82,7 +85,7 @@ def _leg(bends, bend, x, y, z, model):
 
 
 @njit(cache=True, nogil=True)
-def _bend_at(bends, origin, new, x, y, z, model):
+def _bend_at(bends, origin, new, x, y, z, on, model):
     """Write row `new`: a bend at (x, y, z) on a path whose last bend was `origin`; False if they are one place."""
     dx, dy, dz = x - bends[origin, X], y - bends[origin, Y], z - bends[origin, Z]
     d = np.sqrt(dx * dx + dy * dy + dz * dz)
@@ -92,33 +95,46 @@ def _bend_at(bends, origin, new, x, y, z, model):
     row[X], row[Y], row[Z], row[LENGTH] = x, y, z, bends[origin, LENGTH] + d
     row[LOSS] = _leg(bends, origin, x, y, z, model)[1]
     row[UX], row[UY], row[UZ] = dx / d, dy / d, dz / d
-    row[NUMBER], row[BEFORE] = bends[origin, NUMBER] + 1, origin
-    row[ROOF] = 1.0 if z > 0 or bends[origin, ROOF] > 0 else 0.0
+    row[NUMBER], row[BEFORE], row[ON] = bends[origin, NUMBER] + 1, origin, on
+    row[ROOF] = 1.0 if on == BUILDING or bends[origin, ROOF] > 0 else 0.0
     return True
 
 
 @njit(cache=True, nogil=True)
-def _sees(bends, bend, x, y, z, walls, interior, shadows):
-    """Whether a straight leg leads from a bend to (x, y, z)."""
-    if z > 0 and bends[bend, Z] > 0:
-        return True  # all roofs are level
-    begin, end = (ROOF_MARGIN if bends[bend, Z] > 0 else MARGIN), (ROOF_MARGIN if z > 0 else MARGIN)
-    wall = blocking_wall(walls, bends[bend, X], bends[bend, Y], x, y, begin, end, shadows[bend])
-    if wall >= 0:
-        shadows[bend] = wall
-        return False
-    # from corner to corner through a building, a leg crosses no wall
-    middle = int((y + bends[bend, Y]) / 2 + 0.5), int((x + bends[bend, X]) / 2 + 0.5)
-    return z > 0 or bends[bend, Z] > 0 or not interior[middle]
+def _margin(on):
+    """px at the end of a ray where walls do not count."""
+    if on == BUILDING:
+        return ROOF_MARGIN
+    return CAR_MARGIN if on == CAR else MARGIN
 
 
 @njit(cache=True, nogil=True)
-def _search(buildings, interior, walls, tx, ty, start, model):
+def _sees(bends, bend, x, y, on, walls, buildings, interior, shadows):
+    """Whether a straight leg leads from a bend to (x, y); `walls` of everything, `buildings` those of buildings alone."""
+    last = bends[bend, ON]
+    if on == BUILDING and last == BUILDING:
+        return True  # all roofs are level
+    if on == CAR and last == CAR:  # the same
+        if blocking_wall(buildings, bends[bend, X], bends[bend, Y], x, y, MARGIN, MARGIN, -1) >= 0:
+            return False
+    else:
+        wall = blocking_wall(walls, bends[bend, X], bends[bend, Y], x, y, _margin(last), _margin(on), shadows[bend])
+        if wall >= 0:
+            shadows[bend] = wall
+            return False
+    # from corner to corner through a building, a leg crosses no wall
+    middle = int((y + bends[bend, Y]) / 2 + 0.5), int((x + bends[bend, X]) / 2 + 0.5)
+    return on == BUILDING or last == BUILDING or not interior[middle]
+
+
+@njit(cache=True, nogil=True)
+def _search(ground, interior, walls, buildings, tx, ty, start, model):
     """Loss (H * W,), row of the last bend (H * W,; -1: no path), and the bends.
 
-    `interior` (H, W) bool are built pixels whose four neighbours are built; `start` is the number of the transmitter's pixel.
+    `ground` (H, W) is what each pixel lies on; `interior` (H, W) bool are built pixels whose four neighbours are built;
+    `start` is the number of the transmitter's pixel.
     """
-    height, width = buildings.shape
+    height, width = ground.shape
     pixels = height * width
     loss, last = np.full(pixels, np.inf), np.full(pixels, -1, np.int64)
     settled = np.zeros(pixels, np.bool_)
@@ -134,32 +150,35 @@ def _search(buildings, interior, walls, tx, ty, start, model):
             continue
         settled[cell] = True
         row, column = cell // width, cell % width
-        z = model.roof_height if buildings[row, column] else 0.0
+        here = ground[row, column]
+        z = model.roof_height if here == BUILDING else 0.0
         for k in range(NEIGHBOURS.shape[0]):
             c, r = column + NEIGHBOURS[k, 0], row + NEIGHBOURS[k, 1]
             if c < 0 or r < 0 or c >= width or r >= height or settled[r * width + c]:
                 continue
-            if buildings[r, c] and model.roof_height <= 0:
+            on = ground[r, c]
+            if on == BUILDING and model.roof_height <= 0:
                 continue
-            neighbour, top = r * width + c, (model.roof_height if buildings[r, c] else 0.0)
+            neighbour, top = r * width + c, (model.roof_height if on == BUILDING else 0.0)
             bend = last[cell]
-            while top > 0 and bends[bend, Z] > 0 and bends[int(bends[bend, BEFORE]), Z] > 0:
-                bend = int(bends[bend, BEFORE])  # the first one on a roof, which sees every roof
+            while on != GROUND and bends[bend, ON] == on and bends[int(bends[bend, BEFORE]), ON] == on:
+                bend = int(bends[bend, BEFORE])  # the first one on a roof, which sees every roof of that height
             through, _ = _leg(bends, bend, c, r, top, model)
             if through >= loss[neighbour]:
                 continue  # and to bend once more costs more
-            if _sees(bends, bend, c, r, top, walls, interior, shadows):
+            if _sees(bends, bend, c, r, on, walls, buildings, interior, shadows):
                 loss[neighbour], last[neighbour] = through, bend
                 heapq.heappush(queue, (through, neighbour))
                 continue
-            if not _bend_at(bends, last[cell], count, column, row, z, model):
+            if not _bend_at(bends, last[cell], count, column, row, z, here, model):
                 continue
             through, _ = _leg(bends, count, c, r, top, model)
             if through >= loss[neighbour]:
                 continue
-            on_ground = z == 0 and top == 0
-            if on_ground and blocking_wall(walls, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
-                continue
+            if here != BUILDING and on != BUILDING:
+                between = walls if here == GROUND and on == GROUND else buildings
+                if blocking_wall(between, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
+                    continue
             if bend_of[cell] < 0:
                 bend_of[cell] = count
                 count += 1
@@ -200,9 +219,10 @@ class Simulator:
     Args:
         layout: its buildings.
         model: constants.
+        cars: they take away half of what obstacles of the antennas' height would, see `path_gain`.
     """
 
-    def __init__(self, layout: Layout, model: PathLossModel | None = None):
+    def __init__(self, layout: Layout, model: PathLossModel | None = None, cars: Layout | None = None):
         self.buildings = layout.inside
         self.interior = ndimage.binary_erosion(self.buildings)
         self.model = PathLossModel(*map(float, model or PathLossModel()))  # numba compiles once per type
@@ -210,9 +230,18 @@ class Simulator:
         if not layout.exact:
             shrunk = [shrink(ring, self.buildings, SHRINK) for ring in layout.outlines]
             self.walls = make_walls(segments_of(shrunk), layout.shape)
+        self.cars = None
+        if cars is not None and cars.outlines:
+            self.cars = cars.inside & ~self.buildings
+            segments = np.concatenate([self.walls.segments, segments_of(cars.outlines)])
+            self.walls_and_cars = make_walls(segments, layout.shape)
 
-    def paths(self, tx: tuple[float, float]) -> Paths:
+    def paths(self, tx: tuple[float, float], around_cars: bool = False) -> Paths:
         """The dominant paths from a transmitter at (x, y) = (column, row) in pixels.
+
+        Args:
+            tx: the transmitter.
+            around_cars: around cars or over them; else as if there were none.
 
         Raises:
             ValueError: the transmitter is outside the image or inside a building.
@@ -224,7 +253,12 @@ class Simulator:
         row, column = map(int, pixel_of((x, y)))
         if self.buildings[row, column]:
             raise ValueError(f"the transmitter ({x:g}, {y:g}) is inside a building")
-        loss, last, bends = _search(self.buildings, self.interior, self.walls, x, y, row * width + column, self.model)
+        ground = np.where(self.buildings, BUILDING, GROUND).astype(np.int8)
+        walls = self.walls
+        if around_cars and self.cars is not None:
+            ground[self.cars], walls = CAR, self.walls_and_cars
+        start = row * width + column
+        loss, last, bends = _search(ground, self.interior, walls, self.walls, x, y, start, self.model)
         bent = np.where(last < 0, -1, bends[last, NUMBER]).astype(np.int64)
         return Paths(
             np.where(self.buildings, np.inf, loss.reshape(height, width)),
@@ -233,5 +267,12 @@ class Simulator:
         )
 
     def path_gain(self, tx: tuple[float, float]) -> np.ndarray:
-        """`paths(tx).path_gain`."""
-        return self.paths(tx).path_gain
+        """In dB, (H, W) float32, see `Paths.path_gain`.
+
+        With cars, it is the mean of the map without them and of the one around them, in dB, and nowhere more than the
+        first: RadioMapSeer's cars have half of their effect.
+        """
+        gain = self.paths(tx).path_gain
+        if self.cars is None:
+            return gain
+        return np.minimum(gain, (gain + self.paths(tx, around_cars=True).path_gain) / 2)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..geometry.cars import cars_from_picture
 from ..geometry.layout import Layout
 from ..geometry.registration import fit_outlines, read_antennas, read_outlines
 from ..hashing import digest, file_digest
@@ -138,7 +139,7 @@ class RadioMapSeer:
         """From its outlines if there are any, else traced from the picture."""
         outlined = str(map_id) in self.outlined[part]
         path = self.paths.outlines(map_id, part) if outlined else self.paths.picture(map_id, part)
-        return _layout(path, _state(path), shape, fit=not self.pictures_lie_over_maps)
+        return _layout(path, _state(path), shape, part == "cars", fit=not self.pictures_lie_over_maps)
 
     def _transmitter(self, map_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
         path = self.paths.antennas(map_id)
@@ -179,11 +180,13 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 
 @lru_cache(LAYOUTS_KEPT)
-def _layout(path: Path, state: object, shape: tuple[int, int], fit: bool) -> Layout:
+def _layout(path: Path, state: object, shape: tuple[int, int], cars: bool, fit: bool) -> Layout:
     """The layout in a file of polygon/ or png/; its outlines are fitted to a picture that does not lie over the map."""
     if path.suffix == ".json":
         return read_outlines(path, shape)
     mask = read_grey(path, shape) > 0
+    if cars:
+        return cars_from_picture(mask)
     if not fit:
         return Layout.traced(mask)
     with _fitting:

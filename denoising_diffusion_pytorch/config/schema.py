@@ -170,6 +170,7 @@ class IncompleteConfig(Section):
     outline_error: NotNegative = setting(0.0, "error of each building's position, m")
     transmitter_error: NotNegative = setting(0.0, "error of the transmitter's position, m")
     transmitter_unknown: Fraction = setting(0.0, "fraction of the scenes whose condition lacks the transmitter")
+    cars_unknown: Fraction = setting(0.0, "fraction of the scenes whose condition lacks the cars")
 
 
 class DataConfig(Section):

@@ -1,0 +1,109 @@
+"""RadioMapSeer's cars: rectangles of 2 x 4 m in any direction, whose corners are whole metres around a whole centre.
+
+That leaves sixteen outlines, and a picture of cars shows which of them stand where. Found on the pictures of all
+layouts; unlike buildings, cars have the same frame in their pictures and in the maps.
+"""
+
+from functools import cache
+
+import numpy as np
+from scipy import ndimage
+
+from .layout import Layout
+from .outlines import rings_from_mask
+from .registration import EDGE
+
+LENGTH, WIDTH = 4, 2  # m
+STEPS = 200  # tries to split a blob into cars
+# A pixel of a picture shows a car if this point, seen from the pixel's centre, lies inside: it decides about the many
+# centres that lie on an outline.
+SAMPLE = (-7 * EDGE, 4 * EDGE)
+
+
+def car_outline(centre: tuple[int, int], degrees: float) -> np.ndarray:
+    """(4, 2) ring of a car at a whole (x, y), in the map's frame; at 0 degrees it is long in x."""
+    angle = np.radians(degrees)
+    along = LENGTH / 2 * np.array([np.cos(angle), np.sin(angle)])
+    across = WIDTH / 2 * np.array([-np.sin(angle), np.cos(angle)])
+    corners = np.array([along + across, along - across])
+    corners = np.sign(corners) * np.floor(np.abs(corners) + 0.5)  # halves away from the centre
+    return np.concatenate([corners, -corners]) + centre + (-EDGE, EDGE)
+
+
+def picture_of_cars(cars: Layout) -> np.ndarray:
+    """(H, W) bool, cars as in png/cars/."""
+    shift = np.add(SAMPLE, (-EDGE, EDGE))
+    drawn = np.zeros(cars.shape, bool)
+    for ring in cars.outlines:  # one by one: cars overlap
+        drawn |= Layout([ring - shift], cars.shape).inside
+    return drawn
+
+
+def cars_from_picture(mask: np.ndarray) -> Layout:
+    """The cars of a picture (H, W) bool in the map's frame.
+
+    What is no set of whole cars, such as those that somebody painted, is traced.
+    """
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    outlines, other = [], np.zeros_like(mask)
+    for number, window in enumerate(ndimage.find_objects(labels), 1):
+        blob = labels[window] == number
+        found = _whole_cars(blob)
+        if found is None:
+            other[window] |= blob
+        else:
+            outlines += [ring + (window[1].start, window[0].start) for ring in found]
+    return Layout(outlines + rings_from_mask(other), mask.shape)
+
+
+@cache
+def _shapes() -> list[tuple[np.ndarray, np.ndarray]]:
+    """(pixels, ring) of the sixteen outlines, largest first; the ring is relative to the pixels' first row and column."""
+    found = {}
+    for degrees in range(180):
+        ring = car_outline((8, 8), degrees)
+        drawn = picture_of_cars(Layout([ring], (16, 16)))
+        rows, columns = (slice(places.min(), places.max() + 1) for places in np.nonzero(drawn))
+        found[drawn[rows, columns].tobytes(), drawn[rows, columns].shape] = (
+            drawn[rows, columns],
+            ring - (columns.start, rows.start),
+        )
+    return sorted(found.values(), key=lambda shape: -shape[0].sum())
+
+
+def _whole_cars(blob: np.ndarray) -> list[np.ndarray] | None:
+    """Rings of cars inside the blob (h, w) bool that together cover it; they may overlap. None if there are none."""
+    steps = 0
+
+    def cover(open_pixels: np.ndarray) -> list[np.ndarray] | None:
+        nonlocal steps
+        if not open_pixels.any():
+            return []
+        for pixels, ring, row, column in _fitting(blob, open_pixels):
+            steps += 1
+            if steps > STEPS:
+                return None
+            rest = open_pixels.copy()
+            rest[row : row + pixels.shape[0], column : column + pixels.shape[1]] &= ~pixels
+            others = cover(rest)
+            if others is not None:
+                return [ring + (column, row), *others]
+        return None
+
+    return cover(blob)
+
+
+def _fitting(blob: np.ndarray, open_pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, int, int]]:
+    """Cars (pixels, ring, row, column) inside the blob over its first open pixel, those that cover most first."""
+    first_row, first_column = map(int, np.argwhere(open_pixels)[0])
+    found = []
+    for pixels, ring in _shapes():
+        height, width = pixels.shape
+        for y, x in np.argwhere(pixels):
+            row, column = first_row - int(y), first_column - int(x)
+            if row < 0 or column < 0:
+                continue
+            window = slice(row, row + height), slice(column, column + width)
+            if blob[window].shape == pixels.shape and not (pixels & ~blob[window]).any():
+                found.append(((pixels & open_pixels[window]).sum(), (pixels, ring, row, column)))
+    return [each for _, each in sorted(found, key=lambda one: -one[0])]
