@@ -1,30 +1,19 @@
-"""The polygons of a GeoJSON text (RFC 7946), however it was exported, and which of them are buildings."""
+"""Building footprints: which features are buildings, and what their coordinates mean on the ground."""
 
-import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import shapely
-from pyproj import CRS
+from pyproj import CRS, Geod, Transformer
 
 from ..errors import DataError
-from ..files import decoded
-from .crs import conversion, crs_of
 
-ADVICE = "export building footprints as polygons, for instance from overpass-turbo.eu"
-KINDS = "a PNG, GeoJSON in metres or degrees, also with one feature per line, or a polygon file of RadioMapSeer"
-SAYS_KIND = {  # properties that say what a feature is: Overture, 3D tiles, vector tiles, Geofabrik, CityGML
-    *("type", "subtype", "class", "theme", "layer", "kind", "category", "fclass"),
-    *("featuretype", "featureclass", "objecttype", "citygmlclass", "citygmltype"),
-}
-BUILDING = {"building", "buildings", "buildingpart", "buildingparts"}
-FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
-NOT = {"", "no", "none", "null", "false", "0", "nan"}
-HEIGHTS = {"height", "building:levels", "building:height", "numfloors", "levels", "measuredheight", "storeys", "hoehe"}
+WGS_84 = CRS.from_epsg(4326)
+HOUSE = (0.1, 0.05)  # in m, what is shorter is no house, and in degrees, what is longer
+TAGS, KINDS = ["building", "building:part"], ["type", "class"]  # properties that say that a feature is a building
+HEIGHTS = ["height", "building:levels"]
+NOT = ["", "no", "none", "false", "0"]
 
 
 @dataclass
@@ -32,146 +21,83 @@ class Footprints:
     """What a file holds.
 
     Attributes:
-        polygons: in the file's coordinates.
-        system: the coordinate reference system that it names; None without one.
+        buildings: (N,) polygons in the file's coordinates.
+        crs: their coordinate reference system; None for metres of an unknown one.
         notes: what was left out.
     """
 
-    polygons: list[shapely.Polygon]
-    system: CRS | None
+    buildings: np.ndarray
+    crs: CRS | None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def degrees(self) -> bool:
+        return self.crs is not None and self.crs.is_geographic
 
-def json_values(content: bytes | str, name: str) -> list[Any]:
-    """The JSON values of a text: usually one; one per line or record in GeoJSON text sequences (RFC 8142) and the like.
+    @property
+    def epsg(self) -> int | None:
+        """Code of the EPSG register; None without one."""
+        code = self.crs.to_epsg(min_confidence=25) if self.crs else None
+        return 3857 if code == 900913 else code  # the old name of the web's projection
+
+    @property
+    def unit(self) -> str:
+        """Unit or name of the system, and its code."""
+        name = "degrees" if self.degrees else self.crs.name if self.crs else "metres"
+        return f"{name} (EPSG:{self.epsg})" if self.epsg else name
+
+    def metres(self, point: np.ndarray) -> np.ndarray:
+        """Ground metres per unit of x and of y, (2,), at a point (x, y)."""
+        if self.crs is None:
+            return np.ones(2)
+        step = 1e-4 if self.degrees else 10.0
+        to_degrees = Transformer.from_crs(self.crs, WGS_84, always_xy=True)
+        lon, lat = to_degrees.transform(point[0] + [0, step, 0], point[1] + [0, 0, step])
+        return Geod(ellps="WGS84").inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])[2] / step
+
+
+def footprints_of(content: bytes, name: str) -> Footprints:
+    """The building footprints in a file's content.
+
+    Where any polygon says that it is a building, only those are taken.
 
     Raises:
-        DataError: no JSON.
+        DataError: no polygon, or coordinates that cannot be in the file's reference system.
     """
-    text = content if isinstance(content, str) else decoded(content)
-    gap = re.compile(r"[\s\x1e,]*")
-    place, values = gap.match(text).end(), []
-    if text[place : place + 1] not in ("{", "["):
-        raise DataError(f"{name}: is no GeoJSON; a city is {KINDS}; {conversion(name)}")
-    try:
-        while place < len(text):
-            value, place = json.JSONDecoder().raw_decode(text, place)
-            values.append(value)
-            place = gap.match(text, place).end()
-    except json.JSONDecodeError as error:
-        raise DataError(f"{name}: is no GeoJSON (line {error.lineno}: {error.msg}); {ADVICE}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: is no GeoJSON ({type(error).__name__}); {ADVICE}") from error
-    return values
+    from .gdal import read_features  # slow to import: after all other errors
 
-
-def footprints_of(values: list[Any], name: str) -> Footprints:
-    """The building footprints of GeoJSON objects.
-
-    Where any feature says that it is a building, only those are taken. Features without a geometry, polygons that are
-    empty or malformed, and everything that is no polygon are left out.
-
-    Raises:
-        DataError: no polygon is left.
-    """
-    system, found, bad, heights = None, [], 0, set()
-    try:
-        for properties, geometry, crs in _features(values, name):
-            system = crs_of(crs, name) if system is None else system
-            polygons, malformed = _polygons(geometry)
-            bad += malformed
-            found.append((bool(polygons) and says_building(properties), polygons))
-            heights |= {key for key, value in _tags(properties) if _plain(key) in HEIGHTS and value is not None}
-    except RecursionError as error:
-        raise DataError(f"{name}: is nested too deeply; {ADVICE}") from error
-    count = sum(len(polygons) for _, polygons in found)
-    if any(says for says, _ in found):
-        found = [(says, polygons) for says, polygons in found if says]
-    chosen = [polygon for _, polygons in found for polygon in polygons]
-    if not chosen:
-        raise DataError(f"{name}: holds no polygon that can be read; {ADVICE}")
-    notes = []
-    if len(chosen) < count:
-        notes.append(f"polygons that say they are buildings: {len(chosen):,} of {count:,}; the others are left out")
-    if bad:
-        notes.append(f"polygons left out, because they are empty or hold no coordinates: {bad:,}")
+    frame = read_features(content, name, [*TAGS, *KINDS, *HEIGHTS])
+    shapes = shapely.make_valid(np.array(frame.geometry))
+    usable = (shapely.area(shapes) > 0) & np.isfinite(shapely.bounds(shapes)).all(1)
+    frame, shapes, notes = frame[usable], shapes[usable], []
+    if not len(shapes):
+        raise DataError(f"{name}: holds no polygon; export building footprints, for instance from overpass-turbo.eu")
+    says = _says(frame, "building")
+    if 0 < says.sum() < len(says):
+        notes.append(f"features that say they are buildings: {says.sum():,} of {len(says):,}; the others are left out")
+    heights = [key for key in HEIGHTS if key in frame and frame[key].notna().any()]
     if heights:
-        notes.append(f"{', '.join(sorted(heights))}: not used; every building counts as 25 m high")
-    return Footprints(chosen, system, notes)
+        notes.append(f"{', '.join(heights)}: not used; every building counts as 25 m high")
+    buildings = shapes[says] if says.any() else shapes
+    while (shapely.get_type_id(buildings) > shapely.GeometryType.POLYGON).any():
+        buildings = shapely.get_parts(buildings)
+    crs = frame.crs and (frame.crs.sub_crs_list[0] if frame.crs.is_compound else frame.crs.to_2d())  # without heights
+    found = Footprints(buildings[shapely.area(buildings) > 0], crs, notes)
+    bounds = shapely.bounds(found.buildings)
+    house, (x, y) = np.median((bounds[:, 2:] - bounds[:, :2]).max(1)), np.median(bounds, axis=0)[:2]
+    if found.crs is None or found.degrees:  # GeoJSON without a name is in degrees, but not everybody's
+        degrees = (np.abs(bounds) <= (180, 90, 180, 90)).all(1).mean() > 0.5 and house < HOUSE[1]
+        found.crs = (found.crs or WGS_84) if degrees else None
+    elif not HOUSE[0] < house * found.metres(np.array([x, y])).max() < np.inf:
+        remedy = f"convert it: ogr2ogr -t_srs EPSG:4326 converted.geojson {name}"
+        raise DataError(f"{name}: coordinates such as {x:.7g},{y:.7g} cannot be in its {found.crs.name}; {remedy}")
+    return found
 
 
-def says_building(properties: dict[str, Any]) -> bool:
-    """Whether a feature says that it is a building, in the words of OpenStreetMap, Overture, 3D tiles and the like."""
-    for key, value in _tags(properties):
-        plain, said = _plain(key), str(value).strip().lower()
-        if plain in ("building", "building:part", "isbuilding") and said not in NOT:
-            return True
-        if plain in SAYS_KIND and _plain(said.rsplit(":", 1)[-1]) in BUILDING:
-            return True
-    return False
-
-
-def _tags(properties: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values, also of the `tags` of osmtogeojson and the `other_tags` of GDAL."""
-    for key, value in properties.items():
-        if key == "tags" and isinstance(value, dict):
-            yield from value.items()
-        elif key == "other_tags" and isinstance(value, str):
-            yield from re.findall(r'"([^"]*)"=>"([^"]*)"', value)
-        else:
-            yield key, value
-
-
-@lru_cache(10_000)
-def _plain(text: Any) -> str:
-    return re.sub(r"[_ -]", "", str(text)).lower()
-
-
-def _features(value: Any, name: str, crs: Any = None) -> Iterator[tuple[dict[str, Any], Any, Any]]:
-    """Properties, geometry and coordinate reference system of every feature below a value."""
-    if isinstance(value, list):
-        for part in value:
-            yield from _features(part, name, crs)
-        return
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind is None or kind in ("Topology", "CityJSON", "CityJSONFeature"):
-        overpass = isinstance(value, dict) and "elements" in value
-        how = "export it as GeoJSON (osmtogeojson does)" if overpass else conversion(name)
-        raise DataError(
-            f"{name}: holds no polygons that can be read ({kind or 'no GeoJSON'}); a city is {KINDS}; {how}"
-        )
-    crs = value.get("crs", crs)
-    if kind == "FeatureCollection":
-        yield from _features(value.get("features") or [], name, crs)
-    elif kind == "Feature":
-        properties, geometry = value.get("properties"), value.get("geometry")
-        inner = geometry.get("crs", crs) if isinstance(geometry, dict) else crs
-        yield properties if isinstance(properties, dict) else {}, geometry, inner
-    else:
-        yield {}, value, crs
-
-
-def _polygons(geometry: Any) -> tuple[list[shapely.Polygon], int]:
-    """The polygons of a GeoJSON geometry, and the number of those that are empty or malformed."""
-    if not isinstance(geometry, dict):
-        return [], 0
-    kind = geometry.get("type")
-    parts = geometry.get("geometries" if kind == "GeometryCollection" else "coordinates")
-    if kind == "Polygon":
-        rings = [_ring(ring) for ring in parts] if isinstance(parts, list) else []
-        if not rings or rings[0] is None:
-            return [], 1
-        return [shapely.Polygon(rings[0], [ring for ring in rings[1:] if ring is not None])], 0
-    if kind not in ("MultiPolygon", "GeometryCollection") or not isinstance(parts, list):
-        return [], 0
-    found = [_polygons({"type": "Polygon", "coordinates": p} if kind == "MultiPolygon" else p) for p in parts]
-    return [polygon for polygons, _ in found for polygon in polygons], sum(bad for _, bad in found)
-
-
-def _ring(ring: Any) -> np.ndarray | None:
-    """(N, 2) of a ring's coordinates; None for one that is malformed."""
-    try:
-        array = np.array([point[:2] for point in ring], np.float64)
-    except (TypeError, ValueError, KeyError, OverflowError):
-        return None
-    return array if array.shape[1:] == (2,) and len(array) >= 3 and (np.abs(array) < FARTHEST).all() else None
+def _says(frame: Any, kind: str) -> np.ndarray:
+    """Which features (N,) of a GeoDataFrame say that they are of a kind, in a property of its name, `type` or `class`."""
+    said = np.zeros(len(frame), bool)
+    for key in frame.columns.intersection([*TAGS, *KINDS]):
+        text = frame[key].astype("string").fillna("").str.lower()
+        said |= (text == kind if key in KINDS else ~text.isin(NOT)).to_numpy(bool)
+    return said
