@@ -1,7 +1,7 @@
 """Building footprints: which features are buildings, and what their coordinates mean on the ground."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -11,93 +11,87 @@ from ..errors import DataError
 
 WGS_84 = CRS.from_epsg(4326)
 HOUSE = (0.1, 0.05)  # in m, what is shorter is no house, and in degrees, what is longer
-TAGS, KINDS = ["building", "building:part"], ["type", "class"]  # properties that say that a feature is a building
-HEIGHTS = ["height", "building:levels"]
+FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
+TAGS, KINDS = ["building", "building:part"], ["type", "class"]  # properties that say what a feature is
+BUILDING, CAR = ["building", "buildings", "building_part"], ["car", "cars", "vehicle", "vehicles"]  # in words
 NOT = ["", "no", "none", "false", "0"]
+HEIGHTS = ["height", "building:levels"]
 
 
-@dataclass
-class Footprints:
-    """What a file holds.
+class Footprints(NamedTuple):
+    """What a file holds."""
 
-    Attributes:
-        buildings: (N,) polygons in the file's coordinates.
-        crs: their coordinate reference system; None for metres of an unknown one.
-        notes: what was left out.
-    """
+    buildings: np.ndarray  # (N,) polygons in the file's coordinates
+    cars: np.ndarray  # the same
+    crs: CRS | None  # their reference system; None for metres of an unknown one
+    notes: list[str]
 
-    buildings: np.ndarray
-    crs: CRS | None
-    notes: list[str] = field(default_factory=list)
 
-    @property
-    def degrees(self) -> bool:
-        return self.crs is not None and self.crs.is_geographic
+def epsg_of(crs: CRS | None) -> int | None:
+    """Code of the EPSG register; None without one."""
+    code = crs.to_epsg(min_confidence=25) if crs else None
+    return 3857 if code == 900913 else code  # the old name of the web's projection
 
-    @property
-    def epsg(self) -> int | None:
-        """Code of the EPSG register; None without one."""
-        code = self.crs.to_epsg(min_confidence=25) if self.crs else None
-        return 3857 if code == 900913 else code  # the old name of the web's projection
 
-    @property
-    def unit(self) -> str:
-        """Unit or name of the system, and its code."""
-        name = "degrees" if self.degrees else self.crs.name if self.crs else "metres"
-        return f"{name} (EPSG:{self.epsg})" if self.epsg else name
-
-    def metres(self, point: np.ndarray) -> np.ndarray:
-        """Ground metres per unit of x and of y, (2,), at a point (x, y)."""
-        if self.crs is None:
-            return np.ones(2)
-        step = 1e-4 if self.degrees else 10.0
-        to_degrees = Transformer.from_crs(self.crs, WGS_84, always_xy=True)
-        lon, lat = to_degrees.transform(point[0] + [0, step, 0], point[1] + [0, 0, step])
-        return Geod(ellps="WGS84").inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])[2] / step
+def metres(crs: CRS | None, point: np.ndarray) -> np.ndarray:
+    """Ground metres per unit of x and of y, (2,), at a point (x, y)."""
+    if crs is None:
+        return np.ones(2)
+    step = 1e-4 if crs.is_geographic else 10.0
+    to_degrees = Transformer.from_crs(crs, WGS_84, always_xy=True)
+    lon, lat = to_degrees.transform(point[0] + [0, step, 0], point[1] + [0, 0, step])
+    return Geod(ellps="WGS84").inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])[2] / step
 
 
 def footprints_of(content: bytes, name: str) -> Footprints:
-    """The building footprints in a file's content.
-
-    Where any polygon says that it is a building, only those are taken.
+    """The footprints in a file's content; where any of them says that it is a building, only those are buildings.
 
     Raises:
-        DataError: no polygon, or coordinates that cannot be in the file's reference system.
+        DataError: no building, or coordinates that cannot be in the file's reference system.
     """
     from .gdal import read_features  # slow to import: after all other errors
 
     frame = read_features(content, name, [*TAGS, *KINDS, *HEIGHTS])
-    shapes = shapely.make_valid(np.array(frame.geometry))
-    usable = (shapely.area(shapes) > 0) & np.isfinite(shapely.bounds(shapes)).all(1)
-    frame, shapes, notes = frame[usable], shapes[usable], []
-    if not len(shapes):
-        raise DataError(f"{name}: holds no polygon; export building footprints, for instance from overpass-turbo.eu")
-    says = _says(frame, "building")
-    if 0 < says.sum() < len(says):
-        notes.append(f"features that say they are buildings: {says.sum():,} of {len(says):,}; the others are left out")
-    heights = [key for key in HEIGHTS if key in frame and frame[key].notna().any()]
+    frame = frame[(frame.bounds.abs() < FARTHEST).all(axis=1)]  # False also where there are no coordinates
+    shapes, notes = shapely.make_valid(np.array(frame.geometry)), []
+    frame, shapes = frame[shapely.area(shapes) > 0], shapes[shapely.area(shapes) > 0]
+    says, others = _says(frame, BUILDING, TAGS), ~_says(frame, CAR)
+    cars = ~says & ~others
+    chosen = says if says.any() else others
+    if not chosen.any():
+        what = f"only cars ({cars.sum():,}), no building" if cars.any() else "no polygon"
+        raise DataError(f"{name}: holds {what}; export building footprints, for instance from overpass-turbo.eu")
+    if 0 < says.sum() < (others | says).sum():
+        of_all = f"{says.sum():,} of {(others | says).sum():,}"
+        notes.append(f"features that say they are buildings: {of_all}; the others are left out")
+    heights = [key for key in frame if key.lower() in HEIGHTS and frame[key].notna().any()]
     if heights:
         notes.append(f"{', '.join(heights)}: not used; every building counts as 25 m high")
-    buildings = shapes[says] if says.any() else shapes
-    while (shapely.get_type_id(buildings) > shapely.GeometryType.POLYGON).any():
-        buildings = shapely.get_parts(buildings)
     crs = frame.crs and (frame.crs.sub_crs_list[0] if frame.crs.is_compound else frame.crs.to_2d())  # without heights
-    found = Footprints(buildings[shapely.area(buildings) > 0], crs, notes)
-    bounds = shapely.bounds(found.buildings)
-    house, (x, y) = np.median((bounds[:, 2:] - bounds[:, :2]).max(1)), np.median(bounds, axis=0)[:2]
-    if found.crs is None or found.degrees:  # GeoJSON without a name is in degrees, but not everybody's
+    buildings = _polygons(shapes[chosen])
+    bounds = shapely.bounds(buildings)
+    house, middle = np.median((bounds[:, 2:] - bounds[:, :2]).max(1)), np.median(bounds, axis=0)[:2]
+    if crs is None or crs.is_geographic:  # GeoJSON that names no system should be in degrees, but not everybody's is
         degrees = (np.abs(bounds) <= (180, 90, 180, 90)).all(1).mean() > 0.5 and house < HOUSE[1]
-        found.crs = (found.crs or WGS_84) if degrees else None
-    elif not HOUSE[0] < house * found.metres(np.array([x, y])).max() < np.inf:
-        remedy = f"convert it: ogr2ogr -t_srs EPSG:4326 converted.geojson {name}"
-        raise DataError(f"{name}: coordinates such as {x:.7g},{y:.7g} cannot be in its {found.crs.name}; {remedy}")
-    return found
+        crs = (crs or WGS_84) if degrees else None
+    elif not HOUSE[0] < house * metres(crs, middle).max() < np.inf:
+        what = f"coordinates such as {middle[0]:.7g},{middle[1]:.7g} cannot be in its system, {crs.name}"
+        raise DataError(f"{name}: {what}; convert it: ogr2ogr -t_srs EPSG:4326 converted.geojson {name}")
+    return Footprints(buildings, _polygons(shapes[cars]), crs, notes)
 
 
-def _says(frame: Any, kind: str) -> np.ndarray:
-    """Which features (N,) of a GeoDataFrame say that they are of a kind, in a property of its name, `type` or `class`."""
+def _says(frame: Any, words: list[str], tags: Sequence[str] = ()) -> np.ndarray:
+    """Which features (N,) of a GeoDataFrame have one of these tags, or have one of these words as their type or class."""
     said = np.zeros(len(frame), bool)
-    for key in frame.columns.intersection([*TAGS, *KINDS]):
+    for key in frame.columns.drop(frame.geometry.name):
         text = frame[key].astype("string").fillna("").str.lower()
-        said |= (text == kind if key in KINDS else ~text.isin(NOT)).to_numpy(bool)
+        if key.lower() in (*KINDS, *tags):
+            said |= (~text.isin(NOT) if key.lower() in tags else text.isin(words)).to_numpy(bool)
     return said
+
+
+def _polygons(shapes: np.ndarray) -> np.ndarray:
+    """The polygons in shapes and collections of them."""
+    while (shapely.get_type_id(shapes) > shapely.GeometryType.POLYGON).any():
+        shapes = shapely.get_parts(shapes)
+    return shapes[shapely.area(shapes) > 0]

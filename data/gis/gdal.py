@@ -18,14 +18,15 @@ if not set(pyogrio.list_drivers()) <= DRIVERS:
     raise ImportError("this version of pyogrio keeps drivers that open other files; install pyogrio 0.13")
 
 
-def read_features(content: bytes, name: str, columns: list[str]) -> geopandas.GeoDataFrame:
-    """The features in a file's content and these of their properties, if they are there.
+def read_features(content: bytes, name: str, names: list[str]) -> geopandas.GeoDataFrame:
+    """The features in a file's content and their properties of these names, in lower or upper case.
 
     Of several layers, the one named after buildings is read, or else the first one with polygons.
 
     Raises:
         DataError: nothing that is known, no geometries, or too many.
     """
+    columns = [spelt for name in names for spelt in (name, name.upper(), name.capitalize())]
     options = {"columns": columns, "max_features": MOST_FEATURES, "on_invalid": "fix"}
     try:
         with warnings.catch_warnings():

@@ -13,14 +13,17 @@ import shapely
 from ..crop import SIDE
 from ..errors import DataError
 from ..files import read_bytes
+from ..geometry.cars import cars_from_picture
 from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
-from ..geometry.registration import outlines_of
-from ..trees.png import decode_grey
-from .footprints import Footprints, footprints_of
+from ..geometry.outlines import is_building
+from ..geometry.registration import fit_outlines, outlines_of
+from ..trees.png import decode_grey, read_grey
+from .footprints import Footprints, epsg_of, footprints_of, metres
 
 SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson", ".gpkg", ".zip", ".fgb", ".osm", ".pbf")
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+OF_A_TREE = re.compile(r"/png/buildings_(complete|missing\d/\d)/[^/]+$")  # where a RadioMapSeer tree has its pictures
 MARGIN = 16  # m of open ground around the footprints
 LARGEST = 4096  # m
 MOST_VERTICES = 50_000
@@ -36,17 +39,54 @@ class City:
         place: where it lies; None for pictures and RadioMapSeer's files, whose coordinates are column and row.
         notes: what was read and what was left out, a sentence each.
         seems_inverted: more than half of a picture is built.
+        cars: None if none were named.
     """
 
     layout: Layout
     place: Georeference | None
     notes: list[str] = field(default_factory=list)
     seems_inverted: bool = False
+    cars: Layout | None = None
+
+    def add_cars(self, cars: Layout) -> None:
+        """Take these cars, except those that stand inside buildings."""
+        built = self.layout.inside
+        in_the_open = [ring for ring in cars.outlines if not is_building(built, ring).all()]
+        self.cars = Layout(in_the_open, cars.shape, inside=cars.inside & ~built)
+        left_out = len(cars.outlines) - len(in_the_open)
+        self.notes.append(
+            f"cars: {len(in_the_open):,}" + (f"; {left_out:,} inside buildings left out" if left_out else "")
+        )
 
 
-def read_city(path: Path, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
-    """The city in a file; arguments and errors as `city_of`, which gets its content."""
-    return city_of(read_bytes(path), str(path), around, invert)
+def read_city(
+    path: Path, around: Sequence[tuple[float, float]] = (), invert: bool = False, cars: Path | None = None
+) -> City:
+    """The city in a file; arguments and errors as `city_of`, which gets its content.
+
+    Args:
+        cars: a picture of the same size, cars white on black, for a city whose coordinates are pixels.
+    """
+    city = city_of(read_bytes(path), str(path), around, invert)
+    if cars is not None and city.place is not None:
+        raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')
+    shown = None if cars is None else _read_cars(cars, city.layout.shape)
+    if OF_A_TREE.search(path.resolve().as_posix()):
+        city.layout = Layout(fit_outlines(city.layout.inside), city.layout.shape)
+        city.notes.append("a picture of a RadioMapSeer tree; outlines and positions are in the frame of its maps")
+    if shown is not None:
+        # RadioMapSeer's beside outlines in the frame of its maps; other pictures have a frame of their own
+        city.add_cars(cars_from_picture(shown) if city.layout.exact else Layout.traced(shown))
+    return city
+
+
+def _read_cars(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The pixels (H, W) bool of a picture that show cars."""
+    grey = read_grey(path, shape)
+    shown = grey > (int(grey.min()) + int(grey.max())) / 2
+    if shown.mean() > 0.5:
+        raise DataError(f"{path}: shows cars on {shown.mean():.0%} of the map; save it with cars white on black")
+    return shown
 
 
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
@@ -95,63 +135,64 @@ def _city_of_radiomapseer(content: bytes, name: str) -> City:
     return City(layout, None, [f"{kind}; {layout.inside.mean():.1%} of it built"])
 
 
-def _city_of_footprints(found: Footprints, positions: np.ndarray, name: str) -> City:
-    """Footprints, one pixel per metre, north up, and where they lie.
+def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> City:
+    """Footprints, one pixel per metre, north up, and where they lie; `around` are positions (N, 2).
 
-    Coordinates are scaled to metres by their length on the ellipsoid in the middle of the city. What that neglects, the
-    narrowing of degrees towards the poles, moves a corner of a city of 1 km by 0.04 m at a latitude of 41 and 0.08 m at
-    60, of 4 km by 0.6 m and 1.2 m.
+    Coordinates are scaled to metres by their length on the ellipsoid in the middle of the positions or the city. What that
+    neglects, the narrowing of degrees towards the poles, moves what lies 1 km east and north by 0.2 m at a latitude of 50.
     """
-    polygons, count = _near(found, positions, name), len(found.buildings)
-    place, shape = _place(polygons, positions, found, name)
-    layout = Layout(_outlines(polygons, place), shape)
-    built = f"{shape[1]} x {shape[0]} m, {layout.inside.mean():.1%} of it built"
-    if len(polygons) < count:
-        found.notes.append(f"footprints near enough to the transmitter: {len(polygons):,} of {count:,}")
-    return City(layout, place, [f"footprints: {len(polygons):,}, in {found.unit}; {built}", *found.notes])
-
-
-def _near(found: Footprints, positions: np.ndarray, name: str) -> np.ndarray:
-    """All polygons, or of too large a city what lies around the positions (N, 2)."""
-    polygons, whole = found.buildings, shapely.total_bounds(found.buildings).reshape(2, 2)
-    size = np.ptp(whole, 0) * found.metres(whole.mean(0)) + 2 * MARGIN
-    for reach in NEAR if len(positions) else ():
-        if size.max() <= LARGEST and shapely.get_num_coordinates(polygons).sum() <= MOST_VERTICES:
+    whole = shapely.total_bounds(found.buildings).reshape(2, 2)
+    origin = (np.clip(around, *whole) if len(around) else whole).mean(0)
+    scale = metres(found.crs, origin) * (1, -1)
+    buildings, cars, positions = found.buildings, found.cars, (around - origin) * scale
+    buildings, cars = (
+        shapely.transform(shapes, lambda points: (points - origin) * scale) for shapes in (buildings, cars)
+    )
+    for reach in NEAR if len(around) else ():
+        if not _excess(buildings):
             break
-        room, size = reach / found.metres(positions.mean(0)), np.zeros(2)
-        box = shapely.box(*(positions.min(0) - room), *(positions.max(0) + room))
-        polygons = shapely.intersection(found.buildings[shapely.intersects(found.buildings, box)], box)
-        if not len(polygons):
-            (x, y), ((left, bottom), (right, top)) = positions[0], whole
-            spans = f"it spans {left:.7g} .. {right:.7g}, {bottom:.7g} .. {top:.7g} (x and y, or lon and lat)"
-            raise DataError(f"{name}: has no building within {reach} m of {x:.9g},{y:.9g}; {spans}")
-    return polygons
+        box = shapely.box(*(positions.min(0) - reach), *(positions.max(0) + reach))
+        buildings = shapely.intersection(buildings[shapely.intersects(buildings, box)], box)
+        if not len(buildings):
+            where = f"{reach} m of {around[0, 0]:.9g},{around[0, 1]:.9g}"
+            spans = " .. ".join(f"{x:.7g},{y:.7g}" for x, y in whole)
+            raise DataError(f"{name}: has no building within {where}; it spans {spans} (x and y, or lon and lat)")
+    low, high = shapely.total_bounds(buildings).reshape(2, 2)
+    beside = positions[((positions > low - NEAR[0]) & (positions < high + NEAR[0])).all(1)]  # in the open
+    low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
+    if excess := _excess(buildings, high - low):
+        raise DataError(f"{name}: {excess}, or a part around a transmitter, if its position is given first")
+    degrees, epsg = bool(found.crs and found.crs.is_geographic), epsg_of(found.crs)
+    (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
+    place = Georeference(left, top, dx, dy, degrees, epsg)
+    shape = math.ceil(high[1] - low[1]), math.ceil(high[0] - low[0])
+    layout = Layout(_outlines(buildings, low), shape)
+    unit = "degrees" if degrees else found.crs.name if found.crs else "metres"
+    unit += f" (EPSG:{epsg})" if epsg else ""
+    built = f"{shape[1]} x {shape[0]} m, {layout.inside.mean():.1%} of it built"
+    city = City(layout, place, [f"footprints: {len(buildings):,}, in {unit}; {built}", *found.notes])
+    if len(buildings) < len(found.buildings):
+        city.notes.append(f"footprints near enough to the transmitter: {len(buildings):,} of {len(found.buildings):,}")
+    if len(cars):
+        city.add_cars(Layout(_outlines(shapely.intersection(cars, shapely.box(*low, *high)), low), shape))
+    return city
 
 
-def _place(
-    polygons: np.ndarray, positions: np.ndarray, found: Footprints, name: str
-) -> tuple[Georeference, tuple[int, int]]:
-    """Where the map of polygons lies, and its shape (H, W); the positions near them lie on it."""
-    bounds = shapely.total_bounds(polygons).reshape(2, 2)
-    away = np.maximum(bounds[0] - positions, positions - bounds[1]) * found.metres(bounds.mean(0))
-    corners = np.vstack([bounds, positions[(away <= NEAR[0]).all(1)]])
-    low, high = corners.min(0), corners.max(0)
-    scale = found.metres((low + high) / 2)
-    (width, height), vertices = (high - low) * scale + 2 * MARGIN, shapely.get_num_coordinates(polygons).sum()
-    if not (max(width, height) <= LARGEST and vertices <= MOST_VERTICES):
-        what = f"spans {width:.4g} m x {height:.4g} m with {vertices:,} vertices"
-        most = f"at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
-        raise DataError(f"{name}: {what}; {most}, or a part around a transmitter, if its position is given first")
-    left, top, dx, dy = map(float, (low[0] - MARGIN / scale[0], high[1] + MARGIN / scale[1], *(1 / scale)))
-    return Georeference(left, top, dx, dy, found.degrees, found.epsg), (math.ceil(height), math.ceil(width))
+def _excess(shapes: np.ndarray, size: np.ndarray | None = None) -> str:
+    """What is too much in shapes in metres, on a map of this size if not their own; nothing if they can be read."""
+    width, height = np.ptp(shapely.total_bounds(shapes).reshape(2, 2), axis=0) + 2 * MARGIN if size is None else size
+    vertices = shapely.get_num_coordinates(shapes).sum()
+    if max(width, height) <= LARGEST and vertices <= MOST_VERTICES:
+        return ""
+    what = f"spans {width:.4g} m x {height:.4g} m with {vertices:,} vertices"
+    return f"{what}; at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
 
 
-def _outlines(polygons: np.ndarray, place: Georeference) -> list[np.ndarray]:
-    """The outlines of polygons in pixels; parts of a building, duplicates and overlaps count once."""
-    union = shapely.union_all(shapely.transform(polygons, lambda points: np.column_stack(place.pixels(*points.T))))
+def _outlines(shapes: np.ndarray, corner: np.ndarray) -> list[np.ndarray]:
+    """The outlines of shapes, from a corner; parts of a building, duplicates and overlaps count once."""
     return [
-        np.array(ring.coords)[:-1]
-        for part in shapely.get_parts(union)
+        np.array(ring.coords)[:-1] - corner
+        for part in shapely.get_parts(shapely.union_all(shapes))
         if isinstance(part, shapely.Polygon) and not part.is_empty
         for ring in (part.exterior, *part.interiors)
     ]

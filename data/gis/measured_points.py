@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 # names of columns, in lower case, with _ for what is no letter or digit; the first that a file has are taken
 LON_LAT = (("longitude", "latitude"), ("lon", "lat"), ("lng", "lat"))
 PIXELS = ("column", "row")
-QUANTITIES = {
-    **dict.fromkeys(("gain_db", "gain", "path_gain_db", "path_gain"), "gain"),
-    **dict.fromkeys(("path_loss_db", "path_loss", "pathloss_db", "pathloss"), "loss"),
-    **dict.fromkeys(("rsrp_dbm", "rsrp", "rssi_dbm", "rssi", "rx_power_dbm", "rx_power", "power_dbm", "dbm"), "power"),
-}
+GAIN = ["gain_db", "gain", "path_gain_db", "path_gain"]
+LOSS = ["path_loss_db", "path_loss", "pathloss_db", "pathloss"]
+POWER = ["rsrp_dbm", "rsrp", "rssi_dbm", "rssi", "rx_power_dbm", "rx_power", "power_dbm", "dbm"]
 EXPECTED = "its first line must name the columns, such as x,y,gain_db or longitude,latitude,rsrp"
 UNKNOWN = ["2147483647", "-", "?"]  # the first by Android
 
@@ -59,28 +57,23 @@ def measurements_of(
     table = _table(content, name)
     usable = [*(LON_LAT if place and (place.degrees or place.epsg) else ()), ("x", "y"), PIXELS]
     axes = next((pair for pair in usable if {*pair} <= {*table}), None)
-    column = next((name for name in QUANTITIES if name in table), None)
+    column = next((name for name in GAIN + LOSS + POWER if name in table), None)
     if axes is None or column is None:
         kinds = "gain_db, path_loss_db, rsrp or dbm" if axes else " or ".join(",".join(pair) for pair in usable)
         raise DataError(f"{name}: has the columns {', '.join(table)[:99]}, but not {kinds}; {EXPECTED}")
-    quantity = QUANTITIES[column]
-    if quantity == "power" and eirp_dbm is None:
-        raise DataError(
-            f"{name}: {column} is received power in dBm; give the transmitter's EIRP too: gain = dBm - EIRP"
-        )
-    if quantity != "power" and eirp_dbm is not None:
-        raise DataError(f"{name}: {column} needs no EIRP; name the column dbm if it is received power")
+    if (column in POWER) != (eirp_dbm is not None):
+        what = "is received power in dBm; give" if eirp_dbm is None else "is no received power in dBm; do not give"
+        raise DataError(f"{name}: {column} {what} the transmitter's EIRP, which makes path gain of it")
     x, y, value = table[[*axes, column]].to_numpy(np.float64).T
     if axes in LON_LAT and place and place.epsg:
         x, y = Transformer.from_crs(WGS_84, CRS.from_epsg(place.epsg), always_xy=True).transform(x, y)
     if place and axes != PIXELS:
         x, y = place.pixels(x, y)
-    gain = {"gain": value, "loss": -value, "power": value - (eirp_dbm or 0)}[quantity]
+    gain = -value if column in LOSS else value - (eirp_dbm or 0)
     known = np.isfinite([x, y, gain]).all(0)
     inside = known & (x >= -0.5) & (x < shape[1] - 0.5) & (y >= -0.5) & (y < shape[0] - 0.5)
-    said = {"gain": "", "loss": " (taken as -gain)", "power": f" (dBm, minus the EIRP of {eirp_dbm or 0:g} dBm)"}[
-        quantity
-    ]
+    said = " (taken as -gain)" if column in LOSS else ""
+    said += "" if eirp_dbm is None else f" (dBm, minus the EIRP of {eirp_dbm:g} dBm)"
     note = f"{inside.sum()} measured points from the columns {', '.join((*axes, column))}{said}"
     for what, count in (("outside the map", (known & ~inside).sum()), ("without a value", (~known).sum())):
         note += f"; {what} and left out: {count}" if count else ""
