@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import shapely
 from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import ProjError
 
 from ..errors import DataError
 
@@ -34,11 +35,14 @@ def epsg_of(crs: CRS | None) -> int | None:
 
 
 def metres(crs: CRS | None, point: np.ndarray) -> np.ndarray:
-    """Ground metres per unit of x and of y, (2,), at a point (x, y)."""
+    """Ground metres per unit of x and of y, (2,), at a point (x, y); NaN in a system that is nowhere on the ground."""
     if crs is None:
         return np.ones(2)
     step = 1e-4 if crs.is_geographic else 10.0
-    to_degrees = Transformer.from_crs(crs, WGS_84, always_xy=True)
+    try:
+        to_degrees = Transformer.from_crs(crs, WGS_84, always_xy=True)
+    except ProjError:
+        return np.full(2, np.nan)
     lon, lat = to_degrees.transform(point[0] + [0, step, 0], point[1] + [0, 0, step])
     return Geod(ellps="WGS84").inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])[2] / step
 
@@ -82,12 +86,9 @@ def footprints_of(content: bytes, name: str) -> Footprints:
 
 def _says(frame: Any, words: list[str], tags: Sequence[str] = ()) -> np.ndarray:
     """Which features (N,) of a GeoDataFrame have one of these tags, or have one of these words as their type or class."""
-    said = np.zeros(len(frame), bool)
-    for key in frame.columns.drop(frame.geometry.name):
-        text = frame[key].astype("string").fillna("").str.lower()
-        if key.lower() in (*KINDS, *tags):
-            said |= (~text.isin(NOT) if key.lower() in tags else text.isin(words)).to_numpy(bool)
-    return said
+    texts = [(key.lower(), frame[key].astype("string").fillna("").str.lower()) for key in frame if key != "geometry"]
+    said = [~text.isin(NOT) if key in tags else text.isin(words) for key, text in texts if key in (*tags, *KINDS)]
+    return np.any([np.zeros(len(frame)), *said], axis=0)
 
 
 def _polygons(shapes: np.ndarray) -> np.ndarray:

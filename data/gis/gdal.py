@@ -35,7 +35,7 @@ def read_features(content: bytes, name: str, names: list[str]) -> geopandas.GeoD
             if len(layers) > 1:
                 options["layer"] = max(layers, key=lambda of: ("building" in of[0].lower(), "Polygon" in str(of[1])))[0]
             frame = pyogrio.read_dataframe(content, **options)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # GDAL and its Python side meet anything in a damaged file
         reason = f" ({error})" if "vsi" not in str(error) else ""  # the name of a copy in memory
         raise DataError(f"{name}: cannot be read{reason}; a city is {KINDS}") from error
     if not isinstance(frame, geopandas.GeoDataFrame) or len(frame) == MOST_FEATURES:

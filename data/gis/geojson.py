@@ -21,7 +21,7 @@ from ..geometry.registration import fit_outlines, outlines_of
 from ..trees.png import decode_grey, read_grey
 from .footprints import Footprints, epsg_of, footprints_of, metres
 
-SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson", ".gpkg", ".zip", ".fgb", ".osm", ".pbf")
+SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson", ".gpkg", ".zip", ".fgb", ".osm")
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 OF_A_TREE = re.compile(r"/png/buildings_(complete|missing\d/\d)/[^/]+$")  # where a RadioMapSeer tree has its pictures
 MARGIN = 16  # m of open ground around the footprints
@@ -144,48 +144,41 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
     whole = shapely.total_bounds(found.buildings).reshape(2, 2)
     origin = (np.clip(around, *whole) if len(around) else whole).mean(0)
     scale = metres(found.crs, origin) * (1, -1)
-    buildings, cars, positions = found.buildings, found.cars, (around - origin) * scale
-    buildings, cars = (
-        shapely.transform(shapes, lambda points: (points - origin) * scale) for shapes in (buildings, cars)
-    )
-    for reach in NEAR if len(around) else ():
-        if not _excess(buildings):
+    every, cars = (shapely.transform(each, lambda points: (points - origin) * scale) for each in found[:2])
+    positions, buildings = (around - origin) * scale, every
+    for reach in (0, *NEAR):
+        if reach:
+            box = shapely.box(*(positions.min(0) - reach), *(positions.max(0) + reach))
+            buildings = shapely.intersection(every[shapely.intersects(every, box)], box)
+            if not len(buildings):
+                spans = " .. ".join(f"{x:.7g},{y:.7g}" for x, y in whole)
+                where = f"{around[0, 0]:.9g},{around[0, 1]:.9g}; it spans {spans} (x and y, or lon and lat)"
+                raise DataError(f"{name}: has no building within {reach} m of {where}")
+        low, high = shapely.total_bounds(buildings).reshape(2, 2)
+        beside = positions[((positions > low - NEAR[0]) & (positions < high + NEAR[0])).all(1)]  # in the open
+        low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
+        (width, height), vertices = high - low, shapely.get_num_coordinates(buildings).sum()
+        fits = max(width, height) <= LARGEST and vertices <= MOST_VERTICES
+        if fits or not len(around):
             break
-        box = shapely.box(*(positions.min(0) - reach), *(positions.max(0) + reach))
-        buildings = shapely.intersection(buildings[shapely.intersects(buildings, box)], box)
-        if not len(buildings):
-            where = f"{reach} m of {around[0, 0]:.9g},{around[0, 1]:.9g}"
-            spans = " .. ".join(f"{x:.7g},{y:.7g}" for x, y in whole)
-            raise DataError(f"{name}: has no building within {where}; it spans {spans} (x and y, or lon and lat)")
-    low, high = shapely.total_bounds(buildings).reshape(2, 2)
-    beside = positions[((positions > low - NEAR[0]) & (positions < high + NEAR[0])).all(1)]  # in the open
-    low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
-    if excess := _excess(buildings, high - low):
-        raise DataError(f"{name}: {excess}, or a part around a transmitter, if its position is given first")
+    if not fits:
+        what = f"spans {width:.4g} m x {height:.4g} m with {vertices:,} vertices"
+        most = f"at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
+        raise DataError(f"{name}: {what}; {most}, or a part around a transmitter, if its position is given first")
     degrees, epsg = bool(found.crs and found.crs.is_geographic), epsg_of(found.crs)
     (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
     place = Georeference(left, top, dx, dy, degrees, epsg)
-    shape = math.ceil(high[1] - low[1]), math.ceil(high[0] - low[0])
+    shape = math.ceil(height), math.ceil(width)
     layout = Layout(_outlines(buildings, low), shape)
     unit = "degrees" if degrees else found.crs.name if found.crs else "metres"
     unit += f" (EPSG:{epsg})" if epsg else ""
     built = f"{shape[1]} x {shape[0]} m, {layout.inside.mean():.1%} of it built"
     city = City(layout, place, [f"footprints: {len(buildings):,}, in {unit}; {built}", *found.notes])
-    if len(buildings) < len(found.buildings):
-        city.notes.append(f"footprints near enough to the transmitter: {len(buildings):,} of {len(found.buildings):,}")
+    if len(buildings) < len(every):
+        city.notes.append(f"footprints near enough to the transmitter: {len(buildings):,} of {len(every):,}")
     if len(cars):
         city.add_cars(Layout(_outlines(shapely.intersection(cars, shapely.box(*low, *high)), low), shape))
     return city
-
-
-def _excess(shapes: np.ndarray, size: np.ndarray | None = None) -> str:
-    """What is too much in shapes in metres, on a map of this size if not their own; nothing if they can be read."""
-    width, height = np.ptp(shapely.total_bounds(shapes).reshape(2, 2), axis=0) + 2 * MARGIN if size is None else size
-    vertices = shapely.get_num_coordinates(shapes).sum()
-    if max(width, height) <= LARGEST and vertices <= MOST_VERTICES:
-        return ""
-    what = f"spans {width:.4g} m x {height:.4g} m with {vertices:,} vertices"
-    return f"{what}; at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
 
 
 def _outlines(shapes: np.ndarray, corner: np.ndarray) -> list[np.ndarray]:
