@@ -21,7 +21,7 @@ from ..geometry.layout import Layout
 from ..geometry.registration import antennas_as_file, outlines_as_file, picture_of
 from ..simulator import Simulator, random_cars, random_city, random_transmitter
 from ..units import db_to_gain, gain_to_uint8
-from .listing import BUILDINGS, TreePaths, stems
+from .listing import BUILDINGS, CARS, TreePaths, stems
 from .radiomapseer import RadioMapSeer
 
 RANDOM = "random"
@@ -145,7 +145,7 @@ def open_folder(root: Path, recipe: Recipe) -> None:
 
 def incomplete_cities(root: Path, cities: Iterable[int], recipe: Recipe) -> list[int]:
     """Those of the cities that lack a file; each folder is listed once."""
-    paths, parts = TreePaths(root), [BUILDINGS, "cars"] if recipe.cars else [BUILDINGS]
+    paths, parts = TreePaths(root), [BUILDINGS, CARS] if recipe.cars else [BUILDINGS]
     per_city = [paths.antennas(0), *(draw(0, part) for draw in (paths.outlines, paths.picture) for part in parts)]
     per_map = [paths.antenna_picture("0_0"), *(TreePaths(root, kind).gain("0_0") for kind in recipe.simulations)]
     whole, mapped = (set.intersection(*(stems(p.parent, p.suffix) for p in each)) for each in (per_city, per_map))
@@ -161,7 +161,7 @@ def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
     paths = TreePaths(root)
     city, positions = recipe.city(map_id)
     cars = recipe.cars_of(map_id, city, positions)
-    for part, layout, draw in ((BUILDINGS, city, picture_of), ("cars", cars, picture_of_cars)):
+    for part, layout, draw in ((BUILDINGS, city, picture_of), (CARS, cars, picture_of_cars)):
         if layout is None:
             continue
         if not paths.outlines(map_id, part).exists():
