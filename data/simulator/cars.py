@@ -72,13 +72,13 @@ def _streets(city: Layout, rng: np.random.Generator, wanted: float) -> tuple[np.
     points, directions, passed = [np.zeros((0, 2))], [np.zeros(0)], set[int]()
     for turn in range(TRIES):
         near, far = (number[:, 0], number[:, -1]) if turn % 2 else (number[0], number[-1])
-        start, end = rng.choice(near), rng.choice(far)
-        _, before = dijkstra(graph, directed=False, indices=start, return_predecessors=True)
-        route = [end]
+        way, before = dijkstra(graph, directed=False, indices=rng.choice(near), return_predecessors=True)
+        ends = far[np.isfinite(way[far])]
+        if not len(ends):
+            continue
+        route = [rng.choice(ends)]
         while before[route[-1]] >= 0:
             route.append(before[route[-1]])
-        if route[-1] != start:
-            continue  # no way
         row, column = np.divmod(np.array(route, float), clearance.shape[1])
         smooth = ndimage.gaussian_filter1d(np.column_stack([column, row]), 2, axis=0, mode="nearest") * CELL + CELL // 2
         step = np.gradient(smooth, axis=0)
