@@ -2,8 +2,8 @@
 
     python scripts/simulate.py --buildings city.png --tx 120,80 --out map.png
 
-The city is a grey picture, one pixel per metre, white inside buildings, or a file of footprints, such as GeoJSON. The result
-is an 8-bit PNG in RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0). Cars are white in a picture
+The city is a grey picture, one pixel per metre, white inside buildings, or a file of footprints, such as GeoJSON. The
+result is an 8-bit PNG in RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0). Cars are white in a picture
 of the same size, or features of that file with "class": "car".
 """
 

@@ -15,7 +15,7 @@ HOUSE = (0.1, 0.05)  # in m, what is shorter is no house, and in degrees, what i
 FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
 TAGS, KINDS = ["building", "building:part"], ["type", "class"]  # properties that say what a feature is
 BUILDING, CAR = ["building", "buildings", "building_part"], ["car", "cars", "vehicle", "vehicles"]  # in words
-NOT = ["", "no", "none", "false", "0"]
+NOT = ["", "no", "none", "false", "0", "0.0"]
 HEIGHTS = ["height", "building:levels"]
 
 
