@@ -170,9 +170,11 @@ def _search(ground, interior, walls, buildings, tx, ty, start, model):
             through, _ = _leg(bends, count, c, r, top, model)
             if through >= loss[neighbour]:
                 continue
-            if here != BUILDING and on != BUILDING:  # cars block no step: it begins or ends on or beside them
-                if blocking_wall(buildings, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
-                    continue
+            climbs = (
+                here == BUILDING or on == BUILDING
+            )  # and cars block no step, which begins or ends on or beside them
+            if not climbs and blocking_wall(buildings, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
+                continue
             if bend_of[cell] < 0:
                 bend_of[cell] = count
                 count += 1
