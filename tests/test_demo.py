@@ -15,11 +15,13 @@ from PIL import Image
 
 pytest.importorskip("flask", reason="the web page needs: pip install -r requirements-demo.txt")
 
+from data.geometry.cars import car_outline, cars_from_picture
 from data.geometry.georeference import Georeference
+from data.geometry.layout import Layout
 from data.gis.measured_points import read_measurements
 from data.units import COVERAGE_DB, db_to_gain, gain_to_db, gain_to_uint8
 from demo.maps import MAX_WAITING
-from demo.messages import decode, encode, pack
+from demo.messages import decode, encode, pack, placed
 from demo.server import MAX_UPLOAD, create_app
 from denoising_diffusion_pytorch.predictor import Predictor
 
@@ -90,26 +92,64 @@ def test_prediction(client):
 
 
 @pytest.mark.parametrize(
-    "body,words",
+    "path,body,words",
     [
-        ({"tx": None}, "buildings"),
-        ({"buildings": ""}, "buildings: holds 0 numbers"),
-        ({"tx": []}, "place 1 to 8"),
-        ({"tx": [[1, 1]] * 9}, "place 1 to 8"),
-        ({"tx": ["here"]}, "tx: must be"),
-        ({"tx": [[float("nan"), 1]]}, "is no position"),
-        ({"tx": [[300, 1]]}, "outside"),
-        ({"tx": [[80, 120]]}, "inside a building"),
-        ({"draws": 1000}, "draws: 1000"),
-        ({"points": [[], []]}, "one list of [x, y, dB] for each transmitter"),
-        ({"points": [[[1, 2]]]}, "points: is no row of numbers"),
-        ({"points": [[[1, 300, -80]]]}, "points: 1,300 is outside"),
-        ({"points": [[[10**400, 2, -80]]]}, "points: is no row of numbers"),
-        ({"points": [[[1, 2, -80]] * 2001]}, "at most 2000"),
+        ("predict", {"tx": None}, "buildings"),
+        ("predict", {"buildings": ""}, "buildings: holds 0 numbers"),
+        ("predict", {"tx": []}, "place 1 to 8"),
+        ("predict", {"tx": [[1, 1]] * 9}, "place 1 to 8"),
+        ("predict", {"tx": ["here"]}, "tx: must be"),
+        ("predict", {"tx": [[float("nan"), 1]]}, "is no position"),
+        ("predict", {"tx": [[300, 1]]}, "outside"),
+        ("predict", {"tx": [[80, 120]]}, "inside a building"),
+        ("predict", {"draws": 1000}, "draws: 1000"),
+        ("predict", {"cars": None}, "cars: must be a list of at most 500 rows"),
+        ("predict", {"cars": [[1, 2, 3]] * 501}, "cars: must be a list"),
+        ("predict", {"cars": [[1, 2], [3, 4], [5, 6]]}, "cars: must be a list"),
+        ("predict", {"cars": [[1, 2, float("inf")]]}, "cars: must be a list"),
+        ("predict", {"cars": [[9, 9, 0], [9, 256, 0]]}, "cars: x and y must be within 0 .. 255"),
+        ("predict", {"cars": [[9, 9, 0], [59, 120, 0]]}, "inside a building"),
+        ("predict", {"points": [[], []]}, "one list of [x, y, dB] for each transmitter"),
+        ("predict", {"points": [[[1, 2]]]}, "points: is no row of numbers"),
+        ("predict", {"points": [[[1, 300, -80]]]}, "points: 1,300 is outside"),
+        ("predict", {"points": [[[10**400, 2, -80]]]}, "points: is no row of numbers"),
+        ("predict", {"points": [[[1, 2, -80]] * 2001]}, "at most 2000"),
+        ("file/exe", {}, "request one of"),
+        ("file/png", {"values": "AAAA"}, "values: "),
+        ("file/png", {"layer": "best_server"}, "a PNG holds path gains"),
+        ("file/tif", {"place": METRES | {"x": "far"}}, "place: "),
+        ("file/tif", {"place": METRES | {"dy": 10**400}}, "place: "),
+        ("file/csv", {"points": [[1, 2]]}, "points"),
+        ("file/npy", {"points": []}, "CSV only"),
     ],
 )
-def test_prediction_refuses(client, body, words):
-    assert refused(client.post("/predict", json={"buildings": pack(CITY), "tx": [[30, 120]]} | body), words)
+def test_requests_are_refused(client, path, body, words):
+    whole = {
+        "buildings": pack(CITY),
+        "tx": [[30, 120]],
+        "layer": "model",
+        "values": encode(np.full((256, 256), -80, "<f4")),
+    }
+    assert refused(client.post(f"/{path}", json=whole | body), words)
+
+
+def test_cars_take_away(client):
+    body = {"buildings": pack(CITY), "tx": [[30, 120], [200, 40]]}
+    first, second = client.post("/predict", json=body | {"cars": [[30, 150, 0]]}).json["maps"]
+    bare = client.post("/predict", json=body).json["maps"][0]
+    loss, change = floats(first["car_loss"]), floats(bare["model"]) - floats(first["model"])
+    assert loss[200, 30] > 2 and loss[:140].max() == 0 == loss.min() and bare["car_loss"] is None
+    assert np.allclose(floats(first["simulator"]) + loss, floats(bare["simulator"]), atol=1e-3)
+    assert abs(change - loss)[170:, 30].max() < 1.5  # the model follows the simulator
+    assert floats(second["car_loss"])[200, 30] == 0  # it does not stand in every way
+    streets, again = (client.post("/cars", data={"buildings": pack(CITY), "seed": 3}).json for _ in range(2))
+    assert streets == again and len(streets) > 50
+    assert client.post("/predict", json=body | {"cars": streets}).status_code == 200
+    assert refused(client.post("/cars", data={"buildings": pack(CITY)}), "seed")
+    for degrees in range(0, 180, 7):
+        car = car_outline((37, 91), degrees)
+        ((x, y, turn),) = placed(Layout([car], (256, 256)))
+        assert {*map(tuple, car)} == {*map(tuple, car_outline((x, y), turn))}
 
 
 def test_measured_values_correct_the_map_of_their_transmitter(client, monkeypatch):
@@ -150,11 +190,8 @@ def test_upload_answers_the_whole_city(client):
     righted = upload(client, png(np.where(CITY, 0, 255).astype(np.uint8)), invert="yes").json
     assert not righted["inverted"] and righted["buildings"] == pack(CITY)
     city = upload(client, houses(10, 20), "a.geojson").json
-    assert (
-        city["place"]["epsg"] == 25832
-        and city["place"]["x"] == pytest.approx(500_000 - 16, abs=0.1)
-        and city["height"] > 256
-    )
+    assert city["place"]["epsg"] == 25832 and city["height"] > 256
+    assert city["place"]["x"] == pytest.approx(500_000 - 16, abs=0.1)
     too_many = houses(110, 110)
     assert "50,000 vertices" in upload(client, too_many, "a.geojson").json["error"]
     near = upload(client, too_many, "a.geojson", around="501000,5601000").json
@@ -196,23 +233,6 @@ def test_files(client, tmp_path):
     assert np.allclose(read_measurements(path, (400, 400), Georeference(**degrees))[0][:, :2], [[3, 2]], atol=0.02)
     nothing = encode(np.where(CITY, 1, np.nan).astype("<f4"))
     assert list(csv.reader(io.StringIO(file("csv", layer="coverage", values=nothing).text))) == [["x", "y", "covered"]]
-
-
-@pytest.mark.parametrize(
-    "kind,body,words",
-    [
-        ("exe", {}, "request one of"),
-        ("png", {"values": "AAAA"}, "values: "),
-        ("png", {"layer": "best_server"}, "a PNG holds path gains"),
-        ("tif", {"place": METRES | {"x": "far"}}, "place: "),
-        ("tif", {"place": METRES | {"dy": 10**400}}, "place: "),
-        ("csv", {"points": [[1, 2]]}, "points"),
-        ("npy", {"points": []}, "CSV only"),
-    ],
-)
-def test_files_are_refused(client, kind, body, words):
-    whole = {"values": encode(np.full((256, 256), -80, "<f4")), "buildings": pack(CITY), "layer": "model"}
-    assert refused(client.post(f"/file/{kind}", json=whole | body), words)
 
 
 def test_what_would_harm_the_server_is_refused(client, app):
@@ -282,9 +302,14 @@ class Visit:
         self.page.mouse.move(*self.at(*end), steps=4)
         self.page.mouse.up()
 
-    def model(self):
-        """Path gain and received power at the cursor."""
-        return map(float, re.search(r"model (\S+) dB.*received (\S+) dBm", self.page.inner_text("#readout")).groups())
+    def hover(self, x, y):
+        self.page.mouse.move(*self.at(x, y))
+
+    def model(self, first="model"):
+        """Path gain, or another layer, and received power at the cursor."""
+        return map(
+            float, re.search(rf"{first} (\S+) dB.*received (\S+) dBm", self.page.inner_text("#readout")).groups()
+        )
 
     def place(self):
         """The cursor's coordinates; a pixel is 1 m on the ground, in UTM a little less."""
@@ -353,11 +378,11 @@ def test_draw_place_measure_and_download(visit, tmp_path):
     assert "outside of buildings" in page.inner_text("#status")
     visit.click(40, 120)
     visit.answered()
-    page.mouse.move(*visit.at(100, 120))
+    visit.hover(100, 120)
     assert page.inner_text("#readout") == "(100, 120) building"
-    page.mouse.move(*visit.at(140, 120))
+    visit.hover(140, 120)
     shadow, _ = visit.model()
-    page.mouse.move(*visit.at(60, 120))
+    visit.hover(60, 120)
     seen, received = visit.model()
     assert seen > shadow + 10 and received == pytest.approx(seen + 23, abs=0.11)
     array = np.load(visit.download("model", "npy", tmp_path / "map.npy"))
@@ -367,11 +392,11 @@ def test_draw_place_measure_and_download(visit, tmp_path):
     page.fill("#measured", "20 dBm")
     visit.press("Enter")
     visit.answered("20 dBm is a path gain of -3")
-    page.mouse.move(*visit.at(200, 20))  # the value stays where it was measured
+    visit.hover(200, 20)  # the value stays where it was measured
     page.fill("#measured", str(seen - 15 + 23))  # received power
     visit.press("Enter")
     visit.answered("^Model.*1 of transmitter 1")
-    page.mouse.move(*visit.at(60, 120))
+    visit.hover(60, 120)
     assert abs(next(visit.model()) - seen + 15) < 4  # the map follows it
     points, _ = read_measurements(visit.download("measured", "csv", tmp_path / "points.csv"), (256, 256))
     assert points.tolist() == [[60, 120, pytest.approx(db_to_gain(seen - 15), abs=1e-3)]]
@@ -390,12 +415,56 @@ def test_draw_place_measure_and_download(visit, tmp_path):
     assert np.asarray(Image.open(tmp_path / "city.png").convert("L"))[120, 95:107].all()
 
 
+def test_cars_are_drawn_moved_saved_and_removed(visit, tmp_path):
+    page, loss = visit.page, visit.page.locator("#figure-car_loss")
+
+    def lost(x, y):
+        visit.answered()
+        visit.hover(x, y)
+        return next(visit.model("car loss"))
+
+    page.click("#clear")
+    visit.click(40, 120)
+    page.click("[data-tool=car]")
+    visit.click(41, 120)
+    assert "A car must be outside" in page.inner_text("#status")
+    visit.drag((100, 120), (100, 140))  # points down
+    visit.expect(loss).to_be_visible()
+    assert lost(160, 120) > 2 and lost(160, 60) == 0
+    visit.drag((101, 120), (101, 60))
+    visit.expect(page.locator("#readout"))
+    page.wait_for_timeout(100)
+    assert lost(160, 120) == 0
+    header, _ = visit.download("car loss", "csv", tmp_path / "loss.csv").read_text().split("\n", 1)
+    assert header == "x,y,car_loss_db"
+    picture = np.asarray(Image.open(visit.download("cars", "png", tmp_path / "cars.png")).convert("L")) > 0
+    (car,) = cars_from_picture(picture).outlines
+    assert {*map(tuple, car)} == {*map(tuple, car_outline((101, 60), 90))}
+    page.click("#link")
+    visit.answered("holds the whole scene")
+    page.reload()
+    visit.expect(loss).to_be_visible()
+    page.click("[data-tool=car]")
+    page.mouse.dblclick(*visit.at(101, 60))
+    visit.expect(loss).to_be_hidden()
+    visit.press("Control+z")
+    visit.expect(loss).to_be_visible()
+    page.click("[data-tool=build]")
+    visit.drag((95, 60), (105, 60))
+    visit.expect(loss).to_be_hidden()  # built over
+    page.click("#cars")
+    visit.expect(loss).to_be_visible()
+    assert page.evaluate("cars.length") > 50
+    page.click("#clear-cars")
+    visit.expect(loss).to_be_hidden()
+
+
 def test_undo_move_remove_and_share(visit):
     page, shown = visit.page, visit.page.locator("#overview, #shown option")
 
     def placed(x, y):
         visit.expect(page.locator("#shown option")).to_have_count(1)
-        page.mouse.move(*visit.at(x, y))  # the strongest value is where it stands
+        visit.hover(x, y)  # the strongest value is where it stands
         assert next(visit.model()) > -55
 
     page.click("#clear")
@@ -455,10 +524,10 @@ def test_a_large_city_by_keyboard_in_its_own_coordinates(visit, tmp_path):
     box = page.locator("#overview").bounding_box()
     page.mouse.click(box["x"] + 2, box["y"] + 2)  # the north-western corner
     visit.answered("No transmitter is in view")
-    page.mouse.move(*visit.at(0, 0))
+    visit.hover(0, 0)
     assert visit.place() == [500_000 - 16, 5_600_000 + 39 * 30 + 12 + 16]
     visit.drag((0, 0), (-40, 0))  # the ground is dragged
-    page.mouse.move(*visit.at(0, 0))
+    visit.hover(0, 0)
     assert visit.place() == [500_000 + 24, 5_600_000 + 39 * 30 + 12 + 16]
     page.fill("#position", "500325 5600772")
     visit.press("Enter")
