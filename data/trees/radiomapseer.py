@@ -122,6 +122,13 @@ class RadioMapSeer:
         path = self.paths.picture(self.scenes[index][0])
         return read_grey(path) > 0 if path.exists() else None
 
+    def cars(self, map_id: int, shape: tuple[int, int]) -> Layout | None:
+        """The cars of a map of shape (H, W), whatever the simulation type; None if the tree does not show them."""
+        for path in (self.paths.outlines(map_id, "cars"), self.paths.picture(map_id, "cars")):
+            if path.exists():
+                return _layout(path, _state(path), shape, cars=True, fit=False)
+        return None
+
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file of these scenes changes."""
         maps = sorted({map_id for map_id, _ in self.scenes})
