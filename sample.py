@@ -1,6 +1,6 @@
 """Draw radio maps from a trained checkpoint: of a city of your own, of a simulated one, or of the scenes of a data set.
 
-    python sample.py --buildings city.png --tx 120,80 [--tx 30,200 ...] [--num_samples 8]
+    python sample.py --buildings city.png --tx 120,80 [--tx 30,200 ...] [--num_samples 8] [--cars cars.png]
     python sample.py --buildings footprints.geojson --tx 10.002543,49.999488 --measurements drive.csv --eirp 23
     python sample.py --simulate 7 [--tx 120,80 ...]
     python sample.py --ckpt radiodiff_results_LDM ...                   a model of your own in place of the released one
@@ -64,6 +64,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     city.add_argument("--buildings", type=Path, metavar="FILE",
                       help="a city: footprints as GeoJSON, or a PNG, one pixel per metre, white inside buildings")  # fmt: skip
     city.add_argument("--simulate", type=natural, metavar="SEED", help="a random city, and the simulator's map of it")
+    parser.add_argument("--cars", type=Path, metavar="PNG",
+                        help="a picture as large as that of the buildings, white inside cars")  # fmt: skip
     parser.add_argument("--tx", action="append", metavar="X,Y",
                         help="a transmitter: column and row, or coordinates of the footprints; may be repeated")  # fmt: skip
     parser.add_argument("--invert", action="store_true", help="the buildings of the PNG are black on white")
@@ -78,6 +80,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     arguments = parse(parser)
     if arguments.buildings and not arguments.tx:
         parser.error("--buildings needs --tx X,Y")
+    if arguments.cars and not arguments.buildings:
+        parser.error("--cars belongs to --buildings")
     own = arguments.buildings is not None or arguments.simulate is not None
     if arguments.measurements and not (own and len(arguments.tx or ()) <= 1):
         parser.error("--measurements belong to one --tx of --buildings or --simulate")
@@ -100,10 +104,10 @@ def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference 
     """One crop per transmitter of the city on the command line, and where the city lies."""
     if arguments.buildings is not None:
         around = [parse_position(text) for text in arguments.tx]
-        city = read_city(arguments.buildings, around, arguments.invert)
+        city = read_city(arguments.buildings, around, arguments.invert, arguments.cars)
         print_city(city, arguments.buildings)
-        place = city.place
-        scenes = [scene_at(arguments.buildings.stem, city.layout, text, place) for text in arguments.tx]
+        name, place = arguments.buildings.stem, city.place
+        scenes = [scene_at(name, city.layout, text, place, city.cars) for text in arguments.tx]
     else:
         from data.simulator.scenes import random_scenes  # numba is slow to import
 
@@ -126,8 +130,8 @@ def data_scenes(source: SourceConfig) -> RadioMapSeer | FlatTree:
     return open_tree(**vars(source))
 
 
-def load_predictor(settings: SampleConfig, measurements: Path | None) -> "Predictor":
-    """The model; raises ConfigError if it would ignore measured points."""
+def load_predictor(settings: SampleConfig, measurements: Path | None = None, cars: bool = False) -> "Predictor":
+    """The model; raises ConfigError if it would ignore measured points or cars."""
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
     names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "seed")
@@ -137,6 +141,8 @@ def load_predictor(settings: SampleConfig, measurements: Path | None) -> "Predic
             f"{predictor.checkpoint.path}: has no channel that shows measured points, and would ignore {measurements}; "
             "use the released model, or train one with data.incomplete.points"
         )
+    if cars and not predictor.sees_cars:
+        raise ConfigError(f"{predictor.checkpoint.path}: has no channel that shows cars; use the released model")
     return predictor
 
 
@@ -163,7 +169,7 @@ def read(scene: Scene, prepared: Callable[[Scene], Any]) -> tuple[Scene, Any]:
 def sample_split(settings: SampleConfig, processes: Processes) -> None:
     """Maps of all scenes of a split; those that are there, made with the same settings, are kept."""
     folder, count = Path(settings.output_folder), settings.num_samples
-    source, predictor = processes.each(lambda: (data_scenes(settings.source), load_predictor(settings, None)))
+    source, predictor = processes.each(lambda: (data_scenes(settings.source), load_predictor(settings)))
     processes.agree(source, predictor.identity(count))
     own = predictor.identity(count) | {"batch_size": settings.batch_size} | source.identity()
     records = processes.each(lambda: Records(folder / RECORDS if processes.is_main else None, own))
@@ -216,7 +222,7 @@ def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int
 def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     """Maps of one city, and its coverage."""
     crops, place = city_crops(arguments)
-    predictor = load_predictor(settings, arguments.measurements)
+    predictor = load_predictor(settings, arguments.measurements, crops[0].city.cars is not None)
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)
     scores, gains, drawn = Scores(), [], spread(len(crops), settings.figures)

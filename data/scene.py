@@ -94,21 +94,26 @@ def parse_position(text: str, place: Georeference | None = None) -> tuple[float,
     return (x, y) if place is None else place.pixels(x, y)
 
 
-def scene_at(name: str, layout: Layout, position: str, place: Georeference | None = None) -> Scene:
+def scene_at(
+    name: str, layout: Layout, position: str, place: Georeference | None = None, cars: Layout | None = None
+) -> Scene:
     """The scene of a city with a transmitter at `X,Y`, see `parse_position`.
 
     Raises:
-        DataError: the position is malformed, outside the map, or inside a building; names the nearest open point.
+        DataError: the position is malformed, outside the map, or inside a building or a car; names the nearest open point.
     """
     tx = parse_position(position, place)
     height, width = layout.shape
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
         raise DataError(f"transmitter {position}: is outside {name} ({extent(layout.shape, place)})")
-    if layout.inside[pixel_of(tx)]:
-        column, row = layout.nearest_open(tx)
+    taken = layout if cars is None else Layout.traced(layout.inside | cars.inside)
+    if taken.inside[pixel_of(tx)]:
+        column, row = taken.nearest_open(tx)
         where = f"{column:g},{row:g}" if place is None else place.text(column, row)
+        what = "a building" if layout.inside[pixel_of(tx)] else "a car"
         raise DataError(
-            f"transmitter {position}: is inside a building of {name}; antennas stand in the street here, 1.5 m high, "
+            f"transmitter {position}: is inside {what} of {name}; antennas stand in the street here, 1.5 m high, "
             f"also those of base stations on roofs; the nearest open point is {where}"
         )
-    return Scene("_".join([name, *(f"{value:.10g}" for value in parse_position(position))]), layout, tx)
+    name = "_".join([name, *(f"{value:.10g}" for value in parse_position(position))])
+    return Scene(name, layout, tx, cars=cars)

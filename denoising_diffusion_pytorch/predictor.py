@@ -133,6 +133,11 @@ class Predictor:
         return "simulated" in self.config.data.cond_channels
 
     @property
+    def sees_cars(self) -> bool:
+        """Whether cars change the condition."""
+        return not {"cars", "simulated"}.isdisjoint(self.config.data.cond_channels)
+
+    @property
     def sees_measurements(self) -> bool:
         """Whether measured points change the condition."""
         return not POINTS_IN.isdisjoint(self.config.data.cond_channels)

@@ -1,4 +1,4 @@
-"""Figures of radio maps: dB with a colour bar, buildings in grey, the transmitter marked."""
+"""Figures of radio maps: dB with a colour bar, buildings in grey, cars in white, the transmitter marked."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
 
 from .metrics import map_scores
 
-BUILDING_GREY = "0.75"
+BUILDING_GREY, CAR = "0.75", "white"
 UNPREDICTED, UNCOVERED = "white", "#d95f5f"
 ERROR_LIMIT_DB = 20.0
 SPREAD_LIMIT_DB = 10.0
@@ -28,21 +28,26 @@ LARGEST_SHOWN = 2048  # px; of a larger map every second pixel is drawn, or ever
 def _show(
     axes: Any,
     values: np.ndarray,
-    buildings: np.ndarray,
-    tx: Sequence[float] | None,
+    scene: Scene,
     *,
     cmap: str,
     limits: tuple[float, float],
     part: Part | None = None,
+    mark: bool = True,
 ) -> Any:
-    """Draw values (H, W), NaN where they are unknown; with a `part` of them, metres along the axes."""
+    """Draw values (H, W) of a scene, NaN where they are unknown; with a `part` of them, metres along the axes.
+
+    `mark` shows the transmitter and the cars.
+    """
     axes.set_facecolor(UNPREDICTED)
-    shown = np.ma.masked_where(buildings | np.isnan(values), values)
+    shown = np.ma.masked_where(scene.buildings | np.isnan(values), values)
     image = _draw(axes, shown, part or WHOLE, cmap=cmap, vmin=limits[0], vmax=limits[1])
-    _paint(axes, buildings, BUILDING_GREY, part or WHOLE)
+    if mark and scene.cars is not None:
+        _paint(axes, scene.cars.inside, CAR, part or WHOLE)
+    _paint(axes, scene.buildings, BUILDING_GREY, part or WHOLE)
     axes.autoscale(False)
-    if tx is not None:
-        axes.plot(*tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
+    if mark and scene.tx is not None:
+        axes.plot(*scene.tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
     if part is None:
         axes.set(xticks=[], yticks=[])
     else:
@@ -84,8 +89,7 @@ def _save(figure: Figure, path: str | Path) -> None:
 
 def figure_row(scene: Scene, **maps: np.ndarray | None) -> dict[str, Any]:
     """A row of `comparison_figure`: a scene with its map, and the maps of its columns."""
-    row = {"name": scene.name, "real": scene.gain, "truth": scene.truth, "buildings": scene.buildings}
-    return row | {"tx": scene.tx, "points": scene.measurements} | maps
+    return {"scene": scene, "real": scene.gain} | maps
 
 
 def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
@@ -99,22 +103,22 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
     """
     spread_is_known = rows[0].get("std") is not None
     maps = ("real", *columns)
-    titles = (rows[0].get("truth", "real"), *columns, "error", *(["spread"] if spread_is_known else []))
+    titles = (rows[0]["scene"].truth, *columns, "error", *(["spread"] if spread_is_known else []))
     count, last = len(titles), len(maps)  # the error's column follows the maps
     figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for line, row in zip(axes, rows, strict=True):
-        buildings, predicted, real = row["buildings"], row[columns[-1]], row["real"]
+        scene, predicted, real = row["scene"], row[columns[-1]], row["real"]
         for ax, key in zip(line[:last], maps, strict=True):
-            power = _show(ax, gain_to_db(row[key]), buildings, row["tx"], **GAIN)
-        line[0].set_ylabel(row["name"], fontsize=8)
-        how: dict[str, Any] = {"cmap": "RdBu_r", "limits": (-ERROR_LIMIT_DB, ERROR_LIMIT_DB)}
-        error = _show(line[last], (predicted - real) * GAIN_SPAN_DB, buildings, None, **how)
+            power = _show(ax, gain_to_db(row[key]), scene, **GAIN)
+        line[0].set_ylabel(scene.name, fontsize=8)
+        how: dict[str, Any] = {"cmap": "RdBu_r", "limits": (-ERROR_LIMIT_DB, ERROR_LIMIT_DB), "mark": False}
+        error = _show(line[last], (predicted - real) * GAIN_SPAN_DB, scene, **how)
         line[last].set_xlabel(f"NMSE {map_scores(predicted, real)['nmse']:.4f}", fontsize=8)
-        _mark_points(line[0], row.get("points"))
+        _mark_points(line[0], scene.measurements)
         if spread_is_known:
-            how = {"cmap": "magma", "limits": (0, SPREAD_LIMIT_DB)}
-            spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, buildings, None, **how)
+            how |= {"cmap": "magma", "limits": (0, SPREAD_LIMIT_DB)}
+            spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, scene, **how)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=10)
     figure.colorbar(power, ax=axes[:, :last], label="path gain (dB)", shrink=0.9, aspect=40, location="left")
@@ -137,74 +141,59 @@ def contact_sheet(path: str | Path, scenes: Sequence[Scene]) -> None:
     for axes in grid[len(scenes) :]:
         axes.set_axis_off()
     for axes, scene in zip(grid[: len(scenes)], scenes, strict=True):
-        image = _show(axes, gain_to_db(scene.gain), scene.buildings, scene.tx, **GAIN)
+        image = _show(axes, gain_to_db(scene.gain), scene, **GAIN)
         axes.set_title(scene.name, fontsize=8)
     figure.colorbar(image, ax=grid, label="path gain (dB)", shrink=0.8)
     _save(figure, path)
 
 
-def radio_map_figure(
-    path: str | Path,
-    gain: np.ndarray,
-    buildings: np.ndarray,
-    tx: Sequence[float] | None = None,
-    title: str = "",
-    std: np.ndarray | None = None,
-    points: np.ndarray | None = None,
-) -> None:
-    """One map in dB and, if given, its uncertainty.
+def radio_map_figure(path: str | Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None = None) -> None:
+    """One map of a scene in dB and, if given, its uncertainty.
 
     Args:
         path: as in `comparison_figure`.
         gain, std: (H, W) in [0, 1] and its standard deviation, NaN where it is unknown.
-        buildings, tx: (H, W) bool, and (x, y) in pixels.
-        points: (N, 2 or more) of measured x, y.
     """
     columns = 1 if std is None else 2
     figure = Figure(figsize=(6 * columns, 5), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     part = _predicted_part(gain)
-    image = _show(axes[0], gain_to_db(gain), buildings, tx, part=part, **GAIN)
-    _mark_points(axes[0], points, "m; ")
-    axes[0].set_title(title, fontsize=10)
+    image = _show(axes[0], gain_to_db(gain), scene, part=part, **GAIN)
+    _mark_points(axes[0], scene.measurements, "m; ")
+    axes[0].set_title(scene.name, fontsize=10)
     figure.colorbar(image, ax=axes[0], label="path gain (dB)")
     if std is not None:
         limits = 0, max(1.0, np.nanmax(std) * GAIN_SPAN_DB)
-        spread = _show(axes[1], std * GAIN_SPAN_DB, buildings, tx, part=part, cmap="magma", limits=limits)
+        spread = _show(axes[1], std * GAIN_SPAN_DB, scene, part=part, cmap="magma", limits=limits)
         figure.colorbar(spread, ax=axes[1], label="standard deviation (dB)")
     _save(figure, path)
 
 
 def coverage_figure(
-    path: str | Path,
-    server: np.ndarray,
-    gain: np.ndarray,
-    buildings: np.ndarray,
-    transmitters: Sequence[Sequence[float]],
-    threshold_db: float,
+    path: str | Path, server: np.ndarray, gain: np.ndarray, scenes: Sequence[Scene], threshold_db: float
 ) -> None:
     """Best server and coverage of several transmitters.
 
     Args:
         path: as in `comparison_figure`.
-        server, gain, buildings: (H, W), see `evaluation.maps.Coverage`.
-        transmitters: (x, y) of each, in pixels; they are numbered from 1.
+        server, gain: (H, W), see `evaluation.maps.Coverage`.
+        scenes: one city, one transmitter each, numbered from 1.
         threshold_db: lowest path gain at which a pixel is covered.
     """
     figure = Figure(figsize=(11, 5.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    decibels, part = gain_to_db(gain), _predicted_part(gain)
+    decibels, part, buildings = gain_to_db(gain), _predicted_part(gain), scenes[0].buildings
     unknown = (server == 0) & ~buildings
     uncovered = (server > 0) & (decibels < threshold_db)
     servers = np.where(server > 0, server - 1.0, np.nan)
-    _show(left, servers, buildings, None, part=part, cmap="tab20", limits=(0, 20))
+    _show(left, servers, scenes[0], part=part, cmap="tab20", limits=(0, 20), mark=False)
     covered = np.where(unknown | uncovered, np.nan, decibels)
-    image = _show(right, covered, buildings, None, part=part, **GAIN)
+    image = _show(right, covered, scenes[0], part=part, mark=False, **GAIN)
     _paint(right, uncovered, UNCOVERED, part)
     for axes in (left, right):
-        for number, position in enumerate(transmitters, 1):
-            axes.plot(*position, marker="x", color="black", markersize=5)
-            axes.annotate(str(number), position, xytext=(4, 4), textcoords="offset points", fontsize=8)
+        for number, scene in enumerate(scenes, 1):
+            axes.plot(*scene.tx, marker="x", color="black", markersize=5)
+            axes.annotate(str(number), scene.tx, xytext=(4, 4), textcoords="offset points", fontsize=8)
     left.set_title("best server", fontsize=10)
     right.set_title(f"covered: at least {threshold_db:g} dB", fontsize=10)
     figure.colorbar(image, ax=right, label="path gain (dB)")

@@ -40,7 +40,7 @@ def draw_map(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | Non
     """A map as NAME_figure.png, compared with the real one if that is known; arguments as of `write_map`."""
     figure = folder / f"{scene.name}_figure.png"
     if scene.gain is None or std is not None:
-        radio_map_figure(figure, gain, scene.buildings, scene.tx, scene.name, std, scene.measurements)
+        radio_map_figure(figure, scene, gain, std)
     else:
         comparison_figure(figure, [figure_row(scene, sampled=gain)])
 
@@ -104,5 +104,4 @@ def write_coverage(
     if place is not None:
         for name, values in (("best_server", server), ("coverage", coverage.covered)):
             write_geotiff(folder / f"{name}.tif", np.where(server > 0, values, np.nan), place)
-    positions = [scene.tx for scene in scenes]
-    coverage_figure(folder / "coverage.png", server, coverage.gain, scenes[0].buildings, positions, threshold_db)
+    coverage_figure(folder / "coverage.png", server, coverage.gain, scenes, threshold_db)

@@ -3,7 +3,8 @@
     python scripts/simulate.py --buildings city.png --tx 120,80 --out map.png
 
 The city is a grey picture, one pixel per metre, white inside buildings, or a GeoJSON file of footprints. The result
-is an 8-bit PNG in RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0).
+is an 8-bit PNG in RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0). Cars are white in a picture
+of the same size, or features of the GeoJSON file with "class": "car".
 """
 
 import argparse
@@ -30,20 +31,21 @@ def main() -> None:
     add = parser.add_argument
     add("--buildings", type=Path, required=True, help="PNG, white inside buildings, or footprints as GeoJSON")
     add("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
+    add("--cars", type=Path, metavar="PNG", help="a picture as large as that of the buildings, white inside cars")
     add("--invert", action="store_true", help="the buildings of the PNG are black on white")
     add("--out", type=new_png, required=True, help="PNG to write")
     add("--force", action="store_true", help="overwrite --out")
     arguments = parse(parser)
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
-    city = read_city(arguments.buildings, [parse_position(arguments.tx)], arguments.invert)
+    city = read_city(arguments.buildings, [parse_position(arguments.tx)], arguments.invert, arguments.cars)
     layout = city.layout
     print_city(city, arguments.buildings)
-    tx = scene_at(arguments.buildings.stem, layout, arguments.tx, city.place).tx
+    tx = scene_at(arguments.buildings.stem, layout, arguments.tx, city.place, city.cars).tx
     if layout.inside.size > LARGE:
         size = "x".join(map(str, layout.shape[::-1]))
         print(f"simulating {size} px, {layout.inside.size / SIDE**2:.0f} times a RadioMapSeer map", flush=True)
-    path_gain = Simulator(layout).path_gain(tx)
+    path_gain = Simulator(layout, cars=city.cars).path_gain(tx)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gain_to_uint8(db_to_gain(path_gain))).save(arguments.out, format="PNG")
     print(f"{arguments.out}: path gain from {path_gain[~layout.inside].min():.1f} to {path_gain.max():.1f} dB")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.geometry.layout import Layout
 from data.gis.geojson import read_city
+from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training import setup
 from tests.commands import done, refused
 from tests.conftest import save_grey
@@ -80,6 +81,16 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     done(*base, f"sample.output_folder={tmp_path / 'c'}", *own, "5,6")
     grey = np.array(Image.open(tmp_path / "c" / "city_5_6.png"))
     assert grey.shape == (64, 64) and (grey[20:30, 20:30] == 0).all()
+    save_grey(tmp_path / "cars.png", np.roll(city, 20))
+    done(*base, f"sample.output_folder={tmp_path / 'd'}", *own, "5,6", "--cars", tmp_path / "cars.png")
+    for kind in (".png", "_figure.png"):
+        found, before = ((tmp_path / folder / f"city_5_6{kind}").read_bytes() for folder in "dc")
+        assert found != before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "sees_cars", False)
+        refused(*base, *own, "5,6", "--cars", tmp_path / "cars.png", words=["has no channel that shows cars"])
+    refused("sample.py", "--cars", tmp_path / "cars.png", words=["--cars belongs to --buildings"])
+    refused(*base, *own, "45,25", "--cars", tmp_path / "cars.png", words=["inside a car of city"])
     refused(*base, *own, "25,25", words=("inside a building", "the nearest open point is"))
     refused(*base, *own, "64,1", words=["outside"])
 

@@ -9,6 +9,9 @@ from PIL import Image
 from rasterio.warp import transform
 
 from data import DataError
+from data.geometry.cars import car_outline, picture_of_cars
+from data.geometry.layout import Layout
+from data.geometry.registration import picture_of
 from data.gis.geojson import city_of, read_city, read_geojson
 from data.gis.geotiff import write_geotiff
 from data.gis.measured_points import check_measurements
@@ -206,6 +209,29 @@ def test_what_is_no_polygon_is_left_out(geometry):
         read(feature(geometry))
 
 
+def test_features_that_say_they_are_cars():
+    """Polygons of any size; those outside the map or inside buildings left out, and none is a building."""
+    diamond, lorry = [[50, 9], [52, 11], [50, 13], [48, 11]], shifted(SQUARE, 50, 16)
+    cars = [
+        feature(polygon(diamond), **{"class": "car"}),
+        feature(polygon(lorry), Class="Vehicle"),
+        feature(polygon(lorry), tags={"type": "cars"}),
+        feature(polygon([[5, 5], [7, 5], [7, 9], [5, 9]]), layer="car"),
+        feature(polygon(shifted(HOUSE, 900, 0)), type="car"),
+    ]
+    for said in ({}, {"building": "yes"}):
+        houses = [feature(polygon(shifted(HOUSE, x, 0)), **said) for x in (0, 100)]
+        city = read(*houses, *cars)
+        assert city.layout.coverage.sum() == pytest.approx(1200)
+        assert city.cars.shape == city.layout.shape == (20 + 32, 130 + 32)
+        assert city.cars.coverage.sum() == pytest.approx(8 + 40 * 20, rel=1e-5)
+        assert city.notes[-1] == "cars: 2; 1 inside buildings left out"
+        column, row = (round(value) for value in city.place.pixels(50, 11))
+        assert city.cars.coverage[row, column] == pytest.approx(1) and read(*houses).cars is None
+    with pytest.raises(DataError, match=r"a.geojson: holds only cars .5., no building; export"):
+        read(*cars)
+
+
 BOW_TIE, SPIKE = [[0, 0], [40, 20], [40, 0], [0, 20], [0, 0]], [[0, 0], [30, 0], [30, 60], [30, 20], [0, 20]]
 
 
@@ -306,3 +332,41 @@ def test_pictures(tmp_path):
         city_of(BOTH.encode(), "a.geojson", invert=True)
     with pytest.raises(DataError, match=r"absent.json: no such file"):
         read_city(tmp_path / "absent.json")
+
+
+def test_pictures_of_cars(tmp_path):
+    """The same size, whatever the range of grey levels, white on black also where the buildings are black on white."""
+    built, cars = np.zeros((2, 40, 30), np.uint8)
+    built[5:15, 5:20] = 255
+    cars[8:10, 8:12] = cars[20:24, 4:6] = cars[30:33, 20:28] = 200
+    town, dark, given = (
+        picture(tmp_path / f"{n}.png", p) for n, p in (("town", built), ("dark", 255 - built), ("cars", cars + 20))
+    )
+    for city in (read_city(town, cars=given), read_city(dark, invert=True, cars=given)):
+        cars[8:10, 8:12] = 0
+        assert (city.cars.inside == (cars > 0)).all() and (city.layout.inside == (built > 0)).all()
+        assert city.notes[-1] == "cars: 2; 1 inside buildings left out"
+    with pytest.raises(DataError, match="5,21: is inside a car of town; .* nearest open point is"):
+        scene_at("town", city.layout, "5,21", None, city.cars)
+    assert scene_at("town", city.layout, "10,22", None, city.cars).cars is city.cars
+    (tmp_path / "a.geojson").write_text(BOTH)
+    for path, other, message in (
+        (town, picture(tmp_path / "small.png", cars[1:]), "small.png: is 30x39 px, its map 30x40"),
+        (town, dark, "dark.png: shows cars on 88% of the map; save it with cars white on black"),
+        (town, tmp_path / "a.geojson", "a.geojson: is no PNG"),
+        (tmp_path / "a.geojson", given, 'cars.png: .*a.geojson holds footprints; mark .* "class": "car"'),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_city(path, cars=other)
+
+
+def test_pictures_of_a_radiomapseer_tree_lie_beside_its_maps(tmp_path):
+    """The same file gives other outlines elsewhere; pictures of cars have the maps' frame."""
+    layout = Layout([np.array([[9.0, 10], [30, 14], [26, 35], [5, 31]]) + (-(2.0**-12), 2.0**-12)], (64, 64))
+    cars = Layout([car_outline((50, 20), 30)], (64, 64))
+    given = picture(tmp_path / "cars.png", picture_of_cars(cars))
+    for folder in ("png/buildings_complete", "png/buildings_missing2/1", "mine"):
+        (tmp_path / folder).mkdir(parents=True)
+        city = read_city(picture(tmp_path / folder / "0.png", picture_of(layout)), cars=given)
+        assert (city.layout.inside == layout.inside).all() == city.layout.exact == (folder != "mine")
+        assert np.array_equal(city.cars.inside, cars.inside if folder != "mine" else picture_of_cars(cars))

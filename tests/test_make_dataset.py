@@ -185,5 +185,12 @@ def test_simulate_one_city(tmp_path):
     for tx, message in (("24.5,5", "inside a building"), ("99,9", "outside"), ("nine", "X,Y")):  # halves round up
         refused(SIMULATE, *city, "--tx", tx, "--out", tmp_path / "x.png", words=[message])
     assert not (tmp_path / "x.png").exists()
+    cars = ("--cars", tmp_path / "cars.png")
+    Image.fromarray(np.pad(np.full((4, 2), 255, np.uint8), ((10, 34), (14, 48)))).save(cars[1])
+    done(SIMULATE, *city, "--tx", "10,12", *out, *cars, "--force")
+    shaded = np.array(Image.open(out[1]))
+    assert (shaded <= levels).all() and shaded[12, 20] < levels[12, 20] and shaded[12, 8] == levels[12, 8]
+    refused(SIMULATE, *city, "--tx", "15,12", *out, *cars, "--force", words=["inside a car"])
+    assert (np.array(Image.open(out[1])) == shaded).all()
     done(SIMULATE, *city, "--tx", "20,12", *out, "--force")
     assert np.array(Image.open(out[1]))[12, 20] == 255

@@ -97,7 +97,7 @@ def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarr
     tangent = edge / np.maximum(length, 1e-9)[:, None]
     normal = np.column_stack([-tangent[:, 1], tangent[:, 0]])
     middle = (ring + np.roll(ring, -1, axis=0)) / 2
-    vote = length * (_is_building(buildings, middle + normal).astype(float) - _is_building(buildings, middle - normal))
+    vote = length * (is_building(buildings, middle + normal).astype(float) - is_building(buildings, middle - normal))
     if vote[length >= 1].sum() < 0:
         normal = -normal
     bisector = np.roll(normal, 1, axis=0) + normal
@@ -107,7 +107,8 @@ def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarr
     return ring + distance * bisector * scale[:, None]
 
 
-def _is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
+def is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Whether points (N, 2) lie inside the buildings (H, W) bool, (N,) bool; those beyond the map count at its border."""
     last = np.array(buildings.shape[::-1]) - 1
     return buildings[pixel_of(points.clip(0, last))]
 

@@ -5,7 +5,7 @@ whole numbers. In it, a point (x, y) of a file lies at:
 
     polygon/    x - 1, H - y; a pixel of the map is zero if its centre lies inside; see EDGE for its walls
     antenna/    x, H - 1 - y
-    png/        x, y in antennas/; buildings and cars lie half a pixel to the left of the outlines and below them
+    png/        x, y in antennas/; buildings lie half a pixel to the left of the outlines and below them; see cars.py for cars
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The polygons of a GeoJSON text (RFC 7946), however it was exported, and which of them are buildings."""
+"""The polygons of a GeoJSON text (RFC 7946), however it was exported, and which of them are buildings or cars."""
 
 import json
 import re
@@ -17,11 +17,12 @@ from .crs import conversion, crs_of
 
 ADVICE = "export building footprints as polygons, for instance from overpass-turbo.eu"
 KINDS = "a PNG, GeoJSON in metres or degrees, also with one feature per line, or a polygon file of RadioMapSeer"
-SAYS_KIND = {  # properties that say what a feature is: Overture, 3D tiles, vector tiles, Geofabrik, CityGML
+SAYS_KIND = {  # properties that say what a feature is: Overture, 3D tiles, vector tiles, Geofabrik, CityGML, detectors
     *("type", "subtype", "class", "theme", "layer", "kind", "category", "fclass"),
     *("featuretype", "featureclass", "objecttype", "citygmlclass", "citygmltype"),
 }
 BUILDING = {"building", "buildings", "buildingpart", "buildingparts"}
+CAR = {"car", "cars", "vehicle", "vehicles"}
 FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
 NOT = {"", "no", "none", "null", "false", "0", "nan"}
 HEIGHTS = {"height", "building:levels", "building:height", "numfloors", "levels", "measuredheight", "storeys", "hoehe"}
@@ -32,12 +33,14 @@ class Footprints:
     """What a file holds.
 
     Attributes:
-        polygons: in the file's coordinates.
+        polygons: of buildings, in the file's coordinates.
+        cars: the same of cars.
         system: the coordinate reference system that it names; None without one.
         notes: what was left out.
     """
 
     polygons: list[shapely.Polygon]
+    cars: list[shapely.Polygon]
     system: CRS | None
     notes: list[str] = field(default_factory=list)
 
@@ -66,20 +69,23 @@ def json_values(content: bytes | str, name: str) -> list[Any]:
 
 
 def footprints_of(values: list[Any], name: str) -> Footprints:
-    """The building footprints of GeoJSON objects.
+    """The building footprints of GeoJSON objects, and their cars, which say that they are.
 
-    Where any feature says that it is a building, only those are taken. Features without a geometry, polygons that are
-    empty or malformed, and everything that is no polygon are left out.
+    Where any feature says that it is a building, only those are taken as buildings. Features without a geometry,
+    polygons that are empty or malformed, and everything that is no polygon are left out.
 
     Raises:
-        DataError: no polygon is left.
+        DataError: no polygon of a building is left.
     """
-    system, found, bad, heights = None, [], 0, set()
+    system, found, cars, bad, heights = None, [], [], 0, set()
     try:
         for properties, geometry, crs in _features(values, name):
             system = crs_of(crs, name) if system is None else system
             polygons, malformed = _polygons(geometry)
             bad += malformed
+            if not says_building(properties) and _says(properties, CAR):
+                cars += polygons
+                continue
             found.append((bool(polygons) and says_building(properties), polygons))
             heights |= {key for key, value in _tags(properties) if _plain(key) in HEIGHTS and value is not None}
     except RecursionError as error:
@@ -89,7 +95,8 @@ def footprints_of(values: list[Any], name: str) -> Footprints:
         found = [(says, polygons) for says, polygons in found if says]
     chosen = [polygon for _, polygons in found for polygon in polygons]
     if not chosen:
-        raise DataError(f"{name}: holds no polygon that can be read; {ADVICE}")
+        what = f"only cars ({len(cars):,}), no building" if cars else "no polygon that can be read"
+        raise DataError(f"{name}: holds {what}; {ADVICE}")
     notes = []
     if len(chosen) < count:
         notes.append(f"polygons that say they are buildings: {len(chosen):,} of {count:,}; the others are left out")
@@ -97,18 +104,20 @@ def footprints_of(values: list[Any], name: str) -> Footprints:
         notes.append(f"polygons left out, because they are empty or hold no coordinates: {bad:,}")
     if heights:
         notes.append(f"{', '.join(sorted(heights))}: not used; every building counts as 25 m high")
-    return Footprints(chosen, system, notes)
+    return Footprints(chosen, cars, system, notes)
 
 
 def says_building(properties: dict[str, Any]) -> bool:
     """Whether a feature says that it is a building, in the words of OpenStreetMap, Overture, 3D tiles and the like."""
-    for key, value in _tags(properties):
-        plain, said = _plain(key), str(value).strip().lower()
-        if plain in ("building", "building:part", "isbuilding") and said not in NOT:
-            return True
-        if plain in SAYS_KIND and _plain(said.rsplit(":", 1)[-1]) in BUILDING:
-            return True
-    return False
+    names = ("building", "building:part", "isbuilding")
+    said = (str(value).strip().lower() for key, value in _tags(properties) if _plain(key) in names)
+    return not NOT.issuperset(said) or _says(properties, BUILDING)
+
+
+def _says(properties: dict[str, Any], kind: set[str]) -> bool:
+    """Whether a property that says what a feature is holds one of the words of `kind`."""
+    said = (str(value).strip().rsplit(":", 1)[-1] for key, value in _tags(properties) if _plain(key) in SAYS_KIND)
+    return any(_plain(word) in kind for word in said)
 
 
 def _tags(properties: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Cities of one's own: building footprints, such as an extract of OpenStreetMap, as a layout in metres, and pictures."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,18 @@ import shapely
 from ..crop import SIDE
 from ..errors import DataError
 from ..files import read_bytes
+from ..geometry.cars import cars_from_picture
 from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
-from ..geometry.registration import outlines_of
-from ..trees.png import decode_grey
+from ..geometry.outlines import is_building
+from ..geometry.registration import fit_outlines, outlines_of
+from ..trees.png import decode_grey, read_grey
 from .crs import Crs, choose_crs
 from .footprints import ADVICE, footprints_of, json_values
 
 SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson")
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+OF_A_TREE = re.compile(r"/png/buildings_(complete|missing\d/\d)/[^/]+$")  # where a RadioMapSeer tree has its pictures
 MARGIN = 16  # m of open ground around the footprints
 LARGEST = 4096  # m
 MOST_VERTICES = 50_000
@@ -35,17 +39,54 @@ class City:
         place: where it lies; None for pictures and RadioMapSeer's files, whose coordinates are column and row.
         notes: what was read and what was left out, a sentence each.
         seems_inverted: more than half of a picture is built.
+        cars: None if none were named.
     """
 
     layout: Layout
     place: Georeference | None
     notes: list[str] = field(default_factory=list)
     seems_inverted: bool = False
+    cars: Layout | None = None
+
+    def add_cars(self, cars: Layout) -> None:
+        """Take these cars, except those that stand inside buildings."""
+        built = self.layout.inside
+        in_the_open = [ring for ring in cars.outlines if not is_building(built, ring).all()]
+        self.cars = Layout(in_the_open, cars.shape, inside=cars.inside & ~built)
+        left_out = len(cars.outlines) - len(in_the_open)
+        self.notes.append(
+            f"cars: {len(in_the_open):,}" + (f"; {left_out:,} inside buildings left out" if left_out else "")
+        )
 
 
-def read_city(path: Path, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
-    """The city in a file; arguments and errors as `city_of`, which gets its content."""
-    return city_of(read_bytes(path), str(path), around, invert)
+def read_city(
+    path: Path, around: Sequence[tuple[float, float]] = (), invert: bool = False, cars: Path | None = None
+) -> City:
+    """The city in a file; arguments and errors as `city_of`, which gets its content.
+
+    Args:
+        cars: a picture of the same size, cars white on black, for a city whose coordinates are pixels.
+    """
+    city = city_of(read_bytes(path), str(path), around, invert)
+    if cars is not None and city.place is not None:
+        raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')
+    shown = None if cars is None else _read_cars(cars, city.layout.shape)
+    if OF_A_TREE.search(path.resolve().as_posix()):
+        city.layout = Layout(fit_outlines(city.layout.inside), city.layout.shape)
+        city.notes.append("a picture of a RadioMapSeer tree; outlines and positions are in the frame of its maps")
+    if shown is not None:
+        # RadioMapSeer's beside outlines in the frame of its maps; other pictures have a frame of their own
+        city.add_cars(cars_from_picture(shown) if city.layout.exact else Layout.traced(shown))
+    return city
+
+
+def _read_cars(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The pixels (H, W) bool of a picture that show cars."""
+    grey = read_grey(path, shape)
+    shown = grey > (int(grey.min()) + int(grey.max())) / 2
+    if shown.mean() > 0.5:
+        raise DataError(f"{path}: shows cars on {shown.mean():.0%} of the map; save it with cars white on black")
+    return shown
 
 
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
@@ -113,10 +154,14 @@ def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, 
         found.notes.append(f"footprints near enough to the transmitter: {len(chosen):,} of {len(found.polygons):,}")
     if flat:
         found.notes.append(f"polygons left out, because they have no area: {flat:,}")
-    layout, place = _layout(shapes, positions, crs, name)
-    height, width = layout.shape
-    built = f"{width} x {height} m, {layout.inside.mean():.1%} of it built"
-    return City(layout, place, [f"footprints: {len(shapes):,}, in {crs.text}; {built}", *found.notes])
+    place, shape = _place(shapes, positions, crs, name)
+    layout = Layout(_outlines(shapes, place), shape)
+    built = f"{shape[1]} x {shape[0]} m, {layout.inside.mean():.1%} of it built"
+    city = City(layout, place, [f"footprints: {len(shapes):,}, in {crs.text}; {built}", *found.notes])
+    if found.cars:
+        map_corners = np.array([(place.x, place.y - shape[0] * place.dy), (place.x + shape[1] * place.dx, place.y)])
+        city.add_cars(Layout(_outlines(_valid(np.array(found.cars), map_corners)[0], place), shape))
+    return city
 
 
 def _cut(
@@ -161,8 +206,10 @@ def _valid(polygons: np.ndarray, box: np.ndarray) -> tuple[list[shapely.Geometry
     return [part for part in parts if part.area > 0], len(polygons) - len(shapes)
 
 
-def _layout(shapes: list[shapely.Geometry], positions: np.ndarray, crs: Crs, name: str) -> tuple[Layout, Georeference]:
-    """The layout of shapes, with the positions near it on its map, and its place."""
+def _place(
+    shapes: list[shapely.Geometry], positions: np.ndarray, crs: Crs, name: str
+) -> tuple[Georeference, tuple[int, int]]:
+    """Where the map of shapes lies, and its shape (H, W); the positions near them lie on it."""
     if not shapes:
         raise DataError(f"{name}: holds no polygon with an area; {ADVICE}")
     bounds = np.array(shapely.total_bounds(shapes)).reshape(2, 2)
@@ -174,14 +221,16 @@ def _layout(shapes: list[shapely.Geometry], positions: np.ndarray, crs: Crs, nam
     width, height = (high - low) * scale + 2 * MARGIN
     if not max(width, height) <= LARGEST:
         raise DataError(f"{name}: spans {width:.4g} m x {height:.4g} m; at most {LARGEST} m per side can be read")
-    corner = np.array([low[0] - MARGIN / scale[0], high[1] + MARGIN / scale[1]])  # top left
-    union = shapely.union_all(shapely.transform(shapes, lambda points: (points - corner) * scale * (1, -1)))
-    outlines = [  # parts of a building, duplicates and overlaps count once
+    left, top, dx, dy = map(float, (low[0] - MARGIN / scale[0], high[1] + MARGIN / scale[1], *(1 / scale)))
+    return Georeference(left, top, dx, dy, crs.degrees, crs.epsg), (math.ceil(height), math.ceil(width))
+
+
+def _outlines(shapes: list[shapely.Geometry], place: Georeference) -> list[np.ndarray]:
+    """The outlines of shapes in pixels; parts of a building, duplicates and overlaps count once."""
+    union = shapely.union_all(shapely.transform(shapes, lambda points: np.column_stack(place.pixels(*points.T))))
+    return [
         np.array(ring.coords)[:-1]
         for part in getattr(union, "geoms", [union])
         if isinstance(part, shapely.Polygon) and not part.is_empty
         for ring in (part.exterior, *part.interiors)
     ]
-    (x, y), (dx, dy) = corner, 1 / scale
-    place = Georeference(float(x), float(y), float(dx), float(dy), crs.degrees, crs.epsg)
-    return Layout(outlines, (math.ceil(height), math.ceil(width))), place
