@@ -122,20 +122,26 @@ def simulated_gain(scene: Scene) -> np.ndarray:
     Raises:
         DataError: the transmitter is outside the map or inside a building.
     """
-    tx = shown_transmitter(scene)
+    return simulated_gains(scene)[1]
+
+
+def simulated_gains(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """`simulated_gain` without the cars, and with them."""
+    x, y = shown_transmitter(scene)
     if scene.outlines_are_guessed:
-        tx = scene.shown.nearest_open(tx)
+        x, y = scene.shown.nearest_open((x, y))
     try:
-        return _simulate(scene.shown, scene.shown_cars, float(tx[0]), float(tx[1]))
+        return _simulate(scene.shown, scene.shown_cars, float(x), float(y))
     except ValueError as error:
         raise DataError(f"scene {scene.name}: {error}") from error
 
 
-@lru_cache(16)  # a scene's condition, its references and the web page ask for the same
-def _simulate(layout: Layout, cars: Layout | None, x: float, y: float) -> np.ndarray:
+@lru_cache(8)  # a scene's condition, its references and the web page ask for the same
+def _simulate(layout: Layout, cars: Layout | None, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
     from .simulator import Simulator  # numba is slow to import
 
-    return db_to_gain(Simulator(layout, cars=cars).path_gain((x, y))).astype(np.float32)
+    without, gain = (db_to_gain(each).astype(np.float32) for each in Simulator(layout, cars=cars).path_gains((x, y)))
+    return without, gain
 
 
 def shown_transmitter(scene: Scene) -> tuple[float, float]:

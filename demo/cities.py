@@ -12,7 +12,7 @@ from data import DataError
 from data.geometry.layout import Layout
 from data.gis.geojson import LARGEST, SUFFIXES, City, city_of, read_city
 from data.scene import parse_position
-from data.simulator.cars import random_cars
+from data.simulator import random_cars
 from data.simulator.scenes import random_scenes
 
 from .messages import pack, placed, unpack, whole_number
@@ -48,6 +48,7 @@ def whole_city(name: str, city: City) -> dict:
         "height": height,
         "place": None if city.place is None else asdict(city.place),
         "tx": [],
+        "cars": [] if city.cars is None else placed(city.cars),
         "note": f"{name}: {'; '.join(city.notes)}" if city.notes else name,
         "inverted": city.seems_inverted,
     }

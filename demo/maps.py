@@ -3,20 +3,19 @@
 import io
 import threading
 import time
-from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
 from flask import Flask, abort, jsonify, request, send_file
 from PIL import Image
 
-from data import DataError, Scene
-from data.conditions import simulated_gain
+from data import DataError
+from data.conditions import simulated_gains
 from data.crop import SIDE
 from data.geometry.georeference import Georeference
 from data.gis.geotiff import write_geotiff
 from data.units import GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
-from denoising_diffusion_pytorch.predictor import Predictor
+from denoising_diffusion_pytorch.predictor import Prediction, Predictor
 
 from .messages import MAX_POINTS, decode, encode, read_place, read_scenes, rows_of, unpack, whole_number
 
@@ -46,28 +45,21 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
         scenes = read_scenes(body)
         if any(scene.measurements is not None for scene in scenes) and not predictor.sees_measurements:
             raise DataError("this model has no channel that shows measured points")
+        if scenes[0].cars is not None and not predictor.sees_cars:
+            raise DataError("this model has no channel that shows cars")
         draws = whole_number(body.get("draws", 1), "draws", 1, MAX_DRAWS)
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
         try:
             with one_at_a_time:
                 times = [time.perf_counter()]
-                simulated = [simulated_db(scene) for scene in scenes]  # before the model, which is shown the same
-                bare = [simulated_db(replace(scene, cars=None)) for scene in scenes]
+                simulated = [simulated_gains(scene) for scene in scenes]  # before the model, which is shown the same
                 times.append(time.perf_counter())
                 predictions = list(predictor.predict(scenes, num_samples=draws))
                 times.append(time.perf_counter())
         finally:
             places.release()
-        maps = [
-            {
-                "model": encode(gain_to_db(prediction.gain)),
-                "simulator": encode(gain),
-                "std": None if prediction.std is None else encode(prediction.std * GAIN_SPAN_DB),
-                "car_loss": None if prediction.scene.cars is None else encode(without - gain),
-            }
-            for prediction, gain, without in zip(predictions, simulated, bare, strict=True)
-        ]
+        maps = [layers_of(*each) for each in zip(predictions, simulated, strict=True)]
         return jsonify(maps=maps, simulator_seconds=times[1] - times[0], model_seconds=times[2] - times[1])
 
     @app.post("/file/<kind>")
@@ -81,9 +73,15 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
         return send_file(content, as_attachment=True, download_name=f"radio_map_{body['layer']}.{kind}")
 
 
-def simulated_db(scene: Scene) -> np.ndarray:
-    """The simulator's map in dB, (H, W) float32; the lowest value inside buildings."""
-    return gain_to_db(np.where(scene.buildings, 0, simulated_gain(scene)))
+def layers_of(prediction: Prediction, gains: tuple[np.ndarray, np.ndarray]) -> dict[str, str | None]:
+    """The maps of a transmitter, in dB; `gains` are the simulator's without cars and with them."""
+    without, gain = (gain_to_db(np.where(prediction.scene.buildings, 0, each)) for each in gains)
+    return {
+        "model": encode(gain_to_db(prediction.gain)),
+        "simulator": encode(gain),
+        "std": None if prediction.std is None else encode(prediction.std * GAIN_SPAN_DB),
+        "car_loss": None if prediction.scene.cars is None else encode(without - gain),
+    }
 
 
 def write_layer(content: BinaryIO, kind: str, body: dict) -> None:

@@ -8,7 +8,7 @@ import shapely
 
 from data import DataError, Scene
 from data.crop import SIDE
-from data.geometry.cars import car_outline, picture_of_cars
+from data.geometry.cars import car_outline
 from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
 from data.gis.measured_points import check_measurements
@@ -84,14 +84,12 @@ def rows_of(rows: object, most: int, what: str) -> np.ndarray:
 
 @cache
 def car_shapes() -> list[dict[str, list]]:
-    """By whole degrees, of a car at (0, 0): its corners, the pixels that a picture shows, and all that it may touch."""
-    shapes = []
-    for degrees in range(180):
-        car = Layout([car_outline((8, 8), degrees)], (16, 16))
-        drawn = picture_of_cars(car)
-        pixels = [(np.argwhere(mask)[:, ::-1] - 8).tolist() for mask in (drawn, drawn | car.inside)]
-        shapes.append({"corners": (np.rint(car.outlines[0]) - 8).tolist(), "drawn": pixels[0], "touched": pixels[1]})
-    return shapes
+    """By whole degrees, of a car at (0, 0): its corners, and the pixels inside, each [x, y]."""
+    cars = [Layout([car_outline((8, 8), degrees)], (16, 16)) for degrees in range(180)]
+    return [
+        {"corners": (car.outlines[0] - 8).round().tolist(), "pixels": (np.argwhere(car.inside)[:, ::-1] - 8).tolist()}
+        for car in cars
+    ]
 
 
 def read_cars(rows: object, layout: Layout) -> Layout | None:
@@ -131,13 +129,12 @@ def read_scenes(body: object) -> list[Scene]:
         positions = [f"{float(x)},{float(y)}" for x, y in body["tx"]]
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError("tx: must be a list of [x, y]") from error
-    scenes = [scene_at("city", layout, position) for position in positions]
     cars = read_cars(body.get("cars", []), layout)
+    scenes = [scene_at("city", layout, position, cars=cars) for position in positions]
     measured = body.get("points") or [[]] * count
     if not isinstance(measured, list) or len(measured) != count:
         raise DataError("points: must be a list with one list of [x, y, dB] for each transmitter")
     for scene, points in zip(scenes, measured, strict=True):
-        scene.cars = cars
         if points:
             if not isinstance(points, list) or len(points) > MAX_POINTS:
                 raise DataError(f"points: must be a list of at most {MAX_POINTS} [x, y, dB] per transmitter")

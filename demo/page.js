@@ -140,7 +140,8 @@ function take(found) {  // open ground around what is smaller than the view
   city = {width: wide, height: high, built: cells, origin: found.origin || [0, 0], place: found.place || null, inverted: found.inverted, from: found.from,
     note: found.note + size(wide > side || high > side) + (found.inverted ? ". Mostly built: are buildings black on white?" : "")};
   transmitters = found.tx.map(([x, y], i) => ({x: Math.round(x), y: Math.round(y), points: found.points?.[i] || []}));
-  cars = (found.cars || []).map(([x, y, degrees]) => ({x, y, degrees})).filter(isOpen);
+  cars = (settings.cars && found.cars || []).map(([x, y, degrees]) => ({x, y, degrees})).filter(isOpen);
+  if (found.cars?.length > cars.length) city.note += `; ${found.cars.length - cars.length} cars left out, ${settings.cars ? "which touch buildings" : "because this model does not see any"}`;
   view = [(wide - side) >> 1, (high - side) >> 1]; active = 0; cursor = null; maps = [];
   changed(0); draw(); note(city.note);
 }
@@ -157,14 +158,14 @@ function undo() {
 }
 
 // ---- cars ----
-const pixelsOf = (car, which) => settings.cars[car.degrees][which].map(([dx, dy]) => [car.x + dx, car.y + dy]).filter(inCity);
-const touches = (car, [x, y]) => Math.hypot(car.x - x, car.y - y) < 4 && pixelsOf(car, "touched").some(([column, row]) => column === x && row === y);
-const isOpen = car => !pixelsOf(car, "touched").some(built);
+const pixelsOf = car => settings.cars[car.degrees].pixels.map(([dx, dy]) => [car.x + dx, car.y + dy]).filter(inCity);
+const touches = (car, [x, y]) => Math.hypot(car.x - x, car.y - y) < 4 && pixelsOf(car).some(([column, row]) => column === x && row === y);
+const isOpen = car => !pixelsOf(car).some(built);
 const isFree = (at, number) => !built(at) && !cars.some((car, i) => i !== number && touches(car, at));
 const carAt = ([x, y]) => cars.findIndex(car => Math.hypot(car.x - x, car.y - y) <= 3);
 function setCar(index, car) {  // number `index`, or one more
   if (index === cars.length && cars.filter(inView).length >= settings.max_cars) return say(`At most ${settings.max_cars} cars.`, true);
-  if (!pixelsOf(car, "touched").every(at => isFree(at, index)) || transmitters.some(({x, y}) => touches(car, [x, y]))) return say("A car must be outside of buildings, other cars and transmitters.", true);
+  if (!pixelsOf(car).every(at => isFree(at, index)) || transmitters.some(({x, y}) => touches(car, [x, y]))) return say("A car must be outside of buildings, other cars and transmitters.", true);
   cars = cars.toSpliced(index, 1, car); heading = car.degrees;
 }
 function dragCar(at) {  // to another place; from open ground, the way that it points
@@ -318,7 +319,7 @@ async function sceneOf(hash) {
   const raw = await through(new DecompressionStream("deflate-raw"), bytes(hash.replaceAll("-", "+").replaceAll("_", "/")));
   const scene = JSON.parse(new TextDecoder().decode(raw));
   if (bytes(scene.buildings).length !== side * side / 8 || !Array.isArray(scene.tx) || !Array.isArray(scene.points)) throw new Error();
-  if (typeof scene.points[0]?.[0] === "number") scene.points = [scene.points.map(([x, y, value]) => ({x, y, value, unit: "dB"}))];  // of an older link
+  if (scene.cars?.some(([, , degrees]) => settings.cars && !settings.cars[degrees])) throw new Error();
   if (Number.isFinite(scene.eirp)) $("eirp").value = scene.eirp;
   return {...scene, width: side, height: side, note: String(scene.note || "from a link").replace(/;.*/, "")};
 }
@@ -480,7 +481,7 @@ async function download(kind) {
   const layer = $("layer").value, file = `radio_map_${layer}.${kind}`;
   if (layer === "city" || layer === "cars") {
     if (kind !== "png") return say("City and cars are saved as PNG only.", true);
-    const places = new Set(cars.flatMap(car => pixelsOf(car, "drawn")).map(([x, y]) => y * city.width + x)), isCity = layer === "city";
+    const places = new Set(cars.flatMap(pixelsOf).map(([x, y]) => y * city.width + x)), isCity = layer === "city";
     const picture = raster(city.width, city.height, i => (isCity ? city.built[i] : places.has(i)) ? [255, 255, 255] : [0, 0, 0]);
     if (isCity && cars.length) say("city.png holds the buildings; the cars are a layer of their own.");
     return picture.toBlob(blob => save(blob, `${layer}.png`));
@@ -565,6 +566,7 @@ async function start() {
   $("allowed").textContent = `Files of at most ${megabytes(settings.max_upload)}: PNG, one pixel per metre, white buildings on black, up to ${settings.max_side} × ${settings.max_side} px; ` +
     `footprints as GeoJSON, up to ${settings.max_side} m × ${settings.max_side} m and ${settings.max_vertices.toLocaleString("en")} vertices.`;
   document.querySelector("[data-tool=measure]").hidden = !settings.measurements;
+  for (const button of document.querySelectorAll("[data-tool=car], #cars, #clear-cars")) button.hidden = !settings.cars;
   settings.cities.forEach(name => $("example").append(new Option(name, name)));
   $("layer").append(...LAYERS.map(layer => new Option(layer.replace("_", " "), layer)));
   addFigures(); listen(); drawCity();

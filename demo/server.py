@@ -71,7 +71,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
             max_transmitters=MAX_TRANSMITTERS,
             max_points=MAX_POINTS,
             max_cars=MAX_CARS,
-            cars=car_shapes(),
+            cars=car_shapes() if predictor.sees_cars else None,
             measurements=predictor.sees_measurements,
             model=f"{predictor.checkpoint.path.name}, step {predictor.checkpoint.step:,}",
         )

@@ -15,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip("flask", reason="the web page needs: pip install -r requirements-demo.txt")
 
-from data.geometry.cars import car_outline, cars_from_picture
+from data.geometry.cars import car_outline
 from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
 from data.gis.measured_points import read_measurements
@@ -109,6 +109,7 @@ def test_prediction(client):
         ("predict", {"cars": [[1, 2, float("inf")]]}, "cars: must be a list"),
         ("predict", {"cars": [[9, 9, 0], [9, 256, 0]]}, "cars: x and y must be within 0 .. 255"),
         ("predict", {"cars": [[9, 9, 0], [59, 120, 0]]}, "inside a building"),
+        ("predict", {"cars": [[31, 121, 45]]}, "transmitter 30.0,120.0: is inside a car"),
         ("predict", {"points": [[], []]}, "one list of [x, y, dB] for each transmitter"),
         ("predict", {"points": [[[1, 2]]]}, "points: is no row of numbers"),
         ("predict", {"points": [[[1, 300, -80]]]}, "points: 1,300 is outside"),
@@ -165,8 +166,11 @@ def test_measured_values_correct_the_map_of_their_transmitter(client, monkeypatc
         assert abs(told[0][row, column] - level) < 4 < abs(without[0][row, column] - level)
     assert np.abs(told[0] - without[0])[200:, 200:].max() < 0.5  # out of their reach
     assert np.allclose(told[1], without[1], atol=1e-2)  # the other one's map
-    monkeypatch.setattr(Predictor, "sees_measurements", False)
-    assert refused(client.post("/predict", json=body | points), "no channel that shows measured points")
+    for what, shown in ({"measurements": points, "cars": {"cars": [[9, 9, 0]]}}).items():
+        monkeypatch.setattr(Predictor, f"sees_{what}", False)
+        assert (
+            refused(client.post("/predict", json=body | shown), "no channel") and not client.get("/settings").json[what]
+        )
 
 
 def test_cities(client):
@@ -438,8 +442,7 @@ def test_cars_are_drawn_moved_saved_and_removed(visit, tmp_path):
     header, _ = visit.download("car loss", "csv", tmp_path / "loss.csv").read_text().split("\n", 1)
     assert header == "x,y,car_loss_db"
     picture = np.asarray(Image.open(visit.download("cars", "png", tmp_path / "cars.png")).convert("L")) > 0
-    (car,) = cars_from_picture(picture).outlines
-    assert {*map(tuple, car)} == {*map(tuple, car_outline((101, 60), 90))}
+    assert (picture == Layout([car_outline((101, 60), 90)], picture.shape).inside).all()
     page.click("#link")
     visit.answered("holds the whole scene")
     page.reload()
