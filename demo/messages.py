@@ -107,7 +107,7 @@ def read_cars(rows: object, layout: Layout) -> Layout | None:
 
 def placed(cars: Layout) -> list[list[int]]:
     """[x, y, degrees] of the cars that are most like the outlines given."""
-    turns = range(0, 180, 5)  # show all sixteen outlines
+    turns = [*range(0, 180, 45), *range(5, 180, 5)]  # show all sixteen outlines, right angles first
     shapes = shapely.polygons([car_outline((0, 0), degrees) for degrees in turns])
     found = []
     for ring in cars.outlines:

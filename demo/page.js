@@ -141,7 +141,7 @@ function take(found) {  // open ground around what is smaller than the view
     note: found.note + size(wide > side || high > side) + (found.inverted ? ". Mostly built: are buildings black on white?" : "")};
   transmitters = found.tx.map(([x, y], i) => ({x: Math.round(x), y: Math.round(y), points: found.points?.[i] || []}));
   cars = (settings.cars && found.cars || []).map(([x, y, degrees]) => ({x, y, degrees})).filter(isOpen);
-  if (found.cars?.length > cars.length) city.note += `; ${found.cars.length - cars.length} cars left out, ${settings.cars ? "which touch buildings" : "because this model does not see any"}`;
+  if (found.cars?.length > cars.length) city.note += `; ${found.cars.length - cars.length} of ${found.cars.length} cars left out: ${settings.cars ? "they touch buildings" : "this model does not see cars"}`;
   view = [(wide - side) >> 1, (high - side) >> 1]; active = 0; cursor = null; maps = [];
   changed(0); draw(); note(city.note);
 }
