@@ -2,10 +2,10 @@
 const $ = id => document.getElementById(id);
 const VIEWS = [  // key, title, colours, limits
   ["model", "Model, dB", "viridis", null],
-  ["car_loss", "Loss by cars (simulator), dB", "OrRd", [0, 8]],
+  ["car_loss", "Loss by cars, dB", "OrRd", [0, 8]],
   ["simulator", "Embedded simulator, dB", "viridis", null],
   ["difference", "Model − simulator, dB", "RdBu_r", [-20, 20]],
-  ["std", "Spread of the samples, dB", "magma", [0, 3]],
+  ["std", "Spread of samples, dB", "magma", [0, 3]],
   ["best_server", "Best server", "tab10", null],
 ];
 const LAYERS = ["model", "simulator", "difference", "std", "car_loss", "best_server", "coverage", "measured", "city", "cars"];  // that can be downloaded
@@ -178,6 +178,7 @@ async function addCars() {  // instead of those in view
   form.append("buildings", packed(part())); form.append("seed", Math.floor(Math.random() * 1e9));
   const found = await (await ask("/cars", {method: "POST", body: form})).json();
   if (mine !== version) return;
+  if (!found.length) return say("There is no street here with room for cars.");
   cars = cars.filter(car => !inView(car));
   for (const [x, y, degrees] of found) setCar(cars.length, {x: x + left, y: y + top, degrees});
   changedCars(before);
@@ -245,10 +246,10 @@ function paint([x0, y0], [x1, y1]) {
   const half = Math.max(1, Math.min(60, $("brush").valueAsNumber || 16)) / 2, steps = Math.max(1, Math.abs(x1 - x0), Math.abs(y1 - y0)), full = tool === "build" ? 1 : 0;
   for (let s = 0; s <= steps; s++) {
     const x = x0 + (x1 - x0) * s / steps, y = y0 + (y1 - y0) * s / steps;
+    if (!full) cars = cars.filter(car => Math.abs(car.x - x) > half || Math.abs(car.y - y) > half);
     for (let row = Math.max(0, Math.ceil(y - half)); row < Math.min(city.height, y + half); row++)
       city.built.fill(full, row * city.width + Math.max(0, Math.ceil(x - half)), row * city.width + Math.min(city.width, Math.ceil(x + half)));
   }
-  if (!full) cars = cars.filter(car => !(Math.abs(car.x - x1) <= half && Math.abs(car.y - y1) <= half));
   dropBuilt(); drawCity();
 }
 function under(event, canvas, origin = view) {
@@ -456,7 +457,7 @@ function draw() {
   const open = map.built.reduce((count, full) => count + !full, 0) || 1, share = count => `${(100 * count / open).toFixed(1)} %`;
   const heard = map.coverage.reduce((count, value) => count + (value === 1), 0);
   $("coverage").textContent = `${share(heard)} of the open area is covered (from ${threshold} dB, ${+(threshold + eirp()).toFixed(2)} dBm)`;
-  if (map.car_loss) $("coverage").textContent += `; cars take away ${decibel(map.car_loss.reduce((sum, value) => sum + value, 0) / open)} dB on average`;
+  if (map.car_loss) $("coverage").textContent += `; cars take away ${decibel(map.car_loss.reduce((sum, value) => sum + value, 0) / open)} dB on average in the simulator`;
   document.querySelector("#figure-best_server .ticks").innerHTML = maps.map(({number}) =>
     `<span><i style="background: ${css(palette(number))}"></i> transmitter ${number}: ${share(map.best_server.reduce((count, value) => count + (value === number), 0))}</span>`).join("");
 }
