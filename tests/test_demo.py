@@ -410,20 +410,23 @@ def test_cars_are_drawn_moved_saved_and_removed(visit, tmp_path):
     visit.drag((101, 120), (101, 60))
     page.wait_for_timeout(100)
     assert lost(160, 120) == 0
+    visit.press("Control+z")
+    page.wait_for_timeout(100)
+    assert lost(160, 120) > 2
     assert visit.download("car loss", "csv", tmp_path / "loss.csv").read_text().startswith("x,y,car_loss_db\n")
     picture = np.asarray(Image.open(visit.download("cars", "png", tmp_path / "cars.png")).convert("L")) > 0
-    assert (picture == Layout([car_outline((101, 60), 90)], picture.shape).inside).all()
+    assert (picture == Layout([car_outline((100, 120), 90)], picture.shape).inside).all()
     page.click("#link")
     visit.answered("holds the whole scene")
     page.reload()
     visit.expect(loss).to_be_visible()
     page.click("[data-tool=car]")
-    page.mouse.dblclick(*visit.at(101, 60))
+    page.mouse.dblclick(*visit.at(100, 120))
     visit.expect(loss).to_be_hidden()
     visit.press("Control+z")
     visit.expect(loss).to_be_visible()
     page.click("[data-tool=build]")
-    visit.drag((95, 60), (105, 60))  # built over
+    visit.drag((95, 120), (105, 120))  # built over
     visit.expect(loss).to_be_hidden()
     page.click("#cars")
     visit.expect(loss).to_be_visible()
