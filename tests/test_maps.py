@@ -1,9 +1,11 @@
 """Predicted maps as files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import rasterio
+from PIL import Image
 
 from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
@@ -45,3 +47,16 @@ def test_maps_of_footprints_are_geotiffs_too(tmp_path):
             assert found.crs.to_epsg() == 32632 and found.shape == shape
             x, y = found.xy(1050, 2050)
             assert np.isclose(next(found.sample([(x, y)]))[0], value, atol=1e-3) and np.isnan(found.read(1)[0, 0])
+
+
+def test_figures_show_cars(tmp_path):
+    """A map alone, and one beside the truth."""
+    gain, car = np.full((64, 64), 0.5, np.float32), np.array([[10.0, 10], [30, 10], [30, 20], [10, 20]])
+    scene = Scene("s", Layout([car + 30], (64, 64)), (5, 5), cars=Layout([car], (64, 64)))
+    for truth in (None, gain):
+        shown = []
+        for given in (replace(scene, gain=truth, cars=None), replace(scene, gain=truth)):
+            draw_map(tmp_path, given, gain)
+            shown.append(np.array(Image.open(tmp_path / "s_figure.png").convert("RGB")))
+        changed = (shown[0] != shown[1]).any(-1)
+        assert 0.005 < changed.mean() < 0.1 and (shown[1][changed] == 255).all()
