@@ -1,13 +1,14 @@
 """Simulate a data set: random cities with dominant-path radio maps, as a RadioMapSeer tree.
 
     python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
-    python scripts/make_dataset.py --out runs/more --maps 34 --tx 30 --layouts path/to/RadioMapSeer --split train
+    python scripts/make_dataset.py --out runs/more --maps 34 --tx 30 --layouts path/to/RadioMapSeer --split train [--cars]
 
-The second line puts new transmitters into the layouts of a tree. Map N depends on (seed, N) alone, so the files do not
-depend on the number of workers, nor on the parts: `--part 1/20` to `--part 20/20` may run at once, on any machines that
-share the folder (scripts/slurm/make_dataset.sbatch). Run the command again to resume after an interruption, or with
-more --maps to extend the set; existing files are kept. Outlines, transmitters and pictures are registered to the maps
-as in RadioMapSeer (data/geometry/registration.py); dataset.json records how the set was made.
+The second line puts new transmitters into the layouts of a tree. --cars makes each map without cars (gain/DPM) and with
+them (gain/carsDPM): those that the tree shows, else random ones along streets. Map N depends on (seed, N) alone, so the
+files do not depend on the number of workers, nor on the parts: `--part 1/20` to `--part 20/20` may run at once, on any
+machines that share the folder (scripts/slurm/make_dataset.sbatch). Run the command again to resume after an
+interruption, or with more --maps to extend the set; existing files are kept. Outlines, transmitters and pictures are
+registered to the maps as in RadioMapSeer (data/geometry/registration.py); dataset.json records how the set was made.
 """
 
 import argparse
@@ -48,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
     parser.add_argument("--layouts", default=RANDOM, help="a RadioMapSeer tree, in place of random layouts")
     parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
+    parser.add_argument("--cars", action="store_true", help="make each map without cars and with them")
     parser.add_argument(
         "--part", type=part, default=(1, 1), metavar="I/N", help="make only every Nth city, from the Ith"
     )
@@ -65,12 +67,12 @@ def make_maps(root: Path, missing: list[int], recipe: Recipe, workers: int, bar:
     written = 0
     if missing:  # the first city compiles the solver; the others then find it in the cache
         written += write_city(root, missing[0], recipe)
-        bar.update(recipe.transmitters)
+        bar.update(recipe.maps)
     pool = ProcessPoolExecutor(min(workers, max(len(missing), 1)), initializer=start_worker)
     try:
         for job in as_completed([pool.submit(write_city, root, map_id, recipe) for map_id in missing[1:]]):
             written += job.result()
-            bar.update(recipe.transmitters)
+            bar.update(recipe.maps)
     except BrokenProcessPool as error:
         raise DataError("a worker process was killed, perhaps out of memory; run again with fewer --workers") from error
     finally:
@@ -92,12 +94,15 @@ def end_with_parent() -> None:
 def main() -> None:
     arguments = parse_arguments()
     root, maps, (number, parts) = arguments.out, arguments.maps, arguments.part
-    recipe = Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.split)
+    recipe = Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.split, arguments.cars)
     open_folder(root, recipe)
+    if arguments.cars and recipe.known:
+        own = sum(cars is not None for _, cars in recipe.known)
+        print(f"{own} of {len(recipe.known)} layouts in {arguments.layouts} have cars; the others get random ones")
     cities = range(number - 1, maps, parts)
     missing = incomplete_cities(root, cities, recipe)
-    total = len(cities) * arguments.tx
-    with tqdm(total=total, initial=total - len(missing) * arguments.tx, unit="map", desc="simulating") as bar:
+    total = len(cities) * recipe.maps
+    with tqdm(total=total, initial=total - len(missing) * recipe.maps, unit="map", desc="simulating") as bar:
         written = make_maps(root, missing, recipe, arguments.workers, bar)
     what = f"part {number} of {parts}: " if parts > 1 else ""
     print(f"{root}: {what}{total} maps of {len(cities)} cities are there, {written} of them new")

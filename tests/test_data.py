@@ -16,6 +16,7 @@ import data.conditions
 from data import DataError, FlatTree, RadioMapSeer, Scene, db_to_gain, gain_to_db, open_tree
 from data.conditions import CONDITION_CHANNELS, condition
 from data.crop import crop
+from data.geometry.cars import car_outline, cars_from_picture, picture_of_cars
 from data.geometry.layout import Layout
 from data.geometry.pixels import pixel_of
 from data.geometry.registration import fit_outlines, picture_of, snap
@@ -111,6 +112,26 @@ def test_a_partial_download_works_and_says_what_is_missing(radiomapseer):
         RadioMapSeer(radiomapseer)
 
 
+def test_cars_are_read_from_their_picture():
+    """Each of the sixteen outlines, also one over another; what somebody painted is traced."""
+
+    def corners(layout):
+        return sorted(sorted(map(tuple, ring)) for ring in layout.outlines)
+
+    alone = [Layout([car_outline((20, 12), degrees)], (24, 32)) for degrees in range(180)]
+    for layout in alone:
+        assert corners(cars_from_picture(picture_of_cars(layout))) == corners(layout)
+    assert len({str(corners(layout)) for layout in alone}) == 16
+    both = Layout([car_outline((10, 10), 0), car_outline((12, 11), 60), car_outline((20, 5), 30)], (24, 32))
+    drawn = picture_of_cars(both)
+    assert corners(cars_from_picture(drawn)) == corners(both)
+    painted = np.zeros((24, 32), bool)
+    painted[18:21, 5:8] = True  # too short for a car
+    found = cars_from_picture(drawn | painted)
+    assert all(ring in corners(found) for ring in corners(both)) and len(found.outlines) == 4
+    assert np.array_equal(cars_from_picture(painted).inside, painted)
+
+
 def test_cars_and_missing_buildings(radiomapseer):
     make_scene_files(radiomapseer, 0, 0, simulation="carsDPM")
     save_json(radiomapseer / "polygon" / "cars" / "0.json", [[[5, 5], [9, 5], [9, 7], [5, 7], [5, 5]]])
@@ -124,7 +145,11 @@ def test_cars_and_missing_buildings(radiomapseer):
     assert shown.sum() == pytest.approx(scene.shown.coverage.sum()) and cars.sum() == pytest.approx(8)
     shutil.rmtree(radiomapseer / "polygon" / "cars")
     save_grey(radiomapseer / "png" / "cars" / "0.png", np.pad(np.ones((3, 4)), ((5, 24), (5, 23))) * 255)
-    assert 6 < RadioMapSeer(radiomapseer, "carsDPM").scene(0).cars.coverage.sum() < 15
+    dataset = RadioMapSeer(radiomapseer, "carsDPM")
+    assert 6 < dataset.scene(0).cars.coverage.sum() < 15 and "no outlines" not in dataset.report
+    shutil.rmtree(radiomapseer / "png" / "cars")
+    with pytest.raises(DataError, match="neither polygon/cars nor png/cars"):
+        RadioMapSeer(radiomapseer, "carsDPM")
 
 
 def test_wrong_arguments(radiomapseer):

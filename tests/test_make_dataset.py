@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,9 +16,13 @@ from PIL import Image
 from scipy import ndimage
 
 from data import DataError, RadioMapSeer
+from data.geometry.cars import picture_of_cars
+from data.geometry.registration import outlines_as_file
+from data.simulator import Simulator
 from data.trees.png import read_grey
-from data.trees.writer import Recipe, open_folder
+from data.trees.writer import Recipe, open_folder, write_city
 from tests.commands import done, refused
+from tests.conftest import save_json
 from tests.processes import ROOT, environment
 
 MAKE, SIMULATE = "scripts/make_dataset.py", "scripts/simulate.py"
@@ -65,6 +70,53 @@ def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
     assert new.scene(0).tx != new.scene(3).tx
     refused(MAKE, *how, "--size", 64, words=["split"])
     refused(MAKE, "--out", tmp_path / "c", "--maps", 1, *layouts, words=["maps of 256 px are wanted; the layouts of"])
+
+
+def test_maps_without_and_with_cars(tree, tmp_path, monkeypatch):
+    root, how = tmp_path / "cars", ("--workers", 1, "--cars", *COMMON)
+    done(MAKE, "--out", root, "--maps", 3, *how)
+    made, plain = files(root), files(tree)
+    assert made.items() >= {name: content for name, content in plain.items() if name.name != "dataset.json"}.items()
+    added = {f"gain/carsDPM/{m}_{t}.png" for m in range(3) for t in range(2)}
+    added |= {f"{kind}/cars/{m}.{suffix}" for kind, suffix in (("png", "png"), ("polygon", "json")) for m in range(3)}
+    assert {str(name) for name in made.keys() - plain.keys()} == added
+    for lost in ("gain/carsDPM/0_1.png", "png/cars/1.png", "polygon/cars/2.json"):
+        (root / lost).unlink()
+    assert "1 of them new\nall 3 cities" in done(MAKE, "--out", root, "--maps", 3, *how) and files(root) == made
+    for folder, options in ((tree, how), (root, ("--workers", 1, *COMMON))):  # a tree has cars or none
+        refused(MAKE, "--out", folder, "--maps", 3, *options, words=["was made with cars="])
+    bare, outlined = RadioMapSeer(root), RadioMapSeer(root, "carsDPM")
+    drawn = [outlined.scene(number).cars for number in range(6)]
+    assert all(cars.outlines for cars in drawn) and all(
+        (bare.scene(n).gain >= outlined.scene(n).gain).all() for n in range(6)
+    )
+    for number, cars in enumerate(drawn):
+        assert np.array_equal(picture_of_cars(cars), read_grey(root / f"png/cars/{number // 2}.png") > 0)
+    shutil.rmtree(root / "polygon" / "cars")
+    for number, cars in enumerate(drawn):
+        assert np.array_equal(RadioMapSeer(root, "carsDPM").scene(number).cars.inside, cars.inside)
+    assert "nothing odd" in done("scripts/check_dataset.py", root, "--simulation_type", "carsDPM")
+
+    searches, search = [], Simulator.paths
+    monkeypatch.setattr(Simulator, "paths", lambda *given, **how: searches.append(how) or search(*given, **how))
+    assert write_city(tmp_path / "one", 0, Recipe(2, 5, 64, cars=True)) == 4 and len(searches) == 4
+
+
+def test_the_cars_of_a_tree_stay_but_where_a_transmitter_stands(tree, tmp_path):
+    for cars, said in ((None, "0 of 3 layouts"), ([[6, 4], [10, 4], [10, 6], [6, 6], [6, 4]], "1 of 3 layouts")):
+        source, made = tmp_path / f"from{said[0]}", tmp_path / f"made{said[0]}"
+        shutil.copytree(tree, source)
+        if cars:
+            save_json(source / "polygon" / "cars" / "1.json", [cars])
+        how = ("--layouts", source, "--split", "all", "--tx", 1, "--size", 64, "--workers", 1, "--cars")
+        assert said in done(MAKE, "--out", made, "--maps", 2, *how)
+        found = RadioMapSeer(made, "carsDPM").scene(1)
+        assert (outlines_as_file(found.cars) == [cars]) == bool(cars) and len(RadioMapSeer(made, "carsDPM")) == 2
+    recipe, city = Recipe(1, 0, 64, str(source), "all", cars=True), found.layout
+    assert (
+        len(recipe.cars_of(1, city, [(40, 40)]).outlines) == 1
+        and not recipe.cars_of(1, city, [(40, 40), (6, 59)]).outlines
+    )
 
 
 def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):

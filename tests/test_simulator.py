@@ -2,15 +2,26 @@
 
 import numpy as np
 import pytest
+import shapely
 import torch
+from scipy import ndimage
 
 from data import DataError, Scene
 from data.conditions import condition
+from data.geometry.cars import car_outline, cars_from_picture, picture_of_cars
 from data.geometry.layout import SUBROWS, Layout
 from data.geometry.outlines import clip
 from data.geometry.registration import EDGE
 from data.samples.augment import symmetry
-from data.simulator import PathLossModel, Simulator, geodesic_distance, line_of_sight, random_city, random_transmitter
+from data.simulator import (
+    PathLossModel,
+    Simulator,
+    geodesic_distance,
+    line_of_sight,
+    random_cars,
+    random_city,
+    random_transmitter,
+)
 from data.simulator.scenes import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 
@@ -222,6 +233,37 @@ def test_cities_are_reproducible_and_varied():
     assert all(not a.inside[y, x] and min(x, y) >= 26 and max(x, y) <= 101 for x, y in places)
     with pytest.raises(ValueError, match="no open pixel"):
         random_transmitter(Layout.traced(np.ones((64, 64), bool)), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("seed, size", [(0, 256), (1, 256), (2, 256), (3, 128)])
+def test_random_cars_stand_in_the_street_and_apart(seed, size):
+    city = random_city(np.random.default_rng(seed), size)
+    cars, again = (random_cars(city, np.random.default_rng(1)) for _ in range(2))
+    assert np.array_equal(cars.outlines, again.outlines)
+    assert 0.8 < len(cars.outlines) / (100 * (size / 256) ** 2) <= 1
+    assert not (cars.inside & city.inside).any() and len(random_cars(city, np.random.default_rng(1), 7).outlines) == 7
+    buildings = shapely.MultiLineString([np.concatenate([ring, ring[:1]]) for ring in city.outlines])
+    assert not shapely.intersects(shapely.polygons(cars.outlines), buildings).any()
+    read = cars_from_picture(picture_of_cars(cars)).outlines  # also tells that they are whole, and apart
+    assert sorted(np.sort(ring, 0).tolist() for ring in read) == sorted(np.sort(r, 0).tolist() for r in cars.outlines)
+    assert ndimage.distance_transform_edt(~city.inside)[cars.inside].mean() < 25  # m; streets run along buildings
+    for built, least in ((Layout([], (size, size)), 5), (Layout.traced(np.ones((size, size), bool)), 0)):
+        assert len(random_cars(built, np.random.default_rng(1)).outlines) >= least
+
+
+def test_cars_only_take_away():
+    city = random_city(np.random.default_rng(4), 128)
+    tx, cars = random_transmitter(city, np.random.default_rng(2)), random_cars(city, np.random.default_rng(1))
+    simulator, alone = Simulator(city, cars=cars), Simulator(city).path_gain(tx)
+    without, with_cars = simulator.path_gains(tx)
+    assert np.array_equal(without, alone) and np.array_equal(with_cars, simulator.path_gain(tx))
+    assert (with_cars <= without).all() and (with_cars < without - 1).any()
+    assert np.array_equal(Simulator(city, cars=Layout([], city.shape)).path_gain(tx), alone)
+    around = simulator.paths(tx, around_cars=True).path_gain
+    assert np.allclose(2 * with_cars - without, np.minimum(without, around), atol=1e-3)
+    car = Layout([car_outline((30, 20), 90)], (64, 64))
+    without, with_cars = Simulator(Layout([], (64, 64)), cars=car).path_gains((10, 20))
+    assert with_cars[20, 45] < without[20, 45] - 2 and (with_cars[:, :28] == without[:, :28]).all()
 
 
 def test_simulated_map_as_a_condition():

@@ -1,5 +1,6 @@
-"""The embedded simulator: random cities and dominant-path radio maps. Path-loss model and accuracy: docs/simulator.md."""
+"""The embedded simulator: random cities, cars, and dominant-path radio maps. Path-loss model and accuracy: docs/simulator.md."""
 
+from .cars import random_cars
 from .cities import random_city, random_transmitter
 from .geodesic import geodesic_distance
 from .propagation import PathLossModel, Paths, Simulator, line_of_sight
@@ -10,6 +11,7 @@ __all__ = [
     "Simulator",
     "geodesic_distance",
     "line_of_sight",
+    "random_cars",
     "random_city",
     "random_transmitter",
 ]

@@ -263,12 +263,16 @@ class Simulator:
         )
 
     def path_gain(self, tx: tuple[float, float]) -> np.ndarray:
-        """In dB, (H, W) float32, see `Paths.path_gain`.
+        """In dB, (H, W) float32, see `Paths.path_gain` and `path_gains`."""
+        return self.path_gains(tx)[1]
+
+    def path_gains(self, tx: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Those without and with the cars, for which the former is needed anyway.
 
         With cars, it is the mean of the map without them and of the one around them, in dB, and nowhere more than the
         first: RadioMapSeer's cars have half of their effect.
         """
         gain = self.paths(tx).path_gain
         if self.cars is None:
-            return gain
-        return np.minimum(gain, (gain + self.paths(tx, around_cars=True).path_gain) / 2)
+            return gain, gain
+        return gain, np.minimum(gain, (gain + self.paths(tx, around_cars=True).path_gain) / 2)

@@ -27,7 +27,7 @@ from ..geometry.layout import Layout
 from ..geometry.registration import fit_outlines, read_antennas, read_outlines
 from ..hashing import digest, file_digest
 from ..scene import Scene
-from .listing import BUILDINGS, SIMULATIONS, TreePaths, check_root, list_scenes
+from .listing import BUILDINGS, CARS, SIMULATIONS, TreePaths, check_root, list_scenes
 from .png import read_grey, read_map, transmitter_position
 from .splits import ORDERED_RULE, STANDARD_RULE, select, spread
 
@@ -81,7 +81,7 @@ class RadioMapSeer:
         self.paths = TreePaths(self.root, simulation_type)
         self.parts = {"layout": BUILDINGS}  # layout of a scene: its folder below polygon/ and png/
         if simulation_type.startswith("cars"):
-            self.parts["cars"] = "cars"
+            self.parts["cars"] = CARS
         if missing_buildings:
             self.parts["known"] = f"buildings_missing{missing_buildings}/{MISSING_VARIANT}"
         complete, self.outlined, found = list_scenes(self.paths, self.parts.values())
@@ -122,6 +122,13 @@ class RadioMapSeer:
         path = self.paths.picture(self.scenes[index][0])
         return read_grey(path) > 0 if path.exists() else None
 
+    def cars(self, map_id: int, shape: tuple[int, int]) -> Layout | None:
+        """The cars of a map of shape (H, W), whatever the simulation type; None if the tree does not show them."""
+        for path in (self.paths.outlines(map_id, CARS), self.paths.picture(map_id, CARS)):
+            if path.exists():
+                return _layout(path, _state(path), shape, cars=True, fit=False)
+        return None
+
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file of these scenes changes."""
         maps = sorted({map_id for map_id, _ in self.scenes})
@@ -139,7 +146,7 @@ class RadioMapSeer:
         """From its outlines if there are any, else traced from the picture."""
         outlined = str(map_id) in self.outlined[part]
         path = self.paths.outlines(map_id, part) if outlined else self.paths.picture(map_id, part)
-        return _layout(path, _state(path), shape, part == "cars", fit=not self.pictures_lie_over_maps)
+        return _layout(path, _state(path), shape, part == CARS, fit=not self.pictures_lie_over_maps)
 
     def _transmitter(self, map_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
         path = self.paths.antennas(map_id)
