@@ -170,9 +170,8 @@ def _search(ground, interior, walls, buildings, tx, ty, start, model):
             through, _ = _leg(bends, count, c, r, top, model)
             if through >= loss[neighbour]:
                 continue
-            climbs = (
-                here == BUILDING or on == BUILDING
-            )  # and cars block no step, which begins or ends on or beside them
+            # cars block no step: it begins or ends on or beside them
+            climbs = here == BUILDING or on == BUILDING
             if not climbs and blocking_wall(buildings, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
                 continue
             if bend_of[cell] < 0:
