@@ -5,11 +5,12 @@ A channel is a function (scene, size) -> (size, size) float32 in [0, 1], registe
 """
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
 
 import numpy as np
 
 from .errors import DataError
+from .geometry.layout import Layout
 from .geometry.resize import resize
 from .measurements import corrected, spread_points
 from .scene import Scene
@@ -116,20 +117,31 @@ def _spread(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
-    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings.
+    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings. Not to be written to.
 
     Raises:
         DataError: the transmitter is outside the map or inside a building.
     """
-    from .simulator import Simulator  # numba is slow to import
+    return simulated_gains(scene)[1]
 
-    tx = shown_transmitter(scene)
+
+def simulated_gains(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """`simulated_gain` without the cars, and with them."""
+    x, y = shown_transmitter(scene)
     if scene.outlines_are_guessed:
-        tx = scene.shown.nearest_open(tx)
+        x, y = scene.shown.nearest_open((x, y))
     try:
-        return db_to_gain(Simulator(scene.shown, cars=scene.shown_cars).path_gain(tx)).astype(np.float32)
+        return _simulate(scene.shown, scene.shown_cars, float(x), float(y))
     except ValueError as error:
         raise DataError(f"scene {scene.name}: {error}") from error
+
+
+@lru_cache(8)  # a scene's condition, its references and the web page ask for the same
+def _simulate(layout: Layout, cars: Layout | None, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+    from .simulator import Simulator  # numba is slow to import
+
+    without, gain = (db_to_gain(each).astype(np.float32) for each in Simulator(layout, cars=cars).path_gains((x, y)))
+    return without, gain
 
 
 def shown_transmitter(scene: Scene) -> tuple[float, float]:

@@ -4,15 +4,18 @@ import io
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from flask import Flask, jsonify, request
 from PIL import Image, UnidentifiedImageError
 
 from data import DataError
+from data.geometry.layout import Layout
 from data.gis.geojson import LARGEST, SUFFIXES, City, city_of, read_city
 from data.scene import parse_position
+from data.simulator import random_cars
 from data.simulator.scenes import random_scenes
 
-from .messages import pack, whole_number
+from .messages import pack, placed, unpack, whole_number
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MAX_SEED = 2**31
@@ -45,19 +48,26 @@ def whole_city(name: str, city: City) -> dict:
         "height": height,
         "place": None if city.place is None else asdict(city.place),
         "tx": [],
+        "cars": [] if city.cars is None else placed(city.cars),
         "note": f"{name}: {'; '.join(city.notes)}" if city.notes else name,
         "inverted": city.seems_inverted,
     }
 
 
 def add_cities(app: Flask) -> None:
-    """/city, /example and /upload: each answers a whole city."""
+    """/city, /example and /upload, which answer a whole city each, and /cars in the streets of what is in view."""
 
     @app.get("/city")
     def city():
         seed = whole_number(request.args.get("seed"), "seed", 0, MAX_SEED)
         scene = random_scenes(seed)[0]
         return jsonify(whole_city(f"random city {seed}", City(scene.layout, None)) | {"tx": [scene.tx]})
+
+    @app.post("/cars")
+    def cars():
+        seed = whole_number(request.form.get("seed"), "seed", 0, MAX_SEED)
+        layout = Layout.traced(unpack(request.form.get("buildings")))
+        return jsonify(placed(random_cars(layout, np.random.default_rng(seed))))
 
     @app.get("/example")
     def example():

@@ -10,14 +10,14 @@ from flask import Flask, abort, jsonify, request, send_file
 from PIL import Image
 
 from data import DataError
-from data.conditions import simulated_gain
+from data.conditions import simulated_gains
 from data.crop import SIDE
 from data.geometry.georeference import Georeference
 from data.gis.geotiff import write_geotiff
 from data.units import GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
-from denoising_diffusion_pytorch.predictor import Predictor
+from denoising_diffusion_pytorch.predictor import Prediction, Predictor
 
-from .messages import MAX_POINTS, decode, encode, read_place, read_scenes, unpack, whole_number
+from .messages import MAX_POINTS, decode, encode, read_place, read_scenes, rows_of, unpack, whole_number
 
 MAX_DRAWS = 8
 MAX_WAITING = 4  # requests for maps that may wait for the one that is being predicted
@@ -27,6 +27,7 @@ COLUMNS = {  # what can be saved, and the name of its values in a CSV file
     "measured": "gain_db",
     "difference": "difference_db",
     "std": "std_db",
+    "car_loss": "car_loss_db",
     "best_server": "best_server",
     "coverage": "covered",
 }
@@ -44,27 +45,22 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
         scenes = read_scenes(body)
         if any(scene.measurements is not None for scene in scenes) and not predictor.sees_measurements:
             raise DataError("this model has no channel that shows measured points")
+        if scenes[0].cars is not None and not predictor.sees_cars:
+            raise DataError("this model has no channel that shows cars")
         draws = whole_number(body.get("draws", 1), "draws", 1, MAX_DRAWS)
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
         try:
             with one_at_a_time:
                 times = [time.perf_counter()]
-                predictions = list(predictor.predict(scenes, num_samples=draws))
+                simulated = [simulated_gains(scene) for scene in scenes]  # before the model, which is shown the same
                 times.append(time.perf_counter())
-                simulated = [np.where(scene.buildings, 0, simulated_gain(scene)) for scene in scenes]
+                predictions = list(predictor.predict(scenes, num_samples=draws))
                 times.append(time.perf_counter())
         finally:
             places.release()
-        maps = [
-            {
-                "model": encode(gain_to_db(prediction.gain)),
-                "simulator": encode(gain_to_db(gain)),
-                "std": None if prediction.std is None else encode(prediction.std * GAIN_SPAN_DB),
-            }
-            for prediction, gain in zip(predictions, simulated, strict=True)
-        ]
-        return jsonify(maps=maps, model_seconds=times[1] - times[0], simulator_seconds=times[2] - times[1])
+        maps = [layers_of(*each) for each in zip(predictions, simulated, strict=True)]
+        return jsonify(maps=maps, simulator_seconds=times[1] - times[0], model_seconds=times[2] - times[1])
 
     @app.post("/file/<kind>")
     def file(kind: str):
@@ -77,6 +73,17 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
         return send_file(content, as_attachment=True, download_name=f"radio_map_{body['layer']}.{kind}")
 
 
+def layers_of(prediction: Prediction, gains: tuple[np.ndarray, np.ndarray]) -> dict[str, str | None]:
+    """The maps of a transmitter, in dB; `gains` are the simulator's without cars and with them."""
+    without, gain = (gain_to_db(np.where(prediction.scene.buildings, 0, each)) for each in gains)
+    return {
+        "model": encode(gain_to_db(prediction.gain)),
+        "simulator": encode(gain),
+        "std": None if prediction.std is None else encode(prediction.std * GAIN_SPAN_DB),
+        "car_loss": None if prediction.scene.cars is None else encode(without - gain),
+    }
+
+
 def write_layer(content: BinaryIO, kind: str, body: dict) -> None:
     """A map as PNG in RadioMapSeer's levels, or as it is in .npy, GeoTIFF and CSV, without buildings; or measured points.
 
@@ -87,7 +94,7 @@ def write_layer(content: BinaryIO, kind: str, body: dict) -> None:
     if "points" in body:
         if kind != "csv":
             raise DataError("measured values are saved as CSV only")
-        return write_csv(content, rows_of(body["points"]), place, column)
+        return write_csv(content, rows_of(body["points"], MAX_POINTS, "points"), place, column)
     values = decode(body.get("values"), "<f4", SIDE * SIDE, "values").reshape(SIDE, SIDE)
     buildings = unpack(body.get("buildings"))
     left, top = (whole_number(body.get(edge, 0), edge, -(10**9), 10**9) for edge in ("left", "top"))
@@ -104,17 +111,6 @@ def write_layer(content: BinaryIO, kind: str, body: dict) -> None:
     rows, columns = np.nonzero(~buildings & ~np.isnan(values))
     points = np.column_stack([columns + left, rows + top, values[rows, columns]])
     return write_csv(content, points, place, column)
-
-
-def rows_of(points: object) -> np.ndarray:
-    """(N, 3) float64 of a list of three numbers each; raises DataError."""
-    try:
-        rows = np.array(points, np.float64).reshape(-1, 3)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError("points: must be a list of [x, y, dB]") from error
-    if len(rows) > MAX_POINTS or not np.isfinite(rows).all():
-        raise DataError(f"points: must be finite, and at most {MAX_POINTS}")
-    return rows
 
 
 def write_csv(content: BinaryIO, points: np.ndarray, place: Georeference | None, column: str) -> None:

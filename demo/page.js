@@ -2,18 +2,20 @@
 const $ = id => document.getElementById(id);
 const VIEWS = [  // key, title, colours, limits
   ["model", "Model, dB", "viridis", null],
+  ["car_loss", "Loss by cars, dB", "OrRd", [0, 8]],
   ["simulator", "Embedded simulator, dB", "viridis", null],
   ["difference", "Model − simulator, dB", "RdBu_r", [-20, 20]],
-  ["std", "Spread of the samples, dB", "magma", [0, 3]],
+  ["std", "Spread of samples, dB", "magma", [0, 3]],
   ["best_server", "Best server", "tab10", null],
 ];
-const LAYERS = ["model", "simulator", "difference", "std", "best_server", "coverage", "measured", "city"];  // that can be downloaded
+const LAYERS = ["model", "simulator", "difference", "std", "car_loss", "best_server", "coverage", "measured", "city", "cars"];  // that can be downloaded
 const GRAB = 6;  // m from a transmitter or a measured value that still mean it
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
 let settings, side;
 let city;                // {width, height, built, origin, place, note, inverted, from}; at least side x side
 let view = [0, 0];       // column and row of the city's first pixel in view
 let transmitters = [];   // {x, y, points: [{x, y, value, unit}]}, in the city's columns and rows
+let cars = [], heading = 0;  // {x, y, degrees} of each, replaced when one changes; degrees of the next
 let active = 0;          // index of the transmitter that was chosen last
 let cursor = null;       // [x, y] that keys move, and that is read
 let tool = "place", history = [];
@@ -131,26 +133,59 @@ const upload = (file, around = null, invert = "") => load(`${file.name} (${megab
   return ask("/upload", {method: "POST", body: form, signal});
 }, {file, around});
 function take(found) {  // open ground around what is smaller than the view
-  if (city.built.some(Boolean) || transmitters.length) remember();
+  if (city.built.some(Boolean) || transmitters.length || cars.length) remember();
   const {width, height} = found, bits = bytes(found.buildings), wide = Math.max(width, side), high = Math.max(height, side), cells = new Uint8Array(wide * high);
   for (let row = 0, i = 0; row < height; row++) for (let column = 0; column < width; column++, i++) cells[row * wide + column] = (bits[i >> 3] >> (7 - (i & 7))) & 1;
   const size = isLarger => isLarger ? `; ${side} m × ${side} m of it are in view` : Math.min(width, height) < side ? "; open ground around it" : "";
   city = {width: wide, height: high, built: cells, origin: found.origin || [0, 0], place: found.place || null, inverted: found.inverted, from: found.from,
     note: found.note + size(wide > side || high > side) + (found.inverted ? ". Mostly built: are buildings black on white?" : "")};
   transmitters = found.tx.map(([x, y], i) => ({x: Math.round(x), y: Math.round(y), points: found.points?.[i] || []}));
+  cars = (settings.cars && found.cars || []).map(([x, y, degrees]) => ({x, y, degrees})).filter(isOpen);
+  if (found.cars?.length > cars.length) city.note += `; ${found.cars.length - cars.length} of ${found.cars.length} cars left out: ${settings.cars ? "they touch buildings" : "this model does not see cars"}`;
   view = [(wide - side) >> 1, (high - side) >> 1]; active = 0; cursor = null; maps = [];
   changed(0); draw(); note(city.note);
 }
 function empty() { city = {width: side, height: side, built: new Uint8Array(side * side), origin: [0, 0], place: null, inverted: false, note: ""}; }
-function remember() {  // cities are replaced, never changed, so that most steps share one
-  history = history.concat([{city, view, active, transmitters: structuredClone(transmitters)}]).slice(-Math.min(50, Math.ceil(2e8 / city.built.length)));
+function remember(before = {}) {  // cities are replaced, never changed, so that most steps share one
+  history = history.concat([{city, view, active, cars, transmitters: structuredClone(transmitters), ...before}]).slice(-Math.min(50, Math.ceil(2e8 / city.built.length)));
 }
 function undo() {
   const before = history.pop();
   if (!before) return say("There is nothing to undo.");
   choice++; reading.abort(); refused = null;
-  ({city, view, active, transmitters} = before);
+  ({city, view, active, cars, transmitters} = before);
   note(city.note); changed(0);
+}
+
+// ---- cars ----
+const pixelsOf = car => settings.cars[car.degrees].pixels.map(([dx, dy]) => [car.x + dx, car.y + dy]).filter(inCity);
+const touches = (car, [x, y]) => Math.hypot(car.x - x, car.y - y) < 4 && pixelsOf(car).some(([column, row]) => column === x && row === y);
+const isOpen = car => !pixelsOf(car).some(built);
+const isFree = (at, number) => !built(at) && !cars.some((car, i) => i !== number && touches(car, at));
+const carAt = ([x, y]) => cars.findIndex(car => Math.hypot(car.x - x, car.y - y) <= 3);
+function setCar(index, car) {  // number `index`, or one more
+  if (index === cars.length && cars.filter(inView).length >= settings.max_cars) return say(`At most ${settings.max_cars} cars.`, true);
+  if (!pixelsOf(car).every(at => isFree(at, index)) || transmitters.some(({x, y}) => touches(car, [x, y]))) return say("A car must be outside of buildings, other cars and transmitters.", true);
+  cars = cars.toSpliced(index, 1, car); heading = car.degrees;
+}
+function dragCar(at) {  // to another place; from open ground, the way that it points
+  const [x, y] = press.at, degrees = Math.round(Math.atan2(at[1] - y, at[0] - x) * 180 / Math.PI + 180) % 180;
+  setCar(press.car, press.grabbed ? {...press.grabbed, x: at[0], y: at[1]} : {x, y, degrees});
+  drawCity();
+}
+async function addCars() {  // instead of those in view
+  const form = new FormData(), before = cars, mine = version, [left, top] = view;
+  form.append("buildings", packed(part())); form.append("seed", Math.floor(Math.random() * 1e9));
+  const found = await (await ask("/cars", {method: "POST", body: form})).json();
+  if (mine !== version) return;
+  if (!found.length) return say("There is no street here with room for cars.");
+  cars = cars.filter(car => !inView(car));
+  for (const [x, y, degrees] of found) setCar(cars.length, {x: x + left, y: y + top, degrees});
+  changedCars(before);
+}
+function changedCars(before) {
+  if (cars === before) return;
+  remember({cars: before}); changed(0);
 }
 
 // ---- transmitters and measured values ----
@@ -160,21 +195,28 @@ const eirp = () => $("eirp").valueAsNumber || 0;
 const gainOf = ({value, unit}) => unit === "dBm" ? value - eirp() : value;
 function dropBuilt() {
   transmitters = transmitters.filter(({x, y}) => !built([x, y])).map(t => ({...t, points: t.points.filter(({x, y}) => !built([x, y]))}));
+  cars = cars.filter(isOpen);
 }
 function act(at) {
   if (tool === "measure") return measure(at);
+  if (tool === "car") {
+    const found = carAt(at), before = cars;
+    setCar(...(found < 0 ? [cars.length, {x: at[0], y: at[1], degrees: heading}] : [found, {...cars[found], degrees: (cars[found].degrees + 30) % 180}]));
+    return changedCars(before);
+  }
   if (tool !== "place") { remember(); city = {...city, built: city.built.slice()}; paint(at, at); return changed(0); }
   const found = nearest(at);
   if (found >= 0) { active = found; $("shown").value = String(found + 1); choices(); return draw(); }
-  if (built(at)) return say("A transmitter must be outside of buildings.", true);
+  if (!isFree(at)) return say("A transmitter must be outside of buildings and cars.", true);
   if (transmitters.length >= settings.max_transmitters) return say(`At most ${settings.max_transmitters} transmitters.`, true);
   remember(); transmitters.push({x: at[0], y: at[1], points: []}); active = transmitters.length - 1; changed(0);
 }
 function remove(at) {
-  const found = nearest(at), owner = transmitters.findIndex(t => t.points.some(near(at)));
-  if (found < 0 && owner < 0) return say("There is neither a transmitter nor a measured value here.");
+  const found = nearest(at), owner = transmitters.findIndex(t => t.points.some(near(at))), car = carAt(at);
+  if (found < 0 && owner < 0 && car < 0) return say("There is nothing to remove here.");
   remember();
-  if (found >= 0) { transmitters.splice(found, 1); active = Math.max(0, Math.min(active, transmitters.length - 1)); } else transmitters[owner].points.splice(transmitters[owner].points.findIndex(near(at)), 1);
+  if (car >= 0 && (tool === "car" || (found < 0 && owner < 0))) cars = cars.toSpliced(car, 1);
+  else if (found >= 0) { transmitters.splice(found, 1); active = Math.max(0, Math.min(active, transmitters.length - 1)); } else transmitters[owner].points.splice(transmitters[owner].points.findIndex(near(at)), 1);
   changed(0);
 }
 function measure(at) {
@@ -204,6 +246,7 @@ function paint([x0, y0], [x1, y1]) {
   const half = Math.max(1, Math.min(60, $("brush").valueAsNumber || 16)) / 2, steps = Math.max(1, Math.abs(x1 - x0), Math.abs(y1 - y0)), full = tool === "build" ? 1 : 0;
   for (let s = 0; s <= steps; s++) {
     const x = x0 + (x1 - x0) * s / steps, y = y0 + (y1 - y0) * s / steps;
+    if (!full) cars = cars.filter(car => Math.abs(car.x - x) > half || Math.abs(car.y - y) > half);
     for (let row = Math.max(0, Math.ceil(y - half)); row < Math.min(city.height, y + half); row++)
       city.built.fill(full, row * city.width + Math.max(0, Math.ceil(x - half)), row * city.width + Math.min(city.width, Math.ceil(x + half)));
   }
@@ -214,18 +257,19 @@ function under(event, canvas, origin = view) {
   const place = (at, start, length) => Math.min(side - 1, Math.max(0, Math.floor((at - start) / length * side)));
   return [origin[0] + place(event.clientX, box.left, box.width), origin[1] + place(event.clientY, box.top, box.height)];
 }
-let press = null;  // {at, last, client, view, moved, dragged}
+let press = null;  // {at, last, client, view, moved, dragged, paints, cars, car, grabbed}
 function listenToCity(canvas) {
   canvas.addEventListener("pointerdown", event => {
     if (event.button) return;
     const at = under(event, canvas), paints = tool === "build" || tool === "erase";
-    press = {at, last: at, client: [event.clientX, event.clientY], view, moved: false, dragged: tool === "place" ? nearest(at) : -1, paints};
+    press = {at, last: at, client: [event.clientX, event.clientY], view, moved: false, dragged: tool === "place" ? nearest(at) : -1, paints, cars};
+    if (tool === "car") { const found = carAt(at); press.grabbed = cars[found]; press.car = found < 0 ? cars.length : found; }
     canvas.setPointerCapture(event.pointerId);
     if (paints) { remember(); city = {...city, built: city.built.slice()}; paint(at, at); }
   });
   canvas.addEventListener("touchstart", event => {  // the finger draws or drags: the page does not scroll
     const at = under(event.touches[0], canvas);
-    if (event.touches.length === 1 && (tool === "build" || tool === "erase" || isLarge() || (tool === "place" && nearest(at) >= 0))) event.preventDefault();
+    if (event.touches.length === 1 && (["build", "erase", "car"].includes(tool) || isLarge() || (tool === "place" && nearest(at) >= 0))) event.preventDefault();
   }, {passive: false});
   canvas.addEventListener("pointermove", event => {
     const at = under(event, canvas);
@@ -233,17 +277,19 @@ function listenToCity(canvas) {
     const [dx, dy] = [event.clientX - press.client[0], event.clientY - press.client[1]];
     if (!press.moved && !press.paints && Math.hypot(dx, dy) > 5) { press.moved = true; if (press.dragged >= 0) remember(); }
     if (press.paints) { paint(press.last, at); press.last = at; }
-    else if (press.moved && press.dragged >= 0) { if (!built(at)) { [transmitters[press.dragged].x, transmitters[press.dragged].y] = at; active = press.dragged; drawCity(); } }
+    else if (press.moved && tool === "car") dragCar(at);
+    else if (press.moved && press.dragged >= 0) { if (isFree(at)) { [transmitters[press.dragged].x, transmitters[press.dragged].y] = at; active = press.dragged; drawCity(); } }
     else if (press.moved && isLarge()) { const scale = side / canvas.getBoundingClientRect().width; pan([press.view[0] - dx * scale, press.view[1] - dy * scale]); }
   });
   canvas.addEventListener("pointerup", event => {
     if (!press) return;
     const {at, moved, paints, dragged} = press;
+    if (tool === "car") changedCars(press.cars);
     press = null;
     if (paints || (moved && dragged >= 0)) changed(150); else if (!moved) { read(at); act(at); }
   });
-  canvas.addEventListener("pointercancel", () => { if (press?.paints || press?.dragged >= 0) changed(150); press = null; });
-  canvas.addEventListener("dblclick", event => { if (tool === "place" && nearest(under(event, canvas)) >= 0) remove(under(event, canvas)); });
+  canvas.addEventListener("pointercancel", () => { if (press?.paints || press?.dragged >= 0) changed(150); if (press && tool === "car") changedCars(press.cars); press = null; });
+  canvas.addEventListener("dblclick", event => { const at = under(event, canvas); if ((tool === "place" && nearest(at) >= 0) || (tool === "car" && carAt(at) >= 0)) remove(at); });
   canvas.addEventListener("keydown", event => {
     const at = cursor || [view[0] + side / 2, view[1] + side / 2], arrow = ARROWS[event.key], step = event.shiftKey ? 10 : 1;
     if (arrow && !event.ctrlKey && !event.metaKey) {
@@ -260,10 +306,11 @@ function listenToCity(canvas) {
 // ---- a link that holds what is in view: its bits, compressed, behind the # ----
 async function through(stream, raw) { return new Uint8Array(await new Response(new Blob([raw]).stream().pipeThrough(stream)).arrayBuffer()); }
 const local = item => ({...item, x: item.x - view[0], y: item.y - view[1]});
+const seenCars = () => cars.filter(inView).map(local).map(({x, y, degrees}) => [x, y, degrees]);
 const seenTransmitters = () => transmitters.map((t, i) => ({...local(t), number: i + 1, points: t.points.filter(inView).map(local), seen: inView(t)})).filter(t => t.seen);
 async function copyLink() {
   const seen = seenTransmitters(), {place} = city, origin = [city.origin[0] + view[0], city.origin[1] + view[1]];
-  const scene = {buildings: packed(part()), tx: seen.map(({x, y}) => [x, y]), points: seen.map(t => t.points), place, origin, eirp: eirp(), note: city.note};
+  const scene = {buildings: packed(part()), tx: seen.map(({x, y}) => [x, y]), points: seen.map(t => t.points), cars: seenCars(), place, origin, eirp: eirp(), note: city.note};
   const raw = await through(new CompressionStream("deflate-raw"), new TextEncoder().encode(JSON.stringify(scene)));
   window.history.replaceState(null, "", "#" + base64(raw).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", ""));
   const copied = await navigator.clipboard?.writeText(location.href).then(() => ", and was copied", () => "");
@@ -273,7 +320,7 @@ async function sceneOf(hash) {
   const raw = await through(new DecompressionStream("deflate-raw"), bytes(hash.replaceAll("-", "+").replaceAll("_", "/")));
   const scene = JSON.parse(new TextDecoder().decode(raw));
   if (bytes(scene.buildings).length !== side * side / 8 || !Array.isArray(scene.tx) || !Array.isArray(scene.points)) throw new Error();
-  if (typeof scene.points[0]?.[0] === "number") scene.points = [scene.points.map(([x, y, value]) => ({x, y, value, unit: "dB"}))];  // of an older link
+  if (scene.cars?.some(([, , degrees]) => settings.cars && !settings.cars[degrees])) throw new Error();
   if (Number.isFinite(scene.eirp)) $("eirp").value = scene.eirp;
   return {...scene, width: side, height: side, note: String(scene.note || "from a link").replace(/;.*/, "")};
 }
@@ -295,11 +342,11 @@ async function askForMaps(mine) {
   say("Predicting …");
   try {
     const points = seen.map(t => t.points.map(point => [point.x, point.y, gainOf(point)]));
-    const found = await (await post("/predict", {buildings: packed(here.built), tx: seen.map(({x, y}) => [x, y]), points, draws: Number($("draws").value)})).json();
+    const found = await (await post("/predict", {buildings: packed(here.built), tx: seen.map(({x, y}) => [x, y]), cars: seenCars(), points, draws: Number($("draws").value)})).json();
     if (mine !== version) return;
     maps = found.maps.map((map, i) => {
       const [model, simulator] = [floats(map.model), floats(map.simulator)];
-      return {...here, number: seen[i].number, model, simulator, std: map.std && floats(map.std), difference: model.map((value, k) => value - simulator[k])};
+      return {...here, number: seen[i].number, model, simulator, std: map.std && floats(map.std), car_loss: map.car_loss && floats(map.car_loss), difference: model.map((value, k) => value - simulator[k])};
     });
     choices(); draw();
     const told = seen.filter(t => t.points.length).map(t => `${t.points.length} of transmitter ${t.number}`).join(", ");
@@ -321,7 +368,9 @@ function current() {  // the map that is shown, with the layers that follow from
     map.number = 0;
     map.model = best.map((k, i) => maps[k].model[i]);
     if (map.std) map.std = best.map((k, i) => maps[k].std[i]);
-    map.simulator = map.simulator.map((_, i) => Math.max(...maps.map(each => each.simulator[i])));
+    const strongest = gain => map.simulator.map((_, i) => Math.max(...maps.map(each => gain(each, i))));
+    map.simulator = strongest((each, i) => each.simulator[i]);
+    if (map.car_loss) map.car_loss = strongest((each, i) => each.simulator[i] + each.car_loss[i]).map((without, i) => without - map.simulator[i]);
     map.difference = map.model.map((value, i) => value - map.simulator[i]);
   }
   map.best_server = best.map((k, i) => map.built[i] ? NaN : maps[k].number);
@@ -340,6 +389,13 @@ function compose(canvas, base, origin, withPoints) {  // the picture, and marks 
   const context = canvas.getContext("2d"), scale = canvas.width / side, spot = ({x, y}) => [x - origin[0] + 0.5, y - origin[1] + 0.5];
   context.setTransform(scale, 0, 0, scale, 0, 0); context.imageSmoothingEnabled = false;
   context.drawImage(base, 0, 0, side, side);
+  context.beginPath(); context.lineWidth = 0.5; context.strokeStyle = "#111"; context.fillStyle = "#e8760a";
+  for (const car of cars) {
+    settings.cars[car.degrees].corners.forEach(([dx, dy], k) => context[k ? "lineTo" : "moveTo"](...spot({x: car.x + dx, y: car.y + dy})));
+    context.closePath();
+  }
+  if (canvas.id === "city") context.fill();
+  context.stroke();
   transmitters.forEach((t, i) => {
     context.strokeStyle = "#fff"; context.lineWidth = 1; context.fillStyle = css(palette(i + 1));
     if (withPoints) for (const point of t.points) { const [x, y] = spot(point); context.beginPath(); context.rect(x - 2, y - 2, 4, 4); context.fill(); context.stroke(); }
@@ -399,8 +455,9 @@ function draw() {
   $("coverage").textContent = "";
   if (!map) return;
   const open = map.built.reduce((count, full) => count + !full, 0) || 1, share = count => `${(100 * count / open).toFixed(1)} %`;
-  const covered = map.coverage.reduce((count, value) => count + (value === 1), 0);
-  $("coverage").textContent = `${share(covered)} of the open area is covered (from ${threshold} dB, ${+(threshold + eirp()).toFixed(2)} dBm)`;
+  const heard = map.coverage.reduce((count, value) => count + (value === 1), 0);
+  $("coverage").textContent = `${share(heard)} of the open area is covered (from ${threshold} dB, ${+(threshold + eirp()).toFixed(2)} dBm)`;
+  if (map.car_loss) $("coverage").textContent += `; cars take away ${decibel(map.car_loss.reduce((sum, value) => sum + value, 0) / open)} dB on average in the simulator`;
   document.querySelector("#figure-best_server .ticks").innerHTML = maps.map(({number}) =>
     `<span><i style="background: ${css(palette(number))}"></i> transmitter ${number}: ${share(map.best_server.reduce((count, value) => count + (value === number), 0))}</span>`).join("");
 }
@@ -410,7 +467,7 @@ function read(at) {
   const map = shown, x = at[0] - (map?.origin[0] ?? 0), y = at[1] - (map?.origin[1] ?? 0), i = y * side + x;
   let text = built(at) ? "building" : "";
   if (map && x >= 0 && y >= 0 && x < side && y < side && !map.built[i]) {
-    const values = VIEWS.filter(([key]) => map[key] && key !== "best_server").map(([key]) => `${key} ${decibel(map[key][i])} dB`).join(", ");
+    const values = VIEWS.filter(([key]) => map[key] && key !== "best_server").map(([key]) => `${key.replace("_", " ")} ${decibel(map[key][i])} dB`).join(", ");
     text = `${map.number ? "" : "best: "}transmitter ${map.number || map.best_server[i]}: ${values}, received ${decibel(map.model[i] + eirp())} dBm`;
   }
   $("readout").textContent = `(${coordinates(at)}) ${text}`;
@@ -423,10 +480,12 @@ function save(blob, name) {
 }
 async function download(kind) {
   const layer = $("layer").value, file = `radio_map_${layer}.${kind}`;
-  if (layer === "city") {
-    if (kind !== "png") return say("The city is saved as PNG only.", true);
-    const picture = raster(city.width, city.height, i => city.built[i] ? [255, 255, 255] : [0, 0, 0]);
-    return picture.toBlob(blob => save(blob, "city.png"));
+  if (layer === "city" || layer === "cars") {
+    if (kind !== "png") return say("City and cars are saved as PNG only.", true);
+    const places = new Set(cars.flatMap(pixelsOf).map(([x, y]) => y * city.width + x)), isCity = layer === "city";
+    const picture = raster(city.width, city.height, i => (isCity ? city.built[i] : places.has(i)) ? [255, 255, 255] : [0, 0, 0]);
+    if (isCity && cars.length) say("city.png holds the buildings; the cars are a layer of their own.");
+    return picture.toBlob(blob => save(blob, `${layer}.png`));
   }
   let body = {layer, place: city.place};
   if (layer === "measured") {
@@ -435,7 +494,7 @@ async function download(kind) {
     body.points = points.map(point => [point.x + city.origin[0], point.y + city.origin[1], gainOf(point)]);
   } else {
     if (!shown) return say("There is no map yet: place a transmitter.", true);
-    if (!shown[layer]) return say("Choose several samples first: one has no spread.", true);
+    if (!shown[layer]) return say(layer === "std" ? "Choose several samples first: one has no spread." : "Place a car first.", true);
     body = {layer, place: shown.place, left: shown.base[0] + shown.origin[0], top: shown.base[1] + shown.origin[1], values: base64(shown[layer]), buildings: packed(shown.built)};
   }
   save(await (await post(`/file/${kind}`, body)).blob(), file);
@@ -455,8 +514,10 @@ function listen() {
   on("upload", "change", event => { if (event.target.files[0]) upload(event.target.files[0]); event.target.value = ""; });
   on("invert", "click", () => upload(city.from.file, null, "yes"));
   on("undo", "click", undo);
-  on("clear", "click", () => { remember(); choice++; reading.abort(); refused = null; empty(); view = [0, 0]; transmitters = []; cursor = null; note(""); changed(0); });
+  on("clear", "click", () => { remember(); choice++; reading.abort(); refused = null; empty(); view = [0, 0]; transmitters = []; cars = []; cursor = null; note(""); changed(0); });
   on("clear-tx", "click", () => { remember(); transmitters = []; active = 0; changed(0); });
+  on("cars", "click", () => addCars().catch(error => say(error.message, true)));
+  on("clear-cars", "click", () => { const before = cars; cars = []; changedCars(before); });
   on("link", "click", () => copyLink().catch(error => say(error.message, true)));
   on("value", "submit", event => { event.preventDefault(); setValue(); });
   on("forget", "click", () => { if (spot) { tool = "measure"; remove(spot); } });
@@ -506,6 +567,7 @@ async function start() {
   $("allowed").textContent = `Files of at most ${megabytes(settings.max_upload)}: PNG, one pixel per metre, white buildings on black, up to ${settings.max_side} × ${settings.max_side} px; ` +
     `footprints as GeoJSON, up to ${settings.max_side} m × ${settings.max_side} m and ${settings.max_vertices.toLocaleString("en")} vertices.`;
   document.querySelector("[data-tool=measure]").hidden = !settings.measurements;
+  for (const button of document.querySelectorAll("[data-tool=car], #cars, #clear-cars")) button.hidden = !settings.cars;
   settings.cities.forEach(name => $("example").append(new Option(name, name)));
   $("layer").append(...LAYERS.map(layer => new Option(layer.replace("_", " "), layer)));
   addFigures(); listen(); drawCity();

@@ -20,7 +20,7 @@ from denoising_diffusion_pytorch.predictor import Predictor
 
 from .cities import add_cities, examples
 from .maps import add_maps
-from .messages import MAX_POINTS, MAX_TRANSMITTERS
+from .messages import MAX_CARS, MAX_POINTS, MAX_TRANSMITTERS, car_shapes
 
 HERE = Path(__file__).parent
 MAX_UPLOAD = 8 * 2**20  # bytes
@@ -54,7 +54,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
     def settings():
         colours = {
             name: (colormaps[name](np.arange(colormaps[name].N))[:, :3] * 255).round().astype(int).tolist()
-            for name in ("viridis", "RdBu_r", "magma", "tab10")
+            for name in ("viridis", "RdBu_r", "magma", "OrRd", "tab10")
         }
         return jsonify(
             colours=colours,
@@ -70,6 +70,8 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
             max_vertices=MOST_VERTICES,
             max_transmitters=MAX_TRANSMITTERS,
             max_points=MAX_POINTS,
+            max_cars=MAX_CARS,
+            cars=car_shapes() if predictor.sees_cars else None,
             measurements=predictor.sees_measurements,
             model=f"{predictor.checkpoint.path.name}, step {predictor.checkpoint.step:,}",
         )

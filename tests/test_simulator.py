@@ -97,6 +97,24 @@ def test_over_the_roofs_by_hand(walls):
     assert np.isinf(around_only.loss[:, 24:]).all() and (around_only.bends[:, 24:] == -1).all()
 
 
+def test_cars_by_hand():
+    """A car across the ray is climbed beside it and left beside it; paths over roofs pass over cars; the effect is halved."""
+    model, car = PathLossModel(), np.array([[20, 30], [22, 30], [22, 34], [20, 34]]) + (-EDGE, EDGE)
+    simulator = Simulator(Layout([], (64, 64)), cars=Layout([car], (64, 64)))
+    free, around_cars = simulator.paths((10, 32)), simulator.paths((10, 32), around_cars=True)
+    for column, bends in ((19, 0), (21, 1), (22, 1), (23, 2), (50, 2)):
+        least = around([(10, 32), (19, 32), (22, 32)][: bends + 1] + [(column, 32)], model)
+        assert around_cars.bends[32, column] == bends
+        assert bends == 0 or around_cars.loss[32, column] == pytest.approx(least)
+    assert around_cars.loss[10, 40] == free.loss[10, 40]
+    assert np.allclose(simulator.path_gain((10, 32)), (free.path_gain + around_cars.path_gain) / 2)
+    spot = Layout.traced(block(rows=slice(32, 33), columns=slice(21, 22)))  # smaller than a car, below the transmitter
+    assert np.isfinite(Simulator(Layout([], (64, 64)), cars=spot).paths((21, 32), around_cars=True).loss).all()
+    wall = Layout([np.array([[10, -1], [14, -1], [14, 64], [10, 64]]) + (-EDGE, EDGE)], (64, 64))
+    behind = Simulator(wall, cars=Layout([car], (64, 64)))
+    assert np.array_equal(behind.path_gain((3, 32)), Simulator(wall).path_gain((3, 32)))
+
+
 def test_buildings_and_bounds():
     buildings = block()
     gain = simulate(buildings, (10, 10))

@@ -8,7 +8,7 @@ path in m, at least 1; losses are in dB below the scale's strongest value (data/
 
 Paths are found by Theta* (Nash et al., 2007): Dijkstra's algorithm over the eight neighbours of a pixel, ordered by L,
 in which a neighbour that sees the path's last bend takes the straight way from there, and the path bends at the pixel
-otherwise. Buildings are passed at the height of their roofs, cars at the height of the antennas.
+otherwise. Buildings are passed at the height of their roofs, cars at the height of the antennas, see `_sees`.
 """
 
 import heapq
@@ -29,7 +29,6 @@ from .visibility import blocking_wall
 SIGHT_MARGIN = 0.6  # px at both ends of a ray of `line_of_sight` where walls do not count
 MARGIN = 2.0**-13  # px, the same for paths on the ground: half of registration.EDGE, so that walls beside a pixel count
 ROOF_MARGIN = 1.5  # px, the same at an end on a roof, whose pixels lie behind the wall
-CAR_MARGIN = 1.02  # px, the same at an end on a car
 SHRINK = 0.4  # px by which walls traced from a mask are moved inwards: the traced outline lies slightly outside
 NEIGHBOURS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
 DEGREES = 180 / np.pi
@@ -37,7 +36,7 @@ DEGREES = 180 / np.pi
 # its path it is, the row of the one before, whether it or one before lies on a building, and what it lies on; row 0 is
 # the transmitter
 X, Y, Z, LENGTH, LOSS, UX, UY, UZ, NUMBER, BEFORE, ROOF, ON, COLUMNS = range(13)
-GROUND, CAR, BUILDING = range(3)  # what a pixel or a bend lies on
+GROUND, CAR, BUILDING = range(3)  # what a pixel or a bend lies on; CAR: on a car or beside one
 
 
 class PathLossModel(NamedTuple):
@@ -101,27 +100,23 @@ def _bend_at(bends, origin, new, x, y, z, on, model):
 
 
 @njit(cache=True, nogil=True)
-def _margin(on):
-    """px at the end of a ray where walls do not count."""
-    if on == BUILDING:
-        return ROOF_MARGIN
-    return CAR_MARGIN if on == CAR else MARGIN
-
-
-@njit(cache=True, nogil=True)
 def _sees(bends, bend, x, y, on, walls, buildings, interior, shadows):
-    """Whether a straight leg leads from a bend to (x, y); `walls` of everything, `buildings` those of buildings alone."""
+    """Whether a straight leg leads from a bend to (x, y); `walls` of everything, `buildings` those of buildings alone.
+
+    A leg between two pixels on or beside cars, or up to a roof and down again, passes over the cars in its way.
+    """
     last = bends[bend, ON]
     if on == BUILDING and last == BUILDING:
         return True  # all roofs are level
-    if on == CAR and last == CAR:  # the same
-        if blocking_wall(buildings, bends[bend, X], bends[bend, Y], x, y, MARGIN, MARGIN, -1) >= 0:
-            return False
-    else:
-        wall = blocking_wall(walls, bends[bend, X], bends[bend, Y], x, y, _margin(last), _margin(on), shadows[bend])
-        if wall >= 0:
-            shadows[bend] = wall
-            return False
+    over_cars = on == BUILDING or last == BUILDING or (on == CAR and last == CAR)
+    obstacles = buildings if over_cars else walls
+    guess = shadows[bend] if shadows[bend] < len(obstacles.segments) else -1  # those of buildings come first in both
+    begin = ROOF_MARGIN if last == BUILDING else MARGIN
+    end = ROOF_MARGIN if on == BUILDING else MARGIN
+    wall = blocking_wall(obstacles, bends[bend, X], bends[bend, Y], x, y, begin, end, guess)
+    if wall >= 0:
+        shadows[bend] = wall
+        return False
     # from corner to corner through a building, a leg crosses no wall
     middle = int((y + bends[bend, Y]) / 2 + 0.5), int((x + bends[bend, X]) / 2 + 0.5)
     return on == BUILDING or last == BUILDING or not interior[middle]
@@ -141,7 +136,7 @@ def _search(ground, interior, walls, buildings, tx, ty, start, model):
     bends, count = np.zeros((pixels + 2, COLUMNS)), 1  # and one row to write the next bend into
     bend_of = np.full(pixels, -1, np.int64)  # the bend at each pixel
     shadows = np.full(pixels + 2, -1, np.int64)  # the wall that last hid a pixel from each bend
-    bends[0, X], bends[0, Y], bends[0, BEFORE] = tx, ty, -1
+    bends[0, X], bends[0, Y], bends[0, BEFORE], bends[0, ON] = tx, ty, -1, ground[start // width, start % width]
     loss[start], last[start] = 0.0, 0
     queue = [(0.0, start)]
     while len(queue):
@@ -161,8 +156,8 @@ def _search(ground, interior, walls, buildings, tx, ty, start, model):
                 continue
             neighbour, top = r * width + c, (model.roof_height if on == BUILDING else 0.0)
             bend = last[cell]
-            while on != GROUND and bends[bend, ON] == on and bends[int(bends[bend, BEFORE]), ON] == on:
-                bend = int(bends[bend, BEFORE])  # the first one on a roof, which sees every roof of that height
+            while on == BUILDING and bends[bend, ON] == on and bends[int(bends[bend, BEFORE]), ON] == on:
+                bend = int(bends[bend, BEFORE])  # the first one on a roof, which sees every roof
             through, _ = _leg(bends, bend, c, r, top, model)
             if through >= loss[neighbour]:
                 continue  # and to bend once more costs more
@@ -175,10 +170,10 @@ def _search(ground, interior, walls, buildings, tx, ty, start, model):
             through, _ = _leg(bends, count, c, r, top, model)
             if through >= loss[neighbour]:
                 continue
-            if here != BUILDING and on != BUILDING:
-                between = walls if here == GROUND and on == GROUND else buildings
-                if blocking_wall(between, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
-                    continue
+            # cars block no step: it begins or ends on or beside them
+            climbs = here == BUILDING or on == BUILDING
+            if not climbs and blocking_wall(buildings, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
+                continue
             if bend_of[cell] < 0:
                 bend_of[cell] = count
                 count += 1
@@ -232,7 +227,7 @@ class Simulator:
             self.walls = make_walls(segments_of(shrunk), layout.shape)
         self.cars = None
         if cars is not None and cars.outlines:
-            self.cars = cars.inside & ~self.buildings
+            self.cars = ndimage.binary_dilation(cars.inside, np.ones((3, 3))) & ~self.buildings
             segments = np.concatenate([self.walls.segments, segments_of(cars.outlines)])
             self.walls_and_cars = make_walls(segments, layout.shape)
 
