@@ -62,7 +62,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     city = parser.add_mutually_exclusive_group()
     city.add_argument("--buildings", type=Path, metavar="FILE",
-                      help="a city: footprints, such as GeoJSON, or a PNG, one pixel per metre, white inside buildings")  # fmt: skip
+                      help="a city: footprints as GeoJSON, or a PNG, one pixel per metre, white inside buildings")  # fmt: skip
     city.add_argument("--simulate", type=natural, metavar="SEED", help="a random city, and the simulator's map of it")
     parser.add_argument("--cars", type=Path, metavar="PNG",
                         help="a picture as large as that of the buildings, white inside cars")  # fmt: skip

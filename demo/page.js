@@ -565,7 +565,7 @@ async function start() {
   $("threshold").value = settings.threshold; $("eirp").value = settings.eirp;
   $("upload").accept = ["image/png", "application/geo+json", ...settings.suffixes].join(",");
   $("allowed").textContent = `Files of at most ${megabytes(settings.max_upload)}: PNG, one pixel per metre, white buildings on black, up to ${settings.max_side} × ${settings.max_side} px; ` +
-    `footprints, such as GeoJSON, up to ${settings.max_side} m × ${settings.max_side} m and ${settings.max_vertices.toLocaleString("en")} vertices.`;
+    `footprints as GeoJSON, up to ${settings.max_side} m × ${settings.max_side} m and ${settings.max_vertices.toLocaleString("en")} vertices.`;
   document.querySelector("[data-tool=measure]").hidden = !settings.measurements;
   for (const button of document.querySelectorAll("[data-tool=car], #cars, #clear-cars")) button.hidden = !settings.cars;
   settings.cities.forEach(name => $("example").append(new Option(name, name)));

@@ -2,9 +2,9 @@
 
     python scripts/simulate.py --buildings city.png --tx 120,80 --out map.png
 
-The city is a grey picture, one pixel per metre, white inside buildings, or a file of footprints, such as GeoJSON. The
-result is an 8-bit PNG in RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0). Cars are white in a picture
-of the same size, or features of that file with "class": "car".
+The city is a grey picture, one pixel per metre, white inside buildings, or a GeoJSON file of footprints. The result
+is an 8-bit PNG in RadioMapSeer's levels (path gain = 99.16 v / 255 - 147 dB, buildings 0). Cars are white in a picture
+of the same size, or features of the GeoJSON file with "class": "car".
 """
 
 import argparse
@@ -29,7 +29,7 @@ LARGE = 2**20  # px from which it takes so long that the command says what it do
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--buildings", type=Path, required=True, help="PNG, white inside buildings, or footprints, such as GeoJSON")
+    add("--buildings", type=Path, required=True, help="PNG, white inside buildings, or footprints as GeoJSON")
     add("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
     add("--cars", type=Path, metavar="PNG", help="a picture as large as that of the buildings, white inside cars")
     add("--invert", action="store_true", help="the buildings of the PNG are black on white")

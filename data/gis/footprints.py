@@ -1,22 +1,25 @@
-"""Building footprints: which features are buildings, and what their coordinates mean on the ground."""
+"""Building footprints as GeoJSON (RFC 7946): which features are buildings, and what their coordinates mean on the ground."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
 from pyproj import CRS, Geod, Transformer
-from pyproj.exceptions import ProjError
+from pyproj.exceptions import CRSError, ProjError
 
 from ..errors import DataError
+from ..files import decoded
 
 WGS_84 = CRS.from_epsg(4326)
 HOUSE = (0.1, 0.05)  # in m, what is shorter is no house, and in degrees, what is longer
 FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
 TAGS, KINDS = ["building", "building:part"], ["type", "class"]  # properties that say what a feature is
 BUILDING, CAR = ["building", "buildings", "building_part"], ["car", "cars", "vehicle", "vehicles"]  # in words
-NOT = ["", "no", "none", "false", "0", "0.0"]
+NOT = ["", "no", "none", "null", "false", "0", "0.0"]
 HEIGHTS = ["height", "building:levels"]
+EXPECTED = "a city is a PNG, GeoJSON, or a polygon file of RadioMapSeer; ogr2ogr converts other formats"
 
 
 class Footprints(NamedTuple):
@@ -53,25 +56,21 @@ def footprints_of(content: bytes, name: str) -> Footprints:
     Raises:
         DataError: no building, or coordinates that cannot be in the file's reference system.
     """
-    from .gdal import read_features  # slow to import: after all other errors
-
-    frame = read_features(content, name, [*TAGS, *KINDS, *HEIGHTS])
-    frame = frame[(frame.bounds.abs() < FARTHEST).all(axis=1)]  # False also where there are no coordinates
-    shapes, notes = shapely.make_valid(np.array(frame.geometry)), []
-    frame, shapes = frame[shapely.area(shapes) > 0], shapes[shapely.area(shapes) > 0]
-    says, others = _says(frame, BUILDING, TAGS), ~_says(frame, CAR)
+    tags, shapes, crs = _read_features(content, name)
+    says = np.array([_says(each, BUILDING, TAGS) for each in tags], bool)
+    others = ~np.array([_says(each, CAR) for each in tags], bool)
     cars = ~says & ~others
     chosen = says if says.any() else others
     if not chosen.any():
         what = f"only cars ({cars.sum():,}), no building" if cars.any() else "no polygon"
         raise DataError(f"{name}: holds {what}; export building footprints, for instance from overpass-turbo.eu")
+    notes = []
     if 0 < says.sum() < (others | says).sum():
         of_all = f"{says.sum():,} of {(others | says).sum():,}"
         notes.append(f"features that say they are buildings: {of_all}; the others are left out")
-    heights = [key for key in frame if key.lower() in HEIGHTS and frame[key].notna().any()]
+    heights = sorted({key for each in tags for key in HEIGHTS if each.get(key) is not None})
     if heights:
         notes.append(f"{', '.join(heights)}: not used; every building counts as 25 m high")
-    crs = frame.crs and (frame.crs.sub_crs_list[0] if frame.crs.is_compound else frame.crs.to_2d())  # without heights
     buildings = _polygons(shapes[chosen])
     bounds = shapely.bounds(buildings)
     house, middle = np.median((bounds[:, 2:] - bounds[:, :2]).max(1)), np.median(bounds, axis=0)[:2]
@@ -84,11 +83,64 @@ def footprints_of(content: bytes, name: str) -> Footprints:
     return Footprints(buildings, _polygons(shapes[cars]), crs, notes)
 
 
-def _says(frame: Any, words: list[str], tags: Sequence[str] = ()) -> np.ndarray:
-    """Which features (N,) of a GeoDataFrame have one of these tags, or have one of these words as their type or class."""
-    texts = [(key.lower(), frame[key].astype("string").fillna("").str.lower()) for key in frame if key != "geometry"]
-    said = [~text.isin(NOT) if key in tags else text.isin(words) for key, text in texts if key in (*tags, *KINDS)]
-    return np.any([np.zeros(len(frame)), *said], axis=0)
+def _read_features(content: bytes, name: str) -> tuple[list[dict[str, Any]], np.ndarray, CRS | None]:
+    """Properties, by names in lower case, and valid shape of every feature with an area, and the system that the file names.
+
+    Raises:
+        DataError: no JSON.
+    """
+    text, label = decoded(content), None
+    try:
+        try:
+            values = [json.loads(text)]
+        except json.JSONDecodeError:  # one feature per line, or per record of a sequence (RFC 8142)
+            values = [json.loads(line) for line in text.replace("\x1e", "").splitlines() if line.strip()]
+        features = [feature for value in values for feature in _features(value)]
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: is no GeoJSON ({' '.join(str(error).split())}); {EXPECTED}") from error
+    if not features:
+        raise DataError(f"{name}: holds no GeoJSON feature; {EXPECTED}")
+    label = next((value["crs"] for value in values if isinstance(value, dict) and value.get("crs")), None)
+    shapes = shapely.make_valid(np.array([_shape(geometry) for _, geometry in features], object))
+    used = (shapely.area(shapes) > 0) & (np.abs(shapely.bounds(shapes)) < FARTHEST).all(1)
+    tags = [{str(key).lower(): value for key, value in properties.items()} for properties, _ in features]
+    return [each for each, use in zip(tags, used, strict=True) if use], shapes[used], _crs(label)
+
+
+def _features(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Properties and geometry of every feature of a GeoJSON object; a geometry is one without properties."""
+    if not isinstance(value, dict):
+        return
+    if value.get("type") == "FeatureCollection":
+        for feature in value.get("features") or []:
+            yield from _features(feature)
+    elif value.get("type") == "Feature":
+        yield value.get("properties") or {}, value.get("geometry")
+    elif "coordinates" in value or "geometries" in value:
+        yield {}, value
+
+
+def _shape(geometry: Any) -> shapely.Geometry | None:
+    """None for what is malformed."""
+    try:
+        return shapely.geometry.shape(geometry)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError):
+        return None
+
+
+def _crs(label: Any) -> CRS | None:
+    """The system that a "crs" member names, without its heights; None for one that is unknown."""
+    try:
+        crs = CRS.from_user_input(str(label["properties"]["name"]))
+    except (CRSError, KeyError, TypeError):
+        return None
+    return crs.sub_crs_list[0] if crs.is_compound else crs.to_2d()
+
+
+def _says(properties: dict[str, Any], words: list[str], tags: Sequence[str] = ()) -> bool:
+    """Whether a feature has one of these tags, or has one of these words as its type or class."""
+    said = {key: str(properties[key]).strip().lower() for key in (*tags, *KINDS) if key in properties}
+    return any(text not in NOT if key in tags else text in words for key, text in said.items())
 
 
 def _polygons(shapes: np.ndarray) -> np.ndarray:

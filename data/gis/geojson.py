@@ -21,7 +21,7 @@ from ..geometry.registration import fit_outlines, outlines_of
 from ..trees.png import decode_grey, read_grey
 from .footprints import Footprints, epsg_of, footprints_of, metres
 
-SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson", ".gpkg", ".zip", ".fgb", ".osm")
+SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson")
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 OF_A_TREE = re.compile(r"/png/buildings_(complete|missing\d/\d)/[^/]+$")  # where a RadioMapSeer tree has its pictures
 MARGIN = 16  # m of open ground around the footprints

@@ -1,10 +1,11 @@
 """Measured points from other people's text files."""
 
-import io
-import warnings
+import csv
+import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pyproj import CRS, Transformer
@@ -15,9 +16,6 @@ from ..geometry.georeference import Georeference, extent
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
 from .footprints import WGS_84
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 # names of columns, in lower case, with _ for what is no letter or digit; the first that a file has are taken
 LON_LAT = (("longitude", "latitude"), ("lon", "lat"), ("lng", "lat"))
 PIXELS = ("column", "row")
@@ -25,7 +23,7 @@ GAIN = ["gain_db", "gain", "path_gain_db", "path_gain"]
 LOSS = ["path_loss_db", "path_loss", "pathloss_db", "pathloss"]
 POWER = ["rsrp_dbm", "rsrp", "rssi_dbm", "rssi", "rx_power_dbm", "rx_power", "power_dbm", "dbm"]
 EXPECTED = "its first line must name the columns, such as x,y,gain_db or longitude,latitude,rsrp"
-UNKNOWN = ["2147483647", "-", "?"]  # the first by Android
+UNKNOWN = 2147483647  # by Android
 
 
 def read_measurements(
@@ -64,7 +62,7 @@ def measurements_of(
     if (column in POWER) != (eirp_dbm is not None):
         what = "is received power in dBm; give" if eirp_dbm is None else "is no received power in dBm; do not give"
         raise DataError(f"{name}: {column} {what} the transmitter's EIRP, which makes path gain of it")
-    x, y, value = table[[*axes, column]].to_numpy(np.float64).T
+    x, y, value = (table[each] for each in (*axes, column))
     if axes in LON_LAT and place and place.epsg:
         x, y = Transformer.from_crs(WGS_84, CRS.from_epsg(place.epsg), always_xy=True).transform(x, y)
     if place and axes != PIXELS:
@@ -84,24 +82,32 @@ def measurements_of(
     return np.column_stack([x, y, db_to_gain(gain)])[inside].astype(np.float32), note
 
 
-def _table(content: bytes, name: str) -> "DataFrame":
-    """The columns of a text as numbers with a decimal point or comma, NaN for anything else; their names in lower case."""
-    import pandas  # slow to import
+def _table(content: bytes, name: str) -> dict[str, np.ndarray]:
+    """The columns of a text, NaN where there is no number, by their names in lower case; the first of equal names."""
+    lines = [line.partition("#")[0] for line in decoded(content).splitlines()]
+    lines = [line for line in lines if line.strip()]
+    separator = next((one for one in ";\t|," if lines and one in lines[0]), None)
+    rows = [*csv.reader(lines, delimiter=separator)] if separator else [line.split() for line in lines]
+    heads = [re.sub("[^a-z0-9]+", "_", head.lower()).strip("_") for head in rows[0]] if rows else []
+    for number, row in enumerate(rows):
+        if any(row[len(heads) :]):
+            remedy = "if commas are decimal points, separate fields by semicolons"
+            raise DataError(f"{name}: row {number} has more fields than the first line; {remedy}")
+    columns = [[_number(text) for text in column] for column in zip_longest(*rows[1:], fillvalue="")]
+    columns += [[]] * (len(heads) - len(columns))
+    table: dict[str, np.ndarray] = {}
+    for head, column in zip(heads, columns, strict=False):
+        table.setdefault(head, np.array(column))
+    return table
 
-    text = decoded(content)
-    header = next((line for line in text.splitlines() if line.strip() and line[0] != "#"), "")
-    separator = next((one for one in ";\t|," if one in header), r"\s+")
-    options = {"comment": "#", "skipinitialspace": True, "index_col": False, "na_values": UNKNOWN, "dtype": str}
+
+def _number(text: str) -> float:
+    """With a decimal point or comma; NaN for anything else."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pandas.errors.ParserWarning)  # more fields than columns
-            table = pandas.read_csv(io.StringIO(text), sep=separator, **options)
-    except (ValueError, pandas.errors.ParserWarning) as error:
-        remedy = "if commas are decimal points, separate fields by semicolons"
-        raise DataError(f"{name}: is no table ({str(error).strip()}); {EXPECTED}; {remedy}") from error
-    table.columns = table.columns.str.lower().str.replace("[^a-z0-9]+", "_", regex=True).str.strip("_")
-    table = table.loc[:, ~table.columns.duplicated()]
-    return table.apply(lambda column: pandas.to_numeric(column.str.replace(",", "."), errors="coerce"))
+        value = float(text.strip().replace(",", "."))
+    except ValueError:
+        return np.nan
+    return np.nan if value == UNKNOWN else value
 
 
 def _check_gain(where: str, gain: float, column: str = "gain_db") -> None:
