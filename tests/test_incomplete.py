@@ -13,7 +13,7 @@ from data.incomplete import Incomplete
 from data.measurements import spread_points
 from data.samples.augment import Augmentation
 from data.samples.document import RadioUNet_c
-from data.simulator import line_of_sight
+from data.simulator import line_of_sight, random_cars
 from data.simulator.scenes import random_scenes
 from evaluation.references import simulator_map
 
@@ -90,6 +90,17 @@ def test_an_uncertain_transmitter(scene):
         shifts.append(np.subtract(near.shown_tx, scene.tx))
     assert 1.5 < np.std(shifts) < 5
     assert np.abs(CONDITION_CHANNELS["simulated"](near, 256) - scene.gain).max() > 0.01
+
+
+def test_cars_that_the_condition_does_not_show(scene):
+    with_cars = replace(scene, cars=random_cars(scene.layout, np.random.default_rng(0)))
+    hidden = Incomplete(cars_unknown=1.0).shown(with_cars)
+    assert hidden.cars is with_cars.cars and hidden.gain is scene.gain
+    for name in ("cars", "simulated"):
+        without, shown, lost = (CONDITION_CHANNELS[name](each, 256) for each in (scene, with_cars, hidden))
+        assert np.array_equal(lost, without) and not np.array_equal(shown, without)
+    known = [Incomplete(cars_unknown=0.5).shown(each).cars_are_known for each in renamed(with_cars, 40)]
+    assert 8 < sum(known) < 32
 
 
 def test_points_lie_where_something_is_received(scene):
