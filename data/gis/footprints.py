@@ -102,7 +102,8 @@ def _read_features(content: bytes, name: str) -> tuple[list[dict[str, Any]], np.
         raise DataError(f"{name}: holds no GeoJSON feature; {EXPECTED}")
     label = next((value["crs"] for value in values if isinstance(value, dict) and value.get("crs")), None)
     shapes = shapely.make_valid(np.array([_shape(geometry) for _, geometry in features], object))
-    used = (shapely.area(shapes) > 0) & (np.abs(shapely.bounds(shapes)) < FARTHEST).all(1)
+    used = (np.abs(shapely.bounds(shapes)) < FARTHEST).all(1)
+    used[used] = shapely.area(shapes[used]) > 0
     tags = [{str(key).lower(): value for key, value in properties.items()} for properties, _ in features]
     return [each for each, use in zip(tags, used, strict=True) if use], shapes[used], _crs(label)
 

@@ -66,7 +66,7 @@ def measurements_of(
     if axes in LON_LAT and place and place.epsg:
         x, y = Transformer.from_crs(WGS_84, CRS.from_epsg(place.epsg), always_xy=True).transform(x, y)
     if place and axes != PIXELS:
-        x, y = place.pixels(x, y)
+        x, y = (x - place.x) / place.dx, (place.y - y) / place.dy
     gain = -value if column in LOSS else value - (eirp_dbm or 0)
     known = np.isfinite([x, y, gain]).all(0)
     inside = known & (x >= -0.5) & (x < shape[1] - 0.5) & (y >= -0.5) & (y < shape[0] - 0.5)
