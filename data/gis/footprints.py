@@ -1,186 +1,151 @@
-"""The polygons of a GeoJSON text (RFC 7946), however it was exported, and which of them are buildings or cars."""
+"""Building footprints as GeoJSON (RFC 7946): which features are buildings, and what their coordinates mean on the ground."""
 
 import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
-from pyproj import CRS
+from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import CRSError, ProjError
 
 from ..errors import DataError
 from ..files import decoded
-from .crs import conversion, crs_of
 
-ADVICE = "export building footprints as polygons, for instance from overpass-turbo.eu"
-KINDS = "a PNG, GeoJSON in metres or degrees, also with one feature per line, or a polygon file of RadioMapSeer"
-SAYS_KIND = {  # properties that say what a feature is: Overture, 3D tiles, vector tiles, Geofabrik, CityGML, detectors
-    *("type", "subtype", "class", "theme", "layer", "kind", "category", "fclass"),
-    *("featuretype", "featureclass", "objecttype", "citygmlclass", "citygmltype"),
-}
-BUILDING = {"building", "buildings", "buildingpart", "buildingparts"}
-CAR = {"car", "cars", "vehicle", "vehicles"}
+WGS_84 = CRS.from_epsg(4326)
+HOUSE = (0.1, 0.05)  # in m, what is shorter is no house, and in degrees, what is longer
 FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
-NOT = {"", "no", "none", "null", "false", "0", "nan"}
-HEIGHTS = {"height", "building:levels", "building:height", "numfloors", "levels", "measuredheight", "storeys", "hoehe"}
+TAGS, KINDS = ["building", "building:part"], ["type", "class"]  # properties that say what a feature is
+BUILDING, CAR = ["building", "buildings", "building_part"], ["car", "cars", "vehicle", "vehicles"]  # in words
+NOT = ["", "no", "none", "null", "false", "0", "0.0"]
+HEIGHTS = ["height", "building:levels"]
+EXPECTED = "a city is a PNG, GeoJSON, or a polygon file of RadioMapSeer; ogr2ogr converts other formats"
 
 
-@dataclass
-class Footprints:
-    """What a file holds.
+class Footprints(NamedTuple):
+    """What a file holds."""
 
-    Attributes:
-        polygons: of buildings, in the file's coordinates.
-        cars: the same of cars.
-        system: the coordinate reference system that it names; None without one.
-        notes: what was left out.
+    buildings: np.ndarray  # (N,) polygons in the file's coordinates
+    cars: np.ndarray  # the same
+    crs: CRS | None  # their reference system; None for metres of an unknown one
+    notes: list[str]
+
+
+def epsg_of(crs: CRS | None) -> int | None:
+    """Code of the EPSG register; None without one."""
+    code = crs.to_epsg(min_confidence=25) if crs else None
+    return 3857 if code == 900913 else code  # the old name of the web's projection
+
+
+def metres(crs: CRS | None, point: np.ndarray) -> np.ndarray:
+    """Ground metres per unit of x and of y, (2,), at a point (x, y); NaN in a system that is nowhere on the ground."""
+    if crs is None:
+        return np.ones(2)
+    step = 1e-4 if crs.is_geographic else 10.0
+    try:
+        to_degrees = Transformer.from_crs(crs, WGS_84, always_xy=True)
+    except ProjError:
+        return np.full(2, np.nan)
+    lon, lat = to_degrees.transform(point[0] + [0, step, 0], point[1] + [0, 0, step])
+    return Geod(ellps="WGS84").inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])[2] / step
+
+
+def footprints_of(content: bytes, name: str) -> Footprints:
+    """The footprints in a file's content; where any of them says that it is a building, only those are buildings.
+
+    Raises:
+        DataError: no building, or coordinates that cannot be in the file's reference system.
     """
+    tags, shapes, crs = _read_features(content, name)
+    says = np.array([_says(each, BUILDING, TAGS) for each in tags], bool)
+    others = ~np.array([_says(each, CAR) for each in tags], bool)
+    cars = ~says & ~others
+    chosen = says if says.any() else others
+    if not chosen.any():
+        what = f"only cars ({cars.sum():,}), no building" if cars.any() else "no polygon"
+        raise DataError(f"{name}: holds {what}; export building footprints, for instance from overpass-turbo.eu")
+    notes = []
+    if 0 < says.sum() < (others | says).sum():
+        of_all = f"{says.sum():,} of {(others | says).sum():,}"
+        notes.append(f"features that say they are buildings: {of_all}; the others are left out")
+    heights = sorted({key for each in tags for key in HEIGHTS if each.get(key) is not None})
+    if heights:
+        notes.append(f"{', '.join(heights)}: not used; every building counts as 25 m high")
+    buildings = _polygons(shapes[chosen])
+    bounds = shapely.bounds(buildings)
+    house, middle = np.median((bounds[:, 2:] - bounds[:, :2]).max(1)), np.median(bounds, axis=0)[:2]
+    if crs is None or crs.is_geographic:  # GeoJSON that names no system should be in degrees, but not everybody's is
+        degrees = (np.abs(bounds) <= (180, 90, 180, 90)).all(1).mean() > 0.5 and house < HOUSE[1]
+        crs = (crs or WGS_84) if degrees else None
+    elif not HOUSE[0] < house * metres(crs, middle).max() < np.inf:
+        what = f"coordinates such as {middle[0]:.7g},{middle[1]:.7g} cannot be in its system, {crs.name}"
+        raise DataError(f"{name}: {what}; convert it: ogr2ogr -t_srs EPSG:4326 converted.geojson {name}")
+    return Footprints(buildings, _polygons(shapes[cars]), crs, notes)
 
-    polygons: list[shapely.Polygon]
-    cars: list[shapely.Polygon]
-    system: CRS | None
-    notes: list[str] = field(default_factory=list)
 
-
-def json_values(content: bytes | str, name: str) -> list[Any]:
-    """The JSON values of a text: usually one; one per line or record in GeoJSON text sequences (RFC 8142) and the like.
+def _read_features(content: bytes, name: str) -> tuple[list[dict[str, Any]], np.ndarray, CRS | None]:
+    """Properties, by names in lower case, and valid shape of every feature with an area, and the system that the file names.
 
     Raises:
         DataError: no JSON.
     """
-    text = content if isinstance(content, str) else decoded(content)
-    gap = re.compile(r"[\s\x1e,]*")
-    place, values = gap.match(text).end(), []
-    if text[place : place + 1] not in ("{", "["):
-        raise DataError(f"{name}: is no GeoJSON; a city is {KINDS}; {conversion(name)}")
+    text, label = decoded(content), None
     try:
-        while place < len(text):
-            value, place = json.JSONDecoder().raw_decode(text, place)
-            values.append(value)
-            place = gap.match(text, place).end()
-    except json.JSONDecodeError as error:
-        raise DataError(f"{name}: is no GeoJSON (line {error.lineno}: {error.msg}); {ADVICE}") from error
+        try:
+            values = [json.loads(text)]
+        except json.JSONDecodeError:  # one feature per line, or per record of a sequence (RFC 8142)
+            values = [json.loads(line) for line in text.replace("\x1e", "").splitlines() if line.strip()]
+        features = [feature for value in values for feature in _features(value)]
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: is no GeoJSON ({type(error).__name__}); {ADVICE}") from error
-    return values
+        raise DataError(f"{name}: is no GeoJSON ({' '.join(str(error).split())}); {EXPECTED}") from error
+    if not features:
+        raise DataError(f"{name}: holds no GeoJSON feature; {EXPECTED}")
+    label = next((value["crs"] for value in values if isinstance(value, dict) and value.get("crs")), None)
+    shapes = shapely.make_valid(np.array([_shape(geometry) for _, geometry in features], object))
+    used = (np.abs(shapely.bounds(shapes)) < FARTHEST).all(1)
+    used[used] = shapely.area(shapes[used]) > 0
+    tags = [{str(key).lower(): value for key, value in properties.items()} for properties, _ in features]
+    return [each for each, use in zip(tags, used, strict=True) if use], shapes[used], _crs(label)
 
 
-def footprints_of(values: list[Any], name: str) -> Footprints:
-    """The building footprints of GeoJSON objects, and their cars, which say that they are.
-
-    Where any feature says that it is a building, only those are taken as buildings. Features without a geometry,
-    polygons that are empty or malformed, and everything that is no polygon are left out.
-
-    Raises:
-        DataError: no polygon of a building is left.
-    """
-    system, found, cars, bad, heights = None, [], [], 0, set()
-    try:
-        for properties, geometry, crs in _features(values, name):
-            system = crs_of(crs, name) if system is None else system
-            polygons, malformed = _polygons(geometry)
-            bad += malformed
-            if not says_building(properties) and _says(properties, CAR):
-                cars += polygons
-                continue
-            found.append((bool(polygons) and says_building(properties), polygons))
-            heights |= {key for key, value in _tags(properties) if _plain(key) in HEIGHTS and value is not None}
-    except RecursionError as error:
-        raise DataError(f"{name}: is nested too deeply; {ADVICE}") from error
-    count = sum(len(polygons) for _, polygons in found)
-    if any(says for says, _ in found):
-        found = [(says, polygons) for says, polygons in found if says]
-    chosen = [polygon for _, polygons in found for polygon in polygons]
-    if not chosen:
-        what = f"only cars ({len(cars):,}), no building" if cars else "no polygon that can be read"
-        raise DataError(f"{name}: holds {what}; {ADVICE}")
-    notes = []
-    if len(chosen) < count:
-        notes.append(f"polygons that say they are buildings: {len(chosen):,} of {count:,}; the others are left out")
-    if bad:
-        notes.append(f"polygons left out, because they are empty or hold no coordinates: {bad:,}")
-    if heights:
-        notes.append(f"{', '.join(sorted(heights))}: not used; every building counts as 25 m high")
-    return Footprints(chosen, cars, system, notes)
-
-
-def says_building(properties: dict[str, Any]) -> bool:
-    """Whether a feature says that it is a building, in the words of OpenStreetMap, Overture, 3D tiles and the like."""
-    names = ("building", "building:part", "isbuilding")
-    said = (str(value).strip().lower() for key, value in _tags(properties) if _plain(key) in names)
-    return not NOT.issuperset(said) or _says(properties, BUILDING)
-
-
-def _says(properties: dict[str, Any], kind: set[str]) -> bool:
-    """Whether a property that says what a feature is holds one of the words of `kind`."""
-    said = (str(value).strip().rsplit(":", 1)[-1] for key, value in _tags(properties) if _plain(key) in SAYS_KIND)
-    return any(_plain(word) in kind for word in said)
-
-
-def _tags(properties: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values, also of the `tags` of osmtogeojson and the `other_tags` of GDAL."""
-    for key, value in properties.items():
-        if key == "tags" and isinstance(value, dict):
-            yield from value.items()
-        elif key == "other_tags" and isinstance(value, str):
-            yield from re.findall(r'"([^"]*)"=>"([^"]*)"', value)
-        else:
-            yield key, value
-
-
-@lru_cache(10_000)
-def _plain(text: Any) -> str:
-    return re.sub(r"[_ -]", "", str(text)).lower()
-
-
-def _features(value: Any, name: str, crs: Any = None) -> Iterator[tuple[dict[str, Any], Any, Any]]:
-    """Properties, geometry and coordinate reference system of every feature below a value."""
-    if isinstance(value, list):
-        for part in value:
-            yield from _features(part, name, crs)
+def _features(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Properties and geometry of every feature of a GeoJSON object; a geometry is one without properties."""
+    if not isinstance(value, dict):
         return
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind is None or kind in ("Topology", "CityJSON", "CityJSONFeature"):
-        overpass = isinstance(value, dict) and "elements" in value
-        how = "export it as GeoJSON (osmtogeojson does)" if overpass else conversion(name)
-        raise DataError(
-            f"{name}: holds no polygons that can be read ({kind or 'no GeoJSON'}); a city is {KINDS}; {how}"
-        )
-    crs = value.get("crs", crs)
-    if kind == "FeatureCollection":
-        yield from _features(value.get("features") or [], name, crs)
-    elif kind == "Feature":
-        properties, geometry = value.get("properties"), value.get("geometry")
-        inner = geometry.get("crs", crs) if isinstance(geometry, dict) else crs
-        yield properties if isinstance(properties, dict) else {}, geometry, inner
-    else:
-        yield {}, value, crs
+    if value.get("type") == "FeatureCollection":
+        for feature in value.get("features") or []:
+            yield from _features(feature)
+    elif value.get("type") == "Feature":
+        yield value.get("properties") or {}, value.get("geometry")
+    elif "coordinates" in value or "geometries" in value:
+        yield {}, value
 
 
-def _polygons(geometry: Any) -> tuple[list[shapely.Polygon], int]:
-    """The polygons of a GeoJSON geometry, and the number of those that are empty or malformed."""
-    if not isinstance(geometry, dict):
-        return [], 0
-    kind = geometry.get("type")
-    parts = geometry.get("geometries" if kind == "GeometryCollection" else "coordinates")
-    if kind == "Polygon":
-        rings = [_ring(ring) for ring in parts] if isinstance(parts, list) else []
-        if not rings or rings[0] is None:
-            return [], 1
-        return [shapely.Polygon(rings[0], [ring for ring in rings[1:] if ring is not None])], 0
-    if kind not in ("MultiPolygon", "GeometryCollection") or not isinstance(parts, list):
-        return [], 0
-    found = [_polygons({"type": "Polygon", "coordinates": p} if kind == "MultiPolygon" else p) for p in parts]
-    return [polygon for polygons, _ in found for polygon in polygons], sum(bad for _, bad in found)
-
-
-def _ring(ring: Any) -> np.ndarray | None:
-    """(N, 2) of a ring's coordinates; None for one that is malformed."""
+def _shape(geometry: Any) -> shapely.Geometry | None:
+    """None for what is malformed."""
     try:
-        array = np.array([point[:2] for point in ring], np.float64)
-    except (TypeError, ValueError, KeyError, OverflowError):
+        return shapely.geometry.shape(geometry)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError):
         return None
-    return array if array.shape[1:] == (2,) and len(array) >= 3 and (np.abs(array) < FARTHEST).all() else None
+
+
+def _crs(label: Any) -> CRS | None:
+    """The system that a "crs" member names, without its heights; None for one that is unknown."""
+    try:
+        crs = CRS.from_user_input(str(label["properties"]["name"]))
+    except (CRSError, KeyError, TypeError):
+        return None
+    return crs.sub_crs_list[0] if crs.is_compound else crs.to_2d()
+
+
+def _says(properties: dict[str, Any], words: list[str], tags: Sequence[str] = ()) -> bool:
+    """Whether a feature has one of these tags, or has one of these words as its type or class."""
+    said = {key: str(properties[key]).strip().lower() for key in (*tags, *KINDS) if key in properties}
+    return any(text not in NOT if key in tags else text in words for key, text in said.items())
+
+
+def _polygons(shapes: np.ndarray) -> np.ndarray:
+    """The polygons in shapes and collections of them."""
+    while (shapely.get_type_id(shapes) > shapely.GeometryType.POLYGON).any():
+        shapes = shapely.get_parts(shapes)
+    return shapes[shapely.area(shapes) > 0]

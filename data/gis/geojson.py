@@ -1,5 +1,6 @@
 """Cities of one's own: building footprints, such as an extract of OpenStreetMap, as a layout in metres, and pictures."""
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -18,8 +19,7 @@ from ..geometry.layout import Layout
 from ..geometry.outlines import is_building
 from ..geometry.registration import fit_outlines, outlines_of
 from ..trees.png import decode_grey, read_grey
-from .crs import Crs, choose_crs
-from .footprints import ADVICE, footprints_of, json_values
+from .footprints import Footprints, epsg_of, footprints_of, metres
 
 SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson")
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
@@ -94,7 +94,8 @@ def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (
 
     Args:
         content, name: of the file; its suffix tells pictures.
-        around: positions of transmitters, in the coordinates of the footprints, see `read_geojson`.
+        around: positions of transmitters, in the coordinates of the footprints. A city of more than LARGEST metres or
+            MOST_VERTICES is cut around them; a smaller one grows if they stand in the open beside it.
         invert: the buildings of a picture are its dark pixels.
 
     Raises:
@@ -104,7 +105,9 @@ def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (
         return _picture(decode_grey(content, name), invert)
     if invert:
         raise DataError(f"{name}: is no picture; only pictures can be inverted")
-    return read_geojson(content, name, around)
+    if re.match(rb"\s*\[\s*\[", content):
+        return _city_of_radiomapseer(content, name)
+    return _city_of_footprints(footprints_of(content, name), np.array(around, np.float64).reshape(-1, 2), name)
 
 
 def _picture(grey: np.ndarray, invert: bool) -> City:
@@ -122,115 +125,67 @@ def _picture(grey: np.ndarray, invert: bool) -> City:
     return City(Layout.traced(built), None, notes, seems_inverted=bool(built.mean() > 0.5))
 
 
-def read_geojson(content: bytes | str, name: str, around: Sequence[tuple[float, float]] = ()) -> City:
-    """The polygons of a GeoJSON text, one pixel per metre, north up, and where they lie.
+def _city_of_radiomapseer(content: bytes, name: str) -> City:
+    try:
+        rings = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: is no polygon file of RadioMapSeer ({error})") from error
+    layout = Layout(outlines_of(rings, name, (SIDE, SIDE)), (SIDE, SIDE))
+    kind = f"a polygon file of RadioMapSeer, {SIDE} x {SIDE} px; positions are column and row of its maps"
+    return City(layout, None, [f"{kind}; {layout.inside.mean():.1%} of it built"])
 
-    Coordinates of any reference system, see `crs.choose_crs`, are scaled to metres by their length on the ellipsoid in the
-    middle of the city. What that neglects, the narrowing of degrees towards the poles, moves a corner of a city of 1 km
-    by 0.04 m at a latitude of 41 and 0.08 m at 60, of 4 km by 0.6 m and 1.2 m.
 
-    Args:
-        content, name: of the file.
-        around: x and y of transmitters in the file's coordinates. A city of more than LARGEST metres or MOST_VERTICES
-            is cut around them; a smaller one grows if they stand in the open beside it.
+def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> City:
+    """Footprints, one pixel per metre, north up, and where they lie; `around` are positions (N, 2).
 
-    Raises:
-        DataError: no JSON, no polygons, odd coordinates, or too large a city.
+    Coordinates are scaled to metres by their length on the ellipsoid in the middle of the positions or the city. What that
+    neglects, the narrowing of degrees towards the poles, moves what lies 1 km east and north by 0.2 m at a latitude of 50.
     """
-    values = json_values(content, name)
-    if len(values) == 1 and isinstance(values[0], list) and values[0][:1] and isinstance(values[0][0], list):
-        layout = Layout(outlines_of(values[0], name, (SIDE, SIDE)), (SIDE, SIDE))
-        kind = f"a polygon file of RadioMapSeer, {SIDE} x {SIDE} px; positions are column and row of its maps"
-        return City(layout, None, [f"{kind}; {layout.inside.mean():.1%} of it built"])
-    found = footprints_of(values, name)
-    polygons = np.array(found.polygons)
-    bounds = shapely.bounds(polygons).reshape(-1, 2, 2).swapaxes(0, 1)
-    house = float(np.median(np.ptp(bounds, 0).max(1)))
-    crs = choose_crs(found.system, shapely.get_coordinates(polygons), house, name)
-    positions = np.array(around, np.float64).reshape(-1, 2)
-    chosen, box = _cut(shapely.get_num_coordinates(polygons), bounds, positions, crs, name)
-    shapes, flat = _valid(polygons[chosen], box)
-    if len(chosen) < len(found.polygons):
-        found.notes.append(f"footprints near enough to the transmitter: {len(chosen):,} of {len(found.polygons):,}")
-    if flat:
-        found.notes.append(f"polygons left out, because they have no area: {flat:,}")
-    place, shape = _place(shapes, positions, crs, name)
-    layout = Layout(_outlines(shapes, place), shape)
+    whole = shapely.total_bounds(found.buildings).reshape(2, 2)
+    origin = (np.clip(around, *whole) if len(around) else whole).mean(0)
+    scale = metres(found.crs, origin) * (1, -1)
+    every, cars = (shapely.transform(each, lambda points: (points - origin) * scale) for each in found[:2])
+    positions, buildings = (around - origin) * scale, every
+    for reach in (0, *NEAR):
+        if reach:
+            box = shapely.box(*(positions.min(0) - reach), *(positions.max(0) + reach))
+            buildings = shapely.intersection(every[shapely.intersects(every, box)], box)
+            if not len(buildings):
+                spans = " .. ".join(f"{x:.7g},{y:.7g}" for x, y in whole)
+                where = f"{around[0, 0]:.9g},{around[0, 1]:.9g}; it spans {spans} (x and y, or lon and lat)"
+                raise DataError(f"{name}: has no building within {reach} m of {where}")
+        low, high = shapely.total_bounds(buildings).reshape(2, 2)
+        beside = positions[((positions > low - NEAR[0]) & (positions < high + NEAR[0])).all(1)]  # in the open
+        low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
+        (width, height), vertices = high - low, shapely.get_num_coordinates(buildings).sum()
+        fits = max(width, height) <= LARGEST and vertices <= MOST_VERTICES
+        if fits or not len(around):
+            break
+    if not fits:
+        what = f"spans {width:.4g} m x {height:.4g} m with {vertices:,} vertices"
+        most = f"at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
+        raise DataError(f"{name}: {what}; {most}, or a part around a transmitter, if its position is given first")
+    degrees, epsg = bool(found.crs and found.crs.is_geographic), epsg_of(found.crs)
+    (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
+    place = Georeference(left, top, dx, dy, degrees, epsg)
+    shape = math.ceil(height), math.ceil(width)
+    layout = Layout(_outlines(buildings, low), shape)
+    unit = "degrees" if degrees else found.crs.name if found.crs else "metres"
+    unit += f" (EPSG:{epsg})" if epsg else ""
     built = f"{shape[1]} x {shape[0]} m, {layout.inside.mean():.1%} of it built"
-    city = City(layout, place, [f"footprints: {len(shapes):,}, in {crs.text}; {built}", *found.notes])
-    if found.cars:
-        map_corners = np.array([(place.x, place.y - shape[0] * place.dy), (place.x + shape[1] * place.dx, place.y)])
-        city.add_cars(Layout(_outlines(_valid(np.array(found.cars), map_corners)[0], place), shape))
+    city = City(layout, place, [f"footprints: {len(buildings):,}, in {unit}; {built}", *found.notes])
+    if len(buildings) < len(every):
+        city.notes.append(f"footprints near enough to the transmitter: {len(buildings):,} of {len(every):,}")
+    if len(cars):
+        city.add_cars(Layout(_outlines(shapely.intersection(cars, shapely.box(*low, *high)), low), shape))
     return city
 
 
-def _cut(
-    vertices: np.ndarray, bounds: np.ndarray, positions: np.ndarray, crs: Crs, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the polygons that are used, and the box (2, 2) outside of which they are cut off.
-
-    `vertices` are their numbers of vertices, `bounds` (2, N, 2) the lowest and the highest x and y of each.
-    """
-    low, high = bounds
-    whole = np.array([low.min(0), high.max(0)])
-    width, height = np.ptp(whole, 0) * crs.metres(whole.mean(0))
-    if max(width, height) + 2 * MARGIN <= LARGEST and vertices.sum() <= MOST_VERTICES:
-        return np.arange(len(vertices)), whole
-    if not len(positions):
-        what = f"spans {width + 2 * MARGIN:.4g} m x {height + 2 * MARGIN:.4g} m with {vertices.sum():,} vertices"
-        most = f"at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
-        raise DataError(f"{name}: {what}; {most}, or a part around a transmitter, if its position is given first")
-    scale = crs.metres(positions.mean(0))
-    for reach in NEAR:
-        box = np.array([positions.min(0) - reach / scale, positions.max(0) + reach / scale])
-        near = np.flatnonzero(((low <= box[1]) & (high >= box[0])).all(1))
-        if vertices[near].sum() <= MOST_VERTICES:
-            break
-    x, y = positions[0]
-    if not len(near):
-        (left, bottom), (right, top) = whole
-        spans = f"it spans {left:.7g} .. {right:.7g}, {bottom:.7g} .. {top:.7g} (x and y, or lon and lat)"
-        raise DataError(f"{name}: has no building within {reach} m of {x:.9g},{y:.9g}; {spans}")
-    if vertices[near].sum() > MOST_VERTICES:
-        number = f"{vertices[near].sum():,} vertices within {reach} m of the transmitters"
-        raise DataError(f"{name}: has {number}; at most {MOST_VERTICES:,} can be read; simplify its outlines")
-    return near, box
-
-
-def _valid(polygons: np.ndarray, box: np.ndarray) -> tuple[list[shapely.Geometry], int]:
-    """Polygons without rings that cross themselves, cut off outside the box, and how many of them have no area."""
-    shapes = shapely.make_valid(polygons)
-    shapes = shapes[shapely.area(shapes) > 0]
-    frame = shapely.box(*box.ravel())
-    parts = shapes if shapely.covers(frame, shapes).all() else shapely.intersection(shapes, frame)
-    return [part for part in parts if part.area > 0], len(polygons) - len(shapes)
-
-
-def _place(
-    shapes: list[shapely.Geometry], positions: np.ndarray, crs: Crs, name: str
-) -> tuple[Georeference, tuple[int, int]]:
-    """Where the map of shapes lies, and its shape (H, W); the positions near them lie on it."""
-    if not shapes:
-        raise DataError(f"{name}: holds no polygon with an area; {ADVICE}")
-    bounds = np.array(shapely.total_bounds(shapes)).reshape(2, 2)
-    scale = crs.metres(bounds.mean(0))
-    away = np.maximum(bounds[0] - positions, positions - bounds[1]) * scale  # in m; negative between the bounds
-    corners = np.vstack([bounds, positions[(away <= NEAR[0]).all(1)]])
-    low, high = corners.min(0), corners.max(0)
-    scale = crs.metres((low + high) / 2)
-    width, height = (high - low) * scale + 2 * MARGIN
-    if not max(width, height) <= LARGEST:
-        raise DataError(f"{name}: spans {width:.4g} m x {height:.4g} m; at most {LARGEST} m per side can be read")
-    left, top, dx, dy = map(float, (low[0] - MARGIN / scale[0], high[1] + MARGIN / scale[1], *(1 / scale)))
-    return Georeference(left, top, dx, dy, crs.degrees, crs.epsg), (math.ceil(height), math.ceil(width))
-
-
-def _outlines(shapes: list[shapely.Geometry], place: Georeference) -> list[np.ndarray]:
-    """The outlines of shapes in pixels; parts of a building, duplicates and overlaps count once."""
-    union = shapely.union_all(shapely.transform(shapes, lambda points: np.column_stack(place.pixels(*points.T))))
+def _outlines(shapes: np.ndarray, corner: np.ndarray) -> list[np.ndarray]:
+    """The outlines of shapes, from a corner; parts of a building, duplicates and overlaps count once."""
     return [
-        np.array(ring.coords)[:-1]
-        for part in getattr(union, "geoms", [union])
+        np.array(ring.coords)[:-1] - corner
+        for part in shapely.get_parts(shapely.union_all(shapes))
         if isinstance(part, shapely.Polygon) and not part.is_empty
         for ring in (part.exterior, *part.interiors)
     ]
