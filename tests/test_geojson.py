@@ -276,3 +276,10 @@ def test_pictures_of_a_radiomapseer_tree_lie_beside_its_maps(tmp_path):
         city = read_city(picture(tmp_path / folder / "0.png", picture_of(layout)), cars=given)
         assert (city.layout.inside == layout.inside).all() == city.layout.exact == (folder != "mine")
         assert np.array_equal(city.cars.inside, cars.inside if folder != "mine" else picture_of_cars(cars))
+    centres = np.indices((5, 5)).reshape(2, -1).T * 11 + 8
+    for turns, known in (
+        (7.0, True),
+        (90.0, False),
+    ):  # a copy is known by its cars, which nobody paints in many directions
+        cars = Layout([car_outline(centre, number * turns) for number, centre in enumerate(centres)], (64, 64))
+        assert read_city(tmp_path / "mine/0.png", cars=picture(given, picture_of_cars(cars))).layout.exact == known

@@ -15,6 +15,7 @@ from .registration import EDGE
 
 LENGTH, WIDTH = 4, 2  # m
 STEPS = 200  # tries to split a blob into cars
+MANY, TURNED = 20, 4  # cars, and different outlines among them, by which a picture of RadioMapSeer is recognised
 # A pixel of a picture shows a car if this point, seen from the pixel's centre, lies inside: it decides about the many
 # centres that lie on an outline.
 SAMPLE = (-7 * EDGE, 4 * EDGE)
@@ -54,6 +55,15 @@ def cars_from_picture(mask: np.ndarray) -> Layout:
         else:
             outlines += [ring + (window[1].start, window[0].start) for ring in found]
     return Layout(outlines + rings_from_mask(other), mask.shape)
+
+
+def are_of_radiomapseer(cars: Layout) -> bool:
+    """Whether cars read from a picture look like the dataset's: many, all of them whole, and in several directions."""
+    if len(cars.outlines) < MANY or any(len(ring) != 4 for ring in cars.outlines):
+        return False
+    rings = np.array(cars.outlines) - (-EDGE, EDGE)
+    whole = np.allclose(rings, rings.round(), atol=1e-6)
+    return whole and len(np.unique((rings - rings.mean(1, keepdims=True)).round().reshape(-1, 8), axis=0)) >= TURNED
 
 
 @cache

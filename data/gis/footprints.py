@@ -101,9 +101,10 @@ def _read_features(content: bytes, name: str) -> tuple[list[dict[str, Any]], np.
     if not features:
         raise DataError(f"{name}: holds no GeoJSON feature; {EXPECTED}")
     label = next((value["crs"] for value in values if isinstance(value, dict) and value.get("crs")), None)
-    shapes = shapely.make_valid(np.array([_shape(geometry) for _, geometry in features], object))
-    used = (np.abs(shapely.bounds(shapes)) < FARTHEST).all(1)
-    used[used] = shapely.area(shapes[used]) > 0
+    shapes = np.array([_shape(geometry) for _, geometry in features], object)
+    near = (np.abs(shapely.bounds(shapes)) < FARTHEST).all(1)
+    shapes = shapely.make_valid(np.where(near, shapes, None))
+    used = shapely.area(shapes) > 0
     tags = [{str(key).lower(): value for key, value in properties.items()} for properties, _ in features]
     return [each for each, use in zip(tags, used, strict=True) if use], shapes[used], _crs(label)
 
@@ -113,10 +114,12 @@ def _features(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     if not isinstance(value, dict):
         return
     if value.get("type") == "FeatureCollection":
-        for feature in value.get("features") or []:
+        features = value.get("features")
+        for feature in features if isinstance(features, list) else []:
             yield from _features(feature)
     elif value.get("type") == "Feature":
-        yield value.get("properties") or {}, value.get("geometry")
+        properties = value.get("properties")
+        yield properties if isinstance(properties, dict) else {}, value.get("geometry")
     elif "coordinates" in value or "geometries" in value:
         yield {}, value
 

@@ -3,7 +3,6 @@
 import csv
 import re
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +92,9 @@ def _table(content: bytes, name: str) -> dict[str, np.ndarray]:
         if any(row[len(heads) :]):
             remedy = "if commas are decimal points, separate fields by semicolons"
             raise DataError(f"{name}: row {number} has more fields than the first line; {remedy}")
-    columns = [[_number(text) for text in column] for column in zip_longest(*rows[1:], fillvalue="")]
-    columns += [[]] * (len(heads) - len(columns))
     table: dict[str, np.ndarray] = {}
-    for head, column in zip(heads, columns, strict=False):
-        table.setdefault(head, np.array(column))
+    for column, head in enumerate(heads):
+        table.setdefault(head, np.array([_number(row[column]) if column < len(row) else np.nan for row in rows[1:]]))
     return table
 
 
