@@ -101,9 +101,7 @@ def _read_features(content: bytes, name: str) -> tuple[list[dict[str, Any]], np.
     if not features:
         raise DataError(f"{name}: holds no GeoJSON feature; {EXPECTED}")
     label = next((value["crs"] for value in values if isinstance(value, dict) and value.get("crs")), None)
-    shapes = np.array([_shape(geometry) for _, geometry in features], object)
-    near = (np.abs(shapely.bounds(shapes)) < FARTHEST).all(1)
-    shapes = shapely.make_valid(np.where(near, shapes, None))
+    shapes = shapely.make_valid(np.array([_shape(geometry) for _, geometry in features], object))
     used = shapely.area(shapes) > 0
     tags = [{str(key).lower(): value for key, value in properties.items()} for properties, _ in features]
     return [each for each, use in zip(tags, used, strict=True) if use], shapes[used], _crs(label)
@@ -125,11 +123,12 @@ def _features(value: Any) -> Iterator[tuple[dict[str, Any], Any]]:
 
 
 def _shape(geometry: Any) -> shapely.Geometry | None:
-    """None for what is malformed."""
+    """None for what is malformed, and for coordinates that nothing on the earth has."""
     try:
-        return shapely.geometry.shape(geometry)
+        shape = shapely.geometry.shape(geometry)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError):
         return None
+    return shape if (np.abs(shapely.get_coordinates(shape)) < FARTHEST).all() else None
 
 
 def _crs(label: Any) -> CRS | None:
