@@ -14,6 +14,7 @@ from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import LatentScale, TrainingData
+from denoising_diffusion_pytorch.training.forecast import Utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -48,6 +49,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
         data.batches,
         accelerator=accelerator,
         validation=validation,
+        utilization=Utilization(config, "ldm", accelerator),
         prepare=None if scale_is_known else LatentScale(model, data, keep=joint),
         prepare_again=joint,
     ).train()

@@ -14,6 +14,7 @@ from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import TrainingData
+from denoising_diffusion_pytorch.training.forecast import Utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -35,7 +36,14 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
     data = TrainingData(config, accelerator, dataset)
     validation = make_validation(config, "vae", accelerator)
     Trainer(
-        config, "vae", autoencoder, objectives, data.batches, accelerator=accelerator, validation=validation
+        config,
+        "vae",
+        autoencoder,
+        objectives,
+        data.batches,
+        accelerator=accelerator,
+        validation=validation,
+        utilization=Utilization(config, "vae", accelerator),
     ).train()
 
 

@@ -28,8 +28,9 @@ from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.randomness import KeyedRandom, seed_global
+from denoising_diffusion_pytorch.training import forecast as paper
 from denoising_diffusion_pytorch.training import speed
-from denoising_diffusion_pytorch.training.forecast import FakeTensors, forecast
+from denoising_diffusion_pytorch.training.forecast import FakeTensors, Utilization, forecast
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
@@ -125,18 +126,18 @@ def test_expected_duration_and_fraction_of_the_peak(tmp_path, monkeypatch, capsy
     ]  # times what is constant
     assert per_sample[:3] == pytest.approx([per_sample[0]] * 3, rel=1e-4)
     assert per_sample[3] == pytest.approx(per_sample[4], rel=1e-4) and per_sample[3] > 1.05 * per_sample[0]
-    monkeypatch.setattr(speed, "matmul_peak", lambda device, dtype: 1e9)
+    monkeypatch.setattr(paper, "matmul_peak", lambda device, dtype: 1e9)
     checkpointed = tiny_config(
         unet_config={"use_checkpoint": True}
     )  # which adds nothing to the operations that are needed
-    found = speed.Utilization(checkpointed, "ldm", Accelerator(cpu=True)).of(0, 2.0)
+    found = Utilization(checkpointed, "ldm", Accelerator(cpu=True)).of(0, 2.0)
     assert found == {"mfu": pytest.approx(forecast(tiny_config(), "ldm", step=0).flops / 2e9)}
 
     def no_room(device, dtype):
         raise torch.OutOfMemoryError("no room for the product")
 
-    monkeypatch.setattr(speed, "matmul_peak", no_room)
-    assert speed.Utilization(tiny_config(), "ldm", Accelerator(cpu=True)).of(0, 2.0) == {}
+    monkeypatch.setattr(paper, "matmul_peak", no_room)
+    assert Utilization(tiny_config(), "ldm", Accelerator(cpu=True)).of(0, 2.0) == {}
 
 
 def test_the_first_steps_do_not_count_for_the_expected_duration(monkeypatch):

@@ -5,6 +5,7 @@ operation reports the storages that it would have made. What a process on a GPU 
 """
 
 import gc
+import logging
 import math
 import weakref
 from collections.abc import Callable, Generator, Iterable
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -23,8 +25,10 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from ..build import build_model
 from ..config.schema import Config, TrainerConfig
 from .objectives import Batch, make_objectives
+from .speed import matmul_peak
 from .trainer import Trainer
 
+log = logging.getLogger("radiodiff")
 ALLOWANCE = int(
     1.5 * 2**30
 )  # bytes of a GPU for CUDA's context, cuDNN's workspaces and the allocator's gaps; an estimate
@@ -227,3 +231,33 @@ def size_of(tensors: Iterable[Any]) -> int:
     """Bytes of the storages of tensors, each counted once."""
     storages = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, Tensor)]
     return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+class Utilization:
+    """Fraction of the device's peak: FLOPs of a step / time / speed of a large matrix product of the same type.
+
+    The FLOPs are what the networks need, without those that checkpointing repeats (model FLOPs utilization, MFU,
+    Chowdhery et al., 2022, as nanoGPT logs it). They are counted on paper, which takes seconds in each phase of a run.
+    """
+
+    def __init__(self, config: Config, stage: str, accelerator: Accelerator):
+        self.config, self.stage, self.device = config.model_copy(deep=True), stage, accelerator.device
+        self.config.unet_config.use_checkpoint = False
+        starts = (config.first_stage_config.lossconfig.discr_start, config.diffusion_config.end_to_end.start_step)
+        self.starts = [start for start in starts if start is not None]
+        self.flops: dict[int, int] = {}  # number of started phases: FLOPs of a step and process
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+        self.peak: float | None = 0.0  # measured when it is first asked for; None: it cannot be
+
+    def of(self, step: int, seconds: float) -> dict[str, float]:
+        """`mfu` of the step from `step` to the next, on one process; nothing where it cannot be known."""
+        phase = sum(step >= start for start in self.starts)
+        try:
+            if self.peak == 0:
+                self.peak = matmul_peak(self.device, self.dtype)
+            if self.peak and phase not in self.flops:
+                self.flops[phase] = forecast(self.config, self.stage, step=step).flops
+        except RuntimeError as error:  # the device has no room for the product, or lacks the type
+            self.peak = None
+            log.warning("train/mfu is left out: %s", error)
+        return {"mfu": self.flops[phase] / seconds / self.peak} if self.peak else {}

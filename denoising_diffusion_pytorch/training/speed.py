@@ -1,6 +1,5 @@
-"""How fast a run is: means between two log lines, the expected duration, the fraction of the device's peak."""
+"""How fast a run is: means between two log lines, the expected duration, the speed of the device."""
 
-import logging
 import math
 import platform
 import time
@@ -11,14 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..config.schema import Config
-
 try:
     import resource
 except ImportError:  # Windows
     resource = None
 
-log = logging.getLogger("radiodiff")
 WARM_UP, TIMED = 10, 20  # a start's first steps compile and fill buffers; the next ones tell how long it will take
 
 
@@ -70,38 +66,6 @@ def memory_gib(device: torch.device) -> float:
         return math.nan
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-class Utilization:
-    """Fraction of the device's peak: FLOPs of a step / time / speed of a large matrix product of the same type.
-
-    The FLOPs are what the networks need, without those that checkpointing repeats (model FLOPs utilization, MFU,
-    Chowdhery et al., 2022, as nanoGPT logs it). They are counted on paper, which takes seconds in each phase of a run.
-    """
-
-    def __init__(self, config: Config, stage: str, accelerator: Accelerator):
-        self.config, self.stage, self.device = config.model_copy(deep=True), stage, accelerator.device
-        self.config.unet_config.use_checkpoint = False
-        starts = (config.first_stage_config.lossconfig.discr_start, config.diffusion_config.end_to_end.start_step)
-        self.starts = [start for start in starts if start is not None]
-        self.flops: dict[int, int] = {}  # number of started phases: FLOPs of a step and process
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
-        self.peak: float | None = 0.0  # measured when it is first asked for; None: it cannot be
-
-    def of(self, step: int, seconds: float) -> dict[str, float]:
-        """`mfu` of the step from `step` to the next, on one process; nothing where it cannot be known."""
-        from .forecast import forecast  # which imports the trainer
-
-        phase = sum(step >= start for start in self.starts)
-        try:
-            if self.peak == 0:
-                self.peak = matmul_peak(self.device, self.dtype)
-            if self.peak and phase not in self.flops:
-                self.flops[phase] = forecast(self.config, self.stage, step=step).flops
-        except RuntimeError as error:  # the device has no room for the product, or lacks the type
-            self.peak = None
-            log.warning("train/mfu is left out: %s", error)
-        return {"mfu": self.flops[phase] / seconds / self.peak} if self.peak else {}
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:

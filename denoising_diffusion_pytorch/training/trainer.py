@@ -26,7 +26,7 @@ from .finite_guard import FiniteGuard, reproduce
 from .objectives import Batch, Optimization, make_optimization
 from .run_folder import RunFolder, model_report
 from .schedule import learning_rate
-from .speed import TIMED, WARM_UP, Meter, Utilization
+from .speed import TIMED, WARM_UP, Meter
 from .stopping import StopRequest
 from .validation import Validation, metrics_of
 
@@ -43,6 +43,7 @@ class Trainer:
         objectives: modules of objectives.py, in the order in which they see a batch.
         batches: function (first micro-batch) -> endless generator of batches on the device, as `to_device` gives them.
         validation: the scenes that are scored and shown, or None.
+        utilization: a `forecast.Utilization`, which tells the fraction of the device's peak; None leaves it out.
         prepare: function called once in a run that starts from nothing, e.g. to measure the latent scale.
         prepare_again: call it again every `save_interval` steps, for a model whose latents keep changing.
     """
@@ -57,6 +58,7 @@ class Trainer:
         *,
         accelerator: Accelerator,
         validation: Validation | None = None,
+        utilization: Any = None,
         prepare: Callable[[], None] | None = None,
         prepare_again: bool = False,
     ):
@@ -78,8 +80,7 @@ class Trainer:
         self.results: RunFolder | None = None  # the main process's
         self.step, self.skipped = 0, 0  # steps taken, and overflowed fp16 steps in a row
         samples = self.settings.batch_size * self.settings.gradient_accumulation * accelerator.num_processes
-        self.meter = Meter(accelerator, samples)
-        self.utilization: Utilization | None = None  # known after the first steps
+        self.meter, self.utilization = Meter(accelerator, samples), utilization
 
     # ---- the run ---------------------------------------------------------------------------------------------
 
@@ -242,21 +243,20 @@ class Trainer:
         for optimization in self.optimizations:
             if self.step > optimization.objective.start_step:
                 metrics[f"lr_{optimization.name}"] = optimization.optimizer.param_groups[0]["lr"]
-        if self.utilization is not None:
+        if self.utilization is not None and self.results is not None and self.meter.taken >= TIMED:
             metrics |= self.utilization.of(self.step - 1, self.meter.samples_per_step / metrics["samples_per_second"])
         if self.results is not None:
             self.results.metrics("train", metrics, self.step)
         return metrics
 
     def _expect(self, bar: tqdm) -> None:
-        """Print the expected duration, and from now on log the fraction of the device's peak; on the main process."""
+        """Print the expected duration, on the main process."""
         left = self.settings.training_steps - self.step
         if self.results is None or not left:
             return
         expectation = self.meter.expectation(left)
         bar.write(f"{self.stage}: {expectation}")
         log.info("step=%d event=expectation %s", self.step, expectation)
-        self.utilization = Utilization(self.config, self.stage, self.accelerator)
 
     def _validate(self) -> None:
         """Score the averaged model, and show its maps, where that is due; a new best is saved."""
