@@ -26,7 +26,7 @@ from data import FlatTree, RadioMapSeer, open_tree
 from data.crop import SIDE, Crop, crop
 from data.files import write_json
 from data.geometry.georeference import Georeference
-from data.gis.geojson import read_city
+from data.gis.city import read_city
 from data.gis.measured_points import read_measurements
 from data.measurements import pixels_of
 from data.samples.sharing import Processes, shared

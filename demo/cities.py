@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data import DataError
 from data.geometry.layout import Layout
-from data.gis.geojson import LARGEST, SUFFIXES, City, city_of, read_city
+from data.gis.city import LARGEST, SUFFIXES, City, city_of, read_city
 from data.scene import parse_position
 from data.simulator import random_cars
 from data.simulator.scenes import random_scenes

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from data import DataError
 from data.crop import SIDE
-from data.gis.geojson import LARGEST, MOST_VERTICES, SUFFIXES
+from data.gis.city import LARGEST, MOST_VERTICES, SUFFIXES
 from data.units import COVERAGE_DB, GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB
 from denoising_diffusion_pytorch.predictor import Predictor
 

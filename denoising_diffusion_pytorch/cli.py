@@ -14,7 +14,7 @@ from data.errors import DataError
 from .errors import CheckpointError, ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from data.gis.geojson import City  # shapely, which few commands need
+    from data.gis.city import City  # shapely, which few commands need
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
 MISTAKES = (*USER_ERRORS, OSError)  # that end the processes of a command together

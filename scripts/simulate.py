@@ -17,7 +17,7 @@ from PIL import Image
 
 from data.crop import SIDE
 from data.errors import DataError
-from data.gis.geojson import read_city
+from data.gis.city import read_city
 from data.scene import parse_position, scene_at
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data.geometry.layout import Layout
-from data.gis.geojson import read_city
+from data.gis.city import read_city
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training import setup
 from tests.commands import done, refused

@@ -13,7 +13,7 @@ from hypothesis import strategies
 from PIL import Image
 
 from data import DataError, FlatTree
-from data.gis.geojson import city_of
+from data.gis.city import city_of
 from data.gis.measured_points import measurements_of
 from data.trees.png import read_grey
 from tests.conftest import save_grey

@@ -12,7 +12,7 @@ from data import DataError
 from data.geometry.cars import car_outline, picture_of_cars
 from data.geometry.layout import Layout
 from data.geometry.registration import picture_of
-from data.gis.geojson import city_of, read_city
+from data.gis.city import city_of, read_city
 from data.gis.geotiff import write_geotiff
 from data.gis.measured_points import check_measurements
 from data.scene import scene_at
