@@ -34,10 +34,15 @@ def car_outline(centre: tuple[int, int], degrees: float) -> np.ndarray:
 def picture_of_cars(cars: Layout) -> np.ndarray:
     """(H, W) bool, cars as in png/cars/."""
     shift = np.add(SAMPLE, (-EDGE, EDGE))
-    drawn = np.zeros(cars.shape, bool)
-    for ring in cars.outlines:  # one by one: cars overlap
-        drawn |= Layout([ring - shift], cars.shape).inside
-    return drawn
+    return cars_of([ring - shift for ring in cars.outlines], cars.shape).inside
+
+
+def cars_of(outlines: list[np.ndarray], shape: tuple[int, int]) -> Layout:
+    """The layout of cars, which may overlap; of buildings, an outline inside another one is a courtyard."""
+    inside = np.zeros(shape, bool)
+    for ring in outlines:
+        inside |= Layout([ring], shape).inside
+    return Layout(outlines, shape, inside=inside)
 
 
 def cars_from_picture(mask: np.ndarray) -> Layout:
@@ -54,7 +59,7 @@ def cars_from_picture(mask: np.ndarray) -> Layout:
             other[window] |= blob
         else:
             outlines += [ring + (window[1].start, window[0].start) for ring in found]
-    return Layout(outlines + rings_from_mask(other), mask.shape)
+    return cars_of(outlines + rings_from_mask(other), mask.shape)
 
 
 def are_of_radiomapseer(cars: Layout) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..geometry.cars import cars_from_picture
+from ..geometry.cars import cars_from_picture, cars_of
 from ..geometry.layout import Layout
 from ..geometry.registration import fit_outlines, read_antennas, read_outlines
 from ..hashing import digest, file_digest
@@ -190,7 +190,8 @@ def _state(path: Path) -> tuple[int, int] | None:
 def _layout(path: Path, state: object, shape: tuple[int, int], cars: bool, fit: bool) -> Layout:
     """The layout in a file of polygon/ or png/; its outlines are fitted to a picture that does not lie over the map."""
     if path.suffix == ".json":
-        return read_outlines(path, shape)
+        layout = read_outlines(path, shape)
+        return cars_of(layout.outlines, shape) if cars else layout
     mask = read_grey(path, shape) > 0
     if cars:
         return cars_from_picture(mask)
