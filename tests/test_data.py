@@ -125,6 +125,8 @@ def test_cars_are_read_from_their_picture():
     both = Layout([car_outline((10, 10), 0), car_outline((12, 11), 60), car_outline((20, 5), 30)], (24, 32))
     drawn = picture_of_cars(both)
     assert corners(cars_from_picture(drawn)) == corners(both)
+    inside = [Layout([ring], (24, 32)).inside for ring in both.outlines]
+    assert np.array_equal(cars_from_picture(drawn).inside, np.any(inside, axis=0)) and (inside[0] & inside[1]).any()
     painted = np.zeros((24, 32), bool)
     painted[18:21, 5:8] = True  # too short for a car
     found = cars_from_picture(drawn | painted)
