@@ -140,8 +140,9 @@ def simulated_gains(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 def _simulate(layout: Layout, cars: Layout | None, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
     from .simulator import Simulator  # numba is slow to import
 
-    without, gain = (db_to_gain(each).astype(np.float32) for each in Simulator(layout, cars=cars).path_gains((x, y)))
-    return without, gain
+    without, gain = Simulator(layout, cars=cars).path_gains((x, y))
+    level = db_to_gain(without).astype(np.float32)
+    return level, level if gain is without else db_to_gain(gain).astype(np.float32)
 
 
 def shown_transmitter(scene: Scene) -> tuple[float, float]:

@@ -40,8 +40,11 @@ def picture_of_cars(cars: Layout) -> np.ndarray:
 def cars_of(outlines: list[np.ndarray], shape: tuple[int, int]) -> Layout:
     """The layout of cars, which may overlap; of buildings, an outline inside another one is a courtyard."""
     inside = np.zeros(shape, bool)
-    for ring in outlines:
-        inside |= Layout([ring], shape).inside
+    for ring in outlines:  # each in its own window
+        column, row = np.maximum(np.floor(ring.min(axis=0)).astype(int), 0)
+        last = np.ceil(ring.max(axis=0)).astype(int) + 1
+        part = inside[row : max(last[1], 0), column : max(last[0], 0)]
+        part |= Layout([ring - (column, row)], part.shape).inside
     return Layout(outlines, shape, inside=inside)
 
 
