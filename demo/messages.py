@@ -8,7 +8,7 @@ import shapely
 
 from data import DataError, Scene
 from data.crop import SIDE
-from data.geometry.cars import car_outline
+from data.geometry.cars import car_outline, cars_of
 from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
 from data.gis.measured_points import check_measurements
@@ -97,7 +97,7 @@ def read_cars(rows: object, layout: Layout) -> Layout | None:
     numbers = rows_of(rows, MAX_CARS, "cars").round()
     if not ((numbers[:, :2] >= 0) & (numbers[:, :2] < SIDE)).all():
         raise DataError(f"cars: x and y must be within 0 .. {SIDE - 1}")
-    cars = Layout([car_outline((x, y), degrees % 180) for x, y, degrees in numbers], layout.shape)
+    cars = cars_of([car_outline((x, y), degrees % 180) for x, y, degrees in numbers], layout.shape)
     blocked = np.argwhere(cars.inside & layout.inside)
     if len(blocked):
         row, column = blocked[0]

@@ -114,8 +114,8 @@ def test_the_cars_of_a_tree_stay_but_where_a_transmitter_stands(tree, tmp_path):
         assert (outlines_as_file(found.cars) == [cars]) == bool(cars) and len(RadioMapSeer(made, "carsDPM")) == 2
     recipe, city = Recipe(1, 0, 64, str(source), "all", cars=True), found.layout
     assert (
-        len(recipe.cars_of(1, city, [(40, 40)]).outlines) == 1
-        and not recipe.cars_of(1, city, [(40, 40), (6, 59)]).outlines
+        len(recipe.cars_on(1, city, [(40, 40)]).outlines) == 1
+        and not recipe.cars_on(1, city, [(40, 40), (6, 59)]).outlines
     )
 
 

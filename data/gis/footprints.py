@@ -89,7 +89,7 @@ def _read_features(content: bytes, name: str) -> tuple[list[dict[str, Any]], np.
     Raises:
         DataError: no JSON.
     """
-    text, label = decoded(content), None
+    text = decoded(content)
     try:
         try:
             values = [json.loads(text)]

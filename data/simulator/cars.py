@@ -9,11 +9,11 @@ import shapely
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import dijkstra
 
+from ..crop import SIDE
 from ..geometry.cars import car_outline
 from ..geometry.layout import Layout
 
-SIDE = 256  # m, of a map with 100 cars
-STREETS = (700.0, 1500.0)  # m of streets with cars on such a map
+STREETS = (700.0, 1500.0)  # m of streets with cars on a map of RadioMapSeer
 TRIES = 20  # routes that are looked for until there are as many metres
 CELL = 4  # m, between the points of a route
 NARROW, WIDE = 6.0, 20.0  # m to the nearest wall: routes avoid what is closer or farther away

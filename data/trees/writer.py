@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..errors import DataError
 from ..files import if_absent, read_json, write_atomically, write_json
-from ..geometry.cars import picture_of_cars
+from ..geometry.cars import cars_of, picture_of_cars
 from ..geometry.layout import Layout
 from ..geometry.registration import antennas_as_file, outlines_as_file, picture_of
 from ..simulator import Simulator, random_cars, random_city, random_transmitter
@@ -57,7 +57,7 @@ class Recipe:
     @property
     def known(self) -> list[tuple[Layout, Layout | None]] | None:
         """The layouts that take the place of random ones, and their cars."""
-        return None if self.layouts == RANDOM else tree_layouts(self.layouts, self.split)
+        return None if self.layouts == RANDOM else tree_layouts(self.layouts, self.split, self.cars)
 
     @property
     def settings(self) -> dict[str, int | str]:
@@ -87,7 +87,7 @@ class Recipe:
                 if known:
                     raise DataError(f"{self.layouts}: map {map_id}'s layout has no open place in its middle") from error
 
-    def cars_of(self, map_id: int, city: Layout, transmitters: list[tuple[int, int]]) -> Layout | None:
+    def cars_on(self, map_id: int, city: Layout, transmitters: list[tuple[int, int]]) -> Layout | None:
         """The cars of a map, those of its layout or random ones, except where a transmitter stands; None without cars."""
         if not self.cars:
             return None
@@ -96,12 +96,12 @@ class Recipe:
             cars = random_cars(city, np.random.default_rng((self.seed, map_id, 1)))
         places = shapely.multipoints(transmitters)
         kept = [ring for ring in cars.outlines if shapely.distance(shapely.Polygon(ring), places) > BESIDE]
-        return Layout(kept, city.shape)
+        return cars_of(kept, city.shape)
 
 
 @cache
-def tree_layouts(root: str, split: str) -> list[tuple[Layout, Layout | None]]:
-    """The layouts of a RadioMapSeer tree's split, one per map, each with its cars if the tree shows them.
+def tree_layouts(root: str, split: str, cars: bool) -> list[tuple[Layout, Layout | None]]:
+    """The layouts of a RadioMapSeer tree's split, one per map, each with its `cars` if the tree shows them.
 
     Raises:
         DataError: no such tree or split, or a file that cannot be read.
@@ -109,7 +109,7 @@ def tree_layouts(root: str, split: str) -> list[tuple[Layout, Layout | None]]:
     tree = RadioMapSeer(root, split=split)
     first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(tree.scenes)))}
     layouts = {map_id: tree.scene(first[map_id]).layout for map_id in sorted(first)}
-    return [(layout, tree.cars(map_id, layout.shape)) for map_id, layout in layouts.items()]
+    return [(layout, tree.cars(map_id, layout.shape) if cars else None) for map_id, layout in layouts.items()]
 
 
 def open_folder(root: Path, recipe: Recipe) -> None:
@@ -160,7 +160,7 @@ def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
     """Write one city and its maps, except files that exist; returns the number of maps written."""
     paths = TreePaths(root)
     city, positions = recipe.city(map_id)
-    cars = recipe.cars_of(map_id, city, positions)
+    cars = recipe.cars_on(map_id, city, positions)
     for part, layout, draw in ((BUILDINGS, city, picture_of), (CARS, cars, picture_of_cars)):
         if layout is None:
             continue
