@@ -3,18 +3,13 @@
 accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_run] [--help_config] [key=value ...]
 """
 
-from denoising_diffusion_pytorch.config.describe import help_config
-
-if __name__ == "__main__":
-    help_config()  # before torch, which is slow to import
-
 from torch.utils.data import Dataset
 
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import LatentScale, TrainingData
-from denoising_diffusion_pytorch.training.forecast import Utilization
+from denoising_diffusion_pytorch.training.forecast import utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -49,9 +44,8 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
         data.batches,
         accelerator=accelerator,
         validation=validation,
-        utilization=Utilization(config, "ldm", accelerator),
-        prepare=None if scale_is_known else LatentScale(model, data, keep=joint),
-        prepare_again=joint,
+        utilization=utilization(config, "ldm", accelerator),
+        latent_scale=None if scale_is_known else LatentScale(model, data, changes=joint),
     ).train()
 
 

@@ -3,18 +3,13 @@
 accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [--help_config] [key=value ...]
 """
 
-from denoising_diffusion_pytorch.config.describe import help_config
-
-if __name__ == "__main__":
-    help_config()  # before torch, which is slow to import
-
 from torch.utils.data import Dataset
 
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import TrainingData
-from denoising_diffusion_pytorch.training.forecast import Utilization
+from denoising_diffusion_pytorch.training.forecast import utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -43,7 +38,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
         data.batches,
         accelerator=accelerator,
         validation=validation,
-        utilization=Utilization(config, "vae", accelerator),
+        utilization=utilization(config, "vae", accelerator),
     ).train()
 
 

@@ -12,7 +12,7 @@ from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import TrainingData
-from denoising_diffusion_pytorch.training.forecast import Utilization
+from denoising_diffusion_pytorch.training.forecast import utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -36,7 +36,7 @@ def train(config: Config) -> None:
         data.batches,
         accelerator=accelerator,
         validation=validation,
-        utilization=Utilization(config, "baseline", accelerator),
+        utilization=utilization(config, "baseline", accelerator),
     ).train()
 
 

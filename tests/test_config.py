@@ -18,7 +18,6 @@ from denoising_diffusion_pytorch.config import (
     to_dict,
     to_yaml,
 )
-from denoising_diffusion_pytorch.config.derive import never_acts
 from denoising_diffusion_pytorch.config.describe import settings_table
 from denoising_diffusion_pytorch.errors import ConfigError
 from tests.commands import done
@@ -75,7 +74,7 @@ def test_each_block_of_the_document_means_the_defaults(load):
     assert all(changed(load(BLOCKS[name])) == {} for name in BLOCKS if name != "data")
 
 
-def test_wrappers(load, refuse):
+def test_wrappers_and_targets(load, refuse):
     indented = "".join(f"    {line}\n" for name in ("first_stage", "unet") for line in BLOCKS[name].splitlines())
     text = f"model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n{indented}"
     assert changed(load(text)) == {}
@@ -84,22 +83,16 @@ def test_wrappers(load, refuse):
     data = load(source % "false").data
     assert (data.train.missing_buildings, data.train.max_samples) == (2, 5)
     assert (data.validation.missing_buildings, data.validation.max_samples) == (2, None), "like training, but all of it"
-    refuse(source % "true", "data.wrap is not a known key; there is no wrapper")
-
-
-def test_targets_are_looked_up_never_imported(refuse, load):
+    refuse(source % "true", "data.wrap is not a known key")
     refuse("unet_config: {target: os.system, params: {}}", "unet_config.target", "'os.system'", "UNetModel")
-    refuse("first_stage_config: {target: 5}", "first_stage_config.target", "AutoencoderKL")
-    refuse("trainer: {target: a.B, params: {}}", "trainer.target", "takes none")
-    assert load("cond_stage_config: {target: a.SwinConditionEncoder}").cond_stage_config.size == 80
 
 
 def test_two_spellings_must_agree(refuse, load):
     assert load("trainer: {batch_size: 4}\ndata: {params: {batch_size: 4}}").trainer.batch_size == 4
     both = "trainer: {batch_size: 4}\ndata: {params: {batch_size: 16}}"
-    refuse(both, "trainer.batch_size is 4", "data.params.batch_size is 16")
-    refuse("first_stage_config: {ddconfig: {channels: 3, in_channels: 1}}", "ddconfig.channels is 3")
-    refuse("trainer: {lr: 1e-4}\noptimization: {lr: 2e-4}", "trainer.lr is '1e-4'", "optimization.lr is '2e-4'")
+    refuse(both, "trainer.batch_size is given twice, as 4 and as 16")
+    refuse("first_stage_config: {ddconfig: {channels: 3, in_channels: 1}}", "ddconfig.in_channels is given twice")
+    refuse("trainer: {lr: 1e-4}\noptimization: {lr: 2e-4}", "trainer.learning_rate", "'1e-4'", "'2e-4'")
 
 
 # ---- YAML, keys and values ---------------------------------------------------------------------------------------
@@ -125,11 +118,11 @@ def test_what_yaml_files_may_hold(load):
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         (b"a: \xff\xfe\n", "cannot be read"),
         ("trainer: {batchsize: 4}", "trainer.batchsize is not a known key; did you mean trainer.batch_size?"),
-        ("data: {params: {trian: {}}}", "data.params.trian is not a known key; did you mean data.params.train?"),
-        ("model: {first_stage: {embed_dim: 3}}", "did you mean model.first_stage_config?"),
+        ("data: {params: {trian: {}}}", "data.trian is not a known key; did you mean data.train?"),
+        ("model: {first_stage: {embed_dim: 3}}", "did you mean first_stage_config?"),
         ("trainer: {train_num_steps: 5}", "did you mean trainer.training_steps?"),
         ("data: {data_root: a}", "did you mean data.train.data_root?"),
-        ("trainer: {zzzzzz: 4}", "trainer.zzzzzz is not a known key; known here: batch_size, "),
+        ("trainer: {zzzzzz: 4}", "trainer.zzzzzz is not a known key; --help_config lists all"),
         ("? 'a\\nb'\n: 4", "is not a known key"),
         ("trainer: 4", "trainer must be a mapping (key: value lines), not 4"),
         ("trainer: {batch_size: 16.5}", "trainer.batch_size: "),
@@ -137,7 +130,7 @@ def test_what_yaml_files_may_hold(load):
         ('trainer: {results_folder: "a\\u0007"}', "trainer.results_folder: "),
         ("trainer: {mixed_precision: fp8}", "'no', 'fp16', 'bf16' or 'auto'"),
         ("first_stage_config: {ddconfig: {in_channels: 3}}", "first_stage_config.ddconfig.in_channels: "),
-        ("diffusion_config: {model_type: edm}", "'ddpm', 'const_sde' or 'flow', not 'edm'"),
+        ("diffusion_config: {model_type: edm}", "ddpm|const_sde|flow"),
     ],
 )
 def test_bad_files(refuse, text, part):
@@ -187,7 +180,7 @@ unet_config.attention_resolutions=[40] | attention_resolutions names 40 | 1, 2, 
 unet_config.num_heads=3 | unet_config.model_channels is 128 | num_heads 3
 cond_stage_config.num_heads=3 | unet_config.context_dim is 128 | num_heads 3
 data.image_size=256 | data.image_size is 256 | ddconfig.resolution makes it 320
-data.cond_size=100 | data.cond_size is 100 | choose one of 80
+data.cond_size=100 | data.cond_size is 100 | multiple of 80
 data.cond_size=80 first_stage_config.ddconfig.decoder_cond=true | data.cond_size is 80 | decoder_cond makes it 320
 data.cond_size=320 cond_stage_config.size=160 | cond_stage_config.size is 160 | data.cond_size makes it 320
 cond_stage_config.in_channels=4 | cond_stage_config.in_channels is 4 | data.cond_channels
@@ -202,8 +195,8 @@ diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim
 diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3
 trainer.init_from=a first_stage_config.ckpt_path=b | trainer.init_from and first_stage_config.ckpt_path exclude
 first_stage_config.trainable=true diffusion_config.end_to_end.start_step=1 | start_step and first_stage_config.trainable
-first_stage_config.trainable=true data.cache_latents=true | cache_latents needs an encoder that stays
-data.augmentation.rotation=5 data.cache_latents=true | eight symmetries only
+first_stage_config.trainable=true data.cache_latents=true | data.cache_latents needs first_stage_config.trainable: false
+data.augmentation.rotation=5 data.cache_latents=true | data.cache_latents needs | no rotation
 diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta is 0 | acts only with diffusion_config.sampler ddim
 diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps is 1000 | only with diffusion_config.model_type ddpm
 diffusion_config.end_to_end.latent_weight=1 | end_to_end.latent_weight is 1 | diffusion_config.end_to_end.start_step
@@ -213,7 +206,6 @@ data.cache_folder=a | data.cache_folder is a | only with data.cache or data.cach
 trainer.enable_resume=false trainer.resume_milestone=3 | trainer.resume_milestone is 3 | only with trainer.enable_resume true
 first_stage_config.lossconfig.lpips_weights=a | lossconfig.lpips_weights is a | lossconfig.perceptual_weight above 0
 first_stage_config.lossconfig={"discr_weight":0,"discr_start":3} | discr_start is 3 | lossconfig.discr_weight above 0
-baseline_config.variance=true first_stage_config.lossconfig.l1_weight=2 | l1_weight is 2 | only with baseline_config.variance false
 sample.pixel_noise=1 | sample.pixel_noise is 1 | only with sample.num_samples above 1
 """
 
@@ -222,54 +214,6 @@ sample.pixel_noise=1 | sample.pixel_noise is 1 | only with sample.num_samples ab
 def test_what_contradicts_and_what_nothing_uses_is_refused(refuse, line):
     overrides, *parts = line.split(" | ")
     refuse("", *parts, overrides=overrides.split())
-
-
-def test_the_command_line_may_make_settings_of_the_file_void(load, refuse):
-    """But what it says itself, and what the file alone gets wrong, is still refused."""
-    text = "diffusion_config: {beta_schedule: cosine, timesteps: 500, ddim_eta: 0.5}"
-    diffusion = load(text, "diffusion_config.model_type=flow").diffusion_config
-    assert (diffusion.beta_schedule, diffusion.timesteps, diffusion.ddim_eta) == (None, None, None)
-    assert load(text, "diffusion_config.sampler=ddpm").diffusion_config.timesteps == 500
-    flow = ["diffusion_config.model_type=flow", "diffusion_config.timesteps=500"]
-    refuse(text, "timesteps is 500", overrides=flow)
-    refuse("data: {incomplete: {points_noise: 3}}", "points_noise is 3", overrides=["trainer.seed=1"])
-
-
-def test_settings_that_never_act_within_the_run(load):
-    def keys(stage, *overrides):
-        config = load_config(ROOT / "configs/radio_train_m.yaml", overrides, stage=stage)
-        return [sentence.split(" is ")[0].rpartition(".")[2] for sentence in never_acts(config, stage)]
-
-    assert keys("ldm") == []
-    assert keys("ldm", "first_stage_config.trainable=true") == keys("vae") == ["discr_start"]
-    assert keys("vae", "trainer.training_steps=50002") == keys("baseline") == []
-    late = ["trainer.training_steps=150", "trainer.lr_scheduler.warmup_steps=150"]
-    phase = "diffusion_config.end_to_end.start_step=150"
-    intervals = ["validate_every", "save_interval", "sample_interval"]
-    assert keys("ldm", *late, phase) == ["start_step", "warmup_steps", "start_step", *intervals]
-    quiet = "trainer={num_samples: 0, validate_every: 0, ema: {start_step: 1}}"
-    assert keys("ldm", late[0], quiet) == ["save_interval"]
-    sentence = never_acts(load("", "trainer.training_steps=50"), "ldm")[2]
-    assert sentence.startswith("trainer.save_interval is 200, but trainer.training_steps is 50: ")
-
-
-def test_stage_2_takes_the_autoencoder_from_its_checkpoint(tmp_path):
-    """Where the file does not say what it looks like; what the file does say stays."""
-    path = tmp_path / "ldm.yaml"
-    path.write_text("first_stage_config: {ckpt_path: a, ddconfig: {ch: 8}}\nunet_config: {attention_resolutions: [2]}")
-    trained = {"first_stage_config": {"embed_dim": 4, "ddconfig": {"ch_mult": [1, 2], "ch": 16}}}
-    theirs = resolve(parse_config(trained), "vae").first_stage_config
-    config = load_config(path, trained=lambda place: theirs)
-    first = config.first_stage_config
-    assert (first.embed_dim, first.ddconfig.ch_mult, first.ddconfig.ch) == (4, [1, 2], 8)
-    assert config.unet_config.in_channels == 4 and config.unet_config.image_size == 160
-
-    def embed_dim(*overrides, own, stage="ldm"):  # a run that is resumed no longer needs the first stage's folder
-        return load_config(path, overrides, stage=stage, trained=own.get).first_stage_config.embed_dim
-
-    own = {"./radiodiff_results_LDM": theirs}
-    assert embed_dim(own=own) == 4 and embed_dim(own={}) == 3
-    assert embed_dim("trainer.enable_resume=false", own=own) == embed_dim(own=own, stage="vae") == 3
 
 
 def test_floor_of_the_learning_rate(load, refuse):
@@ -352,12 +296,10 @@ def test_round_trip(load, model_type):
 
 
 def test_help_config_names_every_setting():
-    table = settings_table()
-    assert max(map(len, table.splitlines())) <= 120
-    assert table.count("\n  ") >= len(schema.DEFAULTS)
-    assert "\n  batch_size = 16                     samples per micro-batch and process (whole number >= 1)\n" in table
-    assert settings_table("lr_scheduler").startswith("trainer.lr_scheduler: max(min_lr") and not settings_table("zzz")
-    assert done("train_vae.py", "--help_config", "lr_scheduler").strip() == settings_table("lr_scheduler")
+    lines = settings_table().splitlines()
+    assert [line.partition("=")[0] for line in lines] == [*schema.DEFAULTS]
+    assert "trainer.batch_size=16  # samples per micro-batch and process (whole number >= 1)" in lines
+    assert done("train_vae.py", "--help_config", "lr_scheduler").strip() == settings_table("lr_scheduler") != ""
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -366,7 +308,6 @@ def test_shipped_file(path, load):
     stage = "baseline" if "baseline" in path.stem else stage
     config = load_config(path, stage=stage)
     assert load(to_yaml(config), stage=stage) == config
-    assert never_acts(config, stage) == [] or "sample" in path.stem
     text = path.read_text(encoding="utf-8")
     head = text.partition("\n\n")[0]
     assert f"configs/{path.name}" in head and "hardware" in head and "duration" in head

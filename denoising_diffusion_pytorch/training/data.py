@@ -89,7 +89,9 @@ class TrainingData:
         autoencoder = autoencoder.to(accelerator.device).eval()
         symmetries = dataset.augmentation.symmetries
         side, count = dataset.image_size // autoencoder.downsampling_factor, len(symmetries)
-        identity = dataset.identity(cond=False) | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
+        weights = {k: v for k, v in autoencoder.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
+        encoder = digest(*(piece for k, v in weights.items() for piece in (k, v.cpu().contiguous().numpy().tobytes())))
+        identity = dataset.identity(cond=False) | {"encoder": encoder, "symmetries": symmetries}
         shapes = {"moments": (2 * autoencoder.embed_dim, side, side)}
         folder = Path(settings.cache_folder or self.config.trainer.results_folder)
         cache = SampleCache(
@@ -131,34 +133,33 @@ class LatentScale:
     """Measures a model's scale factor on the first samples of the stream: the same ones whatever the number of processes.
 
     Args:
-        model: whose `scale_factor` a call sets.
+        model: whose `scale_factor` is set.
         data: of the run.
-        keep: read the images once and keep them, for a model whose latents change and are measured again and again.
+        changes: whether the latents change and are measured again and again; the images are read once and kept.
     """
 
-    def __init__(self, model: LatentDiffusion, data: TrainingData, keep: bool = False):
-        self.model, self.data, self.keep = model, data, keep
+    def __init__(self, model: LatentDiffusion, data: TrainingData, changes: bool = False):
+        self.model, self.data, self.changes = model, data, changes
         self.kept: list[torch.Tensor] = []
 
-    def __call__(self) -> None:
+    def measure(self) -> None:
         """Set the scale factor, on all processes."""
         scale = self.model.set_scale(self._posteriors(), lambda total: sum(gather_object([total])))
         self.data.accelerator.print(f"latent scale factor {scale:.5f}")
 
     def _posteriors(self) -> Iterator[DiagonalGaussianDistribution]:
+        for images in self.kept:
+            yield self.model.posterior(images.to(self.data.accelerator.device))
         if self.kept:
-            yield from (self.model.posterior(images.to(self.data.accelerator.device)) for images in self.kept)
             return
-        size, rank, processes = self.data.config.trainer.batch_size, self.data.processes.rank, self.data.processes.count
+        size, processes = self.data.config.trainer.batch_size, self.data.processes
         with closing(self.data.batches(0)) as batches:
-            for first in range(rank * size, SCALE_SAMPLES, size * processes):
-                batch = next(batches)
-                image, moments = (
-                    None if x is None else x[: SCALE_SAMPLES - first] for x in (batch["image"], batch["moments"])
-                )
-                if self.keep:
+            for first in range(processes.rank * size, SCALE_SAMPLES, size * processes.count):
+                batch, last = next(batches), SCALE_SAMPLES - first
+                image, moments = batch["image"][:last], batch["moments"]
+                if self.changes:
                     self.kept.append(image.cpu())
-                yield self.model.posterior(image, moments)
+                yield self.model.posterior(image, None if moments is None else moments[:last])
 
 
 class CachedLatents(Dataset):
@@ -168,19 +169,13 @@ class CachedLatents(Dataset):
     """
 
     def __init__(self, dataset: RadioMapDataset, cache: SampleCache):
-        self.dataset, self.cache = dataset, cache
-        self.slots = {index: slot for slot, index in enumerate(dataset.augmentation.symmetries)}
+        self.dataset, self.cache, self.symmetries = dataset, cache, dataset.augmentation.symmetries
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, key = item
-        row = index * len(self.slots) + self.slots[self.dataset.augmentation.symmetry_of(key)]
+        symmetry_of_sample = self.dataset.augmentation.symmetry_of(key)
+        row = index * len(self.symmetries) + self.symmetries.index(symmetry_of_sample)
         return self.dataset[item] | {"moments": self.cache.read(row, "moments")}
-
-
-def _encoder_digest(autoencoder: AutoencoderKL) -> str:
-    """Hash of the weights that turn images into moments."""
-    state = {k: v for k, v in autoencoder.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
-    return digest(*(piece for k, v in state.items() for piece in (k, v.cpu().contiguous().numpy().tobytes())))

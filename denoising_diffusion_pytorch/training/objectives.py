@@ -53,9 +53,8 @@ class AutoencoderObjective(nn.Module):
         return loss, logs, {"real": image, "fake": reconstruction.detach()}
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        images = batch["image"]
-        posterior = self.autoencoder.encode(images)
-        noise = KeyedRandom(batch["keys"], images.device).randn_like(posterior.mean)
+        posterior = self.autoencoder.encode(batch["image"])
+        noise = KeyedRandom(batch["keys"], batch["image"].device).randn_like(posterior.mean)
         return self.pixel_loss(batch, posterior, noise, step)
 
 
@@ -161,8 +160,8 @@ def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
     if losses.discr_weight:
         adversary = DiscriminatorObjective(build_discriminator(first_stage), losses.discr_start)
     pixel = AutoencoderObjective(autoencoder, build_loss(first_stage), adversary)
-    objectives = [pixel if stage == "vae" else JointObjective(model, pixel), adversary]
-    return [objective for objective in objectives if objective is not None]
+    first = pixel if stage == "vae" else JointObjective(model, pixel)
+    return [first, adversary] if adversary is not None else [first]
 
 
 @dataclass
@@ -186,10 +185,10 @@ class Optimization:
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]).detach()
 
 
-def make_optimization(objective: Any, accelerator: Accelerator, settings: TrainerConfig, fused: bool) -> Optimization:
+def make_optimization(objective: Any, accelerator: Accelerator, settings: TrainerConfig) -> Optimization:
     """An objective with AdamW over its trainable parameters."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
     how: dict[str, Any] = settings.optimizer.model_dump(exclude={"type"})
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=fused, **how)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=True, **how)
     # the optimizer is not prepared by accelerate: its wrapper updates the gradient scaler once per optimizer
     return Optimization(objective, accelerator.prepare(objective), parameters, optimizer)

@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +29,8 @@ from data.files import lock, write_text
 
 from ..checkpoint import versions
 from ..config import to_yaml
-from ..config.schema import DEFAULTS, Config, get
-from ..errors import CheckpointError, ConfigError
+from ..config.schema import Config
+from ..errors import CheckpointError
 
 log = logging.getLogger("radiodiff")
 
@@ -39,9 +38,8 @@ log = logging.getLogger("radiodiff")
 class RunFolder:
     """Writes the folder's files; a context, used by the main process only. CheckpointError: another process trains there."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.trackers: list[Any] = []  # accelerate's
+    def __init__(self, folder: Path, accelerator: Accelerator):
+        self.folder, self.accelerator = folder, accelerator
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         try:
@@ -55,12 +53,14 @@ class RunFolder:
         log.addHandler(self._handler)
         log.setLevel(logging.INFO)
 
-    def begin(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
-        """Write what is known before the first step, and start the trackers; ConfigError: one that cannot be started."""
-        self._start_trackers(config, accelerator, step)
+    def begin(self, config: Config, report: str, step: int) -> None:
+        """Write what is known before the first step, and start the trackers in a project with the folder's name."""
+        # TensorBoard's events continue after `step`
+        continued = {"tensorboard": {"purge_step": step + 1 if step else None}}
+        self.accelerator.init_trackers(self.folder.resolve().name, init_kwargs=continued)
         write_text(self.folder / "config.yaml", to_yaml(config))
         write_text(self.folder / "model_report.txt", report)
-        device = accelerator.device
+        device = self.accelerator.device
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "step": step,
@@ -69,73 +69,46 @@ class RunFolder:
             "git": git_revision(),
             "versions": versions(),
             "host": platform.node(),
-            "processes": accelerator.num_processes,
+            "processes": self.accelerator.num_processes,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-            "precision": accelerator.mixed_precision,
+            "precision": self.accelerator.mixed_precision,
         }
         with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(start) + "\n")
         log.info("step=%d event=start processes=%d precision=%s", step, start["processes"], start["precision"])
 
-    def _start_trackers(self, config: Config, accelerator: Accelerator, step: int) -> None:
-        """The trackers of `trainer.log_with`, in a project with the folder's name; TensorBoard's events continue after `step`."""
-        continued = {"tensorboard": {"purge_step": step + 1 if step else None}}
-        try:
-            accelerator.init_trackers(self.folder.resolve().name, init_kwargs=continued)
-        except Exception as error:
-            raise ConfigError(
-                f"trainer.log_with: {', '.join(config.trainer.log_with)}: cannot start ({error})"
-            ) from error
-        self.trackers, accelerator.trackers = accelerator.trackers, []
-        settings = {key: get(config, key) for key in DEFAULTS}
-        # TensorBoard would keep them as a second run
-        self._send(lambda tracker: tracker.name == "tensorboard" or tracker.store_init_configuration(settings))
-
-    def _send(self, send: Callable[[Any], Any]) -> None:
-        """Call `send(tracker)` for every tracker. One that fails, say without its server, is dropped: it must not end a run."""
-        for tracker in [*self.trackers]:
-            try:
-                send(tracker)
-            except Exception as error:
-                self.trackers.remove(tracker)
-                log.warning("%s gets nothing more (%s); train.log has all metrics", tracker.name, error)
-
     def metrics(self, group: str, values: dict[str, float], step: int) -> None:
         """A line of train.log, and a scalar each for the trackers under `group`/."""
-        self._send(lambda tracker: tracker.log({f"{group}/{k}": v for k, v in values.items()}, step=step))
+        self.accelerator.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
         prefix = "" if group == "train" else f"{group}_"
         log.info("step=%d %s", step, " ".join(f"{prefix}{name}={value:.6g}" for name, value in values.items()))
 
     def picture(self, step: int, write: Callable[[Path], None]) -> None:
-        """The picture of a step, which `write` writes to the path that it is given."""
+        """The picture of a step, which `write` writes to the path that it is given; TensorBoard shows it."""
         path = self.folder / "samples" / f"sample_{step}.png"
         write(path)
-        with Image.open(path) as picture:
-            pictures = {"samples": np.asarray(picture.convert("RGB"))[None]}
-        more: dict[str, dict] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}  # the other classes differ
-        self._send(lambda t: t.name not in more or t.log_images(pictures, step=step, **more[t.name]))
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                with Image.open(path) as picture:
+                    pixels = np.asarray(picture.convert("RGB"))[None]  # (1, H, W, 3)
+                tracker.log_images({"samples": pixels}, step=step, dataformats="NHWC")
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._send(lambda tracker: tracker.finish())
         log.removeHandler(self._handler)
         self._handler.close()
         self._lock.close()
 
 
 def git_revision() -> str | None:
-    """Commit of this code, with `+` appended where files differ; None outside a git checkout."""
-    here = ["git", "-C", str(Path(__file__).parent)]
+    """Commit of this code, with `-dirty` appended where files differ; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        commit, changes = (
-            subprocess.run([*here, *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit + ("+" if changes else "")
 
 
 def read_log(path: str | Path) -> dict[str, dict[int, float]]:
