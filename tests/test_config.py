@@ -197,16 +197,8 @@ trainer.init_from=a first_stage_config.ckpt_path=b | trainer.init_from and first
 first_stage_config.trainable=true diffusion_config.end_to_end.start_step=1 | start_step and first_stage_config.trainable
 first_stage_config.trainable=true data.cache_latents=true | data.cache_latents needs first_stage_config.trainable: false
 data.augmentation.rotation=5 data.cache_latents=true | data.cache_latents needs | no rotation
-diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta is 0 | acts only with diffusion_config.sampler ddim
-diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps is 1000 | only with diffusion_config.model_type ddpm
-diffusion_config.end_to_end.latent_weight=1 | end_to_end.latent_weight is 1 | diffusion_config.end_to_end.start_step
-data.incomplete.points_noise=3 | data.incomplete.points_noise is 3 | only with data.incomplete.points above 0
-data.augmentation.p=0 data.augmentation.rotation=3 | augmentation.rotation is 3 | only with data.augmentation.p above 0
-data.cache_folder=a | data.cache_folder is a | only with data.cache or data.cache_latents
-trainer.enable_resume=false trainer.resume_milestone=3 | trainer.resume_milestone is 3 | only with trainer.enable_resume true
-first_stage_config.lossconfig.lpips_weights=a | lossconfig.lpips_weights is a | lossconfig.perceptual_weight above 0
-first_stage_config.lossconfig={"discr_weight":0,"discr_start":3} | discr_start is 3 | lossconfig.discr_weight above 0
-sample.pixel_noise=1 | sample.pixel_noise is 1 | only with sample.num_samples above 1
+diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta belongs to the sampler ddim
+diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps and beta_schedule belong to model_type ddpm
 """
 
 
@@ -217,15 +209,11 @@ def test_what_contradicts_and_what_nothing_uses_is_refused(refuse, line):
 
 
 def test_floor_of_the_learning_rate(load, refuse):
-    both = "trainer: {lr: 5e-5, min_lr: 5e-6, lr_scheduler: {min_lr_ratio: 0.1}}"
     for floor, *given in (
         (1e-4, "trainer: {lr: 1e-3}"),
         (1e-5, "trainer: {lr: 1e-3, min_lr: 1e-5}"),
         (0, "trainer: {min_lr: 0}"),
         (1e-5, "trainer: {lr_scheduler: {min_lr_ratio: 0.2}}"),
-        (1e-5, both, "trainer.learning_rate=1e-4"),
-        (1e-6, both, "optimization.min_lr=1e-6"),
-        (2.5e-5, both, "trainer.lr_scheduler.min_lr_ratio=0.5"),
         (1e-5, to_yaml(load("trainer: {lr: 1e-3, min_lr: 1e-5}")), "trainer.learning_rate=2e-3"),
     ):
         assert load(*given).trainer.min_learning_rate == pytest.approx(floor)
@@ -256,13 +244,10 @@ def test_overrides_win_over_every_spelling(load):
     assert load(text, "first_stage_config.ckpt_path=a=b").first_stage_config.ckpt_path == "a=b"
 
 
-def test_a_changed_training_source_changes_the_validation_source_that_was_the_same(load):
-    text = BLOCKS["data"]
-    data = load(text, "data.train.data_root=/maps", "data.train.simulation_type=IRT2").data
+def test_the_validation_source_follows_the_training_source_where_nothing_is_said_of_it(load):
+    data = load(BLOCKS["data"], "data.train.data_root=/maps", "data.train.simulation_type=IRT2").data
     assert (data.validation.data_root, data.validation.simulation_type) == ("/maps", "IRT2")
-    other = text.replace("path/to/RadioMapSeer", "/elsewhere", 1)
-    assert load(other, "data.train.data_root=/maps").data.validation.data_root == "path/to/RadioMapSeer"
-    both = load(text, "data.train.data_root=/maps", "data.validation.data_root=/other").data
+    both = load(BLOCKS["data"], "data.train.data_root=/maps", "data.validation.data_root=/other").data
     assert (both.train.data_root, both.validation.data_root) == ("/maps", "/other")
 
 
@@ -286,7 +271,9 @@ def test_sections_may_have_any_form():
 def test_round_trip(load, model_type):
     odd = "sample: {ckpt: 1e5x, source: {data_root: '1e5', split: 'no'}, output_folder: 'né: #'}"
     process = f"diffusion_config={{model_type: {model_type}, sampling_timesteps: 2}}"
-    config = load("".join(BLOCKS.values()) + odd, "data.train.data_root='5'", "trainer.lr=3.3e-5", process)
+    config = load(
+        "".join(BLOCKS.values()) + odd, "data.train.data_root='5'", "trainer.lr=3.3e-5", "trainer.min_lr=null", process
+    )
     written = to_yaml(config)
     assert differences(config, load(written)) == []
     assert resolve(parse_config(to_dict(config)), "ldm") == parse_config(yaml.safe_load(written)) == config

@@ -1,6 +1,7 @@
-"""What follows from what in a configuration, what contradicts what, and what nothing uses."""
+"""What follows from what in a configuration, and what contradicts what."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,14 +10,14 @@ from data.measurements import MEASURED
 from data.measurements import SIMULATED as BASE_CHANNEL  # what a residual decoder's output is added to
 
 from ..processes import PROCESSES
-from .schema import DEFAULTS, Config, get
+from .schema import Config, get
 
 STAGES = {
     "vae": "./radiodiff_results_VAE",
     "ldm": "./radiodiff_results_LDM",
     "baseline": "./radiodiff_results_baseline",
 }
-DD, LOSS, DIFFUSION = "first_stage_config.ddconfig", "first_stage_config.lossconfig", "diffusion_config"
+DD, DIFFUSION = "first_stage_config.ddconfig", "diffusion_config"
 
 
 def derive(config: Config, stage: str) -> Iterator[str]:
@@ -47,10 +48,18 @@ def derive(config: Config, stage: str) -> Iterator[str]:
     if process.discrete:
         diffusion.timesteps = diffusion.timesteps or 1000
         diffusion.beta_schedule = diffusion.beta_schedule or "scaled_linear"
+    elif diffusion.timesteps or diffusion.beta_schedule:
+        yield f"{DIFFUSION}.timesteps and beta_schedule belong to model_type ddpm; set them to null"
+    if diffusion.ddim_eta is not None and diffusion.sampler != "ddim":
+        yield f"{DIFFUSION}.ddim_eta belongs to the sampler ddim, not to {diffusion.sampler}; set it to null"
     if stage == "ldm":
         yield from _check_networks(config, side)
         yield from _check_second_stage(config)
-    yield from _ignored(config)
+
+
+def is_placeholder(value: Any) -> bool:
+    """Whether a value is still one of a template: `path/to/...`, `specific_type`."""
+    return re.search("(^|/)path/to(/|$)|^specific_type$", str(value)) is not None
 
 
 def _agree(config: Config, key: str, derived: Any, reason: str) -> Iterator[str]:
@@ -86,7 +95,8 @@ def _fill_condition(config: Config, side: int) -> Iterator[str]:
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
     for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, "test")):
         source.split = source.split or split
-    for name in {"data_root", "simulation_type", "missing_buildings"} - data.validation.model_fields_set:
+    given = {name for name in data.validation.model_fields_set if not is_placeholder(getattr(data.validation, name))}
+    for name in {"data_root", "simulation_type", "missing_buildings"} - given:
         setattr(data.validation, name, getattr(data.train, name))
 
 
@@ -138,25 +148,3 @@ def _check_second_stage(config: Config) -> Iterator[str]:
             "data.cache_latents needs first_stage_config.trainable: false, and of data.augmentation no rotation, translation "
             "or color_jitter"
         )
-
-
-def _ignored(config: Config) -> Iterator[str]:
-    """A sentence for each setting that differs from its default although nothing uses it."""
-    loss, diffusion, data = config.first_stage_config.lossconfig, config.diffusion_config, config.data
-    discrete, end_to_end = PROCESSES[diffusion.model_type].discrete, diffusion.end_to_end.start_step is not None
-    rules = (  # section, names, whether they act, what they need
-        (LOSS, "lpips_weights", loss.perceptual_weight, f"{LOSS}.perceptual_weight above 0"),
-        (LOSS, "discr_start discr_layers discr_channels", loss.discr_weight, f"{LOSS}.discr_weight above 0"),
-        (DIFFUSION, "timesteps beta_schedule", discrete, f"{DIFFUSION}.model_type ddpm"),
-        (DIFFUSION, "ddim_eta", diffusion.sampler == "ddim", f"{DIFFUSION}.sampler ddim"),
-        (f"{DIFFUSION}.end_to_end", "latent_weight", end_to_end, f"{DIFFUSION}.end_to_end.start_step"),
-        ("data.augmentation", "rotation translation color_jitter", data.augmentation.p, "data.augmentation.p above 0"),
-        ("data.incomplete", "points_noise points_jitter", data.incomplete.points, "data.incomplete.points above 0"),
-        ("data", "cache_folder", data.cache or data.cache_latents, "data.cache or data.cache_latents"),
-        ("trainer", "resume_milestone", config.trainer.enable_resume, "trainer.enable_resume true"),
-        ("sample", "pixel_noise", config.sample.num_samples > 1, "sample.num_samples above 1"),
-    )
-    for section, names, acts, needed in rules:
-        for key in [f"{section}.{name}" for name in names.split() if not acts]:
-            if get(config, key) != DEFAULTS[key]:
-                yield f"{key} is {get(config, key)}, but acts only with {needed}; leave it out, or set it to {DEFAULTS[key]}"

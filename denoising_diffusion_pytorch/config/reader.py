@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from ..errors import ConfigError
-from .derive import STAGES, derive
+from .derive import STAGES, derive, is_placeholder
 from .schema import DEFAULTS, Config, Section, get, number
 
 SECTIONS = {""} | {key.rpartition(".")[0] for key in DEFAULTS}
@@ -58,20 +58,15 @@ def parse_config(mapping: Mapping[str, Any] | None, overrides: Sequence[str] = (
 
     Args:
         mapping: plain values, or sections; what is left out has its default.
-        overrides: `key=value` strings, dotted keys in any spelling, values in YAML. They override the mapping; a changed
-            `data.train` changes a `data.validation` that was the same, a changed `trainer.learning_rate` keeps the
-            mapping's `min_lr_ratio`.
+        overrides: `key=value` strings, dotted keys in any spelling, values in YAML; they win over the mapping.
 
     Raises:
         ConfigError: naming the key.
     """
     settings = _flat(mapping)
-    changes: dict[str, Any] = {}
     for override in overrides:
-        changes |= _flat(_override_tree(override))  # the last of several wins
-    for path in _superseded(settings, changes):
-        settings.pop(path, None)
-    return _validated(settings | changes)
+        settings |= _flat(_override_tree(override))  # the last of several wins
+    return _validated(settings)
 
 
 def resolve(config: Config, stage: str) -> Config:
@@ -106,7 +101,7 @@ def differences(a: Config, b: Config) -> list[str]:
 
 def placeholders(config: Config) -> list[str]:
     """Dotted keys whose value is still a placeholder of a template (`path/to/...`, `specific_type`)."""
-    return [key for key in DEFAULTS if re.search("(^|/)path/to(/|$)|^specific_type$", str(get(config, key)))]
+    return [key for key in DEFAULTS if is_placeholder(get(config, key))]
 
 
 def _read_yaml(text: str) -> Any:
@@ -126,22 +121,6 @@ def _override_tree(override: str) -> dict[str, Any]:
         return reduce(lambda tree, part: {part: tree}, reversed(key.split(".")), _read_yaml(text))
     except ConfigError as error:
         raise ConfigError(f"{key}={text} on the command line {error}; quote the value as YAML does") from error
-
-
-def _superseded(settings: dict[str, Any], changes: dict[str, Any]) -> set[str]:
-    """Settings of a file that follow what the command line changes: the lowest learning rate, which has two forms, and a
-    validation source equal to the training source.
-    """
-    lr, ratio = "trainer.learning_rate", "trainer.lr_scheduler.min_lr_ratio"
-    floor = "trainer.min_learning_rate"
-    dropped = {ratio} if floor in changes else set()
-    if ratio in changes or (lr in changes and settings.get(ratio) is not None):
-        dropped.add(floor)
-    for train, value in changes.items():
-        validation = train.replace("data.train.", "data.validation.")
-        if train in settings and settings[train] == settings.get(validation, value):
-            dropped.add(validation)
-    return dropped - changes.keys()
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -25,13 +25,7 @@ log = logging.getLogger("radiodiff")
 
 
 class Checkpointer:
-    """Reads and writes everything that a run needs to continue as if it had not stopped.
-
-    Args:
-        config: resolved; written into every checkpoint.
-        accelerator: its main process writes, its gradient scaler is kept.
-        optimizations: the optimizers, and the weights outside `model` (the discriminator).
-    """
+    """Reads and writes everything that a run needs to continue as if it had not stopped; the main process writes."""
 
     def __init__(
         self,
@@ -68,9 +62,6 @@ class Checkpointer:
                 changes.append(f"processes: {before} -> {now}, and with them the samples per step")
             for line in changes:
                 log.warning("changed since the checkpoint: %s", line)
-            if self.config.trainer.resume_milestone not in (0, "latest"):
-                lasting = "as long as it is set, every start goes back to that step"
-                log.warning("trainer.resume_milestone is %d: %s", found.step, lasting)
             print(f"resumed from {found.path}")
         self.last = found.path
         return found.step
@@ -82,21 +73,23 @@ class Checkpointer:
             aside = Path(tempfile.mkdtemp(prefix=time.strftime("superseded_%Y%m%d_%H%M%S_"), dir=newer[0].parent))
             for path in newer:
                 path.rename(aside / path.name)
-            log.warning("checkpoints after step %d are in %s now", step, aside)
+            lasting = "as long as it is set, every start goes back to that step"
+            log.warning("trainer.resume_milestone is %d: %s; newer checkpoints are in %s now", step, lasting, aside)
 
     def _restore(self, found: Checkpoint) -> None:
         state = found.training_state()
-        for optimization in self.optimizations:
-            saved = state["optimizers"].get(optimization.name)
-            if saved is None or len(saved["param_groups"][0]["params"]) != len(optimization.parameters):
-                keys = "diffusion_config.end_to_end.start_step (null or a number) and first_stage_config.trainable"
-                raise CheckpointError(f"{found.path}: its run trained other weights; {keys} must be as they were")
         load_strictly(self.model, found.weights("model"), found.path)
-        self.ema.load_state_dict(found.weights("ema"))
-        for optimization in self.optimizations:
-            load_optimizer(optimization.optimizer, state["optimizers"][optimization.name])
-        for name, objective in self.extra.items():
-            objective.load_state_dict(state["extra"][name])
+        try:
+            self.ema.load_state_dict(found.weights("ema"))
+            for optimization in self.optimizations:
+                load_optimizer(optimization.optimizer, state["optimizers"][optimization.name])
+            for name, objective in self.extra.items():
+                objective.load_state_dict(state["extra"][name])
+        except (KeyError, ValueError) as error:
+            keys = "diffusion_config.end_to_end.start_step (null or a number) and first_stage_config.trainable"
+            raise CheckpointError(
+                f"{found.path}: its run trained other weights; {keys} must be as they were"
+            ) from error
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -43,14 +43,12 @@ def open_dataset(
     Raises:
         data.DataError: no data where the configuration points, or other data than another process sees there.
     """
-    data = config.data
+    data, tree = config.data, open_tree(**vars(source))
     sizes = {name: getattr(data, name) for name in ("image_size", "cond_size", "cond_channels")}
+    reports = dict(processes.gather((digest(tree.names), tree.report)))
+    if len(reports) > 1:
+        raise DataError(f"processes see different scenes: {' | '.join(reports.values())}; all must read the same tree")
     incomplete = Incomplete(**vars(data.incomplete))
-    tree = open_tree(**vars(source))
-    seen = processes.gather((digest(tree.names), tree.report))
-    for names, report in seen:
-        if names != seen[0][0]:
-            raise DataError(f"processes see different scenes: {seen[0][1]} | {report}; all must read the same tree")
     return RadioMapDataset(tree, **sizes, incomplete=incomplete, processes=processes, **options)
 
 
@@ -67,15 +65,15 @@ class TrainingData:
 
     def __init__(self, config: Config, accelerator: Accelerator, dataset: Dataset | None = None):
         self.config, self.accelerator, self.processes = config, accelerator, processes_of(accelerator)
-        augmentation = Augmentation(**vars(config.data.augmentation))
-        self.dataset: Any
-        if dataset is None:
-            cache = {"cache": config.data.cache, "cache_folder": config.data.cache_folder}
-            self.dataset = open_dataset(config, config.data.train, self.processes, augmentation=augmentation, **cache)
-        elif config.data.cache_latents:
+        settings, augmentation = config.data, Augmentation(**vars(config.data.augmentation))
+        if dataset is not None and settings.cache_latents:
             raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")
-        else:
-            self.dataset = OwnSamples(dataset, augmentation)
+        cache = {"cache": settings.cache, "cache_folder": settings.cache_folder}
+        self.dataset: Any = (
+            open_dataset(config, settings.train, self.processes, augmentation=augmentation, **cache)
+            if dataset is None
+            else OwnSamples(dataset, augmentation)
+        )
 
     @torch.no_grad()
     def cache_latents(self, autoencoder: AutoencoderKL) -> None:
@@ -86,29 +84,25 @@ class TrainingData:
             data.DataError: too little space on the disk, a map that cannot be read, or a folder that not all processes see.
         """
         settings, accelerator, dataset = self.config.data, self.accelerator, self.dataset
-        autoencoder = autoencoder.to(accelerator.device).eval()
-        symmetries = dataset.augmentation.symmetries
+        autoencoder, symmetries = autoencoder.to(accelerator.device).eval(), dataset.augmentation.symmetries
         side, count = dataset.image_size // autoencoder.downsampling_factor, len(symmetries)
         weights = {k: v for k, v in autoencoder.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
         encoder = digest(*(piece for k, v in weights.items() for piece in (k, v.cpu().contiguous().numpy().tobytes())))
         identity = dataset.identity(cond=False) | {"encoder": encoder, "symmetries": symmetries}
         shapes = {"moments": (2 * autoencoder.embed_dim, side, side)}
-        folder = Path(settings.cache_folder or self.config.trainer.results_folder)
-        cache = SampleCache(
-            "latents", len(dataset) * count, shapes, folder, identity, group=count, processes=self.processes
-        )
+        folder, rows = Path(settings.cache_folder or self.config.trainer.results_folder), len(dataset) * count
+        cache = SampleCache("latents", rows, shapes, folder, identity, group=count, processes=self.processes)
         with cache.filling() as missing:
             mine = sorted({row // count for row in missing})
             size, workers = max(1, self.config.trainer.batch_size // count), settings.num_workers if mine else 0
-            loader, indices = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
+            loader, row = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
             for batch in tqdm(loader, desc="encoding", unit="batch", disable=not accelerator.is_main_process):
                 images = batch["image"].to(accelerator.device)
                 turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
                 posterior = autoencoder.encode(turned)
                 for own in torch.cat([posterior.mean, posterior.logvar], dim=1).cpu().split(count):
-                    first = next(indices) * count
-                    for slot, value in enumerate(own):
-                        cache.write(first + slot, {"moments": value})
+                    for place, value in enumerate(own, start=next(row) * count):
+                        cache.write(place, {"moments": value})
         self.dataset = CachedLatents(dataset, cache)
 
     def batches(self, first: int) -> Generator[dict[str, Any], None, None]:
@@ -127,6 +121,24 @@ class TrainingData:
                 yield to_device(batch, self.accelerator.device)
         finally:
             close_dataloader(loader)
+
+
+class CachedLatents(Dataset):
+    """The samples of a dataset, each with `moments` (2 Z, h, w): mean and log-variance of the posterior of its image, float32.
+
+    Stored in half precision: a relative error of at most 5e-4. See `TrainingData.cache_latents`.
+    """
+
+    def __init__(self, dataset: RadioMapDataset, cache: SampleCache):
+        self.dataset, self.cache, self.symmetries = dataset, cache, dataset.augmentation.symmetries
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        index, key = item
+        turn = self.symmetries.index(self.dataset.augmentation.symmetry_of(key))
+        return self.dataset[item] | {"moments": self.cache.read(index * len(self.symmetries) + turn, "moments")}
 
 
 class LatentScale:
@@ -148,9 +160,8 @@ class LatentScale:
         self.data.accelerator.print(f"latent scale factor {scale:.5f}")
 
     def _posteriors(self) -> Iterator[DiagonalGaussianDistribution]:
-        for images in self.kept:
-            yield self.model.posterior(images.to(self.data.accelerator.device))
         if self.kept:
+            yield from (self.model.posterior(images.to(self.data.accelerator.device)) for images in self.kept)
             return
         size, processes = self.data.config.trainer.batch_size, self.data.processes
         with closing(self.data.batches(0)) as batches:
@@ -160,22 +171,3 @@ class LatentScale:
                 if self.changes:
                     self.kept.append(image.cpu())
                 yield self.model.posterior(image, None if moments is None else moments[:last])
-
-
-class CachedLatents(Dataset):
-    """The samples of a dataset, each with `moments` (2 Z, h, w): mean and log-variance of the posterior of its image, float32.
-
-    Stored in half precision: a relative error of at most 5e-4. See `TrainingData.cache_latents`.
-    """
-
-    def __init__(self, dataset: RadioMapDataset, cache: SampleCache):
-        self.dataset, self.cache, self.symmetries = dataset, cache, dataset.augmentation.symmetries
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        index, key = item
-        symmetry_of_sample = self.dataset.augmentation.symmetry_of(key)
-        row = index * len(self.symmetries) + self.symmetries.index(symmetry_of_sample)
-        return self.dataset[item] | {"moments": self.cache.read(row, "moments")}

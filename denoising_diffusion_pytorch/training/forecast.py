@@ -42,9 +42,8 @@ FORMULAS: dict[Any, Callable] = {
 
 @dataclass(frozen=True)
 class Forecast:
-    """Bytes per process between two micro-batches and at most, FLOPs per optimizer step and process.
-
-    `flops` counts products and convolutions, those that checkpointing repeats included.
+    """Bytes per process between two micro-batches and at most; FLOPs per optimizer step and process, with what checkpointing
+    repeats.
     """
 
     fixed: int
@@ -74,7 +73,6 @@ def forecast(config: Config, stage: str, *, step: int | None = None) -> Forecast
         setattr(trainer, "require_finite", lambda *_: None)  # noqa: B010 - fake tensors have no values
         gc.collect()
         fixed = tally.peak = tally.live
-        tally.flops = 0
         trainer.train_step(trainer.make_batches(0))
     return Forecast(fixed, tally.peak, tally.flops * accumulation)
 
@@ -164,13 +162,12 @@ class Tally(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.prim.device.default:  # more than half of all calls
-            return result
         if func.overloadpacket in FORMULAS:
             self.flops += FORMULAS[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._add(leaf.untyped_storage())
+        if func is not torch.ops.prim.device.default:  # more than half of all calls
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, Tensor):
+                    self._add(leaf.untyped_storage())
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:

@@ -76,8 +76,7 @@ class DiscriminatorObjective(nn.Module):
 
 class LatentObjective(nn.Module):
     """The second stage on a frozen encoder: the denoising loss. Where `end_to_end` says so, a phase follows in which U-Net and
-    decoder are trained together on the map that the predicted x_start decodes to, by the reconstruction terms of `loss`
-    (None where there is no such phase).
+    decoder are trained together on the map that the predicted x_start decodes to, by the reconstruction terms of `loss`.
     """
 
     name, start_step = "diffusion", 0
@@ -91,9 +90,8 @@ class LatentObjective(nn.Module):
         posterior = self.model.posterior(batch["image"], batch.get("moments"))
         x_start = self.model.latent(posterior, random.randn_like(posterior.mean))
         latent, x_start = self.model.latent_loss(x_start, batch["cond"], random)
-        logs = {"latent": latent.detach()}
-        start = self.end_to_end.start_step
-        if start is None or step < start:
+        logs, start = {"latent": latent.detach()}, self.end_to_end.start_step
+        if self.loss is None or start is None or step < start:
             return latent, logs, carry
         decoded = self.model.decode_first_stage(x_start / self.model.scale_factor, batch["cond"])
         pixel, terms = self.loss.reconstruction(batch["image"], apply_mask(decoded, batch["ori_mask"]))
@@ -138,9 +136,8 @@ class JointObjective(nn.Module):
         self.model, self.pixel = model, pixel
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        images = batch["image"]
-        random = KeyedRandom(batch["keys"], images.device)
-        posterior = self.model.encode_first_stage(images)
+        random = KeyedRandom(batch["keys"], batch["image"].device)
+        posterior = self.model.encode_first_stage(batch["image"])
         noise = random.randn_like(posterior.mean)
         pixel, logs, carry = self.pixel.pixel_loss(batch, posterior, noise, step)
         latent, _ = self.model.latent_loss(self.model.latent(posterior, noise), batch["cond"], random)
@@ -155,30 +152,25 @@ def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
     if stage == "ldm" and not first_stage.trainable:
         loss = build_loss(first_stage) if end_to_end.start_step is not None else None  # LPIPS may need weights
         return [LatentObjective(model, loss, end_to_end)]
-    losses, autoencoder = first_stage.lossconfig, model if stage == "vae" else model.first_stage_model
-    adversary = None
+    losses, adversary = first_stage.lossconfig, None
     if losses.discr_weight:
         adversary = DiscriminatorObjective(build_discriminator(first_stage), losses.discr_start)
+    autoencoder = model if stage == "vae" else model.first_stage_model
     pixel = AutoencoderObjective(autoencoder, build_loss(first_stage), adversary)
     first = pixel if stage == "vae" else JointObjective(model, pixel)
-    return [first, adversary] if adversary is not None else [first]
+    return [first] if adversary is None else [first, adversary]
 
 
 @dataclass
 class Optimization:
-    """An objective and what minimises it.
-
-    `prepared` is the objective wrapped for distributed training: what a step calls.
-    """
+    """An objective, the same wrapped for distributed training (`prepared`, which a step calls), and what minimises it."""
 
     objective: Any
     prepared: nn.Module
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
 
-    @property
-    def name(self) -> str:
-        return self.objective.name
+    name = property(lambda self: self.objective.name)
 
     def grad_norm(self) -> Tensor:
         """Total norm of the gradients, on the device."""

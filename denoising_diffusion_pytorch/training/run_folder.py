@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -38,8 +39,8 @@ log = logging.getLogger("radiodiff")
 class RunFolder:
     """Writes the folder's files; a context, used by the main process only. CheckpointError: another process trains there."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator):
-        self.folder, self.accelerator = folder, accelerator
+    def __init__(self, folder: Path):
+        self.folder = folder
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         try:
@@ -53,26 +54,18 @@ class RunFolder:
         log.addHandler(self._handler)
         log.setLevel(logging.INFO)
 
-    def begin(self, config: Config, report: str, step: int) -> None:
+    def begin(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
         """Write what is known before the first step, and start the trackers in a project with the folder's name."""
+        self.accelerator, device = accelerator, accelerator.device
         # TensorBoard's events continue after `step`
         continued = {"tensorboard": {"purge_step": step + 1 if step else None}}
-        self.accelerator.init_trackers(self.folder.resolve().name, init_kwargs=continued)
+        accelerator.init_trackers(self.folder.resolve().name, init_kwargs=continued)
         write_text(self.folder / "config.yaml", to_yaml(config))
         write_text(self.folder / "model_report.txt", report)
-        device = self.accelerator.device
-        start = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "step": step,
-            "command": sys.argv,
-            "directory": os.getcwd(),
-            "git": git_revision(),
-            "versions": versions(),
-            "host": platform.node(),
-            "processes": self.accelerator.num_processes,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-            "precision": self.accelerator.mixed_precision,
-        }
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "command": sys.argv, "git": git_revision()}
+        start |= {"directory": os.getcwd(), "versions": versions(), "host": platform.node(), "device": name}
+        start |= {"processes": accelerator.num_processes, "precision": accelerator.mixed_precision}
         with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(start) + "\n")
         log.info("step=%d event=start processes=%d precision=%s", step, start["processes"], start["precision"])
@@ -105,10 +98,8 @@ class RunFolder:
 def git_revision() -> str | None:
     """Commit of this code, with `-dirty` appended where files differ; None outside a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    found = subprocess.run(command, capture_output=True, text=True) if shutil.which("git") else None
+    return found.stdout.strip() or None if found else None
 
 
 def read_log(path: str | Path) -> dict[str, dict[int, float]]:
@@ -122,18 +113,13 @@ def read_log(path: str | Path) -> dict[str, dict[int, float]]:
     return metrics
 
 
-def count_parameters(module: nn.Module, *, trained: bool = False) -> int:
-    """Parameters, all or only those that are trained."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
-
-
 def model_report(modules: dict[str, nn.Module]) -> str:
-    """A table of parts down to two levels: parameters, those that are trained, and whether the part is frozen."""
-    lines = [f"{'part':<48} {'parameters':>14} {'trained':>14}  state"]
+    """A line for every part down to two levels: its parameters, and those that are trained."""
+    lines = []
     for name, module in modules.items():
         for path, part in module.named_modules(prefix=name):
-            total, trained = count_parameters(part), count_parameters(part, trained=True)
-            if total and path.count(".") - name.count(".") <= 2:
-                state = "trained" if trained == total else "partly frozen" if trained else "frozen"
-                lines.append(f"{path:<48} {total:>14,} {trained:>14,}  {state}")
+            total = sum(p.numel() for p in part.parameters())
+            trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+            if total and path.count(".") <= 2:
+                lines.append(f"{path:<48} {total:>14,} parameters, {f'{trained:,} trained' if trained else 'frozen'}")
     return "\n".join(lines) + "\n"

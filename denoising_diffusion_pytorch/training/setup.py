@@ -10,17 +10,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
-from torch import nn
 
 from data.conditions import CONDITION_CHANNELS
 
-from ..build import build_discriminator, build_model
+from ..build import build_model
 from ..config import load_config, placeholders, to_yaml
 from ..config.describe import settings_table
 from ..config.schema import Config, TrainerConfig
 from ..errors import CheckpointError, ConfigError
 from .forecast import report
-from .run_folder import count_parameters, model_report
+from .objectives import make_objectives
+from .run_folder import model_report
 
 log = logging.getLogger("radiodiff")
 
@@ -63,21 +63,18 @@ def read_command(stage: str, description: str) -> Config | None:
 
 def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
     """Print the resolved configuration, the networks' sizes and what a step needs; allocates and writes nothing, needs no data."""
-    with torch.device("meta"):
-        parts: dict[str, nn.Module] = {"model": build_model(config, stage)}
-        first_stage = config.first_stage_config
-        if (stage == "vae" or first_stage.trainable) and first_stage.lossconfig.discr_weight:
-            parts["discriminator"] = build_discriminator(first_stage)
     print(to_yaml(config))
-    print(model_report(parts))
-    print(f"{stage}: {sum(count_parameters(part) for part in parts.values()):,} parameters in all")
+    try:
+        with torch.device("meta"):
+            model = build_model(config, stage)
+            objectives = make_objectives(config, stage, model)
+        print(model_report({"model": model} | {str(objective.name): objective for objective in objectives[1:]}))
+        print(report(config, stage))
+    except CheckpointError as error:  # LPIPS' weights
+        print(error)
     unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]
     if unknown:
         print(f"data.cond_channels: {', '.join(unknown)}: only a tree of ready-made conditions can have such channels")
-    try:
-        print(report(config, stage))
-    except CheckpointError as error:  # LPIPS' weights
-        print(f"no forecast of memory: {error}")
     if unset:
         print(f"to be replaced before training: {', '.join(unset)}")
 

@@ -86,13 +86,13 @@ class Trainer:
             CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
             TrainingError: a loss or gradient became non-finite.
         """
-        main, folder = self.accelerator.is_main_process, self.checkpointer.folder
-        with self.stop, RunFolder(folder, self.accelerator) if main else nullcontext() as self.results:
+        main = self.accelerator.is_main_process
+        with self.stop, RunFolder(self.checkpointer.folder) if main else nullcontext() as self.results:
             self.accelerator.wait_for_everyone()
             self.step = self.checkpointer.resume()
             if self.results is not None:
-                parts = {"model": self.model} | self.checkpointer.extra
-                self.results.begin(self.config, model_report(parts), self.step)
+                report = model_report({"model": self.model} | self.checkpointer.extra)
+                self.results.begin(self.config, report, self.accelerator, self.step)
             if self.step == 0:
                 self._measure_scale()
             try:
@@ -196,9 +196,9 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """The rate of the step to be taken."""
-        settings, curve = self.settings, self.settings.lr_scheduler
-        lr, min_lr = settings.learning_rate, settings.min_learning_rate
-        return learning_rate(self.step, lr, min_lr, settings.training_steps, curve.power, curve.warmup_steps)
+        how, curve = self.settings, self.settings.lr_scheduler
+        steps = (how.training_steps, curve.power, curve.warmup_steps)
+        return learning_rate(self.step, how.learning_rate, how.min_learning_rate, *steps)
 
     def require_finite(self, values: dict[str, Tensor], names: list[str]) -> None:
         """Wait for the device; raises TrainingError that names what is not finite, and the samples of the step."""

@@ -16,7 +16,7 @@ from ..config.schema import Config
 from ..predictor import Prediction, predict_batch
 from .data import open_dataset, processes_of
 
-COLUMN = {"vae": "reconstructed", "ldm": "sampled", "baseline": "predicted"}  # of a picture, by stage
+COLUMNS = {"vae": ("reconstructed",), "ldm": ("reconstructed", "sampled"), "baseline": ("predicted",)}  # of the picture
 
 
 class Validation:
@@ -31,7 +31,7 @@ class Validation:
 
     def __init__(self, config: Config, stage: str, accelerator: Accelerator):
         settings = config.trainer
-        self.accelerator, self.batch_size, self.column = accelerator, settings.batch_size, COLUMN[stage]
+        self.accelerator, self.batch_size, self.columns = accelerator, settings.batch_size, COLUMNS[stage]
         dataset = open_dataset(config, config.data.validation, processes_of(accelerator))
         scored = settings.validation_samples if settings.validate_every else 0
         chosen = spread(len(dataset), max(scored, settings.num_samples))
@@ -53,10 +53,9 @@ class Validation:
 
     def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
         """real | reconstruction | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
-        columns = ("reconstructed", self.column) if self.column == "sampled" else (self.column,)
-        shown = [predictions[index] for index in sorted(predictions.keys() & self.drawn)]
-        rows = [figure_row(p.scene, **{"reconstructed": p.reconstruction, self.column: p.gain}) for p in shown]
-        comparison_figure(path, rows, columns)
+        shown = [prediction for index, prediction in predictions.items() if index in self.drawn]
+        rows = [figure_row(p.scene, **{"reconstructed": p.reconstruction, self.columns[-1]: p.gain}) for p in shown]
+        comparison_figure(path, rows, self.columns)
 
 
 def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:
@@ -70,11 +69,10 @@ def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
     autoencoder's reconstruction, if there is one. Means over maps (evaluation/metrics.py).
     """
     sampled, reconstructed = Scores(), Scores()
-    for prediction in predictions:
-        scene = prediction.scene
-        sampled.add(scene.name, prediction.gain, scene.gain)
-        if prediction.reconstruction is not None:
-            reconstructed.add(scene.name, prediction.reconstruction, scene.gain)
+    for p in predictions:
+        sampled.add(p.scene.name, p.gain, p.scene.gain)
+        if p.reconstruction is not None:
+            reconstructed.add(p.scene.name, p.reconstruction, p.scene.gain)
     metrics = sampled.summary()
     metrics |= {f"thresholded_{key}": value for key, value in metrics.pop("thresholded").items()}
     best = reconstructed.summary() if reconstructed.rows else {}
