@@ -9,7 +9,6 @@ from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import LatentScale, TrainingData
-from denoising_diffusion_pytorch.training.forecast import utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -36,17 +35,8 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
         data.cache_latents(model.first_stage_model)
     # another run's weights include its scale, which stays valid unless the encoder is trained
     scale_is_known = diffusion.scale_factor is not None or (config.trainer.init_from and not joint)
-    Trainer(
-        config,
-        "ldm",
-        model,
-        objectives,
-        data.batches,
-        accelerator=accelerator,
-        validation=validation,
-        utilization=utilization(config, "ldm", accelerator),
-        latent_scale=None if scale_is_known else LatentScale(model, data, changes=joint),
-    ).train()
+    latent_scale = None if scale_is_known else LatentScale(model, data, changes=joint)
+    Trainer(config, "ldm", model, objectives, data.batches, accelerator, validation, latent_scale).train()
 
 
 def main() -> None:

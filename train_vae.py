@@ -9,7 +9,6 @@ from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import TrainingData
-from denoising_diffusion_pytorch.training.forecast import utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -30,16 +29,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
     objectives = make_objectives(config, "vae", autoencoder)
     data = TrainingData(config, accelerator, dataset)
     validation = make_validation(config, "vae", accelerator)
-    Trainer(
-        config,
-        "vae",
-        autoencoder,
-        objectives,
-        data.batches,
-        accelerator=accelerator,
-        validation=validation,
-        utilization=utilization(config, "vae", accelerator),
-    ).train()
+    Trainer(config, "vae", autoencoder, objectives, data.batches, accelerator, validation).train()
 
 
 def main() -> None:

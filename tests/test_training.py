@@ -24,8 +24,6 @@ from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.randomness import KeyedRandom
-from denoising_diffusion_pytorch.training import forecast as paper
-from denoising_diffusion_pytorch.training.forecast import forecast, utilization
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
@@ -74,20 +72,6 @@ def test_trackers(tmp_path):
     for name in ("wand", "mlflow"):  # unknown, not installed
         with pytest.raises(ConfigError, match=f"trainer.log_with: .*{name}"):
             make_trainer(tmp_path, trainer={"log_with": [name]})
-
-
-def test_fraction_of_the_peak(tmp_path):
-    """The discriminator, which starts with step 3, adds to the operations; what checkpointing repeats does not."""
-    trainer = make_trainer(tmp_path, "vae", first_stage_config={"lossconfig": {"discr_start": 2}})
-    trainer.utilization = utilization(trainer.config, "vae", trainer.accelerator)
-    trainer.train()
-    log = read_log(tmp_path / "train.log")
-    flops = [log["mfu"][step] / log["samples_per_second"][step] for step in range(1, 5)]  # times what is constant
-    assert flops == pytest.approx([flops[0], flops[0], flops[2], flops[2]], rel=1e-4) and flops[2] > 1.05 * flops[0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper, "matmul_peak", lambda device, dtype: 1e9)
-        found = utilization(tiny_config(unet_config={"use_checkpoint": True}), "ldm", Accelerator(cpu=True))
-    assert found(0, 2.0) == pytest.approx(forecast(tiny_config(), "ldm", step=0).flops / 2e9)
 
 
 def test_steps_are_optimizer_steps(tmp_path):

@@ -8,14 +8,10 @@ import gc
 import math
 import weakref
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +21,6 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from ..build import build_model
 from ..config.schema import Config
 from .objectives import Batch, make_objectives
-from .speed import matmul_peak
 from .trainer import Trainer
 
 GIB = 2**30
@@ -40,15 +35,12 @@ FORMULAS: dict[Any, Callable] = {
 }
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """Bytes per process between two micro-batches and at most; FLOPs per optimizer step and process, with what checkpointing
-    repeats.
-    """
+class Forecast(NamedTuple):
+    """Bytes per process between two micro-batches and at most, FLOPs per optimizer step and process."""
 
     fixed: int
     peak: int
-    flops: int
+    flops: int  # of products and convolutions, those that checkpointing repeats included
 
 
 def forecast(config: Config, stage: str, *, step: int | None = None) -> Forecast:
@@ -58,12 +50,15 @@ def forecast(config: Config, stage: str, *, step: int | None = None) -> Forecast
         config: resolved. `mixed_precision: auto` counts as bf16, and fp16 has the sizes of bf16.
         step: of the run, from 0 on; None: its last one, in which everything takes part that ever does.
     """
-    accumulation = config.trainer.gradient_accumulation
+    accumulation, reduced = config.trainer.gradient_accumulation, config.trainer.mixed_precision != "no"
     settings = config.trainer.model_copy(update={"compile": False, "gradient_accumulation": 1})
     config = config.model_copy(update={"trainer": settings})
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16" if reduced else "no")
     with FakeTensors(), Tally() as tally:
-        trainer = random_trainer(config, stage, OnPaper(settings.mixed_precision))
+        trainer = random_trainer(config, stage, accelerator)
         trainer.step = settings.training_steps - 1 if step is None else step
+        if reduced:
+            norms_in_float32(trainer)
         for optimization in trainer.active():  # an update makes the moments
             for parameter in optimization.parameters:
                 parameter.grad = torch.zeros_like(parameter)
@@ -75,6 +70,13 @@ def forecast(config: Config, stage: str, *, step: int | None = None) -> Forecast
         fixed = tally.peak = tally.live
         trainer.train_step(trainer.make_batches(0))
     return Forecast(fixed, tally.peak, tally.flops * accumulation)
+
+
+def norms_in_float32(trainer: Trainer) -> None:
+    """Let normalisation layers compute as autocast for GPUs has it; that for CPUs leaves them in bf16."""
+    for module in (module for o in trainer.optimizations for module in o.objective.modules()):
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
 
 
 def largest_batch(found: Forecast, batch_size: int, card: int) -> int:
@@ -121,39 +123,8 @@ def random_trainer(config: Config, stage: str, accelerator: Any) -> Trainer:
     return Trainer(config, stage, model, objectives, batches, accelerator=accelerator)
 
 
-class OnPaper:
-    """Stands in for accelerate's Accelerator: one process on the CPU, whatever this process is part of."""
-
-    device = torch.device("cpu")
-    scaler = None
-    num_processes, process_index, is_main_process = 1, 0, True
-
-    def __init__(self, mixed_precision: str):
-        self.reduced = mixed_precision != "no"
-
-    def prepare(self, objective: nn.Module) -> nn.Module:
-        """The objective as accelerate wraps it: its forward pass in autocast, its outputs in float32."""
-        if self.reduced:
-            autocast = torch.autocast("cpu", torch.bfloat16)
-            for module in objective.modules():
-                if isinstance(module, nn.GroupNorm | nn.LayerNorm):  # autocast for GPUs computes these in float32
-                    module.register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
-            objective.forward = convert_outputs_to_fp32(autocast(objective.forward))
-        return objective
-
-    def accumulate(self, *_: nn.Module) -> AbstractContextManager:
-        return nullcontext()
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-
 class Tally(TorchDispatchMode):
-    """Adds up what operations make and compute while it is entered.
-
-    `live` are the bytes of the storages that they made and that are not freed, `peak` the most so far; `flops` are
-    those of products and convolutions.
-    """
+    """Counts while it is entered: bytes of storages that are `live`, their `peak`, `flops` of products and convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,18 +163,3 @@ class FakeTensors(FakeTensorMode):
         # torch moves no parameters that something refers to weakly, as this table does
         self.fake_tensor_converter.meta_converter.tensor_memo.clear()
         return result
-
-
-def utilization(config: Config, stage: str, accelerator: Accelerator) -> Callable[[int, float], float]:
-    """Function (step, seconds of a step) -> fraction of the device's peak: FLOPs / time / speed of a large matrix product.
-
-    The FLOPs are what the networks need, without those that checkpointing repeats (model FLOPs utilization, MFU,
-    Chowdhery et al., 2022, as nanoGPT logs it). They are counted on paper, which takes seconds in each phase of a run.
-    """
-    config = config.model_copy(deep=True)
-    config.unet_config.use_checkpoint = False
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
-    peak = matmul_peak(accelerator.device, dtype)  # now, while the device has room for it
-    phases = (0, config.first_stage_config.lossconfig.discr_start, config.diffusion_config.end_to_end.start_step)
-    flops = cache(lambda start: forecast(config, stage, step=start).flops)
-    return lambda step, seconds: flops(max(s for s in phases if s is not None and s <= step)) / seconds / peak

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import filter_trackers
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from data.conditions import CONDITION_CHANNELS
@@ -69,7 +69,8 @@ def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
             model = build_model(config, stage)
             objectives = make_objectives(config, stage, model)
         print(model_report({"model": model} | {str(objective.name): objective for objective in objectives[1:]}))
-        print(report(config, stage))
+        if "RANK" not in os.environ:
+            print(report(config, stage))
     except CheckpointError as error:  # LPIPS' weights
         print(error)
     unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]
@@ -105,19 +106,14 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
     if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         log.warning("mixed_precision fp16 needs a GPU: training in full precision (bf16 is there for CPUs)")
         precision = "no"
-    parent = Path(config.results_folder).resolve().parent  # a tracker's folder has the project's name
-    try:
-        trackers = filter_trackers(config.log_with, parent)
-    except ValueError as error:
-        raise ConfigError(f"trainer.log_with: {error}") from error
-    if len(trackers) < len(config.log_with):
-        raise ConfigError(f"trainer.log_with: of {', '.join(config.log_with)}, not all are installed")
+    if absent := set(config.log_with) - {tracker.value for tracker in get_available_trackers()}:
+        raise ConfigError(f"trainer.log_with: {', '.join(absent)}: not a tracker of accelerate's, or not installed")
     accelerator = Accelerator(
         gradient_accumulation_steps=config.gradient_accumulation,
         mixed_precision=precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
-        log_with=trackers or None,
-        project_dir=parent,
+        log_with=config.log_with or None,
+        project_dir=Path(config.results_folder).resolve().parent,  # a tracker's folder has the project's name
         cpu=not torch.accelerator.is_available(),  # or several processes without GPUs would each run as if alone
     )
     torch.manual_seed(config.seed)

@@ -42,7 +42,6 @@ class Trainer:
         objectives: modules of objectives.py, in the order in which they see a batch.
         batches: function (first micro-batch) -> endless generator of batches on the device, as `to_device` gives them.
         validation: the scenes that are scored and shown, or None.
-        utilization: function (step, seconds of a step) -> fraction of the device's peak, or None.
         latent_scale: measures the latents' scale where a run starts from nothing, or None.
     """
 
@@ -53,15 +52,13 @@ class Trainer:
         model: nn.Module,
         objectives: Sequence[Any],
         batches: Callable[[int], Generator[Batch, None, None]],
-        *,
         accelerator: Accelerator,
         validation: Validation | None = None,
-        utilization: Callable[[int, float], float] | None = None,
         latent_scale: LatentScale | None = None,
     ):
         self.config, self.settings, self.stage = config, config.trainer, stage
         self.accelerator, self.make_batches, self.validation = accelerator, batches, validation
-        self.utilization, self.latent_scale = utilization, latent_scale
+        self.latent_scale = latent_scale
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
         self.model = model = model.to(accelerator.device).to(memory_format=layout)
@@ -231,9 +228,6 @@ class Trainer:
             if self.step > optimization.objective.start_step:
                 metrics[f"lr_{optimization.name}"] = optimization.optimizer.param_groups[0]["lr"]
         if self.results is not None:
-            if self.utilization is not None:
-                seconds = self.meter.samples_per_step / metrics["samples_per_second"]
-                metrics["mfu"] = self.utilization(self.step - 1, seconds)
             self.results.metrics("train", metrics, self.step)
         return metrics
 
