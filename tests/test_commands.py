@@ -56,15 +56,6 @@ def test_training_leaves_what_the_document_says_and_the_same_command_continues_i
     assert (workplace / "radiodiff_results_LDM" / "checkpoints" / "ckpt_6").is_dir()
 
 
-def test_joint_training(workplace, tmp_path):
-    """Both stages at once need no autoencoder, and measure the latent scale again as it changes."""
-    joint = ("first_stage_config.trainable=true", "first_stage_config.lossconfig.discr_start=1")
-    out = done("train_cond_ldm.py", "--cfg", workplace / "tiny.yaml", *joint, cwd=tmp_path)
-    assert out.count("latent scale factor") == 3  # at the start, at steps 2 and 4
-    log = (tmp_path / "radiodiff_results_LDM" / "train.log").read_text()
-    assert "reconstruction=" in log and "latent=" in log and "discriminator=" in log
-
-
 def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     base = ("sample.py", "--cfg", workplace / "tiny.yaml", f"sample.ckpt={workplace / 'radiodiff_results_LDM'}")
     for name, size in (("a", 1), ("b", 2)):

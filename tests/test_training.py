@@ -41,12 +41,10 @@ def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
     settings = {"num_samples": 1, "validate_every": 2, "sample_interval": 4}
     make_trainer(tmp_path, "vae", validation=OneScene([0.1, 0.05]), trainer=settings, **WITH_DISCRIMINATOR).train()
     events, figures = EventAccumulator(str(tmp_path)).Reload(), read_log(tmp_path / "train.log")
-    expected = (
-        "loss l1 l2 kl generator adaptive_weight discriminator lr_autoencoder lr_discriminator data_wait memory_gib "
+    expected = "loss l1 l2 kl generator adaptive_weight discriminator lr_autoencoder grad_norm_discriminator data_wait "
+    expected += (
+        "memory_gib samples_per_second validation_nmse validation_thresholded_nmse validation_reconstruction_nmse"
     )
-    expected += "grad_norm_autoencoder grad_norm_discriminator samples_per_second validation_thresholded_nmse "
-    expected += "validation_nmse validation_rmse validation_ssim validation_psnr validation_detail "
-    expected += "validation_reconstruction_nmse validation_thresholded_nmse_whole_set"
     assert set(expected.split()) <= figures.keys()
     text = (ROOT / "docs" / "training.md").read_text()
     documented = {word.rpartition("/")[2] for word in re.findall(r"`([\w/]+)`", text)}
@@ -193,20 +191,14 @@ def test_joint_training_reads_the_images_of_its_latent_scale_once(tmp_path, caps
 # ---- values that are not finite -------------------------------------------------------------------------------------
 
 
-def spoiled(name, key, row, value):
-    """The tiny stream with one value of one micro-batch replaced."""
-
-    def batches(first):
+def test_nothing_is_updated_from_a_nonfinite_value(tmp_path):
+    def spoiled(first):
         for batch in tiny_batches(first):
-            if batch["names"][0] == name:
-                batch[key][row, 0, 0, 0] = float(value)
+            if batch["names"][0] == "7_0":
+                batch["cond"][0, 0, 0, 0] = math.nan
             yield batch
 
-    return batches
-
-
-def test_nothing_is_updated_from_a_nonfinite_value(tmp_path):
-    trainer = make_trainer(tmp_path, batches=spoiled("7_0", "cond", 0, "nan"))
+    trainer = make_trainer(tmp_path, batches=spoiled)
     history = after_each_step(trainer, lambda logs: trainer.model.unet.conv_in.weight.clone())
     with pytest.raises(TrainingError, match=r"non-finite at step 3: loss, .* 6_0, 6_1, 7_0, 7_1; nothing .*ckpt_2"):
         trainer.train()
@@ -214,18 +206,12 @@ def test_nothing_is_updated_from_a_nonfinite_value(tmp_path):
     assert ck.find_checkpoint(tmp_path).step == 2
 
 
-def half_gradients(trainer, scaler):
-    """Give a trainer a gradient scaler and gradients with the range of fp16, on any device."""
-    trainer.accelerator.scaler = scaler
-    for parameter in trainer.optimizations[0].parameters:
-        parameter.register_hook(lambda gradient: gradient.half().float())
-    return trainer
-
-
 def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**21, growth_interval=10**6)
-    trainer = half_gradients(make_trainer(tmp_path, trainer={"training_steps": 6}), scaler)
-    trained = trainer.optimizations[0].parameters
+    trainer = make_trainer(tmp_path, trainer={"training_steps": 6})
+    trainer.accelerator.scaler, trained = scaler, trainer.optimizations[0].parameters
+    for parameter in trained:  # gradients with the range of fp16, on any device
+        parameter.register_hook(lambda gradient: gradient.half().float())
     before = [p.detach().clone() for p in trained]
     unchanged = after_each_step(trainer, lambda logs: all(map(torch.equal, before, trained)))
     trainer.train()
@@ -250,21 +236,6 @@ def test_endless_overflow_stops(tmp_path):
 
 
 # ---- errors and signals ---------------------------------------------------------------------------------------------
-
-
-def test_an_error_of_the_data_saves_first(tmp_path):
-    def breaking(first):
-        for batch in tiny_batches(first):
-            if batch["names"][0] == "6_0":
-                raise DataError("file.png: not a readable picture")
-            yield batch
-
-    with pytest.raises(DataError, match=r"file\.png"):
-        make_trainer(tmp_path, batches=breaking).train()
-    assert ck.find_checkpoint(tmp_path).step == 3
-    make_trainer(tmp_path).train()
-    make_trainer(tmp_path / "whole").train()
-    assert same(weights(tmp_path, 4), weights(tmp_path / "whole", 4))
 
 
 @pytest.mark.parametrize("end", ["whole", "signal", "error"])

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -44,7 +43,7 @@ def read_command(stage: str, description: str) -> Config | None:
     if arguments.cfg is None:
         parser.error("name a configuration file with --cfg")
     # warnings to the terminal, from the main process only; progress bars and train.log show the rest
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logging.basicConfig(format="%(message)s", handlers=[handler])
     config = load_config(arguments.cfg, arguments.overrides, stage=stage)

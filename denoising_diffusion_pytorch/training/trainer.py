@@ -30,6 +30,7 @@ from .speed import Meter
 from .stopping import StopRequest
 from .validation import Validation, metrics_of
 
+NO_SCALER = torch.amp.GradScaler(enabled=False)
 LEAST_SCALE = 2.0**-24  # of fp16's gradients: after 40 overflows in a row
 
 
@@ -109,11 +110,10 @@ class Trainer:
 
     def _loop(self, batches: Iterator[Batch]) -> None:
         """Steps until the last one or a request to stop, with what is due after each of them."""
-        settings, hidden = self.settings, not self.accelerator.is_main_process
+        settings, total, hidden = self.settings, self.settings.training_steps, not self.accelerator.is_main_process
         # smoothing 0: the mean speed, pauses for saving and validation included
-        progress: dict[str, Any] = {"desc": self.stage, "unit": "step", "mininterval": 1.0, "smoothing": 0}
-        with tqdm(total=settings.training_steps, initial=self.step, disable=hidden, **progress) as bar:
-            while self.step < settings.training_steps:
+        with tqdm(desc=self.stage, total=total, initial=self.step, unit="step", smoothing=0, disable=hidden) as bar:
+            while self.step < total:
                 started = time.monotonic()
                 if self.stop.agreed():  # where the processes wait for the slowest one
                     break
@@ -142,7 +142,7 @@ class Trainer:
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """Accumulate, backward, check, clip, step, EMA; returns detached scalars."""
-        scaler, accumulation = self.accelerator.scaler, self.settings.gradient_accumulation
+        scaler, accumulation = self.accelerator.scaler or NO_SCALER, self.settings.gradient_accumulation
         logs: dict[str, Tensor] = {}
         names: list[str] = []
         for micro_batch in range(accumulation):
@@ -154,21 +154,17 @@ class Trainer:
                 logs[name] = logs.get(name, 0) + value / accumulation
         norms, active = {}, self.active()
         for optimization in active:
-            if scaler is not None:
-                scaler.unscale_(optimization.optimizer)
+            scaler.unscale_(optimization.optimizer)
             norms[f"grad_norm_{optimization.name}"] = optimization.grad_norm()
         # a gradient scaler expects gradients to overflow now and then; a loss must be finite all the same
-        self.require_finite(logs | (norms if scaler is None else {}), names)
+        self.require_finite(logs | ({} if scaler.is_enabled() else norms), names)
         for optimization, norm in zip(active, norms.values(), strict=True):
             nn.utils.clip_grads_with_norm_(optimization.parameters, self.settings.gradient_clip, norm)
             for group in optimization.optimizer.param_groups:
                 group["lr"] = self.learning_rate()
-            if scaler is not None:
-                scaler.step(optimization.optimizer)  # skips where a gradient overflowed
-            else:
-                optimization.optimizer.step()
+            scaler.step(optimization.optimizer)  # skips where a gradient overflowed
             optimization.optimizer.zero_grad(set_to_none=True)
-        if scaler is not None:
+        if scaler.is_enabled():
             logs |= self._update_scaler(scaler)
         self.step += 1
         self.ema.update_after_step(self.step)
@@ -193,9 +189,9 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """The rate of the step to be taken."""
-        how, curve = self.settings, self.settings.lr_scheduler
-        steps = (how.training_steps, curve.power, curve.warmup_steps)
-        return learning_rate(self.step, how.learning_rate, how.min_learning_rate, *steps)
+        how = self.settings
+        curve = (how.training_steps, how.lr_scheduler.power, how.lr_scheduler.warmup_steps)
+        return learning_rate(self.step, how.learning_rate, how.min_learning_rate, *curve)
 
     def require_finite(self, values: dict[str, Tensor], names: list[str]) -> None:
         """Wait for the device; raises TrainingError that names what is not finite, and the samples of the step."""
