@@ -17,11 +17,8 @@ from denoising_diffusion_pytorch.weights import load_starting_weights
 
 
 def train(config: Config, dataset: Dataset | None = None) -> None:
-    """Train U-Net and condition encoder to the end, or continue an interrupted run.
-
-    Args:
-        config: resolved for stage `ldm`.
-        dataset: one of your own, see `data.samples.dataset.OwnSamples`; None for what the configuration names.
+    """Train U-Net and condition encoder to the end, or continue an interrupted run. `config` is resolved; `dataset` is one of
+    your own, see `data.samples.dataset.OwnSamples`, or None for what the configuration names.
     """
     joint, diffusion = config.first_stage_config.trainable, config.diffusion_config
     # until the end-to-end phase the decoder takes no part

@@ -17,11 +17,8 @@ from denoising_diffusion_pytorch.weights import load_starting_weights
 
 
 def train(config: Config, dataset: Dataset | None = None) -> None:
-    """Train the autoencoder to the end, or continue an interrupted run.
-
-    Args:
-        config: resolved for stage `vae`.
-        dataset: one of your own, see `data.samples.dataset.OwnSamples`; None for what the configuration names.
+    """Train the autoencoder to the end, or continue an interrupted run. `config` is resolved; `dataset` is one of
+    your own, see `data.samples.dataset.OwnSamples`, or None for what the configuration names.
     """
     accelerator = make_accelerator(config.trainer)
     autoencoder = build_model(config, "vae")

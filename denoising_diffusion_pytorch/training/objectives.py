@@ -6,7 +6,6 @@ step, `carry` a dict that an objective leaves for the next one (reconstructions 
 acts from optimizer step `start_step` on.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -161,26 +160,17 @@ def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
     return [first] if adversary is None else [first, adversary]
 
 
-@dataclass
 class Optimization:
-    """An objective, the same wrapped for distributed training (`prepared`, which a step calls), and what minimises it."""
+    """An objective with AdamW over its trainable parameters; `prepared`, which a step calls, is wrapped for distributed training."""
 
-    objective: Any
-    prepared: nn.Module
-    parameters: list[nn.Parameter]
-    optimizer: torch.optim.Optimizer
-
-    name = property(lambda self: self.objective.name)
+    def __init__(self, objective: Any, accelerator: Accelerator, settings: TrainerConfig):
+        self.objective, self.name = objective, objective.name
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        how: dict[str, Any] = settings.optimizer.model_dump(exclude={"type"})
+        # not prepared by accelerate, whose wrapper updates the gradient scaler once per optimizer
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, fused=True, **how)
+        self.prepared = accelerator.prepare(objective)
 
     def grad_norm(self) -> Tensor:
         """Total norm of the gradients, on the device."""
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]).detach()
-
-
-def make_optimization(objective: Any, accelerator: Accelerator, settings: TrainerConfig) -> Optimization:
-    """An objective with AdamW over its trainable parameters."""
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    how: dict[str, Any] = settings.optimizer.model_dump(exclude={"type"})
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=True, **how)
-    # the optimizer is not prepared by accelerate: its wrapper updates the gradient scaler once per optimizer
-    return Optimization(objective, accelerator.prepare(objective), parameters, optimizer)

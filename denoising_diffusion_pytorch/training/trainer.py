@@ -23,7 +23,7 @@ from ..randomness import seed_global
 from .checkpointer import Checkpointer
 from .data import LatentScale
 from .ema import EMAModel
-from .objectives import Batch, Optimization, make_optimization
+from .objectives import Batch, Optimization
 from .run_folder import RunFolder, model_report
 from .schedule import learning_rate
 from .speed import Meter
@@ -67,7 +67,7 @@ class Trainer:
         # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
         for network in step_networks(model).values() if self.settings.compile else ():
             network.compile()
-        self.optimizations = [make_optimization(o, accelerator, self.settings) for o in objectives]
+        self.optimizations = [Optimization(o, accelerator, self.settings) for o in objectives]
         self.checkpointer = Checkpointer(config, stage, accelerator, model, self.ema, self.optimizations)
         self.stop = StopRequest(accelerator)
         self.results: RunFolder | None = None  # the main process's
