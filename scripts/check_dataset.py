@@ -12,10 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import FlatTree, RadioMapSeer, open_tree
-from data.trees.inspection import inspect_tree
-from data.trees.listing import SIMULATIONS
-from data.trees.splits import own_splits, sizes, spread
+from tqdm import tqdm
+
+from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
+from data.trees.inspection import Statistics, oddities
+from data.trees.splits import members, own_splits, spread
 from denoising_diffusion_pytorch.cli import new_figure, run
 from evaluation.figures import contact_sheet
 
@@ -29,43 +30,52 @@ def print_contents(source: RadioMapSeer | FlatTree) -> None:
     """Print what the tree holds and how it is divided."""
     print(source.report)
     if isinstance(source, RadioMapSeer):
-        maps = len({map_id for map_id, _ in source.scenes})
-        counted = f"{len(source):,} complete scenes of {maps} maps, {len(source) / maps:.1f} transmitters per map"
-        print(f"{counted}; the whole of RadioMapSeer has {WHOLE:,} scenes ({len(source) / WHOLE:.1%} of it is here)")
-    found = sizes(source.root, source.names, source.rule)
-    rules = [f"splits/{name}.txt" for name in own_splits(source.root)]
-    if set(found) - set(own_splits(source.root)):
-        rules.append(source.rule.text)
-    print(f"splits ({'; '.join(rules)}): " + ", ".join(f"{name} {size:,}" for name, size in found.items()))
-    empty = [name for name, size in found.items() if not size]
-    if empty:
-        print(f"empty splits: {', '.join(empty)}; choose data.train.split and data.validation.split accordingly")
+        print(f"the whole of RadioMapSeer has {WHOLE:,} scenes ({len(source) / WHOLE:.1%} of it is here)")
+    own = own_splits(source.root)
+    sizes = {name: len(members(source.root, name, source.names, source.rule)) for name in {*source.rule.splits, *own}}
+    rules = [*(f"splits/{name}.txt" for name in own), source.rule.text]
+    print(f"splits ({'; '.join(rules)}): " + ", ".join(f"{name} {size:,}" for name, size in sorted(sizes.items())))
+
+
+def inspect(source: RadioMapSeer | FlatTree, indices: list[int]) -> tuple[list[str], list[Scene]]:
+    """Open scenes and print their statistics; returns what is odd, and some scenes, spread over the tree."""
+    statistics, problems, shown = Statistics(), [], []
+    kept = {indices[place] for place in spread(len(indices), SHEET)}
+    for index in tqdm(indices, "opening", unit="scene"):
+        try:
+            scene = source.scene(index)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        statistics.add(scene)
+        problems += [f"{source.path(index)}: {text}" for text in oddities(scene)]
+        shown += [scene] if index in kept else []
+    for line in statistics.lines():
+        print(line)
+    return problems, shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="RadioMapSeer tree, or a folder with images/ and conditions/")
-    parser.add_argument("--simulation_type", choices=SIMULATIONS, help="default: the first one present")
+    parser.add_argument("--simulation_type", help="folder in gain/; default: the first one")
     parser.add_argument("--all", action="store_true", help=f"open every scene, not only {OPENED}")
     parser.add_argument("--sheet", type=new_figure, help="figure to write: a contact sheet of some scenes")
     arguments = parser.parse_args()
-    present = [name for name in SIMULATIONS if (arguments.root / "gain" / name).is_dir()]
+    present = sorted((path.name for path in arguments.root.glob("gain/*/")), key=lambda name: (name != "DPM", name))
     if present:
         print(f"simulations: {', '.join(present)}")
     source = open_tree(arguments.root, arguments.simulation_type or (present or ["DPM"])[0])
     print_contents(source)
-    findings = inspect_tree(source, spread(len(source), len(source) if arguments.all else OPENED), SHEET)
-    for line in findings.lines():
-        print(line)
-    if arguments.sheet and findings.shown:
-        contact_sheet(arguments.sheet, findings.shown)
+    problems, shown = inspect(source, spread(len(source), len(source) if arguments.all else OPENED))
+    if arguments.sheet and shown:
+        contact_sheet(arguments.sheet, shown)
         print(f"written: {arguments.sheet}")
-    problems = findings.problems
     for problem in problems[:PRINTED]:
         print(f"odd: {problem}")
     if problems:
         more = f", the first {PRINTED} above" if len(problems) > PRINTED else ""
-        sys.exit(f"{len(problems)} oddities in {findings.opened} scenes{more}")
+        sys.exit(f"{len(problems)} oddities{more}")
     print("nothing odd")
 
 

@@ -65,14 +65,12 @@ def parse_arguments() -> argparse.Namespace:
 def make_maps(root: Path, missing: list[int], recipe: Recipe, workers: int, bar: tqdm) -> int:
     """Make the missing cities in several processes; returns the number of maps written."""
     written = 0
-    if missing:  # the first city compiles the solver; the others then find it in the cache
-        written += write_city(root, missing[0], recipe)
-        bar.update(recipe.maps)
-    pool = ProcessPoolExecutor(min(workers, max(len(missing), 1)), initializer=start_worker)
+    pool = ProcessPoolExecutor(min(workers, len(missing) or 1), initializer=start_worker)
     try:
-        for job in as_completed([pool.submit(write_city, root, map_id, recipe) for map_id in missing[1:]]):
-            written += job.result()
-            bar.update(recipe.maps)
+        for cities in (missing[:1], missing[1:]):  # the first city compiles the solver; the others find it in the cache
+            for job in as_completed([pool.submit(write_city, root, city, recipe) for city in cities]):
+                written += job.result()
+                bar.update(recipe.maps)
     except BrokenProcessPool as error:
         raise DataError("a worker process was killed, perhaps out of memory; run again with fewer --workers") from error
     finally:

@@ -15,10 +15,7 @@ FILL = {"image": -1.0, "cond": -1.0, "ori_mask": 1.0, "native": 0.0}
 
 
 def symmetry(x: Tensor, index: int) -> Tensor:
-    """Apply one of the eight symmetries of the square to the last two dimensions.
-
-    Bit 2 of `index` flips, bits 0-1 count quarter turns.
-    """
+    """One of the eight symmetries of the square, on the last two dimensions: bit 2 flips, bits 0-1 count quarter turns."""
     if index & 4:
         x = x.flip(-1)
     return torch.rot90(x, index & 3, (-2, -1))
@@ -27,13 +24,6 @@ def symmetry(x: Tensor, index: int) -> Tensor:
 def moved(sample: Sample, move: Callable[[Tensor, float], Tensor]) -> Sample:
     """The sample with `move(x, fill)` in place of everything that has pixels."""
     return sample | {key: move(sample[key], fill).contiguous() for key, fill in FILL.items() if key in sample}
-
-
-def jittered(image: Tensor, brightness: float, contrast: float) -> Tensor:
-    """An image in [-1, 1] with its grey levels multiplied, and then their distance from their mean."""
-    gain = (image + 1) / 2 * brightness
-    gain = (gain - gain.mean()) * contrast + gain.mean()
-    return gain.clamp(0, 1) * 2 - 1
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,9 @@ class Augmentation:
             sample = moved(sample, lambda x, fill: _move(x, angle, shift, fill))
             sample["ori_mask"] = (sample["ori_mask"] > 1 - 1e-4).float()  # certain over the whole of a new pixel
         if self.color_jitter:
-            sample["image"] = jittered(sample["image"], brightness, contrast)
+            gain = (sample["image"] + 1) / 2 * brightness
+            gain = (gain - gain.mean()) * contrast + gain.mean()
+            sample["image"] = gain.clamp(0, 1) * 2 - 1
         if free or self.color_jitter:
             sample["image"] = sample["image"].masked_fill(sample["ori_mask"] > 0.5, -1.0)
         return sample

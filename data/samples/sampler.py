@@ -35,27 +35,15 @@ class SampleStream:
     start_batch: int = 0
     batches: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError("a stream needs at least one sample")
-        self._epoch, self._order = -1, np.arange(0)
-
-    def __len__(self) -> int:
-        """Number of micro-batches; TypeError for an endless stream."""
-        if self.batches is None:
-            raise TypeError("an endless stream has no length")
-        return self.batches
-
-    def _at(self, position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, self.length)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
-        index = int(self._order[offset])
-        return index, random_key(self.seed, epoch, index)
-
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Batches of (index, key)."""
-        numbers = count(self.start_batch)
-        for batch in numbers if self.batches is None else islice(numbers, self.batches):
-            first = (batch * self.world_size + self.rank) * self.batch_size
-            yield [self._at(position) for position in range(first, first + self.batch_size)]
+        last, order = -1, np.arange(0)
+        for batch in islice(count(self.start_batch), self.batches):
+            first, items = (batch * self.world_size + self.rank) * self.batch_size, []
+            for position in range(first, first + self.batch_size):
+                epoch, offset = divmod(position, self.length)
+                if epoch != last:
+                    last, order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
+                index = int(order[offset])
+                items.append((index, random_key(self.seed, epoch, index)))
+            yield items

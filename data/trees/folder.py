@@ -1,5 +1,6 @@
-"""The flat tree: `images/NAME.png`, `conditions/NAME.npy`, and optionally `masks/NAME.png`, paired by name."""
+"""The flat tree: `images/NAME.png`, `conditions/NAME.npy`, and optionally `masks/NAME.png`, paired by name; a tree of either kind."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,6 @@ from ..errors import DataError
 from ..geometry.layout import Layout
 from ..hashing import file_digest
 from ..scene import Scene
-from .listing import check_root, is_flat_tree
 from .png import read_grey, read_map
 from .radiomapseer import RadioMapSeer
 from .splits import HASHED_RULE, select
@@ -27,18 +27,16 @@ class FlatTree:
     """
 
     def __init__(self, data_root: str | Path, split: str = "all", max_samples: int | None = None):
-        self.root, self.rule = check_root(data_root), HASHED_RULE
+        self.root, self.rule = Path(data_root), HASHED_RULE
         images, conditions = (
-            {path.stem for path in (self.root / folder).glob(pattern)}  # files that the system hides are others'
-            for folder, pattern in (("images", "[!.]*.png"), ("conditions", "[!.]*.npy"))
+            {path.stem for path in self.root.glob(pattern)}  # files that the system hides are others'
+            for pattern in ("images/[!.]*.png", "conditions/[!.]*.npy")
         )
         lonely = sorted(images ^ conditions)
-        if lonely:
-            name = lonely[0]
+        if lonely or not images:
+            name = lonely[0] if lonely else "NAME"
             missing = f"conditions/{name}.npy" if name in images else f"images/{name}.png"
             raise DataError(f"{self.root}: {missing} is missing ({len(lonely)} names have no partner)")
-        if not images:
-            raise DataError(f"{self.root / 'images'}: holds no PNG")
         self.names = select(self.root, split, sorted(images), self.rule)[:max_samples]
         self.report = f"{self.root}: {len(images)} images with conditions; split {split}: {len(self.names)}"
 
@@ -47,8 +45,8 @@ class FlatTree:
 
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file changes."""
-        parts = (("images", "png"), ("conditions", "npy"), ("masks", "png"))
-        files = [self.root / folder / f"{name}.{suffix}" for folder, suffix in parts for name in self.names]
+        parts = ("images/{}.png", "conditions/{}.npy", "masks/{}.png")
+        files = (self.root / part.format(name) for part in parts for name in self.names)
         return {"tree": str(self.root.resolve()), "files": file_digest(path for path in files if path.exists())}
 
     def path(self, index: int) -> Path:
@@ -57,11 +55,11 @@ class FlatTree:
 
     def scene(self, index: int) -> Scene:
         """Image, mask and condition as a scene. The map is zero where the mask is set; without a mask nothing is built."""
-        image = (read_map(self.path(index)) / 255).astype(np.float32)
-        path = self.root / "masks" / f"{self.names[index]}.png"
+        name, image = self.names[index], read_map(self.path(index))
+        path = self.root / "masks" / f"{name}.png"
         mask = read_grey(path, image.shape) > 127 if path.exists() else np.zeros(image.shape, bool)
-        name, layout, gain = self.names[index], Layout.traced(mask), np.where(mask, 0, image)
-        return Scene(name, layout, tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
+        gain = np.where(mask, 0, image)
+        return Scene(name, Layout.traced(mask), tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
 
     def cond(self, index: int) -> np.ndarray:
         """The condition (C, s, s) float32: any finite numbers, best of order 1; uint8 from 0..255 is mapped to [-1, 1].
@@ -87,6 +85,13 @@ class FlatTree:
         return array
 
 
+def _kind(root: Path) -> type[RadioMapSeer] | type[FlatTree] | None:
+    """Which kind of tree a folder looks like."""
+    if (root / "images").is_dir() and (root / "conditions").is_dir():
+        return FlatTree
+    return RadioMapSeer if (root / "gain").is_dir() else None
+
+
 def open_tree(
     data_root: str | Path | None,
     simulation_type: str = "DPM",
@@ -99,7 +104,16 @@ def open_tree(
     Raises:
         DataError: the folder is neither kind of tree, or is incomplete.
     """
-    root = check_root(data_root)
-    if is_flat_tree(root):
+    root = Path(data_root or "path/to")
+    if str(root).startswith("path/to"):
+        raise DataError(f"data_root is {data_root or 'not set'}; set it to the folder of your data")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder (data_root)")
+    kind = _kind(root)
+    if kind is None:
+        near = chain(sorted(root.glob("*/")), sorted(root.glob("*/*/")), list(root.absolute().parents)[:2])
+        meant = next((f"; did you mean {folder}?" for folder in near if _kind(folder)), "")
+        raise DataError(f"{root}: is not a data set; expected RadioMapSeer's gain/, or images/ and conditions/{meant}")
+    if kind is FlatTree:
         return FlatTree(root, split, max_samples)
     return RadioMapSeer(root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples)

@@ -13,11 +13,10 @@ gain, buildings and transmitter; of a partial download, the complete scenes are 
 """
 
 import logging
+import re
 import threading
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,17 +26,16 @@ from ..geometry.layout import Layout
 from ..geometry.registration import fit_outlines, read_antennas, read_outlines
 from ..hashing import digest, file_digest
 from ..scene import Scene
-from .listing import BUILDINGS, CARS, SIMULATIONS, TreePaths, check_root, list_scenes
-from .png import read_grey, read_map, transmitter_position
-from .splits import ORDERED_RULE, STANDARD_RULE, select, spread
+from .png import read_grey, read_map
+from .splits import ORDERED_RULE, STANDARD_RULE, select
 
 log = logging.getLogger("radiodiff")
 
+BUILDINGS, CARS = "buildings_complete", "cars"  # folders below polygon/ and png/
 MISSING_VARIANT = 1  # of the six ways to leave buildings out; fixed, so that a scene has one condition
 LAYOUTS_KEPT = 64  # cached in memory; consecutive scenes share their layout
 ANOTHER_LAYOUT = 0.5  # if more of the pixels inside outlines have a gain, the outlines belong to another map
-MEASURED = 8  # scenes that decide whether a tree's building pictures are aligned with its maps
-EXACTLY_OVER = 1e-5  # largest fraction of the maps' energy inside aligned pictures; about .01 at half a pixel's offset
+EXACTLY_OVER = 1e-5  # largest fraction of a map's energy inside an aligned picture; about .01 at half a pixel's offset
 _fitting = threading.Lock()  # threads that read one layout's scenes wait for its outlines instead of fitting them too
 
 
@@ -46,7 +44,7 @@ class RadioMapSeer:
 
     Args:
         data_root: ROOT.
-        simulation_type: one of SIMULATIONS.
+        simulation_type: a folder in gain/.
         split: see splits.py.
         missing_buildings: 0, or 1..4 buildings left out of what the condition shows (not of the truth).
         max_samples: use only the first scenes.
@@ -69,28 +67,47 @@ class RadioMapSeer:
         missing_buildings: int = 0,
         max_samples: int | None = None,
     ):
-        self.root = check_root(data_root)
-        if simulation_type not in SIMULATIONS:
-            near = [f"did you mean {name}? " for name in get_close_matches(simulation_type, SIMULATIONS, 1, 0.5)]
-            choice = f"{''.join(near)}choose from {', '.join(SIMULATIONS)}"
-            raise DataError(f"simulation_type {simulation_type!r} is unknown; {choice}")
         if not 0 <= missing_buildings <= 4:
             raise DataError(f"missing_buildings is {missing_buildings}; RadioMapSeer has 0 to 4")
+        self.root, self.gains = Path(data_root), Path(data_root) / "gain" / simulation_type
         made = (self.root / "dataset.json").is_file()  # make_dataset.py's manifest
         self.truth, self.rule = ("simulated", ORDERED_RULE) if made else ("real", STANDARD_RULE)
-        self.paths = TreePaths(self.root, simulation_type)
         self.parts = {"layout": BUILDINGS}  # layout of a scene: its folder below polygon/ and png/
         if simulation_type.startswith("cars"):
             self.parts["cars"] = CARS
         if missing_buildings:
             self.parts["known"] = f"buildings_missing{missing_buildings}/{MISSING_VARIANT}"
-        complete, self.outlined, found = list_scenes(self.paths, self.parts.values())
+        complete, found = self._complete()
         self.names = select(self.root, split, list(complete), self.rule)[:max_samples]
         self.scenes = [complete[name] for name in self.names]
-        self.pictures_lie_over_maps = self._pictures_lie_over_maps()
         maps = len({map_id for map_id, _ in self.scenes})
         self.report = f"{found}; split {split}: {len(self.names)} scenes of {maps} maps"
         log.info(self.report)
+
+    def _complete(self) -> tuple[dict[str, tuple[int, int]], str]:
+        """(map, transmitter) of the complete scenes by name, sorted; what was found and what is missing."""
+        named = (name.split("_") for name in _stems(self.gains) if re.fullmatch(r"\d+_\d+", name))
+        scenes = {f"{m}_{tx}": (m, tx) for m, tx in sorted((int(map_id), int(tx)) for map_id, tx in named)}
+        if not scenes:
+            kinds = ", ".join(sorted(path.name for path in self.root.glob("gain/*/"))) or "nothing"
+            raise DataError(f"{self.gains}: holds no maps MAP_TX.png; in gain/ there are: {kinds} (simulation_type)")
+        maps = {name: str(map_id) for name, (map_id, _) in scenes.items()}
+        listed, drawn = _stems(self.root / "antenna"), _stems(self.root / "png" / "antennas")
+        lacking = {"antenna/ nor png/antennas/": {n for n, m in maps.items() if m not in listed and n not in drawn}}
+        traced: set[str] = set()
+        for part in self.parts.values():
+            outlined, pictured = _stems(self.root / "polygon" / part), _stems(self.root / "png" / part)
+            lacking[f"polygon/{part} nor png/{part}"] = {n for n, m in maps.items() if m not in outlined | pictured}
+            traced |= (pictured - outlined) & set(maps.values()) if part != CARS else set()
+        report = f"{self.root}: {len(scenes)} {self.gains.name} maps"
+        lacks = [f"{len(names)} have neither {what}" for what, names in lacking.items() if names]
+        report += f", of which {', '.join(lacks)}" if lacks else ""
+        if traced:
+            report += f"; {len(traced)} layouts have no outlines (polygon/): they are fitted to png/, at about 2.5 times the error"
+        complete = {name: numbers for name, numbers in scenes.items() if not any(name in n for n in lacking.values())}
+        if not complete:
+            raise DataError(f"{report}: no complete scene")
+        return complete, report
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -102,92 +119,78 @@ class RadioMapSeer:
             DataError: names the file that is unreadable or does not belong to its gain map.
         """
         map_id, transmitter = self.scenes[index]
-        path = self.path(index)
-        gain = read_map(path)
-        layouts: dict[str, Any] = {key: self._layout(map_id, part, gain.shape) for key, part in self.parts.items()}
-        layout, guessed = layouts["layout"], str(map_id) not in self.outlined[BUILDINGS]
-        if not guessed and layout.inside.any() and (gain[layout.inside] > 0).mean() > ANOTHER_LAYOUT:
-            raise DataError(f"{self.paths.outlines(map_id)}: outlines of another layout; {path} has gain inside them")
-        tx, levels = self._transmitter(map_id, transmitter, gain.shape), (gain / 255).astype(np.float32)
-        scene = Scene(self.names[index], layout, tx, levels, truth=self.truth, outlines_are_guessed=guessed)
-        scene.cars, scene.known = layouts.get("cars"), layouts.get("known")
-        return scene
+        gain = read_map(self.path(index))
+        layouts = {key: self.layout(map_id, part, gain.shape, gain) for key, part in self.parts.items()}
+        outlines, inside = self._outlines(map_id, BUILDINGS), layouts["layout"].inside
+        guessed = not outlines.exists()
+        if not guessed and inside.any() and (gain[inside] > 0).mean() > ANOTHER_LAYOUT:
+            raise DataError(f"{outlines}: outlines of another layout; {self.path(index)} has gain inside them")
+        tx = self._transmitter(map_id, transmitter, gain.shape)
+        return Scene(self.names[index], tx=tx, gain=gain, truth=self.truth, outlines_are_guessed=guessed, **layouts)
 
     def path(self, index: int) -> Path:
         """The file of a scene's map."""
-        return self.paths.gain(self.names[index])
+        return self.gains / f"{self.names[index]}.png"
 
-    def picture(self, index: int) -> np.ndarray | None:
-        """The building picture of a scene, (H, W) bool as stored, offset by half a pixel; None if there is none."""
-        path = self.paths.picture(self.scenes[index][0])
-        return read_grey(path) > 0 if path.exists() else None
+    def _outlines(self, map_id: int, part: str) -> Path:
+        return self.root / "polygon" / part / f"{map_id}.json"
 
-    def cars(self, map_id: int, shape: tuple[int, int]) -> Layout | None:
-        """The cars of a map of shape (H, W), whatever the simulation type; None if the tree does not show them."""
-        for path in (self.paths.outlines(map_id, CARS), self.paths.picture(map_id, CARS)):
-            if path.exists():
-                return _layout(path, _state(path), shape, cars=True, fit=False)
-        return None
+    def _picture(self, map_id: int, part: str) -> Path:
+        return self.root / "png" / part / f"{map_id}.png"
 
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file of these scenes changes."""
         maps = sorted({map_id for map_id, _ in self.scenes})
-        files = [place(name) for place in (self.paths.gain, self.paths.antenna_picture) for name in self.names]
-        files += map(self.paths.antennas, maps)
-        kinds = (self.paths.outlines, self.paths.picture)
+        files = [*map(self.path, range(len(self))), *(self.root / f"png/antennas/{name}.png" for name in self.names)]
+        files += [self.root / f"antenna/{map_id}.json" for map_id in maps]
+        kinds = (self._outlines, self._picture)
         files += [kind(map_id, part) for kind in kinds for part in self.parts.values() for map_id in maps]
-        return {
-            "tree": str(self.root.resolve()),
-            "scenes": digest(self.names),
-            "files": file_digest(path for path in files if path.exists()),
-        }
+        found = file_digest(path for path in files if path.exists())
+        return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": found}
 
-    def _layout(self, map_id: int, part: str, shape: tuple[int, int]) -> Layout:
-        """From its outlines if there are any, else traced from the picture."""
-        outlined = str(map_id) in self.outlined[part]
-        path = self.paths.outlines(map_id, part) if outlined else self.paths.picture(map_id, part)
-        return _layout(path, _state(path), shape, part == CARS, fit=not self.pictures_lie_over_maps)
+    def layout(self, map_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
+        """The layout in a folder of polygon/, else of png/; None if neither shows it.
+
+        Args:
+            part: name of the folder.
+            shape: (H, W) of the map.
+            gain: the map; pictures that were cut from it lie over it, RadioMapSeer's are offset by half a pixel.
+        """
+        path = self._outlines(map_id, part)
+        if not path.exists():
+            path = self._picture(map_id, part)
+        if not path.exists():
+            return None
+        fit = path.suffix == ".png" and part != CARS
+        if fit and gain is not None:
+            power = gain.astype(np.float64) ** 2
+            fit = power[read_grey(path, shape) > 0].sum() > EXACTLY_OVER * power.sum()
+        return _layout(path, path.stat().st_mtime_ns, shape, part == CARS, fit)
 
     def _transmitter(self, map_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
-        path = self.paths.antennas(map_id)
+        """(x, y), listed, or the brightest pixel of a picture; the centre if several are equally bright."""
+        path = self.root / f"antenna/{map_id}.json"
         if not path.exists():
-            path = self.paths.antenna_picture(f"{map_id}_{transmitter}")
-            return transmitter_position(read_grey(path, shape), path)
-        positions = _antennas(path, _state(path), shape[0])
-        if transmitter >= len(positions):
-            raise DataError(f"{path}: lists {len(positions)} transmitters; gain/ has a map of number {transmitter}")
-        x, y = (float(value) for value in positions[transmitter])
+            path = self.root / f"png/antennas/{map_id}_{transmitter}.png"
+            antenna = read_grey(path, shape)
+            if not antenna.any():
+                raise DataError(f"{path}: shows no transmitter (all pixels are black)")
+            rows, columns = np.nonzero(antenna == antenna.max())
+            return float(columns.mean()), float(rows.mean())
+        positions = read_antennas(path, shape[0])
+        x, y = map(float, positions[transmitter]) if transmitter < len(positions) else (np.nan, np.nan)
         if not (-0.5 <= x < shape[1] - 0.5 and -0.5 <= y < shape[0] - 0.5):
-            raise DataError(f"{path}: transmitter {transmitter} is outside of the {shape[1]}x{shape[0]} px map")
+            raise DataError(f"{path}: has no transmitter {transmitter} inside the {shape[1]}x{shape[0]} px map")
         return x, y
 
-    def _pictures_lie_over_maps(self) -> bool:
-        """Whether a tree's building pictures are aligned with its maps; RadioMapSeer's are offset by half a pixel."""
-        traced = [place for place, (map_id, _) in enumerate(self.scenes) if str(map_id) not in self.outlined[BUILDINGS]]
-        inside = total = 0.0
-        for place in spread(len(traced), MEASURED):
-            index = traced[place]
-            try:
-                gain = read_grey(self.path(index)).astype(np.float64) ** 2
-                buildings = read_grey(self.paths.picture(self.scenes[index][0]), gain.shape) > 0
-            except DataError:  # reported when the scene is read
-                continue
-            inside += float(gain[buildings].sum())
-            total += float(gain.sum())
-        return total > 0 and inside <= EXACTLY_OVER * total
 
-
-def _state(path: Path) -> tuple[int, int] | None:
-    """What changes when a file does; None if it is not there, which its reader reports."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
+def _stems(folder: Path) -> set[str]:
+    """Names of the files in a folder, without suffix; empty if there is no such folder."""
+    return {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 @lru_cache(LAYOUTS_KEPT)
-def _layout(path: Path, state: object, shape: tuple[int, int], cars: bool, fit: bool) -> Layout:
+def _layout(path: Path, state: int, shape: tuple[int, int], cars: bool, fit: bool) -> Layout:
     """The layout in a file of polygon/ or png/; its outlines are fitted to a picture that does not lie over the map."""
     if path.suffix == ".json":
         layout = read_outlines(path, shape)
@@ -202,11 +205,6 @@ def _layout(path: Path, state: object, shape: tuple[int, int], cars: bool, fit: 
 
 
 @lru_cache(None)
-def _fitted_outlines(path: Path, state: object) -> list[np.ndarray]:
+def _fitted_outlines(path: Path, state: int) -> list[np.ndarray]:
     """`fit_outlines`, which takes a second, once per picture and process."""
     return fit_outlines(read_grey(path) > 0)
-
-
-@lru_cache(LAYOUTS_KEPT)
-def _antennas(path: Path, state: object, height: int) -> np.ndarray:
-    return read_antennas(path, height)

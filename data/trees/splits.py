@@ -1,7 +1,7 @@
 """Named splits of a tree. `all` is everything; what another name means is decided in this order:
 
-1. `ROOT/splits/NAME.txt`, if it exists, one entry per line: a map (`12`) or scene (`12_3`) of RadioMapSeer, the name of
-   an image of a flat tree. Any name works this way.
+1. `ROOT/splits/NAME.txt`, if it exists, one entry per line: the name of a scene or an image, or a map (`12`), which
+   stands for all scenes MAP_TX of it. Any name works this way.
 2. In a tree with `ROOT/dataset.json` (made by scripts/make_dataset.py) `train`, `val` and `test` are the first 80 % of
    its map ids, the next 10 %, the rest.
 3. In another RadioMapSeer tree they are the standard split (RadioUNet): ids 0..699 shuffled by numpy's seed 42,
@@ -16,13 +16,14 @@ In 2 to 4 a split consists of whole maps, so that no city is in two of them, and
 """
 
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
+from ..files import decoded, read_bytes
 from ..hashing import random_key
 
 STANDARD = {
@@ -44,19 +45,11 @@ class Rule:
         text: the rule in a few words.
         splits: their names.
         choose: (split, keys of all scenes) -> those of the split; a key is the map of a name MAP_TX, or else the name.
-        by_map: whether the names are MAP_TX and a file of a split may list maps.
     """
 
     text: str
     splits: tuple[str, ...]
-    choose: Callable[[str, list[str]], Container[str]]
-    by_map: bool = True
-
-    def names(self, split: str, names: list[str]) -> list[str]:
-        """Those of the split."""
-        keys = [_key(name) for name in names]
-        chosen = self.choose(split, keys)
-        return [name for name, key in zip(names, keys, strict=True) if key in chosen]
+    choose: Callable[[str, set[str]], set[str]]
 
 
 def _key(name: str) -> str:
@@ -71,21 +64,27 @@ def standard_split(split: str) -> set[int]:
     return {int(i) + 1 for i in ids[STANDARD[split]]}
 
 
-def _ordered(split: str, keys: list[str]) -> set[str]:
-    maps = sorted(set(keys), key=int)
-    start, end = (round(fraction * len(maps)) for fraction in ORDERED[split])
-    return set(maps[start:end])
+def _standard(split: str, keys: set[str]) -> set[str]:
+    return keys & set(map(str, standard_split(split)))
 
 
-def _hashed(split: str, keys: list[str]) -> set[str]:
+def _ordered(split: str, keys: set[str]) -> set[str]:
+    start, end = (round(fraction * len(keys)) for fraction in ORDERED[split])
+    return set(sorted(keys, key=int)[start:end])
+
+
+def _hashed(split: str, keys: set[str]) -> set[str]:
     return {key for key in keys if HASHED[random_key("split", key) % 10] == split}
 
 
-STANDARD_RULE = Rule(
-    "RadioUNet's standard split", tuple(STANDARD), lambda split, _: set(map(str, standard_split(split)))
-)
+STANDARD_RULE = Rule("RadioUNet's standard split", tuple(STANDARD), _standard)
 ORDERED_RULE = Rule("maps in order, 80 / 10 / 10 %", tuple(ORDERED), _ordered)
-HASHED_RULE = Rule("by a hash of the name, about 80 / 10 / 10 %", tuple(ORDERED), _hashed, by_map=False)
+HASHED_RULE = Rule("by a hash of the name, about 80 / 10 / 10 %", tuple(ORDERED), _hashed)
+
+
+def own_splits(root: Path) -> list[str]:
+    """Names of the splits that a tree has files of."""
+    return sorted(path.stem for path in (root / "splits").glob("[!.]*.txt"))
 
 
 def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
@@ -100,7 +99,7 @@ def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
     if split not in (*own, *rule.splits):
         known = ", ".join(["all", *rule.splits, *own])
         raise DataError(f"{root}: no split {split!r}; known: {known}, or splits/{split}.txt")
-    chosen = _chosen(root, split, names, rule)
+    chosen = members(root, split, names, rule)
     if not chosen:
         others = ", without what another split's file lists" * bool(ORDERED.keys() & own)
         how = f"splits/{split}.txt" if split in own else rule.text + others
@@ -111,44 +110,25 @@ def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
     return chosen
 
 
-def own_splits(root: Path) -> list[str]:
-    """Names of the splits that a tree has files of."""
-    return sorted(path.stem for path in (root / "splits").glob("[!.]*.txt"))
-
-
-def sizes(root: Path, names: list[str], rule: Rule) -> dict[str, int]:
-    """Number of scenes in each split that the tree has."""
-    splits = dict.fromkeys([*rule.splits, *own_splits(root)])
-    return {split: len(_chosen(root, split, names, rule)) for split in splits}
-
-
-def _chosen(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
+def members(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
     """The names that the file of a split lists, or else those of the rule without what the files of other splits list."""
-    files = {name: root / "splits" / f"{name}.txt" for name in own_splits(root)}
-    if split in files:
-        return _listed(files[split], names, rule)
-    listed = {_key(name) for other in ORDERED if other in files for name in _listed(files[other], names, rule)}
-    chosen = rule.names(split, names)
-    return [name for name in chosen if _key(name) not in listed] if listed else chosen
+    own = own_splits(root)
+    if split in own:
+        return _listed(root, split, names)
+    listed = {_key(name) for other in ORDERED if other in own for name in _listed(root, other, names)}
+    chosen = rule.choose(split, set(map(_key, names))) - listed
+    return [name for name in names if _key(name) in chosen]
 
 
-def _listed(path: Path, names: list[str], rule: Rule) -> list[str]:
-    """The names that a file of a split lists."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable text ({error})") from error
-    if rule.by_map:
-        entries = {word for line in lines for word in line.split()}
-        odd = [word for word in entries if not re.fullmatch(r"\d+(_\d+)?", word)]
-        if odd:
-            raise DataError(f"{path}: {odd[0]!r} is neither a map id (12) nor a scene (12_3)")
-        return [name for name in names if name in entries or name.split("_")[0] in entries]
-    entries = {line.strip().removesuffix(".png") for line in lines if line.strip()}
-    absent = sorted(entries.difference(names))
-    if absent:
-        raise DataError(f"{path}: images/{absent[0]}.png is not there (nor {len(absent) - 1} others)")
-    return [name for name in names if name in entries]
+def _listed(root: Path, split: str, names: list[str]) -> list[str]:
+    """The names that the file of a split lists; of a partial download, maps and scenes may be absent."""
+    path = root / "splits" / f"{split}.txt"
+    lines = decoded(read_bytes(path)).splitlines()
+    entries = {line.strip().removesuffix(".png") for line in lines} - {""}
+    odd = [entry for entry in sorted(entries.difference(names)) if not re.fullmatch(r"\d+(_\d+)?", entry)]
+    if odd:
+        raise DataError(f"{path}: {odd[0]!r} is no scene of this tree, nor a map (one entry per line)")
+    return [name for name in names if {name, _key(name)} & entries]
 
 
 def spread(length: int, count: int) -> list[int]:

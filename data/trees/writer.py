@@ -9,20 +9,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
 from PIL import Image
 
 from ..errors import DataError
-from ..files import if_absent, read_json, write_atomically, write_json
+from ..files import read_json, write_atomically, write_json
 from ..geometry.cars import cars_of, picture_of_cars
 from ..geometry.layout import Layout
 from ..geometry.registration import antennas_as_file, outlines_as_file, picture_of
 from ..simulator import Simulator, random_cars, random_city, random_transmitter
 from ..units import db_to_gain, gain_to_uint8
-from .listing import BUILDINGS, CARS, TreePaths, stems
-from .radiomapseer import RadioMapSeer
+from .radiomapseer import BUILDINGS, CARS, RadioMapSeer
 
 RANDOM = "random"
 VERSION = 4  # of the generator and the path-loss model; other versions make other maps from the same seed
@@ -76,6 +76,20 @@ class Recipe:
         """Per city."""
         return self.transmitters * len(self.simulations)
 
+    def names(self, map_id: int) -> list[str]:
+        """Of a city's scenes."""
+        return [f"{map_id}_{tx}" for tx in range(self.transmitters)]
+
+    def files(self, root: Path, map_id: int) -> set[Path]:
+        """All files of a city."""
+        parts = [BUILDINGS, CARS] if self.cars else [BUILDINGS]
+        per_city = [f"antenna/{map_id}.json", *(f"polygon/{part}/{map_id}.json" for part in parts)]
+        per_city += [f"png/{part}/{map_id}.png" for part in parts]
+        per_map = ["png/antennas", *(f"gain/{kind}" for kind in self.simulations)]
+        return {
+            root / file for file in (*per_city, *(f"{f}/{name}.png" for f in per_map for name in self.names(map_id)))
+        }
+
     def city(self, map_id: int) -> tuple[Layout, list[tuple[int, int]]]:
         """The layout of a map and the places of its transmitters."""
         rng, known = np.random.default_rng((self.seed, map_id)), self.known
@@ -109,7 +123,7 @@ def tree_layouts(root: str, split: str, cars: bool) -> list[tuple[Layout, Layout
     tree = RadioMapSeer(root, split=split)
     first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(tree.scenes)))}
     layouts = {map_id: tree.scene(first[map_id]).layout for map_id in sorted(first)}
-    return [(layout, tree.cars(map_id, layout.shape) if cars else None) for map_id, layout in layouts.items()]
+    return [(layout, tree.layout(map_id, CARS, layout.shape) if cars else None) for map_id, layout in layouts.items()]
 
 
 def open_folder(root: Path, recipe: Recipe) -> None:
@@ -123,70 +137,73 @@ def open_folder(root: Path, recipe: Recipe) -> None:
     manifest, settings = root / "dataset.json", recipe.settings
     # a hidden file may be the manifest of a process that starts at this moment
     begun = root.is_dir() and any(not name.startswith(".") for name in os.listdir(root))
-    if begun and not manifest.is_file():
-        raise DataError(f"{root}: exists and is not a simulated tree; choose another folder")
     if not begun:
         content = {"settings": settings, "pixel": PIXEL, "metres_per_pixel": 1}
         with suppress(FileExistsError):
             write_atomically(manifest, lambda aside: write_json(aside, content), if_absent)
     try:
         made = read_json(manifest)["settings"]
-        usual = {"engine": "dominant_path", "cars": False}  # earlier manifests may name another engine
-        made, expected = usual | {"layouts": RANDOM} | made, usual | settings
-        wrong = {key: made.get(key) for key, value in expected.items() if made.get(key) != value}
+        usual = {
+            "engine": "dominant_path",
+            "cars": False,
+            "layouts": RANDOM,
+        }  # earlier manifests may name another engine
+        made, wanted = usual | made, usual | settings
     except (DataError, KeyError, TypeError) as error:
-        raise DataError(f"{manifest}: is not the manifest of a simulated tree; choose another folder") from error
-    if "version" in wrong:
-        raise DataError(f"{root}: was made by version {wrong['version']} of the simulator; choose another folder")
+        raise DataError(f"{root}: exists and is not a simulated tree (dataset.json); choose another folder") from error
+    wrong = ", ".join(f"{key}={made.get(key)}" for key, value in wanted.items() if made.get(key) != value)
     if wrong:
-        listed = ", ".join(f"{key}={value}" for key, value in wrong.items())
-        raise DataError(f"{root}: was made with {listed}; use the same, or choose another folder")
+        raise DataError(f"{root}: was made with {wrong}; use the same, or choose another folder")
+
+
+def if_absent(aside: Path, path: Path) -> None:
+    """Rename a file; of several processes on several machines that do so at once, one succeeds, without a lock.
+
+    Raises:
+        FileExistsError: `path` exists.
+    """
+    try:
+        os.link(aside, path)
+    except OSError:  # `path` exists, or the file system has no links
+        path.touch(exist_ok=False)
+        os.replace(aside, path)
 
 
 def incomplete_cities(root: Path, cities: Iterable[int], recipe: Recipe) -> list[int]:
-    """Those of the cities that lack a file; each folder is listed once."""
-    paths, parts = TreePaths(root), [BUILDINGS, CARS] if recipe.cars else [BUILDINGS]
-    per_city = [paths.antennas(0), *(draw(0, part) for draw in (paths.outlines, paths.picture) for part in parts)]
-    per_map = [paths.antenna_picture("0_0"), *(TreePaths(root, kind).gain("0_0") for kind in recipe.simulations)]
-    whole, mapped = (set.intersection(*(stems(p.parent, p.suffix) for p in each)) for each in (per_city, per_map))
-    return [city for city in cities if str(city) not in whole or not mapped.issuperset(_names(city, recipe))]
-
-
-def _names(map_id: int, recipe: Recipe) -> list[str]:
-    return [f"{map_id}_{tx}" for tx in range(recipe.transmitters)]
+    """Those of the cities that lack a file."""
+    there = set(root.rglob("*"))
+    return [city for city in cities if not recipe.files(root, city) <= there]
 
 
 def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
     """Write one city and its maps, except files that exist; returns the number of maps written."""
-    paths = TreePaths(root)
     city, positions = recipe.city(map_id)
     cars = recipe.cars_on(map_id, city, positions)
+    files: dict[str, Any] = {f"antenna/{map_id}.json": antennas_as_file(positions, recipe.size)}
     for part, layout, draw in ((BUILDINGS, city, picture_of), (CARS, cars, picture_of_cars)):
-        if layout is None:
-            continue
-        if not paths.outlines(map_id, part).exists():
-            write_json(paths.outlines(map_id, part), outlines_as_file(layout), indent=None)
-        if not paths.picture(map_id, part).exists():
-            write_png(paths.picture(map_id, part), draw(layout) * np.uint8(255))
-    if not paths.antennas(map_id).exists():
-        write_json(paths.antennas(map_id), antennas_as_file(positions, recipe.size), indent=None)
-    simulator, written = None, 0
-    for (x, y), name in zip(positions, _names(map_id, recipe), strict=True):
-        antenna, gains = paths.antenna_picture(name), [TreePaths(root, kind).gain(name) for kind in recipe.simulations]
-        if not antenna.exists():
-            dot = np.zeros(city.shape, np.uint8)
-            dot[y, x] = 255
-            write_png(antenna, dot)
-        if all(gain.exists() for gain in gains):
-            continue
-        simulator = simulator or Simulator(city, cars=cars)
-        for gain, path_gain in zip(gains, simulator.path_gains((x, y)), strict=False):
-            if not gain.exists():
-                write_png(gain, gain_to_uint8(db_to_gain(path_gain)))
-                written += 1
+        if layout is not None:
+            files[f"polygon/{part}/{map_id}.json"] = outlines_as_file(layout)
+            files[f"png/{part}/{map_id}.png"] = draw(layout) * np.uint8(255)
+    for (x, y), name in zip(positions, recipe.names(map_id), strict=True):
+        files[f"png/antennas/{name}.png"] = np.zeros(city.shape, np.uint8)
+        files[f"png/antennas/{name}.png"][y, x] = 255
+    for file, content in files.items():
+        _write(root / file, content)
+    simulator, written = Simulator(city, cars=cars), 0
+    for position, name in zip(positions, recipe.names(map_id), strict=True):
+        gains = [root / f"gain/{kind}/{name}.png" for kind in recipe.simulations]
+        if not all(gain.exists() for gain in gains):
+            for gain, path_gain in zip(gains, simulator.path_gains(position), strict=False):
+                written += _write(gain, gain_to_uint8(db_to_gain(path_gain)))
     return written
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """(H, W) uint8 -> a grey PNG."""
-    write_atomically(path, lambda aside: Image.fromarray(pixels).save(aside, format="PNG"))
+def _write(path: Path, content: Any) -> bool:
+    """Write pixels (H, W) uint8 as a grey PNG, anything else as JSON, unless the file exists; returns whether it did."""
+    if path.exists():
+        return False
+    if isinstance(content, np.ndarray):
+        write_atomically(path, lambda aside: Image.fromarray(content).save(aside, format="PNG"))
+    else:
+        write_json(path, content, indent=None)
+    return True
