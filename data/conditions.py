@@ -79,10 +79,7 @@ def log_distance(scene: Scene, size: int) -> np.ndarray:
 
 @channel_of_transmitter
 def detour(scene: Scene, size: int) -> np.ndarray:
-    """Grey level of a loss of 28.6 log10 d + 1.4 dB, d the shortest way around the buildings; 0 where there is none.
-
-    d is the length of the shortest path around the buildings shown in metres, at least 2.
-    """
+    """Grey level of a loss of 28.6 log10 d + 1.4 dB, d the geodesic distance in metres, at least 2; 0 where there is none."""
     from .simulator import geodesic_distance  # numba is slow to import
 
     length = geodesic_distance(scene.shown.inside, scene.shown_tx)
@@ -102,38 +99,28 @@ def simulated(scene: Scene, size: int) -> np.ndarray:
 @channel
 def measured_gain(scene: Scene, size: int) -> np.ndarray:
     """What measured points say, fading to 0 where none is near; belongs to `measured`."""
-    return _spread(scene, size)[0]
+    return spread_points(scene.measurements, scene.layout.shape[0], size)[0]
 
 
 @channel
 def measured(scene: Scene, size: int) -> np.ndarray:
     """How much the measured points say: almost 1 where one is, 0 where none is near."""
-    return _spread(scene, size)[1]
-
-
-def _spread(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
-    points = np.zeros((0, 3)) if scene.measurements is None else scene.measurements
-    return spread_points(points, scene.layout.shape[0], size)
+    return spread_points(scene.measurements, scene.layout.shape[0], size)[1]
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
     """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings. Not to be written to.
 
     Raises:
-        DataError: the transmitter is outside the map or inside a building.
+        DataError: the transmitter is unknown.
     """
     return simulated_gains(scene)[1]
 
 
 def simulated_gains(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """`simulated_gain` without the cars, and with them."""
-    x, y = shown_transmitter(scene)
-    if scene.outlines_are_guessed:
-        x, y = scene.shown.nearest_open((x, y))
-    try:
-        return _simulate(scene.shown, scene.shown_cars, float(x), float(y))
-    except ValueError as error:
-        raise DataError(f"scene {scene.name}: {error}") from error
+    x, y = scene.shown.nearest_open(_transmitter(scene))  # a layout from a picture may lie over the transmitter
+    return _simulate(scene.shown, scene.shown_cars, float(x), float(y))
 
 
 @lru_cache(8)  # a scene's condition, its references and the web page ask for the same
@@ -145,20 +132,15 @@ def _simulate(layout: Layout, cars: Layout | None, x: float, y: float) -> tuple[
     return level, level if gain is without else db_to_gain(gain).astype(np.float32)
 
 
-def shown_transmitter(scene: Scene) -> tuple[float, float]:
-    """Where the scene shows its transmitter, (x, y).
-
-    Raises:
-        DataError: it does not.
-    """
+def _transmitter(scene: Scene) -> tuple[float, float]:
     if scene.shown_tx is None:
         raise DataError(f"scene {scene.name}: its transmitter is unknown")
     return scene.shown_tx
 
 
 def distance(scene: Scene) -> np.ndarray:
-    """Distance from the transmitter in metres, at least 1, (H, W) float32."""
-    x, y = shown_transmitter(scene)
+    """Distance from the transmitter in metres, at least 1, (H, W) float32. DataError where the transmitter is unknown."""
+    x, y = _transmitter(scene)
     rows, columns = np.indices(scene.layout.shape, dtype=np.float32)
     return np.maximum(np.hypot(columns - x, rows - y), 1)
 

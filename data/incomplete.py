@@ -1,7 +1,7 @@
 """What one does not know of a scene, or knows from a few measurements: for training and for scoring.
 
-The map stays what it is; what the condition shows becomes poorer (`Incomplete.shown`), and measured points become a
-part of it (`measure`). Everything is drawn from a key, so that it depends on nothing but the sample.
+The map stays what it is; what the condition shows becomes poorer, and measured points become a part of it. Everything is
+drawn from a key, so that it depends on nothing but the sample.
 """
 
 from dataclasses import dataclass, replace
@@ -51,7 +51,6 @@ class Incomplete:
         """The scene as it is known, by its name's key; its truth stays what it is."""
         if not self.changes_scenes:
             return scene
-        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
         rng = np.random.default_rng(random_key("incomplete", scene.name))
         missing = self.missing_buildings if self.exactly else rng.integers(self.missing_buildings + 1)
         shift = rng.normal(0, 1, 2) * self.transmitter_error
@@ -59,20 +58,25 @@ class Incomplete:
         layout = scene.shown
         if missing or self.outline_error:
             layout = _changed(layout, int(missing), self.outline_error, rng)
-        tx = layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if tells and scene.tx else None
-        shown = replace(scene, known=layout, known_tx=tx, tx_is_known=tells, outlines_are_wrong=self.outline_error > 0)
-        return replace(shown, cars_are_known=bool(rng.random() >= self.cars_unknown))
+        return replace(
+            scene,
+            known=layout,
+            known_tx=layout.nearest_open(tuple(np.add(scene.tx, shift))) if tells and scene.tx else None,
+            tx_is_known=tells,
+            cars_are_known=bool(rng.random() >= self.cars_unknown),
+            outlines_are_wrong=self.outline_error > 0,
+        )
 
     def measured(self, scene: Scene) -> Scene:
         """The scene with `measurements` of its own map, by its name's key."""
         if not self.points or scene.gain is None:
             return scene
-        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
         rng = np.random.default_rng(random_key("measured", scene.name))
         return replace(scene, measurements=self.measure(scene.gain, rng))
 
     def apply(self, scene: Scene) -> Scene:
-        """`shown` and `measured`."""
+        """`shown` and `measured`; raises DataError for a ready-made condition."""
+        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
         return self.measured(self.shown(scene))
 
     def require_drawn_conditions(self, ready_made: bool, what: str) -> None:
@@ -107,13 +111,11 @@ def _changed(layout: Layout, missing: int, error: float, rng: np.random.Generato
 def _buildings(layout: Layout) -> list[list[np.ndarray]]:
     """The outlines by building: an outer ring, and its courtyards."""
     rings = layout.outlines
-    if not rings:
-        return []
     tree = shapely.STRtree([shapely.Polygon(ring) for ring in rings])
-    inner, outer = tree.query(shapely.points([ring[0] for ring in rings]), predicate="within")
-    buildings = {i: [ring] for i, ring in enumerate(rings) if i not in inner}
-    for i in np.unique(inner):
-        around = [j for j in sorted(outer[inner == i]) if j in buildings]
+    inner, outer = tree.query([shapely.Point(ring[0]) for ring in rings], predicate="within")
+    buildings = {number: [ring] for number, ring in enumerate(rings) if number not in inner}
+    for number in np.unique(inner):
+        around = [each for each in sorted(outer[inner == number]) if each in buildings]
         if around:
-            buildings[around[0]].append(rings[i])
+            buildings[around[0]].append(rings[number])
     return list(buildings.values())

@@ -15,7 +15,7 @@ PRIOR = 0.02  # weight of what is known without the points, in 1 / m: that of a 
 
 
 def spread_points(
-    points: np.ndarray, side: int, size: int, known: np.ndarray | float = 0.0
+    points: np.ndarray | None, side: int, size: int, known: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """What measured points say about every pixel: values (size, size) float32 and their confidence in [0, 1).
 
@@ -24,12 +24,12 @@ def spread_points(
     known, as a normalised convolution (Knutsson & Westin, 1993). The confidence is the points' fraction of the weights.
 
     Args:
-        points: (N, 3) of x, y and grey level in a map of `side` pixels.
+        points: (N, 3) of x, y and grey level in a map of `side` pixels; None for none.
         side: of the map that the positions refer to, one pixel per metre.
         size: of the result.
         known: (size, size), or one value.
     """
-    known = np.broadcast_to(known, (size, size))
+    known, points = np.broadcast_to(known, (size, size)), np.zeros((0, 3)) if points is None else points
     column, row = pixels_of(points, side, size)
     impulses = np.zeros((2, size, size))
     np.add.at(impulses[0], (row, column), points[:, 2] - known[row, column])

@@ -29,8 +29,6 @@ class Scene:
         truth: what `gain` is, `real` or `simulated`; a title of figures.
         measurements: (N, 3) float32, x, y and grey level of measured points; None for none.
         cond: (C, h, w) float32, a ready-made condition in place of all this; None where it is drawn.
-        outlines_are_guessed: outlines come from a picture, usually offset by half a pixel; the transmitter may then
-            seem to be inside a building, and the simulator starts from the nearest open pixel.
     """
 
     name: str
@@ -46,7 +44,6 @@ class Scene:
     truth: str = "real"
     measurements: np.ndarray | None = None
     cond: np.ndarray | None = None
-    outlines_are_guessed: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.layout, np.ndarray):

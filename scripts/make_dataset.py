@@ -70,7 +70,7 @@ def make_maps(root: Path, missing: list[int], recipe: Recipe, workers: int, bar:
         for cities in (missing[:1], missing[1:]):  # the first city compiles the solver; the others find it in the cache
             for job in as_completed([pool.submit(write_city, root, city, recipe) for city in cities]):
                 written += job.result()
-                bar.update(recipe.maps)
+                bar.update()
     except BrokenProcessPool as error:
         raise DataError("a worker process was killed, perhaps out of memory; run again with fewer --workers") from error
     finally:
@@ -99,10 +99,10 @@ def main() -> None:
         print(f"{own} of {len(recipe.known)} layouts in {arguments.layouts} have cars; the others get random ones")
     cities = range(number - 1, maps, parts)
     missing = incomplete_cities(root, cities, recipe)
-    total = len(cities) * recipe.maps
-    with tqdm(total=total, initial=total - len(missing) * recipe.maps, unit="map", desc="simulating") as bar:
+    with tqdm(total=len(cities), initial=len(cities) - len(missing), unit="city", desc="simulating") as bar:
         written = make_maps(root, missing, recipe, arguments.workers, bar)
     what = f"part {number} of {parts}: " if parts > 1 else ""
+    total = len(cities) * arguments.tx * len(recipe.gains)
     print(f"{root}: {what}{total} maps of {len(cities)} cities are there, {written} of them new")
     lacking = len(incomplete_cities(root, range(maps), recipe))  # others may write to the folder
     print(f"{lacking} of the {maps} cities are not complete yet" if lacking else f"all {maps} cities are complete")

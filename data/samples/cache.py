@@ -1,7 +1,6 @@
 """Arrays of numbered samples that are computed once and kept, in memory or in files that later runs reuse."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -80,9 +79,7 @@ class SampleCache:
         self.path: Path | None = None
         if folder is None:
             return
-        facts = {"layout": LAYOUT, "count": count, "rows": self.rows, "arrays": self.record.descr} | dict(
-            identity or {}
-        )
+        facts = {"layout": LAYOUT, "count": count, "rows": self.rows, "arrays": self.record.descr, **(identity or {})}
         self.path = folder / f"{kind}_{digest(facts)}"
         try:
             if processes.rank == 0:
@@ -108,28 +105,19 @@ class SampleCache:
         `processes.count`-th shard, which no other run writes meanwhile. At the end, the process waits for the others.
 
         Raises:
-            DataError: too little space on the disk; afterwards, a sample is missing.
+            DataError: afterwards, a sample is missing.
         """
+        rank, count = self.processes.rank, self.processes.count
         with nullcontext() if self.path is None else (self.path / ".lock").open("a") as file:
             if file:
-                lock(file, self.processes.rank, wait=True)
-            missing = self.missing()
-            self._require_space(len(missing))
-            yield [index for index in missing if index // self.rows % self.processes.count == self.processes.rank]
+                lock(file, rank, wait=True)
+            yield [index for index in self.missing() if index // self.rows % count == rank]
         self.processes.gather(None)
         end = time.monotonic() + PATIENCE
         while (absent := len(self.missing())) and time.monotonic() < end:
             time.sleep(1)
         if absent:
             raise DataError(f"{self.path}: {absent} samples that other processes stored are not here; run it again")
-
-    def _require_space(self, samples: int) -> None:
-        needed, free = samples * self.record.itemsize, 0 if self.path is None else shutil.disk_usage(self.path).free
-        if self.path is not None and free < needed:
-            raise DataError(
-                f"{self.path}: needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free; free some space, "
-                "name another data.cache_folder, or leave the cache off"
-            )
 
     def _place(self, index: int) -> tuple[str, int]:
         """Name of the shard's file, and the sample's row in it."""
@@ -142,12 +130,12 @@ class SampleCache:
             self._shard = np.empty(min(self.rows, self.count - index), self.record)
         for key in self.record.names:
             self._shard[key][row] = sample[key]
-        if row == len(self._shard) - 1:
-            shard = self._shard
-            if self.path is None:
-                self.memory[name] = shard
-            else:
-                write_atomically(self.path / name, lambda aside: np.save(aside, shard))
+        if row < len(self._shard) - 1:
+            return
+        if self.path is None:
+            self.memory[name] = self._shard
+        else:
+            write_atomically(self.path / name, lambda aside: np.save(aside, self._shard))
 
     def read(self, index: int, name: str) -> torch.Tensor:
         """One array of a stored sample, float32."""

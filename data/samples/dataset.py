@@ -108,8 +108,6 @@ class RadioMapDataset(Dataset):
             for index, sample in zip(missing, read, strict=True):
                 if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
                     raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
-                if {key: value.shape for key, value in sample.items()} != shapes:
-                    raise DataError(f"{self.source.path(index)}: is not of the others' size, which data.cache needs")
                 cache.write(index, sample)
         return cache
 

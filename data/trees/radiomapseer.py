@@ -33,8 +33,6 @@ log = logging.getLogger("radiodiff")
 
 BUILDINGS, CARS = "buildings_complete", "cars"  # folders below polygon/ and png/
 MISSING_VARIANT = 1  # of the six ways to leave buildings out; fixed, so that a scene has one condition
-LAYOUTS_KEPT = 64  # cached in memory; consecutive scenes share their layout
-ANOTHER_LAYOUT = 0.5  # if more of the pixels inside outlines have a gain, the outlines belong to another map
 EXACTLY_OVER = 1e-5  # largest fraction of a map's energy inside an aligned picture; about .01 at half a pixel's offset
 _fitting = threading.Lock()  # threads that read one layout's scenes wait for its outlines instead of fitting them too
 
@@ -67,8 +65,6 @@ class RadioMapSeer:
         missing_buildings: int = 0,
         max_samples: int | None = None,
     ):
-        if not 0 <= missing_buildings <= 4:
-            raise DataError(f"missing_buildings is {missing_buildings}; RadioMapSeer has 0 to 4")
         self.root, self.gains = Path(data_root), Path(data_root) / "gain" / simulation_type
         made = (self.root / "dataset.json").is_file()  # make_dataset.py's manifest
         self.truth, self.rule = ("simulated", ORDERED_RULE) if made else ("real", STANDARD_RULE)
@@ -78,33 +74,34 @@ class RadioMapSeer:
         if missing_buildings:
             self.parts["known"] = f"buildings_missing{missing_buildings}/{MISSING_VARIANT}"
         complete, found = self._complete()
-        self.names = select(self.root, split, list(complete), self.rule)[:max_samples]
-        self.scenes = [complete[name] for name in self.names]
+        self.names = select(self.root, split, complete, self.rule)[:max_samples]
+        self.scenes = [_numbers(name) for name in self.names]
         maps = len({map_id for map_id, _ in self.scenes})
         self.report = f"{found}; split {split}: {len(self.names)} scenes of {maps} maps"
         log.info(self.report)
 
-    def _complete(self) -> tuple[dict[str, tuple[int, int]], str]:
-        """(map, transmitter) of the complete scenes by name, sorted; what was found and what is missing."""
-        named = (name.split("_") for name in _stems(self.gains) if re.fullmatch(r"\d+_\d+", name))
-        scenes = {f"{m}_{tx}": (m, tx) for m, tx in sorted((int(map_id), int(tx)) for map_id, tx in named)}
-        if not scenes:
+    def _complete(self) -> tuple[list[str], str]:
+        """Names of the complete scenes, sorted; what was found and what is missing."""
+        names = sorted((name for name in _stems(self.gains) if re.fullmatch(r"\d+_\d+", name)), key=_numbers)
+        if not names:
             kinds = ", ".join(sorted(path.name for path in self.root.glob("gain/*/"))) or "nothing"
             raise DataError(f"{self.gains}: holds no maps MAP_TX.png; in gain/ there are: {kinds} (simulation_type)")
-        maps = {name: str(map_id) for name, (map_id, _) in scenes.items()}
-        listed, drawn = _stems(self.root / "antenna"), _stems(self.root / "png" / "antennas")
-        lacking = {"antenna/ nor png/antennas/": {n for n, m in maps.items() if m not in listed and n not in drawn}}
+        maps = {name.split("_")[0] for name in names}
+        present = {"antenna/ or png/antennas/": _stems(self.root / "antenna") | _stems(self.root / "png" / "antennas")}
         traced: set[str] = set()
         for part in self.parts.values():
             outlined, pictured = _stems(self.root / "polygon" / part), _stems(self.root / "png" / part)
-            lacking[f"polygon/{part} nor png/{part}"] = {n for n, m in maps.items() if m not in outlined | pictured}
-            traced |= (pictured - outlined) & set(maps.values()) if part != CARS else set()
-        report = f"{self.root}: {len(scenes)} {self.gains.name} maps"
-        lacks = [f"{len(names)} have neither {what}" for what, names in lacking.items() if names]
-        report += f", of which {', '.join(lacks)}" if lacks else ""
+            present[f"polygon/{part} or png/{part}"] = outlined | pictured
+            traced |= (maps & pictured) - outlined if part != CARS else set()
+        report, complete = f"{self.root}: {len(names)} {self.gains.name} maps", names
+        for what, known in present.items():
+            lacking = {name for name in names if not {name, name.split("_")[0]} & known}
+            report += f", {len(lacking)} without {what}" if lacking else ""
+            complete = [name for name in complete if name not in lacking]
         if traced:
-            report += f"; {len(traced)} layouts have no outlines (polygon/): they are fitted to png/, at about 2.5 times the error"
-        complete = {name: numbers for name, numbers in scenes.items() if not any(name in n for n in lacking.values())}
+            report += (
+                f"; {len(traced)} layouts have no outlines (polygon/): they are fitted to png/, at 2.5 times the error"
+            )
         if not complete:
             raise DataError(f"{report}: no complete scene")
         return complete, report
@@ -113,39 +110,28 @@ class RadioMapSeer:
         return len(self.scenes)
 
     def scene(self, index: int) -> Scene:
-        """Read one scene.
-
-        Raises:
-            DataError: names the file that is unreadable or does not belong to its gain map.
-        """
+        """Read one scene; raises DataError that names a file that is unreadable."""
         map_id, transmitter = self.scenes[index]
         gain = read_map(self.path(index))
         layouts = {key: self.layout(map_id, part, gain.shape, gain) for key, part in self.parts.items()}
-        outlines, inside = self._outlines(map_id, BUILDINGS), layouts["layout"].inside
-        guessed = not outlines.exists()
-        if not guessed and inside.any() and (gain[inside] > 0).mean() > ANOTHER_LAYOUT:
-            raise DataError(f"{outlines}: outlines of another layout; {self.path(index)} has gain inside them")
         tx = self._transmitter(map_id, transmitter, gain.shape)
-        return Scene(self.names[index], tx=tx, gain=gain, truth=self.truth, outlines_are_guessed=guessed, **layouts)
+        return Scene(self.names[index], tx=tx, gain=gain, truth=self.truth, **layouts)
 
     def path(self, index: int) -> Path:
         """The file of a scene's map."""
         return self.gains / f"{self.names[index]}.png"
 
-    def _outlines(self, map_id: int, part: str) -> Path:
-        return self.root / "polygon" / part / f"{map_id}.json"
-
-    def _picture(self, map_id: int, part: str) -> Path:
-        return self.root / "png" / part / f"{map_id}.png"
-
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file of these scenes changes."""
         maps = sorted({map_id for map_id, _ in self.scenes})
-        files = [*map(self.path, range(len(self))), *(self.root / f"png/antennas/{name}.png" for name in self.names)]
-        files += [self.root / f"antenna/{map_id}.json" for map_id in maps]
-        kinds = (self._outlines, self._picture)
-        files += [kind(map_id, part) for kind in kinds for part in self.parts.values() for map_id in maps]
-        found = file_digest(path for path in files if path.exists())
+        files = [
+            f"{folder}/{name}.png" for folder in (f"gain/{self.gains.name}", "png/antennas") for name in self.names
+        ]
+        for map_id in maps:
+            files.append(f"antenna/{map_id}.json")
+            files += [file for part in self.parts.values() for file in _files(part, map_id)]
+        paths = (self.root / file for file in files)
+        found = file_digest(path for path in paths if path.exists())
         return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": found}
 
     def layout(self, map_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
@@ -156,10 +142,8 @@ class RadioMapSeer:
             shape: (H, W) of the map.
             gain: the map; pictures that were cut from it lie over it, RadioMapSeer's are offset by half a pixel.
         """
-        path = self._outlines(map_id, part)
-        if not path.exists():
-            path = self._picture(map_id, part)
-        if not path.exists():
+        path = next((path for path in (self.root / file for file in _files(part, map_id)) if path.exists()), None)
+        if path is None:
             return None
         fit = path.suffix == ".png" and part != CARS
         if fit and gain is not None:
@@ -170,18 +154,26 @@ class RadioMapSeer:
     def _transmitter(self, map_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
         """(x, y), listed, or the brightest pixel of a picture; the centre if several are equally bright."""
         path = self.root / f"antenna/{map_id}.json"
-        if not path.exists():
+        if path.exists():
+            positions = read_antennas(path, shape[0])
+            x, y = map(float, positions[transmitter]) if transmitter < len(positions) else (np.nan, np.nan)
+        else:
             path = self.root / f"png/antennas/{map_id}_{transmitter}.png"
             antenna = read_grey(path, shape)
-            if not antenna.any():
-                raise DataError(f"{path}: shows no transmitter (all pixels are black)")
-            rows, columns = np.nonzero(antenna == antenna.max())
-            return float(columns.mean()), float(rows.mean())
-        positions = read_antennas(path, shape[0])
-        x, y = map(float, positions[transmitter]) if transmitter < len(positions) else (np.nan, np.nan)
+            rows, columns = np.nonzero(antenna == max(antenna.max(), 1))
+            x, y = (float(columns.mean()), float(rows.mean())) if len(rows) else (np.nan, np.nan)
         if not (-0.5 <= x < shape[1] - 0.5 and -0.5 <= y < shape[0] - 0.5):
-            raise DataError(f"{path}: has no transmitter {transmitter} inside the {shape[1]}x{shape[0]} px map")
+            raise DataError(f"{path}: shows no transmitter {transmitter} inside the {shape[1]}x{shape[0]} px map")
         return x, y
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    return tuple(map(int, name.split("_")))
+
+
+def _files(part: str, map_id: int) -> list[str]:
+    """Where a map's layout is stored, the better one first."""
+    return [f"polygon/{part}/{map_id}.json", f"png/{part}/{map_id}.png"]
 
 
 def _stems(folder: Path) -> set[str]:
@@ -189,7 +181,7 @@ def _stems(folder: Path) -> set[str]:
     return {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-@lru_cache(LAYOUTS_KEPT)
+@lru_cache(64)  # consecutive scenes share their layout
 def _layout(path: Path, state: int, shape: tuple[int, int], cars: bool, fit: bool) -> Layout:
     """The layout in a file of polygon/ or png/; its outlines are fitted to a picture that does not lie over the map."""
     if path.suffix == ".json":

@@ -16,9 +16,9 @@ In 2 to 4 a split consists of whole maps, so that no city is in two of them, and
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,18 +37,11 @@ ORDERED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 HASHED = (*["train"] * 8, "val", "test")  # by the last digit of the hash
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How a tree is divided where it has no file of a split.
-
-    Attributes:
-        text: the rule in a few words.
-        splits: their names.
-        choose: (split, keys of all scenes) -> those of the split; a key is the map of a name MAP_TX, or else the name.
-    """
+class Rule(NamedTuple):
+    """How a tree is divided where it has no file of a split: (split, keys of all scenes) -> keys of the split's scenes."""
 
     text: str
-    splits: tuple[str, ...]
+    splits: Iterable[str]
     choose: Callable[[str, set[str]], set[str]]
 
 
@@ -77,9 +70,9 @@ def _hashed(split: str, keys: set[str]) -> set[str]:
     return {key for key in keys if HASHED[random_key("split", key) % 10] == split}
 
 
-STANDARD_RULE = Rule("RadioUNet's standard split", tuple(STANDARD), _standard)
-ORDERED_RULE = Rule("maps in order, 80 / 10 / 10 %", tuple(ORDERED), _ordered)
-HASHED_RULE = Rule("by a hash of the name, about 80 / 10 / 10 %", tuple(ORDERED), _hashed)
+STANDARD_RULE = Rule("RadioUNet's standard split", STANDARD, _standard)
+ORDERED_RULE = Rule("maps in order, 80 / 10 / 10 %", ORDERED, _ordered)
+HASHED_RULE = Rule("by a hash of the name, about 80 / 10 / 10 %", ORDERED, _hashed)
 
 
 def own_splits(root: Path) -> list[str]:
@@ -93,28 +86,25 @@ def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
     Raises:
         DataError: the split is unknown or holds none of the names, or its file lists something else.
     """
-    own = own_splits(root)
-    if split == "all" and split not in own:
-        return names
-    if split not in (*own, *rule.splits):
-        known = ", ".join(["all", *rule.splits, *own])
-        raise DataError(f"{root}: no split {split!r}; known: {known}, or splits/{split}.txt")
     chosen = members(root, split, names, rule)
     if not chosen:
-        others = ", without what another split's file lists" * bool(ORDERED.keys() & own)
-        how = f"splits/{split}.txt" if split in own else rule.text + others
+        known = ", ".join(dict.fromkeys(["all", *rule.splits, *own_splits(root)]))
         raise DataError(
-            f"{root}: split {split!r} holds none of the {len(names)} scenes that are there ({how}); choose another split, "
-            "e.g. all, or list your own in splits/NAME.txt"
+            f"{root}: no split {split!r} with any of the {len(names)} scenes that are there; known: {known} ({rule.text}, "
+            "without what another split's file lists); list your own in splits/NAME.txt"
         )
     return chosen
 
 
 def members(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
-    """The names that the file of a split lists, or else those of the rule without what the files of other splits list."""
+    """`select` without its first error: the names that the file of a split lists, or else those of the rule without what the
+    files of other splits list.
+    """
     own = own_splits(root)
     if split in own:
         return _listed(root, split, names)
+    if split not in rule.splits:
+        return names if split == "all" else []
     listed = {_key(name) for other in ORDERED if other in own for name in _listed(root, other, names)}
     chosen = rule.choose(split, set(map(_key, names))) - listed
     return [name for name in names if _key(name) in chosen]
@@ -123,8 +113,7 @@ def members(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
 def _listed(root: Path, split: str, names: list[str]) -> list[str]:
     """The names that the file of a split lists; of a partial download, maps and scenes may be absent."""
     path = root / "splits" / f"{split}.txt"
-    lines = decoded(read_bytes(path)).splitlines()
-    entries = {line.strip().removesuffix(".png") for line in lines} - {""}
+    entries = {line.strip().removesuffix(".png") for line in decoded(read_bytes(path)).splitlines()} - {""}
     odd = [entry for entry in sorted(entries.difference(names)) if not re.fullmatch(r"\d+(_\d+)?", entry)]
     if odd:
         raise DataError(f"{path}: {odd[0]!r} is no scene of this tree, nor a map (one entry per line)")

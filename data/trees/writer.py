@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
@@ -27,7 +26,6 @@ from .radiomapseer import BUILDINGS, CARS, RadioMapSeer
 RANDOM = "random"
 VERSION = 4  # of the generator and the path-loss model; other versions make other maps from the same seed
 BESIDE = 0.5  # m, between a transmitter and a car, at least: none stands in a car in RadioMapSeer
-PIXEL = "g = v / 255, path gain = 99.16 g - 147 dB"
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,14 @@ class Recipe:
     cars: bool = False
 
     def __post_init__(self) -> None:
-        sides = {layout.shape for layout, _ in self.known or ()} - {(self.size, self.size)}
-        if sides:
-            raise DataError(f"maps of {self.size} px are wanted; the layouts of {self.layouts} are {sorted(sides)[0]}")
+        for layout, _ in self.known:
+            if layout.shape != (self.size, self.size):
+                raise DataError(f"maps of {self.size} px are wanted; the layouts of {self.layouts} are {layout.shape}")
 
     @property
-    def known(self) -> list[tuple[Layout, Layout | None]] | None:
+    def known(self) -> list[tuple[Layout, Layout | None]]:
         """The layouts that take the place of random ones, and their cars."""
-        return None if self.layouts == RANDOM else tree_layouts(self.layouts, self.split, self.cars)
+        return [] if self.layouts == RANDOM else tree_layouts(self.layouts, self.split, self.cars)
 
     @property
     def settings(self) -> dict[str, int | str]:
@@ -67,59 +65,44 @@ class Recipe:
         return made | {"layouts": self.layouts} | split | cars
 
     @property
-    def simulations(self) -> list[str]:
-        """The folders in gain/."""
-        return ["DPM", "carsDPM"] if self.cars else ["DPM"]
-
-    @property
-    def maps(self) -> int:
-        """Per city."""
-        return self.transmitters * len(self.simulations)
-
-    def names(self, map_id: int) -> list[str]:
-        """Of a city's scenes."""
-        return [f"{map_id}_{tx}" for tx in range(self.transmitters)]
+    def gains(self) -> list[str]:
+        """The folders of the maps, one each per transmitter."""
+        return ["gain/DPM", "gain/carsDPM"] if self.cars else ["gain/DPM"]
 
     def files(self, root: Path, map_id: int) -> set[Path]:
         """All files of a city."""
-        parts = [BUILDINGS, CARS] if self.cars else [BUILDINGS]
-        per_city = [f"antenna/{map_id}.json", *(f"polygon/{part}/{map_id}.json" for part in parts)]
-        per_city += [f"png/{part}/{map_id}.png" for part in parts]
-        per_map = ["png/antennas", *(f"gain/{kind}" for kind in self.simulations)]
-        return {
-            root / file for file in (*per_city, *(f"{f}/{name}.png" for f in per_map for name in self.names(map_id)))
-        }
+        files = [f"antenna/{map_id}.json"]
+        for part in (BUILDINGS, CARS) if self.cars else (BUILDINGS,):
+            files += [f"polygon/{part}/{map_id}.json", f"png/{part}/{map_id}.png"]
+        for folder in ("png/antennas", *self.gains):
+            files += [f"{folder}/{map_id}_{tx}.png" for tx in range(self.transmitters)]
+        return {root / file for file in files}
 
-    def city(self, map_id: int) -> tuple[Layout, list[tuple[int, int]]]:
-        """The layout of a map and the places of its transmitters."""
-        rng, known = np.random.default_rng((self.seed, map_id)), self.known
+    def city(self, map_id: int) -> tuple[Layout, list[tuple[int, int]], Layout | None]:
+        """The layout of a map, the places of its transmitters, and its cars: those of its layout or random ones, except where a
+        transmitter stands; None without cars.
+        """
+        rng = np.random.default_rng((self.seed, map_id))
+        city, cars = self.known[map_id % len(self.known)] if self.known else (None, None)
         while True:
-            city = known[map_id % len(known)][0] if known else random_city(rng, self.size)
+            layout = city or random_city(rng, self.size)
             try:
-                return city, [random_transmitter(city, rng) for _ in range(self.transmitters)]
+                transmitters = [random_transmitter(layout, rng) for _ in range(self.transmitters)]
+                break
             except ValueError as error:  # no open pixel in the middle: draw another city from the same stream
-                if known:
+                if city:
                     raise DataError(f"{self.layouts}: map {map_id}'s layout has no open place in its middle") from error
-
-    def cars_on(self, map_id: int, city: Layout, transmitters: list[tuple[int, int]]) -> Layout | None:
-        """The cars of a map, those of its layout or random ones, except where a transmitter stands; None without cars."""
         if not self.cars:
-            return None
-        cars = self.known[map_id % len(self.known)][1] if self.known else None
-        if cars is None:
-            cars = random_cars(city, np.random.default_rng((self.seed, map_id, 1)))
+            return layout, transmitters, None
+        cars = cars or random_cars(layout, np.random.default_rng((self.seed, map_id, 1)))
         places = shapely.multipoints(transmitters)
         kept = [ring for ring in cars.outlines if shapely.distance(shapely.Polygon(ring), places) > BESIDE]
-        return cars_of(kept, city.shape)
+        return layout, transmitters, cars_of(kept, layout.shape)
 
 
 @cache
 def tree_layouts(root: str, split: str, cars: bool) -> list[tuple[Layout, Layout | None]]:
-    """The layouts of a RadioMapSeer tree's split, one per map, each with its `cars` if the tree shows them.
-
-    Raises:
-        DataError: no such tree or split, or a file that cannot be read.
-    """
+    """The layouts of a RadioMapSeer tree's split, one per map, each with its `cars` if the tree shows them."""
     tree = RadioMapSeer(root, split=split)
     first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(tree.scenes)))}
     layouts = {map_id: tree.scene(first[map_id]).layout for map_id in sorted(first)}
@@ -136,19 +119,13 @@ def open_folder(root: Path, recipe: Recipe) -> None:
     """
     manifest, settings = root / "dataset.json", recipe.settings
     # a hidden file may be the manifest of a process that starts at this moment
-    begun = root.is_dir() and any(not name.startswith(".") for name in os.listdir(root))
-    if not begun:
-        content = {"settings": settings, "pixel": PIXEL, "metres_per_pixel": 1}
+    if not root.is_dir() or all(name.startswith(".") for name in os.listdir(root)):
+        content = {"settings": settings, "pixel": "g = v / 255, path gain = 99.16 g - 147 dB", "metres_per_pixel": 1}
         with suppress(FileExistsError):
-            write_atomically(manifest, lambda aside: write_json(aside, content), if_absent)
+            write_atomically(manifest, lambda aside: write_json(aside, content), _if_absent)
+    usual = {"engine": "dominant_path", "cars": False, "layouts": RANDOM}  # earlier manifests may name another engine
     try:
-        made = read_json(manifest)["settings"]
-        usual = {
-            "engine": "dominant_path",
-            "cars": False,
-            "layouts": RANDOM,
-        }  # earlier manifests may name another engine
-        made, wanted = usual | made, usual | settings
+        made, wanted = usual | read_json(manifest)["settings"], usual | settings
     except (DataError, KeyError, TypeError) as error:
         raise DataError(f"{root}: exists and is not a simulated tree (dataset.json); choose another folder") from error
     wrong = ", ".join(f"{key}={made.get(key)}" for key, value in wanted.items() if made.get(key) != value)
@@ -156,12 +133,8 @@ def open_folder(root: Path, recipe: Recipe) -> None:
         raise DataError(f"{root}: was made with {wrong}; use the same, or choose another folder")
 
 
-def if_absent(aside: Path, path: Path) -> None:
-    """Rename a file; of several processes on several machines that do so at once, one succeeds, without a lock.
-
-    Raises:
-        FileExistsError: `path` exists.
-    """
+def _if_absent(aside: Path, path: Path) -> None:
+    """Rename a file; of several processes on several machines that do so at once, one succeeds, the others get FileExistsError."""
     try:
         os.link(aside, path)
     except OSError:  # `path` exists, or the file system has no links
@@ -177,29 +150,26 @@ def incomplete_cities(root: Path, cities: Iterable[int], recipe: Recipe) -> list
 
 def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
     """Write one city and its maps, except files that exist; returns the number of maps written."""
-    city, positions = recipe.city(map_id)
-    cars = recipe.cars_on(map_id, city, positions)
-    files: dict[str, Any] = {f"antenna/{map_id}.json": antennas_as_file(positions, recipe.size)}
+    city, transmitters, cars = recipe.city(map_id)
+    _write(root / f"antenna/{map_id}.json", antennas_as_file(transmitters, recipe.size))
     for part, layout, draw in ((BUILDINGS, city, picture_of), (CARS, cars, picture_of_cars)):
         if layout is not None:
-            files[f"polygon/{part}/{map_id}.json"] = outlines_as_file(layout)
-            files[f"png/{part}/{map_id}.png"] = draw(layout) * np.uint8(255)
-    for (x, y), name in zip(positions, recipe.names(map_id), strict=True):
-        files[f"png/antennas/{name}.png"] = np.zeros(city.shape, np.uint8)
-        files[f"png/antennas/{name}.png"][y, x] = 255
-    for file, content in files.items():
-        _write(root / file, content)
+            _write(root / f"polygon/{part}/{map_id}.json", outlines_as_file(layout))
+            _write(root / f"png/{part}/{map_id}.png", draw(layout) * np.uint8(255))
     simulator, written = Simulator(city, cars=cars), 0
-    for position, name in zip(positions, recipe.names(map_id), strict=True):
-        gains = [root / f"gain/{kind}/{name}.png" for kind in recipe.simulations]
-        if not all(gain.exists() for gain in gains):
-            for gain, path_gain in zip(gains, simulator.path_gains(position), strict=False):
-                written += _write(gain, gain_to_uint8(db_to_gain(path_gain)))
+    for number, (x, y) in enumerate(transmitters):
+        antenna = np.zeros(city.shape, np.uint8)
+        antenna[y, x] = 255
+        _write(root / f"png/antennas/{map_id}_{number}.png", antenna)
+        paths = [root / folder / f"{map_id}_{number}.png" for folder in recipe.gains]
+        if not all(path.exists() for path in paths):
+            for path, path_gain in zip(paths, simulator.path_gains((x, y)), strict=False):
+                written += _write(path, gain_to_uint8(db_to_gain(path_gain)))
     return written
 
 
-def _write(path: Path, content: Any) -> bool:
-    """Write pixels (H, W) uint8 as a grey PNG, anything else as JSON, unless the file exists; returns whether it did."""
+def _write(path: Path, content: np.ndarray | list) -> bool:
+    """Write pixels (H, W) uint8 as a grey PNG, or a list as JSON, unless the file exists; returns whether it did not."""
     if path.exists():
         return False
     if isinstance(content, np.ndarray):
