@@ -43,25 +43,27 @@ class Incomplete:
     exactly: bool = False
 
     @property
-    def changes_scenes(self) -> bool:
-        """Whether `shown` does anything."""
-        return replace(self, points=0, points_noise=0.0, points_jitter=0.0, exactly=False) != Incomplete()
+    def without_points(self) -> "Incomplete":
+        """What changes the scene."""
+        return replace(self, points=0, points_noise=0.0, points_jitter=0.0)
 
     def shown(self, scene: Scene) -> Scene:
         """The scene as it is known, by its name's key; its truth stays what it is."""
-        if not self.changes_scenes:
+        if replace(self.without_points, exactly=False) == Incomplete():
             return scene
         rng = np.random.default_rng(random_key("incomplete", scene.name))
         missing = self.missing_buildings if self.exactly else rng.integers(self.missing_buildings + 1)
         shift = rng.normal(0, 1, 2) * self.transmitter_error
         tells = rng.random() >= self.transmitter_unknown
         layout = scene.shown
-        if missing or self.outline_error:
+        if (missing or self.outline_error) and layout.outlines:
             layout = _changed(layout, int(missing), self.outline_error, rng)
         return replace(
             scene,
             known=layout,
-            known_tx=layout.nearest_open(tuple(np.add(scene.tx, shift))) if tells and scene.tx else None,
+            known_tx=layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1]))
+            if tells and scene.tx
+            else None,
             tx_is_known=tells,
             cars_are_known=bool(rng.random() >= self.cars_unknown),
             outlines_are_wrong=self.outline_error > 0,
@@ -112,7 +114,7 @@ def _buildings(layout: Layout) -> list[list[np.ndarray]]:
     """The outlines by building: an outer ring, and its courtyards."""
     rings = layout.outlines
     tree = shapely.STRtree([shapely.Polygon(ring) for ring in rings])
-    inner, outer = tree.query([shapely.Point(ring[0]) for ring in rings], predicate="within")
+    inner, outer = tree.query(shapely.points([ring[0] for ring in rings]), predicate="within")
     buildings = {number: [ring] for number, ring in enumerate(rings) if number not in inner}
     for number in np.unique(inner):
         around = [each for each in sorted(outer[inner == number]) if each in buildings]

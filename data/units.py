@@ -15,8 +15,7 @@ GAIN_MAX_DB = -47.84
 GAIN_MIN_DB = -147.0
 GAIN_SPAN_DB = GAIN_MAX_DB - GAIN_MIN_DB  # 99.16 dB
 NOISE_FLOOR = 0.2  # grey level of RadioUNet's threshold, about -127 dB
-NOISE_FLOOR_DB = -127.0  # which it stands for
-COVERAGE_DB = NOISE_FLOOR_DB  # path gain from which a pixel counts as covered, unless another one is given
+COVERAGE_DB = -127.0  # path gain from which a pixel counts as covered, unless another one is given
 
 
 def gain_to_db(gain):

@@ -12,12 +12,9 @@ registered to the maps as in RadioMapSeer (data/geometry/registration.py); datas
 """
 
 import argparse
-import multiprocessing
 import os
 import re
-import signal
 import sys
-import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -28,6 +25,7 @@ from tqdm import tqdm
 
 from data import DataError
 from data.trees.writer import RANDOM, Recipe, incomplete_cities, open_folder, write_city
+from data.workers import start_worker
 from denoising_diffusion_pytorch.cli import natural, positive, run
 
 
@@ -76,17 +74,6 @@ def make_maps(root: Path, missing: list[int], recipe: Recipe, workers: int, bar:
     finally:
         pool.shutdown(cancel_futures=True)
     return written
-
-
-def start_worker() -> None:
-    """After Ctrl-C, a worker finishes its city, and its parent stops the rest; if its parent is killed, it ends too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def main() -> None:

@@ -44,10 +44,8 @@ def test_missing_buildings_go_whole_and_are_not_certain(scene):
         known = Incomplete(missing_buildings=1, exactly=True).shown(each).shown
         assert len(known.outlines) in (1, 2)  # the small building, or the large one with its courtyard
         assert not (known.inside & ~layout.inside).any()
-    twice = replace(scene, known=Layout(scene.layout.outlines[1:], scene.layout.shape))  # a file already lacks some
-    assert (
-        len(Incomplete(missing_buildings=1, exactly=True).shown(twice).shown.outlines) <= len(twice.known.outlines) - 1
-    )
+    empty = replace(scene, layout=Layout([], (64, 64)))
+    assert not Incomplete(missing_buildings=2, exactly=True).shown(empty).shown.outlines
 
 
 def test_buildings_of_one_or_two_pixels_and_courtyards_of_one_stay(scene):
@@ -56,10 +54,7 @@ def test_buildings_of_one_or_two_pixels_and_courtyards_of_one_stay(scene):
     mask[12:15, 3:6] = True
     mask[13, 4] = False
     small = replace(scene, layout=Layout.traced(mask))
-    known = Incomplete(outline_error=1e-6).shown(small).shown
-    assert np.array_equal(known.inside, mask)
-    assert known.coverage.sum() == pytest.approx(small.layout.coverage.sum(), abs=1e-3)
-    assert (small.layout.coverage[[4, 8, 8, 16, 17], [4, 8, 9, 20, 20]] == 1).all()
+    assert np.array_equal(Incomplete(outline_error=1e-6).shown(small).shown.inside, mask)
     seen = line_of_sight(small.layout, (4.0, 1.0))
     assert seen[2, 4] and not seen[6, 4]  # it blocks
 

@@ -1,12 +1,9 @@
 """Scenes -> samples -> batches on the device."""
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +22,10 @@ from ..prepare import SAMPLES_VERSION, prepare
 from ..scene import Scene
 from ..trees.folder import FlatTree
 from ..trees.radiomapseer import RadioMapSeer
+from ..workers import start_worker
 from .augment import Augmentation
 from .cache import DTYPE, Processes, SampleCache
 from .sampler import SampleStream
-
-LOOK_AGAIN = 2.0  # s until a worker notices that its parent was killed
 
 
 class RadioMapDataset(Dataset):
@@ -83,8 +79,9 @@ class RadioMapDataset(Dataset):
     def identity(self, *, cond: bool = True) -> dict[str, object]:
         """What determines the samples, or the images alone; changes when a file, a setting or SAMPLES_VERSION changes."""
         identity = self.source.identity() | {"image": self.image_size, "version": SAMPLES_VERSION}
-        if self.incomplete.changes_scenes:  # the map is zero in the buildings that are known
-            identity |= {"incomplete": asdict(replace(self.incomplete, points=0, points_noise=0.0, points_jitter=0.0))}
+        identity["incomplete"] = asdict(
+            self.incomplete.without_points
+        )  # the map is zero in the buildings that are known
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
     def _read(self, index: int) -> dict[str, np.ndarray]:
@@ -100,11 +97,11 @@ class RadioMapDataset(Dataset):
     def _filled_cache(self, folder: Path | None, processes: Processes) -> SampleCache:
         """Prepare every sample once, in several threads."""
         shapes = {key: value.shape for key, value in self._read(0).items()}
-        cache = SampleCache(
-            "samples", len(self), shapes, folder, self.identity() if folder else None, processes=processes
-        )
+        identity = self.identity() if folder else {}
+        cache = SampleCache("samples", len(self), shapes, folder, identity, processes=processes)
         with cache.filling() as missing, ThreadPoolExecutor() as pool:
-            read = tqdm(pool.map(self._read, missing), "reading", len(missing), unit="map", disable=processes.rank > 0)
+            quiet = processes.rank > 0 or not missing
+            read = tqdm(pool.map(self._read, missing), "reading", len(missing), unit="map", disable=quiet)
             for index, sample in zip(missing, read, strict=True):
                 if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
                     raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
@@ -177,31 +174,8 @@ def training_loader(
 def worker_settings(num_workers: int) -> dict[str, Any]:
     """Arguments of a DataLoader that reads in `num_workers` processes, limited to the number of processors."""
     workers = min(num_workers, os.cpu_count() or 1)
-    return {
-        "num_workers": workers,
-        "pin_memory": torch.cuda.is_available(),
-        "prefetch_factor": 4 if workers else None,
-        "worker_init_fn": _start_worker,
-    }
-
-
-def _start_worker(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group, and the training process decides when to stop: a worker ends only when
-    its own parent sends the signal, as the interpreter does at exit.
-    """
-    torch.set_num_threads(1)  # workers share the cores with each other and with training
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # on Linux
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not be waited for
-        threading.Thread(target=_end_with_parent, args=[multiprocessing.parent_process().pid], daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    received = None
-    while (received is None or received.si_pid != parent) and os.getppid() == parent:  # else it was killed
-        received = signal.sigtimedwait({signal.SIGTERM}, LOOK_AGAIN)
-    os._exit(0)
+    settings = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "worker_init_fn": start_worker}
+    return settings | {"prefetch_factor": 4 if workers else None}
 
 
 def close_dataloader(loader: DataLoader) -> None:

@@ -17,6 +17,7 @@ import re
 import threading
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,7 @@ class RadioMapSeer:
         """Read one scene; raises DataError that names a file that is unreadable."""
         map_id, transmitter = self.scenes[index]
         gain = read_map(self.path(index))
-        layouts = {key: self.layout(map_id, part, gain.shape, gain) for key, part in self.parts.items()}
+        layouts: dict[str, Any] = {key: self.layout(map_id, part, gain.shape, gain) for key, part in self.parts.items()}
         tx = self._transmitter(map_id, transmitter, gain.shape)
         return Scene(self.names[index], tx=tx, gain=gain, truth=self.truth, **layouts)
 
