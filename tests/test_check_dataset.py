@@ -47,7 +47,7 @@ def test_a_flat_tree(flat_tree):
     (flat_tree / "splits" / "val.txt").write_text("s0\ns1.png\n")
     found = script(CHECK, flat_tree)
     assert found.returncode == 1 and "splits (splits/val.txt; by a hash" in found.stdout and "val 2" in found.stdout
-    assert "s1.npy: has shape (3, 80, 60); conditions must be square" in found.stdout
+    assert "s1.npy: has shape (3, 80, 60); conditions are square arrays" in found.stdout
 
 
 def test_a_radiomapseer_tree(radiomapseer, tmp_path):

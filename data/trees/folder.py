@@ -15,12 +15,7 @@ from .splits import HASHED_RULE, select
 
 
 class FlatTree:
-    """Scenes with ready-made conditions in place of buildings and transmitters.
-
-    Args:
-        data_root: the folder.
-        split: see splits.py.
-        max_samples: use only the first names.
+    """Scenes with ready-made conditions in place of buildings and transmitters, see `RadioMapSeer`.
 
     Raises:
         DataError: an image without its condition or vice versa, no image, or no such split.
@@ -72,10 +67,9 @@ class FlatTree:
             array = np.load(path, allow_pickle=False)
         except Exception as error:  # numpy evaluates the header; a broken one can raise anything
             raise DataError(f"{path}: not a readable array of numbers ({type(error).__name__})") from error
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
-            raise DataError(f"{path}: must be a (C, s, s) array of numbers")
-        if array.ndim != 3 or array.shape[1] != array.shape[2]:
-            raise DataError(f"{path}: has shape {array.shape}; conditions must be square, (C, s, s)")
+        shape = array.shape if isinstance(array, np.ndarray) and array.dtype.kind in "uif" else ()
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise DataError(f"{path}: has shape {shape}; conditions are square arrays of numbers, (C, s, s)")
         if array.dtype == np.uint8:
             return array.astype(np.float32) / 127.5 - 1
         with np.errstate(over="ignore"):  # too large for float32: not finite
@@ -85,11 +79,12 @@ class FlatTree:
         return array
 
 
-def _kind(root: Path) -> type[RadioMapSeer] | type[FlatTree] | None:
-    """Which kind of tree a folder looks like."""
-    if (root / "images").is_dir() and (root / "conditions").is_dir():
-        return FlatTree
-    return RadioMapSeer if (root / "gain").is_dir() else None
+def _is_flat(root: Path) -> bool:
+    return (root / "images").is_dir() and (root / "conditions").is_dir()
+
+
+def _is_tree(root: Path) -> bool:
+    return _is_flat(root) or (root / "gain").is_dir()
 
 
 def open_tree(
@@ -109,11 +104,10 @@ def open_tree(
         raise DataError(f"data_root is {data_root or 'not set'}; set it to the folder of your data")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (data_root)")
-    kind = _kind(root)
-    if kind is None:
+    if not _is_tree(root):
         near = chain(sorted(root.glob("*/")), sorted(root.glob("*/*/")), list(root.absolute().parents)[:2])
-        meant = next((f"; did you mean {folder}?" for folder in near if _kind(folder)), "")
+        meant = next((f"; did you mean {folder}?" for folder in near if _is_tree(folder)), "")
         raise DataError(f"{root}: is not a data set; expected RadioMapSeer's gain/, or images/ and conditions/{meant}")
-    if kind is FlatTree:
+    if _is_flat(root):
         return FlatTree(root, split, max_samples)
     return RadioMapSeer(root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples)

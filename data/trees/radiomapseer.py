@@ -39,7 +39,7 @@ _fitting = threading.Lock()  # threads that read one layout's scenes wait for it
 
 
 class RadioMapSeer:
-    """The scenes of one simulation type and split; `scene(i)` reads one.
+    """The scenes of one simulation type and split, sorted by map and transmitter; `scene(i)` reads one.
 
     Args:
         data_root: ROOT.
@@ -47,11 +47,6 @@ class RadioMapSeer:
         split: see splits.py.
         missing_buildings: 0, or 1..4 buildings left out of what the condition shows (not of the truth).
         max_samples: use only the first scenes.
-
-    Attributes:
-        names: of the scenes, sorted by map and transmitter.
-        scenes: (map, transmitter) of each.
-        report: one line that says what was found and what is missing.
 
     Raises:
         DataError: no such tree, simulation type or split, or no complete scene.
@@ -83,29 +78,28 @@ class RadioMapSeer:
 
     def _complete(self) -> tuple[list[str], str]:
         """Names of the complete scenes, sorted; what was found and what is missing."""
-        names = sorted((name for name in _stems(self.gains) if re.fullmatch(r"\d+_\d+", name)), key=_numbers)
-        if not names:
+        found = self._stems(f"gain/{self.gains.name}")
+        complete = sorted((name for name in found if re.fullmatch(r"\d+_\d+", name)), key=_numbers)
+        if not complete:
             kinds = ", ".join(sorted(path.name for path in self.root.glob("gain/*/"))) or "nothing"
             raise DataError(f"{self.gains}: holds no maps MAP_TX.png; in gain/ there are: {kinds} (simulation_type)")
-        maps = {name.split("_")[0] for name in names}
-        present = {"antenna/ or png/antennas/": _stems(self.root / "antenna") | _stems(self.root / "png" / "antennas")}
-        traced: set[str] = set()
-        for part in self.parts.values():
-            outlined, pictured = _stems(self.root / "polygon" / part), _stems(self.root / "png" / part)
-            present[f"polygon/{part} or png/{part}"] = outlined | pictured
-            traced |= (maps & pictured) - outlined if part != CARS else set()
-        report, complete = f"{self.root}: {len(names)} {self.gains.name} maps", names
-        for what, known in present.items():
-            lacking = {name for name in names if not {name, name.split("_")[0]} & known}
-            report += f", {len(lacking)} without {what}" if lacking else ""
-            complete = [name for name in complete if name not in lacking]
-        if traced:
-            report += (
-                f"; {len(traced)} layouts have no outlines (polygon/): they are fitted to png/, at 2.5 times the error"
-            )
+        report = f"{self.root}: {len(complete)} {self.gains.name} maps"
+        needed = [("antenna", "png/antennas"), *((f"polygon/{part}", f"png/{part}") for part in self.parts.values())]
+        for better, other in needed:
+            known, count = self._stems(better), len(complete)
+            present = known | self._stems(other)
+            complete = [name for name in complete if {name, name.split("_")[0]} & present]
+            report += f", {count - len(complete)} without {better} or {other}" if len(complete) < count else ""
+            traced = {name.split("_")[0] for name in complete} - known if "buildings" in better else ()
+            report += f"; {len(traced)} layouts come from {other}, at 2.5 times the error of outlines" if traced else ""
         if not complete:
             raise DataError(f"{report}: no complete scene")
         return complete, report
+
+    def _stems(self, folder: str) -> set[str]:
+        """Names of the files in a folder, without suffix; empty if there is no such folder."""
+        path = self.root / folder
+        return {file.stem for file in path.iterdir()} if path.is_dir() else set()
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -124,15 +118,14 @@ class RadioMapSeer:
 
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file of these scenes changes."""
-        maps = sorted({map_id for map_id, _ in self.scenes})
-        files = [
-            f"{folder}/{name}.png" for folder in (f"gain/{self.gains.name}", "png/antennas") for name in self.names
-        ]
-        for map_id in maps:
-            files.append(f"antenna/{map_id}.json")
-            files += [file for part in self.parts.values() for file in _files(part, map_id)]
-        paths = (self.root / file for file in files)
-        found = file_digest(path for path in paths if path.exists())
+        pictures = (f"gain/{self.gains.name}", "png/antennas")
+        files = [f"{folder}/{name}.png" for folder in pictures for name in self.names]
+        for map_id in sorted({map_id for map_id, _ in self.scenes}):
+            files += [
+                f"antenna/{map_id}.json",
+                *(file for part in self.parts.values() for file in _files(part, map_id)),
+            ]
+        found = file_digest(path for path in (self.root / file for file in files) if path.exists())
         return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": found}
 
     def layout(self, map_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
@@ -175,11 +168,6 @@ def _numbers(name: str) -> tuple[int, ...]:
 def _files(part: str, map_id: int) -> list[str]:
     """Where a map's layout is stored, the better one first."""
     return [f"polygon/{part}/{map_id}.json", f"png/{part}/{map_id}.png"]
-
-
-def _stems(folder: Path) -> set[str]:
-    """Names of the files in a folder, without suffix; empty if there is no such folder."""
-    return {path.stem for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 @lru_cache(64)  # consecutive scenes share their layout
