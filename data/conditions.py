@@ -109,10 +109,8 @@ def measured(scene: Scene, size: int) -> np.ndarray:
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
-    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings. Not to be written to.
-
-    Raises:
-        DataError: the transmitter is unknown.
+    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings. Not to be written
+    to. DataError where the transmitter is unknown.
     """
     return simulated_gains(scene)[1]
 

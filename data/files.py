@@ -24,10 +24,7 @@ log = logging.getLogger("radiodiff")
 def lock(file: IO[Any], place: int | None = None, *, wait: bool = False) -> None:
     """Lock an open file, or one byte of it, for this process until it ends or closes the file. Children do not inherit it.
 
-    A file system without locks gives a warning.
-
-    Raises:
-        BlockingIOError: another process holds the lock, and `wait` is false.
+    Raises BlockingIOError if another process holds it, unless told to `wait`. A file system without locks gives a warning.
     """
     where = () if place is None else (1, place)
     try:
@@ -50,11 +47,7 @@ def decoded(content: bytes) -> str:
 def write_atomically(
     path: Path, save: Callable[[Path], object], publish: Callable[[Path, Path], object] = os.replace
 ) -> None:
-    """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash.
-
-    Args:
-        publish: gives the file its name, in place of one that exists.
-    """
+    """Call `save` with a temporary name of the same suffix, then `publish`: `path` is never incomplete, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # process ids repeat on other machines
     try:

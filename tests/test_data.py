@@ -50,11 +50,9 @@ def test_grey_levels_and_decibels():
 def test_scenes_are_read_by_name(radiomapseer):
     dataset = RadioMapSeer(radiomapseer)
     assert len(dataset) == 20 and dataset.names[:3] == ["0_0", "0_1", "1_0"]
-    for index in (0, 7):
-        scene = dataset.scene(index)
+    for scene in (dataset.scene(0), dataset.scene(7)):
         layout, gain, tx = make_scene_files(radiomapseer, *map(int, scene.name.split("_")))
-        assert (scene.buildings == layout.inside).all() and scene.tx == tx
-        assert np.array_equal(scene.gain * 255, gain.astype(np.float32))
+        assert scene.tx == tx and np.array_equal(scene.gain * 255, gain.astype(np.float32))
         assert all(np.array_equal(a, b) for a, b in zip(scene.layout.outlines, layout.outlines, strict=True))
         assert not scene.gain[scene.ori_mask].any() and (scene.ori_mask == layout.inside).all()
 
@@ -70,7 +68,6 @@ def test_a_tree_without_outlines_is_read_from_its_pictures(radiomapseer):
     for number, exact in enumerate(scenes):
         path = radiomapseer / "png" / "buildings_complete" / f"{number}.png"
         picture = read_grey(path) > 0
-        assert exact.gain[picture].any()  # what the correction is for
         wrong += (dataset.scene(2 * number).buildings != exact.buildings).sum()
         uncorrected += (picture != exact.buildings).sum()
         save_grey(path, (exact.gain == 0) * 255)
@@ -91,10 +88,8 @@ def test_a_position_has_one_pixel():
     mask[4:9, 11:14] = mask[0:3, 0:16] = True
     layout = Layout.traced(mask)
     for position in [(10.5, 6), (11.5, 4.5), (13.49, 8), (-3, -3), (2.5, 2.5), (20, 1)]:
-        Simulator(layout).paths(layout.nearest_open(position))  # raises inside a building
+        Simulator(layout).path_gains(layout.nearest_open(position))  # raises inside a building
     assert layout.nearest_open((20, 1)) == (15, 3) and layout.nearest_open((10.49, 6)) == (10.49, 6)
-    with pytest.raises(DataError, match="cover the whole map"):
-        Layout.traced(np.ones((4, 4), bool)).nearest_open((1, 1))
 
 
 def test_a_partial_download_works_and_says_what_is_missing(radiomapseer):
@@ -138,15 +133,13 @@ def test_cars_and_missing_buildings(radiomapseer):
     fewer = json.loads((radiomapseer / "polygon" / "buildings_complete" / "0.json").read_text())[:1]
     save_json(radiomapseer / "polygon" / "buildings_missing2" / "1" / "0.json", fewer)
     scene = RadioMapSeer(radiomapseer, "carsDPM", missing_buildings=2).scene(0)
-    assert scene.cars.inside.sum() == 8 == round(float(scene.cars.coverage.sum()))
-    assert 0 < scene.shown.inside.sum() < scene.buildings.sum()
+    assert scene.cars.inside.sum() == 8 and 0 < scene.shown.inside.sum() < scene.buildings.sum()
     assert np.array_equal(scene.ori_mask, scene.shown.inside)  # what is left out must not be told by the mask
     shown, cars = (condition(scene, ["buildings", "cars"], 32) + 1) / 2
     assert shown.sum() == pytest.approx(scene.shown.coverage.sum()) and cars.sum() == pytest.approx(8)
     shutil.rmtree(radiomapseer / "polygon" / "cars")
     save_grey(radiomapseer / "png" / "cars" / "0.png", np.pad(np.ones((3, 4)), ((5, 24), (5, 23))) * 255)
-    dataset = RadioMapSeer(radiomapseer, "carsDPM")
-    assert 6 < dataset.scene(0).cars.coverage.sum() < 15 and "come from" not in dataset.report
+    assert 6 < RadioMapSeer(radiomapseer, "carsDPM").scene(0).cars.coverage.sum() < 15
     shutil.rmtree(radiomapseer / "png" / "cars")
     with pytest.raises(DataError, match="1 without polygon/cars or png/cars"):
         RadioMapSeer(radiomapseer, "carsDPM")
@@ -327,18 +320,15 @@ def test_golden_samples(radiomapseer):
     (radiomapseer / "polygon" / "buildings_complete" / "8.json").unlink()  # outlines are fitted to the picture
     channels = sorted(CONDITION_CHANNELS)
     incomplete = Incomplete(points=9, missing_buildings=1, outline_error=1.0, transmitter_error=3.0)
-    source = RadioMapSeer(radiomapseer, split="all")
-    found = dict.fromkeys(["image", "ori_mask", *channels], 0.0)
-    for dataset in (RadioMapDataset(source, 24, 12, channels, incomplete=given) for given in (None, incomplete)):
-        for index in (0, 16):
-            sample = dataset[index]
-            planes = {"image": sample["image"][0], "ori_mask": sample["ori_mask"][0]}
-            for name, plane in (planes | dict(zip(channels, sample["cond"], strict=True))).items():
-                weights = np.random.default_rng(index).uniform(-1, 1, plane.shape)
-                found[name] += float((plane.double().numpy() * weights).sum())
-    assert list(found.values()) == pytest.approx(GOLDEN, abs=1e-3), (
+    found = np.zeros(2 + len(channels))
+    for given, index in itertools.product((None, incomplete), (0, 16)):
+        sample = RadioMapDataset(RadioMapSeer(radiomapseer), 24, 12, channels, incomplete=given)[index]
+        for number, plane in enumerate([*sample["image"], *sample["ori_mask"], *sample["cond"]]):
+            weights = np.random.default_rng(index).uniform(-1, 1, plane.shape)
+            found[number] += float((plane.double().numpy() * weights).sum())
+    assert found == pytest.approx(GOLDEN, abs=1e-3), (
         "the same files give other samples: raise SAMPLES_VERSION in data/prepare.py, so that no cache of earlier "
-        f"ones is used, and put these figures here: {[round(value, 3) for value in found.values()]}"
+        f"ones is used, and put these figures here: {found.round(3).tolist()}"
     )
 
 
@@ -358,10 +348,7 @@ def test_resizing():
     image = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
     assert np.allclose(resize(image, 4)[0, 0], image[:2, :2].mean()) and np.array_equal(resize(image, 8), image)
     assert resize(np.ones((8, 8)), 10) == pytest.approx(1)
-    with pytest.raises(DataError, match="square"):
-        resize(np.zeros((4, 8)), 4)
-    buildings = np.zeros((16, 16), bool)
-    buildings[3:9, 5:7] = True
+    buildings = np.pad(np.ones((6, 2), bool), ((3, 7), (5, 9)))
     scene = Scene("s", Layout.traced(buildings), (0.0, 0.0))
     gain = np.where(buildings, 0, 0.6).astype(np.float32)
     assert np.allclose(to_native(resize(gain, 4), scene), gain, atol=1e-6)  # undoes the area mean
@@ -374,9 +361,8 @@ def test_a_perfect_answer_at_another_size_is_not_darkened(radiomapseer):
     scene = RadioMapSeer(radiomapseer).scene(0)
     sample = prepare(scene, 40, 40, ["buildings"])
     image, mask = (torch.from_numpy(sample[key])[None] for key in ("image", "ori_mask"))
-    assert mask.any() and set(mask.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(apply_mask(image, mask), image)
-    back = to_native((apply_mask(image, mask)[0, 0].numpy() + 1) / 2, scene)
+    assert set(mask.unique().tolist()) == {0.0, 1.0} and torch.equal(apply_mask(image, mask), image)
+    back = to_native((image[0, 0].numpy() + 1) / 2, scene)
     assert (back[scene.ori_mask] == 0).all() and map_scores(back, scene.gain)["nmse"] < 1e-3
 
 
@@ -416,8 +402,6 @@ def test_augmentation_moves_everything_together_and_keeps_what_is_certain(settin
         together = torch.allclose(sample["image"], sample["cond"][:1], atol=1e-5)
         assert together != ("color_jitter" in settings)  # which changes nothing but the image
         seen.add(tuple(sample["ori_mask"].flatten().tolist()))
-        if "color_jitter" in settings:
-            assert set(sample["cond"].unique().tolist()) == {-1.0, 0.5}
     assert len(seen) > 40 if "rotation" in settings else len(seen) == 8
 
 
@@ -434,48 +418,39 @@ def test_augmentation_settings():
 
 def test_stream_covers_every_epoch_and_is_shared_by_ranks():
     def take(n, **settings):
-        iterator = iter(SampleStream(7, seed=3, **settings))
-        return [next(iterator) for _ in range(n)]
+        return list(SampleStream(7, seed=3, batches=n, **settings))
 
     whole = [item for batch in take(7, batch_size=2) for item in batch]
     assert sorted(i for i, _ in whole[:7]) == list(range(7)) == sorted(i for i, _ in whole[7:])
     assert len({key for _, key in whole}) == 14  # another key in another epoch
     assert take(3, batch_size=2, start_batch=4) == take(7, batch_size=2)[4:]
-    one = take(3, batch_size=4)
     two = [take(3, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
-    assert one == [a + b for a, b in zip(*two, strict=True)]
-    assert len(list(SampleStream(7, 2, batches=3))) == 3
+    assert take(3, batch_size=4) == [a + b for a, b in zip(*two, strict=True)]
 
 
 def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, monkeypatch):
-    source, folder = RadioMapSeer(radiomapseer), tmp_path / "cache"
+    source, read, original = RadioMapSeer(radiomapseer), [], RadioMapDataset._read
+    monkeypatch.setattr(RadioMapDataset, "_read", lambda self, i: read.append(i) or original(self, i))
 
-    def cached(size=16, folder=folder, source=source):
+    def cached(size=16, folder=tmp_path / "cache", source=source):
         return RadioMapDataset(source, size, size, cache=True, cache_folder=folder)
 
     plain, first = RadioMapDataset(source, 16, 16), cached()
-    with monkeypatch.context() as patched:  # what is there is not read again, and an interrupted filling goes on
-        (first.cached.path / "003.npy").unlink()
-        read, original = [], RadioMapDataset._read
-        patched.setattr(RadioMapDataset, "_read", lambda self, i: read.append(i) or original(self, i))
-        again = cached()
-        assert read == [0, 3]  # 0 tells the shapes
-    assert again.cached.path == first.cached.path
+    (first.cached.path / "003.npy").unlink()
+    read.clear()
+    again = cached()
+    assert read == [0, 3] and again.cached.path == first.cached.path  # only what is not there; 0 tells the shapes
     for dataset in (again, pickle.loads(pickle.dumps(again))):  # as a worker of a spawned process gets it
         for index, key in itertools.product((3, 5), ("image", "cond", "ori_mask")):
             assert torch.allclose(plain[index][key], dataset[index][key], atol=1e-3)
-    os.utime(next((radiomapseer / "gain" / "DPM").iterdir()), ns=(1, 1))
+    victim = next((radiomapseer / "gain" / "DPM").iterdir())
+    os.utime(victim, ns=(1, 1))
     assert len({each.cached.path for each in (first, cached(8), cached(source=RadioMapSeer(radiomapseer)))}) == 3
     monkeypatch.setattr(cache_module, "LAYOUT", 1)  # files of another version are not read
     assert cached().cached.path != first.cached.path
     (tmp_path / "a file").touch()
     with pytest.raises(DataError, match="a file.*name another data.cache_folder"):
         cached(32, tmp_path / "a file")
-
-
-def test_an_unreadable_map_is_named(radiomapseer, tmp_path):
-    broken = sorted((radiomapseer / "gain" / "DPM").iterdir())[2]
-    source = RadioMapSeer(radiomapseer)
-    broken.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=broken.name):
-        RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)
+    victim.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=victim.name):
+        cached(4)

@@ -30,9 +30,8 @@ def moved(sample: Sample, move: Callable[[Tensor, float], Tensor]) -> Sample:
 class Augmentation:
     """Random symmetries, and optionally free rotation, translation and colour jitter.
 
-    Flips and quarter turns are exact symmetries of propagation. The others change what a pixel means: rotation and
-    translation resample and crop the city, colour jitter changes the gain. They are off by default. Whatever is drawn, the
-    image stays -1 where the mask is 1.
+    Flips and quarter turns are exact symmetries of propagation. The others change what a pixel means, and are off by
+    default. Whatever is drawn, the image stays -1 where the mask is 1.
 
     Args:
         p: probability that a sample is augmented.
@@ -77,9 +76,8 @@ class Augmentation:
 
     @property
     def symmetries(self) -> list[int]:
-        """All values that `symmetry_of` can return, sorted."""
-        drawn = {self._allowed(index) for index in range(8)} if self.p else set()
-        return sorted(drawn | ({0} if self.p < 1 else set()))
+        """All values that `symmetry_of` can return, sorted; 0 leaves a sample as it is."""
+        return sorted({0, *map(self._allowed, range(8))} if self.p else {0})
 
     def _draw_symmetry(self, random: np.random.Generator) -> int | None:
         """The index for `symmetry`; None for a sample that is not augmented."""

@@ -24,11 +24,8 @@ PATIENCE = 60  # s until a network file system shows what another machine wrote
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that fill a cache together, on one machine or several; by default there is one.
-
-    Args:
-        rank, count: number of this process, from 0 on, and of all.
-        gather: function (value) -> the values of all processes; called by all of them, each of which waits for the others.
+    """Those that fill a cache together: number of this one, and of all; `gather(value)`, for which each process waits, returns
+    the values of all of them.
     """
 
     rank: int = 0
@@ -102,10 +99,8 @@ class SampleCache:
     @contextmanager
     def filling(self) -> Iterator[list[int]]:
         """Gives the numbers of the missing samples that this process has to write, in this order: those of every
-        `processes.count`-th shard, which no other run writes meanwhile. At the end, the process waits for the others.
-
-        Raises:
-            DataError: afterwards, a sample is missing.
+        `processes.count`-th shard, which no other run writes meanwhile. At the end, the process waits for the others, and raises
+        DataError if a sample is missing.
         """
         rank, count = self.processes.rank, self.processes.count
         with nullcontext() if self.path is None else (self.path / ".lock").open("a") as file:

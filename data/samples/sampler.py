@@ -11,7 +11,7 @@ from ..hashing import random_key
 
 @dataclass(eq=False)
 class SampleStream:
-    """Batch sampler over the global positions 0, 1, 2, ...; position p is sample p % n of epoch p // n.
+    """Batch sampler of (index, key) over the global positions 0, 1, 2, ...; position p is sample p % n of epoch p // n.
 
     Micro-batch m of rank r takes the positions [(m W + r) B, (m W + r + 1) B). The sample at a position depends on the
     seed alone, so W processes with batches of B together see what one process sees with batches of W B, and an
@@ -36,7 +36,6 @@ class SampleStream:
     batches: int | None = None
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Batches of (index, key)."""
         last, order = -1, np.arange(0)
         for batch in islice(count(self.start_batch), self.batches):
             first, items = (batch * self.world_size + self.rank) * self.batch_size, []

@@ -61,7 +61,7 @@ class Recipe:
     def settings(self) -> dict[str, int | str]:
         """What the manifest records."""
         made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
-        split, cars = {"split": self.split} if self.layouts != RANDOM else {}, {"cars": True} if self.cars else {}
+        split, cars = {"split": self.split} if self.known else {}, {"cars": True} if self.cars else {}
         return made | {"layouts": self.layouts} | split | cars
 
     @property
@@ -110,12 +110,9 @@ def tree_layouts(root: str, split: str, cars: bool) -> list[tuple[Layout, Layout
 
 
 def open_folder(root: Path, recipe: Recipe) -> None:
-    """Write the manifest of a tree, unless it is there, and check that it names the same recipe.
+    """Write the manifest of a tree, unless it is there; raise DataError if it names another recipe, or the folder is no tree.
 
     It is written once and does not say how many cities there are, so that processes on several machines can add to a tree.
-
-    Raises:
-        DataError: the folder contains something else.
     """
     manifest, settings = root / "dataset.json", recipe.settings
     # a hidden file may be the manifest of a process that starts at this moment
