@@ -18,7 +18,7 @@ from .units import GAIN_SPAN_DB
 
 @dataclass(frozen=True)
 class Incomplete:
-    """How incomplete a scene's condition is. Numbers of points and buildings are drawn per scene, or exact.
+    """How incomplete a scene's condition is.
 
     Attributes:
         points: most measured points: about half of the scenes have fewer than its square root, some have none.
@@ -57,7 +57,10 @@ class Incomplete:
         tells = rng.random() >= self.transmitter_unknown
         layout = scene.shown
         if (missing or self.outline_error) and layout.outlines:
-            layout = _changed(layout, int(missing), self.outline_error, rng)
+            buildings = _buildings(layout)
+            kept = [buildings[number] for number in sorted(rng.permutation(len(buildings))[int(missing) :])]
+            moved = [(rings, rng.normal(0, 1, 2) * self.outline_error) for rings in kept]
+            layout = Layout([ring + error for rings, error in moved for ring in rings], layout.shape)
         return replace(
             scene,
             known=layout,
@@ -69,17 +72,14 @@ class Incomplete:
             outlines_are_wrong=self.outline_error > 0,
         )
 
-    def measured(self, scene: Scene) -> Scene:
-        """The scene with `measurements` of its own map, by its name's key."""
+    def apply(self, scene: Scene) -> Scene:
+        """`shown`, with `measurements` of its own map by its name's key; raises DataError for a ready-made condition."""
+        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
+        scene = self.shown(scene)
         if not self.points or scene.gain is None:
             return scene
         rng = np.random.default_rng(random_key("measured", scene.name))
         return replace(scene, measurements=self.measure(scene.gain, rng))
-
-    def apply(self, scene: Scene) -> Scene:
-        """`shown` and `measured`; raises DataError for a ready-made condition."""
-        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
-        return self.measured(self.shown(scene))
 
     def require_drawn_conditions(self, ready_made: bool, what: str) -> None:
         """Raise DataError if there is something to do and the condition is ready-made."""
@@ -87,12 +87,7 @@ class Incomplete:
             raise DataError(f"{what}: has a ready-made condition; what it lacks cannot be left out (data.incomplete)")
 
     def measure(self, gain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Points where a receiver hears something, uniform over these pixels: (N, 3) float32 of x, y and grey level.
-
-        Args:
-            gain: (H, W) grey levels, one pixel per metre.
-            rng: of places, noise and the number of points.
-        """
+        """Points of a map (H, W) where a receiver hears something, uniform over these pixels: (N, 3) float32 of x, y, level."""
         wanted = self.points if self.exactly else int((self.points + 2) ** rng.random()) - 1
         rows, columns = np.nonzero(gain > 0)
         chosen = rng.choice(len(rows), min(wanted, len(rows)), replace=False)
@@ -100,14 +95,6 @@ class Incomplete:
         place = np.column_stack([columns, rows])[chosen] + rng.normal(0, 1, (len(chosen), 2)) * self.points_jitter
         place = place.clip(0, np.array(gain.shape[::-1]) - 1)
         return np.column_stack([place, value.clip(0, 1)]).astype(np.float32)
-
-
-def _changed(layout: Layout, missing: int, error: float, rng: np.random.Generator) -> Layout:
-    """A layout without `missing` of its buildings, the others shifted by N(0, error) in each direction."""
-    buildings = _buildings(layout)
-    kept = rng.permutation(len(buildings))[missing:]
-    moved = [(buildings[number], rng.normal(0, 1, 2) * error) for number in sorted(kept)]
-    return Layout([ring + shift for rings, shift in moved for ring in rings], layout.shape)
 
 
 def _buildings(layout: Layout) -> list[list[np.ndarray]]:

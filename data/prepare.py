@@ -36,17 +36,10 @@ def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[st
 
 
 def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
-    """A map at the networks' resolution resized to the scene's, zero where the scene's `ori_mask` is set.
+    """A map (h, w) at the networks' resolution -> (H, W) float32 at the scene's, zero where its `ori_mask` is set, in [0, 1].
 
     Because buildings are zero, a resized pixel is the mean over its open part times the fraction that is open. Resizing
     back therefore interpolates bilinearly, divides by the interpolated fraction, and sets building pixels to zero.
-
-    Args:
-        gain: (h, w) grey levels in [0, 1].
-        scene: of (H, W) pixels.
-
-    Returns:
-        (H, W) float32 grey levels in [0, 1].
     """
     height, side = scene.layout.shape[0], gain.shape[0]
     if side != height:

@@ -76,11 +76,8 @@ class Scene:
 
 
 def parse_position(text: str, place: Georeference | None = None) -> tuple[float, float]:
-    """`X,Y` from a command line as column and row; raises DataError for anything else.
-
-    Args:
-        text: column and row, or with `place` coordinates of the file that the city comes from.
-        place: where the city lies.
+    """`X,Y` from a command line, column and row, or coordinates of the `place` where the city lies, as column and row; raises
+    DataError for anything else.
     """
     try:
         x, y = (float(part) for part in text.split(","))
@@ -94,10 +91,8 @@ def parse_position(text: str, place: Georeference | None = None) -> tuple[float,
 def scene_at(
     name: str, layout: Layout, position: str, place: Georeference | None = None, cars: Layout | None = None
 ) -> Scene:
-    """The scene of a city with a transmitter at `X,Y`, see `parse_position`.
-
-    Raises:
-        DataError: the position is malformed, outside the map, or inside a building or a car; names the nearest open point.
+    """The scene of a city with a transmitter at `X,Y`, see `parse_position`; raises DataError if the position is malformed,
+    outside the map, or inside a building or a car, and names the nearest open point.
     """
     tx = parse_position(position, place)
     height, width = layout.shape

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import open_tree
 from data.trees.inspection import inspect
-from data.trees.splits import members, own_splits, spread
+from data.trees.splits import known_splits, members, own_splits, spread
 from denoising_diffusion_pytorch.cli import new_figure, run
 from evaluation.figures import contact_sheet
 
@@ -32,10 +32,10 @@ def main() -> None:
     arguments = parser.parse_args()
     source = open_tree(arguments.root, arguments.simulation_type)
     print(source.report)
-    own = own_splits(source.root)
-    rules = [*(f"splits/{name}.txt" for name in own), source.rule.text]
-    sizes = {name: len(members(source.root, name, source.names, source.rule)) for name in [*source.rule.splits, *own]}
-    print(f"splits ({'; '.join(rules)}): {', '.join(f'{name} {size:,}' for name, size in sizes.items())}")
+    root, rule = source.root, source.rule
+    rules = "; ".join([*(f"splits/{name}.txt" for name in own_splits(root)), rule])
+    sizes = [f"{name} {len(members(root, name, source.names, rule)):,}" for name in known_splits(root, rule)]
+    print(f"splits ({rules}): {', '.join(sizes)}")
     indices = spread(len(source), len(source) if arguments.all else OPENED)
     lines, problems, shown = inspect(source, indices, SHEET)
     print(f"opened {len(indices)} scenes")

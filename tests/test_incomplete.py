@@ -31,7 +31,7 @@ def renamed(scene, count):
 
 
 def test_missing_buildings_go_whole_and_are_not_certain(scene):
-    assert Incomplete().shown(scene) is scene and Incomplete().measured(scene) is scene
+    assert Incomplete().shown(scene) is scene and Incomplete().apply(scene) is scene
     poorer = Incomplete(missing_buildings=3, exactly=True).shown(scene)
     assert len(poorer.shown.outlines) <= len(scene.layout.outlines) - 3
     assert (scene.layout.inside & ~poorer.shown.inside).any()
@@ -94,16 +94,16 @@ def test_cars_that_the_condition_does_not_show(scene):
 
 
 def test_points_lie_where_something_is_received(scene):
-    exact = Incomplete(points=50, exactly=True).measured(scene)
+    exact = Incomplete(points=50, exactly=True).apply(scene)
     x, y, gain = exact.measurements.T
     assert exact.measurements.shape == (50, 3) and (scene.gain[y.astype(int), x.astype(int)] == gain).all()
     assert (gain > 0).all() and len(set(zip(x, y, strict=True))) == 50
-    noisy = Incomplete(points=50, points_noise=5.0, points_jitter=2.0, exactly=True).measured(scene).measurements
+    noisy = Incomplete(points=50, points_noise=5.0, points_jitter=2.0, exactly=True).apply(scene).measurements
     difference = noisy - exact.measurements
     assert 2 < np.std(difference[:, 2]) * 99.16 < 8 and 1 < np.std(difference[:, :2]) < 3
-    counts = [len(Incomplete(points=99).measured(each).measurements) for each in renamed(scene, 200)]
+    counts = [len(Incomplete(points=99).apply(each).measurements) for each in renamed(scene, 200)]
     assert min(counts) == 0 and max(counts) > 50 and 5 < np.median(counts) < 14
-    assert {len(Incomplete(points=2).measured(each).measurements) for each in renamed(scene, 60)} == {0, 1, 2}
+    assert {len(Incomplete(points=2).apply(each).measurements) for each in renamed(scene, 60)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("size", [64, 32])
@@ -142,7 +142,7 @@ def test_the_condition_shows_given_measurements(scene):
 @pytest.mark.parametrize("jitter, size", [(0.0, 256), (4.0, 64)])
 def test_points_leave_a_right_simulation_as_it_is(scene, jitter, size):
     """At any resolution, and where a position is off and lies in a building."""
-    points = Incomplete(points=300, points_jitter=jitter, exactly=True).measured(scene).measurements
+    points = Incomplete(points=300, points_jitter=jitter, exactly=True).apply(scene).measurements
     if jitter:  # values of the street, at places in buildings alone
         column, row = np.floor(points[:, :2] + 0.5).astype(int).T
         points = points[scene.layout.inside[row, column]]
@@ -163,7 +163,7 @@ def test_a_dataset_draws_points_by_the_sample_s_key(radiomapseer):
     assert sum(int(where.sum()) for where in measured) > 20
     for sample, where in zip(samples, measured, strict=True):  # turned with the image
         assert not where.any() or (sample["cond"][2] - sample["image"][0])[where].abs().max() < 0.1
-    expected = condition(Incomplete(points=30).measured(dataset.scene(1)), channels, 32)  # by the name, as for scoring
+    expected = condition(Incomplete(points=30).apply(dataset.scene(1)), channels, 32)  # by the name, as for scoring
     assert np.allclose(dataset[1]["cond"], expected, atol=0.01) and "native" not in dataset[1]
     plain = RadioUNet_c(radiomapseer, **how)
     poorer = RadioUNet_c(radiomapseer, incomplete=Incomplete(missing_buildings=1, exactly=True), **how)

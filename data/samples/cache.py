@@ -46,12 +46,10 @@ class SampleCache:
 
     Args:
         kind: first part of the folder's name, e.g. `samples`.
-        count: number of samples.
         shapes: shape of each array of a sample, by name.
         folder: where caches are kept; None for memory, where each process has its own.
         identity: what the samples are made from, in JSON types.
         group: this many consecutive samples lie in one shard; `count` is a multiple of it.
-        processes: those that fill the cache together.
 
     Raises:
         DataError: an unusable folder, or one that not all processes see.

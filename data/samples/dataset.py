@@ -40,8 +40,7 @@ class RadioMapDataset(Dataset):
         augmentation: None for none.
         incomplete: what the condition does not know; None for all that there is.
         cache: prepare every sample once, at construction, and keep it in half precision.
-        cache_folder: keep the cache in files there (see cache.py); None for memory.
-        processes: those that fill a cache in files together; all of them construct the dataset.
+        cache_folder, processes: keep the cache in files there, which these processes fill together (cache.py); else in memory.
 
     Raises:
         DataError: names a file that cannot be read, here with `cache`, otherwise by `dataset[i]`.
@@ -142,7 +141,6 @@ class OwnSamples(Dataset):
         dataset: has `len(dataset)`, and `dataset[i]` is a dict of tensors: `image` (1, S, S) in [-1, 1], `cond`
             (C, s, s) in [-1, 1] and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0;
             S and s as configured.
-        augmentation: None for none.
     """
 
     def __init__(self, dataset: Any, augmentation: Augmentation | None = None):

@@ -18,13 +18,7 @@ from .sampler import SampleStream
 
 
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
-    """A RadioMapSeer tree, or a flat images/ conditions/ masks/ tree, as a dataset.
-
-    Args:
-        data_root: the tree.
-        simulation_type, split, missing_buildings, max_samples: see `open_tree`, which raises DataError.
-        options: as for `RadioMapDataset`.
-    """
+    """What `open_tree` finds as a dataset; `options` as for `RadioMapDataset`."""
 
     def __init__(
         self,
@@ -70,11 +64,8 @@ class EpochLoader(DataLoader):
 
 
 def create_dataloader(config: Any) -> EpochLoader:
-    """Augmented batches of the dataset that `config` names.
-
-    Args:
-        config: has `data.params.data_root`, `data.params.simulation_type` and `trainer.batch_size`; a resolved Config of the
-            package has more settings of the training data, which count too.
+    """Augmented batches of the dataset that `config` names by `data.params.data_root`, `data.params.simulation_type` and
+    `trainer.batch_size`. A resolved Config of the package has more settings of the training data, which count too.
 
     Raises:
         DataError: no data, or fewer samples than one batch.

@@ -67,7 +67,7 @@ class FlatTree:
             array = np.load(path, allow_pickle=False)
         except Exception as error:  # numpy evaluates the header; a broken one can raise anything
             raise DataError(f"{path}: not a readable array of numbers ({type(error).__name__})") from error
-        shape = array.shape if isinstance(array, np.ndarray) and array.dtype.kind in "uif" else ()
+        shape: tuple[int, ...] = array.shape if isinstance(array, np.ndarray) and array.dtype.kind in "uif" else ()
         if len(shape) != 3 or shape[1] != shape[2]:
             raise DataError(f"{path}: has shape {shape}; conditions are square arrays of numbers, (C, s, s)")
         if array.dtype == np.uint8:

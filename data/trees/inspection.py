@@ -8,7 +8,6 @@ from tqdm import tqdm
 from ..errors import DataError
 from ..geometry.pixels import pixel_of
 from ..scene import Scene
-from ..units import NOISE_FLOOR
 from .folder import FlatTree
 from .radiomapseer import RadioMapSeer
 from .splits import spread
@@ -69,5 +68,4 @@ def inspect(
     below = np.cumsum(levels) / max(levels.sum(), 1)
     five, half, most = (np.searchsorted(below, part) / 255 for part in (0.05, 0.5, 0.95))
     lines.append(f"levels of open pixels: median {half:.2f}, 5 to 95 % {five:.2f} to {most:.2f}")
-    lines.append(f"open pixels below the noise floor of {NOISE_FLOOR}: {below[int(255 * NOISE_FLOOR) - 1]:.1%}")
     return lines, problems, kept

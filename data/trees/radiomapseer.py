@@ -129,12 +129,8 @@ class RadioMapSeer:
         return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": found}
 
     def layout(self, map_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
-        """The layout in a folder of polygon/, else of png/; None if neither shows it.
-
-        Args:
-            part: name of the folder.
-            shape: (H, W) of the map.
-            gain: the map; pictures that were cut from it lie over it, RadioMapSeer's are offset by half a pixel.
+        """The layout in the folder `part` of polygon/, else of png/; None if neither shows it. Pictures that were cut from the map
+        (H, W) `gain` lie over it; RadioMapSeer's are offset by half a pixel.
         """
         path = next((path for path in (self.root / file for file in _files(part, map_id)) if path.exists()), None)
         if path is None:

@@ -16,9 +16,7 @@ In 2 to 4 a split consists of whole maps, so that no city is in two of them, and
 """
 
 import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -37,12 +35,10 @@ ORDERED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 HASHED = (*["train"] * 8, "val", "test")  # by the last digit of the hash
 
 
-class Rule(NamedTuple):
-    """How a tree is divided where it has no file of a split: (split, keys of all scenes) -> keys of the split's scenes."""
-
-    text: str
-    splits: Iterable[str]
-    choose: Callable[[str, set[str]], set[str]]
+# how a tree is divided where it has no file of a split
+STANDARD_RULE = "RadioUNet's standard split"
+ORDERED_RULE = "maps in order, 80 / 10 / 10 %"
+HASHED_RULE = "by a hash of the name, about 80 / 10 / 10 %"
 
 
 def _key(name: str) -> str:
@@ -57,22 +53,19 @@ def standard_split(split: str) -> set[int]:
     return {int(i) + 1 for i in ids[STANDARD[split]]}
 
 
-def _standard(split: str, keys: set[str]) -> set[str]:
-    return keys & set(map(str, standard_split(split)))
-
-
-def _ordered(split: str, keys: set[str]) -> set[str]:
+def _by_rule(split: str, keys: set[str], rule: str) -> set[str]:
+    """Those of the keys of a tree that belong to a split."""
+    if rule == STANDARD_RULE:
+        return keys & set(map(str, standard_split(split)))
+    if rule == HASHED_RULE:
+        return {key for key in keys if HASHED[random_key("split", key) % 10] == split}
     start, end = (round(fraction * len(keys)) for fraction in ORDERED[split])
     return set(sorted(keys, key=int)[start:end])
 
 
-def _hashed(split: str, keys: set[str]) -> set[str]:
-    return {key for key in keys if HASHED[random_key("split", key) % 10] == split}
-
-
-STANDARD_RULE = Rule("RadioUNet's standard split", STANDARD, _standard)
-ORDERED_RULE = Rule("maps in order, 80 / 10 / 10 %", ORDERED, _ordered)
-HASHED_RULE = Rule("by a hash of the name, about 80 / 10 / 10 %", ORDERED, _hashed)
+def known_splits(root: Path, rule: str) -> list[str]:
+    """Names of the splits of a tree."""
+    return list(dict.fromkeys([*(STANDARD if rule == STANDARD_RULE else ORDERED), *own_splits(root)]))
 
 
 def own_splits(root: Path) -> list[str]:
@@ -80,7 +73,7 @@ def own_splits(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "splits").glob("[!.]*.txt"))
 
 
-def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
+def select(root: Path, split: str, names: list[str], rule: str) -> list[str]:
     """The names of a split, in the order given.
 
     Raises:
@@ -88,25 +81,25 @@ def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
     """
     chosen = members(root, split, names, rule)
     if not chosen:
-        known = ", ".join(dict.fromkeys(["all", *rule.splits, *own_splits(root)]))
+        known = ", ".join(["all", *known_splits(root, rule)])
         raise DataError(
-            f"{root}: no split {split!r} with any of the {len(names)} scenes that are there; known: {known} ({rule.text}, "
+            f"{root}: no split {split!r} with any of the {len(names)} scenes that are there; known: {known} ({rule}, "
             "without what another split's file lists); list your own in splits/NAME.txt"
         )
     return chosen
 
 
-def members(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
+def members(root: Path, split: str, names: list[str], rule: str) -> list[str]:
     """`select` without its first error: the names that the file of a split lists, or else those of the rule without what the
     files of other splits list.
     """
     own = own_splits(root)
     if split in own:
         return _listed(root, split, names)
-    if split not in rule.splits:
+    if split not in known_splits(root, rule):
         return names if split == "all" else []
     listed = {_key(name) for other in ORDERED if other in own for name in _listed(root, other, names)}
-    chosen = rule.choose(split, set(map(_key, names))) - listed
+    chosen = _by_rule(split, set(map(_key, names)), rule) - listed
     return [name for name in names if _key(name) in chosen]
 
 

@@ -34,7 +34,6 @@ class Recipe:
 
     Attributes:
         transmitters: per city.
-        seed: of everything.
         size: side of the maps in pixels = metres.
         layouts, split: RANDOM, or a RadioMapSeer tree whose layouts take the place of random ones, and its split.
         cars: whether each map is made without cars and with them.
