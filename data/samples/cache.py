@@ -134,10 +134,10 @@ class SampleCache:
         """One array of a stored sample, float32."""
         shard, row = self._place(index)
         stored = self.memory[shard] if self.path is None else _opened(self.path / shard)
-        return torch.from_numpy(stored[name][row].astype(np.float32))
+        return torch.from_numpy(stored[name][row]).float()
 
 
 @lru_cache(256)  # a process may have a thousand open files
 def _opened(path: Path) -> np.ndarray:
     """A shard mapped into memory, whose pages all processes of a machine share."""
-    return np.load(path, mmap_mode="r")
+    return np.load(path, mmap_mode="c").view(np.ndarray)
