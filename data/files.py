@@ -21,15 +21,14 @@ except ImportError:  # Windows: two processes that write one file go unnoticed t
 log = logging.getLogger("radiodiff")
 
 
-def lock(file: IO[Any], place: int | None = None, *, wait: bool = False) -> None:
-    """Lock an open file, or one byte of it, for this process until it ends or closes the file. Children do not inherit it.
+def lock(file: IO[Any], *, wait: bool = False) -> None:
+    """Lock an open file for this process until it ends or closes the file. Children do not inherit it.
 
     Raises BlockingIOError if another process holds it, unless told to `wait`. A file system without locks gives a warning.
     """
-    where = () if place is None else (1, place)
     try:
         if fcntl is not None:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), *where)
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except OSError as error:
@@ -44,17 +43,15 @@ def decoded(content: bytes) -> str:
         return content.decode("cp1252", "replace")
 
 
-def write_atomically(
-    path: Path, save: Callable[[Path], object], publish: Callable[[Path, Path], object] = os.replace
-) -> None:
-    """Call `save` with a temporary name of the same suffix, then `publish`: `path` is never incomplete, even after a crash."""
+def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
+    """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # process ids repeat on other machines
     try:
         save(aside)
         with aside.open("r+b") as file:
             os.fsync(file.fileno())
-        publish(aside, path)
+        os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 

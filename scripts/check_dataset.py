@@ -1,6 +1,6 @@
-"""Check a data set before hours are spent on it: files, splits, odd pictures, levels, a contact sheet.
+"""Check a data set before hours are spent on it: files, splits, odd pictures, levels.
 
-    python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all] [--sheet sheet.png]
+    python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all]
 
 Counts every file and opens some scenes, or all of them with --all; a tree with images/ and conditions/ is checked too.
 Exits with status 1 if something is wrong.
@@ -15,11 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import open_tree
 from data.trees.inspection import inspect
 from data.trees.splits import known_splits, members, own_splits, spread
-from denoising_diffusion_pytorch.cli import new_figure, run
-from evaluation.figures import contact_sheet
+from denoising_diffusion_pytorch.cli import run
 
 OPENED = 300  # scenes opened without --all
-SHEET = 16
 PRINTED = 20  # oddities
 
 
@@ -28,7 +26,6 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="RadioMapSeer tree, or a folder with images/ and conditions/")
     parser.add_argument("--simulation_type", default="DPM", help="folder in gain/ (%(default)s)")
     parser.add_argument("--all", action="store_true", help=f"open every scene, not only {OPENED}")
-    parser.add_argument("--sheet", type=new_figure, help="figure to write: a contact sheet of some scenes")
     arguments = parser.parse_args()
     source = open_tree(arguments.root, arguments.simulation_type)
     print(source.report)
@@ -37,12 +34,9 @@ def main() -> None:
     sizes = [f"{name} {len(members(root, name, source.names, rule)):,}" for name in known_splits(root, rule)]
     print(f"splits ({rules}): {', '.join(sizes)}")
     indices = spread(len(source), len(source) if arguments.all else OPENED)
-    lines, problems, shown = inspect(source, indices, SHEET)
+    lines, problems = inspect(source, indices)
     print(f"opened {len(indices)} scenes")
     print("\n".join([*lines, *(f"odd: {problem}" for problem in problems[:PRINTED])]))
-    if arguments.sheet and shown:
-        contact_sheet(arguments.sheet, shown)
-        print(f"written: {arguments.sheet}")
     if problems:
         more = f", the first {PRINTED} above" if len(problems) > PRINTED else ""
         sys.exit(f"{len(problems)} oddities in {len(indices)} scenes{more}")

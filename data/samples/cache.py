@@ -102,10 +102,11 @@ class SampleCache:
         """
         rank, count = self.processes.rank, self.processes.count
         with nullcontext() if self.path is None else (self.path / ".lock").open("a") as file:
-            if file:
-                lock(file, rank, wait=True)
+            if file and rank == 0:
+                lock(file, wait=True)  # until another run that fills it has ended
+            self.processes.gather(None)
             yield [index for index in self.missing() if index // self.rows % count == rank]
-        self.processes.gather(None)
+            self.processes.gather(None)
         end = time.monotonic() + PATIENCE
         while (absent := len(self.missing())) and time.monotonic() < end:
             time.sleep(1)

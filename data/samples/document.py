@@ -1,6 +1,7 @@
 """The names and calls of the design document for data, where they differ from ours. Nothing else knows them."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Epochs:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         self.epoch += 1
-        return iter(SampleStream(self.length, self.batch_size, random_key(self.seed, self.epoch), batches=len(self)))
+        return islice(SampleStream(self.length, self.batch_size, random_key(self.seed, self.epoch)), len(self))
 
 
 class EpochLoader(DataLoader):
@@ -75,13 +76,11 @@ def create_dataloader(config: Any) -> EpochLoader:
         return {name: getattr(owner, name) for name in names if hasattr(owner, name)}
 
     data, batch_size, seed = config.data.params, config.trainer.batch_size, getattr(config.trainer, "seed", 0)
-    options = given(
-        getattr(data, "train", data), "data_root", "simulation_type", "split", "missing_buildings", "max_samples"
-    )
+    source = getattr(data, "train", data)
+    options = given(source, "data_root", "simulation_type", "split", "missing_buildings", "max_samples")
     options |= given(data, "image_size", "cond_size", "cond_channels", "cache", "cache_folder")
-    settings = {name: vars(value) for name, value in given(data, "augmentation", "incomplete").items()}
-    options["augmentation"] = Augmentation(**settings.get("augmentation", {}))
-    options["incomplete"] = Incomplete(**settings.get("incomplete", {}))
+    for name, kind in (("augmentation", Augmentation), ("incomplete", Incomplete)):
+        options[name] = kind(**vars(getattr(data, name, kind())))
     dataset, workers = RadioUNet_c(**options), getattr(data, "num_workers", 4)
     if len(dataset) < batch_size:
         raise DataError(f"{dataset.report}: fewer than one batch of {batch_size} (trainer.batch_size)")

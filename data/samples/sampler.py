@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from itertools import count, islice
+from itertools import count
 
 import numpy as np
 
@@ -23,7 +23,6 @@ class SampleStream:
         seed: of the shuffle and the samples' keys.
         rank, world_size: r and W.
         start_batch: first micro-batch.
-        batches: number of micro-batches, None for endless.
     """
 
     length: int
@@ -33,11 +32,10 @@ class SampleStream:
     rank: int = 0
     world_size: int = 1
     start_batch: int = 0
-    batches: int | None = None
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         last, order = -1, np.arange(0)
-        for batch in islice(count(self.start_batch), self.batches):
+        for batch in count(self.start_batch):
             first, items = (batch * self.world_size + self.rank) * self.batch_size, []
             for position in range(first, first + self.batch_size):
                 epoch, offset = divmod(position, self.length)

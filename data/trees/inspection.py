@@ -10,7 +10,6 @@ from ..geometry.pixels import pixel_of
 from ..scene import Scene
 from .folder import FlatTree
 from .radiomapseer import RadioMapSeer
-from .splits import spread
 
 NO_ENERGY = 1e-3  # a larger fraction of the maps' energy where they should be zero gives a warning
 
@@ -30,12 +29,9 @@ def oddities(scene: Scene) -> Iterator[str]:
         yield f"buildings cover {built:.0%}"
 
 
-def inspect(
-    source: RadioMapSeer | FlatTree, indices: Sequence[int], shown: int
-) -> tuple[list[str], list[str], list[Scene]]:
-    """Open scenes; returns lines of statistics and warnings, one line per oddity, and at most `shown` of the scenes."""
-    problems, kept = [], []
-    showing = {indices[place] for place in spread(len(indices), shown)}
+def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Open scenes; returns lines of statistics and warnings, and one line per oddity."""
+    problems: list[str] = []
     sides, shapes = set(), set()
     low, high, energy, inside, levels = 0.0, 0.0, 0.0, 0.0, np.zeros(256, int)
     for index in tqdm(indices, "opening", unit="scene"):
@@ -45,7 +41,6 @@ def inspect(
             problems.append(str(error))
             continue
         problems += [f"{source.path(index)}: {text}" for text in oddities(scene)]
-        kept += [scene] if index in showing else []
         sides.add(len(scene.gain))
         levels += np.bincount(np.round(255 * scene.gain[~scene.buildings]).astype(int), minlength=256)
         power = scene.gain.astype(np.float64) ** 2
@@ -68,4 +63,4 @@ def inspect(
     below = np.cumsum(levels) / max(levels.sum(), 1)
     five, half, most = (np.searchsorted(below, part) / 255 for part in (0.05, 0.5, 0.95))
     lines.append(f"levels of open pixels: median {half:.2f}, 5 to 95 % {five:.2f} to {most:.2f}")
-    return lines, problems, kept
+    return lines, problems

@@ -4,8 +4,8 @@ Map N depends on (seed, N) alone, so the files do not depend on who writes them,
 """
 
 import os
+import secrets
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -116,9 +116,15 @@ def open_folder(root: Path, recipe: Recipe) -> None:
     manifest, settings = root / "dataset.json", recipe.settings
     # a hidden file may be the manifest of a process that starts at this moment
     if not root.is_dir() or all(name.startswith(".") for name in os.listdir(root)):
+        aside = root / f".{secrets.token_hex(8)}.json"
         content = {"settings": settings, "pixel": "g = v / 255, path gain = 99.16 g - 147 dB", "metres_per_pixel": 1}
-        with suppress(FileExistsError):
-            write_atomically(manifest, lambda aside: write_json(aside, content), _if_absent)
+        write_json(aside, content)
+        try:  # of several processes that begin at this moment, the first one's stays
+            os.link(aside, manifest)
+        except OSError:  # it is there, or the file system has no links
+            if not manifest.exists():
+                write_json(manifest, content)
+        aside.unlink()
     usual = {"engine": "dominant_path", "cars": False, "layouts": RANDOM}  # earlier manifests may name another engine
     try:
         made, wanted = usual | read_json(manifest)["settings"], usual | settings
@@ -127,15 +133,6 @@ def open_folder(root: Path, recipe: Recipe) -> None:
     wrong = ", ".join(f"{key}={made.get(key)}" for key, value in wanted.items() if made.get(key) != value)
     if wrong:
         raise DataError(f"{root}: was made with {wrong}; use the same, or choose another folder")
-
-
-def _if_absent(aside: Path, path: Path) -> None:
-    """Rename a file; of several processes on several machines that do so at once, one succeeds, the others get FileExistsError."""
-    try:
-        os.link(aside, path)
-    except OSError:  # `path` exists, or the file system has no links
-        path.touch(exist_ok=False)
-        os.replace(aside, path)
 
 
 def incomplete_cities(root: Path, cities: Iterable[int], recipe: Recipe) -> list[int]:
