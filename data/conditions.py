@@ -88,10 +88,8 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 
 @channel_of_transmitter
 def simulated(scene: Scene, size: int) -> np.ndarray:
-    """The embedded simulator's map of the buildings and cars shown, as a prior: the network learns what its physics misses.
-
-    Measured points correct it (measurements.py). About 0.05 s per scene, so use it with `data.cache`. Pointless where the
-    same simulator made the ground truth.
+    """The embedded simulator's map of the buildings and cars shown, corrected by measured points: the network learns what its
+    physics misses. Pointless where the same simulator made the ground truth.
     """
     return resize(corrected(simulated_gain(scene), scene.measurements), size)
 

@@ -16,7 +16,6 @@ class Crop:
 
     Attributes:
         scene: (side, side), the city inside the crop; open ground beyond the city.
-        city: the whole city.
         row, column: of the crop's first pixel in the city.
         note: what was done, in a few words; '' if the city fills the crop exactly.
     """

@@ -24,9 +24,7 @@ PATIENCE = 60  # s until a network file system shows what another machine wrote
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that fill a cache together: number of this one, and of all; `gather(value)`, for which each process waits, returns
-    the values of all of them.
-    """
+    """Those that fill a cache together: number of this one, and of all; `gather(value)` waits for and returns all values."""
 
     rank: int = 0
     count: int = 1
@@ -96,9 +94,8 @@ class SampleCache:
 
     @contextmanager
     def filling(self) -> Iterator[list[int]]:
-        """Gives the numbers of the missing samples that this process has to write, in this order: those of every
-        `processes.count`-th shard, which no other run writes meanwhile. At the end, the process waits for the others, and raises
-        DataError if a sample is missing.
+        """Gives the numbers of the missing samples that this process has to write, in this order, while no other run fills the
+        cache. At the end, the process waits for the others, and raises DataError if a sample is missing.
         """
         rank, count = self.processes.rank, self.processes.count
         with nullcontext() if self.path is None else (self.path / ".lock").open("a") as file:

@@ -1,11 +1,4 @@
-"""The RadioMapSeer tree (Yapar et al., 2022), or any part of it, as scenes.
-
-    ROOT/gain/{DPM,IRT2,IRT4,carsDPM,carsIRT2,carsIRT4}/{map}_{tx}.png    grey levels, 0 inside buildings
-    ROOT/polygon/buildings_complete/{map}.json                            outlines of the buildings
-    ROOT/polygon/buildings_missing{1..4}/{1..6}/{map}.json                some buildings left out, six variants
-    ROOT/polygon/cars/{map}.json                                          outlines of the cars
-    ROOT/antenna/{map}.json                                               positions of a map's transmitters, in order
-    ROOT/png/...                                                          pictures of these; antennas/{map}_{tx}.png
+"""The RadioMapSeer tree (Yapar et al., 2022), or any part of it, as scenes; docs/data.md lists its files.
 
 Files are matched by name; registration.py knows how they are aligned. Outlines and antenna lists are preferred.
 Without outlines, they are traced from the pictures, which are offset by half a pixel and cost accuracy. A scene needs

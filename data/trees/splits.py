@@ -4,10 +4,9 @@
    stands for all scenes MAP_TX of it. Any name works this way.
 2. In a tree with `ROOT/dataset.json` (made by scripts/make_dataset.py) `train`, `val` and `test` are the first 80 % of
    its map ids, the next 10 %, the rest.
-3. In another RadioMapSeer tree they are the standard split (RadioUNet): ids 0..699 shuffled by numpy's seed 42,
-   positions 0-500, 501-600, 601-699; its loaders count maps from 1, so id = shuffled + 1. `radiodiff_train` and
-   `radiodiff_test` are RadioDiff's positions 0-600 and 600-699, which share one map; use them only to reproduce its
-   results.
+3. In another RadioMapSeer tree they are the standard split (RadioUNet): ids 0..699 shuffled by numpy's seed 42; its
+   loaders count maps from 1, so id = shuffled + 1. `radiodiff_train` and `radiodiff_test` are RadioDiff's, which share
+   one map; use them only to reproduce its results.
 4. In a flat tree a hash of each name decides, so that adding files moves none: about 80, 10 and 10 %. Images of one
    map, MAP_TX as in RadioMapSeer, stay together.
 
