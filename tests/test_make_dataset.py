@@ -81,8 +81,7 @@ def test_maps_without_and_with_cars(tree, tmp_path, monkeypatch):
     for lost in ("gain/carsDPM/0_1.png", "png/cars/1.png", "polygon/cars/2.json"):
         (root / lost).unlink()
     assert "1 of them new\nall 3 cities" in done(MAKE, "--out", root, "--maps", 3, *how) and files(root) == made
-    for folder, options in ((tree, how), (root, ("--workers", 1, *COMMON))):  # a tree has cars or none
-        refused(MAKE, "--out", folder, "--maps", 3, *options, words=["was made with cars="])
+    refused(MAKE, "--out", tree, "--maps", 3, *how, words=["was made with cars="])  # a tree has cars or none
     scenes = [(RadioMapSeer(root).scene(n), RadioMapSeer(root, "carsDPM").scene(n)) for n in range(6)]
     assert all(cars.cars.outlines and (bare.gain >= cars.gain).all() for bare, cars in scenes)
     shutil.rmtree(root / "polygon" / "cars")
@@ -110,16 +109,15 @@ def test_the_cars_of_a_tree_stay_but_where_a_transmitter_stands(tree, tmp_path, 
 
 
 def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):
-    root = tmp_path / "b"
-    done(MAKE, "--out", root, "--maps", 1, "--workers", 2, *COMMON)
-    kept = root / "gain" / "DPM" / "0_0.png"
+    how = ("--out", tmp_path, "--workers", 2, *COMMON)
+    done(MAKE, *how, "--maps", 1)
+    kept = tmp_path / "gain" / "DPM" / "0_0.png"
     before = kept.stat().st_mtime_ns
     for lost in ("gain/DPM/0_1.png", "antenna/0.json"):
-        (root / lost).unlink()
-        done(MAKE, "--out", root, "--maps", 3, "--workers", 2, *COMMON)
-    assert files(root) == files(tree) and kept.stat().st_mtime_ns == before
-    assert " 0 of them new" in done(MAKE, "--out", root, "--maps", 2, "--workers", 1, *COMMON)
-    assert files(root) == files(tree)
+        (tmp_path / lost).unlink()
+        done(MAKE, *how, "--maps", 3)
+    assert " 0 of them new" in done(MAKE, *how, "--maps", 2)
+    assert files(tmp_path) == files(tree) and kept.stat().st_mtime_ns == before
 
 
 def test_tasks_of_an_array_at_once_beside_a_larger_one_that_is_killed(tree, tmp_path):
@@ -168,36 +166,23 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tree, monkeypatch):
 
 
 def test_other_settings_and_other_people_s_folders_are_refused(tree, tmp_path):
-    before = files(tree)
-    refused(MAKE, "--out", tree, "--maps", 3, "--tx", 2, "--seed", 6, "--size", 64, words=["seed=5"])
-    assert files(tree) == before
-    mine, old = tmp_path / "mine", tmp_path / "old"
+    mine, old, before = tmp_path / "mine", tmp_path / "old", files(tree)
     mine.mkdir()
-    old.mkdir()
     (mine / "thesis.txt").write_text("precious")
-    refused(MAKE, "--out", mine, "--maps", 1, *COMMON, words=["is not a simulated tree"])
-    assert [p.name for p in mine.iterdir()] == ["thesis.txt"]
     settings = json.loads((tree / "dataset.json").read_text())["settings"]
-    for content, word in (
-        ({"settings": settings | {"version": 0}}, "version=0"),
-        ({"settings": settings | {"engine": "rays"}}, "engine=rays"),  # of an earlier version, which had several
-        ([], "dataset.json"),
+    save_json(old / "dataset.json", {"settings": settings | {"version": 0}})
+    save_json(tmp_path / "list" / "dataset.json", [])
+    for given, word in (
+        ({"out": tree, "seed": 6}, "seed=5"),
+        ({"out": mine}, "is not a simulated tree"),
+        ({"out": old}, "version=0"),
+        ({"out": tmp_path / "list"}, "dataset.json"),
+        *(({name: value}, f"--{name}") for name, value in (("size", 100), ("size", 48), ("maps", 0), ("part", "3/2"))),
     ):
-        (old / "dataset.json").write_text(json.dumps(content))
-        refused(MAKE, "--out", old, "--maps", 1, *COMMON, words=[word])
-    for name, value in (
-        ("size", 100),
-        ("size", 48),
-        ("maps", 0),
-        ("tx", 0),
-        ("workers", 0),
-        ("part", "3/2"),
-        ("part", "1"),
-    ):
-        given = {"maps": 1, "tx": 1, "size": 64, "workers": 1} | {name: value}
-        options = [part for key, number in given.items() for part in (f"--{key}", number)]
-        refused(MAKE, "--out", tmp_path / "c", *options, words=[f"--{name}"])
-    assert not (tmp_path / "c").exists()
+        options = {"out": tmp_path / "new", "maps": 1, "tx": 2, "seed": 5, "size": 64} | given
+        refused(MAKE, *(part for key, value in options.items() for part in (f"--{key}", value)), words=[word])
+    assert files(tree) == before and [p.name for p in mine.iterdir()] == ["thesis.txt"]
+    assert not (tmp_path / "new").exists()
 
 
 def test_simulate_one_city(tmp_path):
