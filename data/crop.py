@@ -12,19 +12,13 @@ SIDE = 256  # metres and pixels: the size of RadioMapSeer's maps, on which model
 
 @dataclass
 class Crop:
-    """The part of a city that is predicted.
+    """The part of a city that is predicted."""
 
-    Attributes:
-        scene: (side, side), the city inside the crop; open ground beyond the city.
-        row, column: of the crop's first pixel in the city.
-        note: what was done, in a few words; '' if the city fills the crop exactly.
-    """
-
-    scene: Scene
+    scene: Scene  # (side, side), the city inside the crop; open ground beyond the city
     city: Scene
-    row: int
+    row: int  # of the crop's first pixel in the city
     column: int
-    note: str
+    note: str  # what was done, in a few words; '' if the city fills the crop exactly
 
     def place(self, values: np.ndarray) -> np.ndarray:
         """(side, side) -> (H, W) of the city, float32, NaN outside the crop."""

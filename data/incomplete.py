@@ -18,29 +18,17 @@ from .units import GAIN_SPAN_DB
 
 @dataclass(frozen=True)
 class Incomplete:
-    """How incomplete a scene's condition is.
+    """How incomplete a scene's condition is."""
 
-    Attributes:
-        points: most measured points: about half of the scenes have fewer than its square root, some have none.
-        points_noise: standard deviation of a measured value, dB.
-        points_jitter: standard deviation of a point's position in each direction, m.
-        missing_buildings: most buildings that the condition leaves out.
-        outline_error: standard deviation of each building's shift in each direction, m.
-        transmitter_error: standard deviation of the transmitter's shift in each direction, m.
-        transmitter_unknown: fraction of the scenes whose condition does not tell the transmitter.
-        cars_unknown: fraction of the scenes whose condition shows no cars.
-        exactly: as many points and buildings as given, not up to that many.
-    """
-
-    points: int = 0
-    points_noise: float = 0.0
-    points_jitter: float = 0.0
-    missing_buildings: int = 0
-    outline_error: float = 0.0
-    transmitter_error: float = 0.0
-    transmitter_unknown: float = 0.0
-    cars_unknown: float = 0.0
-    exactly: bool = False
+    points: int = 0  # at most: about half of the scenes have fewer than its square root, some have none
+    points_noise: float = 0.0  # standard deviation of a measured value, dB
+    points_jitter: float = 0.0  # standard deviation of a point's position in each direction, m
+    missing_buildings: int = 0  # at most, left out of the condition
+    outline_error: float = 0.0  # standard deviation of each building's shift in each direction, m
+    transmitter_error: float = 0.0  # standard deviation of the transmitter's shift in each direction, m
+    transmitter_unknown: float = 0.0  # fraction of the scenes whose condition does not tell the transmitter
+    cars_unknown: float = 0.0  # fraction of the scenes whose condition shows no cars
+    exactly: bool = False  # as many points and buildings as given, not up to that many
 
     @property
     def without_points(self) -> "Incomplete":

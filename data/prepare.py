@@ -19,10 +19,7 @@ def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[st
 
     Returns:
         `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S), 1 where the map is certainly zero, else 0,
-        and, if the truth is known, `image` (1, S, S) in [-1, 1]; float32.
-
-    Raises:
-        DataError: a ready-made condition of another shape.
+        and, if the truth is known, `image` (1, S, S) in [-1, 1]; float32. DataError for a condition of another shape.
     """
     expected = (len(channels), cond_size, cond_size)
     if scene.cond is not None and scene.cond.shape != expected:

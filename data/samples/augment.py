@@ -32,21 +32,14 @@ class Augmentation:
 
     Flips and quarter turns are exact symmetries of propagation. The others change what a pixel means, and are off by
     default. Whatever is drawn, the image stays -1 where the mask is 1.
-
-    Args:
-        p: probability that a sample is augmented.
-        flip, rot90: mirror images; quarter turns.
-        rotation: largest free rotation in degrees.
-        translation: largest shift as a fraction of the side.
-        color_jitter: largest relative change of the image's brightness and contrast.
     """
 
-    p: float = 1.0
+    p: float = 1.0  # probability that a sample is augmented
     flip: bool = True
     rot90: bool = True
-    rotation: float = 0.0
-    translation: float = 0.0
-    color_jitter: float = 0.0
+    rotation: float = 0.0  # largest free rotation in degrees
+    translation: float = 0.0  # largest shift as a fraction of the side
+    color_jitter: float = 0.0  # largest relative change of the image's brightness and contrast
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Augment `image` (1, H, W), `cond` (C, h, w), `ori_mask` (1, H, W), all in their usual ranges."""

@@ -42,26 +42,18 @@ class SampleCache:
 
     A shard is there as a whole or not at all; an interrupted filling continues with those that are not there.
 
-    Args:
-        kind: first part of the folder's name, e.g. `samples`.
-        shapes: shape of each array of a sample, by name.
-        folder: where caches are kept; None for memory, where each process has its own.
-        identity: what the samples are made from, in JSON types.
-        group: this many consecutive samples lie in one shard; `count` is a multiple of it.
-
-    Raises:
-        DataError: an unusable folder, or one that not all processes see.
+    Raises DataError for an unusable folder, or one that not all processes see.
     """
 
     def __init__(
         self,
-        kind: str,
+        kind: str,  # first part of the folder's name
         count: int,
-        shapes: Mapping[str, tuple[int, ...]],
-        folder: Path | None = None,
-        identity: Mapping[str, object] | None = None,
+        shapes: Mapping[str, tuple[int, ...]],  # of each array of a sample, by name
+        folder: Path | None = None,  # where caches are kept; None for memory, where each process has its own
+        identity: Mapping[str, object] | None = None,  # what the samples are made from, in JSON types
         *,
-        group: int = 1,
+        group: int = 1,  # this many consecutive samples lie in one shard; `count` is a multiple of it
         processes: Processes = Processes(),  # noqa: B008
     ):
         self.count, self.processes = count, Processes() if folder is None else processes

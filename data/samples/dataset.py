@@ -33,30 +33,21 @@ class RadioMapDataset(Dataset):
 
     `dataset[i]` is sample i unchanged; `dataset[i, key]` is augmented by a draw that depends on `key` alone.
 
-    Args:
-        source: scenes, or a flat tree with ready-made conditions.
-        image_size, cond_size: S and s in pixels.
-        cond_channels: names from conditions.py; for a flat tree only their number counts.
-        augmentation: None for none.
-        incomplete: what the condition does not know; None for all that there is.
-        cache: prepare every sample once, at construction, and keep it in half precision.
-        cache_folder, processes: keep the cache in files there, which these processes fill together (cache.py); else in memory.
-
-    Raises:
-        DataError: names a file that cannot be read, here with `cache`, otherwise by `dataset[i]`.
+    With `cache`, every sample is prepared once, at construction, and kept in half precision. A DataError names a file that
+    cannot be read.
     """
 
     def __init__(
         self,
         source: RadioMapSeer | FlatTree,
-        image_size: int = 320,
-        cond_size: int = 80,
-        cond_channels: Sequence[str] = DOCUMENT_CHANNELS,
+        image_size: int = 320,  # S
+        cond_size: int = 80,  # s
+        cond_channels: Sequence[str] = DOCUMENT_CHANNELS,  # of conditions.py; for a flat tree only their number counts
         augmentation: Augmentation | None = None,
-        incomplete: Incomplete | None = None,
+        incomplete: Incomplete | None = None,  # what the condition does not know
         cache: bool = False,
-        cache_folder: str | Path | None = None,
-        processes: Processes = Processes(),  # noqa: B008
+        cache_folder: str | Path | None = None,  # of the cache, see cache.py; None for memory
+        processes: Processes = Processes(),  # noqa: B008 - that fill a cache in files together
     ):
         self.source, self.report = source, source.report
         self.image_size, self.cond_size, self.cond_channels = image_size, cond_size, tuple(cond_channels)

@@ -16,22 +16,15 @@ class SampleStream:
     Micro-batch m of rank r takes the positions [(m W + r) B, (m W + r + 1) B). The sample at a position depends on the
     seed alone, so W processes with batches of B together see what one process sees with batches of W B, and an
     interrupted run resumes with `start_batch`. Batches may span two epochs; nothing is dropped or repeated.
-
-    Args:
-        length: n, at least 1.
-        batch_size: B.
-        seed: of the shuffle and the samples' keys.
-        rank, world_size: r and W.
-        start_batch: first micro-batch.
     """
 
-    length: int
-    batch_size: int
-    seed: int = 0
+    length: int  # n, at least 1
+    batch_size: int  # B
+    seed: int = 0  # of the shuffle and the samples' keys
     _: KW_ONLY
-    rank: int = 0
-    world_size: int = 1
-    start_batch: int = 0
+    rank: int = 0  # r
+    world_size: int = 1  # W
+    start_batch: int = 0  # first micro-batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         last, order = -1, np.arange(0)

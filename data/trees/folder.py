@@ -15,10 +15,8 @@ from .splits import HASHED_RULE, select
 
 
 class FlatTree:
-    """Scenes with ready-made conditions in place of buildings and transmitters, see `RadioMapSeer`.
-
-    Raises:
-        DataError: an image without its condition or vice versa, no image, or no such split.
+    """Scenes with ready-made conditions in place of buildings and transmitters, see `RadioMapSeer`; raises DataError for an
+    image without its condition or vice versa, no image, or no such split.
     """
 
     def __init__(self, data_root: str | Path, split: str = "all", max_samples: int | None = None):
@@ -57,10 +55,8 @@ class FlatTree:
         return Scene(name, Layout.traced(mask), tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
 
     def cond(self, index: int) -> np.ndarray:
-        """The condition (C, s, s) float32: any finite numbers, best of order 1; uint8 from 0..255 is mapped to [-1, 1].
-
-        Raises:
-            DataError: names a file that is unreadable, not (C, s, s), or not finite.
+        """The condition (C, s, s) float32: any finite numbers, best of order 1; uint8 from 0..255 is mapped to [-1, 1]. A DataError
+        names a file that is unreadable, not (C, s, s), or not finite.
         """
         path = self.root / "conditions" / f"{self.names[index]}.npy"
         try:
@@ -94,11 +90,7 @@ def open_tree(
     missing_buildings: int = 0,
     max_samples: int | None = None,
 ) -> RadioMapSeer | FlatTree:
-    """The scenes of a tree of either kind; a flat one has no simulation types.
-
-    Raises:
-        DataError: the folder is neither kind of tree, or is incomplete.
-    """
+    """The scenes of a tree of either kind; raises DataError for a folder that is neither, or is incomplete."""
     root = Path(data_root or "path/to")
     if str(root).startswith("path/to"):
         raise DataError(f"data_root is {data_root or 'not set'}; set it to the folder of your data")

@@ -27,10 +27,8 @@ def read_map(path: Path) -> np.ndarray:
 
 
 def decode_grey(content: bytes, path: Path | str) -> np.ndarray:
-    """The content of an 8-bit PNG as (H, W) uint8 (colour pictures are converted to grey).
-
-    Raises:
-        DataError: names a file that is damaged, transparent or not 8 bits per channel.
+    """The content of an 8-bit PNG as (H, W) uint8, colours as grey; a DataError names a file that is damaged, transparent or of
+    another depth.
     """
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as file:  # readers of other formats may start programs

@@ -34,25 +34,17 @@ _fitting = threading.Lock()  # threads that read one layout's scenes wait for it
 class RadioMapSeer:
     """The scenes of one simulation type and split, sorted by map and transmitter; `scene(i)` reads one.
 
-    Args:
-        data_root: ROOT.
-        simulation_type: a folder in gain/.
-        split: see splits.py.
-        missing_buildings: 0, or 1..4 buildings left out of what the condition shows (not of the truth).
-        max_samples: use only the first scenes.
-
-    Raises:
-        DataError: no such tree, simulation type or split, or no complete scene.
+    Raises DataError for no such tree, simulation type or split, or no complete scene.
     """
 
     def __init__(
         self,
         data_root: str | Path,
-        simulation_type: str = "DPM",
-        split: str = "all",
+        simulation_type: str = "DPM",  # a folder in gain/
+        split: str = "all",  # see splits.py
         *,
-        missing_buildings: int = 0,
-        max_samples: int | None = None,
+        missing_buildings: int = 0,  # 1 to 4: left out of what the condition shows, not of the truth
+        max_samples: int | None = None,  # use only the first scenes
     ):
         self.root, self.gains = Path(data_root), Path(data_root) / "gain" / simulation_type
         made = (self.root / "dataset.json").is_file()  # make_dataset.py's manifest

@@ -73,10 +73,8 @@ def own_splits(root: Path) -> list[str]:
 
 
 def select(root: Path, split: str, names: list[str], rule: str) -> list[str]:
-    """The names of a split, in the order given.
-
-    Raises:
-        DataError: the split is unknown or holds none of the names, or its file lists something else.
+    """The names of a split, in the order given; raises DataError for an unknown or empty one, or a file that lists something
+    else.
     """
     chosen = members(root, split, names, rule)
     if not chosen:

@@ -30,21 +30,14 @@ BESIDE = 0.5  # m, between a transmitter and a car, at least: none stands in a c
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a city and its maps are made.
+    """How a city and its maps are made."""
 
-    Attributes:
-        transmitters: per city.
-        size: side of the maps in pixels = metres.
-        layouts, split: RANDOM, or a RadioMapSeer tree whose layouts take the place of random ones, and its split.
-        cars: whether each map is made without cars and with them.
-    """
-
-    transmitters: int
+    transmitters: int  # per city
     seed: int
-    size: int
-    layouts: str = RANDOM
-    split: str = "train"
-    cars: bool = False
+    size: int  # side of the maps in pixels = metres
+    layouts: str = RANDOM  # or a RadioMapSeer tree, whose layouts take the place of random ones
+    split: str = "train"  # of that tree
+    cars: bool = False  # make each map without cars and with them
 
     def __post_init__(self) -> None:
         for layout, _ in self.known:
