@@ -107,9 +107,7 @@ def measured(scene: Scene, size: int) -> np.ndarray:
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
-    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings. Not to be written
-    to. DataError where the transmitter is unknown.
-    """
+    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings. Not to be written to."""
     return simulated_gains(scene)[1]
 
 
@@ -135,7 +133,7 @@ def _transmitter(scene: Scene) -> tuple[float, float]:
 
 
 def distance(scene: Scene) -> np.ndarray:
-    """Distance from the transmitter in metres, at least 1, (H, W) float32. DataError where the transmitter is unknown."""
+    """Distance from the transmitter in metres, at least 1, (H, W) float32."""
     x, y = _transmitter(scene)
     rows, columns = np.indices(scene.layout.shape, dtype=np.float32)
     return np.maximum(np.hypot(columns - x, rows - y), 1)

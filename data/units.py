@@ -2,11 +2,10 @@
 
 RadioMapSeer stores path gain PL (negative, in dB) as an 8-bit grey level v with g = v / 255 and
 
-    g = clip((PL + 147) / (147 - 47.84), 0, 1),
+    g = clip((PL + 147) / (147 - 47.84), 0, 1)
 
-so that 1.0 is the strongest value of the dataset (-47.84 dB) and 0.0 is -147 dB or less
-(Yapar et al., "Dataset of Pathloss and ToA Radio Maps With Localization Application", 2022).
-Buildings are 0 by convention. The noise floor of -127 dB is g = 0.2 (Levie et al., RadioUNet, 2021).
+(Yapar et al., "Dataset of Pathloss and ToA Radio Maps With Localization Application", 2022). Buildings are 0 by
+convention. The noise floor of -127 dB is g = 0.2 (Levie et al., RadioUNet, 2021).
 """
 
 import numpy as np

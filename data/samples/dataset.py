@@ -128,10 +128,8 @@ class RadioMapDataset(Dataset):
 class OwnSamples(Dataset):
     """Your own samples in the form that training expects: augmented by their key, named by their number.
 
-    Args:
-        dataset: has `len(dataset)`, and `dataset[i]` is a dict of tensors: `image` (1, S, S) in [-1, 1], `cond`
-            (C, s, s) in [-1, 1] and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0;
-            S and s as configured.
+    `dataset` has a length, and `dataset[i]` is a dict of tensors: `image` (1, S, S) in [-1, 1], `cond` (C, s, s) in [-1, 1]
+    and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0; S and s as configured.
     """
 
     def __init__(self, dataset: Any, augmentation: Augmentation | None = None):

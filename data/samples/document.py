@@ -67,9 +67,6 @@ class EpochLoader(DataLoader):
 def create_dataloader(config: Any) -> EpochLoader:
     """Augmented batches of the dataset that `config` names by `data.params.data_root`, `data.params.simulation_type` and
     `trainer.batch_size`. A resolved Config of the package has more settings of the training data, which count too.
-
-    Raises:
-        DataError: no data, or fewer samples than one batch.
     """
 
     def given(owner: Any, *names: str) -> dict[str, Any]:

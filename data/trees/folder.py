@@ -42,14 +42,10 @@ class FlatTree:
         files = (self.root / part.format(name) for part in parts for name in self.names)
         return {"tree": str(self.root.resolve()), "files": file_digest(path for path in files if path.exists())}
 
-    def path(self, index: int) -> Path:
-        """The file of an image."""
-        return self.root / "images" / f"{self.names[index]}.png"
-
     def scene(self, index: int) -> Scene:
         """Image, mask and condition as a scene. The map is zero where the mask is set; without a mask nothing is built."""
-        name, image = self.names[index], read_map(self.path(index))
-        path = self.root / "masks" / f"{name}.png"
+        name = self.names[index]
+        image, path = read_map(self.root / "images" / f"{name}.png"), self.root / "masks" / f"{name}.png"
         mask = read_grey(path, image.shape) > 127 if path.exists() else np.zeros(image.shape, bool)
         gain = np.where(mask, 0, image)
         return Scene(name, Layout.traced(mask), tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))

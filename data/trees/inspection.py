@@ -40,7 +40,7 @@ def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[li
         except DataError as error:
             problems.append(str(error))
             continue
-        problems += [f"{source.path(index)}: {text}" for text in oddities(scene)]
+        problems += [f"{scene.name}: {text}" for text in oddities(scene)]
         sides.add(len(scene.gain))
         levels += np.bincount(np.round(255 * scene.gain[~scene.buildings]).astype(int), minlength=256)
         power = scene.gain.astype(np.float64) ** 2

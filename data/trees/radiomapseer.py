@@ -92,14 +92,10 @@ class RadioMapSeer:
     def scene(self, index: int) -> Scene:
         """Read one scene; raises DataError that names a file that is unreadable."""
         map_id, transmitter = self.scenes[index]
-        gain = read_map(self.path(index))
+        gain = read_map(self.gains / f"{self.names[index]}.png")
         layouts: dict[str, Any] = {key: self.layout(map_id, part, gain.shape, gain) for key, part in self.parts.items()}
         tx = self._transmitter(map_id, transmitter, gain.shape)
         return Scene(self.names[index], tx=tx, gain=gain, truth=self.truth, **layouts)
-
-    def path(self, index: int) -> Path:
-        """The file of a scene's map."""
-        return self.gains / f"{self.names[index]}.png"
 
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file of these scenes changes."""
