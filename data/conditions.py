@@ -146,9 +146,8 @@ def free_gain(scene: Scene) -> np.ndarray:
 
 def check_channels(names: Sequence[str]) -> None:
     """Raise DataError for a name that is not a channel."""
-    for name in names:
-        if name not in CONDITION_CHANNELS:
-            raise DataError(f"data.cond_channels: {name!r} is unknown; choose from {', '.join(CONDITION_CHANNELS)}")
+    for name in set(names) - CONDITION_CHANNELS.keys():
+        raise DataError(f"data.cond_channels: {name!r} is unknown; choose from {', '.join(CONDITION_CHANNELS)}")
 
 
 def condition(scene: Scene, names: Sequence[str], size: int) -> np.ndarray:

@@ -7,8 +7,7 @@ The second line puts new transmitters into the layouts of a tree. --cars makes e
 them (gain/carsDPM): those that the tree shows, else random ones along streets. Map N depends on (seed, N) alone, so the
 files do not depend on the number of workers, nor on the parts: `--part 1/20` to `--part 20/20` may run at once, on any
 machines that share the folder (scripts/slurm/make_dataset.sbatch). Run the command again to resume after an
-interruption, or with more --maps to extend the set; existing files are kept. Outlines, transmitters and pictures are
-registered to the maps as in RadioMapSeer (data/geometry/registration.py); dataset.json records how the set was made.
+interruption, or with more --maps to extend the set; existing files are kept. dataset.json records how it was made.
 """
 
 import argparse

@@ -69,9 +69,7 @@ class RadioMapDataset(Dataset):
     def identity(self, *, cond: bool = True) -> dict[str, object]:
         """What determines the samples, or the images alone; changes when a file, a setting or SAMPLES_VERSION changes."""
         identity = self.source.identity() | {"image": self.image_size, "version": SAMPLES_VERSION}
-        identity["incomplete"] = asdict(
-            self.incomplete.without_points
-        )  # the map is zero in the buildings that are known
+        identity |= {"incomplete": asdict(self.incomplete.without_points)}  # the map is zero in known buildings
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
     def _read(self, index: int) -> dict[str, np.ndarray]:

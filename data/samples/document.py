@@ -19,19 +19,11 @@ from .sampler import SampleStream
 
 
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
-    """What `open_tree` finds as a dataset; `options` as for `RadioMapDataset`."""
+    """What `open_tree` finds as a dataset; `options` as for `open_tree` and `RadioMapDataset`."""
 
-    def __init__(
-        self,
-        data_root: str | Path,
-        simulation_type: str = "DPM",
-        *,
-        split: str = "all",
-        missing_buildings: int = 0,
-        max_samples: int | None = None,
-        **options: Any,
-    ):
-        super().__init__(open_tree(data_root, simulation_type, split, missing_buildings, max_samples), **options)
+    def __init__(self, data_root: str | Path, simulation_type: str = "DPM", **options: Any):
+        own = {name: options.pop(name) for name in ("split", "missing_buildings", "max_samples") if name in options}
+        super().__init__(open_tree(data_root, simulation_type, **own), **options)
 
 
 class Epochs:
