@@ -54,9 +54,7 @@ def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[li
     if max(-low, high) > 1:
         lines.append("warning: conditions leave [-1, 1]; training uses them unchanged; order 1 is best")
     if len(shapes) > 1:
-        problems.append(
-            "conditions have several shapes; all must be data.cond_channels x data.cond_size x data.cond_size"
-        )
+        problems.append("conditions have several shapes; all must be of data.cond_channels and data.cond_size")
     lines.append(f"registration: {inside / max(energy, 1e-12):.2%} of the maps' energy lies inside the buildings")
     if inside > NO_ENERGY * energy:
         lines.append("warning: the buildings do not lie over the maps; are polygon/ or png/ of another data set?")
