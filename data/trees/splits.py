@@ -2,16 +2,8 @@
 
 1. `ROOT/splits/NAME.txt`, if it exists, one entry per line: the name of a scene or an image, or a map (`12`), which
    stands for all scenes MAP_TX of it. Any name works this way.
-2. In a tree with `ROOT/dataset.json` (made by scripts/make_dataset.py) `train`, `val` and `test` are the first 80 % of
-   its map ids, the next 10 %, the rest.
-3. In another RadioMapSeer tree they are the standard split (RadioUNet): ids 0..699 shuffled by numpy's seed 42; its
-   loaders count maps from 1, so id = shuffled + 1. `radiodiff_train` and `radiodiff_test` are RadioDiff's, which share
-   one map; use them only to reproduce its results.
-4. In a flat tree a hash of each name decides, so that adding files moves none: about 80, 10 and 10 %. Images of one
-   map, MAP_TX as in RadioMapSeer, stay together.
-
-In 2 to 4 a split consists of whole maps, so that no city is in two of them, and lacks those of which a file of `train`,
-`val` or `test` lists anything.
+2. The rule of the tree, see below. It keeps the scenes of a map together, and leaves out maps of which a file of
+   `train`, `val` or `test` lists anything.
 """
 
 import re
@@ -23,21 +15,19 @@ from ..errors import DataError
 from ..files import decoded, read_bytes
 from ..hashing import random_key
 
-STANDARD = {
+STANDARD = {  # RadioUNet's, positions in ids 0..699 shuffled by numpy's seed 42; its loaders count maps from 1
     "train": slice(0, 501),
     "val": slice(501, 601),
     "test": slice(601, 700),
-    "radiodiff_train": slice(0, 601),
+    "radiodiff_train": slice(0, 601),  # RadioDiff's share one map; use them only to reproduce its results
     "radiodiff_test": slice(600, 700),
 }
 ORDERED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 HASHED = (*["train"] * 8, "val", "test")  # by the last digit of the hash
 
-
-# how a tree is divided where it has no file of a split
 STANDARD_RULE = "RadioUNet's standard split"
-ORDERED_RULE = "maps in order, 80 / 10 / 10 %"
-HASHED_RULE = "by a hash of the name, about 80 / 10 / 10 %"
+ORDERED_RULE = "maps in order, 80 / 10 / 10 %"  # of trees that scripts/make_dataset.py made
+HASHED_RULE = "by a hash of the name, about 80 / 10 / 10 %"  # of flat trees; adding files moves none
 
 
 def _key(name: str) -> str:
