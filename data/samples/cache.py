@@ -93,6 +93,8 @@ class SampleCache:
         with nullcontext() if self.path is None else (self.path / ".lock").open("a") as file:
             if file and rank == 0:
                 lock(file, wait=True)  # until another run that fills it has ended
+                for left in self.path.glob(".*.npy"):  # by a run that was killed
+                    left.unlink()
             self.processes.gather(None)
             yield [index for index in self.missing() if index // self.rows % count == rank]
             self.processes.gather(None)
