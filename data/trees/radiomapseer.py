@@ -102,9 +102,9 @@ class RadioMapSeer:
         pictures = (f"gain/{self.gains.name}", "png/antennas")
         files = [f"{folder}/{name}.png" for folder in pictures for name in self.names]
         for map_id in sorted({map_id for map_id, _ in self.scenes}):
-            files += [f"antenna/{map_id}.json"]
+            files.append(f"antenna/{map_id}.json")
             files += [file for part in self.parts.values() for file in _files(part, map_id)]
-        found = file_digest(path for path in (self.root / file for file in files) if path.exists())
+        found = file_digest(self.root / file for file in files)
         return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": found}
 
     def layout(self, map_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
