@@ -114,12 +114,10 @@ def test_cars_are_read_from_their_picture():
     assert all(corners(cars_from_picture(picture_of_cars(layout))) == corners(layout) for layout in alone)
     assert len({str(corners(layout)) for layout in alone}) == 16
     both = Layout([car_outline((10, 10), 0), car_outline((12, 11), 60), car_outline((20, 5), 30)], (24, 32))
-    inside = [Layout([ring], (24, 32)).inside for ring in both.outlines]
-    painted = np.zeros((24, 32), bool)
-    painted[18:21, 5:8] = True  # too short for a car
     drawn = cars_from_picture(picture_of_cars(both))
-    assert corners(drawn) == corners(both) and (inside[0] & inside[1]).any()
-    assert np.array_equal(drawn.inside, np.any(inside, axis=0))
+    inside = [Layout([ring], (24, 32)).inside for ring in both.outlines]
+    assert corners(drawn) == corners(both) and np.array_equal(drawn.inside, np.any(inside, axis=0))
+    painted = np.pad(np.ones((3, 3), bool), ((18, 3), (5, 24)))  # too short for a car
     found = cars_from_picture(picture_of_cars(both) | painted)
     assert all(ring in corners(found) for ring in corners(both)) and len(found.outlines) == 4
     assert np.array_equal(cars_from_picture(painted).inside, painted)
@@ -215,8 +213,7 @@ def test_splits_of_a_flat_tree(flat_tree):
 
 def test_standard_split():
     train, val, test = (standard_split(s) for s in ("train", "val", "test"))
-    assert (len(train), len(val), len(test)) == (501, 100, 99)
-    assert train | val | test == set(range(1, 701))
+    assert (len(train), len(val), len(test)) == (501, 100, 99) and train | val | test == set(range(1, 701))
     assert sorted(test)[:5] == [2, 14, 15, 21, 22]  # as RadioUNet shuffles them
     assert len(standard_split("radiodiff_train") & standard_split("radiodiff_test")) == 1  # the known leak
 
