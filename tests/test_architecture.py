@@ -18,6 +18,7 @@ DATA = {
     "errors": "",
     "hashing": "",
     "units": "",
+    "workers": "",
     "files": "errors",
     "geometry": "errors files",
     "measurements": "geometry",
@@ -29,7 +30,7 @@ DATA = {
     "trees": "errors files geometry hashing scene simulator units",
     "gis": "crop errors files geometry trees units",
     "prepare": "conditions errors geometry scene",
-    "samples": f"{SCENES} conditions incomplete prepare trees",
+    "samples": f"{SCENES} conditions incomplete prepare trees workers",
 }
 EVALUATION = {
     "calibration": "",
