@@ -3,44 +3,26 @@
 The names below are those of `document.py`, which is loaded when one of them is used for the first time: what reads a
 configuration or reports an error need not wait for torch.
 """
-# ruff: noqa: F405
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .document import *  # noqa: F403
 
-__all__ = [
+_NETWORKS = (
     "AutoencoderKL",
-    "AutoencoderLoss",
     "Decoder",
-    "DecoupledDiffusion",
-    "DiagonalGaussianDistribution",
-    "EMAModel",
     "Encoder",
-    "FlowMatching",
-    "GaussianDiffusion",
-    "LPIPSLoss",
-    "LatentDiffusion",
-    "PatchDiscriminator",
-    "Prediction",
-    "Predictor",
-    "Sampling",
     "SwinConditionEncoder",
     "TransformerBlock",
     "Unet",
     "WindowAttention",
-    "hinge_gan_loss",
-    "learning_rate",
-    "load_config",
-    "load_first_stage",
-    "load_model",
-    "sample_ddim",
-    "sample_ddpm",
-    "sample_decoupled",
-    "sample_euler",
-    "sample_heun",
-]
+)
+_DIFFUSION = ("DecoupledDiffusion", "FlowMatching", "GaussianDiffusion", "LatentDiffusion", "Sampling")
+_SAMPLERS = ("sample_ddim", "sample_ddpm", "sample_decoupled", "sample_euler", "sample_heun")
+_LOSSES = ("AutoencoderLoss", "DiagonalGaussianDistribution", "LPIPSLoss", "PatchDiscriminator", "hinge_gan_loss")
+_USE = ("EMAModel", "Prediction", "Predictor", "learning_rate", "load_config", "load_first_stage", "load_model")
+__all__ = list(_NETWORKS + _DIFFUSION + _SAMPLERS + _LOSSES + _USE)
 
 
 def __getattr__(name: str) -> Any:

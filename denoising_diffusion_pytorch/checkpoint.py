@@ -21,23 +21,23 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .config import differences, parse_config, resolve, to_dict
 from .config.schema import Config, FirstStageConfig
 from .errors import CheckpointError, ConfigError
-from .serialization import load_safetensors
+from .serialization import load_tensors
 
 log = logging.getLogger("radiodiff")
 
 FORMAT = 3
+FILES = ("model.safetensors", "ema.safetensors", "training.pt")
 _AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
 _SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size")
 _PROCESS = [f"diffusion_config.{name}" for name in ("model_type", "objective", "timesteps", "beta_schedule")]
@@ -46,11 +46,10 @@ ARCHITECTURE = {  # settings that change what the weights of a stage mean
     "ldm": (*_AUTOENCODER, *_SECOND_STAGE, *_PROCESS),
     "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
+NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 SAMPLING = [  # settings that a trained model can be exported with
     f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise", "ddim_eta")
 ]
-FILES = ("model.safetensors", "ema.safetensors", "training.pt")
-NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 
 
 @dataclass
@@ -74,11 +73,11 @@ class Checkpoint:
             return self.weights("model") | self.weights("ema")
         if name == "ema" and self.meta.get("exported"):
             return {}  # its averaged weights are under `model`
-        return load_safetensors(self.path / f"{name}.safetensors")
+        return load_tensors(self.path / f"{name}.safetensors")
 
     def training_state(self) -> dict[str, Any]:
         """What save_checkpoint was given as `training`, on the CPU."""
-        return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
+        return load_tensors(self.path / "training.pt")
 
 
 def versions() -> dict[str, str]:
@@ -117,7 +116,7 @@ def save_checkpoint(
         aside.mkdir()
         for name, tensors in (("model", model), ("ema", ema)):
             tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            safetensors.torch.save_file(tensors, aside / f"{name}.safetensors")
+            save_file(tensors, aside / f"{name}.safetensors")
         torch.save(training, aside / "training.pt")
         facts = {"format": FORMAT, "stage": stage, "step": step, "processes": processes, "config": to_dict(config)}
         write_meta(aside, facts | {"versions": versions(), "metrics": {}}, digest_files=True)
@@ -149,7 +148,7 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.weights("averaged")
     state = {k: v.half().contiguous() if v.ndim > 1 and v.is_floating_point() else v for k, v in state.items()}
-    safetensors.torch.save_file(state, folder / "model.safetensors")
+    save_file(state, folder / "model.safetensors")
     write_meta(folder, checkpoint.meta | {"exported": True, "config": to_dict(config)}, digest_files=True)
     return folder
 
@@ -173,6 +172,19 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _checksum(meta: dict[str, Any]) -> str:
+    content = {key: value for key, value in meta.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
@@ -180,33 +192,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """meta.json; raises CheckpointError where it is damaged or of another format."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] == FORMAT and meta["stage"] in ARCHITECTURE and meta["checksum"] == _checksum(meta):
-            return meta
-        known = meta["format"] == FORMAT
-        reason = "is altered" if known else f"is of format {meta['format']!r:.20}; this version reads {FORMAT}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"is unreadable ({type(error).__name__})"
-    raise CheckpointError(f"{folder}: meta.json {reason}")
-
-
-def _checksum(meta: dict[str, Any]) -> str:
-    content = {key: value for key, value in meta.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, which is read again only after it has changed: a run looks at its checkpoints several times."""
-    state = path.stat()
-    return _digest_of(path.resolve(), state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return digest.hexdigest()
+        is_good = meta["checksum"] == _checksum(meta) and meta["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        is_good = False
+    if not is_good:
+        raise CheckpointError(f"{folder}: meta.json is missing, altered, or not of format {FORMAT}")
+    return meta
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

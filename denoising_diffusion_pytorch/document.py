@@ -17,7 +17,7 @@ from .config import load_config, parse_config, resolve
 from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
 from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
 from .networks import autoencoder, swin, unet
-from .networks.autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistribution
+from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .networks.swin import SwinConditionEncoder, WindowAttention
 from .predictor import Prediction, Predictor
 from .samplers import Sampling, sample_ddim, sample_ddpm, sample_decoupled, sample_euler, sample_heun
@@ -59,19 +59,15 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
             load_first_stage(self.first_stage_model, path, channels)
 
     def forward(self, image: Any, cond: Any = None, keys: Any = None) -> Tensor:
-        """The second stage's training loss, a scalar: `model(images, conditions)` as in the base class, or `model(batch)` with
-        a batch that holds `image` and `cond`.
-        """
+        """The second stage's training loss, a scalar: `model(images, conditions)`, or `model(batch)` with `image` and `cond`."""
         if isinstance(image, dict):
             image, cond = image["image"], image["cond"]
         return super().forward(image, cond, keys)
 
 
 class Encoder(autoencoder.Encoder):
-    """Encoder(128, 3, [1, 2, 4], 2): level l has ch * ch_mult[l] channels, the latent out_ch.
-
-    Args:
-        channels, z_channels: the document's other spelling, of an image and all levels, and of the latent.
+    """Encoder(128, 3, [1, 2, 4], 2): level l has ch * ch_mult[l] channels, the latent out_ch. `channels` of an image and all
+    levels and `z_channels` of the latent are the document's other spelling.
     """
 
     def __init__(
@@ -88,13 +84,15 @@ class Encoder(autoencoder.Encoder):
         super().__init__(channels, z_channels or out_ch, autoencoder.Layers(num_res_blocks))
 
 
-class Unet(unet.Unet):
-    """Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]) with a condition encoder of its own.
+class Decoder(autoencoder.Decoder):
+    """Decoder(channels=[1, 128, 256, 512], z_channels=3)."""
 
-    Args:
-        cond_channels: channels of the condition.
-        options: as for the base class.
-    """
+    def __init__(self, channels: Sequence[int] = (1, 128, 256, 512), z_channels: int = 3):
+        super().__init__(channels, z_channels, autoencoder.Layers())
+
+
+class Unet(unet.Unet):
+    """Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]) with an encoder of its own for a condition of `cond_channels`."""
 
     def __init__(
         self,
@@ -103,10 +101,9 @@ class Unet(unet.Unet):
         dim_mults: Sequence[int] = (1, 2, 4, 4),
         *,
         cond_channels: int = 3,
-        **options: Any,
     ):
         encoder = swin.SwinConditionEncoder(cond_channels, dim, dim_mults, depths=[2] * len(dim_mults))
-        super().__init__(dim, channels, dim_mults, context_channels=encoder.channels, **options)
+        super().__init__(dim, channels, dim_mults, encoder.channels)
         self.cond_encoder = encoder
         self.conv_out.reset_parameters()  # as in the document; ours begins at zero
 
@@ -131,11 +128,7 @@ class Unet(unet.Unet):
 
 
 class TransformerBlock(swin.TransformerBlock):
-    """TransformerBlock(dim, window_size=8): its cross-attention takes the condition as it is.
-
-    Args:
-        cond_channels: channels of a condition image.
-    """
+    """TransformerBlock(dim, window_size=8): its cross-attention takes the condition as it is, an image of `cond_channels`."""
 
     def __init__(self, dim: int, window_size: int = 8, *, num_heads: int = 4, cond_channels: int = 3):
         super().__init__(dim, window_size, num_heads=num_heads, context_dim=dim)

@@ -119,8 +119,7 @@ class LatentDiffusion(nn.Module):
             image, cond: (B, 1, H, W) and (B, C, s, s) in [-1, 1].
             keys: one integer per sample for reproducible randomness; None: torch's global generator.
         """
-        device = self.scale_factor.device
-        random = GlobalRandom(len(image), device) if keys is None else KeyedRandom(keys, device)
+        random = self._random(len(image), keys)
         posterior = self.posterior(image)
         x_start = self.latent(posterior, random.randn_like(posterior.mean))
         return self.latent_loss(x_start, cond, random)[0]
@@ -142,57 +141,45 @@ class LatentDiffusion(nn.Module):
     # ---- sampling --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample_latent(
-        self,
-        features: Sequence[Tensor],
-        *,
-        keys: Keys | None = None,
-        generator: torch.Generator | None = None,
-        **sampling: Any,
-    ) -> Tensor:
-        """x_start (B, Z, h, w) from noise and `encode_condition`'s features; other arguments as `sample`."""
-        settings = self.sampling.changed(self.diffusion, **sampling)
-        batch, device = features[0].shape[0], features[0].device
-        random = GlobalRandom(batch, device, generator) if keys is None else KeyedRandom(keys, device)
-
-        def model(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.model_output(x_t, t, features)
-
-        shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
-        return settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)
-
-    @torch.no_grad()
     def sample(self, cond: Tensor, ori_mask: Tensor | None = None, **how: Any) -> Tensor:
-        """One radio map per condition.
-
-        Args:
-            cond: (B, C, s, s) in [-1, 1].
-            ori_mask: (B, 1, H, W), 1 where the map is zero beyond doubt, else 0; None leaves all.
-            how: fields of `Sampling`, None or left out for those of the model; `keys`, one integer per map: the same map
-                whatever batch it is in; `generator`: randomness without keys, on the condition's device.
-
-        Returns:
-            grey levels (B, 1, H, W) in [0, 1], float32.
-        """
+        """One radio map per condition: grey levels (B, 1, H, W) in [0, 1], float32; arguments as for `samples`."""
         return next(self.samples(cond, ori_mask, 1, **how))
 
     @torch.no_grad()
     def samples(
-        self, cond: Tensor, ori_mask: Tensor | None, count: int, *, keys: Keys | None = None, **how: Any
+        self,
+        cond: Tensor,
+        ori_mask: Tensor | None,
+        count: int,
+        *,
+        keys: Keys | None = None,
+        generator: torch.Generator | None = None,
+        **sampling: Any,
     ) -> Iterator[Tensor]:
-        """`count` independent samples per condition, one after the other; the condition is encoded once. The first one is
-        what `sample` gives.
+        """`count` independent samples per condition, one after the other; the condition is encoded once.
+
+        Args:
+            cond: (B, C, s, s) in [-1, 1].
+            ori_mask: (B, 1, H, W), 1 where the map is zero beyond doubt, else 0; None leaves all.
+            keys: one integer per map: the same map whatever batch it is in.
+            generator: randomness without keys, on the condition's device; None: torch's global one.
+            sampling: fields of `Sampling`, None or left out for those of the model.
         """
-        features = self.encode_condition(cond)
+        settings, features = self.sampling.changed(self.diffusion, **sampling), self.encode_condition(cond)
+        shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
+
+        def model(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.model_output(x_t, t, features)
+
         for number in range(count):
-            own = None if keys is None else sample_keys(keys, number)
-            x_start = self.sample_latent(features, keys=own, **how)
+            random = self._random(len(cond), None if keys is None else sample_keys(keys, number), generator)
+            x_start = settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)
             yield to_gain(self.decode_first_stage(x_start / self.scale_factor, cond), ori_mask)
 
-    def predict(self, batch: dict[str, Any], num_samples: int = 1, **how: Any) -> Iterator[Tensor]:
+    def predict(self, batch: dict[str, Any], num_samples: int = 1, **sampling: Any) -> Iterator[Tensor]:
         """`samples` of a batch with `cond`, `ori_mask` and `keys`."""
-        return self.samples(batch["cond"], batch["ori_mask"], num_samples, keys=batch["keys"], **how)
+        return self.samples(batch["cond"], batch["ori_mask"], num_samples, keys=batch["keys"], **sampling)
 
-    def reconstruct(self, batch: dict[str, Any]) -> Tensor:
-        """The batch's images through the autoencoder and back, grey levels: the best that the U-Net could do."""
-        return self.first_stage_model.reconstruct(batch)
+    def _random(self, batch_size: int, keys: Keys | None, generator: torch.Generator | None = None) -> Random:
+        device = self.scale_factor.device
+        return GlobalRandom(batch_size, device, generator) if keys is None else KeyedRandom(keys, device)

@@ -25,10 +25,7 @@ from .samplers import Sampling
 from .weights import load_model
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
-
-EXPORTED = ["meta.json", "model.safetensors", "README.md"]  # the files of an exported model
 SPREAD_STEPS = 4
-MOST_NOISE = 100  # times the noise that the network has seen; there is no use for more
 
 
 @dataclass
@@ -68,7 +65,12 @@ class Predictor:
         sampling: fields of `Sampling` in place of the configured ones; None: as configured.
 
     Attributes:
+        title: of the model, in tables.
         sampling: of one sample per scene; None for a baseline.
+        samples_differ: whether several samples of one scene can be different maps.
+        sees_simulation: whether the embedded simulator's map is part of the condition; scores on that simulator's own maps
+            then say nothing.
+        sees_cars, sees_measurements: whether cars, or measured points, change the condition.
 
     Raises:
         CheckpointError: a checkpoint of an autoencoder, or none at all.
@@ -99,58 +101,18 @@ class Predictor:
                 self.sampling = model.sampling.changed(model.diffusion, **given)
             except ValueError as error:
                 raise ConfigError(str(error)) from error
-            if (scale := self.sampling.noise_scale) > MOST_NOISE:
-                raise ConfigError(f"noise_scale is {scale:g}; it must lie above 0, up to {MOST_NOISE}")
             if pixel_noise is None:
                 self.pixel_noise = self.config.diffusion_config.pixel_noise
         elif given or pixel_noise is not None:
             raise ConfigError(f"{self.checkpoint.path}: is a regression baseline; steps and noise are for samplers")
         if not 0 <= self.pixel_noise <= GAIN_SPAN_DB:
             raise ConfigError(f"pixel_noise is {self.pixel_noise:g}; it must lie within 0 .. {GAIN_SPAN_DB:g} dB")
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **how) -> "Predictor":
-        """A model from its folder, or from the Hugging Face Hub under a name such as `user/model` (and a revision: branch, tag or
-        commit), downloaded once; `how` as for `Predictor`.
-
-        Raises:
-            CheckpointError: neither is there, or the Hub cannot be reached.
-        """
-        if Path(name).exists():
-            return cls(name, **how)
-        from huggingface_hub import snapshot_download  # comes with accelerate; takes a second to import
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        try:
-            return cls(snapshot_download(str(name), revision=revision, allow_patterns=EXPORTED), **how)
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(f"{name}: is no folder, and not on the Hugging Face Hub ({reason})") from error
-
-    @property
-    def sees_simulation(self) -> bool:
-        """Whether the embedded simulator's map is part of the condition; scores on that simulator's own maps then say nothing."""
-        return "simulated" in self.config.data.cond_channels
-
-    @property
-    def sees_cars(self) -> bool:
-        """Whether cars change the condition."""
-        return not {"cars", "simulated"}.isdisjoint(self.config.data.cond_channels)
-
-    @property
-    def sees_measurements(self) -> bool:
-        """Whether measured points change the condition."""
-        return not POINTS_IN.isdisjoint(self.config.data.cond_channels)
-
-    @property
-    def samples_differ(self) -> bool:
-        """Whether several samples of one scene can be different maps."""
-        return isinstance(self.model, LatentDiffusion) or self.config.baseline_config.variance
-
-    @property
-    def title(self) -> str:
-        """Of the model, in tables."""
-        return "latent diffusion" if isinstance(self.model, LatentDiffusion) else self.model.title
+        self.title = "latent diffusion" if isinstance(model, LatentDiffusion) else model.title
+        self.samples_differ = isinstance(model, LatentDiffusion) or self.config.baseline_config.variance
+        channels = self.config.data.cond_channels
+        self.sees_simulation = "simulated" in channels
+        self.sees_cars = self.sees_simulation or "cars" in channels
+        self.sees_measurements = not POINTS_IN.isdisjoint(channels)
 
     def sampling_of(self, num_samples: int) -> Sampling | None:
         """How `num_samples` maps per scene are sampled; None for a baseline.
@@ -190,7 +152,7 @@ class Predictor:
         Args:
             batch_size: scenes per call of the networks.
             num_samples: per scene; a prediction is their mean. A baseline without a variance has one.
-            reconstruct: as in `predict_batch`.
+            reconstruct: as in the function `predict_batch`.
         """
         scenes, prepared = iter(scenes), self.prepared()
         while batch := list(islice(scenes, batch_size)):
@@ -232,38 +194,32 @@ def predict_batch(
         reconstruct: the truth too, where it is known and the model can: an encoder and a decoder pass more.
         how: `num_samples`, and for a LatentDiffusion fields of `Sampling`.
     """
-
-    def stacked(key: str) -> torch.Tensor | None:
-        arrays = [sample[key] for sample in prepared if key in sample]
-        return torch.from_numpy(np.stack(arrays)).to(device) if len(arrays) == len(prepared) else None
-
-    batch: dict[str, Any] = {key: stacked(key) for key in ("image", "cond", "ori_mask")}
-    batch["keys"] = [random_key(seed, scene.name) for scene in scenes]
+    keys = [random_key(seed, scene.name) for scene in scenes]
+    known = all("image" in sample for sample in prepared)
+    names = ["image", "cond", "ori_mask"] if known else ["cond", "ori_mask"]
+    arrays = {name: np.stack([sample[name] for sample in prepared]) for name in names}
+    batch: dict[str, Any] = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    batch["keys"] = keys
     samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
     mean = np.mean(samples, axis=0)
     if len(samples) > 1 and isinstance(model, Regression):
         mean = model.predict(batch)[0][:, 0].cpu().numpy()  # without the samples' noise
-    known, reconstructions = batch["image"] is not None, None
+    reconstructions = None
     if reconstruct and known and isinstance(model, LatentDiffusion):
-        reconstructions = model.reconstruct(batch)[:, 0].cpu().numpy()
+        reconstructions = model.first_stage_model.predict(batch)[0][:, 0].cpu().numpy()
     predictions = []
-    for index, (scene, sample) in enumerate(zip(scenes, prepared, strict=True)):
-        natives = np.stack([to_native(gain[index], scene) for gain in samples])
+    for index, scene in enumerate(scenes):
         prediction = Prediction(scene, to_native(mean[index], scene), mean[index])
         if len(samples) > 1:
-            natives = with_pixel_noise(natives, pixel_noise, random_key(seed, scene.name))
+            natives = np.stack([to_native(gain[index], scene) for gain in samples])
+            if pixel_noise:  # dB, where something is received
+                noise = np.random.default_rng(keys[index]).standard_normal(natives.shape, np.float32)
+                noise *= np.float32(pixel_noise / GAIN_SPAN_DB)
+                natives = np.where(natives > 0, (natives + noise).clip(0, 1), 0)
             prediction.std, prediction.samples = natives.std(0, ddof=1), natives
         if known:
-            prediction.truth = (sample["image"][0] + 1) / 2
+            prediction.truth = (arrays["image"][index, 0] + 1) / 2
         if reconstructions is not None:
             prediction.reconstruction = to_native(reconstructions[index], scene)
         predictions.append(prediction)
     return predictions
-
-
-def with_pixel_noise(samples: np.ndarray, deviation: float, key: int) -> np.ndarray:
-    """Samples (K, H, W) of grey levels with independent normal noise of `deviation` dB where something is received."""
-    if not deviation:
-        return samples
-    noise = np.random.default_rng(key).standard_normal(samples.shape, np.float32) * np.float32(deviation / GAIN_SPAN_DB)
-    return np.where(samples > 0, (samples + noise).clip(0, 1), 0)

@@ -4,6 +4,7 @@
 argument's shape. N steps are N calls of the model. `PROCESSES` says which processes a sampler accepts.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -48,10 +49,7 @@ def sample_ddim(
 
 
 def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
-    """The reverse process of the decoupled diffusion.
-
-    A step from t to t - s has mean x_t - s C - (s / sqrt(t)) noise and variance s (t - s) / t.
-    """
+    """The reverse process: a step from t to t - s has mean x_t - s C - (s / sqrt(t)) noise and variance s (t - s) / t."""
     for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
         t = now.expand(x_t.shape[0])
         x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
@@ -125,16 +123,17 @@ class Sampling:
             ValueError: the process has no such sampler or not that many steps, or the sampler has no eta.
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        result = replace(self, **({"eta": 0.0} if given.get("sampler", self.sampler) != self.sampler else {}) | given)
+        eta = self.eta if given.get("sampler", self.sampler) == self.sampler else 0.0
+        result = replace(self, **{"eta": eta} | given)
         fitting = PROCESSES[diffusion.model_type].samplers
         sampler = result.sampler or fitting[0]
+        diffusion.schedule(result.steps)  # raises
         if sampler not in fitting:
             misfit = f"sampler {sampler!r} does not fit {type(diffusion).__name__}"
             raise ValueError(f"{misfit}; choose from {', '.join(fitting)}")
-        diffusion.schedule(result.steps)
         if result.eta and sampler != "ddim":
             raise ValueError(f"eta is {result.eta:g}, but only the sampler ddim has one, not {sampler}")
-        if not result.noise_scale > 0:
+        if not 0 < result.noise_scale < math.inf:
             raise ValueError(f"noise_scale is {result.noise_scale:g}; it must lie above 0")
         return replace(result, sampler=sampler)
 

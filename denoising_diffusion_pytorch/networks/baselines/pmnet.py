@@ -6,19 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..blocks import conv_relu, normalize, upsample_relu
-from .regression import Regression
+from ..blocks import normalize
+from .regression import Regression, conv_relu, upsample_relu
 
 RATES = (6, 12, 18)  # dilations of the pyramid
 
 
-def conv_norm(
-    in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1
-) -> nn.Sequential:
+def conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Convolution and normalization, by GroupNorm in place of BatchNorm: no statistics that differ between processes."""
-    padding = dilation * (kernel // 2)
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
-    return nn.Sequential(conv, normalize(out_channels))
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
+    return nn.Sequential(conv, normalize(outputs))
 
 
 class Bottleneck(nn.Module):
@@ -90,12 +87,8 @@ class PMNet(Regression):
         self.up1 = conv_relu(8 * c, 4 * c, 3)
         self.up0 = conv_relu(5 * c, 2 * c, 3)
         self.head = nn.Sequential(
-            nn.Conv2d(2 * c + cond_channels, c, 3, padding=1),
-            normalize(c),
-            nn.ReLU(),
-            nn.Conv2d(c, c, 3, padding=1),
-            normalize(c),
-            nn.ReLU(),
+            *(nn.Conv2d(2 * c + cond_channels, c, 3, padding=1), normalize(c), nn.ReLU()),
+            *(nn.Conv2d(c, c, 3, padding=1), normalize(c), nn.ReLU()),
             nn.Conv2d(c, 1 + variance, 3, padding=1),
         )
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..blocks import conv_relu, upsample_relu
-from .regression import Regression
+from .regression import Regression, conv_relu, upsample_relu
 
 # kernel and pooling of each layer on the way down; kernel and enlargement on the way up, before a last convolution
 DOWN = ((3, 1), (5, 2), (5, 2), (5, 1), (5, 2), (3, 1), (5, 2), (5, 2), (5, 2))

@@ -1,4 +1,4 @@
-"""What the regression baselines have in common: what they return, and how a map is predicted from it."""
+"""What the regression baselines have in common: layers, what a network returns, and how a map is predicted from it."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -11,6 +11,18 @@ from ...randomness import KeyedRandom, sample_keys
 from ..radio_map import to_gain
 
 LOWEST_LOG_VARIANCE = -12.0  # the rounding to 256 grey levels alone has (2 / 255)^2 / 12, e^-12.2
+
+
+def conv_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """A convolution and ReLU that keep both sides; the kernel is odd."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), nn.ReLU())
+
+
+def upsample_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """A transposed convolution and ReLU that double both sides."""
+    padding, more = (kernel - 1) // 2, kernel % 2
+    conv = nn.ConvTranspose2d(in_channels, out_channels, kernel, stride=2, padding=padding, output_padding=more)
+    return nn.Sequential(conv, nn.ReLU())
 
 
 def mean_and_log_variance(output: Tensor) -> tuple[Tensor, Tensor]:
