@@ -1,10 +1,4 @@
-"""The mathematics of diffusion: three forward processes behind one interface, `Diffusion`, and their objectives.
-
-* `GaussianDiffusion`: T discrete, variance-preserving steps (Ho et al., 2020), objectives `pred_noise`, `pred_x0`,
-  `pred_v` (Salimans & Ho, 2022).
-* `DecoupledDiffusion`: RadioDiff's `const_sde` (Huang et al., "Decoupled Diffusion Models", 2023), objective `pred_KC`.
-* `FlowMatching`: straight paths (Lipman et al., "Flow Matching for Generative Modeling", 2023), objective `pred_velocity`.
-"""
+"""The mathematics of diffusion: three forward processes behind one interface, `Diffusion`, and their objectives."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,23 +12,19 @@ T_MIN = 1e-4  # earliest time that the processes without steps train
 
 
 def beta_schedule(name: str, timesteps: int) -> Tensor:
-    """Variances beta_t of the forward steps, (T,) float64.
-
-    `linear`: DDPM's, `scaled_linear`: LDM's (linear in sqrt(beta)), both rescaled from their 1000 steps to
-    `timesteps`; `cosine`: Nichol & Dhariwal (2021), whose last step leaves practically no signal.
+    """Variances beta_t of the forward steps, (T,) float64. `linear`: DDPM's, `scaled_linear`: LDM's, both rescaled from their
+    1000 steps to `timesteps`; `cosine`: Nichol & Dhariwal (2021), whose last step leaves practically no signal.
     """
     scale = 1000 / timesteps
     if name == "linear":
         betas = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
     elif name == "scaled_linear":
         betas = torch.linspace((0.00085 * scale) ** 0.5, (0.012 * scale) ** 0.5, timesteps, dtype=torch.float64) ** 2
-    elif name == "cosine":
+    else:
         s = 0.008
         u = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
         betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
-    else:
-        raise ValueError(f"unknown beta schedule {name!r}")
     return betas.clamp(max=0.999)
 
 
@@ -49,10 +39,8 @@ class Diffusion(nn.Module, ABC):
     The first terms are the best linear guesses from x_t; the rest, F = (signal noise - sigma x_start) / sqrt(v), has
     unit variance at every t and is not correlated with x_t (preconditioning, after Karras et al., 2022). Nothing is
     divided by the signal, which is almost zero at the noisy end: if the network predicted the noise itself, its error
-    would be multiplied by sigma / signal. The objective is the quantity that the loss compares.
-
-    Args:
-        objective: one of `PROCESSES[model_type].objectives`; None: the first.
+    would be multiplied by sigma / signal. The objective, one of `PROCESSES[model_type].objectives` (None: the first), is
+    the quantity that the loss compares.
     """
 
     model_type: str  # its name in `PROCESSES`
@@ -114,13 +102,8 @@ class Diffusion(nn.Module, ABC):
 
 
 class GaussianDiffusion(Diffusion):
-    """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I), t in 0 .. T - 1; -1 stands for the clean x_start.
-
-    signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022).
-
-    Args:
-        timesteps: T.
-        schedule: see `beta_schedule`.
+    """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I) (Ho et al., 2020), t in 0 .. T - 1; -1 stands for the
+    clean x_start. signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022).
     """
 
     model_type = "ddpm"
@@ -182,7 +165,8 @@ class _Continuous(Diffusion):
 
 
 class DecoupledDiffusion(_Continuous):
-    """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: signal and noise are decoupled.
+    """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: RadioDiff's `const_sde` (Huang et al., "Decoupled
+    Diffusion Models", 2023).
 
     Two heads F1 and F2 predict C and noise. As C = -x_start, both stand for the same F: C is -x_start of F1, noise is the
     noise of F2. The loss compares C and noise separately and so weighs the squared errors of F1 and F2 by
@@ -204,7 +188,7 @@ class DecoupledDiffusion(_Continuous):
         return 1 - t, t.sqrt()
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output (B, 2 Z, h, w) -> (x_start, noise) of both heads together, (B, Z, h, w) each, consistent with x_t."""
+        """As in `Diffusion`, of both heads together."""
         f1, f2 = model_output.chunk(2, dim=1)
         signal, sigma = self.coefficients(t, x_t)
         w1, w2 = sigma.square(), signal.square()  # times v
@@ -225,10 +209,7 @@ class FlowMatching(_Continuous):
 
     Flow matching (Lipman et al., 2023) with the paths of rectified flow (Liu et al., 2023), as RadioFlow (Jia et al.,
     2025) uses it for radio maps; t runs as in the other processes, from x_start to noise. With v = (1 - t)^2 + t^2,
-
-        velocity = (2 t - 1) / v x_t + F / sqrt(v)
-
-    The loss compares the velocity, so F is weighted by 1 / v, 1 to 2.
+    velocity = (2 t - 1) / v x_t + F / sqrt(v): the loss weighs F by 1 / v, 1 to 2.
     """
 
     model_type = "flow"

@@ -30,11 +30,8 @@ def hinge_gan_loss(fake_pred: Tensor, real_pred: Tensor) -> tuple[Tensor, Tensor
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN (Isola et al., 2017): one logit per overlapping patch.
-
-    Args:
-        channels: of the first layer; doubled by each further layer, up to eightfold.
-        num_layers: strided layers.
+    """PatchGAN (Isola et al., 2017): one logit per overlapping patch. The first of `num_layers` strided layers has `channels`,
+    doubled by each further layer, up to eightfold.
     """
 
     def __init__(self, in_channels: int = 1, channels: int = 64, num_layers: int = 3):
@@ -56,13 +53,8 @@ class PatchDiscriminator(nn.Module):
 class LPIPSLoss(nn.Module):
     """Learned perceptual distance with VGG16 features (Zhang et al., 2018), frozen and always in eval mode.
 
-    The linear layers come with the `lpips` package; VGG16's own weights are read. Nothing is downloaded.
-
-    Args:
-        weights: a torchvision VGG16 state dict (.pth), None for `TORCH_HOME/hub/checkpoints/vgg16-397923af.pth`.
-
-    Raises:
-        CheckpointError: the weights are missing or are not VGG16's.
+    The linear layers come with the `lpips` package; VGG16's own weights are read from a torchvision state dict, None for
+    `TORCH_HOME/hub/checkpoints/vgg16-397923af.pth`. Nothing is downloaded; without them there is a CheckpointError.
     """
 
     def __init__(self, weights: str | None = None):
@@ -168,11 +160,8 @@ def gaussian_nll(image: Tensor, mean: Tensor, log_variance: Tensor) -> Terms:
 def adaptive_weight(nll: Tensor, generator: Tensor, reconstruction: Tensor, last_weight: Tensor) -> Tensor:
     """|grad nll| / (|grad generator| + 1e-4) at the decoder's last layer, in [0, 1e4] (Esser et al., 2021, eq. 7).
 
-    Taken over the micro-batch of all processes; accumulated micro-batches have separate weights.
-
-    Args:
-        nll, generator: scalars, functions of `reconstruction`.
-        reconstruction: float32, a function of `last_weight` through one layer, whatever that layer's precision.
+    Taken over the micro-batch of all processes; accumulated micro-batches have separate weights. The two scalars are
+    functions of `reconstruction`, float32, and this one of `last_weight` through one layer, whatever its precision.
     """
     norms = []
     for loss in (nll, generator):

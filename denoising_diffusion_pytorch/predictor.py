@@ -68,9 +68,6 @@ class Predictor:
         title: of the model, in tables.
         sampling: of one sample per scene; None for a baseline.
         samples_differ: whether several samples of one scene can be different maps.
-        sees_simulation: whether the embedded simulator's map is part of the condition; scores on that simulator's own maps
-            then say nothing.
-        sees_cars, sees_measurements: whether cars, or measured points, change the condition.
 
     Raises:
         CheckpointError: a checkpoint of an autoencoder, or none at all.
@@ -109,10 +106,21 @@ class Predictor:
             raise ConfigError(f"pixel_noise is {self.pixel_noise:g}; it must lie within 0 .. {GAIN_SPAN_DB:g} dB")
         self.title = "latent diffusion" if isinstance(model, LatentDiffusion) else model.title
         self.samples_differ = isinstance(model, LatentDiffusion) or self.config.baseline_config.variance
-        channels = self.config.data.cond_channels
-        self.sees_simulation = "simulated" in channels
-        self.sees_cars = self.sees_simulation or "cars" in channels
-        self.sees_measurements = not POINTS_IN.isdisjoint(channels)
+
+    @property
+    def sees_simulation(self) -> bool:
+        """Whether the embedded simulator's map is part of the condition; scores on that simulator's own maps then say nothing."""
+        return "simulated" in self.config.data.cond_channels
+
+    @property
+    def sees_cars(self) -> bool:
+        """Whether cars change the condition."""
+        return not {"cars", "simulated"}.isdisjoint(self.config.data.cond_channels)
+
+    @property
+    def sees_measurements(self) -> bool:
+        """Whether measured points change the condition."""
+        return not POINTS_IN.isdisjoint(self.config.data.cond_channels)
 
     def sampling_of(self, num_samples: int) -> Sampling | None:
         """How `num_samples` maps per scene are sampled; None for a baseline.

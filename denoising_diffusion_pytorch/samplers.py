@@ -5,7 +5,7 @@ argument's shape. N steps are N calls of the model. `PROCESSES` says which proce
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -60,17 +60,22 @@ def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, s
     return x_t
 
 
-def _velocity(diffusion: FlowMatching, model: Model, x_t: Tensor, now: Tensor) -> Tensor:
-    """dx_t / dt at the time `now`, a scalar, of x_t's shape: one call of the model."""
-    t = now.expand(x_t.shape[0])
-    return diffusion.estimate(model(x_t, t), x_t, t)
+def _integrate(diffusion: FlowMatching, model: Model, x_t: Tensor, times: Tensor, nodes: Sequence[int]) -> Tensor:
+    """Solve dx_t / dt = velocity in steps between the times of these numbers, of Heun's method where a step passes another one."""
+    for start, end in pairwise(nodes):
+        now, then = times[start], times[end]
+        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
+        velocity = diffusion.estimate(model(x_t, t), x_t, t)
+        if end - start == 2:
+            ahead = x_t + (then - now) * velocity
+            velocity = (velocity + diffusion.estimate(model(ahead, s), ahead, s)) / 2
+        x_t = x_t + (then - now) * velocity
+    return x_t
 
 
 def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
     """Euler's method for dx_t / dt = velocity, deterministic (`randn` is not used); on straight paths it is DDIM."""
-    for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
-        x_t = x_t + (then - now) * _velocity(diffusion, model, x_t, now)
-    return x_t
+    return _integrate(diffusion, model, x_t, diffusion.schedule(steps, x_t.device), range(steps + 1))
 
 
 def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
@@ -78,18 +83,10 @@ def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, 
 
     A Heun step calls the model twice and is twice as long as one of Euler's. The last step is Euler's (as in Karras et
     al., 2022, algorithm 1): the other end of that step, t = 0, holds no noise to predict a velocity from. An even
-    number of calls begins with a step of Euler's too, where paths are nearly straight. So 5 calls are Heun, Heun,
-    Euler; 4 are Euler, Heun, Euler; 1 and 2 are `sample_euler`.
+    number of calls begins with a step of Euler's too, where paths are nearly straight: 5 calls are Heun, Heun, Euler.
     """
-    times = diffusion.schedule(steps, x_t.device)
-    for start, end in pairwise([0, *range(1 + steps % 2, steps, 2), steps]):
-        now, then = times[start], times[end]
-        velocity = _velocity(diffusion, model, x_t, now)
-        if end - start == 2:
-            ahead = x_t + (then - now) * velocity
-            velocity = (velocity + _velocity(diffusion, model, ahead, then)) / 2
-        x_t = x_t + (then - now) * velocity
-    return x_t
+    nodes = [0, *range(1 + steps % 2, steps, 2), steps]
+    return _integrate(diffusion, model, x_t, diffusion.schedule(steps, x_t.device), nodes)
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
@@ -100,19 +97,12 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample.
+    """How to sample."""
 
-    Attributes:
-        sampler: a name that `PROCESSES` has for the process; None: its first one.
-        steps: number of sampling steps, each of which calls the network once.
-        noise_scale: standard deviation of all noise, above 0; above 1 samples differ more.
-        eta: how stochastic ddim is, 0 to 1.
-    """
-
-    sampler: str | None = None
-    steps: int = 4
-    noise_scale: float = 1.0
-    eta: float = 0.0
+    sampler: str | None = None  # a name that `PROCESSES` has for the process; None: its first one
+    steps: int = 4  # number of sampling steps, each of which calls the network once
+    noise_scale: float = 1.0  # standard deviation of all noise, above 0; above 1 samples differ more
+    eta: float = 0.0  # how stochastic ddim is, 0 to 1
 
     def changed(self, diffusion: Diffusion, **changes: Any) -> "Sampling":
         """The same with those of its fields that are given (None: unchanged), checked, and the sampler named.

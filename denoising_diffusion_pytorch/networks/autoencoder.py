@@ -1,7 +1,6 @@
 """The first stage: a KL-regularised convolutional autoencoder (Rombach et al., 2022; Kingma & Welling, 2014).
 
-At the design document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1, 320, 320). Module names are CompVis'
-(`encoder.down.0.block.0.norm1`, `decoder.up.1.upsample.conv`, `quant_conv`, ...).
+At the design document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1, 320, 320). Module names are CompVis'.
 """
 
 from collections import OrderedDict
@@ -20,11 +19,7 @@ HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of t
 
 
 class DiagonalGaussianDistribution:
-    """q(z | x) = N(mean, diag(exp(logvar))).
-
-    Args:
-        moments: (B, 2 Z, h, w), mean and log-variance along the channels; the log-variance is clamped to [-30, 20].
-    """
+    """q(z | x) = N(mean, diag(exp(logvar))) from moments (B, 2 Z, h, w): mean and log-variance along the channels."""
 
     def __init__(self, moments: Tensor):
         self.mean, logvar = moments.float().chunk(2, dim=1)  # (B, Z, h, w) each
@@ -47,18 +42,12 @@ class DiagonalGaussianDistribution:
 
 @dataclass(frozen=True)
 class Layers:
-    """What encoder and decoder have in common.
+    """What encoder and decoder have in common."""
 
-    Attributes:
-        num_res_blocks: residual blocks per level; the decoder has one more.
-        mid_attention: self-attention at the lowest resolution.
-        patch_size: space-to-depth factor of the image before the first convolution.
-    """
-
-    num_res_blocks: int = 2
-    mid_attention: bool = True
+    num_res_blocks: int = 2  # per level; the decoder has one more
+    mid_attention: bool = True  # self-attention at the lowest resolution
     dropout: float = 0.0
-    patch_size: int = 1
+    patch_size: int = 1  # space-to-depth factor of the image before the first convolution
 
     def level(self, in_channels: int, channels: int, blocks: int) -> nn.ModuleDict:
         """Residual blocks, under the name that they have in CompVis' levels."""
@@ -116,8 +105,8 @@ class Decoder(nn.Module):
     the condition does not contain.
 
     Args: as for `Encoder`, and
-        cond_channels: channels of the full-resolution condition; 0: the decoder does not see it.
-        base_channel: number of the condition's channel that the network's output, zero at first, is added to; None: none.
+        cond_channels: channels of the full-resolution condition; 0: none.
+        base_channel: of the condition, to which the network's output, zero at first, is added; None: none.
     """
 
     def __init__(
@@ -191,13 +180,7 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """Variational autoencoder with a diagonal Gaussian posterior.
-
-    Args:
-        embed_dim: latent channels Z.
-        channels, layers: see `Encoder`.
-        conditioning: `cond_channels` and `base_channel`, see `Decoder`.
-    """
+    """Variational autoencoder with a latent of `embed_dim` channels Z; other arguments as of `Encoder` and `Decoder`."""
 
     def __init__(
         self,
@@ -215,11 +198,7 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = nn.Conv2d(embed_dim, embed_dim, 1)
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """x (B, C, H, W) in [-1, 1] -> posterior over (B, Z, H/f, W/f).
-
-        Raises:
-            ValueError: H or W is not a multiple of f = `downsampling_factor`.
-        """
+        """x (B, C, H, W) in [-1, 1] -> posterior over (B, Z, H/f, W/f); ValueError if f does not divide H and W."""
         f = self.downsampling_factor
         if x.shape[-1] % f or x.shape[-2] % f:
             raise ValueError(f"image sides {tuple(x.shape[-2:])} must be multiples of {f}")
@@ -231,7 +210,5 @@ class AutoencoderKL(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any]) -> list[Tensor]:
-        """The reconstruction of a batch's `image` through the posterior's mean, grey levels (B, 1, H, W) in [0, 1]; the batch
-        also holds `cond` and `ori_mask`.
-        """
+        """The reconstruction of a batch (`image`, `cond`, `ori_mask`) from the posterior's mean, grey levels (B, 1, H, W)."""
         return [to_gain(self.decode(self.encode(batch["image"]).mode(), batch["cond"]), batch["ori_mask"])]

@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-FOURIER_FEATURES = 32
-
 
 def normalize(channels: int) -> nn.GroupNorm:
     """GroupNorm (Wu & He, 2018) with 32 groups, or the largest power of two below that divides `channels`."""
@@ -111,14 +109,16 @@ class FourierFeatures(nn.Module):
     Frequencies, in cycles per image side, are sampled once from N(0, 8^2) and saved with the weights.
     """
 
+    channels = 32
+
     def __init__(self) -> None:
         super().__init__()
-        self.frequencies = nn.Buffer(torch.randn(FOURIER_FEATURES // 2, 2) * 8)
+        self.frequencies = nn.Buffer(torch.randn(self.channels // 2, 2) * 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), of which only the shape is used -> (B, FOURIER_FEATURES, H, W)."""
+        """(B, C, H, W), of which only the shape is used -> (B, 32, H, W)."""
         b, _, h, w = x.shape
         ys, xs = ((torch.arange(n, device=x.device, dtype=torch.float32) + 0.5) * (2 / n) - 1 for n in (h, w))
-        fy, fx = self.frequencies[:, :, None, None].unbind(1)  # (FOURIER_FEATURES / 2, 1, 1) each
-        angles = math.pi * (fy * ys[None, :, None] + fx * xs[None, None])  # (FOURIER_FEATURES / 2, H, W)
+        fy, fx = self.frequencies[:, :, None, None].unbind(1)  # (16, 1, 1) each
+        angles = math.pi * (fy * ys[None, :, None] + fx * xs[None, None])  # (16, H, W)
         return torch.cat([angles.sin(), angles.cos()]).to(x.dtype).expand(b, -1, -1, -1)

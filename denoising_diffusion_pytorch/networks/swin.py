@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .blocks import FOURIER_FEATURES, FourierFeatures, run, zero_init
+from .blocks import FourierFeatures, run, zero_init
 
 FEW_KEYS = 128
 
@@ -26,15 +26,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention inside (optionally shifted) windows, with a relative position bias.
+    """Multi-head self-attention inside windows of w x w pixels, shifted by w // 2 if asked to, with a relative position bias.
 
     Maps whose sides are not multiples of the window are padded. Padded tokens, and tokens that only the cyclic shift
     made neighbours, do not attend to each other.
-
-    Args:
-        dim: channels, a multiple of `num_heads`.
-        window_size: side w of a window in pixels.
-        shift: whether windows are shifted by w // 2.
     """
 
     def __init__(self, dim: int, num_heads: int = 4, window_size: int = 8, shift: bool = False):
@@ -90,7 +85,7 @@ class WindowAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Every pixel (`dim` channels) attends to the tokens of the condition (`context_dim` channels)."""
 
-    def __init__(self, dim: int, context_dim: int, num_heads: int = 4):
+    def __init__(self, dim: int, context_dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
         self.norm_context = nn.LayerNorm(context_dim)
@@ -122,10 +117,8 @@ class Mlp(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm block: window self-attention, cross-attention to the condition, MLP; each a residual branch.
 
-    Args:
-        window_size, shift: see `WindowAttention`.
-        context_dim: channels of the condition's tokens, 0 for no cross-attention.
-        self_attention: False leaves only the cross-attention (no window attention, no MLP).
+    Without `self_attention` only the cross-attention is left; without `context_dim`, the channels of the condition's
+    tokens, there is none.
     """
 
     def __init__(
@@ -169,7 +162,6 @@ class SwinConditionEncoder(nn.Module):
         dim, dim_mults: channels of level l are dim * dim_mults[l]; its side is 2^-l of level 0's.
         depths: Swin blocks per level; every second one has shifted windows.
         patch_size: side of the condition / side of level 0 (the latent's).
-        use_checkpoint: see `blocks.run`.
     """
 
     def __init__(
@@ -189,7 +181,7 @@ class SwinConditionEncoder(nn.Module):
         self.channels = [dim * mult for mult in dim_mults]
         self.patch_embed = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
         self.fourier = FourierFeatures()
-        self.conv_in = nn.Conv2d(dim + FOURIER_FEATURES, dim, 3, padding=1)
+        self.conv_in = nn.Conv2d(dim + self.fourier.channels, dim, 3, padding=1)
         self.levels = nn.ModuleList()
         current = dim
         for level, (width, depth) in enumerate(zip(self.channels, depths, strict=True)):

@@ -10,30 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import (
-    FOURIER_FEATURES,
-    Downsample,
-    FourierFeatures,
-    ResnetBlock,
-    Upsample,
-    normalize,
-    run,
-    timestep_embedding,
-    zero_init,
-)
+from .blocks import Downsample, FourierFeatures, ResnetBlock, Upsample, normalize, run, timestep_embedding, zero_init
 from .swin import TransformerBlock
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Where and how a U-Net attends.
+    """Where and how a U-Net attends."""
 
-    Attributes:
-        resolutions: downsampling factors whose levels get Swin self-attention; the middle always does.
-        num_heads, window_size: see `WindowAttention`.
-    """
-
-    resolutions: Sequence[int] = (4, 2)
+    resolutions: Sequence[int] = (
+        4,
+        2,
+    )  # downsampling factors whose levels get Swin self-attention; the middle always does
     num_heads: int = 4
     window_size: int = 8
 
@@ -51,7 +39,6 @@ class Unet(nn.Module):
         context_channels: channels of the condition's map at each level.
         out_channels: None: `channels`; twice as many for a two-headed objective.
         num_res_blocks: residual blocks per level, on the way down and on the way up.
-        use_checkpoint: see `blocks.run`.
     """
 
     def __init__(
@@ -87,7 +74,7 @@ class Unet(nn.Module):
             blocks = nn.ModuleList(resnet(channels, widths[level]) for channels in inputs)
             return nn.ModuleDict({"blocks": blocks, "attn": attend(level, 2**level in attention.resolutions)})
 
-        self.conv_in = nn.Conv2d(channels + context_channels[0] + FOURIER_FEATURES, dim, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels + context_channels[0] + self.fourier.channels, dim, 3, padding=1)
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         current = dim
         for level, width in enumerate(widths):

@@ -61,11 +61,8 @@ class AtrousPyramid(nn.Module):
 
 class PMNet(Regression):
     """PMNet of output stride 8, the more accurate one of the authors' two, with the layers of their code: 33.3 M parameters.
-
-    Args:
-        cond_channels: channels of the condition.
-        width: fraction of the published channels in every layer, which are 64 to 1,024.
-        variance: predict the log-variance, too.
+    `width` is the fraction of the published 64 to 1,024 channels in every layer; with `variance` it predicts the
+    log-variance, too.
     """
 
     title = "PMNet"

@@ -18,11 +18,8 @@ SECOND_UP = (110, 90, 70, 60, 50, 40, 30, 20, 20)
 
 
 class PoolingUnet(nn.Module):
-    """One of the two: convolution - ReLU - max-pooling down, transposed convolutions up, no normalization.
-
-    Args:
-        in_channels, out_channels: channels of input and output.
-        down, up: channels of the layers of `DOWN` and `UP`.
+    """One of the two: convolution - ReLU - max-pooling down, transposed convolutions up, no normalization. `down` and `up`
+    are the channels of the layers of `DOWN` and `UP`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, down: Sequence[int], up: Sequence[int]):
@@ -59,11 +56,8 @@ class RadioUNet(Regression):
 
     The paper trains the first U-Net, freezes it, and trains the second. Here both learn from the first step on by the sum of
     their losses; the second one's gradient does not reach the first. The last layers have no ReLU, as maps lie in [-1, 1].
-
-    Args:
-        cond_channels: channels of the condition.
-        width: fraction of the published channels in every layer.
-        variance: the second U-Net predicts the log-variance, too.
+    `width` is the fraction of the published channels in every layer; with `variance` the second U-Net predicts the
+    log-variance, too.
     """
 
     title = "RadioUNet"

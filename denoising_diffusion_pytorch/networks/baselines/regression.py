@@ -1,6 +1,5 @@
 """What the regression baselines have in common: layers, what a network returns, and how a map is predicted from it."""
 
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +33,7 @@ def mean_and_log_variance(output: Tensor) -> tuple[Tensor, Tensor]:
     return mean, LOWEST_LOG_VARIANCE + F.softplus(raw - LOWEST_LOG_VARIANCE)
 
 
-class Regression(nn.Module, ABC):
+class Regression(nn.Module):
     """A network from the condition to the map. `forward` returns all outputs that are trained; the last one is the prediction.
 
     An output has one channel, the map in about [-1, 1], or two, the map's mean and log-variance (heteroscedastic
@@ -42,10 +41,6 @@ class Regression(nn.Module, ABC):
     """
 
     title: ClassVar[str]  # in tables
-
-    @abstractmethod
-    def forward(self, cond: Tensor) -> list[Tensor]:
-        """cond (B, C, S, S) in [-1, 1] -> outputs, (B, 1 or 2, S, S) each."""
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any], num_samples: int = 1) -> list[Tensor]:
