@@ -119,19 +119,17 @@ def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference 
     return crops, place
 
 
-def load_predictor(settings: SampleConfig, measurements: Path | None = None, cars: bool = False) -> "Predictor":
-    """The model; raises ConfigError if it would ignore measured points or cars."""
+def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any = None) -> "Predictor":
+    """The model; raises ConfigError if it would ignore measured points or cars, which are named by their files."""
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
     names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "seed")
     predictor = Predictor(settings.ckpt, **{name: getattr(settings, name) for name in names})
-    if measurements and not predictor.sees_measurements:
-        raise ConfigError(
-            f"{predictor.checkpoint.path}: has no channel that shows measured points, and would ignore {measurements}; "
-            "use the released model, or train one with data.incomplete.points"
-        )
-    if cars and not predictor.sees_cars:
-        raise ConfigError(f"{predictor.checkpoint.path}: has no channel that shows cars; use the released model")
+    points = ("measured points", measurements, predictor.sees_measurements)
+    for what, file, is_seen in (points, ("cars", cars, predictor.sees_cars)):
+        if file and not is_seen:
+            blind = f"{predictor.checkpoint.path}: has no channel that shows {what}, and would ignore {file}"
+            raise ConfigError(f"{blind}; use the released model, or train one that has (docs/data.md)")
     return predictor
 
 
@@ -190,7 +188,8 @@ def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int
 def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     """Maps of one city, and its coverage."""
     crops, place = city_crops(arguments)
-    predictor = load_predictor(settings, arguments.measurements, crops[0].city.cars is not None)
+    cars = arguments.buildings if crops[0].city.cars is not None else None
+    predictor = load_predictor(settings, arguments.measurements, cars)
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)
     scores, gains, drawn = Scores(), [], spread(len(crops), settings.figures)

@@ -26,24 +26,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import differences, parse_config, resolve, to_dict
 from .config.schema import Config, FirstStageConfig
 from .errors import CheckpointError, ConfigError
-from .serialization import load_tensors
 
 log = logging.getLogger("radiodiff")
 
 FORMAT = 3
 FILES = ("model.safetensors", "ema.safetensors", "training.pt")
-_AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
-_SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size")
 _PROCESS = [f"diffusion_config.{name}" for name in ("model_type", "objective", "timesteps", "beta_schedule")]
+_SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size", *_PROCESS)
 ARCHITECTURE = {  # settings that change what the weights of a stage mean
-    "vae": _AUTOENCODER,
-    "ldm": (*_AUTOENCODER, *_SECOND_STAGE, *_PROCESS),
+    "vae": ("first_stage_config.embed_dim", "first_stage_config.ddconfig"),
+    "ldm": ("first_stage_config.embed_dim", "first_stage_config.ddconfig", *_SECOND_STAGE),
     "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
 NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
@@ -188,6 +186,17 @@ def _digest(path: Path) -> str:
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
+def load_tensors(path: Path) -> Any:
+    """What a .safetensors file or a torch file of tensors and plain containers holds, on the CPU. It may come from anywhere:
+    nothing in it is executed. Raises CheckpointError where it is damaged, of another kind, or needs code to be unpickled.
+    """
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # many kinds; all mean that the file cannot be trusted
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: cannot be loaded as plain tensors ({reason})") from error
+
+
 def read_meta(folder: Path) -> dict[str, Any]:
     """meta.json; raises CheckpointError where it is damaged or of another format."""
     try:
@@ -244,10 +253,9 @@ def find_checkpoint(
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """A checkpoint folder, or the newest checkpoint of a results folder; raises CheckpointError where neither is there."""
     path = Path(path)
-    found = read_checkpoint(path) if (path / "meta.json").is_file() else find_checkpoint(path)
-    if found is None:
-        raise CheckpointError(f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder that has one")
-    return found
+    if found := read_checkpoint(path) if (path / "meta.json").is_file() else find_checkpoint(path):
+        return found
+    raise CheckpointError(f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder that has one")
 
 
 def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:

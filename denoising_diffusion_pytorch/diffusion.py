@@ -173,12 +173,10 @@ class DecoupledDiffusion(_Continuous):
 
         w1 = t / v,  w2 = (1 - t)^2 / v,  v = (1 - t)^2 + t,  w1 + w2 = 1
 
-    Sampling needs one F. For independent errors the best sum weighs each head by the inverse of its error's variance,
-    and a head's error falls as its weight in the loss rises. `predictions` takes these variances as proportional to
-    1 / w1 and 1 / w2, hence F = w1 F1 + w2 F2, whose squared error is never above the loss (Jensen), whatever the
-    errors are. At t = 1, where nothing trains F2, it is F1. RadioDiff's own x_start = x_t - C t - sqrt(t) noise is
-    F = t F1 + (1 - t) F2, and so is a step that takes C from one head and the noise from the other. The heads of a
-    trained network share all layers but the last: their errors are nearly the same (docs/accuracy.md), and so is x_start.
+    Sampling needs one F, and a head's error falls as its weight in the loss rises. With error variances proportional to
+    1 / w1 and 1 / w2 the best sum is F = w1 F1 + w2 F2, whose squared error is never above the loss (Jensen), whatever
+    the errors are. At t = 1, where nothing trains F2, it is F1. RadioDiff's own x_start = x_t - C t - sqrt(t) noise is
+    F = t F1 + (1 - t) F2; the heads share all layers but the last, and it is nearly the same (docs/accuracy.md).
     """
 
     model_type = "const_sde"

@@ -1,8 +1,4 @@
-"""The calls of the design document where they differ from ours, and the other names that the package exports.
-
-Nothing else knows the document's signatures.
-"""
-# ruff: noqa: F401
+"""The calls of the design document where they differ from ours. Nothing else knows the document's signatures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,30 +9,17 @@ from torch import Tensor, nn
 from . import latent_diffusion
 from .build import latent_diffusion_parts
 from .checkpoint import open_checkpoint
-from .config import load_config, parse_config, resolve
-from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
-from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
+from .config import parse_config, resolve
 from .networks import autoencoder, swin, unet
-from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
-from .networks.swin import SwinConditionEncoder, WindowAttention
-from .predictor import Prediction, Predictor
-from .samplers import Sampling, sample_ddim, sample_ddpm, sample_decoupled, sample_euler, sample_heun
-from .training.ema import EMAModel
-from .training.schedule import learning_rate
-from .weights import load_first_stage, load_model
+from .weights import load_first_stage
 
 
 class LatentDiffusion(latent_diffusion.LatentDiffusion):
     """Both stages from four sections of a configuration; `latent_diffusion.LatentDiffusion` takes modules.
 
-    Args:
-        first_stage_config, ...: as the models of config/schema.py, or as plain dicts in any spelling that a YAML file may use;
-            None for the document's values. The autoencoder's weights are read where the first one names a `ckpt_path`.
-        cond_size: side of the condition image in pixels (None: the latent's side).
-
-    Raises:
-        ConfigError: naming the key.
-        CheckpointError: weights that are not there, or do not fit.
+    Sections are models of config/schema.py, plain dicts in any spelling that a YAML file may use, or None for the document's
+    values. The autoencoder's weights are read where the first one names a `ckpt_path`. `cond_size`: side of the condition
+    image in pixels (None: the latent's side). Raises ConfigError and CheckpointError.
     """
 
     def __init__(
@@ -84,13 +67,6 @@ class Encoder(autoencoder.Encoder):
         super().__init__(channels, z_channels or out_ch, autoencoder.Layers(num_res_blocks))
 
 
-class Decoder(autoencoder.Decoder):
-    """Decoder(channels=[1, 128, 256, 512], z_channels=3)."""
-
-    def __init__(self, channels: Sequence[int] = (1, 128, 256, 512), z_channels: int = 3):
-        super().__init__(channels, z_channels, autoencoder.Layers())
-
-
 class Unet(unet.Unet):
     """Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]) with an encoder of its own for a condition of `cond_channels`."""
 
@@ -108,13 +84,8 @@ class Unet(unet.Unet):
         self.conv_out.reset_parameters()  # as in the document; ours begins at zero
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        """x (B, channels, h, w), t (B,) -> (B, channels, h, w).
-
-        Args:
-            cond: an image (B, cond_channels, h, w), the maps of a condition encoder, or None, which counts as maps of zeros.
-
-        Raises:
-            ValueError: sides that the levels do not divide, or a condition of other channels or sides.
+        """x (B, channels, h, w), t (B,) -> (B, channels, h, w); cond: an image (B, cond_channels, h, w), the maps of a condition
+        encoder, or None, which counts as maps of zeros. ValueError for other channels or sides.
         """
         if cond is None:
             height, width = x.shape[-2:]

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checkpoint import load_tensors
 from .errors import CheckpointError
 from .networks.autoencoder import DiagonalGaussianDistribution
-from .serialization import load_tensors
 
 PIXEL_SCALE = 2.0**14  # scale of a loss while its gradient passes through half-precision networks to the pixels
 LAYER_SCALE = 2.0**12  # scaled sum of the pixels' gradients; times an activation it must stay below 65504

@@ -26,30 +26,22 @@ from .weights import load_model
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
 SPREAD_STEPS = 4
+Sample = dict[str, np.ndarray]  # as `data.prepare.prepare` gives it
 
 
 @dataclass
 class Prediction:
-    """A model's prediction for one scene, as grey levels in [0, 1].
-
-    Attributes:
-        scene: the input.
-        gain: (H, W) float32 at the scene's resolution.
-        model_gain: (h, w) float32 at the network's resolution.
-        truth: (h, w) float32, the scene's map brought to the network's resolution; None without one.
-        std: (H, W) float32, standard deviation over the samples; `gain` is their mean, or the network's own; None for one.
-        samples: (K, H, W) float32; None for one.
-        reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do. None
-            unless `reconstruct` was set.
+    """A model's prediction for one scene, as grey levels in [0, 1], float32: (H, W) at the scene's, (h, w) at the network's
+    resolution.
     """
 
     scene: Scene
-    gain: np.ndarray
-    model_gain: np.ndarray
-    truth: np.ndarray | None = None
-    std: np.ndarray | None = None
-    samples: np.ndarray | None = None
-    reconstruction: np.ndarray | None = None
+    gain: np.ndarray  # (H, W)
+    model_gain: np.ndarray  # (h, w)
+    truth: np.ndarray | None = None  # (h, w), the scene's map, if it is known
+    std: np.ndarray | None = None  # (H, W), of several samples, whose mean `gain` is, or the network's own
+    samples: np.ndarray | None = None  # (K, H, W), if there are several
+    reconstruction: np.ndarray | None = None  # (H, W), the truth through the autoencoder and back, if asked for
 
 
 class Predictor:
@@ -59,14 +51,13 @@ class Predictor:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
         pixel_noise: standard deviation in dB of independent noise on every pixel of several samples, for what the decoder
-            and enlarging leave out; None: `diffusion_config.pixel_noise`. Their mean is that of the samples without it.
+            and enlarging leave out; None: as configured. Their mean is that of the samples without it.
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
         device: None for the GPU if there is one.
-        sampling: fields of `Sampling` in place of the configured ones; None: as configured.
+        sampling: fields of `Sampling`; None: as configured.
 
     Attributes:
         title: of the model, in tables.
-        sampling: of one sample per scene; None for a baseline.
         samples_differ: whether several samples of one scene can be different maps.
 
     Raises:
@@ -147,7 +138,7 @@ class Predictor:
         own = {"weights": digest(meta.get("sha256"), meta["config"], self.use_ema), "seed": self.seed}
         return self.facts(num_samples) | own | {"checkpoint": self.title, "device": self.device.type}
 
-    def prepared(self) -> Callable[[Scene], dict[str, np.ndarray]]:
+    def prepared(self) -> Callable[[Scene], Sample]:
         """`data.prepare.prepare` with the sizes and channels that the model expects; can be sent to another process."""
         data = self.config.data
         return partial(prepare, image_size=data.image_size, cond_size=data.cond_size, channels=data.cond_channels)
@@ -155,23 +146,15 @@ class Predictor:
     def predict(
         self, scenes: Iterable[Scene], batch_size: int = 16, *, num_samples: int = 1, reconstruct: bool = False
     ) -> Iterator[Prediction]:
-        """One prediction per scene, in order; scenes are read as they are needed.
-
-        Args:
-            batch_size: scenes per call of the networks.
-            num_samples: per scene; a prediction is their mean. A baseline without a variance has one.
-            reconstruct: as in the function `predict_batch`.
+        """One prediction per scene, in order, the mean of `num_samples`; scenes are read as they are needed, `batch_size` of them
+        for a call of the networks. `reconstruct` as in the function `predict_batch`.
         """
         scenes, prepared = iter(scenes), self.prepared()
         while batch := list(islice(scenes, batch_size)):
             yield from self.predict_batch(batch, list(map(prepared, batch)), num_samples, reconstruct)
 
     def predict_batch(
-        self,
-        scenes: Sequence[Scene],
-        prepared: Sequence[dict[str, np.ndarray]],
-        num_samples: int = 1,
-        reconstruct: bool = False,
+        self, scenes: Sequence[Scene], prepared: Sequence[Sample], num_samples: int = 1, reconstruct: bool = False
     ) -> list[Prediction]:
         """Predictions of scenes that `prepared` was called with, in one batch; arguments as of `predict`."""
         sampling = self.sampling_of(num_samples)
@@ -184,7 +167,7 @@ class Predictor:
 def predict_batch(
     model: LatentDiffusion | Regression | AutoencoderKL,
     scenes: Sequence[Scene],
-    prepared: Sequence[dict[str, np.ndarray]],
+    prepared: Sequence[Sample],
     device: torch.device,
     *,
     seed: int = 0,
@@ -192,12 +175,10 @@ def predict_batch(
     pixel_noise: float = 0.0,
     **how,
 ) -> list[Prediction]:
-    """Predictions for several scenes, in one batch.
+    """Predictions for several scenes, at their own resolution and `prepared`, in one batch.
 
     Args:
-        model: a LatentDiffusion samples maps, a Regression predicts them; an AutoencoderKL reconstructs the truth, which is
-            then its `gain`. Their `predict(batch)` gives the samples.
-        scenes, prepared: at their own resolution, and as `data.prepare.prepare` gives them.
+        model: its `predict(batch, **how)` gives the samples. An AutoencoderKL reconstructs the truth.
         seed, pixel_noise: as for `Predictor`.
         reconstruct: the truth too, where it is known and the model can: an encoder and a decoder pass more.
         how: `num_samples`, and for a LatentDiffusion fields of `Sampling`.

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from .build import build_model
-from .checkpoint import checkpoint_to_continue, open_checkpoint
+from .checkpoint import checkpoint_to_continue, load_tensors, open_checkpoint
 from .config.schema import Config
 from .errors import CheckpointError, ConfigError
 from .networks.autoencoder import AutoencoderKL
 from .networks.blocks import zero_init
-from .serialization import load_tensors
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
@@ -38,11 +37,8 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
 
 def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[[str], None] = print) -> None:
     """Fill what `build_model` builds with the weights that its run starts from: those of the checkpoint that it continues, of
-    `trainer.init_from`, or of `first_stage_config.ckpt_path`; `say` is called with a line about them.
-
-    Raises:
-        CheckpointError: the weights are not there, or do not fit.
-        ConfigError: stage 2 with an autoencoder that nothing has trained or trains.
+    `trainer.init_from`, or of `first_stage_config.ckpt_path`; `say` is called with a line about them. Raises CheckpointError,
+    or ConfigError for stage 2 with an autoencoder that nothing has trained or trains.
     """
     first_stage = config.first_stage_config
     # without a word about damaged ones: the trainer, which restores the rest, says it
@@ -66,44 +62,39 @@ def load_initial(model: Any, config: Config, stage: str) -> str:
 
     Channels that `data.cond_channels` appends to the other run's are new inputs. Their weights start at zero, so that the
     model's predictions are unchanged at first; a decoder that becomes residual starts from the simulated map instead.
-
-    Raises:
-        CheckpointError: not there, of another stage, of other channels, of another objective, or of another architecture.
+    Raises CheckpointError where the weights do not fit.
     """
     checkpoint = open_checkpoint(config.trainer.init_from)
-    theirs, channels = checkpoint.config, config.data.cond_channels
-    residual, was_residual = (c.first_stage_config.ddconfig.decoder_residual for c in (config, theirs))
-    start_anew = stage != "baseline" and residual and not was_residual
-    diffusion, before = config.diffusion_config, theirs.diffusion_config
-    decoder_trains = (
-        stage == "vae" or config.first_stage_config.trainable or diffusion.end_to_end.start_step is not None
+
+    def refuse(misfit: bool, reason: str) -> None:
+        if misfit:
+            raise CheckpointError(f"{checkpoint.path}: {reason} (trainer.init_from)")
+
+    theirs, ours = checkpoint.config, config
+    known, channels = theirs.data.cond_channels, ours.data.cond_channels
+    refuse(checkpoint.stage != stage, f"is of stage {checkpoint.stage}, not {stage}")
+    refuse(
+        channels[: len(known)] != known, f"was trained with data.cond_channels {known}; {channels} must begin with them"
     )
-    misfits = {
-        f"is of stage {checkpoint.stage}, not {stage}": checkpoint.stage != stage,
-        f"was trained with data.cond_channels {theirs.data.cond_channels}; {channels} must begin with them": (
-            channels[: len(theirs.data.cond_channels)] != theirs.data.cond_channels
-        ),
-        f"was trained for {before.model_type} {before.objective}, not {diffusion.model_type} {diffusion.objective}": (
-            stage == "ldm" and (before.model_type, before.objective) != (diffusion.model_type, diffusion.objective)
-        ),
-        "its decoder is residual; keep first_stage_config.ddconfig.decoder_residual: true": (
-            stage != "baseline" and was_residual and not residual
-        ),
-        "decoder_residual starts the decoder's last layer anew, which nothing trains; "
-        "set diffusion_config.end_to_end.start_step": start_anew and not decoder_trains,
-    }
-    for misfit, applies in misfits.items():
-        if applies:
-            raise CheckpointError(f"{checkpoint.path}: {misfit} (trainer.init_from)")
+    before, now = ((c.diffusion_config.model_type, c.diffusion_config.objective) for c in (theirs, ours))
+    refuse(stage == "ldm" and before != now, f"was trained for {' '.join(before)}, not {' '.join(now)}")
+    was_residual, residual = (c.first_stage_config.ddconfig.decoder_residual for c in (theirs, ours))
+    end_to_end = ours.diffusion_config.end_to_end.start_step is not None
+    decoder_trains = stage == "vae" or ours.first_stage_config.trainable or end_to_end
+    become = "only a decoder that is trained, as with diffusion_config.end_to_end.start_step, can become residual"
+    refuse(
+        stage != "baseline" and residual != was_residual and not (residual and decoder_trains),
+        f"was trained with first_stage_config.ddconfig.decoder_residual {was_residual}; {become}",
+    )
     state, fitting = checkpoint.weights("averaged"), model.state_dict()
-    if stage == "ldm" and diffusion.scale_factor is not None:
+    if stage == "ldm" and ours.diffusion_config.scale_factor is not None:
         state["scale_factor"] = fitting["scale_factor"]
     for name, weight in state.items():
         more = fitting[name].shape[1] - weight.shape[1] if name in fitting and weight.ndim == 4 else 0
-        if more > 0 and len(channels) > len(theirs.data.cond_channels):  # the condition comes last in every layer
+        if more > 0 and len(channels) > len(known):  # the condition comes last in every layer
             state[name] = nn.functional.pad(weight, (0, 0, 0, 0, 0, more))  # (out, in, h, w)
     load_strictly(model, state, checkpoint.path)
-    if start_anew:
+    if stage != "baseline" and residual and not was_residual:
         zero_init((model.first_stage_model if stage == "ldm" else model).decoder.last_layer)
     return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"
 
@@ -115,9 +106,6 @@ def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels
         path: a checkpoint or results folder of either stage, a .safetensors file of an autoencoder, or a .pt / .ckpt
             of the original RadioDiff, DDM or latent-diffusion code (`ema`, `model` or `state_dict` inside).
         cond_channels: names of the condition's channels, which a decoder that sees them must have been trained with.
-
-    Raises:
-        CheckpointError: not there, not readable without running code, of another architecture, or of other channels.
     """
     source, decoder = Path(path), autoencoder.decoder
     if source.is_dir():

@@ -113,13 +113,13 @@ class Decoder(nn.Module):
         self,
         channels: Sequence[int],
         z_channels: int,
-        layers: Layers,
+        layers: Layers | None = None,
         *,
         cond_channels: int = 0,
         base_channel: int | None = None,
     ):
         super().__init__()
-        image_channels, *widths = channels
+        layers, (image_channels, *widths) = layers or Layers(), channels
         self.patch_size, self.cond_channels, self.base_channel = layers.patch_size, cond_channels, base_channel
         current = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, current, 3, padding=1)
