@@ -34,9 +34,9 @@ from .config.schema import Config, FirstStageConfig
 from .errors import CheckpointError, ConfigError
 
 log = logging.getLogger("radiodiff")
+Tensors = dict[str, Tensor]
 
 FORMAT = 3
-FILES = ("model.safetensors", "ema.safetensors", "training.pt")
 _PROCESS = [f"diffusion_config.{name}" for name in ("model_type", "objective", "timesteps", "beta_schedule")]
 _SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size", *_PROCESS)
 ARCHITECTURE = {  # settings that change what the weights of a stage mean
@@ -56,7 +56,6 @@ class Checkpoint:
 
     path: Path
     meta: dict[str, Any]
-
     step = property(lambda self: self.meta["step"], doc="Optimizer steps taken.")
     stage = property(lambda self: self.meta["stage"], doc="`vae`, `ldm` or `baseline`.")
 
@@ -65,7 +64,7 @@ class Checkpoint:
         """The resolved configuration of the run."""
         return resolve(parse_config(self.meta["config"]), stage=self.stage)
 
-    def weights(self, name: str) -> dict[str, Tensor]:
+    def weights(self, name: str) -> Tensors:
         """The tensors of `model`, `ema`, or `averaged` (`model` with those of `ema` in their place), on the CPU."""
         if name == "averaged":
             return self.weights("model") | self.weights("ema")
@@ -88,17 +87,12 @@ def versions() -> dict[str, str]:
 
 
 def save_checkpoint(
-    results: Path,
-    *,
-    step: int,
-    stage: str,
-    config: Config,
-    model: dict[str, Tensor],
-    ema: dict[str, Tensor],
-    training: dict[str, Any],
-    processes: int = 1,
+    results: Path, step: int, config: Config, model: Tensors, ema: Tensors, training: dict[str, Any], **facts: Any
 ) -> Path:
     """Write `results/checkpoints/ckpt_STEP`, unless this very step was saved before, and return it.
+
+    Args:
+        facts: stage, and number of processes.
 
     Raises:
         CheckpointError: it cannot be written, for instance because the disk is full.
@@ -107,6 +101,7 @@ def save_checkpoint(
     if target.exists():
         return target
     aside = target.with_name(f".ckpt_{step}")
+    facts |= {"format": FORMAT, "step": step, "config": to_dict(config), "versions": versions(), "metrics": {}}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for half_written in target.parent.glob(".ckpt_*"):  # by a run that was killed while it saved
@@ -116,8 +111,7 @@ def save_checkpoint(
             tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
             save_file(tensors, aside / f"{name}.safetensors")
         torch.save(training, aside / "training.pt")
-        facts = {"format": FORMAT, "stage": stage, "step": step, "processes": processes, "config": to_dict(config)}
-        write_meta(aside, facts | {"versions": versions(), "metrics": {}}, digest_files=True)
+        write_meta(aside, facts | {"sha256": _digests(aside)})
         for path in (*aside.iterdir(), aside):
             _sync(path)
         os.rename(aside, target)
@@ -132,29 +126,25 @@ def save_checkpoint(
 
 def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = ()) -> Path:
     """What is needed to use a model, and no more: averaged weights, matrices and kernels in half precision, and meta.json.
-
-    Raises:
-        CheckpointError: `folder` holds a model already.
-        ConfigError: `overrides` (key=value) with a setting that is not in SAMPLING.
+    Raises CheckpointError where `folder` holds a model already, ConfigError for `overrides` of settings not in SAMPLING.
     """
     if (folder / "meta.json").exists():
         raise CheckpointError(f"{folder}: holds a model already; name another folder")
+    for override in overrides:
+        if override.partition("=")[0] not in SAMPLING:
+            raise ConfigError(f"{override}: is fixed by training; what can be changed is {', '.join(SAMPLING)}")
     config = resolve(parse_config(to_dict(checkpoint.config), overrides), checkpoint.stage)
-    for change in differences(checkpoint.config, config):
-        if change.partition(":")[0] not in SAMPLING:
-            raise ConfigError(f"{change}: is fixed by training; what can be changed is {', '.join(SAMPLING)}")
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.weights("averaged")
     state = {k: v.half().contiguous() if v.ndim > 1 and v.is_floating_point() else v for k, v in state.items()}
     save_file(state, folder / "model.safetensors")
-    write_meta(folder, checkpoint.meta | {"exported": True, "config": to_dict(config)}, digest_files=True)
+    facts = {"exported": True, "config": to_dict(config), "sha256": _digests(folder)}
+    write_meta(folder, checkpoint.meta | facts)
     return folder
 
 
-def write_meta(folder: Path, meta: dict[str, Any], *, digest_files: bool = False) -> None:
-    """Write meta.json whole or not at all, with its own checksum, and on request with new ones of the files beside it."""
-    if digest_files:
-        meta = meta | {"sha256": {name: _digest(folder / name) for name in FILES if (folder / name).exists()}}
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Write meta.json whole or not at all, with its own checksum."""
     aside = folder / ".meta.json"
     aside.write_text(json.dumps(meta | {"checksum": _checksum(meta)}, indent=1), encoding="utf-8")
     _sync(aside)
@@ -175,12 +165,14 @@ def _checksum(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a checkpoint by name."""
+    digests = {path.name: hashlib.sha256() for path in folder.iterdir() if path.suffix in (".safetensors", ".pt")}
+    for name, digest in digests.items():
+        with (folder / name).open("rb") as file:
+            while chunk := file.read(2**22):
+                digest.update(chunk)
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -212,11 +204,10 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint folder; raises CheckpointError where one of its files is not as it was written."""
     meta = read_meta(path)
+    found = _digests(path)
     for name, digest in meta["sha256"].items():
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path}: {name} is missing")
-        if _digest(path / name) != digest:
-            raise CheckpointError(f"{path}: {name} is truncated or altered")
+        if found.get(name) != digest:
+            raise CheckpointError(f"{path}: {name} is {'truncated or altered' if name in found else 'missing'}")
     return Checkpoint(path, meta)
 
 
