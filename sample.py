@@ -44,15 +44,9 @@ if TYPE_CHECKING:
     from denoising_diffusion_pytorch.predictor import Predictor
 
 SETTINGS = {  # of the section `sample`, that are options where there is no configuration file
-    "ckpt": (str, "a results folder, a checkpoint or an exported model; default: the released model"),
-    "output_folder": (str, "default: ./radiodiff_samples"),
-    "sampler": (str, "default: the checkpoint's"),
-    "steps": (int, "number of sampling steps; default: the checkpoint's"),
-    "noise_scale": (float, "times the noise of training; default: the checkpoint's"),
-    "pixel_noise": (float, "dB of independent noise on every pixel of several samples; default: the checkpoint's"),
-    "num_samples": (int, "samples per map; several give their mean and standard deviation (default: 1)"),
-    "seed": (int, "the same seed gives the same map (default: 0)"),
-    "figures": (int, "pictures, spread over the maps (default: 20)"),
+    str: ("ckpt", "output_folder", "sampler"),
+    int: ("steps", "num_samples", "seed", "figures"),
+    float: ("noise_scale", "pixel_noise"),
 }
 RECORDS = "metrics.jsonl"  # the scores of a split's maps, as they are made
 
@@ -71,12 +65,15 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     add("--eirp", type=float, metavar="DBM", help="turns measured dBm into path gain: dBm - EIRP")
     covered = "path gain from which a pixel is covered (%(default)g)"
     add("--threshold", type=float, default=COVERAGE_DB, metavar="DB", help=covered)
-    for name, (kind, meaning) in SETTINGS.items():
-        add(f"--{name}", type=kind, help=meaning)
+    settings = [(name, kind) for kind, names in SETTINGS.items() for name in names]
+    for name, kind in settings:
+        field = SampleConfig.model_fields[name]
+        default = "" if field.default is None else f" (default: {field.default})"
+        add(f"--{name}", type=kind, help=field.description.replace("null:", "default:") + default)
     add("--cfg", metavar="YAML", help="a configuration file with a section `sample`, in place of these")
     add("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parse(parser)
-    given = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    given = {name: value for name, _ in settings if (value := getattr(arguments, name)) is not None}
     own = arguments.buildings is not None or arguments.simulate is not None
     if arguments.buildings and not arguments.tx:
         parser.error("--buildings needs --tx X,Y")

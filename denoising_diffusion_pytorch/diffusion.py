@@ -45,6 +45,7 @@ class Diffusion(nn.Module, ABC):
 
     model_type: str  # its name in `PROCESSES`
     heads = 1  # model outputs per latent channel
+    timesteps = 1  # the noisiest t, or T of a process in steps
 
     def __init__(self, objective: str | None = None):
         super().__init__()
@@ -62,10 +63,6 @@ class Diffusion(nn.Module, ABC):
         """u (B,) in [0, 1) -> t (B,), uniform; the noisiest t where `final_step` (B,) bool is set."""
 
     @abstractmethod
-    def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> the network's time input, in [0, 1000]."""
-
-    @abstractmethod
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The true value of the objective's quantity, (B, heads Z, h, w)."""
 
@@ -77,6 +74,10 @@ class Diffusion(nn.Module, ABC):
         """Signal and sigma at t (B,), (B, 1, 1, 1) each for a 4-D `like`, in its precision."""
         signal, sigma = (a.to(like.dtype).view(-1, *[1] * (like.ndim - 1)) for a in self.amplitudes(t))
         return signal, sigma
+
+    def time_input(self, t: Tensor) -> Tensor:
+        """t (B,) -> the network's time input, in [0, 1000]."""
+        return t.float() * (1000 / self.timesteps)
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = signal x_start + sigma noise, all of x_start's shape (B, Z, h, w)."""
@@ -125,9 +126,6 @@ class GaussianDiffusion(Diffusion):
         t = (u * self.timesteps).long().clamp(max=self.timesteps - 1)
         return torch.where(final_step, self.timesteps - 1, t)
 
-    def time_input(self, t: Tensor) -> Tensor:
-        return t.float() * (1000 / self.timesteps)
-
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """As in `Diffusion`; with `pred_x0` the output is x_start itself."""
         if self.objective != "pred_x0":
@@ -154,9 +152,6 @@ class _Continuous(Diffusion):
     def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         t = T_MIN + u * (1 - T_MIN)
         return torch.where(final_step, torch.ones_like(t), t)
-
-    def time_input(self, t: Tensor) -> Tensor:
-        return t.float() * 1000
 
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
         if steps < 1:

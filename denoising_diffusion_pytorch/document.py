@@ -15,25 +15,15 @@ from .weights import load_first_stage
 
 
 class LatentDiffusion(latent_diffusion.LatentDiffusion):
-    """Both stages from four sections of a configuration; `latent_diffusion.LatentDiffusion` takes modules.
+    """Both stages from sections of a configuration; `latent_diffusion.LatentDiffusion` takes modules.
 
-    Sections are models of config/schema.py, plain dicts in any spelling that a YAML file may use, or None for the document's
-    values. The autoencoder's weights are read where the first one names a `ckpt_path`. `cond_size`: side of the condition
-    image in pixels (None: the latent's side). Raises ConfigError and CheckpointError.
+    `first_stage_config`, `cond_stage_config`, `unet_config` and `diffusion_config` are models of config/schema.py, plain
+    dicts in any spelling that a YAML file may use, or left out for the document's values. The autoencoder's weights are
+    read where the first one names a `ckpt_path`. `cond_size`: side of the condition image in pixels (None: the latent's).
     """
 
-    def __init__(
-        self,
-        first_stage_config: Any = None,
-        cond_stage_config: Any = None,
-        unet_config: Any = None,
-        diffusion_config: Any = None,
-        *,
-        cond_size: int | None = None,
-    ):
-        given = {"first_stage_config": first_stage_config, "cond_stage_config": cond_stage_config}
-        given |= {"unet_config": unet_config, "diffusion_config": diffusion_config, "data": {"cond_size": cond_size}}
-        config = resolve(parse_config(given), stage="ldm")
+    def __init__(self, *, cond_size: int | None = None, **sections: Any):
+        config = resolve(parse_config(sections | {"data": {"cond_size": cond_size}}), stage="ldm")
         super().__init__(**latent_diffusion_parts(config))
         path = config.first_stage_config.ckpt_path
         if path:

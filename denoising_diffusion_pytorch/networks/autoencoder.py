@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize, zero_init
+from .blocks import AttnBlock, ResnetBlock, downsample, normalize, upsample, zero_init
 from .radio_map import to_gain
 
 HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of the decoder
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
         for level, width in enumerate(widths):
             stage = layers.level(widths[max(level - 1, 0)], width, layers.num_res_blocks)
             if level < len(widths) - 1:
-                stage["downsample"] = Downsample(width)
+                stage["downsample"] = downsample(width)
             self.down.append(stage)
         self.mid = layers.middle(widths[-1])
         self.norm_out = normalize(widths[-1])
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
                 folded = cond_channels * (self.patch_size * 2**level) ** 2
                 stage["cond_in"] = nn.Conv2d(folded, current, 3, padding=1)
             if level > 0:
-                stage["upsample"] = Upsample(width, width)
+                stage["upsample"] = upsample(width, width)
             self.up.insert(0, stage)  # index = level, as in CompVis' checkpoints
             current = width
         self.norm_out = normalize(current)

@@ -1,5 +1,6 @@
 """Shifted-window attention and the condition encoder (Liu et al., "Swin Transformer", 2021)."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -101,19 +102,6 @@ class CrossAttention(nn.Module):
         return self.proj(rearrange(y, "b h (y x) d -> b y x (h d)", y=x.shape[1]))
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU in between, on the last dimension."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = zero_init(nn.Linear(4 * dim, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> the same."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class TransformerBlock(nn.Module):
     """Pre-norm block: window self-attention, cross-attention to the condition, MLP; each a residual branch.
 
@@ -137,7 +125,8 @@ class TransformerBlock(nn.Module):
             self.norm1 = nn.LayerNorm(dim)
             self.attn = WindowAttention(dim, num_heads, window_size, shift)
             self.norm3 = nn.LayerNorm(dim)
-            self.mlp = Mlp(dim)
+            fc1, fc2 = nn.Linear(dim, 4 * dim), zero_init(nn.Linear(4 * dim, dim))
+            self.mlp = nn.Sequential(OrderedDict(fc1=fc1, gelu=nn.GELU(), fc2=fc2))
         if context_dim:
             self.norm2 = nn.LayerNorm(dim)
             self.cross_attn = CrossAttention(dim, context_dim, num_heads)

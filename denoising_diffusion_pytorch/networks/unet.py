@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Downsample, FourierFeatures, ResnetBlock, Upsample, normalize, run, timestep_embedding, zero_init
+from .blocks import FourierFeatures, ResnetBlock, downsample, normalize, run, timestep_embedding, upsample, zero_init
 from .swin import TransformerBlock
 
 
@@ -80,7 +80,7 @@ class Unet(nn.Module):
         for level, width in enumerate(widths):
             self.downs.append(stage(level, [current, *[width] * (num_res_blocks - 1)]))
             if level < len(widths) - 1:
-                self.downs[-1]["downsample"] = Downsample(width)
+                self.downs[-1]["downsample"] = downsample(width)
             current = width
         self.mid_block1 = resnet(current, current)
         self.mid_attn = attend(-1, True)
@@ -88,7 +88,7 @@ class Unet(nn.Module):
         for level, width in reversed(list(enumerate(widths))):
             self.ups.append(stage(level, [2 * width] * num_res_blocks))  # input and skip
             if level > 0:
-                self.ups[-1]["upsample"] = Upsample(width, widths[level - 1])
+                self.ups[-1]["upsample"] = upsample(width, widths[level - 1])
         self.norm_out = normalize(dim)
         self.conv_out = zero_init(nn.Conv2d(dim, out_channels or channels, 3, padding=1))
 
