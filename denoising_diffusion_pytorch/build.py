@@ -3,7 +3,7 @@
 from typing import Any
 
 from .config.derive import BASE_CHANNEL
-from .config.schema import Config, DiffusionConfig, FirstStageConfig
+from .config.schema import Config, FirstStageConfig
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
@@ -38,13 +38,6 @@ def build_discriminator(config: FirstStageConfig) -> PatchDiscriminator:
     return PatchDiscriminator(config.ddconfig.out_ch, loss.discr_channels, loss.discr_layers)
 
 
-def build_diffusion(config: DiffusionConfig) -> Diffusion:
-    """The forward process and its objective."""
-    if config.model_type == "ddpm":
-        return GaussianDiffusion(config.timesteps, config.beta_schedule, config.objective)
-    return DecoupledDiffusion() if config.model_type == "const_sde" else FlowMatching()
-
-
 def latent_diffusion_parts(config: Config) -> dict[str, Any]:
     """The arguments of `LatentDiffusion` from a resolved configuration; what stage 2 does not train is frozen."""
     cond, net, settings = config.cond_stage_config, config.unet_config, config.diffusion_config
@@ -63,7 +56,9 @@ def latent_diffusion_parts(config: Config) -> dict[str, Any]:
         window_size=cond.window_size,
         use_checkpoint=net.use_checkpoint,
     )
-    diffusion = build_diffusion(settings)
+    diffusion: Diffusion = DecoupledDiffusion() if settings.model_type == "const_sde" else FlowMatching()
+    if settings.model_type == "ddpm":
+        diffusion = GaussianDiffusion(settings.timesteps, settings.beta_schedule, settings.objective)
     unet = Unet(
         dim=net.model_channels,
         channels=net.in_channels,

@@ -83,19 +83,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
-# ---- writing -----------------------------------------------------------------------------------------------------
-
-
 def save_checkpoint(
     results: Path, step: int, config: Config, model: Tensors, ema: Tensors, training: dict[str, Any], **facts: Any
 ) -> Path:
-    """Write `results/checkpoints/ckpt_STEP`, unless this very step was saved before, and return it.
-
-    Args:
-        facts: stage, and number of processes.
-
-    Raises:
-        CheckpointError: it cannot be written, for instance because the disk is full.
+    """Write `results/checkpoints/ckpt_STEP`, unless this very step was saved before, and return it; `facts` are stage and number
+    of processes. Raises CheckpointError where it cannot be written, for instance because the disk is full.
     """
     target = results / "checkpoints" / f"ckpt_{step}"
     if target.exists():
@@ -175,9 +167,6 @@ def _digests(folder: Path) -> dict[str, str]:
     return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------
-
-
 def load_tensors(path: Path) -> Any:
     """What a .safetensors file or a torch file of tensors and plain containers holds, on the CPU. It may come from anywhere:
     nothing in it is executed. Raises CheckpointError where it is damaged, of another kind, or needs code to be unpickled.
@@ -220,10 +209,8 @@ def steps_of(results: Path) -> dict[int, Path]:
 def find_checkpoint(
     results: Path, milestone: int | str = "latest", warn: Callable[[str], None] = log.warning
 ) -> Checkpoint | None:
-    """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all.
-
-    Raises:
-        CheckpointError: the step is not there or damaged, or all are damaged.
+    """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all. Raises CheckpointError
+    where the step is not there or damaged, or all are damaged.
     """
     steps = steps_of(results)
     if milestone not in (0, "latest"):
@@ -250,10 +237,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:
-    """The checkpoint that a run continues from: the newest good one, or the chosen milestone; None for a new run.
-
-    Raises:
-        CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
+    """The checkpoint that a run continues from: the newest good one, or the chosen milestone; None for a new run. Raises
+    CheckpointError where the results folder holds checkpoints that this run must not touch or cannot continue.
     """
     settings, elsewhere = config.trainer, "choose another trainer.results_folder"
     milestone = settings.resume_milestone if settings.enable_resume else 0

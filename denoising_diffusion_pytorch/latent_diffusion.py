@@ -138,8 +138,7 @@ class LatentDiffusion(nn.Module):
         """`count` independent samples per condition, one after the other; the condition is encoded once.
 
         Args:
-            cond: (B, C, s, s) in [-1, 1].
-            ori_mask: (B, 1, H, W), 1 where the map is zero beyond doubt, else 0; None leaves all.
+            cond, ori_mask: (B, C, s, s) in [-1, 1], and (B, 1, H, W), 1 where the map is zero beyond doubt; None: nowhere.
             keys: one integer per map: the same map whatever batch it is in.
             generator: randomness without keys, on the condition's device; None: torch's global one.
             sampling: fields of `Sampling`, None or left out for those of the model.

@@ -60,9 +60,8 @@ class Predictor:
         title: of the model, in tables.
         samples_differ: whether several samples of one scene can be different maps.
 
-    Raises:
-        CheckpointError: a checkpoint of an autoencoder, or none at all.
-        ConfigError: a sampler or a number of steps that does not fit the model.
+    Raises CheckpointError for a checkpoint of an autoencoder, or none at all, and ConfigError for a sampler or a number of
+    steps that does not fit the model.
     """
 
     def __init__(

@@ -105,12 +105,8 @@ class Sampling:
     eta: float = 0.0  # how stochastic ddim is, 0 to 1
 
     def changed(self, diffusion: Diffusion, **changes: Any) -> "Sampling":
-        """The same with those of its fields that are given (None: unchanged), checked, and the sampler named.
-
-        Another sampler does not inherit `eta`.
-
-        Raises:
-            ValueError: the process has no such sampler or not that many steps, or the sampler has no eta.
+        """The same with those of its fields that are given (None: unchanged; another sampler does not inherit `eta`), and the
+        sampler named. ValueError for what does not fit the process or the sampler.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         eta = self.eta if given.get("sampler", self.sampler) == self.sampler else 0.0

@@ -110,16 +110,6 @@ def test_the_output_has_a_unit_variance_target_that_x_t_does_not_foretell(diffus
         assert not isinstance(diffusion, GaussianDiffusion) or abs(x_t.std() - 1) < 0.03  # variance-preserving
 
 
-def test_the_noise_loss_weighs_the_output_by_the_signal():
-    """Its error is that of the predicted noise: signal times the output's."""
-    diffusion, (x_start, noise) = GaussianDiffusion(objective="pred_noise"), pair()
-    t = some_times(diffusion)
-    x_t = diffusion.q_sample(x_start, t, noise)
-    signal, _ = diffusion.coefficients(t, x_start)
-    loss = diffusion.loss(right_output(diffusion, x_start, t, noise) + 0.3, x_start, x_t, t, noise)
-    assert torch.allclose(loss, (0.3 * signal).square().mean())
-
-
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 50])
 @ALL
 def test_an_oracle_makes_every_sampler_return_x_start(diffusion, steps):
@@ -167,34 +157,25 @@ def test_a_flow_carries_noise_to_a_gaussian(steps):
 
 
 def test_times_run_from_pure_noise_to_the_end():
-    diffusion = GaussianDiffusion(timesteps=1000)
+    diffusion, u, final = (
+        GaussianDiffusion(timesteps=1000),
+        torch.tensor([0.0, 0.9999999, 0.0]),
+        torch.tensor([0, 0, 1]) > 0,
+    )
     assert diffusion.schedule(4).tolist() == [999, 749, 499, 249, -1]
     assert diffusion.schedule(1000).tolist() == list(range(999, -2, -1))
-    for steps in (0, 1001):
-        with pytest.raises(ValueError, match="steps"):
-            diffusion.schedule(steps)
-    u = torch.tensor([0.0, 0.9999999, 0.5])
-    assert diffusion.sample_t(u, torch.tensor([False, False, False])).tolist() == [0, 999, 500]
-    assert diffusion.sample_t(u, torch.tensor([True, False, False])).tolist()[0] == 999
-    clean, none = diffusion.coefficients(torch.tensor([-1]), torch.zeros(1, 1))
-    assert clean == 1 and none == 0
-
-
-@pytest.mark.parametrize("process", [DecoupledDiffusion, FlowMatching])
-def test_continuous_times_run_from_pure_noise_to_the_end(process):
-    diffusion = process()
-    assert diffusion.schedule(4).tolist() == [1, 0.75, 0.5, 0.25, 0]
-    with pytest.raises(ValueError, match="steps"):
-        diffusion.schedule(0)
-    t = diffusion.sample_t(torch.tensor([0.0, 0.5, 0.0]), torch.tensor([False, False, True]))
-    assert torch.allclose(t, torch.tensor([1e-4, 0.50005, 1.0])) and t[2] == 1
-    assert diffusion.time_input(t)[2] == 1000
-    x_start, noise = pair(n=1)
-    assert torch.equal(diffusion.q_sample(x_start, t[2:], noise), noise)
-    # an untrained network (zeros) is right at both ends
-    zeros = torch.zeros(1, 3 * diffusion.heads, 4, 4, dtype=torch.double)
-    assert torch.equal(diffusion.predictions(zeros, noise, torch.zeros(1))[0], noise)
-    assert torch.equal(diffusion.predictions(zeros, noise, torch.ones(1))[1], noise)
+    assert diffusion.sample_t(u, final).tolist() == [0, 999, 999]
+    assert diffusion.coefficients(torch.tensor([-1]), torch.zeros(1, 1)) == (1, 0)
+    for process in (DecoupledDiffusion(), FlowMatching()):
+        assert process.schedule(4).tolist() == [1, 0.75, 0.5, 0.25, 0]
+        t = process.sample_t(u, final)
+        assert torch.allclose(t, torch.tensor([1e-4, 1.0, 1.0])) and process.time_input(t)[2] == 1000
+        x_start, noise = pair(n=1)
+        assert torch.equal(process.q_sample(x_start, t[2:], noise), noise)
+        # an untrained network (zeros) is right at both ends
+        zeros = torch.zeros(1, 3 * process.heads, 4, 4, dtype=torch.double)
+        assert torch.equal(process.predictions(zeros, noise, torch.zeros(1))[0], noise)
+        assert torch.equal(process.predictions(zeros, noise, torch.ones(1))[1], noise)
 
 
 def test_two_heads_are_weighted_by_the_inverse_of_their_errors_variances():
@@ -224,6 +205,7 @@ def test_sampling_settings_are_checked_against_the_process():
         (FlowMatching, {"eta": 0.5}, "eta is 0.5.*euler"),
         (GaussianDiffusion, {"sampler": "ddpm", "eta": 1.0}, "eta is 1.*ddpm"),
         (GaussianDiffusion, {"steps": 1001}, "1..1000"),
+        (FlowMatching, {"steps": 0}, "at least 1"),
         (FlowMatching, {"noise_scale": 0.0}, "noise_scale is 0"),
     ):
         with pytest.raises(ValueError, match=words):

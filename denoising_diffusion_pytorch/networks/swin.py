@@ -181,10 +181,8 @@ class SwinConditionEncoder(nn.Module):
             current = width
 
     def forward(self, cond: Tensor) -> list[Tensor]:
-        """(B, in_channels, p h, p w) in [-1, 1] -> [(B, C_0, h, w), (B, C_1, h/2, w/2), ...].
-
-        Raises:
-            ValueError: wrong channels, or sides that the patch size and the levels do not divide.
+        """(B, in_channels, p h, p w) in [-1, 1] -> [(B, C_0, h, w), (B, C_1, h/2, w/2), ...]; ValueError for wrong channels, or
+        sides that the patch size and the levels do not divide.
         """
         multiple = self.patch_size * 2 ** (len(self.levels) - 1)
         if cond.shape[1] != self.in_channels or cond.shape[-1] % multiple or cond.shape[-2] % multiple:

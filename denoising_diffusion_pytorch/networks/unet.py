@@ -93,13 +93,8 @@ class Unet(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(dim, out_channels or channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, cond: Sequence[Tensor]) -> Tensor:
-        """x (B, channels, h, w), sides multiples of 2^(levels - 1), t (B,) in [0, 1000] -> (B, out_channels, h, w).
-
-        Args:
-            cond: the condition's maps [(B, C_l, h / 2^l, w / 2^l)], as `SwinConditionEncoder` gives them.
-
-        Raises:
-            ValueError: sides that the levels do not divide, or maps of other channels than `context_channels`.
+        """x (B, channels, h, w), sides multiples of 2^(levels - 1), t (B,) in [0, 1000] and the condition's maps
+        [(B, C_l, h / 2^l, w / 2^l)], as `SwinConditionEncoder` gives them -> (B, out_channels, h, w). ValueError for others.
         """
         multiple = 2 ** (len(self.downs) - 1)
         if x.shape[-1] % multiple or x.shape[-2] % multiple:
