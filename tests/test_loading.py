@@ -145,12 +145,3 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
     ):
         with pytest.raises(CheckpointError, match=message):
             started(changes, tmp_path / source, stage)
-
-
-def test_a_run_is_continued_with_the_same_networks_and_the_same_trained_weights(tmp_path):
-    make_trainer(tmp_path).train()
-    with pytest.raises(CheckpointError, match="unet_config.model_channels"):
-        make_trainer(tmp_path, unet_config={"model_channels": 16}).train()
-    with pytest.raises(CheckpointError, match="other weights.*end_to_end.start_step"):
-        changes = {"diffusion_config": {"end_to_end": {"start_step": 4}}, "trainer": {"training_steps": 6}}
-        make_trainer(tmp_path, **changes).train()

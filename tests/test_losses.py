@@ -72,20 +72,7 @@ def test_adaptive_weight_in_half_precision(dtype, within):
         assert weight() == pytest.approx(exact.item(), rel=within)
 
 
-def test_lpips_without_weights_says_where_to_get_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(CheckpointError, match="vgg16-397923af.pth"):
-        LPIPSLoss()
-    broken = tmp_path / "vgg.pth"
-    broken.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="vgg.pth"):
-        LPIPSLoss(str(broken))
-    torch.save({"features.0.weight": torch.zeros(1)}, broken)
-    with pytest.raises(CheckpointError, match="not a torchvision VGG16"):
-        LPIPSLoss(str(broken))
-
-
-def test_lpips_with_weights(tmp_path):
+def test_lpips_reads_vgg16_from_a_file(tmp_path, monkeypatch):
     from torchvision.models.vgg import cfgs, make_layers
 
     torch.manual_seed(0)
@@ -93,13 +80,17 @@ def test_lpips_with_weights(tmp_path):
     torch.save(state, tmp_path / "vgg16.pth")
     loss = LPIPSLoss(str(tmp_path / "vgg16.pth")).train()
     assert not loss.lpips.training and not any(p.requires_grad for p in loss.parameters())
-    assert torch.equal(loss.lpips.net.slice1[0].weight, state["features.0.weight"])
     assert torch.equal(loss.lpips.net.slice5[-2].weight, state["features.28.weight"])
     x = torch.rand(1, 1, 64, 64, requires_grad=True)
     assert loss(x, x.detach()) == 0
     distance = loss(x, 1 - x.detach())
     distance.backward()
     assert distance > 0 and x.grad.abs().sum() > 0
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "odd.pth")
+    for path, message in ((None, "download vgg16-397923af.pth"), (tmp_path / "odd.pth", "not a torchvision VGG16")):
+        with pytest.raises(CheckpointError, match=message):
+            LPIPSLoss(path)
 
 
 def test_ema_shares_frozen_weights_and_copies_buffers():
