@@ -57,11 +57,10 @@ class Layers:
 
     def middle(self, channels: int) -> nn.Sequential:
         """Two residual blocks, and self-attention between them."""
-        mid: dict[str, nn.Module] = {"block_1": ResnetBlock(channels, channels, dropout=self.dropout)}
-        if self.mid_attention:
-            mid["attn_1"] = AttnBlock(channels)
-        mid["block_2"] = ResnetBlock(channels, channels, dropout=self.dropout)
-        return nn.Sequential(OrderedDict(mid))
+        block_1 = ResnetBlock(channels, channels, dropout=self.dropout)
+        attn_1 = AttnBlock(channels) if self.mid_attention else nn.Identity()
+        block_2 = ResnetBlock(channels, channels, dropout=self.dropout)
+        return nn.Sequential(OrderedDict(block_1=block_1, attn_1=attn_1, block_2=block_2))
 
 
 class Encoder(nn.Module):
@@ -80,8 +79,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
             stage = layers.level(widths[max(level - 1, 0)], width, layers.num_res_blocks)
-            if level < len(widths) - 1:
-                stage["downsample"] = downsample(width)
+            stage["downsample"] = downsample(width) if level < len(widths) - 1 else nn.Identity()
             self.down.append(stage)
         self.mid = layers.middle(widths[-1])
         self.norm_out = normalize(widths[-1])
@@ -91,9 +89,7 @@ class Encoder(nn.Module):
         """(B, C, H, W) -> (B, 2 Z, H/f, W/f), f = patch_size * 2^(levels - 1)."""
         h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, ch, H/p, W/p)
         for stage in self.down:
-            h = stage["block"](h)
-            if "downsample" in stage:
-                h = stage["downsample"](h)  # (B, c, H/2, W/2)
+            h = stage["downsample"](stage["block"](h))  # (B, c, H/2, W/2)
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
@@ -130,8 +126,7 @@ class Decoder(nn.Module):
             if cond_channels:
                 folded = cond_channels * (self.patch_size * 2**level) ** 2
                 stage["cond_in"] = nn.Conv2d(folded, current, 3, padding=1)
-            if level > 0:
-                stage["upsample"] = upsample(width, width)
+            stage["upsample"] = upsample(width, width) if level > 0 else nn.Identity()
             self.up.insert(0, stage)  # index = level, as in CompVis' checkpoints
             current = width
         self.norm_out = normalize(current)
@@ -168,9 +163,7 @@ class Decoder(nn.Module):
         for level, stage in reversed(list(enumerate(self.up))):
             if cond is not None:
                 h = h + stage["cond_in"](F.pixel_unshuffle(cond, self.patch_size * 2**level))
-            h = stage["block"](h)
-            if "upsample" in stage:
-                h = stage["upsample"](h)  # (B, c, 2H, 2W)
+            h = stage["upsample"](stage["block"](h))  # (B, c, 2H, 2W)
         h = F.silu(self.norm_out(h))
         if self.patch_size == 1:
             return h

@@ -79,16 +79,14 @@ class Unet(nn.Module):
         current = dim
         for level, width in enumerate(widths):
             self.downs.append(stage(level, [current, *[width] * (num_res_blocks - 1)]))
-            if level < len(widths) - 1:
-                self.downs[-1]["downsample"] = downsample(width)
+            self.downs[-1]["downsample"] = downsample(width) if level < len(widths) - 1 else nn.Identity()
             current = width
         self.mid_block1 = resnet(current, current)
         self.mid_attn = attend(-1, True)
         self.mid_block2 = resnet(current, current)
         for level, width in reversed(list(enumerate(widths))):
             self.ups.append(stage(level, [2 * width] * num_res_blocks))  # input and skip
-            if level > 0:
-                self.ups[-1]["upsample"] = upsample(width, widths[level - 1])
+            self.ups[-1]["upsample"] = upsample(width, widths[level - 1]) if level > 0 else nn.Identity()
         self.norm_out = normalize(dim)
         self.conv_out = zero_init(nn.Conv2d(dim, out_channels or channels, 3, padding=1))
 
@@ -113,8 +111,7 @@ class Unet(nn.Module):
                 if number == len(stage["blocks"]):
                     h = self._run(stage["attn"][0], h, context)
                 skips.append(h)
-            if "downsample" in stage:
-                h = stage["downsample"](h)  # (B, C, H/2, W/2)
+            h = stage["downsample"](h)  # (B, C, H/2, W/2)
         h = self._run(self.mid_block1, h, emb)
         h = self._run(self.mid_attn[0], h, tokens[-1])
         h = self._run(self.mid_block2, h, emb)
@@ -122,8 +119,7 @@ class Unet(nn.Module):
             for block in stage["blocks"]:
                 h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
             h = self._run(stage["attn"][0], h, context)
-            if "upsample" in stage:
-                h = stage["upsample"](h)  # (B, C', 2H, 2W)
+            h = stage["upsample"](h)  # (B, C', 2H, 2W)
         return self.conv_out(F.silu(self.norm_out(h)))
 
     def _run(self, block: nn.Module, h: Tensor, second: Tensor) -> Tensor:
