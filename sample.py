@@ -65,15 +65,15 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     add("--eirp", type=float, metavar="DBM", help="turns measured dBm into path gain: dBm - EIRP")
     covered = "path gain from which a pixel is covered (%(default)g)"
     add("--threshold", type=float, default=COVERAGE_DB, metavar="DB", help=covered)
-    settings = [(name, kind) for kind, names in SETTINGS.items() for name in names]
-    for name, kind in settings:
+    options = [(name, kind) for kind, names in SETTINGS.items() for name in names]
+    for name, kind in options:
         field = SampleConfig.model_fields[name]
         default = "" if field.default is None else f" (default: {field.default})"
         add(f"--{name}", type=kind, help=field.description.replace("null:", "default:") + default)
     add("--cfg", metavar="YAML", help="a configuration file with a section `sample`, in place of these")
     add("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parse(parser)
-    given = {name: value for name, _ in settings if (value := getattr(arguments, name)) is not None}
+    given = {name: value for name, _ in options if (value := getattr(arguments, name)) is not None}
     own = arguments.buildings is not None or arguments.simulate is not None
     if arguments.buildings and not arguments.tx:
         parser.error("--buildings needs --tx X,Y")
@@ -86,7 +86,10 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     if arguments.cfg:
         for name, value in given.items():
             parser.error(f"--{name}: with --cfg, write sample.{name}={value}")
-        return arguments, load_config(arguments.cfg, arguments.overrides).sample
+        settings = load_config(arguments.cfg, arguments.overrides).sample
+        if not own and settings.source.data_root is None:
+            raise ConfigError("sample.source.data_root: is not set; name a tree, or use --buildings or --simulate")
+        return arguments, settings
     if arguments.overrides:
         parser.error(f"{arguments.overrides[0]} changes a configuration file; name it with --cfg")
     if not own:
@@ -130,16 +133,14 @@ def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any =
     return predictor
 
 
-def read(scene: Scene, prepared: Any) -> tuple[Scene, Any]:
-    """What workers hand over; `prepared` as `Predictor.prepared`."""
-    return scene, prepared(scene)
+def read(scene: Scene, prepare: Any) -> tuple[Scene, Any]:
+    """What workers hand over; `prepare` as `Predictor.prepared` gives it."""
+    return scene, prepare(scene)
 
 
 def sample_split(settings: SampleConfig, processes: Processes) -> None:
     """Maps of all scenes of a split; those that are there, made with the same settings, are kept."""
     folder, count = Path(settings.output_folder), settings.num_samples
-    if settings.source.data_root is None:
-        raise ConfigError("sample.source.data_root: is not set; name a tree, or use --buildings or --simulate")
     source, predictor = processes.each(lambda: (open_tree(**vars(settings.source)), load_predictor(settings)))
     processes.agree(source, predictor.identity(count))
     own = predictor.identity(count) | {"batch_size": settings.batch_size} | source.identity()
@@ -157,7 +158,7 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         return [(p.gain, p.std, measure(p.scene.name, p.gain, p.scene.gain)) for p in predictions]
 
     done = {number for number in records.known if is_there(number)}
-    how: dict[str, Any] = {"read": partial(read, prepared=predictor.prepared()), "work": work, "done": done}
+    how: dict[str, Any] = {"read": partial(read, prepare=predictor.prepared()), "work": work, "done": done}
     for number, (gain, std, measured) in shared(processes, source, settings.batch_size, title="sampling", **how):
         write_map(folder, source.names[number], gain, std)
         if number in drawn:
