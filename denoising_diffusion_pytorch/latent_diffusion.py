@@ -45,8 +45,7 @@ class LatentDiffusion(nn.Module):
         self.unet, self.diffusion = unet, diffusion
         self.sampling = (sampling or Sampling()).changed(diffusion)
         self.final_step_share = final_step_share
-        self.scale_factor: Tensor
-        self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
+        self.scale_factor = nn.Buffer(torch.tensor(float(scale_factor)))
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
         """As usual, except that a frozen first stage stays in eval mode."""
