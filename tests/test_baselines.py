@@ -134,20 +134,14 @@ def test_draws_have_the_predicted_spread_and_belong_to_their_map():
 
 
 def test_settings_are_checked():
-    for changes, key in (
-        (
-            {"baseline_config": {"architecture": "radiounet"}, "data": {"image_size": 96}},
-            "image_size is 96.*multiple of 64",
-        ),
-        (
-            {"baseline_config": {"architecture": "pmnet"}, "data": {"image_size": 100}},
-            "image_size is 100.*multiple of 8",
-        ),
-        ({"baseline_config": {"architecture": "vnet"}}, "baseline_config.architecture"),
-        ({"baseline_config": {"width": 0}}, "baseline_config.width"),
+    for baseline, side, message in (
+        ({"architecture": "radiounet"}, 96, "image_size is 96.*multiple of 64"),
+        ({"architecture": "pmnet"}, 100, "image_size is 100.*multiple of 8"),
+        ({"architecture": "vnet"}, 64, "baseline_config.architecture"),
+        ({"width": 0}, 64, "baseline_config.width"),
     ):
-        with pytest.raises(ConfigError, match=key):
-            resolve(parse_config(changes), "baseline")
+        with pytest.raises(ConfigError, match=message):
+            resolve(parse_config({"baseline_config": baseline, "data": {"image_size": side}}), "baseline")
 
 
 @pytest.mark.parametrize("name,variance", [("radiounet", False), ("pmnet", True)])

@@ -12,10 +12,7 @@ CLASSES = {"ddpm": GaussianDiffusion, "const_sde": DecoupledDiffusion, "flow": F
 
 # every process, objective and, for the one with T steps, two schedules
 VARIANTS = [(name, {"objective": objective}) for name, process in PROCESSES.items() for objective in process.objectives]
-VARIANTS += [
-    ("ddpm", {"objective": "pred_x0", "schedule": "cosine"}),
-    ("ddpm", {"objective": "pred_v", "schedule": "cosine"}),
-]
+VARIANTS += [("ddpm", {"objective": objective, "schedule": "cosine"}) for objective in ("pred_x0", "pred_v")]
 ALL = pytest.mark.parametrize("diffusion", [CLASSES[name](**options) for name, options in VARIANTS], ids=str)
 
 
@@ -157,11 +154,7 @@ def test_a_flow_carries_noise_to_a_gaussian(steps):
 
 
 def test_times_run_from_pure_noise_to_the_end():
-    diffusion, u, final = (
-        GaussianDiffusion(timesteps=1000),
-        torch.tensor([0.0, 0.9999999, 0.0]),
-        torch.tensor([0, 0, 1]) > 0,
-    )
+    diffusion, u, final = GaussianDiffusion(), torch.tensor([0.0, 0.9999999, 0.0]), torch.tensor([0, 0, 1]) > 0
     assert diffusion.schedule(4).tolist() == [999, 749, 499, 249, -1]
     assert diffusion.schedule(1000).tolist() == list(range(999, -2, -1))
     assert diffusion.sample_t(u, final).tolist() == [0, 999, 999]

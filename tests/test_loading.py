@@ -108,40 +108,27 @@ def test_a_decoder_becomes_residual_where_it_is_trained(tmp_path):
     assert torch.equal(started(END_TO_END, tmp_path / "plain").decode_first_stage(z, cond), cond[:, -1:])
     kept = started(RESIDUAL, tmp_path / "residual")
     assert not torch.equal(kept.decode_first_stage(z, cond), cond[:, -1:])  # its last layer is a trained one
-    for target, folder, channels, message in (
-        (
-            started(PLAIN, tmp_path / "plain"),
-            "plain",
-            ["simulated", "buildings"],
-            r"'simulated'\], not with \['simulated",
-        ),
-        (kept, "plain", ["buildings", "simulated"], "another first_stage_config.ddconfig.decoder_residual"),
+    plain = started(PLAIN, tmp_path / "plain")
+    for target, channels, message in (
+        (plain, ["simulated", "buildings"], r"'simulated'\], not with \['simulated"),
+        (kept, ["buildings", "simulated"], "another first_stage_config.ddconfig.decoder_residual"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            load_first_stage(target.first_stage_model, tmp_path / folder, channels)
+            load_first_stage(target.first_stage_model, tmp_path / "plain", channels)
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
     trained_ldm(tmp_path / "plain", PLAIN)
     trained_ldm(tmp_path / "residual", RESIDUAL)
-    for changes, source, stage, message in (
-        (
-            {"data": {"cond_channels": ["simulated", "buildings"]}},
-            "plain",
-            "ldm",
-            "data.cond_channels .* must begin with",
-        ),
-        (merged(PLAIN, {"unet_config": {"model_channels": 16}}), "plain", "ldm", "another architecture: .*unet"),
-        (
-            merged(PLAIN, {"diffusion_config": {"objective": "pred_v"}}),
-            "plain",
-            "ldm",
-            "for ddpm pred_x0, not ddpm pred_v",
-        ),
-        (RESIDUAL, "plain", "ldm", "decoder_residual False; only a decoder that is trained"),
-        (PLAIN, "residual", "ldm", "decoder_residual True"),
-        (PLAIN, "nowhere", "ldm", "nowhere: no checkpoint"),
-        (PLAIN, "plain", "vae", "is of stage ldm, not vae"),
+    for changes, source, message in (
+        ({"data": {"cond_channels": ["simulated", "buildings"]}}, "plain", "data.cond_channels .* must begin with"),
+        ({"unet_config": {"model_channels": 16}}, "plain", "another architecture: .*unet"),
+        ({"diffusion_config": {"objective": "pred_v"}}, "plain", "for ddpm pred_x0, not ddpm pred_v"),
+        (RESIDUAL, "plain", "decoder_residual False; only a decoder that is trained"),
+        ({}, "residual", "decoder_residual True"),
+        ({}, "nowhere", "nowhere: no checkpoint"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            started(changes, tmp_path / source, stage)
+            started(merged(PLAIN, changes), tmp_path / source)
+    with pytest.raises(CheckpointError, match="is of stage ldm, not vae"):
+        started(PLAIN, tmp_path / "plain", "vae")
