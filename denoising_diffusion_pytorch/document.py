@@ -61,12 +61,7 @@ class Unet(unet.Unet):
     """Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]) with an encoder of its own for a condition of `cond_channels`."""
 
     def __init__(
-        self,
-        dim: int = 128,
-        channels: int = 3,
-        dim_mults: Sequence[int] = (1, 2, 4, 4),
-        *,
-        cond_channels: int = 3,
+        self, dim: int = 128, channels: int = 3, dim_mults: Sequence[int] = (1, 2, 4, 4), *, cond_channels: int = 3
     ):
         encoder = swin.SwinConditionEncoder(cond_channels, dim, dim_mults, depths=[2] * len(dim_mults))
         super().__init__(dim, channels, dim_mults, encoder.channels)

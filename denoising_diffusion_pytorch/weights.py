@@ -51,10 +51,8 @@ def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[
         autoencoder = model.first_stage_model if stage == "ldm" else model
         say(load_first_stage(autoencoder, first_stage.ckpt_path, config.data.cond_channels))
     elif stage == "ldm" and not first_stage.trainable:
-        raise ConfigError(
-            "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "
-            "folder here, or set first_stage_config.trainable: true to train both together"
-        )
+        needs = "stage 2 needs a trained autoencoder; name the results folder of train_vae.py here"
+        raise ConfigError(f"first_stage_config.ckpt_path: {needs}, or set first_stage_config.trainable: true")
 
 
 def load_initial(model: Any, config: Config, stage: str) -> str:
@@ -73,19 +71,16 @@ def load_initial(model: Any, config: Config, stage: str) -> str:
     theirs, ours = checkpoint.config, config
     known, channels = theirs.data.cond_channels, ours.data.cond_channels
     refuse(checkpoint.stage != stage, f"is of stage {checkpoint.stage}, not {stage}")
-    refuse(
-        channels[: len(known)] != known, f"was trained with data.cond_channels {known}; {channels} must begin with them"
-    )
+    refuse(channels[: len(known)] != known, f"data.cond_channels {channels} must begin with its {known}")
     before, now = ((c.diffusion_config.model_type, c.diffusion_config.objective) for c in (theirs, ours))
     refuse(stage == "ldm" and before != now, f"was trained for {' '.join(before)}, not {' '.join(now)}")
     was_residual, residual = (c.first_stage_config.ddconfig.decoder_residual for c in (theirs, ours))
     end_to_end = ours.diffusion_config.end_to_end.start_step is not None
     decoder_trains = stage == "vae" or ours.first_stage_config.trainable or end_to_end
-    become = "only a decoder that is trained, as with diffusion_config.end_to_end.start_step, can become residual"
-    refuse(
-        stage != "baseline" and residual != was_residual and not (residual and decoder_trains),
-        f"was trained with first_stage_config.ddconfig.decoder_residual {was_residual}; {become}",
-    )
+    becomes_residual = stage != "baseline" and residual and not was_residual
+    only = "only a decoder that is trained, as with diffusion_config.end_to_end.start_step, can become residual"
+    refuse(becomes_residual and not decoder_trains, f"has ddconfig.decoder_residual: false; {only}")
+    refuse(stage != "baseline" and was_residual and not residual, "has ddconfig.decoder_residual: true; keep it")
     state, fitting = checkpoint.weights("averaged"), model.state_dict()
     if stage == "ldm" and ours.diffusion_config.scale_factor is not None:
         state["scale_factor"] = fitting["scale_factor"]
@@ -94,7 +89,7 @@ def load_initial(model: Any, config: Config, stage: str) -> str:
         if more > 0 and len(channels) > len(known):  # the condition comes last in every layer
             state[name] = nn.functional.pad(weight, (0, 0, 0, 0, 0, more))  # (out, in, h, w)
     load_strictly(model, state, checkpoint.path)
-    if stage != "baseline" and residual and not was_residual:
+    if becomes_residual:
         zero_init((model.first_stage_model if stage == "ldm" else model).decoder.last_layer)
     return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"
 

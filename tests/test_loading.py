@@ -121,11 +121,11 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
     trained_ldm(tmp_path / "plain", PLAIN)
     trained_ldm(tmp_path / "residual", RESIDUAL)
     for changes, source, message in (
-        ({"data": {"cond_channels": ["simulated", "buildings"]}}, "plain", "data.cond_channels .* must begin with"),
+        ({"data": {"cond_channels": ["simulated", "buildings"]}}, "plain", "data.cond_channels .* must begin with its"),
         ({"unet_config": {"model_channels": 16}}, "plain", "another architecture: .*unet"),
         ({"diffusion_config": {"objective": "pred_v"}}, "plain", "for ddpm pred_x0, not ddpm pred_v"),
-        (RESIDUAL, "plain", "decoder_residual False; only a decoder that is trained"),
-        ({}, "residual", "decoder_residual True"),
+        (RESIDUAL, "plain", "decoder_residual: false; only a decoder that is trained"),
+        ({}, "residual", "decoder_residual: true; keep it"),
         ({}, "nowhere", "nowhere: no checkpoint"),
     ):
         with pytest.raises(CheckpointError, match=message):

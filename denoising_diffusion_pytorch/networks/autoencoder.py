@@ -180,13 +180,13 @@ class AutoencoderKL(nn.Module):
         embed_dim: int = 3,
         channels: Sequence[int] = (1, 128, 256, 512),
         layers: Layers | None = None,
-        **conditioning: Any,
+        **cond: Any,
     ):
         super().__init__()
         self.embed_dim, layers = embed_dim, layers or Layers()
         self.downsampling_factor = layers.patch_size * 2 ** (len(channels) - 2)
         self.encoder = Encoder(channels, embed_dim, layers)
-        self.decoder = Decoder(channels, embed_dim, layers, **conditioning)
+        self.decoder = Decoder(channels, embed_dim, layers, **cond)
         self.quant_conv = nn.Conv2d(2 * embed_dim, 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, embed_dim, 1)
 

@@ -105,23 +105,16 @@ class CrossAttention(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm block: window self-attention, cross-attention to the condition, MLP; each a residual branch.
 
-    Without `self_attention` only the cross-attention is left; without `context_dim`, the channels of the condition's
+    With a `window_size` of 0 only the cross-attention is left; without `context_dim`, the channels of the condition's
     tokens, there is none.
     """
 
     def __init__(
-        self,
-        dim: int,
-        window_size: int = 8,
-        *,
-        num_heads: int = 4,
-        shift: bool = False,
-        context_dim: int = 0,
-        self_attention: bool = True,
+        self, dim: int, window_size: int = 8, *, num_heads: int = 4, shift: bool = False, context_dim: int = 0
     ):
         super().__init__()
         self.attn = self.mlp = self.cross_attn = None
-        if self_attention:
+        if window_size:
             self.norm1 = nn.LayerNorm(dim)
             self.attn = WindowAttention(dim, num_heads, window_size, shift)
             self.norm3 = nn.LayerNorm(dim)

@@ -21,7 +21,7 @@ class Attention:
     resolutions: Sequence[int] = (
         4,
         2,
-    )  # downsampling factors whose levels get Swin self-attention; the middle always does
+    )  # downsampling factors of the levels with self-attention; the middle has it, too
     num_heads: int = 4
     window_size: int = 8
 
@@ -66,8 +66,7 @@ class Unet(nn.Module):
 
         def attend(level: int, self_attention: bool) -> nn.ModuleList:
             how = {"num_heads": attention.num_heads, "context_dim": context_channels[level]}
-            block = TransformerBlock(widths[level], attention.window_size, self_attention=self_attention, **how)
-            return nn.ModuleList([block])
+            return nn.ModuleList([TransformerBlock(widths[level], attention.window_size * self_attention, **how)])
 
         def stage(level: int, inputs: Sequence[int]) -> nn.ModuleDict:
             """One residual block per number of input channels, and the level's attention."""
