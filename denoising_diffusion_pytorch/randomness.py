@@ -66,6 +66,3 @@ class KeyedRandom(Random):
     def _moved(self, x: Tensor) -> Tensor:
         """Copy to the device, from pinned memory: any other copy waits for all work that is queued on a GPU."""
         return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
-
-
-GlobalRandom = Random
