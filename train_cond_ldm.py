@@ -3,18 +3,12 @@
 accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_run] [--help_config] [key=value ...]
 """
 
-from denoising_diffusion_pytorch.config.describe import help_config
-
-if __name__ == "__main__":
-    help_config()  # before torch, which is slow to import
-
 from torch.utils.data import Dataset
 
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import LatentScale, TrainingData
-from denoising_diffusion_pytorch.training.forecast import Utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -23,11 +17,8 @@ from denoising_diffusion_pytorch.weights import load_starting_weights
 
 
 def train(config: Config, dataset: Dataset | None = None) -> None:
-    """Train U-Net and condition encoder to the end, or continue an interrupted run.
-
-    Args:
-        config: resolved for stage `ldm`.
-        dataset: one of your own, see `data.samples.dataset.OwnSamples`; None for what the configuration names.
+    """Train U-Net and condition encoder to the end, or continue an interrupted run. `config` is resolved; `dataset` is one of
+    your own, see `data.samples.dataset.OwnSamples`, or None for what the configuration names.
     """
     joint, diffusion = config.first_stage_config.trainable, config.diffusion_config
     # until the end-to-end phase the decoder takes no part
@@ -41,18 +32,8 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
         data.cache_latents(model.first_stage_model)
     # another run's weights include its scale, which stays valid unless the encoder is trained
     scale_is_known = diffusion.scale_factor is not None or (config.trainer.init_from and not joint)
-    Trainer(
-        config,
-        "ldm",
-        model,
-        objectives,
-        data.batches,
-        accelerator=accelerator,
-        validation=validation,
-        utilization=Utilization(config, "ldm", accelerator),
-        prepare=None if scale_is_known else LatentScale(model, data, keep=joint),
-        prepare_again=joint,
-    ).train()
+    latent_scale = None if scale_is_known else LatentScale(model, data, changes=joint)
+    Trainer(config, "ldm", model, objectives, data.batches, accelerator, validation, latent_scale).train()
 
 
 def main() -> None:

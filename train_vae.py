@@ -3,18 +3,12 @@
 accelerate launch train_vae.py --cfg configs/first_radio_m.yaml [--dry_run] [--help_config] [key=value ...]
 """
 
-from denoising_diffusion_pytorch.config.describe import help_config
-
-if __name__ == "__main__":
-    help_config()  # before torch, which is slow to import
-
 from torch.utils.data import Dataset
 
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import TrainingData
-from denoising_diffusion_pytorch.training.forecast import Utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -23,11 +17,8 @@ from denoising_diffusion_pytorch.weights import load_starting_weights
 
 
 def train(config: Config, dataset: Dataset | None = None) -> None:
-    """Train the autoencoder to the end, or continue an interrupted run.
-
-    Args:
-        config: resolved for stage `vae`.
-        dataset: one of your own, see `data.samples.dataset.OwnSamples`; None for what the configuration names.
+    """Train the autoencoder to the end, or continue an interrupted run. `config` is resolved; `dataset` is one of
+    your own, see `data.samples.dataset.OwnSamples`, or None for what the configuration names.
     """
     accelerator = make_accelerator(config.trainer)
     autoencoder = build_model(config, "vae")
@@ -35,16 +26,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
     objectives = make_objectives(config, "vae", autoencoder)
     data = TrainingData(config, accelerator, dataset)
     validation = make_validation(config, "vae", accelerator)
-    Trainer(
-        config,
-        "vae",
-        autoencoder,
-        objectives,
-        data.batches,
-        accelerator=accelerator,
-        validation=validation,
-        utilization=Utilization(config, "vae", accelerator),
-    ).train()
+    Trainer(config, "vae", autoencoder, objectives, data.batches, accelerator, validation).train()
 
 
 def main() -> None:

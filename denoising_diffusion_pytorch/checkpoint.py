@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import differences, parse_config, resolve, to_dict
-from .config.schema import Config, FirstStageConfig
+from .config.schema import Config
 from .errors import CheckpointError, ConfigError
 
 log = logging.getLogger("radiodiff")
@@ -254,11 +254,3 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
     if altered := "; ".join(line for line in changed if line.startswith(ARCHITECTURE[stage])):
         raise CheckpointError(f"{found.path}: of another architecture: {altered}; use those settings, or {elsewhere}")
     return found
-
-
-def trained_first_stage(path: str) -> FirstStageConfig | None:
-    """The autoencoder's settings of a checkpoint of either stage; None where the path holds no readable one of ours."""
-    try:
-        return open_checkpoint(path).config.first_stage_config
-    except (CheckpointError, ConfigError):
-        return None  # a file of other code, or a mistake that is reported when the weights are loaded

@@ -1,7 +1,6 @@
 """Shared by every command: a user's mistake ends in one line and exit code 2, never in a traceback."""
 
 import argparse
-import errno
 import os
 import re
 import sys
@@ -18,32 +17,24 @@ if TYPE_CHECKING:
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
 MISTAKES = (*USER_ERRORS, OSError)  # that end the processes of a command together
-USERS_FILES = {"ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG"}
 
 
-def natural(text: str) -> int:
+def natural(text: str, least: int = 0) -> int:
     """A whole number from 0 on, as a type of argparse."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
     return int(text)
 
 
 def positive(text: str) -> int:
     """A whole number from 1 on, as a type of argparse."""
-    if natural(text) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return int(text)
+    return natural(text, 1)
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; `--tx -80.0003,43.0`, which argparse takes for two options, is an option and its value."""
-    words: list[str] = []
-    for word in sys.argv[1:]:
-        if words and re.fullmatch(r"--\w+", words[-1]) and re.match(r"-\.?\d", word):
-            words[-1] += f"={word}"
-        else:
-            words.append(word)
-    return parser.parse_args(words)
+    """The command line; in `--tx -80.0003,43.0`, what argparse would take for a second option is a value."""
+    parser._negative_number_matcher = re.compile(r"-\.?\d")
+    return parser.parse_args()
 
 
 def print_city(city: "City", path: Path) -> None:
@@ -57,13 +48,9 @@ def print_city(city: "City", path: Path) -> None:
 def new_file(text: str) -> Path:
     """A file that can be written at the end of the work, as a type of argparse; its folder need not be there yet."""
     path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
-    above = next((parent for parent in path.absolute().parents if parent.exists()), None)
-    if above is None or not above.is_dir():
-        raise argparse.ArgumentTypeError(f"{above or text} is no folder; name a file elsewhere")
-    if not os.access(path if path.exists() else above, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{path}: may not be written; name a file elsewhere")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} is a folder, or there is no folder to write it to; name another file")
     return path
 
 
@@ -82,18 +69,13 @@ def new_png(text: str) -> Path:
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and exit with its code (None: 0), 2 after a user's mistake, 130 after Ctrl-C."""
     try:
-        code = main() or 0
+        sys.exit(main() or 0)
     except USER_ERRORS as error:
         # an error from a data loading worker carries the worker's traceback before its one line
-        print(f"error: {str(error).splitlines()[-1].removeprefix('data.errors.DataError: ')}", file=sys.stderr)
-        code = 2
+        said = str(error).splitlines()[-1].removeprefix("data.errors.DataError: ")
     except OSError as error:
-        if errno.errorcode.get(error.errno) not in USERS_FILES:
-            raise
-        said = f"{error.strerror}: {error.filename or 'the results folder'}"
-        print(f"error: {said}; free some space or choose another folder", file=sys.stderr)
-        code = 2
+        said = f"{error.strerror}: {error.filename or 'the results folder'}; free some space or choose another folder"
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        code = 130
-    sys.exit(code)
+        sys.exit(130)
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(2)

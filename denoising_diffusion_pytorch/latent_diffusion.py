@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .diffusion import Diffusion
 from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .networks.radio_map import to_gain
-from .randomness import GlobalRandom, KeyedRandom, Random, sample_keys
+from .randomness import KeyedRandom, Random, sample_keys
 from .samplers import Sampling
 
 Keys = Tensor | Sequence[int]
@@ -159,4 +159,4 @@ class LatentDiffusion(nn.Module):
 
     def _random(self, batch_size: int, keys: Keys | None, generator: torch.Generator | None = None) -> Random:
         device = self.scale_factor.device
-        return GlobalRandom(batch_size, device, generator) if keys is None else KeyedRandom(keys, device)
+        return Random(batch_size, device, generator) if keys is None else KeyedRandom(keys, device)

@@ -5,7 +5,6 @@ generator seeded by its key, so they do not depend on the batch size, the number
 at which a run was interrupted.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,16 +24,19 @@ def seed_global(*numbers: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
 
 
-class Random(ABC):
-    """Random numbers for the B samples of a batch."""
+class Random:
+    """Random numbers for the B samples of a batch, from one generator (None: torch's global one), for callers without keys."""
 
-    @abstractmethod
+    def __init__(self, batch_size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None):
+        self.batch_size, self.device, self.generator = batch_size, torch.device(device), generator
+
     def rand(self) -> Tensor:
         """Uniform in [0, 1), (B,)."""
+        return torch.rand(self.batch_size, generator=self.generator, device=self.device)
 
-    @abstractmethod
     def randn(self, *shape: int) -> Tensor:
         """Standard normal, (B, *shape)."""
+        return torch.randn((self.batch_size, *shape), generator=self.generator, device=self.device)
 
     def randn_like(self, x: Tensor) -> Tensor:
         """Standard normal of x's shape (B, ...)."""
@@ -42,7 +44,7 @@ class Random(ABC):
 
 
 class KeyedRandom(Random):
-    """One CPU generator per sample.
+    """The same from one CPU generator per sample.
 
     Args:
         keys: B integers (any sign; taken modulo 2^63); all bits count.
@@ -50,11 +52,10 @@ class KeyedRandom(Random):
     """
 
     def __init__(self, keys: Sequence[int] | Tensor, device: torch.device | str = "cpu"):
-        keys = keys.tolist() if isinstance(keys, Tensor) else keys
+        super().__init__(len(keys), device)
         # torch's CPU generator uses only the lowest 32 bits of a seed: they must depend on the whole key
         seeds = [int(np.random.SeedSequence(int(key) % 2**63).generate_state(1)[0]) for key in keys]
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.device = torch.device(device)
 
     def rand(self) -> Tensor:
         return self._moved(torch.cat([torch.rand(1, generator=g) for g in self.generators]))
@@ -65,16 +66,3 @@ class KeyedRandom(Random):
     def _moved(self, x: Tensor) -> Tensor:
         """Copy to the device, from pinned memory: any other copy waits for all work that is queued on a GPU."""
         return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
-
-
-class GlobalRandom(Random):
-    """From one generator (None: torch's global one), for callers without keys."""
-
-    def __init__(self, batch_size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None):
-        self.batch_size, self.device, self.generator = batch_size, device, generator
-
-    def rand(self) -> Tensor:
-        return torch.rand(self.batch_size, generator=self.generator, device=self.device)
-
-    def randn(self, *shape: int) -> Tensor:
-        return torch.randn((self.batch_size, *shape), generator=self.generator, device=self.device)

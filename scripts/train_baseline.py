@@ -12,7 +12,6 @@ from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import TrainingData
-from denoising_diffusion_pytorch.training.forecast import Utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -28,16 +27,7 @@ def train(config: Config) -> None:
     data = TrainingData(config, accelerator)
     objectives = make_objectives(config, "baseline", model)
     validation = make_validation(config, "baseline", accelerator)
-    Trainer(
-        config,
-        "baseline",
-        model,
-        objectives,
-        data.batches,
-        accelerator=accelerator,
-        validation=validation,
-        utilization=Utilization(config, "baseline", accelerator),
-    ).train()
+    Trainer(config, "baseline", model, objectives, data.batches, accelerator, validation).train()
 
 
 def main() -> None:

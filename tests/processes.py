@@ -12,7 +12,6 @@ import yaml
 
 import train_cond_ldm
 import train_vae
-from denoising_diffusion_pytorch.checkpoint import trained_first_stage
 from denoising_diffusion_pytorch.config import load_config
 from tests.conftest import make_tree
 from tests.tiny import TINY, merged
@@ -55,7 +54,7 @@ def train_here(stage, config, results, *overrides):
     overrides = [f"trainer.results_folder={results}", *overrides]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
-        STAGES[stage].train(load_config(config, overrides, stage=stage, trained=trained_first_stage))
+        STAGES[stage].train(load_config(config, overrides, stage=stage))
 
 
 def launcher(processes):

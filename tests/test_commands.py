@@ -56,15 +56,6 @@ def test_training_leaves_what_the_document_says_and_the_same_command_continues_i
     assert (workplace / "radiodiff_results_LDM" / "checkpoints" / "ckpt_6").is_dir()
 
 
-def test_joint_training(workplace, tmp_path):
-    """Both stages at once need no autoencoder, and measure the latent scale again as it changes."""
-    joint = ("first_stage_config.trainable=true", "first_stage_config.lossconfig.discr_start=1")
-    out = done("train_cond_ldm.py", "--cfg", workplace / "tiny.yaml", *joint, cwd=tmp_path)
-    assert out.count("latent scale factor") == 3  # at the start, at steps 2 and 4
-    log = (tmp_path / "radiodiff_results_LDM" / "train.log").read_text()
-    assert "reconstruction=" in log and "latent=" in log and "discriminator=" in log
-
-
 def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     base = ("sample.py", "--cfg", workplace / "tiny.yaml", f"sample.ckpt={workplace / 'radiodiff_results_LDM'}")
     for name, size in (("a", 1), ("b", 2)):
@@ -157,7 +148,7 @@ def test_every_configuration_passes_a_dry_run(path, tmp_path, monkeypatch):
     command = "train_vae.py" if "first" in path.stem or "vae" in path.stem else "train_cond_ldm.py"
     command = "scripts/train_baseline.py" if "baseline" in path.stem else command
     out = done(command, "--cfg", path, "--dry_run", cwd=tmp_path)
-    assert "parameters in all" in out and "trainer:" in out and not list(tmp_path.iterdir())
+    assert "parameters, " in out and "trainer:" in out and not list(tmp_path.iterdir())
     if "tiny" in path.stem:
         assert re.search(
             r"largest micro-batches, .* \d+ in 16 GiB, .* \d+ in 80 GiB\nwork of a step: [\d.]+ TFLOP", out

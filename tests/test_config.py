@@ -8,17 +8,7 @@ import pytest
 import yaml
 from hypothesis import strategies
 
-from denoising_diffusion_pytorch.config import (
-    differences,
-    load_config,
-    parse_config,
-    placeholders,
-    resolve,
-    schema,
-    to_dict,
-    to_yaml,
-)
-from denoising_diffusion_pytorch.config.derive import never_acts
+from denoising_diffusion_pytorch.config import differences, load_config, parse_config, resolve, schema, to_dict, to_yaml
 from denoising_diffusion_pytorch.config.describe import settings_table
 from denoising_diffusion_pytorch.errors import ConfigError
 from tests.commands import done
@@ -45,9 +35,9 @@ def load(tmp_path):
 def refuse(load, tmp_path):
     """refuse(text, *parts, overrides=...): the error is one line that begins with the file and holds the parts."""
 
-    def check(text, *parts, overrides=(), stage="ldm"):
+    def check(text, *parts, overrides=()):
         with pytest.raises(ConfigError) as caught:
-            load(text, *overrides, stage=stage)
+            load(text, *overrides)
         message = str(caught.value)
         assert message.startswith(f"{tmp_path / 'run.yaml'}: ") and "\n" not in message
         assert [part for part in parts if part not in message] == [], message
@@ -56,58 +46,48 @@ def refuse(load, tmp_path):
 
 
 def changed(config):
-    """{dotted key: what happened} against the document's values."""
-    return dict(line.split(": ", 1) for line in differences(resolve(schema.Config(), "ldm"), config))
+    """Dotted keys that differ from the document's values."""
+    return sorted(line.split(": ", 1)[0] for line in differences(resolve(schema.Config(), "ldm"), config))
 
 
 # ---- the document's blocks -------------------------------------------------------------------------------------
 
 
 def test_each_block_of_the_document_means_the_defaults(load):
-    config = load("".join(BLOCKS.values()))
+    config, roots = load("".join(BLOCKS.values())), ["data.train.data_root", "data.validation.data_root"]
     assert config.data.params.data_root == "path/to/RadioMapSeer"
-    for each in (config, load(BLOCKS["data"]), load_config(ROOT / "configs/radio_train_m.yaml")):
-        keys = [
-            f"data.{source}.{name}" for source in ("train", "validation") for name in ("data_root", "simulation_type")
-        ]
-        keys = keys[::2] if each.data.train.simulation_type == "DPM" else keys
-        assert sorted(changed(each)) == sorted(placeholders(each)) == sorted(keys)
-    assert all(changed(load(BLOCKS[name])) == {} for name in BLOCKS if name != "data")
+    assert changed(load_config(ROOT / "configs/radio_train_m.yaml")) == roots
+    types = ["data.train.simulation_type", "data.validation.simulation_type"]
+    assert changed(config) == changed(load(BLOCKS["data"])) == sorted(roots + types)
+    assert all(changed(load(BLOCKS[name])) == [] for name in BLOCKS if name != "data")
 
 
-def test_wrappers(load, refuse):
+def test_wrappers_and_two_spellings(load):
     indented = "".join(f"    {line}\n" for name in ("first_stage", "unet") for line in BLOCKS[name].splitlines())
     text = f"model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n{indented}"
-    assert changed(load(text)) == {}
+    assert changed(load(text)) == []
     assert load(text, "model.params.unet_config.params.model_channels=64").unet_config.model_channels == 64
-    source = "data: {train: {params: {additional_params: {missing_buildings: 2, max_samples: 5}}}, wrap: %s}"
-    data = load(source % "false").data
+    assert load("trainer: {batch_size: 4}\ndata: {params: {batch_size: 4}}").trainer.batch_size == 4
+    source = "data: {train: {params: {additional_params: {missing_buildings: 2, max_samples: 5}}}, wrap: false}"
+    data = load(source).data
     assert (data.train.missing_buildings, data.train.max_samples) == (2, 5)
     assert (data.validation.missing_buildings, data.validation.max_samples) == (2, None), "like training, but all of it"
-    refuse(source % "true", "data.wrap is not a known key; there is no wrapper")
 
 
-def test_targets_are_looked_up_never_imported(refuse, load):
-    refuse("unet_config: {target: os.system, params: {}}", "unet_config.target", "'os.system'", "UNetModel")
-    refuse("first_stage_config: {target: 5}", "first_stage_config.target", "AutoencoderKL")
-    refuse("trainer: {target: a.B, params: {}}", "trainer.target", "takes none")
-    assert load("cond_stage_config: {target: a.SwinConditionEncoder}").cond_stage_config.size == 80
+def test_the_validation_source_is_the_training_source_where_nothing_is_said_of_it(load):
+    data = load(BLOCKS["data"], "data.train.data_root=/maps", "data.train.simulation_type=IRT2").data
+    assert (data.validation.data_root, data.validation.simulation_type) == ("/maps", "IRT2")
+    data = load(BLOCKS["data"], "data.train.data_root=/maps", "data.validation.data_root=/other").data
+    assert (data.train.data_root, data.validation.data_root) == ("/maps", "/other")
+    assert [source.split for source in (data.train, data.validation)] == ["train", "val"]
 
 
-def test_two_spellings_must_agree(refuse, load):
-    assert load("trainer: {batch_size: 4}\ndata: {params: {batch_size: 4}}").trainer.batch_size == 4
-    both = "trainer: {batch_size: 4}\ndata: {params: {batch_size: 16}}"
-    refuse(both, "trainer.batch_size is 4", "data.params.batch_size is 16")
-    refuse("first_stage_config: {ddconfig: {channels: 3, in_channels: 1}}", "ddconfig.channels is 3")
-    refuse("trainer: {lr: 1e-4}\noptimization: {lr: 2e-4}", "trainer.lr is '1e-4'", "optimization.lr is '2e-4'")
-
-
-# ---- YAML, keys and values ---------------------------------------------------------------------------------------
+# ---- files and overrides -----------------------------------------------------------------------------------------
 
 
 def test_what_yaml_files_may_hold(load):
     for empty in ("", "# nothing\n", "trainer:\n"):
-        assert changed(load(empty)) == {}
+        assert changed(load(empty)) == []
     for text in ("5e-5", "5E-5", "5.0e-5", ".00005", "+5e-05"):
         assert load(f"trainer: {{lr: {text}}}").trainer.learning_rate == 5e-5
     for word, precision in (("true", "fp16"), ("false", "no"), ("no", "no"), ("bf16", "bf16")):
@@ -118,6 +98,16 @@ def test_what_yaml_files_may_hold(load):
     assert (load(merged).data.validation.data_root, load(merged).data.validation.split) == ("/b", "all")
 
 
+def test_overrides_win_over_every_spelling(load):
+    text = BLOCKS["trainer"] + BLOCKS["data"] + BLOCKS["optimization"]
+    assert load(text, "trainer.batch_size=4").trainer.batch_size == 4
+    assert load(text, "data.params.batch_size=4").trainer.batch_size == 4
+    assert load(text, "optimization.lr_decay_power=2").trainer.lr_scheduler.power == 2
+    assert load(text, "trainer.seed=1", "trainer.seed=2").trainer.seed == 2
+    assert load(text, "trainer.ema={beta: 0.5}").trainer.ema == schema.EMAConfig(beta=0.5, start_step=10000)
+    assert load(text, "first_stage_config.ckpt_path=a=b").first_stage_config.ckpt_path == "a=b"
+
+
 @pytest.mark.parametrize(
     "text, part",
     [
@@ -125,23 +115,66 @@ def test_what_yaml_files_may_hold(load):
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         (b"a: \xff\xfe\n", "cannot be read"),
         ("trainer: {batchsize: 4}", "trainer.batchsize is not a known key; did you mean trainer.batch_size?"),
-        ("data: {params: {trian: {}}}", "data.params.trian is not a known key; did you mean data.params.train?"),
-        ("model: {first_stage: {embed_dim: 3}}", "did you mean model.first_stage_config?"),
+        ("data: {params: {trian: {}}}", "data.trian is not a known key; did you mean data.train?"),
+        ("model: {first_stage: {embed_dim: 3}}", "did you mean first_stage_config?"),
         ("trainer: {train_num_steps: 5}", "did you mean trainer.training_steps?"),
-        ("data: {data_root: a}", "did you mean data.train.data_root?"),
-        ("trainer: {zzzzzz: 4}", "trainer.zzzzzz is not a known key; known here: batch_size, "),
+        ("trainer: {zzzzzz: 4}", "trainer.zzzzzz is not a known key; --help_config lists all"),
         ("? 'a\\nb'\n: 4", "is not a known key"),
+        ("data: {wrap: true}", "data.wrap is not a known key"),
+        ("unet_config: {target: os.system, params: {}}", "unet_config.target: 'os.system' is not a known class"),
+        ("trainer: {batch_size: 4}\ndata: {batch_size: 16}", "trainer.batch_size is given twice, as 4 and as 16"),
+        ("first_stage_config: {ddconfig: {channels: 3, in_channels: 1}}", "ddconfig.in_channels is given twice"),
         ("trainer: 4", "trainer must be a mapping (key: value lines), not 4"),
         ("trainer: {batch_size: 16.5}", "trainer.batch_size: "),
         ("trainer: {lr: 0}", "not 0"),
         ('trainer: {results_folder: "a\\u0007"}', "trainer.results_folder: "),
         ("trainer: {mixed_precision: fp8}", "'no', 'fp16', 'bf16' or 'auto'"),
-        ("first_stage_config: {ddconfig: {in_channels: 3}}", "first_stage_config.ddconfig.in_channels: "),
-        ("diffusion_config: {model_type: edm}", "'ddpm', 'const_sde' or 'flow', not 'edm'"),
+        ("diffusion_config: {model_type: edm}", "ddpm|const_sde|flow"),
     ],
 )
 def test_bad_files(refuse, text, part):
     refuse(text, part)
+
+
+REFUSED = """
+trainer.batch_size | not key=value
+=4 | not key=value
+trainer.batch_size=[ | quote the value
+trainer.batch_size= | trainer.batch_size=null for the default
+first_stage_config.ddconfig.resolution=322 | ddconfig.resolution is 322 | multiple of 4
+first_stage_config.ddconfig.resolution=16 | ddconfig.resolution, is 4 | multiple of 8
+first_stage_config.ddconfig.z_channels=4 | z_channels is 4 | first_stage_config.embed_dim
+unet_config.image_size=64 | unet_config.image_size is 64 | ddconfig.resolution makes it 80
+unet_config.attention_resolutions=[40] | attention_resolutions names 40 | 1, 2, 4, 8
+unet_config.num_heads=3 | unet_config.model_channels is 128 | num_heads 3
+data.image_size=256 | data.image_size is 256 | ddconfig.resolution makes it 320
+data.cond_size=100 | data.cond_size is 100 | multiple of 80
+data.cond_size=80 first_stage_config.ddconfig.decoder_cond=true | data.cond_size is 80 | decoder_cond makes it 320
+cond_stage_config.in_channels=4 | cond_stage_config.in_channels is 4 | data.cond_channels
+cond_stage_config.size=160 cond_stage_config.depths=[1] | cond_stage_config.depths has 1 | channel_mult 4
+first_stage_config.ddconfig.decoder_residual=true data.cond_channels=[buildings,simulated] | decoder_residual needs decoder_cond
+first_stage_config.ddconfig.decoder_residual=true first_stage_config.ddconfig.decoder_cond=true | simulated among data.cond_channels
+data.incomplete.points=9 | incomplete.points is 9 | no measured points
+data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; measured points need a number and both
+data.cond_channels=[measured_gain,measured] | incomplete.points is 0 | measured_gain and measured
+diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
+diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler or heun
+diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3
+diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta belongs to the sampler ddim
+diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps and beta_schedule belong to model_type ddpm
+trainer.init_from=a first_stage_config.ckpt_path=b | trainer.init_from and first_stage_config.ckpt_path exclude
+first_stage_config.trainable=true diffusion_config.end_to_end.start_step=1 | start_step and first_stage_config.trainable
+first_stage_config.trainable=true data.cache_latents=true | data.cache_latents needs first_stage_config.trainable: false
+data.augmentation.rotation=5 data.cache_latents=true | data.cache_latents needs | no rotation
+trainer.min_lr=1e-3 | trainer.min_learning_rate is 0.001 | learning_rate
+trainer.min_lr=1e-6 trainer.lr_scheduler.min_lr_ratio=0.1 | trainer.min_learning_rate is 1e-06 | min_lr_ratio makes it 5e-06
+"""
+
+
+@pytest.mark.parametrize("line", REFUSED.strip().splitlines())
+def test_what_contradicts_is_refused(refuse, line):
+    overrides, *parts = line.split(" | ")
+    refuse("", *parts, overrides=overrides.split())
 
 
 # ---- what follows from what --------------------------------------------------------------------------------------
@@ -149,17 +182,10 @@ def test_bad_files(refuse, text, part):
 
 def test_architecture_is_derived(load):
     config = load("first_stage_config: {embed_dim: 4, ddconfig: {resolution: 128, patch_size: 2, ch_mult: [1, 2]}}")
-    unet, cond = config.unet_config, config.cond_stage_config
+    unet, cond, data = config.unet_config, config.cond_stage_config, config.data
     assert (unet.image_size, unet.in_channels, unet.out_channels) == (32, 4, 4)
-    assert (config.first_stage_config.ddconfig.z_channels, config.data.image_size, config.data.cond_size) == (
-        4,
-        128,
-        32,
-    )
+    assert (config.first_stage_config.ddconfig.z_channels, data.image_size, data.cond_size) == (4, 128, 32)
     assert (cond.in_channels, cond.size, cond.depths) == (3, 32, [2, 2, 2, 2])
-    sources = (config.data.train, config.data.validation, config.sample.source)
-    assert [source.split for source in sources] == ["train", "val", "test"]
-    assert config.trainer.sample_interval == config.trainer.save_interval
     vae = load("first_stage_config: {ddconfig: {resolution: 40}}", stage="vae")  # does not judge stage 2's networks
     assert vae.unet_config.image_size == 10 and vae.trainer.results_folder == "./radiodiff_results_VAE"
 
@@ -173,120 +199,15 @@ def test_each_process_has_settings_of_its_own(load):
     assert (diffusion.objective, diffusion.sampler, diffusion.beta_schedule) == ("pred_KC", "decoupled", None)
 
 
-REFUSED = """
-trainer.batch_size | not key=value
-=4 | not key=value
-trainer.batch_size=[ | quote the value
-trainer.batch_size= | trainer.batch_size=null for the default
-first_stage_config.ddconfig.resolution=322 | ddconfig.resolution is 322 | multiple of 4
-first_stage_config.ddconfig.resolution=16 | ddconfig.resolution, is 4 | multiple of 8
-first_stage_config.ddconfig.z_channels=4 | z_channels is 4 | first_stage_config.embed_dim
-unet_config.image_size=64 | unet_config.image_size is 64 | ddconfig.resolution makes it 80
-unet_config.in_channels=4 | unet_config.in_channels is 4 | first_stage_config.embed_dim makes it 3
-unet_config.attention_resolutions=[40] | attention_resolutions names 40 | 1, 2, 4, 8
-unet_config.num_heads=3 | unet_config.model_channels is 128 | num_heads 3
-cond_stage_config.num_heads=3 | unet_config.context_dim is 128 | num_heads 3
-data.image_size=256 | data.image_size is 256 | ddconfig.resolution makes it 320
-data.cond_size=100 | data.cond_size is 100 | choose one of 80
-data.cond_size=80 first_stage_config.ddconfig.decoder_cond=true | data.cond_size is 80 | decoder_cond makes it 320
-data.cond_size=320 cond_stage_config.size=160 | cond_stage_config.size is 160 | data.cond_size makes it 320
-cond_stage_config.in_channels=4 | cond_stage_config.in_channels is 4 | data.cond_channels
-cond_stage_config.size=160 cond_stage_config.depths=[1] | cond_stage_config.depths has 1 | channel_mult 4
-first_stage_config.ddconfig.decoder_residual=true data.cond_channels=[buildings,simulated] | decoder_residual needs decoder_cond
-first_stage_config.ddconfig.decoder_residual=true first_stage_config.ddconfig.decoder_cond=true | simulated among data.cond_channels
-data.incomplete.points=9 | incomplete.points is 9 | no measured points
-data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; measured points need a number and both
-data.cond_channels=[measured_gain,measured] | incomplete.points is 0 | measured_gain and measured
-diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
-diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler or heun
-diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3
-trainer.init_from=a first_stage_config.ckpt_path=b | trainer.init_from and first_stage_config.ckpt_path exclude
-first_stage_config.trainable=true diffusion_config.end_to_end.start_step=1 | start_step and first_stage_config.trainable
-first_stage_config.trainable=true data.cache_latents=true | cache_latents needs an encoder that stays
-data.augmentation.rotation=5 data.cache_latents=true | eight symmetries only
-diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta is 0 | acts only with diffusion_config.sampler ddim
-diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps is 1000 | only with diffusion_config.model_type ddpm
-diffusion_config.end_to_end.latent_weight=1 | end_to_end.latent_weight is 1 | diffusion_config.end_to_end.start_step
-data.incomplete.points_noise=3 | data.incomplete.points_noise is 3 | only with data.incomplete.points above 0
-data.augmentation.p=0 data.augmentation.rotation=3 | augmentation.rotation is 3 | only with data.augmentation.p above 0
-data.cache_folder=a | data.cache_folder is a | only with data.cache or data.cache_latents
-trainer.enable_resume=false trainer.resume_milestone=3 | trainer.resume_milestone is 3 | only with trainer.enable_resume true
-first_stage_config.lossconfig.lpips_weights=a | lossconfig.lpips_weights is a | lossconfig.perceptual_weight above 0
-first_stage_config.lossconfig={"discr_weight":0,"discr_start":3} | discr_start is 3 | lossconfig.discr_weight above 0
-baseline_config.variance=true first_stage_config.lossconfig.l1_weight=2 | l1_weight is 2 | only with baseline_config.variance false
-sample.pixel_noise=1 | sample.pixel_noise is 1 | only with sample.num_samples above 1
-"""
-
-
-@pytest.mark.parametrize("line", REFUSED.strip().splitlines())
-def test_what_contradicts_and_what_nothing_uses_is_refused(refuse, line):
-    overrides, *parts = line.split(" | ")
-    refuse("", *parts, overrides=overrides.split())
-
-
-def test_the_command_line_may_make_settings_of_the_file_void(load, refuse):
-    """But what it says itself, and what the file alone gets wrong, is still refused."""
-    text = "diffusion_config: {beta_schedule: cosine, timesteps: 500, ddim_eta: 0.5}"
-    diffusion = load(text, "diffusion_config.model_type=flow").diffusion_config
-    assert (diffusion.beta_schedule, diffusion.timesteps, diffusion.ddim_eta) == (None, None, None)
-    assert load(text, "diffusion_config.sampler=ddpm").diffusion_config.timesteps == 500
-    flow = ["diffusion_config.model_type=flow", "diffusion_config.timesteps=500"]
-    refuse(text, "timesteps is 500", overrides=flow)
-    refuse("data: {incomplete: {points_noise: 3}}", "points_noise is 3", overrides=["trainer.seed=1"])
-
-
-def test_settings_that_never_act_within_the_run(load):
-    def keys(stage, *overrides):
-        config = load_config(ROOT / "configs/radio_train_m.yaml", overrides, stage=stage)
-        return [sentence.split(" is ")[0].rpartition(".")[2] for sentence in never_acts(config, stage)]
-
-    assert keys("ldm") == []
-    assert keys("ldm", "first_stage_config.trainable=true") == keys("vae") == ["discr_start"]
-    assert keys("vae", "trainer.training_steps=50002") == keys("baseline") == []
-    late = ["trainer.training_steps=150", "trainer.lr_scheduler.warmup_steps=150"]
-    phase = "diffusion_config.end_to_end.start_step=150"
-    intervals = ["validate_every", "save_interval", "sample_interval"]
-    assert keys("ldm", *late, phase) == ["start_step", "warmup_steps", "start_step", *intervals]
-    quiet = "trainer={num_samples: 0, validate_every: 0, ema: {start_step: 1}}"
-    assert keys("ldm", late[0], quiet) == ["save_interval"]
-    sentence = never_acts(load("", "trainer.training_steps=50"), "ldm")[2]
-    assert sentence.startswith("trainer.save_interval is 200, but trainer.training_steps is 50: ")
-
-
-def test_stage_2_takes_the_autoencoder_from_its_checkpoint(tmp_path):
-    """Where the file does not say what it looks like; what the file does say stays."""
-    path = tmp_path / "ldm.yaml"
-    path.write_text("first_stage_config: {ckpt_path: a, ddconfig: {ch: 8}}\nunet_config: {attention_resolutions: [2]}")
-    trained = {"first_stage_config": {"embed_dim": 4, "ddconfig": {"ch_mult": [1, 2], "ch": 16}}}
-    theirs = resolve(parse_config(trained), "vae").first_stage_config
-    config = load_config(path, trained=lambda place: theirs)
-    first = config.first_stage_config
-    assert (first.embed_dim, first.ddconfig.ch_mult, first.ddconfig.ch) == (4, [1, 2], 8)
-    assert config.unet_config.in_channels == 4 and config.unet_config.image_size == 160
-
-    def embed_dim(*overrides, own, stage="ldm"):  # a run that is resumed no longer needs the first stage's folder
-        return load_config(path, overrides, stage=stage, trained=own.get).first_stage_config.embed_dim
-
-    own = {"./radiodiff_results_LDM": theirs}
-    assert embed_dim(own=own) == 4 and embed_dim(own={}) == 3
-    assert embed_dim("trainer.enable_resume=false", own=own) == embed_dim(own=own, stage="vae") == 3
-
-
-def test_floor_of_the_learning_rate(load, refuse):
-    both = "trainer: {lr: 5e-5, min_lr: 5e-6, lr_scheduler: {min_lr_ratio: 0.1}}"
+def test_floor_of_the_learning_rate(load):
     for floor, *given in (
         (1e-4, "trainer: {lr: 1e-3}"),
         (1e-5, "trainer: {lr: 1e-3, min_lr: 1e-5}"),
         (0, "trainer: {min_lr: 0}"),
         (1e-5, "trainer: {lr_scheduler: {min_lr_ratio: 0.2}}"),
-        (1e-5, both, "trainer.learning_rate=1e-4"),
-        (1e-6, both, "optimization.min_lr=1e-6"),
-        (2.5e-5, both, "trainer.lr_scheduler.min_lr_ratio=0.5"),
         (1e-5, to_yaml(load("trainer: {lr: 1e-3, min_lr: 1e-5}")), "trainer.learning_rate=2e-3"),
     ):
         assert load(*given).trainer.min_learning_rate == pytest.approx(floor)
-    refuse("trainer: {min_lr: 1e-6, lr_scheduler: {min_lr_ratio: 0.1}}", "trainer.min_learning_rate", "min_lr_ratio")
-    refuse("trainer: {min_lr: 1e-3}", "trainer.min_learning_rate is 0.001", "learning_rate")
 
 
 def test_resolve_leaves_its_argument_alone_and_checks_it():
@@ -299,50 +220,24 @@ def test_resolve_leaves_its_argument_alone_and_checks_it():
         resolve(config, "ldm")
 
 
-# ---- command line and Python -------------------------------------------------------------------------------------
-
-
-def test_overrides_win_over_every_spelling(load):
-    text = BLOCKS["trainer"] + BLOCKS["data"] + BLOCKS["optimization"]
-    assert load(text, "trainer.batch_size=4").trainer.batch_size == 4
-    assert load(text, "data.params.batch_size=4").trainer.batch_size == 4
-    assert load(text, "optimization.lr_decay_power=2").trainer.lr_scheduler.power == 2
-    assert load(text, "trainer.seed=1", "trainer.seed=2").trainer.seed == 2
-    assert load(text, "trainer.ema={beta: 0.5}").trainer.ema == schema.EMAConfig(beta=0.5)
-    assert load(text, "first_stage_config.ckpt_path=a=b").first_stage_config.ckpt_path == "a=b"
-
-
-def test_a_changed_training_source_changes_the_validation_source_that_was_the_same(load):
-    text = BLOCKS["data"]
-    data = load(text, "data.train.data_root=/maps", "data.train.simulation_type=IRT2").data
-    assert (data.validation.data_root, data.validation.simulation_type) == ("/maps", "IRT2")
-    other = text.replace("path/to/RadioMapSeer", "/elsewhere", 1)
-    assert load(other, "data.train.data_root=/maps").data.validation.data_root == "path/to/RadioMapSeer"
-    both = load(text, "data.train.data_root=/maps", "data.validation.data_root=/other").data
-    assert (both.train.data_root, both.validation.data_root) == ("/maps", "/other")
-
-
 def test_sections_may_have_any_form():
     def section(name, value):
         return getattr(parse_config({name: value}), name)
 
-    raw = yaml.safe_load(BLOCKS["first_stage"])["first_stage_config"]
-    first = section("first_stage_config", raw)
+    first = section("first_stage_config", yaml.safe_load(BLOCKS["first_stage"])["first_stage_config"])
     assert first == section("first_stage_config", None) == schema.FirstStageConfig()
+    assert section("first_stage_config", first) is not first
     assert section("first_stage_config", {"ddconfig": schema.DDConfig(ch=64)}).ddconfig.ch == 64
     assert section("trainer", yaml.safe_load(BLOCKS["optimization"])["optimization"]).learning_rate == 5e-5
     assert section("unet_config", {"channel_mult": (1, 2)}).channel_mult == [1, 2]
     assert section("first_stage_config", {"ckpt_path": Path("a/b")}).ckpt_path == "a/b"
-    assert section("first_stage_config", first) is not first
-    with pytest.raises(ConfigError, match=r"^first_stage_config\.embd_dim .* mean first_stage_config\.embed_dim\?"):
-        section("first_stage_config", {"embd_dim": 3})
 
 
 @pytest.mark.parametrize("model_type", ["ddpm", "const_sde", "flow"])
 def test_round_trip(load, model_type):
     odd = "sample: {ckpt: 1e5x, source: {data_root: '1e5', split: 'no'}, output_folder: 'né: #'}"
     process = f"diffusion_config={{model_type: {model_type}, sampling_timesteps: 2}}"
-    config = load("".join(BLOCKS.values()) + odd, "data.train.data_root='5'", "trainer.lr=3.3e-5", process)
+    config = load("".join(BLOCKS.values()) + odd, "data.train.data_root='5'", "trainer.seed=3", process)
     written = to_yaml(config)
     assert differences(config, load(written)) == []
     assert resolve(parse_config(to_dict(config)), "ldm") == parse_config(yaml.safe_load(written)) == config
@@ -352,25 +247,19 @@ def test_round_trip(load, model_type):
 
 
 def test_help_config_names_every_setting():
-    table = settings_table()
-    assert max(map(len, table.splitlines())) <= 120
-    assert table.count("\n  ") >= len(schema.DEFAULTS)
-    assert "\n  batch_size = 16                     samples per micro-batch and process (whole number >= 1)\n" in table
-    assert settings_table("lr_scheduler").startswith("trainer.lr_scheduler: max(min_lr") and not settings_table("zzz")
-    assert done("train_vae.py", "--help_config", "lr_scheduler").strip() == settings_table("lr_scheduler")
+    lines = settings_table().splitlines()
+    assert [line.partition("=")[0] for line in lines] == [*schema.DEFAULTS]
+    assert "trainer.batch_size=16  # samples per micro-batch and process (whole number >= 1)" in lines
+    assert done("train_vae.py", "--help_config", "lr_scheduler").strip() == settings_table("lr_scheduler") != ""
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_file(path, load):
     stage = "vae" if "vae" in path.stem or path.stem.startswith("first_") else "ldm"
     stage = "baseline" if "baseline" in path.stem else stage
-    config = load_config(path, stage=stage)
-    assert load(to_yaml(config), stage=stage) == config
-    assert never_acts(config, stage) == [] or "sample" in path.stem
-    text = path.read_text(encoding="utf-8")
-    head = text.partition("\n\n")[0]
+    assert load(to_yaml(load_config(path, stage=stage)), stage=stage) == load_config(path, stage=stage)
+    head = path.read_text(encoding="utf-8").partition("\n\n")[0]
     assert f"configs/{path.name}" in head and "hardware" in head and "duration" in head
-    assert resolve(parse_config(yaml.safe_load(text)), stage) == config
 
 
 @pytest.mark.parametrize(

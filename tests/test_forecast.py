@@ -7,90 +7,85 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
-from denoising_diffusion_pytorch.training import forecast as module
 from denoising_diffusion_pytorch.training.forecast import (
     ALLOWANCE,
-    OnPaper,
+    GIB,
     Tally,
     forecast,
-    largest_batches,
+    largest_batch,
+    norms_in_float32,
     random_trainer,
 )
 from tests.processes import ROOT
 from tests.tiny import tiny_config
 
-ADVERSARIAL = {"first_stage_config": {"lossconfig": {"discr_start": 1}}}
-
 
 def changed(stage, **trainer):
-    return tiny_config(stage, trainer={"results_folder": "unused"} | trainer, **ADVERSARIAL)
+    first_stage = {"lossconfig": {"discr_start": 1}, "ddconfig": {"resolution": 64}}
+    return tiny_config(stage, trainer={"results_folder": "unused"} | trainer, first_stage_config=first_stage)
 
 
 @pytest.mark.parametrize("stage", ["vae", "ldm", "baseline"])
 @pytest.mark.parametrize("accumulation, precision", [(1, "no"), (2, "bf16")])
 def test_a_real_step_agrees(stage, accumulation, precision):
     """The second step's, whose optimizer has its moments, in two micro-batches."""
-    resolution = {"first_stage_config": ADVERSARIAL["first_stage_config"] | {"ddconfig": {"resolution": 64}}}
-    trainer = {"results_folder": "unused", "gradient_accumulation": accumulation, "mixed_precision": precision}
-    config = tiny_config(stage, trainer=trainer, **resolution)
+    config = changed(stage, gradient_accumulation=accumulation, mixed_precision=precision)
     expected = forecast(config, stage)
     with Tally() as tally:
-        trainer = random_trainer(config, stage, OnPaper(precision))
+        trainer = random_trainer(config, stage, Accelerator(cpu=True, mixed_precision=precision))
+        if precision == "bf16":
+            norms_in_float32(trainer)
         batches = trainer.make_batches(0)
         for trainer.step in (2, 3):
             tally.peak, tally.flops = tally.live, 0
             trainer.train_step(batches)
     assert expected.peak == pytest.approx(tally.peak, rel=0.02) and expected.flops == tally.flops > 0
-    parameters = [p for o in trainer.optimizations for p in o.parameters]
-    trained = 4 * sum(p.numel() for p in parameters)
-    assert (expected.gradients, expected.optimizer) == (trained, 2 * trained + 4 * len(parameters))  # and their steps
 
 
 def test_what_changes_a_forecast():
     first, last = (forecast(changed("vae"), "vae", step=step) for step in (0, None))
-    assert first.flops < last.flops and first.weights < last.weights  # the discriminator
+    assert first.flops < last.flops and first.fixed < last.fixed  # the discriminator
     accumulated = forecast(changed("vae", gradient_accumulation=6), "vae")
     assert accumulated.flops == 3 * last.flops and accumulated.peak == last.peak
-    assert forecast(changed("vae", mixed_precision="bf16", batch_size=64), "vae").peak < 0.9 * (
-        forecast(changed("vae", batch_size=64), "vae").peak
-    )
+    large = forecast(changed("vae", batch_size=64), "vae")
+    AcceleratorState._reset_state(True)
+    reduced = forecast(changed("vae", mixed_precision="bf16", batch_size=64), "vae")
+    assert reduced.peak < 0.9 * large.peak
 
 
-def test_the_largest_micro_batch_fits_and_no_larger_one(monkeypatch):
-    monkeypatch.setattr(module, "CARDS", (2,))
-    for accumulation in (1, 2):
-        config = tiny_config("vae", first_stage_config={"ddconfig": {"resolution": 64}})
-        config.trainer.gradient_accumulation, config.trainer.batch_size = accumulation, 32
-        count = largest_batches(forecast(config, "vae"), config.trainer)[2]
-        peaks = []
-        for config.trainer.batch_size in (count, count + 2):
-            peaks.append(forecast(config, "vae").peak)
-        assert peaks[0] + ALLOWANCE < 2 * 2**30 < peaks[1] + ALLOWANCE
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_largest_micro_batch_fits_and_no_larger_one(accumulation):
+    config = changed("vae", gradient_accumulation=accumulation, batch_size=32)
+    count = largest_batch(forecast(config, "vae"), 32, card=2)
+    peaks = []
+    for config.trainer.batch_size in (count, count + 2):
+        peaks.append(forecast(config, "vae").peak)
+    assert peaks[0] + ALLOWANCE < 2 * GIB < peaks[1] + ALLOWANCE
 
 
 def test_flops_include_the_attention_of_cpus():
-    q, w = torch.randn(1, 2, 8, 4), torch.randn(4, 3)
+    q = torch.randn(1, 2, 8, 4)
     with Tally() as tally:
         F.scaled_dot_product_attention(q, q, q)
-        assert tally.flops == 2 * 2 * 2 * 8 * 8 * 4
-        tally.flops = 0
-        q @ w
-    assert tally.flops == 2 * 2 * 8 * 4 * 3
+    assert tally.flops == 2 * 2 * 2 * 8 * 8 * 4
 
 
 MEASURE = """
 import gc, re, sys
 import torch
+from accelerate import Accelerator
 from denoising_diffusion_pytorch.config import load_config
-from denoising_diffusion_pytorch.training.forecast import OnPaper, forecast, random_trainer
+from denoising_diffusion_pytorch.training.forecast import forecast, random_trainer
 
 def resident(peak):
     return 1024 * int(re.search(f"Vm{peak}:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
 def steps(batch_size):
     config.trainer.batch_size = batch_size
-    trainer = random_trainer(config, "vae", OnPaper("no"))
+    trainer = random_trainer(config, "vae", Accelerator(cpu=True))
     for _ in range(2):
         trainer.train_step(trainer.make_batches(0))
     del trainer

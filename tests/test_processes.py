@@ -165,5 +165,3 @@ def test_all_processes_end_at_a_value_that_is_not_finite(place):
     folder, config = place
     done = train_in_two("vae", config, folder / "infinite", "trainer.learning_rate=1e30")
     assert done.returncode != 0 and "non-finite at step 1" in done.stderr
-    dumps = {path.name for path in (folder / "infinite" / "nonfinite").iterdir()}
-    assert dumps == {"step_1_rank_0.pt", "step_1_rank_1.pt"}

@@ -7,17 +7,13 @@ import os
 import re
 import signal
 from functools import partial
-from typing import ClassVar
 
-import accelerate
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
-from accelerate.utils import DistributedType, LoggerType
+from accelerate.utils import DistributedType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.distributed.utils import _recursive_to
 
 import train_cond_ldm
@@ -27,10 +23,7 @@ from data.samples.document import RadioUNet_c
 from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
-from denoising_diffusion_pytorch.randomness import KeyedRandom, seed_global
-from denoising_diffusion_pytorch.training import forecast as paper
-from denoising_diffusion_pytorch.training import speed
-from denoising_diffusion_pytorch.training.forecast import FakeTensors, Utilization, forecast
+from denoising_diffusion_pytorch.randomness import KeyedRandom
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
@@ -48,12 +41,10 @@ def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
     settings = {"num_samples": 1, "validate_every": 2, "sample_interval": 4}
     make_trainer(tmp_path, "vae", validation=OneScene([0.1, 0.05]), trainer=settings, **WITH_DISCRIMINATOR).train()
     events, figures = EventAccumulator(str(tmp_path)).Reload(), read_log(tmp_path / "train.log")
-    expected = (
-        "loss l1 l2 kl generator adaptive_weight discriminator lr_autoencoder lr_discriminator data_wait memory_gib "
+    expected = "loss l1 l2 kl generator adaptive_weight discriminator lr_autoencoder grad_norm_discriminator data_wait "
+    expected += (
+        "memory_gib samples_per_second validation_nmse validation_thresholded_nmse validation_reconstruction_nmse"
     )
-    expected += "grad_norm_autoencoder grad_norm_discriminator samples_per_second validation_thresholded_nmse "
-    expected += "validation_nmse validation_rmse validation_ssim validation_psnr validation_detail "
-    expected += "validation_reconstruction_nmse validation_thresholded_nmse_whole_set"
     assert set(expected.split()) <= figures.keys()
     text = (ROOT / "docs" / "training.md").read_text()
     documented = {word.rpartition("/")[2] for word in re.findall(r"`([\w/]+)`", text)}
@@ -68,85 +59,17 @@ def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
     assert [event.step for event in events.Images("samples")] == [4]  # not at every validation
 
 
-class Wandb(GeneralTracker):
-    """Stands in for wandb's tracker; its server goes away at step 3."""
-
-    name, requires_logging_directory, tracker = "wandb", False, None
-    seen: ClassVar[list] = []
-
-    def __init__(self, project):
-        super().__init__()
-        self.seen[:] = [project]
-
-    def store_init_configuration(self, values):
-        self.seen.append(values["trainer.batch_size"])
-
-    def log(self, values, step):
-        if step == 3:
-            raise ConnectionError("no server")
-        self.seen.append((step, values["train/loss"]))
-
-    def log_images(self, values, step):
-        self.seen.append((step, values["samples"].shape))
-
-
-def test_trackers(tmp_path, monkeypatch, caplog):
-    """Each gets the figures of train.log; one that fails does not end the run; steps taken again replace the first ones."""
-    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Wandb)
-    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [LoggerType.WANDB, LoggerType.TENSORBOARD])
-    settings = {"num_samples": 1, "validate_every": 0, "sample_interval": 2, "log_with": ["wandb", "tensorboard"]}
-    make_trainer(tmp_path / "run", validation=OneScene([0.1, 0.05]), trainer=settings).train()
-    losses = read_log(tmp_path / "run" / "train.log")["loss"]
-    first, second = ((step, pytest.approx(losses[step], rel=1e-5)) for step in (1, 2))
-    assert Wandb.seen == ["run", 2, first, second, (2, (1, 16, 16, 3))]
-    assert "wandb gets nothing more (no server)" in caplog.text
+def test_trackers(tmp_path):
+    """Steps that are taken again replace the first ones in TensorBoard; a tracker that is not there is an error."""
+    make_trainer(tmp_path / "run").train()
     make_trainer(tmp_path / "run", trainer={"resume_milestone": 2, "learning_rate": 0.1}).train()
     events = EventAccumulator(str(tmp_path / "run")).Reload().Scalars("train/lr_diffusion")
     assert [(event.step, event.value > 0.01) for event in events] == [(1, False), (2, False), (3, True), (4, True)]
     make_trainer(tmp_path / "none", trainer={"log_with": []}).train()
     assert len(read_log(tmp_path / "none" / "train.log")["loss"]) == 4 and not [*tmp_path.glob("none/events*")]
-    monkeypatch.setattr(Wandb, "start", lambda self: self.absent)
-    with pytest.raises(ConfigError, match="log_with: wandb: cannot start"):
-        make_trainer(tmp_path / "again", trainer={"log_with": ["wandb"]}).train()
-    for name, said in (("wand", "no tracker 'wand'; there are .*, wandb"), ("mlflow", "pip install mlflow")):
-        with pytest.raises(ConfigError, match=said):
+    for name in ("wand", "mlflow"):  # unknown, not installed
+        with pytest.raises(ConfigError, match=f"trainer.log_with: .*{name}"):
             make_trainer(tmp_path, trainer={"log_with": [name]})
-
-
-def test_expected_duration_and_fraction_of_the_peak(tmp_path, monkeypatch, capsys):
-    """Both from step 20 on; the discriminator, which starts with step 22, adds to the operations."""
-    config = {"first_stage_config": {"lossconfig": {"discr_start": 22}}}
-    settings = {"training_steps": 24, "gradient_accumulation": 1}
-    make_trainer(tmp_path / "run", "vae", trainer=settings, **config).train()
-    assert re.search(r"vae: 4 steps left, about 0 h 1 min at [\d.]+ samples/s", capsys.readouterr().out)
-    log = read_log(tmp_path / "run" / "train.log")
-    assert log["mfu"].keys() == {20, 21, 22, 23, 24} and len(log["loss"]) == 24
-    per_sample = [
-        log["mfu"][step] / log["samples_per_second"][step] for step in range(20, 25)
-    ]  # times what is constant
-    assert per_sample[:3] == pytest.approx([per_sample[0]] * 3, rel=1e-4)
-    assert per_sample[3] == pytest.approx(per_sample[4], rel=1e-4) and per_sample[3] > 1.05 * per_sample[0]
-    monkeypatch.setattr(paper, "matmul_peak", lambda device, dtype: 1e9)
-    checkpointed = tiny_config(
-        unet_config={"use_checkpoint": True}
-    )  # which adds nothing to the operations that are needed
-    found = Utilization(checkpointed, "ldm", Accelerator(cpu=True)).of(0, 2.0)
-    assert found == {"mfu": pytest.approx(forecast(tiny_config(), "ldm", step=0).flops / 2e9)}
-
-    def no_room(device, dtype):
-        raise torch.OutOfMemoryError("no room for the product")
-
-    monkeypatch.setattr(paper, "matmul_peak", no_room)
-    assert Utilization(tiny_config(), "ldm", Accelerator(cpu=True)).of(0, 2.0) == {}
-
-
-def test_the_first_steps_do_not_count_for_the_expected_duration(monkeypatch):
-    clock = iter([100.0 * step for step in range(1, 11)] + [1000.0 + 2 * step for step in range(1, 11)])
-    monkeypatch.setattr(speed.time, "monotonic", lambda: next(clock))
-    meter, starts = speed.Meter(Accelerator(cpu=True), 32), [100.0 * step for step in range(10)]
-    for started in starts + [1000.0 + 2 * step for step in range(10)]:
-        meter.add({}, started)
-    assert meter.expectation(1801).startswith("1,801 steps left, about 1 h 1 min at 16 samples/s")
 
 
 def test_steps_are_optimizer_steps(tmp_path):
@@ -190,7 +113,7 @@ def test_accumulation_equals_one_large_batch(tmp_path, stage):
             trainer = make_trainer(tmp_path / str(size), stage, trainer=settings)
             trainer.model.double()
             captured = []
-            trainer.guard.check = lambda step, values, t=trainer, c=captured: c.extend(
+            trainer.require_finite = lambda *_, t=trainer, c=captured: c.extend(
                 p.grad.clone() for p in t.optimizations[0].parameters
             )
             trainer.train_step(iter(parts))
@@ -268,81 +191,27 @@ def test_joint_training_reads_the_images_of_its_latent_scale_once(tmp_path, caps
 # ---- values that are not finite -------------------------------------------------------------------------------------
 
 
-def spoiled(name, key, row, value):
-    """The tiny stream with one value of one micro-batch replaced."""
-
-    def batches(first):
+def test_nothing_is_updated_from_a_nonfinite_value(tmp_path):
+    def spoiled(first):
         for batch in tiny_batches(first):
-            if batch["names"][0] == name:
-                batch[key][row, 0, 0, 0] = float(value)
+            if batch["names"][0] == "7_0":
+                batch["cond"][0, 0, 0, 0] = math.nan
             yield batch
 
-    return batches
-
-
-def test_nothing_is_updated_from_a_nonfinite_value_on_until_it_is_noticed(tmp_path):
-    """At once; or at the log line of step 6, when the batch of step 1 is read again for the error."""
-    trainer = make_trainer(tmp_path / "a", batches=spoiled("7_0", "cond", 0, "nan"))
-    with pytest.raises(TrainingError, match=r"step 3.*7_0.*ckpt_2"):
-        trainer.train()
-    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
-    assert ck.find_checkpoint(tmp_path / "a").step == 2
-    settings = {"training_steps": 6, "save_interval": 100, "log_interval": 100}
-    trainer = make_trainer(tmp_path / "b", batches=spoiled("3_0", "image", 0, "nan"), trainer=settings)
+    trainer = make_trainer(tmp_path, batches=spoiled)
     history = after_each_step(trainer, lambda logs: trainer.model.unet.conv_in.weight.clone())
-    with pytest.raises(TrainingError, match=r"non-finite at step 1: .*2_0, 2_1, 3_0, 3_1.*step_1_rank_0"):
+    with pytest.raises(TrainingError, match=r"non-finite at step 3: loss, .* 6_0, 6_1, 7_0, 7_1; nothing .*ckpt_2"):
         trainer.train()
-    assert len(history) == 6 and all(torch.equal(history[0], later) for later in history[1:])
-    assert ck.find_checkpoint(tmp_path / "b") is None
-
-
-def test_an_optimizer_that_is_not_fused_trains_and_stops_as_well(tmp_path):
-    """As on devices for which torch has no fused AdamW."""
-    fused, plain = make_trainer(tmp_path / "fused"), make_trainer(tmp_path / "plain")
-    bad = spoiled("3_0", "image", 0, "nan")
-    spoilt = make_trainer(tmp_path / "spoilt", batches=bad, trainer={"log_interval": 100})
-    for trainer in (plain, spoilt):
-        trainer.fused = False
-        for optimization in trainer.optimizations:
-            optimization.optimizer.param_groups[0]["fused"] = False
-    fused.train()
-    plain.train()
-    for name, value in weights(tmp_path / "fused", 4).items():
-        assert torch.allclose(value, weights(tmp_path / "plain", 4)[name], rtol=1e-3, atol=2e-4)
-    with pytest.raises(TrainingError, match="non-finite at step 1"):
-        spoilt.train()
-    assert spoilt.step == 1
-
-
-def test_the_dump_reproduces_a_nonfinite_loss(tmp_path):
-    trainer = make_trainer(tmp_path, batches=spoiled("3_0", "image", 1, "inf"), unet_config={"dropout": 0.2})
-    with pytest.raises(TrainingError, match="step_1_rank_0.pt"):
-        trainer.train()
-    dump = torch.load(tmp_path / "nonfinite" / "step_1_rank_0.pt", weights_only=True)
-    assert dump["step"] == 1 and dump["nonfinite_gradients"]
-    assert [batch["names"][0] for batch in dump["batches"]] == ["2_0", "3_0"]
-    again = make_trainer(tmp_path / "other", unet_config={"dropout": 0.2}).optimizations[0].objective
-    again.load_state_dict(dump["objectives"]["diffusion"])
-    losses = []
-    for number, batch in enumerate(dump["batches"]):
-        seed_global(0, dump["step"], number, 0)
-        losses.append(again(batch, dump["step"], {})[0].item() / 2)
-    assert math.isfinite(losses[0]) and not math.isfinite(losses[1])
-    assert [math.isfinite(values["loss"]) for values in dump["values"]] == [True, False]
-
-
-def half_gradients(trainer, scaler):
-    """Give a trainer a gradient scaler and gradients with the range of fp16, on any device."""
-    trainer.accelerator.scaler = scaler
-    for parameter in trainer.optimizations[0].parameters:
-        parameter.register_hook(lambda gradient: gradient.half().float())
-    return trainer
+    assert torch.equal(history[-1], trainer.model.unet.conv_in.weight) and torch.isfinite(history[-1]).all()
+    assert ck.find_checkpoint(tmp_path).step == 2
 
 
 def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**21, growth_interval=10**6)
-    trainer = half_gradients(make_trainer(tmp_path, trainer={"training_steps": 6}), scaler)
-    trained = trainer.optimizations[0].parameters
+    trainer = make_trainer(tmp_path, trainer={"training_steps": 6})
+    trainer.accelerator.scaler, trained = scaler, trainer.optimizations[0].parameters
+    for parameter in trained:  # gradients with the range of fp16, on any device
+        parameter.register_hook(lambda gradient: gradient.half().float())
     before = [p.detach().clone() for p in trained]
     unchanged = after_each_step(trainer, lambda logs: all(map(torch.equal, before, trained)))
     trainer.train()
@@ -359,29 +228,14 @@ def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
 
 
 def test_endless_overflow_stops(tmp_path):
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=0.999)
-    settings = {"training_steps": 60, "gradient_accumulation": 1}
-    trainer = half_gradients(make_trainer(tmp_path, trainer=settings), scaler)
-    with pytest.raises(TrainingError, match="steps in a row.*overflowed"):
+    trainer = make_trainer(tmp_path, trainer={"gradient_accumulation": 1, "training_steps": 60})
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    trainer.optimizations[0].parameters[0].register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingError, match="step 41 overflowed in fp16 like many before"):
         trainer.train()
 
 
 # ---- errors and signals ---------------------------------------------------------------------------------------------
-
-
-def test_an_error_of_the_data_saves_first(tmp_path):
-    def breaking(first):
-        for batch in tiny_batches(first):
-            if batch["names"][0] == "6_0":
-                raise DataError("file.png: not a readable picture")
-            yield batch
-
-    with pytest.raises(DataError, match=r"file\.png"):
-        make_trainer(tmp_path, batches=breaking).train()
-    assert ck.find_checkpoint(tmp_path).step == 3
-    make_trainer(tmp_path).train()
-    make_trainer(tmp_path / "whole").train()
-    assert same(weights(tmp_path, 4), weights(tmp_path / "whole", 4))
 
 
 @pytest.mark.parametrize("end", ["whole", "signal", "error"])
@@ -415,19 +269,6 @@ def test_no_value_that_the_processor_needs_is_moved_to_the_device(radiomapseer):
     loader = torch.utils.data.DataLoader(RadioUNet_c(radiomapseer), 2)
     batch = _recursive_to((to_device(next(iter(loader)), "cpu"),), torch.device("meta"), False)[0][0]
     assert batch["image"].device.type == "meta" and KeyedRandom(batch["keys"]).randn(3).shape == (2, 3)
-
-
-@pytest.mark.parametrize("stage", ["ldm", "vae"])
-def test_a_step_never_waits_for_the_device(tmp_path, stage, monkeypatch):
-    """Fake tensors have no values: whatever needs one, and would make the processor wait for it, raises."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    with FakeTensors():
-        trainer = make_trainer(tmp_path, stage, **WITH_DISCRIMINATOR)
-        batches = tiny_batches(0)
-        for _ in range(3):  # the discriminator starts at step 1, the average at step 2
-            trainer.meter.add(trainer.train_step(batches), 0.0)
-        with pytest.raises(DataDependentOutputException):
-            trainer.raise_if_nonfinite()
 
 
 def test_the_seed_decides_the_first_weights(tmp_path):

@@ -8,7 +8,6 @@ from data.geometry.layout import Layout
 from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.predictor import Prediction
-from denoising_diffusion_pytorch.training.forecast import Utilization
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator
 from denoising_diffusion_pytorch.training.trainer import Trainer
@@ -24,8 +23,7 @@ def make_trainer(folder, stage="ldm", batches=tiny_batches, validation=None, **c
     if stage == "ldm":
         model.scale_factor.fill_(1.0)
     objectives = make_objectives(config, stage, model)
-    how = {"accelerator": accelerator, "validation": validation, "utilization": Utilization(config, stage, accelerator)}
-    return Trainer(config, stage, model, objectives, batches, **how)
+    return Trainer(config, stage, model, objectives, batches, accelerator=accelerator, validation=validation)
 
 
 def after_each_step(trainer, look):

@@ -1,6 +1,7 @@
-"""What follows from what in a configuration, what contradicts what, and what can never act."""
+"""What follows from what in a configuration, and what contradicts what."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,14 +10,14 @@ from data.measurements import MEASURED
 from data.measurements import SIMULATED as BASE_CHANNEL  # what a residual decoder's output is added to
 
 from ..processes import PROCESSES
-from .schema import DEFAULTS, Config, get
+from .schema import Config, get
 
 STAGES = {
     "vae": "./radiodiff_results_VAE",
     "ldm": "./radiodiff_results_LDM",
     "baseline": "./radiodiff_results_baseline",
 }
-DD, LOSS = "first_stage_config.ddconfig", "first_stage_config.lossconfig"
+DD, DIFFUSION = "first_stage_config.ddconfig", "diffusion_config"
 
 
 def derive(config: Config, stage: str) -> Iterator[str]:
@@ -32,9 +33,9 @@ def derive(config: Config, stage: str) -> Iterator[str]:
         yield from _agree(config, "data.cond_size", data.image_size, "data.image_size")
         multiple = {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture]
         yield from _must_divide("data.image_size", data.image_size, multiple)
-    embed_dim, levels = config.first_stage_config.embed_dim, len(dd.ch_mult)
-    side = dd.resolution // (dd.patch_size * 2 ** (levels - 1))
-    yield from _must_divide(f"{DD}.resolution", dd.resolution, dd.patch_size * 2 ** (levels - 1))
+    factor, embed_dim = dd.patch_size * 2 ** (len(dd.ch_mult) - 1), config.first_stage_config.embed_dim
+    side = dd.resolution // factor
+    yield from _must_divide(f"{DD}.resolution", dd.resolution, factor)
     yield from _agree(config, "data.image_size", dd.resolution, f"{DD}.resolution")
     yield from _agree(config, "unet_config.image_size", side, f"{DD}.resolution")
     for key in (f"{DD}.z_channels", "unet_config.in_channels", "unet_config.out_channels"):
@@ -47,60 +48,18 @@ def derive(config: Config, stage: str) -> Iterator[str]:
     if process.discrete:
         diffusion.timesteps = diffusion.timesteps or 1000
         diffusion.beta_schedule = diffusion.beta_schedule or "scaled_linear"
+    elif diffusion.timesteps or diffusion.beta_schedule:
+        yield f"{DIFFUSION}.timesteps and beta_schedule belong to model_type ddpm; set them to null"
+    if diffusion.ddim_eta is not None and diffusion.sampler != "ddim":
+        yield f"{DIFFUSION}.ddim_eta belongs to the sampler ddim, not to {diffusion.sampler}; set it to null"
     if stage == "ldm":
         yield from _check_networks(config, side)
         yield from _check_second_stage(config)
-    for key, needed in ignored(config).items():
-        yield f"{key} is {get(config, key)}, but acts only with {needed}; leave it out"
 
 
-def ignored(config: Config) -> dict[str, str]:
-    """Settings that differ from their defaults although nothing uses them -> what would make them act."""
-    loss, diffusion, data = config.first_stage_config.lossconfig, config.diffusion_config, config.data
-    process, trainer = PROCESSES[diffusion.model_type], config.trainer
-    ddim = (diffusion.sampler or process.samplers[0]) == "ddim"
-    ends, likelihood = diffusion.end_to_end.start_step is not None, config.baseline_config.variance
-    rules = (  # section, names, whether they act, what they need
-        (LOSS, "lpips_weights", loss.perceptual_weight, f"{LOSS}.perceptual_weight above 0"),
-        (LOSS, "discr_start discr_layers discr_channels", loss.discr_weight, f"{LOSS}.discr_weight above 0"),
-        (LOSS, "l1_weight l2_weight perceptual_weight", not likelihood, "baseline_config.variance false"),
-        ("diffusion_config", "timesteps beta_schedule", process.discrete, "diffusion_config.model_type ddpm"),
-        ("diffusion_config", "ddim_eta", ddim, "diffusion_config.sampler ddim"),
-        ("diffusion_config.end_to_end", "latent_weight", ends, "diffusion_config.end_to_end.start_step"),
-        ("data.augmentation", "rotation translation color_jitter", data.augmentation.p, "data.augmentation.p above 0"),
-        ("data.incomplete", "points_noise points_jitter", data.incomplete.points, "data.incomplete.points above 0"),
-        ("data", "cache_folder", data.cache or data.cache_latents, "data.cache or data.cache_latents"),
-        ("trainer", "resume_milestone", trainer.enable_resume, "trainer.enable_resume true"),
-        ("sample", "pixel_noise", config.sample.num_samples > 1, "sample.num_samples above 1"),
-    )
-    void = {f"{path}.{name}": needed for path, names, acts, needed in rules if not acts for name in names.split()}
-    return {key: needed for key, needed in void.items() if get(config, key) != DEFAULTS[key]}
-
-
-def never_acts(config: Config, stage: str) -> list[str]:
-    """A sentence for each setting of a resolved configuration that cannot act within the training steps, or only at their end."""
-    first, trainer = config.first_stage_config, config.trainer
-    adversarial = (stage == "vae" or (stage == "ldm" and first.trainable)) and first.lossconfig.discr_weight
-    starts = {
-        "trainer.ema.start_step": "the averaged weights stay a copy of the others",
-        "trainer.lr_scheduler.warmup_steps": "the learning rate never reaches its curve",
-        f"{LOSS}.discr_start": "the discriminator never trains (discr_weight: 0 is for that)" * bool(adversarial),
-        "diffusion_config.end_to_end.start_step": "the end-to-end phase never begins" * (stage == "ldm"),
-    }
-    intervals = {
-        "trainer.ema.update_interval": "the averaged weights are never updated",
-        "trainer.validate_every": "scores come only after the last step",
-        "trainer.save_interval": "the only checkpoint is the last one",
-        "trainer.log_interval": "the only line of the log is the last one",
-        "trainer.sample_interval": "the only picture comes after the last step" * bool(trainer.num_samples),
-        "trainer.keep_every": "it keeps no checkpoint",
-    }
-    return [
-        f"{key} is {value}, but trainer.training_steps is {trainer.training_steps}: {consequence}"
-        for ends, consequences in ((trainer.training_steps, starts), (trainer.training_steps + 1, intervals))
-        for key, consequence in consequences.items()
-        if consequence and (value := get(config, key)) is not None and value >= ends
-    ]
+def is_placeholder(value: Any) -> bool:
+    """Whether a value is still one of a template: `path/to/...`, `specific_type`."""
+    return re.search("(^|/)path/to(/|$)|^specific_type$", str(value)) is not None
 
 
 def _agree(config: Config, key: str, derived: Any, reason: str) -> Iterator[str]:
@@ -136,7 +95,8 @@ def _fill_condition(config: Config, side: int) -> Iterator[str]:
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
     for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, "test")):
         source.split = source.split or split
-    for name in {"data_root", "simulation_type", "missing_buildings"} - data.validation.model_fields_set:
+    given = {name for name in data.validation.model_fields_set if not is_placeholder(getattr(data.validation, name))}
+    for name in {"data_root", "simulation_type", "missing_buildings"} - given:
         setattr(data.validation, name, getattr(data.train, name))
 
 
@@ -160,8 +120,7 @@ def _check_networks(config: Config, side: int) -> Iterator[str]:
     unet, cond = config.unet_config, config.cond_stage_config
     factors = [2**level for level in range(len(unet.channel_mult))]
     yield from _must_divide(f"the latent's side, from {DD}.resolution,", side, factors[-1])
-    if cond.size % side:
-        yield f"data.cond_size is {cond.size}, no multiple of the latent's side; choose one of {side}"
+    yield from _must_divide("data.cond_size", cond.size, side)
     if len(cond.depths) != len(factors):
         yield f"cond_stage_config.depths has {len(cond.depths)} numbers, unet_config.channel_mult {len(factors)}; give one per level"
     for value in set(unet.attention_resolutions) - set(factors):  # else it would be ignored silently
@@ -173,19 +132,19 @@ def _check_networks(config: Config, side: int) -> Iterator[str]:
 
 def _check_second_stage(config: Config) -> Iterator[str]:
     diffusion, trainable = config.diffusion_config, config.first_stage_config.trainable
-    model_type, process = diffusion.model_type, PROCESSES[diffusion.model_type]
+    process = PROCESSES[diffusion.model_type]
     for name, fitting in (("objective", process.objectives), ("sampler", process.samplers)):
         if (given := getattr(diffusion, name)) not in fitting:
-            misfit = f"diffusion_config.{name} is {given}, which does not fit diffusion_config.model_type {model_type}"
+            misfit = f"{DIFFUSION}.{name} is {given}, which does not fit {DIFFUSION}.model_type {diffusion.model_type}"
             yield f"{misfit}; choose {' or '.join(fitting)}"
-    steps, timesteps = diffusion.sampling_timesteps, diffusion.timesteps
-    if process.discrete and steps > timesteps:
-        yield f"diffusion_config.sampling_timesteps is {steps}, more than diffusion_config.timesteps {timesteps}"
+    if process.discrete and diffusion.sampling_timesteps > diffusion.timesteps:
+        yield f"{DIFFUSION}.sampling_timesteps is {diffusion.sampling_timesteps}, more than timesteps {diffusion.timesteps}"
     if trainable and diffusion.end_to_end.start_step is not None:
-        yield "diffusion_config.end_to_end.start_step and first_stage_config.trainable: true exclude each other"
-    if config.data.cache_latents:  # valid only while neither the encoder nor the images change
-        augmentation = config.data.augmentation
-        if trainable:
-            yield "data.cache_latents needs an encoder that stays; first_stage_config.trainable: true trains it"
-        if augmentation.rotation or augmentation.translation or augmentation.color_jitter:
-            yield "data.cache_latents allows the eight symmetries only; set data.augmentation's rotation, translation, color_jitter: 0"
+        yield f"{DIFFUSION}.end_to_end.start_step and first_stage_config.trainable: true exclude each other"
+    augmentation = config.data.augmentation
+    free = augmentation.rotation or augmentation.translation or augmentation.color_jitter
+    if config.data.cache_latents and (trainable or free):  # valid only while neither the encoder nor the images change
+        yield (
+            "data.cache_latents needs first_stage_config.trainable: false, and of data.augmentation no rotation, translation "
+            "or color_jitter"
+        )

@@ -1,10 +1,7 @@
 """`--help_config [WORD]`: every setting with its default, its meaning and its range."""
 
-import argparse
 import json
-import sys
-from contextlib import suppress
-from textwrap import wrap
+from collections.abc import Iterator
 from typing import Any
 
 from .schema import Config
@@ -19,37 +16,22 @@ BOUNDS = {
 TYPES = {"integer": "whole number", "boolean": "true or false", "string": "text", "null": ""}
 
 
-def help_config() -> None:
-    """Print the settings and exit, if the command line asks for it; to be called before torch, which is slow to import."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--help_config", nargs="?", const="")
-    word = parser.parse_known_args()[0].help_config
-    if word is not None:
-        with suppress(BrokenPipeError):  # head has seen enough
-            print(settings_table(word) or f"no setting's name or meaning contains {word!r}", flush=True)
-        sys.exit(0)
-
-
 def settings_table(word: str = "") -> str:
-    """The settings whose dotted key or meaning contains `word`, by section, in lines of at most 120 columns."""
+    """The settings whose line contains `word`: `trainer.seed=0  # meaning (type and range)`."""
     schema = Config.model_json_schema()
 
-    def lines(section: dict[str, Any], path: str, title: str) -> list[str]:
-        rows, inner = [], []
+    def lines(section: dict[str, Any], path: str) -> Iterator[str]:
         for name, field in section["properties"].items():
-            key = f"{path}.{name}".lstrip(".")
             if "$ref" in field:
-                inner += lines(schema["$defs"][field["$ref"].rpartition("/")[2]], key, field["description"])
-            elif word.lower() in f"{key} {field['description']}".lower():
-                text = f"{name + ' = ' + _plain(field['default']):<36}{field['description']} ({_kind(field)})"
-                rows += wrap(text, 120, initial_indent="  ", subsequent_indent=" " * 40)
-        return ([f"{path}: {title}", *rows, ""] if rows else []) + inner
+                yield from lines(schema["$defs"][field["$ref"].rpartition("/")[2]], f"{path}{name}.")
+            else:
+                yield f"{path}{name}={_plain(field['default'])}  # {field['description']} ({_kind(field)})"
 
-    return "\n".join(lines(schema, "", "")).rstrip()
+    return "\n".join(line for line in lines(schema, "") if word.lower() in line.lower())
 
 
 def _plain(value: Any) -> str:
-    return json.dumps(value).replace('"', "")
+    return json.dumps(value).replace('"', "").replace(", ", ",")  # as the command line takes it
 
 
 def _kind(field: dict[str, Any]) -> str:
@@ -57,7 +39,7 @@ def _kind(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(filter(None, map(_kind, field["anyOf"])))
     if "enum" in field or "const" in field:
-        return ", ".join(map(_plain, field.get("enum", [field.get("const")])))
+        return " | ".join(map(_plain, field.get("enum", [field.get("const")])))
     if field["type"] == "array":
         return f"list of: {_kind(field['items'])}"
     bounds = [f"{sign} {field[name]:g}" for name, sign in BOUNDS.items() if name in field]

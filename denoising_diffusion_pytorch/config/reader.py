@@ -1,11 +1,12 @@
-"""Strict YAML -> the models of schema.py, and back.
+"""Strict YAML -> the models of schema.py, and back; an unknown, mistyped or contradictory setting is a ConfigError of one line.
 
-An unknown, mistyped or contradictory setting is a ConfigError of one line that names the key.
+A file may use the design document's other names: `target` and `params` around a section, the keys of its `optimization`
+section and of its data module. A `target` is looked up by its last name; a file never causes an import.
 """
 
-import re
+import difflib
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,41 +15,39 @@ import yaml
 from pydantic import ValidationError
 
 from ..errors import ConfigError
-from .derive import STAGES, derive, ignored
-from .schema import DEFAULTS, Config, FirstStageConfig, get
-from .spelling import Setting, spell
+from .derive import STAGES, derive, is_placeholder
+from .schema import DEFAULTS, Config, Section, get, number
 
-_LR, _RATIO, _MIN_LR = "trainer.learning_rate", "trainer.lr_scheduler.min_lr_ratio", "trainer.min_learning_rate"
+SECTIONS = {""} | {key.rpartition(".")[0] for key in DEFAULTS}
+WRAPPERS = ("params", "additional_params", "model")
+CLASSES = [
+    "LatentDiffusion", "AutoencoderKL", "SwinConditionEncoder", "UNetModel", "DataModuleFromConfig", "RadioUNet_c",
+]  # fmt: skip
+ALIASES = {
+    "optimization": "trainer",
+    "first_stage_config.ddconfig.channels": "first_stage_config.ddconfig.in_channels",
+    "data.batch_size": "trainer.batch_size",
+    "trainer.lr": "trainer.learning_rate",
+    "trainer.min_lr": "trainer.min_learning_rate",
+    "trainer.lr_decay_power": "trainer.lr_scheduler.power",
+    "trainer.weight_decay": "trainer.optimizer.weight_decay",
+}
 
 
-def load_config(
-    path: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    stage: str = "ldm",
-    trained: Callable[[str], FirstStageConfig | None] | None = None,
-) -> Config:
-    """A complete Config from a YAML file (an empty one means the design document's values) and the command line.
-
-    Args:
-        overrides, stage: see `parse_config` and `resolve`.
-        trained: path of a checkpoint -> the autoencoder's settings, or None if it is not one of ours. Stage 2 takes
-            from there what the file does not say about the autoencoder's architecture.
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, stage: str = "ldm") -> Config:
+    """A resolved Config from a YAML file (an empty one means the design document's values) and `key=value` overrides.
 
     Raises:
         ConfigError: one line that begins with the file's name.
     """
     try:
-        config = parse_config(_read_yaml(Path(path).read_text(encoding="utf-8")), overrides)
-        if trained is not None and stage == "ldm":
-            _adopt_architecture(config, trained)
-        config = resolve(config, stage)
+        config = resolve(parse_config(_read_yaml(Path(path).read_text(encoding="utf-8")), overrides), stage)
         if config.data.cond_channels is None:
             given = f"cond_stage_config.in_channels is {config.cond_stage_config.in_channels}"
             raise ConfigError(f"{given}; name that many data.cond_channels, or leave it out")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     return config
 
@@ -58,25 +57,15 @@ def parse_config(mapping: Mapping[str, Any] | None, overrides: Sequence[str] = (
 
     Args:
         mapping: plain values, or sections; what is left out has its default.
-        overrides: `key=value` strings, dotted keys in any spelling, values in YAML. They override the mapping, other
-            spellings of the same setting included. What can no longer act because of them is left out; a changed
-            `data.train` changes a `data.validation` that was the same, a changed `trainer.learning_rate` keeps the
-            mapping's `min_lr_ratio`.
+        overrides: `key=value` strings, dotted keys in any spelling, values in YAML; they win over the mapping.
 
     Raises:
         ConfigError: naming the key.
     """
-    settings = spell(mapping)
-    changes: dict[str, Setting] = {}
+    settings = _flat(mapping)
     for override in overrides:
-        changes |= spell(_override_tree(override))  # the last of several wins
-    for path in _superseded(settings, changes):
-        settings.pop(path, None)
-    config = _validated(settings | changes)
-    void = ignored(config).keys() - changes.keys() if changes else ()
-    for path in void - ignored(_validated(settings)).keys() if void else ():  # its own mistakes are not forgiven
-        settings.pop(path, None)
-    return _validated(settings | changes) if void else config
+        settings |= _flat(_override_tree(override))  # the last of several wins
+    return _validated(settings)
 
 
 def resolve(config: Config, stage: str) -> Config:
@@ -111,27 +100,12 @@ def differences(a: Config, b: Config) -> list[str]:
 
 def placeholders(config: Config) -> list[str]:
     """Dotted keys whose value is still a placeholder of a template (`path/to/...`, `specific_type`)."""
-    return [key for key in DEFAULTS if re.search("(^|/)path/to(/|$)|^specific_type$", str(get(config, key)))]
-
-
-def _adopt_architecture(config: Config, trained: Callable[[str], FirstStageConfig | None]) -> None:
-    """Fill what a file leaves out about its autoencoder's architecture from its own run, else from the checkpoint it names."""
-    ours, trainer = config.first_stage_config, config.trainer
-    own = trainer.results_folder or STAGES["ldm"] if trainer.enable_resume else None
-    places = [place for place in (own, ours.ckpt_path, trainer.init_from) if place]
-    theirs = next((found for place in places if (found := trained(place)) is not None), ours)
-    if "embed_dim" not in ours.model_fields_set:
-        ours.embed_dim = theirs.embed_dim
-    given = ours.ddconfig.model_fields_set | {"z_channels"}  # which follows from embed_dim
-    ours.ddconfig = theirs.ddconfig.model_copy(update={name: getattr(ours.ddconfig, name) for name in given})
+    return [key for key in DEFAULTS if is_placeholder(get(config, key))]
 
 
 def _read_yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"{line}{error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: impossible dates, deep nesting
         raise ConfigError(f"is not valid YAML ({' '.join(str(error).split())})") from error
 
@@ -139,42 +113,75 @@ def _read_yaml(text: str) -> Any:
 def _override_tree(override: str) -> dict[str, Any]:
     """`a.b=1` -> {a: {b: 1}}."""
     key, _, text = override.partition("=")
-    if not text or not re.fullmatch(r"\w+(\.\w+){0,20}", key, re.ASCII):
+    if not (key and text):
         said = f"{reprlib.repr(override)} on the command line is not key=value"
         raise ConfigError(f"{said}, e.g. trainer.batch_size=4, or trainer.batch_size=null for the default")
     try:
-        tree = _read_yaml(text)
+        return reduce(lambda tree, part: {part: tree}, reversed(key.split(".")), _read_yaml(text))
     except ConfigError as error:
-        raise ConfigError(f"{key}={text} on the command line: {error}; quote the value as YAML does") from error
-    for part in reversed(key.split(".")):
-        tree = {part: tree}
-    return tree
+        raise ConfigError(f"{key}={text} on the command line {error}; quote the value as YAML does") from error
 
 
-def _superseded(settings: dict[str, Setting], changes: dict[str, Setting]) -> set[str]:
-    """Settings of a file that must follow what the command line changes: the lowest learning rate, which has two forms,
-    and a validation source equal to the training source.
-    """
-    dropped = {_RATIO} if _MIN_LR in changes else set()
-    if _RATIO in changes or (_LR in changes and _RATIO in settings and settings[_RATIO].value is not None):
-        dropped.add(_MIN_LR)
-    for train, setting in changes.items():
-        validation = train.replace("data.train.", "data.validation.")
-        if train in settings and settings[train].value == settings.get(validation, setting).value:
-            dropped.add(validation)
-    return dropped - changes.keys()
+def _flat(tree: Any) -> dict[str, Any]:
+    """All settings of a configuration by their dotted path in schema.py; two spellings of one must agree."""
+    settings: dict[str, Any] = {}
+    for path, value in _walk(tree, ""):
+        known = settings.setdefault(path, value)
+        if number(known) != number(value):
+            raise ConfigError(f"{path} is given twice, as {known!r} and as {value!r}; keep one")
+    return settings
 
 
-def _validated(settings: Mapping[str, Setting]) -> Config:
+def _walk(tree: Any, section: str) -> Iterator[tuple[str, Any]]:
+    """(path, value) of all settings below `section`."""
+    if isinstance(tree, Section):
+        tree = {name: getattr(tree, name) for name in type(tree).model_fields if name in tree.model_fields_set}
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{section or 'the file'} must be a mapping (key: value lines), not {reprlib.repr(tree)}")
+    for key, value in (tree or {}).items():
+        path = f"{section}.{key}".lstrip(".")
+        path = ALIASES.get(path, path)
+        if key == "target":
+            if str(value).rsplit(".", 1)[-1] not in CLASSES:
+                raise ConfigError(f"{path}: {reprlib.repr(value)} is not a known class; known: {', '.join(CLASSES)}")
+        elif key in WRAPPERS:
+            yield from _walk(value, section)
+        elif path in SECTIONS:
+            yield from _walk(_plain(path, value), path)
+        elif path in DEFAULTS:
+            yield path, _plain(path, value)
+        elif path != "data.wrap" or value is not False:  # as the document has it: there is no wrapper around a dataset
+            raise ConfigError(f"{' '.join(path.split()):.200} is not a known key; {_suggestion(path)}")
+
+
+def _plain(path: str, value: Any) -> Any:
+    """Tuples -> lists, paths -> texts, the text None (which PyYAML does not convert) -> None, and the document's short forms."""
+    if path in ("trainer.optimizer", "trainer.lr_scheduler") and isinstance(value, str):
+        return {"type": value}
+    if path == "trainer.mixed_precision" and isinstance(value, bool):
+        return "fp16" if value else "no"
+    value = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+    return None if isinstance(value, str) and value == "None" else value
+
+
+def _suggestion(path: str) -> str:
+    """The nearest known keys: by the whole path, else by the last name, else where to look."""
+    names = {key.rpartition(".")[2]: key for key in reversed([*DEFAULTS])}
+    near = difflib.get_close_matches(path[:120], [*DEFAULTS, *SECTIONS], n=1, cutoff=0.7)
+    near = near or [names[name] for name in difflib.get_close_matches(path.rpartition(".")[2][:80], names, n=1)]
+    return f"did you mean {near[0]}?" if near else "--help_config lists all"
+
+
+def _validated(settings: Mapping[str, Any]) -> Config:
     """A checked Config from its settings by dotted path."""
     tree: dict[str, Any] = {}
-    for path, setting in settings.items():
+    for path, value in settings.items():
         *parents, name = path.split(".")
-        reduce(lambda inner, parent: inner.setdefault(parent, {}), parents, tree)[name] = setting.value
+        reduce(lambda inner, parent: inner.setdefault(parent, {}), parents, tree)[name] = value
     try:
         return Config.model_validate(tree)
     except ValidationError as errors:
         first = errors.errors()[0]
         path = ".".join(map(str, first["loc"]))
-        source = next(setting.source for known, setting in settings.items() if f"{path}.".startswith(f"{known}."))
-        raise ConfigError(f"{source}: {first['msg']}, not {reprlib.repr(first['input'])}") from errors
+        key = next(known for known in settings if f"{path}.".startswith(f"{known}."))
+        raise ConfigError(f"{key}: {first['msg']}, not {reprlib.repr(first['input'])}") from errors

@@ -5,28 +5,25 @@ writing it twice is allowed if both agree.
 """
 
 import re
+from collections.abc import Collection
 from operator import attrgetter
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..processes import PROCESSES
-
-if TYPE_CHECKING:
-    ModelType = str
-    Objective = str
-    Sampler = str
-else:  # the names of the one table
-    ModelType = Literal[tuple(PROCESSES)]
-    Objective = Literal[tuple(name for process in PROCESSES.values() for name in process.objectives)]
-    Sampler = Literal[tuple(name for process in PROCESSES.values() for name in process.samplers)]
 
 
 def number(value: Any) -> Any:
     """5e-5, which PyYAML reads as text, as a number."""
     written = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
     return float(value) if written else value
+
+
+def one_of(names: Collection[str]) -> Any:
+    """Restricts a text to names."""
+    return Field(pattern=f"^({'|'.join(names)})$", json_schema_extra={"enum": [*names]})
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -36,6 +33,9 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
 Levels = Annotated[list[Count], Field(min_length=1, max_length=12)]  # 2^11 halvings are beyond any image
+ModelType = Annotated[str, one_of(PROCESSES)]
+Objective = Annotated[str, one_of([name for process in PROCESSES.values() for name in process.objectives])]
+Sampler = Annotated[str, one_of([name for process in PROCESSES.values() for name in process.samplers])]
 Schedule = Literal["scaled_linear", "linear", "cosine"]
 Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
 Channels = Annotated[list[Text], Field(min_length=1)]

@@ -25,13 +25,7 @@ log = logging.getLogger("radiodiff")
 
 
 class Checkpointer:
-    """Reads and writes everything that a run needs to continue as if it had not stopped.
-
-    Args:
-        config: resolved; written into every checkpoint.
-        accelerator: its main process writes, its gradient scaler is kept.
-        optimizations: the optimizers, and the weights outside `model` (the discriminator).
-    """
+    """Reads and writes everything that a run needs to continue as if it had not stopped; the main process writes."""
 
     def __init__(
         self,
@@ -62,26 +56,15 @@ class Checkpointer:
             return 0
         if self.accelerator.is_main_process:
             self._set_newer_aside(found.step)
-            for line in self._changes(found):
+            changes = differences(found.config, self.config)
+            before, now = found.meta["processes"], self.accelerator.num_processes
+            if before != now:
+                changes.append(f"processes: {before} -> {now}, and with them the samples per step")
+            for line in changes:
                 log.warning("changed since the checkpoint: %s", line)
-            if self.config.trainer.resume_milestone not in (0, "latest"):
-                lasting = "as long as it is set, every start goes back to that step"
-                log.warning("trainer.resume_milestone is %d: %s", found.step, lasting)
             print(f"resumed from {found.path}")
         self.last = found.path
         return found.step
-
-    def _changes(self, found: Checkpoint) -> list[str]:
-        """What differs from the run that wrote a checkpoint: settings, and the number of processes."""
-        lines = differences(found.config, self.config)
-        before, now = found.meta["processes"], self.accelerator.num_processes
-        if before != now:
-            a, b = (
-                trainer.batch_size * trainer.gradient_accumulation
-                for trainer in (found.config.trainer, self.config.trainer)
-            )
-            lines.append(f"processes: {before} -> {now}, and with them the samples per step: {before * a} -> {now * b}")
-        return lines
 
     def _set_newer_aside(self, step: int) -> None:
         """Move checkpoints after `step` out of the way of a run that continues from there; nothing is deleted."""
@@ -90,21 +73,23 @@ class Checkpointer:
             aside = Path(tempfile.mkdtemp(prefix=time.strftime("superseded_%Y%m%d_%H%M%S_"), dir=newer[0].parent))
             for path in newer:
                 path.rename(aside / path.name)
-            log.warning("checkpoints after step %d are in %s now", step, aside)
+            lasting = "as long as it is set, every start goes back to that step"
+            log.warning("trainer.resume_milestone is %d: %s; newer checkpoints are in %s now", step, lasting, aside)
 
     def _restore(self, found: Checkpoint) -> None:
         state = found.training_state()
-        for optimization in self.optimizations:
-            saved = state["optimizers"].get(optimization.name)
-            if saved is None or len(saved["param_groups"][0]["params"]) != len(optimization.parameters):
-                keys = "diffusion_config.end_to_end.start_step (null or a number) and first_stage_config.trainable"
-                raise CheckpointError(f"{found.path}: its run trained other weights; {keys} must be as they were")
         load_strictly(self.model, found.weights("model"), found.path)
-        self.ema.load_state_dict(found.weights("ema"))
-        for optimization in self.optimizations:
-            load_optimizer(optimization.optimizer, state["optimizers"][optimization.name])
-        for name, objective in self.extra.items():
-            objective.load_state_dict(state["extra"][name])
+        try:
+            self.ema.load_state_dict(found.weights("ema"))
+            for optimization in self.optimizations:
+                load_optimizer(optimization.optimizer, state["optimizers"][optimization.name])
+            for name, objective in self.extra.items():
+                objective.load_state_dict(state["extra"][name])
+        except (KeyError, ValueError) as error:
+            keys = "diffusion_config.end_to_end.start_step (null or a number) and first_stage_config.trainable"
+            raise CheckpointError(
+                f"{found.path}: its run trained other weights; {keys} must be as they were"
+            ) from error
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -131,34 +116,33 @@ class Checkpointer:
             },
             processes=self.accelerator.num_processes,
         )
-        settings, steps = self.config.trainer, steps_of(self.folder)
-        best = [number for number, path in steps.items() if _score(path) == self.best_score() < math.inf]
-        keep = {*list(steps)[-settings.keep_last :], *best[:1], settings.resume_milestone}
+        settings, steps, scores = self.config.trainer, steps_of(self.folder), self._scores()
+        best = sorted(scores, key=lambda step: scores[step])[:1]
+        keep = {*list(steps)[-settings.keep_last :], *best, settings.resume_milestone}
         for number in steps.keys() - keep:
             if not settings.keep_every or number % settings.keep_every:
                 shutil.rmtree(steps[number])
 
-    def best_score(self) -> float:
-        """The lowest validation NMSE among the checkpoints; infinity where there is none."""
-        return min(map(_score, steps_of(self.folder).values()), default=math.inf)
+    def _scores(self) -> dict[int, float]:
+        """The validation NMSE of the checkpoints that have one, by step."""
+        scores: dict[int, float] = {}
+        for step, path in steps_of(self.folder).items():
+            try:
+                score = read_meta(path)["metrics"].get("nmse")
+            except CheckpointError:
+                continue  # a damaged one is nobody's best
+            if score is not None:
+                scores[step] = score
+        return scores
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """Store validation metrics with the checkpoint of `step`, which is written now if it is a new best; main process only."""
         if self.last is None or self.last.name != f"ckpt_{step}":
-            if not metrics["nmse"] < self.best_score():  # so, because it may be NaN
+            if not metrics["nmse"] < min(self._scores().values(), default=math.inf):  # so, because it may be NaN
                 return
             self.write(step)
         metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         write_meta(self.last, read_meta(self.last) | {"metrics": metrics})
-
-
-def _score(path: Path) -> float:
-    """The validation NMSE of a checkpoint folder; infinity where there is none."""
-    try:
-        score = read_meta(path)["metrics"].get("nmse")
-    except CheckpointError:
-        return math.inf  # a damaged one is nobody's best
-    return math.inf if score is None else score
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

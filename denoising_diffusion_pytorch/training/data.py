@@ -43,14 +43,12 @@ def open_dataset(
     Raises:
         data.DataError: no data where the configuration points, or other data than another process sees there.
     """
-    data = config.data
+    data, tree = config.data, open_tree(**vars(source))
     sizes = {name: getattr(data, name) for name in ("image_size", "cond_size", "cond_channels")}
+    reports = dict(processes.gather((digest(tree.names), tree.report)))
+    if len(reports) > 1:
+        raise DataError(f"processes see different scenes: {' | '.join(reports.values())}; all must read the same tree")
     incomplete = Incomplete(**vars(data.incomplete))
-    tree = open_tree(**vars(source))
-    seen = processes.gather((digest(tree.names), tree.report))
-    for names, report in seen:
-        if names != seen[0][0]:
-            raise DataError(f"processes see different scenes: {seen[0][1]} | {report}; all must read the same tree")
     return RadioMapDataset(tree, **sizes, incomplete=incomplete, processes=processes, **options)
 
 
@@ -67,15 +65,15 @@ class TrainingData:
 
     def __init__(self, config: Config, accelerator: Accelerator, dataset: Dataset | None = None):
         self.config, self.accelerator, self.processes = config, accelerator, processes_of(accelerator)
-        augmentation = Augmentation(**vars(config.data.augmentation))
-        self.dataset: Any
-        if dataset is None:
-            cache = {"cache": config.data.cache, "cache_folder": config.data.cache_folder}
-            self.dataset = open_dataset(config, config.data.train, self.processes, augmentation=augmentation, **cache)
-        elif config.data.cache_latents:
+        settings, augmentation = config.data, Augmentation(**vars(config.data.augmentation))
+        if dataset is not None and settings.cache_latents:
             raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")
-        else:
-            self.dataset = OwnSamples(dataset, augmentation)
+        cache = {"cache": settings.cache, "cache_folder": settings.cache_folder}
+        self.dataset: Any = (
+            open_dataset(config, settings.train, self.processes, augmentation=augmentation, **cache)
+            if dataset is None
+            else OwnSamples(dataset, augmentation)
+        )
 
     @torch.no_grad()
     def cache_latents(self, autoencoder: AutoencoderKL) -> None:
@@ -86,27 +84,25 @@ class TrainingData:
             data.DataError: too little space on the disk, a map that cannot be read, or a folder that not all processes see.
         """
         settings, accelerator, dataset = self.config.data, self.accelerator, self.dataset
-        autoencoder = autoencoder.to(accelerator.device).eval()
-        symmetries = dataset.augmentation.symmetries
+        autoencoder, symmetries = autoencoder.to(accelerator.device).eval(), dataset.augmentation.symmetries
         side, count = dataset.image_size // autoencoder.downsampling_factor, len(symmetries)
-        identity = dataset.identity(cond=False) | {"encoder": _encoder_digest(autoencoder), "symmetries": symmetries}
+        weights = {k: v for k, v in autoencoder.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
+        encoder = digest(*(piece for k, v in weights.items() for piece in (k, v.cpu().contiguous().numpy().tobytes())))
+        identity = dataset.identity(cond=False) | {"encoder": encoder, "symmetries": symmetries}
         shapes = {"moments": (2 * autoencoder.embed_dim, side, side)}
-        folder = Path(settings.cache_folder or self.config.trainer.results_folder)
-        cache = SampleCache(
-            "latents", len(dataset) * count, shapes, folder, identity, group=count, processes=self.processes
-        )
+        folder, rows = Path(settings.cache_folder or self.config.trainer.results_folder), len(dataset) * count
+        cache = SampleCache("latents", rows, shapes, folder, identity, group=count, processes=self.processes)
         with cache.filling() as missing:
             mine = sorted({row // count for row in missing})
             size, workers = max(1, self.config.trainer.batch_size // count), settings.num_workers if mine else 0
-            loader, indices = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
+            loader, row = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
             for batch in tqdm(loader, desc="encoding", unit="batch", disable=not accelerator.is_main_process):
                 images = batch["image"].to(accelerator.device)
                 turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map
                 posterior = autoencoder.encode(turned)
                 for own in torch.cat([posterior.mean, posterior.logvar], dim=1).cpu().split(count):
-                    first = next(indices) * count
-                    for slot, value in enumerate(own):
-                        cache.write(first + slot, {"moments": value})
+                    for place, value in enumerate(own, start=next(row) * count):
+                        cache.write(place, {"moments": value})
         self.dataset = CachedLatents(dataset, cache)
 
     def batches(self, first: int) -> Generator[dict[str, Any], None, None]:
@@ -127,20 +123,38 @@ class TrainingData:
             close_dataloader(loader)
 
 
+class CachedLatents(Dataset):
+    """The samples of a dataset, each with `moments` (2 Z, h, w): mean and log-variance of the posterior of its image, float32.
+
+    Stored in half precision: a relative error of at most 5e-4. See `TrainingData.cache_latents`.
+    """
+
+    def __init__(self, dataset: RadioMapDataset, cache: SampleCache):
+        self.dataset, self.cache, self.symmetries = dataset, cache, dataset.augmentation.symmetries
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        index, key = item
+        turn = self.symmetries.index(self.dataset.augmentation.symmetry_of(key))
+        return self.dataset[item] | {"moments": self.cache.read(index * len(self.symmetries) + turn, "moments")}
+
+
 class LatentScale:
     """Measures a model's scale factor on the first samples of the stream: the same ones whatever the number of processes.
 
     Args:
-        model: whose `scale_factor` a call sets.
+        model: whose `scale_factor` is set.
         data: of the run.
-        keep: read the images once and keep them, for a model whose latents change and are measured again and again.
+        changes: whether the latents change and are measured again and again; the images are read once and kept.
     """
 
-    def __init__(self, model: LatentDiffusion, data: TrainingData, keep: bool = False):
-        self.model, self.data, self.keep = model, data, keep
+    def __init__(self, model: LatentDiffusion, data: TrainingData, changes: bool = False):
+        self.model, self.data, self.changes = model, data, changes
         self.kept: list[torch.Tensor] = []
 
-    def __call__(self) -> None:
+    def measure(self) -> None:
         """Set the scale factor, on all processes."""
         scale = self.model.set_scale(self._posteriors(), lambda total: sum(gather_object([total])))
         self.data.accelerator.print(f"latent scale factor {scale:.5f}")
@@ -149,38 +163,11 @@ class LatentScale:
         if self.kept:
             yield from (self.model.posterior(images.to(self.data.accelerator.device)) for images in self.kept)
             return
-        size, rank, processes = self.data.config.trainer.batch_size, self.data.processes.rank, self.data.processes.count
+        size, processes = self.data.config.trainer.batch_size, self.data.processes
         with closing(self.data.batches(0)) as batches:
-            for first in range(rank * size, SCALE_SAMPLES, size * processes):
-                batch = next(batches)
-                image, moments = (
-                    None if x is None else x[: SCALE_SAMPLES - first] for x in (batch["image"], batch["moments"])
-                )
-                if self.keep:
+            for first in range(processes.rank * size, SCALE_SAMPLES, size * processes.count):
+                batch, last = next(batches), SCALE_SAMPLES - first
+                image, moments = batch["image"][:last], batch["moments"]
+                if self.changes:
                     self.kept.append(image.cpu())
-                yield self.model.posterior(image, moments)
-
-
-class CachedLatents(Dataset):
-    """The samples of a dataset, each with `moments` (2 Z, h, w): mean and log-variance of the posterior of its image, float32.
-
-    Stored in half precision: a relative error of at most 5e-4. See `TrainingData.cache_latents`.
-    """
-
-    def __init__(self, dataset: RadioMapDataset, cache: SampleCache):
-        self.dataset, self.cache = dataset, cache
-        self.slots = {index: slot for slot, index in enumerate(dataset.augmentation.symmetries)}
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        index, key = item
-        row = index * len(self.slots) + self.slots[self.dataset.augmentation.symmetry_of(key)]
-        return self.dataset[item] | {"moments": self.cache.read(row, "moments")}
-
-
-def _encoder_digest(autoencoder: AutoencoderKL) -> str:
-    """Hash of the weights that turn images into moments."""
-    state = {k: v for k, v in autoencoder.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
-    return digest(*(piece for k, v in state.items() for piece in (k, v.cpu().contiguous().numpy().tobytes())))
+                yield self.model.posterior(image, None if moments is None else moments[:last])

@@ -6,7 +6,6 @@ step, `carry` a dict that an objective leaves for the next one (reconstructions 
 acts from optimizer step `start_step` on.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,9 +52,8 @@ class AutoencoderObjective(nn.Module):
         return loss, logs, {"real": image, "fake": reconstruction.detach()}
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        images = batch["image"]
-        posterior = self.autoencoder.encode(images)
-        noise = KeyedRandom(batch["keys"], images.device).randn_like(posterior.mean)
+        posterior = self.autoencoder.encode(batch["image"])
+        noise = KeyedRandom(batch["keys"], batch["image"].device).randn_like(posterior.mean)
         return self.pixel_loss(batch, posterior, noise, step)
 
 
@@ -77,8 +75,7 @@ class DiscriminatorObjective(nn.Module):
 
 class LatentObjective(nn.Module):
     """The second stage on a frozen encoder: the denoising loss. Where `end_to_end` says so, a phase follows in which U-Net and
-    decoder are trained together on the map that the predicted x_start decodes to, by the reconstruction terms of `loss`
-    (None where there is no such phase).
+    decoder are trained together on the map that the predicted x_start decodes to, by the reconstruction terms of `loss`.
     """
 
     name, start_step = "diffusion", 0
@@ -92,9 +89,8 @@ class LatentObjective(nn.Module):
         posterior = self.model.posterior(batch["image"], batch.get("moments"))
         x_start = self.model.latent(posterior, random.randn_like(posterior.mean))
         latent, x_start = self.model.latent_loss(x_start, batch["cond"], random)
-        logs = {"latent": latent.detach()}
-        start = self.end_to_end.start_step
-        if start is None or step < start:
+        logs, start = {"latent": latent.detach()}, self.end_to_end.start_step
+        if self.loss is None or start is None or step < start:
             return latent, logs, carry
         decoded = self.model.decode_first_stage(x_start / self.model.scale_factor, batch["cond"])
         pixel, terms = self.loss.reconstruction(batch["image"], apply_mask(decoded, batch["ori_mask"]))
@@ -139,9 +135,8 @@ class JointObjective(nn.Module):
         self.model, self.pixel = model, pixel
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
-        images = batch["image"]
-        random = KeyedRandom(batch["keys"], images.device)
-        posterior = self.model.encode_first_stage(images)
+        random = KeyedRandom(batch["keys"], batch["image"].device)
+        posterior = self.model.encode_first_stage(batch["image"])
         noise = random.randn_like(posterior.mean)
         pixel, logs, carry = self.pixel.pixel_loss(batch, posterior, noise, step)
         latent, _ = self.model.latent_loss(self.model.latent(posterior, noise), batch["cond"], random)
@@ -156,40 +151,26 @@ def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
     if stage == "ldm" and not first_stage.trainable:
         loss = build_loss(first_stage) if end_to_end.start_step is not None else None  # LPIPS may need weights
         return [LatentObjective(model, loss, end_to_end)]
-    losses, autoencoder = first_stage.lossconfig, model if stage == "vae" else model.first_stage_model
-    adversary = None
+    losses, adversary = first_stage.lossconfig, None
     if losses.discr_weight:
         adversary = DiscriminatorObjective(build_discriminator(first_stage), losses.discr_start)
+    autoencoder = model if stage == "vae" else model.first_stage_model
     pixel = AutoencoderObjective(autoencoder, build_loss(first_stage), adversary)
-    objectives = [pixel if stage == "vae" else JointObjective(model, pixel), adversary]
-    return [objective for objective in objectives if objective is not None]
+    first = pixel if stage == "vae" else JointObjective(model, pixel)
+    return [first] if adversary is None else [first, adversary]
 
 
-@dataclass
 class Optimization:
-    """An objective and what minimises it.
+    """An objective with AdamW over its trainable parameters; `prepared`, which a step calls, is wrapped for distributed training."""
 
-    `prepared` is the objective wrapped for distributed training: what a step calls.
-    """
-
-    objective: Any
-    prepared: nn.Module
-    parameters: list[nn.Parameter]
-    optimizer: torch.optim.Optimizer
-
-    @property
-    def name(self) -> str:
-        return self.objective.name
+    def __init__(self, objective: Any, accelerator: Accelerator, settings: TrainerConfig):
+        self.objective, self.name = objective, objective.name
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        how: dict[str, Any] = settings.optimizer.model_dump(exclude={"type"})
+        # not prepared by accelerate, whose wrapper updates the gradient scaler once per optimizer
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, fused=True, **how)
+        self.prepared = accelerator.prepare(objective)
 
     def grad_norm(self) -> Tensor:
         """Total norm of the gradients, on the device."""
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]).detach()
-
-
-def make_optimization(objective: Any, accelerator: Accelerator, settings: TrainerConfig, fused: bool) -> Optimization:
-    """An objective with AdamW over its trainable parameters."""
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    how: dict[str, Any] = settings.optimizer.model_dump(exclude={"type"})
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=fused, **how)
-    # the optimizer is not prepared by accelerate: its wrapper updates the gradient scaler once per optimizer
-    return Optimization(objective, accelerator.prepare(objective), parameters, optimizer)

@@ -13,12 +13,12 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ from data.files import lock, write_text
 
 from ..checkpoint import versions
 from ..config import to_yaml
-from ..config.schema import DEFAULTS, Config, get
-from ..errors import CheckpointError, ConfigError
+from ..config.schema import Config
+from ..errors import CheckpointError
 
 log = logging.getLogger("radiodiff")
 
@@ -41,7 +41,6 @@ class RunFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.trackers: list[Any] = []  # accelerate's
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         try:
@@ -56,86 +55,51 @@ class RunFolder:
         log.setLevel(logging.INFO)
 
     def begin(self, config: Config, report: str, accelerator: Accelerator, step: int) -> None:
-        """Write what is known before the first step, and start the trackers; ConfigError: one that cannot be started."""
-        self._start_trackers(config, accelerator, step)
+        """Write what is known before the first step, and start the trackers in a project with the folder's name."""
+        self.accelerator, device = accelerator, accelerator.device
+        # TensorBoard's events continue after `step`
+        continued = {"tensorboard": {"purge_step": step + 1 if step else None}}
+        accelerator.init_trackers(self.folder.resolve().name, init_kwargs=continued)
         write_text(self.folder / "config.yaml", to_yaml(config))
         write_text(self.folder / "model_report.txt", report)
-        device = accelerator.device
-        start = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "step": step,
-            "command": sys.argv,
-            "directory": os.getcwd(),
-            "git": git_revision(),
-            "versions": versions(),
-            "host": platform.node(),
-            "processes": accelerator.num_processes,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-            "precision": accelerator.mixed_precision,
-        }
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "command": sys.argv, "git": git_revision()}
+        start |= {"directory": os.getcwd(), "versions": versions(), "host": platform.node(), "device": name}
+        start |= {"processes": accelerator.num_processes, "precision": accelerator.mixed_precision}
         with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(start) + "\n")
         log.info("step=%d event=start processes=%d precision=%s", step, start["processes"], start["precision"])
 
-    def _start_trackers(self, config: Config, accelerator: Accelerator, step: int) -> None:
-        """The trackers of `trainer.log_with`, in a project with the folder's name; TensorBoard's events continue after `step`."""
-        continued = {"tensorboard": {"purge_step": step + 1 if step else None}}
-        try:
-            accelerator.init_trackers(self.folder.resolve().name, init_kwargs=continued)
-        except Exception as error:
-            raise ConfigError(
-                f"trainer.log_with: {', '.join(config.trainer.log_with)}: cannot start ({error})"
-            ) from error
-        self.trackers, accelerator.trackers = accelerator.trackers, []
-        settings = {key: get(config, key) for key in DEFAULTS}
-        # TensorBoard would keep them as a second run
-        self._send(lambda tracker: tracker.name == "tensorboard" or tracker.store_init_configuration(settings))
-
-    def _send(self, send: Callable[[Any], Any]) -> None:
-        """Call `send(tracker)` for every tracker. One that fails, say without its server, is dropped: it must not end a run."""
-        for tracker in [*self.trackers]:
-            try:
-                send(tracker)
-            except Exception as error:
-                self.trackers.remove(tracker)
-                log.warning("%s gets nothing more (%s); train.log has all metrics", tracker.name, error)
-
     def metrics(self, group: str, values: dict[str, float], step: int) -> None:
         """A line of train.log, and a scalar each for the trackers under `group`/."""
-        self._send(lambda tracker: tracker.log({f"{group}/{k}": v for k, v in values.items()}, step=step))
+        self.accelerator.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
         prefix = "" if group == "train" else f"{group}_"
         log.info("step=%d %s", step, " ".join(f"{prefix}{name}={value:.6g}" for name, value in values.items()))
 
     def picture(self, step: int, write: Callable[[Path], None]) -> None:
-        """The picture of a step, which `write` writes to the path that it is given."""
+        """The picture of a step, which `write` writes to the path that it is given; TensorBoard shows it."""
         path = self.folder / "samples" / f"sample_{step}.png"
         write(path)
-        with Image.open(path) as picture:
-            pictures = {"samples": np.asarray(picture.convert("RGB"))[None]}
-        more: dict[str, dict] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}}  # the other classes differ
-        self._send(lambda t: t.name not in more or t.log_images(pictures, step=step, **more[t.name]))
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                with Image.open(path) as picture:
+                    pixels = np.asarray(picture.convert("RGB"))[None]  # (1, H, W, 3)
+                tracker.log_images({"samples": pixels}, step=step, dataformats="NHWC")
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._send(lambda tracker: tracker.finish())
         log.removeHandler(self._handler)
         self._handler.close()
         self._lock.close()
 
 
 def git_revision() -> str | None:
-    """Commit of this code, with `+` appended where files differ; None outside a git checkout."""
-    here = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit, changes = (
-            subprocess.run([*here, *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+" if changes else "")
+    """Commit of this code, with `-dirty` appended where files differ; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    found = subprocess.run(command, capture_output=True, text=True) if shutil.which("git") else None
+    return found.stdout.strip() or None if found else None
 
 
 def read_log(path: str | Path) -> dict[str, dict[int, float]]:
@@ -149,18 +113,13 @@ def read_log(path: str | Path) -> dict[str, dict[int, float]]:
     return metrics
 
 
-def count_parameters(module: nn.Module, *, trained: bool = False) -> int:
-    """Parameters, all or only those that are trained."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
-
-
 def model_report(modules: dict[str, nn.Module]) -> str:
-    """A table of parts down to two levels: parameters, those that are trained, and whether the part is frozen."""
-    lines = [f"{'part':<48} {'parameters':>14} {'trained':>14}  state"]
+    """A line for every part down to two levels: its parameters, and those that are trained."""
+    lines = []
     for name, module in modules.items():
         for path, part in module.named_modules(prefix=name):
-            total, trained = count_parameters(part), count_parameters(part, trained=True)
-            if total and path.count(".") - name.count(".") <= 2:
-                state = "trained" if trained == total else "partly frozen" if trained else "frozen"
-                lines.append(f"{path:<48} {total:>14,} {trained:>14,}  {state}")
+            total = sum(p.numel() for p in part.parameters())
+            trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+            if total and path.count(".") <= 2:
+                lines.append(f"{path:<48} {total:>14,} parameters, {f'{trained:,} trained' if trained else 'frozen'}")
     return "\n".join(lines) + "\n"

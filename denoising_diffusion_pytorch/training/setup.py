@@ -3,50 +3,50 @@
 import argparse
 import logging
 import os
-import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, LoggerType
-from torch import nn
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from data.conditions import CONDITION_CHANNELS
 
-from ..build import build_discriminator, build_model
-from ..checkpoint import trained_first_stage
+from ..build import build_model
 from ..config import load_config, placeholders, to_yaml
-from ..config.derive import never_acts
-from ..config.describe import help_config
+from ..config.describe import settings_table
 from ..config.schema import Config, TrainerConfig
 from ..errors import CheckpointError, ConfigError
 from .forecast import report
-from .run_folder import count_parameters, model_report
+from .objectives import make_objectives
+from .run_folder import model_report
 
 log = logging.getLogger("radiodiff")
 
 
 def read_command(stage: str, description: str) -> Config | None:
-    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; None after a dry run.
+    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; None where it was only to be shown.
 
     Raises:
         ConfigError: naming what is wrong.
     """
-    help_config()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cfg", required=True, help="YAML file, e.g. configs/radio_train_m.yaml")
+    parser.add_argument("--cfg", help="YAML file, e.g. configs/radio_train_m.yaml")
     parser.add_argument("--dry_run", action="store_true", help="print what the file means and all sizes, stop")
-    parser.add_argument("--help_config", nargs="?", metavar="WORD", help="print every setting (that names WORD), stop")
+    parser.add_argument("--help_config", nargs="?", const="", metavar="WORD",
+                        help="print every setting (that names WORD), stop")  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parser.parse_args()
+    if arguments.help_config is not None:
+        print(settings_table(arguments.help_config) or f"no setting names {arguments.help_config!r}")
+        return None
+    if arguments.cfg is None:
+        parser.error("name a configuration file with --cfg")
     # warnings to the terminal, from the main process only; progress bars and train.log show the rest
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logging.basicConfig(format="%(message)s", handlers=[handler])
-    config = load_config(arguments.cfg, arguments.overrides, stage=stage, trained=trained_first_stage)
-    for sentence in never_acts(config, stage):
-        log.warning(sentence)
+    config = load_config(arguments.cfg, arguments.overrides, stage=stage)
     unset = [key for key in placeholders(config) if not key.startswith("sample.")]
     if arguments.dry_run:
         _dry_run(config, stage, unset)
@@ -62,21 +62,19 @@ def read_command(stage: str, description: str) -> Config | None:
 
 def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
     """Print the resolved configuration, the networks' sizes and what a step needs; allocates and writes nothing, needs no data."""
-    with torch.device("meta"):
-        parts: dict[str, nn.Module] = {"model": build_model(config, stage)}
-        first_stage = config.first_stage_config
-        if (stage == "vae" or first_stage.trainable) and first_stage.lossconfig.discr_weight:
-            parts["discriminator"] = build_discriminator(first_stage)
     print(to_yaml(config))
-    print(model_report(parts))
-    print(f"{stage}: {sum(count_parameters(part) for part in parts.values()):,} parameters in all")
+    try:
+        with torch.device("meta"):
+            model = build_model(config, stage)
+            objectives = make_objectives(config, stage, model)
+        print(model_report({"model": model} | {str(objective.name): objective for objective in objectives[1:]}))
+        if "RANK" not in os.environ:
+            print(report(config, stage))
+    except CheckpointError as error:  # LPIPS' weights
+        print(error)
     unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]
     if unknown:
         print(f"data.cond_channels: {', '.join(unknown)}: only a tree of ready-made conditions can have such channels")
-    try:
-        print(report(config, stage))
-    except CheckpointError as error:  # LPIPS' weights
-        print(f"no forecast of memory: {error}")
     if unset:
         print(f"to be replaced before training: {', '.join(unset)}")
 
@@ -90,17 +88,6 @@ def choose_precision(setting: str) -> str:
     return "bf16" if (torch.cuda.get_device_capability() >= (8, 0) if gpu else native()) else "no"
 
 
-def _check_trackers(names: list[str]) -> None:
-    """Raises ConfigError, where accelerate would ignore a name."""
-    for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise ConfigError(
-                f"trainer.log_with: no tracker {name!r}; there are {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}"
-            )
-        if name in LoggerType and LoggerType(name) not in get_available_trackers():
-            raise ConfigError(f"trainer.log_with: {name} is not installed; pip install {name}")
-
-
 def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Accelerator:
     """The process group and precision of a run; `accelerate launch --mixed_precision` wins over the file.
 
@@ -110,17 +97,16 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         some_unused: allow steps in which some trainable parameters take no part.
 
     Raises:
-        ConfigError: an unknown tracker, one that is not installed, or a way of distributing the model that this loop does
-            not support.
+        ConfigError: a tracker that is unknown or not installed, or a way of distributing the model that this loop does not
+            support.
     """
-    _check_trackers(config.log_with)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
     precision = launched if launched not in ("", "no") else choose_precision(config.mixed_precision)
     if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         log.warning("mixed_precision fp16 needs a GPU: training in full precision (bf16 is there for CPUs)")
         precision = "no"
-    if "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ and launched:
-        log.warning("accelerate launch started one process: for several it needs --multi_gpu, even without GPUs")
+    if absent := set(config.log_with) - {tracker.value for tracker in get_available_trackers()}:
+        raise ConfigError(f"trainer.log_with: {', '.join(absent)}: not a tracker of accelerate's, or not installed")
     accelerator = Accelerator(
         gradient_accumulation_steps=config.gradient_accumulation,
         mixed_precision=precision,
@@ -132,8 +118,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = config.tf32  # torch would let convolutions use it unasked
-    supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    if accelerator.distributed_type not in supported:
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise ConfigError(
             f"accelerate is set to {accelerator.distributed_type.value}; this loop keeps whole networks in every process: "
             "accelerate launch --multi_gpu --num_processes N"

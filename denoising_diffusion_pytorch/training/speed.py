@@ -1,4 +1,4 @@
-"""How fast a run is: means between two log lines, the expected duration, the speed of the device."""
+"""How fast a run is: means between two log lines, peak memory, the speed of the device."""
 
 import math
 import platform
@@ -15,8 +15,6 @@ try:
 except ImportError:  # Windows
     resource = None
 
-WARM_UP, TIMED = 10, 20  # a start's first steps compile and fill buffers; the next ones tell how long it will take
-
 
 class Meter:
     """Means over all processes of what the steps report between two log lines; scalars stay on the device until then."""
@@ -25,30 +23,19 @@ class Meter:
         self.accelerator, self.samples_per_step = accelerator, samples_per_step
         self.values: defaultdict[str, list[Tensor]] = defaultdict(list)
         self.steps, self.seconds, self.waited = 0, 0.0, 0.0
-        self.taken, self.timed = 0, 0.0  # steps since the start, seconds of the last TIMED - WARM_UP of the first TIMED
 
-    def add(self, values: dict[str, Tensor], started: float) -> None:
-        """A step's detached scalars; `started`: `time.monotonic()` at its beginning."""
+    def add(self, values: dict[str, Tensor], seconds: float) -> None:
+        """A step's detached scalars and its duration."""
         for name, value in values.items():
             self.values[name].append(value)
-        self.steps += 1
-        self.seconds += (seconds := time.monotonic() - started)
-        self.taken += 1
-        self.timed += seconds if WARM_UP < self.taken <= TIMED else 0.0
-
-    def expectation(self, left: int) -> str:
-        """How long `left` more steps will take, in words, once TIMED steps are taken."""
-        rate = (TIMED - WARM_UP) / self.timed
-        hours, minutes = divmod(math.ceil(left / rate / 60), 60)
-        speed = f"{rate * self.samples_per_step:.3g} samples/s, as in steps {WARM_UP + 1} to {TIMED} of this start"
-        return f"{left:,} steps left, about {hours} h {minutes} min at {speed}; validation and saving come on top"
+        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
 
     def read(self) -> dict[str, float]:
         """Means over steps and processes since the last call, samples per second, fraction of time waited, peak memory."""
         means = {}
         for name, values in self.values.items():
-            finite = [value for value in torch.stack(values).float().tolist() if math.isfinite(value)]
-            means[name] = sum(finite) / len(finite) if finite else math.nan  # overflowed gradients have no norm
+            stacked = torch.stack(values).float()
+            means[name] = stacked[stacked.isfinite()].mean().item()  # overflowed gradients have no norm
         means |= {"data_wait": self.waited / self.seconds, "memory_gib": memory_gib(self.accelerator.device)}
         local = torch.tensor([*means.values()], device=self.accelerator.device)
         metrics = dict(zip(means, self.accelerator.reduce(local, "mean").tolist(), strict=True))

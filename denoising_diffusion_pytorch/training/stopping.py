@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,16 +17,15 @@ class StopRequest:
 
     A context: afterwards the signals are handled as before. torchrun and SLURM's job script pass a signal on to processes
     that may have received it already; that is still the first request. `accelerate launch` with one process passes
-    nothing on: when it has ended, whatever the reason, its run is asked to stop (on Linux).
+    nothing on: when it has ended, whatever the reason, its run is asked to stop.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self.requested = False
+        self.requested, self._since = False, 0.0
         # on the CPU: it is used after every step, and a GPU need not wait for it
         self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
-        self._since = 0.0
         self._echo = ECHO if REPEATERS & os.environ.keys() else 0.0
-        self._launcher = os.getppid() if _is_launcher(os.getppid()) else None
+        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None  # which sets it
 
     def __enter__(self) -> "StopRequest":
         self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -39,8 +37,7 @@ class StopRequest:
 
     def agreed(self) -> bool:
         """Whether any process was asked to stop; to be called by all of them."""
-        if self._launcher is not None and os.getppid() != self._launcher:
-            self.requested = True
+        self.requested |= self._launcher not in (None, os.getppid())
         if self._group is None:
             return self.requested
         flag = torch.tensor(int(self.requested))
@@ -53,13 +50,3 @@ class StopRequest:
         elif time.monotonic() - self._since >= self._echo:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-
-
-def _is_launcher(process: int) -> bool:
-    """Whether a process is `accelerate launch`, by its command line; False where that cannot be read."""
-    try:
-        words = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
-    except OSError:
-        return False
-    names = ("accelerate", "accelerate-launch", "torchrun")
-    return any(Path(word).name in names or "accelerate.commands" in word for word in words[:3])

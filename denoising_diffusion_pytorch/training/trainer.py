@@ -4,12 +4,10 @@ A step is an optimizer step. Everything that a step does follows from (seed, ste
 that an interrupted run continues as if it had not been interrupted.
 """
 
-import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -17,21 +15,23 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data import DataError
+
 from ..config.schema import Config
 from ..errors import TrainingError
 from ..randomness import seed_global
 from .checkpointer import Checkpointer
+from .data import LatentScale
 from .ema import EMAModel
-from .finite_guard import FiniteGuard, reproduce
-from .objectives import Batch, Optimization, make_optimization
+from .objectives import Batch, Optimization
 from .run_folder import RunFolder, model_report
 from .schedule import learning_rate
-from .speed import TIMED, WARM_UP, Meter
+from .speed import Meter
 from .stopping import StopRequest
 from .validation import Validation, metrics_of
 
-log = logging.getLogger("radiodiff")
-MAX_SKIPPED = 40  # overflowed fp16 steps in a row: 2^-40 of the first gradient scale is beyond help
+NO_SCALER = torch.amp.GradScaler(enabled=False)
+LEAST_SCALE = 2.0**-24  # of fp16's gradients: after 40 overflows in a row
 
 
 class Trainer:
@@ -43,9 +43,7 @@ class Trainer:
         objectives: modules of objectives.py, in the order in which they see a batch.
         batches: function (first micro-batch) -> endless generator of batches on the device, as `to_device` gives them.
         validation: the scenes that are scored and shown, or None.
-        utilization: a `forecast.Utilization`, which tells the fraction of the device's peak; None leaves it out.
-        prepare: function called once in a run that starts from nothing, e.g. to measure the latent scale.
-        prepare_again: call it again every `save_interval` steps, for a model whose latents keep changing.
+        latent_scale: measures the latents' scale where a run starts from nothing, or None.
     """
 
     def __init__(
@@ -55,16 +53,13 @@ class Trainer:
         model: nn.Module,
         objectives: Sequence[Any],
         batches: Callable[[int], Generator[Batch, None, None]],
-        *,
         accelerator: Accelerator,
         validation: Validation | None = None,
-        utilization: Any = None,
-        prepare: Callable[[], None] | None = None,
-        prepare_again: bool = False,
+        latent_scale: LatentScale | None = None,
     ):
         self.config, self.settings, self.stage = config, config.trainer, stage
         self.accelerator, self.make_batches, self.validation = accelerator, batches, validation
-        self.prepare, self.prepare_again = prepare, prepare_again
+        self.latent_scale = latent_scale
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
         self.model = model = model.to(accelerator.device).to(memory_format=layout)
@@ -72,15 +67,13 @@ class Trainer:
         # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
         for network in step_networks(model).values() if self.settings.compile else ():
             network.compile()
-        self.fused = accelerator.device.type in ("cuda", "cpu")
-        self.optimizations = [make_optimization(o, accelerator, self.settings, self.fused) for o in objectives]
-        self.guard = FiniteGuard(accelerator)
+        self.optimizations = [Optimization(o, accelerator, self.settings) for o in objectives]
         self.checkpointer = Checkpointer(config, stage, accelerator, model, self.ema, self.optimizations)
         self.stop = StopRequest(accelerator)
         self.results: RunFolder | None = None  # the main process's
-        self.step, self.skipped = 0, 0  # steps taken, and overflowed fp16 steps in a row
+        self.step = 0  # steps taken
         samples = self.settings.batch_size * self.settings.gradient_accumulation * accelerator.num_processes
-        self.meter, self.utilization = Meter(accelerator, samples), utilization
+        self.meter = Meter(accelerator, samples)
 
     # ---- the run ---------------------------------------------------------------------------------------------
 
@@ -99,11 +92,16 @@ class Trainer:
                 report = model_report({"model": self.model} | self.checkpointer.extra)
                 self.results.begin(self.config, report, self.accelerator, self.step)
             if self.step == 0:
-                self._prepare()
-            with closing(self.make_batches(self.step * self.settings.gradient_accumulation)) as batches:
-                self._loop(batches)
+                self._measure_scale()
+            try:
+                with closing(self.make_batches(self.step * self.settings.gradient_accumulation)) as batches:
+                    self._loop(batches)
+            except DataError:
+                if main and self.step:  # the step may be half accumulated, but no weight has changed in it
+                    self.checkpointer.write(self.step)
+                raise
             if self.step:
-                self.save()
+                self.checkpointer.save(self.step)
             if main:  # of all machines, where accelerator.print has one on each
                 done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
                 stopped = f"stopped at step {self.step}; the same command continues from here"
@@ -112,35 +110,28 @@ class Trainer:
 
     def _loop(self, batches: Iterator[Batch]) -> None:
         """Steps until the last one or a request to stop, with what is due after each of them."""
-        settings = self.settings
+        settings, total, hidden = self.settings, self.settings.training_steps, not self.accelerator.is_main_process
         # smoothing 0: the mean speed, pauses for saving and validation included
-        progress: dict[str, Any] = {"desc": self.stage, "unit": "step", "mininterval": 1.0, "smoothing": 0}
-        progress["disable"] = not self.accelerator.is_main_process
-        with tqdm(total=settings.training_steps, initial=self.step, **progress) as bar:
-            while self.step < settings.training_steps:
+        with tqdm(desc=self.stage, total=total, initial=self.step, unit="step", smoothing=0, disable=hidden) as bar:
+            while self.step < total:
                 started = time.monotonic()
                 if self.stop.agreed():  # where the processes wait for the slowest one
                     break
                 logs = self.train_step(batches)
-                if self._due(settings.log_interval) or self.meter.taken + 1 in (WARM_UP, TIMED):
-                    self.raise_if_nonfinite()  # what the device has still to do belongs to these steps
-                self.meter.add(logs, started)
+                self.meter.add(logs, time.monotonic() - started)
                 bar.update()
-                if self.meter.taken == TIMED:
-                    self._expect(bar)
                 if self._due(settings.log_interval):
                     bar.set_postfix(loss=f"{self._log()['loss']:.4g}", refresh=False)
                 if self._due(settings.save_interval):
-                    if self.prepare_again:
-                        self.raise_if_nonfinite()  # whose step is taken again with the scale that it had
-                        self._prepare()  # here, not in save(): an interruption must not change what comes after it
-                    self.save()
+                    if self.latent_scale is not None and self.latent_scale.changes:
+                        self._measure_scale()  # here, not in save(): an interruption must not change what comes after it
+                    self.checkpointer.save(self.step)
                 if self.validation is not None:
-                    self._validate()
+                    self._validate(self.validation)
 
-    def _prepare(self) -> None:
-        if self.prepare is not None:
-            self.prepare()
+    def _measure_scale(self) -> None:
+        if self.latent_scale is not None:
+            self.latent_scale.measure()
             self.ema.copy_buffers()
 
     def _due(self, interval: int) -> bool:
@@ -150,36 +141,31 @@ class Trainer:
     # ---- a step ----------------------------------------------------------------------------------------------
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Accumulate, backward, finite guard, clip, step, EMA; returns detached scalars."""
-        scaler = self.accelerator.scaler
+        """Accumulate, backward, check, clip, step, EMA; returns detached scalars."""
+        scaler, accumulation = self.accelerator.scaler or NO_SCALER, self.settings.gradient_accumulation
         logs: dict[str, Tensor] = {}
-        for micro_batch in range(self.settings.gradient_accumulation):
-            batch = self._next_batch(batches)
+        names: list[str] = []
+        for micro_batch in range(accumulation):
+            started = time.monotonic()
+            batch = next(batches)
+            self.meter.waited += time.monotonic() - started
+            names += batch["names"]
             for name, value in self.backward(batch, micro_batch).items():
-                logs[name] = logs.get(name, 0) + value / self.settings.gradient_accumulation
+                logs[name] = logs.get(name, 0) + value / accumulation
         norms, active = {}, self.active()
         for optimization in active:
-            if scaler is not None:
-                scaler.unscale_(optimization.optimizer)
+            scaler.unscale_(optimization.optimizer)
             norms[f"grad_norm_{optimization.name}"] = optimization.grad_norm()
         # a gradient scaler expects gradients to overflow now and then; a loss must be finite all the same
-        self.guard.check(self.step, logs | (norms if scaler is None else {}))
-        if scaler is not None or not self.fused:  # these optimizers do not obey the guard's flag
-            self.raise_if_nonfinite()
+        self.require_finite(logs | ({} if scaler.is_enabled() else norms), names)
         for optimization, norm in zip(active, norms.values(), strict=True):
             nn.utils.clip_grads_with_norm_(optimization.parameters, self.settings.gradient_clip, norm)
-            optimizer = optimization.optimizer
-            for group in optimizer.param_groups:
+            for group in optimization.optimizer.param_groups:
                 group["lr"] = self.learning_rate()
-            if scaler is not None:
-                scaler.step(optimizer)  # skips where a gradient overflowed
-            else:
-                if self.fused:  # fused AdamW changes nothing where this is 1; torch declares the attribute nowhere
-                    setattr(optimizer, "found_inf", self.guard.found_inf)  # noqa: B010
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if scaler is not None:
-            logs |= self._update_scale(scaler)
+            scaler.step(optimization.optimizer)  # skips where a gradient overflowed
+            optimization.optimizer.zero_grad(set_to_none=True)
+        if scaler.is_enabled():
+            logs |= self._update_scaler(scaler)
         self.step += 1
         self.ema.update_after_step(self.step)
         return logs | norms
@@ -203,39 +189,33 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """The rate of the step to be taken."""
-        settings, curve = self.settings, self.settings.lr_scheduler
-        lr, min_lr = settings.learning_rate, settings.min_learning_rate
-        return learning_rate(self.step, lr, min_lr, settings.training_steps, curve.power, curve.warmup_steps)
+        how = self.settings
+        curve = (how.training_steps, how.lr_scheduler.power, how.lr_scheduler.warmup_steps)
+        return learning_rate(self.step, how.learning_rate, how.min_learning_rate, *curve)
 
-    def _next_batch(self, batches: Iterator[Batch]) -> Batch:
-        """The next micro-batch. If it cannot be read, the steps taken so far are saved before the error is raised."""
-        started = time.monotonic()
-        try:
-            batch = next(batches)
-        except Exception:
-            if self.step and self.accelerator.is_main_process and self.guard.nonfinite_step() is None:
-                self.checkpointer.write(self.step)  # a step may be half accumulated, but no weight has changed in it
-            raise
-        self.meter.waited += time.monotonic() - started
-        return batch
+    def require_finite(self, values: dict[str, Tensor], names: list[str]) -> None:
+        """Wait for the device; raises TrainingError that names what is not finite, and the samples of the step."""
+        finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
+        if not all(finite):
+            what = ", ".join(name for name, good in zip(values, finite, strict=True) if not good)
+            said = f"non-finite at step {self.step}: {what}, in the batch {', '.join(names[:32])}"
+            raise TrainingError(f"{said}; nothing was updated; {self._advice()}")
 
-    def _update_scale(self, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+    def _update_scaler(self, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
         """Update the gradient scaler; raises TrainingError after too many overflows in a row."""
         before = scaler.get_scale()
         scaler.update()
         overflowed = scaler.get_scale() < before
-        self.skipped = self.skipped + 1 if overflowed else 0
-        if self.skipped > MAX_SKIPPED:
-            said = f"{self.skipped} steps in a row, up to step {self.step}, overflowed in fp16 and were skipped"
+        if overflowed and before < LEAST_SCALE:
+            said = f"step {self.step} overflowed in fp16 like many before it, with gradients scaled by {before:.2g}"
             raise TrainingError(f"{said}; {self._advice()}; bf16 or full precision does not overflow")
         return {"grad_scale": torch.tensor(before), "skipped": torch.tensor(float(overflowed))}
 
-    # ---- what is due after a step ----------------------------------------------------------------------------
+    def _advice(self) -> str:
+        last = self.checkpointer.last or "none yet"
+        return f"last good checkpoint: {last}; try a lower trainer.learning_rate or trainer.mixed_precision: 'no'"
 
-    def save(self) -> None:
-        """Write a checkpoint of the current step, unless a value before it was not finite."""
-        self.raise_if_nonfinite()
-        self.checkpointer.save(self.step)
+    # ---- what is due after a step ----------------------------------------------------------------------------
 
     def _log(self) -> dict[str, float]:
         """Means since the last line, over all processes, to train.log and the trackers."""
@@ -243,53 +223,23 @@ class Trainer:
         for optimization in self.optimizations:
             if self.step > optimization.objective.start_step:
                 metrics[f"lr_{optimization.name}"] = optimization.optimizer.param_groups[0]["lr"]
-        if self.utilization is not None and self.results is not None and self.meter.taken >= TIMED:
-            metrics |= self.utilization.of(self.step - 1, self.meter.samples_per_step / metrics["samples_per_second"])
         if self.results is not None:
             self.results.metrics("train", metrics, self.step)
         return metrics
 
-    def _expect(self, bar: tqdm) -> None:
-        """Print the expected duration, on the main process."""
-        left = self.settings.training_steps - self.step
-        if self.results is None or not left:
-            return
-        expectation = self.meter.expectation(left)
-        bar.write(f"{self.stage}: {expectation}")
-        log.info("step=%d event=expectation %s", self.step, expectation)
-
-    def _validate(self) -> None:
+    def _validate(self, validation: Validation) -> None:
         """Score the averaged model, and show its maps, where that is due; a new best is saved."""
         scoring = self._due(self.settings.validate_every)
         showing = self._due(self.settings.sample_interval) and self.settings.num_samples > 0
         if not scoring and not showing:
             return
-        self.raise_if_nonfinite()
-        predictions = self.validation.predict(self.ema.ema_model, only_drawn=not scoring)
+        predictions = validation.predict(self.ema.ema_model, only_drawn=not scoring)
         if self.results is not None and scoring:
             metrics = metrics_of(predictions.values())
             self.results.metrics("validation", metrics, self.step)
             self.checkpointer.record(self.step, metrics)
         if self.results is not None and showing:
-            self.results.picture(self.step, partial(self.validation.draw, predictions))
-
-    # ---- a value that is not finite --------------------------------------------------------------------------
-
-    def raise_if_nonfinite(self) -> None:
-        """Wait for the device; raises TrainingError if any value so far was not finite (nothing was updated since)."""
-        step = self.guard.nonfinite_step()
-        if step is None:
-            return
-        self.step = step
-        accumulation, rank = self.settings.gradient_accumulation, self.accelerator.process_index
-        path = self.checkpointer.folder / "nonfinite" / f"step_{step}_rank_{rank}.pt"
-        with closing(self.make_batches(step * accumulation)) as batches:
-            what = reproduce(step, islice(batches, accumulation), self.backward, self.optimizations, path)
-        raise TrainingError(f"{what}; {self._advice()}")
-
-    def _advice(self) -> str:
-        last = self.checkpointer.last or "none yet"
-        return f"last good checkpoint: {last}; try a lower trainer.learning_rate or trainer.mixed_precision: 'no'"
+            self.results.picture(self.step, partial(validation.draw, predictions))
 
 
 def step_networks(model: nn.Module) -> dict[str, nn.Module]:

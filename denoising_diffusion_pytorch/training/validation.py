@@ -16,26 +16,26 @@ from ..config.schema import Config
 from ..predictor import Prediction, predict_batch
 from .data import open_dataset, processes_of
 
+COLUMNS = {"vae": ("reconstructed",), "ldm": ("reconstructed", "sampled"), "baseline": ("predicted",)}  # of the picture
+
 
 class Validation:
     """Scenes spread over the validation split, always the same ones; each process reads and predicts some of them.
 
     Args:
         config: resolved; `trainer.validation_samples` scenes are scored, `trainer.num_samples` of them are in the picture.
-        stage: `vae` reconstructs the scenes, `ldm` samples them, `baseline` predicts them.
 
     Raises:
         data.DataError: no validation data, or a scene that cannot be read.
     """
 
     def __init__(self, config: Config, stage: str, accelerator: Accelerator):
-        self.accelerator = accelerator
-        self.batch_size = config.trainer.batch_size
+        settings = config.trainer
+        self.accelerator, self.batch_size, self.columns = accelerator, settings.batch_size, COLUMNS[stage]
         dataset = open_dataset(config, config.data.validation, processes_of(accelerator))
-        scored = config.trainer.validation_samples if config.trainer.validate_every else 0
-        chosen = spread(len(dataset), max(scored, config.trainer.num_samples))
-        self.drawn = {chosen[place] for place in spread(len(chosen), config.trainer.num_samples)}
-        self.column = {"vae": "reconstructed", "ldm": "sampled", "baseline": "predicted"}[stage]
+        scored = settings.validation_samples if settings.validate_every else 0
+        chosen = spread(len(dataset), max(scored, settings.num_samples))
+        self.drawn = {chosen[place] for place in spread(len(chosen), settings.num_samples)}
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
         arrays = ({k: v.numpy() for k, v in dataset[i].items() if torch.is_tensor(v)} for i in mine)
         self.samples = [(i, dataset.scene(i), sample) for i, sample in zip(mine, arrays, strict=True)]
@@ -49,15 +49,13 @@ class Validation:
             with self.accelerator.autocast():
                 predictions = predict_batch(model, scenes, samples, self.accelerator.device, reconstruct=True)
             found += zip(indices, predictions, strict=True)
-        found = gather_object(found)
-        return dict(sorted(found, key=lambda pair: pair[0]))
+        return dict(sorted(gather_object(found), key=lambda pair: pair[0]))
 
     def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
         """real | reconstruction | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
-        columns = ("reconstructed", self.column) if self.column == "sampled" else (self.column,)
-        shown = [predictions[index] for index in sorted(predictions.keys() & self.drawn)]
-        rows = [figure_row(p.scene, **{"reconstructed": p.reconstruction, self.column: p.gain}) for p in shown]
-        comparison_figure(path, rows, columns)
+        shown = [prediction for index, prediction in predictions.items() if index in self.drawn]
+        rows = [figure_row(p.scene, **{"reconstructed": p.reconstruction, self.columns[-1]: p.gain}) for p in shown]
+        comparison_figure(path, rows, self.columns)
 
 
 def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:
@@ -71,11 +69,10 @@ def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
     autoencoder's reconstruction, if there is one. Means over maps (evaluation/metrics.py).
     """
     sampled, reconstructed = Scores(), Scores()
-    for prediction in predictions:
-        scene = prediction.scene
-        sampled.add(scene.name, prediction.gain, scene.gain)
-        if prediction.reconstruction is not None:
-            reconstructed.add(scene.name, prediction.reconstruction, scene.gain)
+    for p in predictions:
+        sampled.add(p.scene.name, p.gain, p.scene.gain)
+        if p.reconstruction is not None:
+            reconstructed.add(p.scene.name, p.reconstruction, p.scene.gain)
     metrics = sampled.summary()
     metrics |= {f"thresholded_{key}": value for key, value in metrics.pop("thresholded").items()}
     best = reconstructed.summary() if reconstructed.rows else {}
