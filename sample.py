@@ -121,6 +121,8 @@ def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference 
 
 def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any = None) -> "Predictor":
     """The model; raises ConfigError if it would ignore measured points or cars, which are named by their files."""
+    if settings.ckpt and not Path(settings.ckpt).exists():
+        raise ConfigError(f"{settings.ckpt}: no such file or folder (ckpt)")
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
     names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "seed")
