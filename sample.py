@@ -201,7 +201,7 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
             records.add(number, measured)
     if processes.is_main:
         scores = Scores()
-        for record in records.earlier():
+        for record in records.known.values():
             scores.take(record)
         write_metrics(folder, scores, predictor)
         print_end(len(source), folder, predictor, count)

@@ -35,14 +35,12 @@ EVALUATION = {
     "calibration": "",
     "references": "",
     "regions": "",
-    "test_set": "",
-    "metrics": "regions",
     "records": "",
+    "metrics": "calibration regions",
     "figures": "metrics",
     "maps": "figures",
-    "table": "metrics",
-    "scoring": "calibration metrics regions table",
-    "report": "scoring table",
+    "report": "metrics",
+    "scoring": "metrics references regions report",
 }
 NETWORKS = "networks networks/baselines"
 MODELS = {

@@ -68,14 +68,9 @@ def test_several_processes_write_what_one_writes(place, one, tmp_path):
     for name, process in running.items():
         out, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
-        assert (
-            content(tmp_path / name) == one["maps" in name]
-            and out.count("maps in" if "maps" in name else "scored on") == 1
-        )
-
-
-def test_figures_are_limited_and_spread(one):
-    figures = [name for name in one[1] if name.endswith("_figure.png")]
+        assert content(tmp_path / name) == one["maps" in name]
+        assert out.count("maps in" if "maps" in name else "scored on") == 1
+    figures = [name for name in one[1] if name.endswith("_figure.png")]  # limited and spread
     assert figures == ["0_0_figure.png", "1_1_figure.png"] and sum(name.endswith(".npy") for name in one[1]) == 7
 
 
@@ -109,15 +104,8 @@ def test_the_same_command_continues_after_a_kill(place, one, tmp_path):
 def test_what_is_there_is_kept_and_other_settings_do_not_mix_with_it(place, one, tmp_path):
     folder, score, sample = place
     before, csv = content(folder / "scored"), folder / "scored" / "maps.csv"
-    refused(
-        "scripts/evaluate.py",
-        *score,
-        "--csv",
-        csv,
-        "--seed",
-        1,
-        words=["maps.csv.jsonl: was written with seed 0, not 1"],
-    )
+    words = ["maps.csv.jsonl: was written with seed 0, not 1"]
+    refused("scripts/evaluate.py", *score, "--csv", csv, "--seed", 1, words=words)
     out = done("scripts/evaluate.py", *score, *flat(files_of(folder / "scored")))
     assert "NMSE" in out and content(folder / "scored") == before
     (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
@@ -125,9 +113,8 @@ def test_what_is_there_is_kept_and_other_settings_do_not_mix_with_it(place, one,
     assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
     maps = folder / "maps"
     into = f"sample.output_folder={maps}"
-    refused(
-        "sample.py", *sample, into, "sample.batch_size=3", words=["metrics.jsonl: was written with batch_size 2, not 3"]
-    )
+    words = ["metrics.jsonl: was written with batch_size 2, not 3"]
+    refused("sample.py", *sample, into, "sample.batch_size=3", words=words)
     (maps / "1_0.png").unlink()
     (maps / "2_0.npy").write_bytes(b"mine")  # its scores are there: not made again
     done("sample.py", *sample, into)
@@ -145,11 +132,8 @@ def test_records_have_one_writer(tmp_path):
         other.stdout.readline()
         with pytest.raises(DataError, match="another process is writing it"):
             Records(path, {})
-    records = Records(path, {})
-    records.add(3, {"a": 1})
-    assert list(records.earlier()) == [{"number": 3, "a": 1}]
-    records.add(4, {})
-    assert Records(path, {}).known == {3, 4}
+    Records(path, {}).add(3, {"a": 1})
+    assert Records(path, {}).known == {3: {"a": 1}}
 
 
 def test_an_error_in_one_process_ends_all_with_one_line(place, tmp_path):
