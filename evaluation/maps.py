@@ -77,11 +77,7 @@ class Coverage:
 
 
 def write_coverage(
-    folder: Path,
-    coverage: Coverage,
-    scenes: Sequence[Scene],
-    threshold_db: float,
-    place: Georeference | None = None,
+    folder: Path, coverage: Coverage, scenes: Sequence[Scene], threshold_db: float, place: Georeference | None = None
 ) -> None:
     """coverage.json, coverage.png, best_server.npy; with `place` best_server.tif and coverage.tif (1 where covered).
 

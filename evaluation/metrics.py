@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import correlate1d
 
 from data.units import GAIN_SPAN_DB, apply_noise_floor
 
@@ -25,9 +26,7 @@ PERFECT_PSNR = 100.0  # dB, assigned to an exact map so that means stay finite
 
 def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
     """Structural similarity (Wang et al., 2004): Gaussian window 11 px, sigma 1.5, data range 1, 5 px border left out.
-
-    Args:
-        prediction, target: (H, W) in [0, 1], sides of at least 11.
+    (H, W) in [0, 1], sides of at least 11.
     """
     x, y = prediction.astype(np.float64), target.astype(np.float64)
     mean_x, mean_y, squares, products = map(_blurred, (x, y, x * x + y * y, x * y))
@@ -38,25 +37,13 @@ def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def _blurred(image: np.ndarray) -> np.ndarray:
-    """(H, W) -> (H - 10, W - 10); in place, which takes half of the time of scipy's filter."""
-    for _ in range(2):
-        length = len(image) - 2 * RADIUS
-        blurred = WINDOW[RADIUS] * image[RADIUS : RADIUS + length]
-        pair = np.empty_like(blurred)
-        for k in range(RADIUS):
-            np.add(image[k : k + length], image[2 * RADIUS - k :][:length], out=pair)
-            pair *= WINDOW[k]
-            blurred += pair
-        image = blurred.T
-    return image
+    for axis in (0, 1):
+        image = correlate1d(image, WINDOW, axis)
+    return image[RADIUS:-RADIUS, RADIUS:-RADIUS]
 
 
 def detail(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Power at periods below four pixels, prediction over target: below 1 for a blurred map, NaN for a flat target.
-
-    Args:
-        prediction, target: (H, W) grey levels.
-    """
+    """Power at periods below four pixels, prediction over target, (H, W): below 1 for a blurred map, NaN for a flat target."""
     fine = _fine_waves(target.shape)
     power = [float((np.abs(np.fft.rfft2(image.astype(np.float64))[fine]) ** 2).sum()) for image in (prediction, target)]
     return power[0] / power[1] if power[1] > 1e-9 else math.nan  # below: rounding errors
@@ -152,10 +139,9 @@ class Scores:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, *map_and_truth: Any) -> dict[str, Any]:
-        """Score one map; returns its row. Arguments as of `measure`."""
+    def add(self, *map_and_truth: Any) -> None:
+        """Score one map; arguments as of `measure`."""
         self.take(measure(*map_and_truth))
-        return self.rows[-1]
 
     def take(self, row: dict[str, Any]) -> None:
         """Count what `measure` found."""
@@ -186,12 +172,8 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _of_convention(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rmse, power = pooled(rows, "rmse", power=2), pooled(rows, "target_power")
-    of_the_set = {
-        "nmse_whole_set": rmse**2 / power if power else math.nan,
-        "rmse_whole_set": rmse,
-        "target_power": power,
-    }
-    return _means(rows) | of_the_set
+    nmse = rmse**2 / power if power else math.nan
+    return _means(rows) | {"nmse_whole_set": nmse, "rmse_whole_set": rmse, "target_power": power}
 
 
 def _of_calibration(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -33,7 +33,6 @@ COLUMNS = {  # heading: (key of a summary, digits)
     "SSIM 0.2": ("thresholded.ssim", 4),
 }
 SHORT = {name: COLUMNS[name] for name in ("NMSE", "RMSE dB", "SSIM")}
-POWERS = {"raw": "target_power", "masked": "masked.target_power", "0.2": "thresholded.target_power"}
 LEGEND = (
     "Grey levels v / 255, means over maps, with the 95 % bootstrap interval over maps. RMSE dB: over open pixels of the "
     "whole set. Detail: power finer than four pixels, as a fraction of the real map's. LOS and NLOS: pixels that see the "
@@ -76,8 +75,9 @@ def entry(summary: Mapping[str, Any], key: str) -> float | None:
 
 def powers(summary: Mapping[str, Any]) -> str:
     """The mean power of the targets under each convention, which tells the convention of a published row: RMSE^2 / NMSE."""
-    found = {name: entry(summary, key) for name, key in POWERS.items()}
-    return "Mean power of the targets: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items() if v is not None) + "."
+    found = {"raw": summary, "masked": summary["masked"], "0.2": summary["thresholded"]}
+    said = ", ".join(f"{name} {row['target_power']:.3f}" for name, row in found.items())
+    return f"Mean power of the targets: {said}."
 
 
 def table(

@@ -1,7 +1,6 @@
 """Several predictors scored on the same scenes."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,16 +61,12 @@ class Evaluation:
         scores: by predictor.
     """
 
-    def __init__(self, records: Iterable[Mapping[str, dict[str, Any] | None]]) -> None:
-        self.scores: defaultdict[str, Scores] = defaultdict(Scores)
-        self.missing: defaultdict[str, int] = defaultdict(int)
-        self.maps = 0
+    def __init__(self, records: Sequence[Mapping[str, dict[str, Any] | None]]) -> None:
+        self.maps = len(records)
+        self.scores = {name: Scores() for name in records[0]}
         for record in records:
-            self.maps += 1
             for name, row in record.items():
-                if row is None:
-                    self.missing[name] += 1
-                else:
+                if row is not None:
                     self.scores[name].take(row)
 
     def summaries(self) -> dict[str, dict[str, Any]]:
@@ -79,13 +74,15 @@ class Evaluation:
         return {
             name: scores.summary() | {"nmse_interval": interval([row["nmse"] for row in scores.rows])}
             for name, scores in self.scores.items()
+            if scores.rows
         }
 
     def notes(self) -> list[str]:
         """What is missing from the scores."""
         found = [
-            f"{name}: scored on {self.maps - count} of {self.maps} maps; it needs a transmitter in the open"
-            for name, count in self.missing.items()
+            f"{name}: scored on {len(scores.rows)} of {self.maps} maps; it needs a transmitter in the open"
+            for name, scores in self.scores.items()
+            if len(scores.rows) < self.maps
         ]
         empty = [row["name"] for row in next(iter(self.scores.values())).rows if np.isnan(row["nmse"])]
         if count := len(empty):

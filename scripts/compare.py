@@ -49,18 +49,12 @@ from evaluation.report import difference, interval, markdown, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PROBE = 40  # optimizer steps that measure a row's speed; the first half is not counted
-FEW = ["data.train.max_samples=64", "data.cache_latents=false", "trainer.ema.start_step=0"]
+QUIET = ("trainer.validate_every=0", "trainer.num_samples=0")
+CURVE_MAPS = 60  # scored along the training
 LONGEST_NAME = 60  # of a folder
 VAE_FRACTION = 1 / 3  # of the time of a row with an autoencoder
 HEADS = ("", "parameters", "training steps", "sampling steps", "s per map", "minus the first row", "of the seeds")
 SCRIPTS = {"vae": "train_vae.py", "ldm": "train_cond_ldm.py", "baseline": "scripts/train_baseline.py"}
-
-
-class Curve(schema.Section):
-    """Scores along the training of every row, on scenes of the first test set."""
-
-    points: schema.Count  # scores per row
-    maps: schema.Count = 60
 
 
 class Row(schema.Section):
@@ -84,7 +78,7 @@ class Plan(schema.Section):
     seconds: schema.Positive
     settings: list[schema.Text] = []  # key=value for all rows
     test_sets: dict[str, schema.SourceConfig]
-    curve: Curve | None = None  # none without it
+    curve: dict[Literal["points"], schema.Count] = {}  # scores along each training, on maps of the first test set
     rows: dict[str, Row]  # differences are taken against the first
 
 
@@ -120,27 +114,27 @@ class Trainings:
 
     def steps(self, row: Row) -> dict[str, int]:
         """Optimizer steps that fit into a row's time, of its autoencoder (`vae`) and of its stage."""
-        if not row.vae:
-            return {row.stage: self._fitting(1, row.stage, row)}
-        return {"vae": self._fitting(VAE_FRACTION, "vae", row), "ldm": self._fitting(1 - VAE_FRACTION, "ldm", row)}
+        stages = {"vae": VAE_FRACTION, "ldm": 1 - VAE_FRACTION} if row.vae else {row.stage: 1.0}
+        return {name: max(1, round(part * self.plan.seconds * self.speed(name, row))) for name, part in stages.items()}
 
-    def _fitting(self, fraction: float, stage: str, row: Row) -> int:
-        """Steps of a stage that fit into this fraction of the time."""
-        load, few = f"threads={self.threads} parallel={self.parallel}", [*FEW, f"trainer.log_interval={PROBE // 2}"]
+    def speed(self, stage: str, row: Row) -> float:
+        """Optimizer steps per second."""
+        few = ["data.train.max_samples=64", "data.cache_latents=false", "trainer.ema.start_step=0"]
+        few.append(f"trainer.log_interval={PROBE // 2}")
+        load = f"threads={self.threads} parallel={self.parallel}"
         folder = self._trained("speed", stage, stage, row, {"vae": PROBE, stage: PROBE}, few, load=load)
-        trainer = self.config(stage, row).trainer
-        batch = trainer.batch_size * trainer.gradient_accumulation
-        speed = read_log(folder / "train.log")["samples_per_second"][PROBE] / batch
-        return max(1, round(fraction * self.plan.seconds * speed))
+        config = load_config(*self._settings(stage, row), stage=stage).trainer
+        batch = config.batch_size * config.gradient_accumulation
+        return read_log(folder / "train.log")["samples_per_second"][PROBE] / batch
 
     def model(self, name: str, row: Row, seed: int, steps: dict[str, int]) -> Path:
         """Train a row's autoencoder and its stage, unless that is done; returns the results folder."""
         scored = []
-        if curve := self.plan.curve:
+        if self.plan.curve:
             source = next(iter(self.plan.test_sets.values()))
             scored = [f"data.validation.{key}={value}" for key, value in vars(source).items() if value is not None]
-            scored += [f"trainer.validate_every={-(-steps[row.stage] // curve.points)}"]
-            scored += [f"trainer.validation_samples={curve.maps}"]
+            scored.append(f"trainer.validate_every={-(-steps[row.stage] // self.plan.curve['points'])}")
+            scored.append(f"trainer.validation_samples={CURVE_MAPS}")
         return self._trained("runs", name, row.stage, row, steps, [f"trainer.seed={seed}"], scored)
 
     def curve(self, row: Row, folder: Path, steps: dict[str, int]) -> tuple[list[float], list[float]]:
@@ -150,58 +144,41 @@ class Trainings:
         used = [minutes * (before + (1 - before) * step / steps[row.stage]) for step in scores]
         return used, [*scores.values()]
 
-    def settings(self, stage: str, row: Row, more: Sequence[str] = ()) -> list[str]:
-        """Of one of a row's trainings, over those of its file."""
-        return [*self.plan.settings, *row.settings, *(row.own if stage != "vae" else ()), *more]
-
-    def config(self, stage: str, row: Row, more: Sequence[str] = ()) -> schema.Config:
-        """Of one of a row's trainings."""
-        return load_config(row.vae if stage == "vae" else row.config, self.settings(stage, row, more), stage=stage)
+    def _settings(self, stage: str, row: Row, more: Sequence[str] = ()) -> tuple[str, list[str]]:
+        """File and overrides of one of a row's trainings."""
+        own = row.own if stage != "vae" else ()
+        return str(row.vae if stage == "vae" else row.config), [*self.plan.settings, *row.settings, *own, *more]
 
     def _trained(
-        self,
-        parent: str,
-        name: str,
-        stage: str,
-        row: Row,
-        steps: dict[str, int],
-        more: Sequence[str],
-        own: Sequence[str] = (),
-        load: str = "",
-    ) -> Path:
+        self, parent: str, name: str, stage: str, row: Row, steps: dict[str, int],
+        more: Sequence[str], own: Sequence[str] = (), load: str = "",
+    ) -> Path:  # fmt: skip
         """Train a row's autoencoder, then its stage, unless that is done; returns the results folder.
 
         Args:
             more, own: settings of both and of the stage alone.
+            load: what the speed depends on.
         """
-        how = [
-            "trainer.validate_every=0",
-            "trainer.num_samples=0",
-            f"trainer.training_steps={steps[stage]}",
-            *more,
-            *own,
-        ]
+        how = [*QUIET, f"trainer.training_steps={steps[stage]}", *more, *own]
         if row.vae and stage != "vae":
             vae = self._trained(parent, "vae", "vae", row, steps, more, load=load)
             how.append(f"first_stage_config.ckpt_path={vae.resolve()}")
+        file, overrides = self._settings(stage, row, how)
         readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:LONGEST_NAME]
-        folder = self.out / parent / f"{readable}_{digest(to_dict(self.config(stage, row, how)), load)[:8]}"
+        config = to_dict(load_config(file, overrides, stage=stage))
+        folder = self.out / parent / f"{readable}_{digest(config, load)[:8]}"
         with self._locks[folder]:
             found = find_checkpoint(folder)
             if found is None or found.step < steps[stage]:
-                file = str(row.vae if stage == "vae" else row.config)
-                settings = self.settings(stage, row, [*how, f"trainer.results_folder={folder.resolve()}"])
-                self.run(folder, [str(ROOT / SCRIPTS[stage]), "--cfg", file, *settings])
+                folder.mkdir(parents=True, exist_ok=True)
+                command = [sys.executable, str(ROOT / SCRIPTS[stage]), "--cfg", file, *overrides]
+                command.append(f"trainer.results_folder={folder.resolve()}")
+                with (folder / "output.txt").open("a", encoding="utf-8") as output:
+                    environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+                    done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+                if done.returncode:
+                    raise TrainingError(f"{folder / 'output.txt'}: training failed; its last lines say why")
         return folder
-
-    def run(self, folder: Path, command: Sequence[str]) -> None:
-        """Run a training script; what it prints goes into a file in its folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "output.txt").open("a", encoding="utf-8") as output:
-            environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
-            done = subprocess.run([sys.executable, *command], env=environment, stdout=output, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise TrainingError(f"{folder / 'output.txt'}: training failed; its last lines say why")
 
 
 def timed_scores(predict: Callable[[Sequence[Scene]], Iterable[np.ndarray]], scenes: Sequence[Scene]) -> dict[str, Any]:
@@ -219,12 +196,8 @@ def timed_scores(predict: Callable[[Sequence[Scene]], Iterable[np.ndarray]], sce
 def model_scores(folder: Path, steps: int | None, source: schema.SourceConfig, scenes: list[Scene]) -> dict[str, Any]:
     """`timed_scores` of a run's model, with its `parameters` and number of sampling `steps`; kept in the run's folder."""
     predictor = Predictor(folder, steps=steps)
-    facts = predictor.facts(1) | {
-        "checkpoint": None,
-        "source": vars(source),
-        "scenes": [scene.name for scene in scenes],
-    }
-    kept = folder / f"scores_{digest(facts)}.json"
+    facts = predictor.facts(1) | {"checkpoint": None}
+    kept = folder / f"scores_{digest(facts, vars(source), [scene.name for scene in scenes])}.json"
     if not kept.exists():
         found = timed_scores(lambda of: (prediction.gain for prediction in predictor.predict(of)), scenes)
         parameters = sum(p.numel() for p in predictor.model.parameters())
@@ -281,24 +254,24 @@ def main() -> None:
     unknown = set(arguments.only or ()) - plan.rows.keys()
     if unknown:
         raise ConfigError(f"--only {unknown.pop()}: no row of {arguments.plan}; there are {', '.join(plan.rows)}")
-    if arguments.figure and plan.curve is None:
+    if arguments.figure and not plan.curve:
         raise ConfigError(f"--figure: {arguments.plan} has no `curve`, which scores rows along their training")
     rows = {name: row for name, row in plan.rows.items() if name in (arguments.only or plan.rows)}
     trees = {where: open_tree(**vars(source)) for where, source in plan.test_sets.items()}
     test_sets = {where: [tree.scene(number) for number in range(len(tree))] for where, tree in trees.items()}
     trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
     trained = {name: row for name, row in rows.items() if row.config}
-    jobs = [(row.seeds.index(seed), name, seed) for name, row in trained.items() for seed in row.seeds]
-    jobs.sort(key=lambda job: job[0])  # all rows once, then again
+    jobs = [(name, seed) for name, row in trained.items() for seed in row.seeds]
+    jobs.sort(key=lambda job: rows[job[0]].seeds.index(job[1]))  # all rows once, then again
     with ThreadPoolExecutor(arguments.parallel) as pool:
         steps = dict(zip(trained, pool.map(trainings.steps, trained.values()), strict=True))
         for name, count in steps.items():
             print(name, count, flush=True)
-        done = pool.map(lambda job: (job[1], trainings.model(job[1], rows[job[1]], job[2], steps[job[1]])), jobs)
-        folders = list(done)
-    runs = {name: [folder for other, folder in folders if other == name] for name in rows}
+        folders = list(pool.map(lambda job: trainings.model(job[0], rows[job[0]], job[1], steps[job[0]]), jobs))
+    done = [(name, folder) for (name, _), folder in zip(jobs, folders, strict=True)]
+    runs = {name: [folder for other, folder in done if other == name] for name in rows}
     if arguments.figure:
-        curves = [(name, *trainings.curve(rows[name], folder, steps[name])) for name, folder in folders]
+        curves = [(name, *trainings.curve(rows[name], folder, steps[name])) for name, folder in done]
         curves_figure(arguments.figure, curves, plan.seconds / 60)
     torch.set_num_threads(arguments.threads)
     last = {name: count[rows[name].stage] for name, count in steps.items()}

@@ -1,11 +1,13 @@
 """Plans of scripts/compare.py, on a tiny tree."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.config import load_config
 from scripts import compare
 from tests.commands import done, refused
 from tests.processes import ROOT, set_up
@@ -21,7 +23,7 @@ def workplace(tmp_path_factory):
     config, test = str(set_up(root, quick)), {"data_root": str(root / "data"), "split": "val"}
     plan = {
         "seconds": 0.5,
-        "curve": {"points": 2, "maps": 1},
+        "curve": {"points": 2},
         "test_sets": {"val": test, "one map": test | {"max_samples": 1}},
         "rows": {
             "25 log10 d": {"reference": "25 log10 d"},
@@ -46,7 +48,9 @@ def run(root, *more):
 
 
 def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
-    monkeypatch.setattr(compare.Trainings, "_fitting", lambda *_: 4)  # instead of measuring the speed
+    monkeypatch.setattr(
+        compare.Trainings, "steps", lambda _, row: {"vae": 4, row.stage: 4}
+    )  # instead of measuring the speed
     tables = run(workplace, "--parallel", 2)
     runs = sorted((folder.name[:-9], find_checkpoint(folder).step) for folder in (workplace / "out" / "runs").iterdir())
     assert runs == [("latent_diffusion", 4), ("regression", 4), ("regression", 4), ("vae", 4)]
@@ -70,15 +74,15 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
 
 def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplace, monkeypatch):
     plan = compare.read_plan(workplace / "plan.yaml").model_copy(update={"seconds": 9.0})
-    trainings, commands = compare.Trainings(plan, workplace / "timed", 1), []
+    trainings = compare.Trainings(plan, workplace / "timed", 1)
 
-    def trained(folder, command):
-        commands.append(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        per_second = {"train_vae": 40, "train_cond_ldm": 20, "train_baseline": 8}[Path(command[0]).stem]
-        (folder / "train.log").write_text(f"12:00:00 step={compare.PROBE} samples_per_second={per_second}\n")
+    def trained(command, **_):
+        per_second = {"train_vae": 40, "train_cond_ldm": 20, "train_baseline": 8}[Path(command[1]).stem]
+        log = Path(command[-1].partition("=")[2]) / "train.log"
+        log.write_text(f"12:00:00 step={compare.PROBE} samples_per_second={per_second}\n")
+        return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(trainings, "run", trained)
+    monkeypatch.setattr(compare.subprocess, "run", trained)
     row, diffusion, batch = plan.rows["regression"], plan.rows["latent diffusion"], 4  # two micro-batches of two
     assert trainings.steps(row) == {"baseline": 9 * 8 / batch}
     assert trainings.steps(diffusion) == {"vae": 3 * 40 / batch, "ldm": 6 * 20 / batch}
@@ -114,4 +118,4 @@ def test_the_repository_s_plan_reads_and_names_valid_settings(monkeypatch):
         trainings = compare.Trainings(compare.read_plan(path), Path("nowhere"), 1)
         for row in trainings.plan.rows.values():
             for stage in ("vae",) * bool(row.vae) + (row.stage,) * bool(row.config):
-                assert trainings.config(stage, row).trainer.batch_size > 0
+                assert load_config(*trainings._settings(stage, row), stage=stage).trainer.batch_size > 0

@@ -71,10 +71,11 @@ def test_parts_of_a_map_are_scored_apart():
     prediction = scene.gain.copy()
     prediction[:, :8] += 0.1
     prediction[:, 9:] -= 0.2
-    row = scores.add("a", prediction, scene.gain, Regions.of(scene))
+    row = measure("a", prediction, scene.gain, Regions.of(scene))
     assert row["nmse_los"] == pytest.approx(0.04) and row["nmse_nlos"] == pytest.approx(0.16)
     measured = replace(scene, measurements=np.array([[15.0, 8, 0.5]]))
-    near = scores.add("b", np.where(np.arange(16) < 5, 0, scene.gain), scene.gain, Regions.of(measured))
+    near = measure("b", np.where(np.arange(16) < 5, 0, scene.gain), scene.gain, Regions.of(measured))
+    scores.rows = [row, near]
     assert near["nmse_near"] == 0 and near["nmse_far"] > 0.5
     assert scores.summary()["nmse_near"] == 0
     assert scores.summary()["nmse_los"] == pytest.approx((0.04 + near["nmse_los"]) / 2)

@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -61,7 +62,7 @@ class Processes:
                 result = do()  # argparse prints before it ends
         except self.mistakes as error:
             mistake = error
-        found: Any = [(result, mistake)]
+        found: list[Any] | None = [(result, mistake)]
         if self.count > 1:
             found = self._exchange("gather_object", (result, mistake), [None] * self.count if self.is_main else None)
         if mistake and not self.is_main:
@@ -103,17 +104,8 @@ class Processes:
         return arguments[-1] if arguments else None
 
 
-class _Read:
-    """A map-style dataset of batches, `read(scene)` of each scene; workers call it."""
-
-    def __init__(self, scenes: Any, read: Callable[[Scene], Any], batches: Sequence[Sequence[int]]):
-        self.scenes, self.read, self.batches = scenes, read, batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> list[Any]:
-        return [self.read(self.scenes.scene(number)) for number in self.batches[index]]
+def _read(numbers: Sequence[int], scenes: Any, read: Callable[[Scene], Any]) -> list[Any]:
+    return [read(scenes.scene(number)) for number in numbers]
 
 
 def shared(
@@ -150,12 +142,11 @@ def shared(
     settings = worker_settings(default_workers() if num_workers is None else num_workers)
     if settings["num_workers"]:
         settings |= {"persistent_workers": True, "prefetch_factor": 2}
-    own: Any = _Read(scenes, read, batches[processes.rank :: processes.count])
-    loader: Any = DataLoader(own, None, **settings)
+    own: Any = batches[processes.rank :: processes.count]
+    loader: Any = DataLoader(own, None, collate_fn=partial(_read, scenes=scenes, read=read), **settings)
     ready = iter(loader)
-    progress = tqdm(
-        desc=title, total=len(scenes), initial=len(done), unit="map", leave=False, disable=not processes.is_main
-    )
+    show: dict[str, Any] = {"unit": "map", "leave": False, "disable": not processes.is_main}
+    progress = tqdm(desc=title, total=len(scenes), initial=len(done), **show)
     try:
         for start in range(0, len(batches), processes.count):
             in_work = batches[start : start + processes.count]
