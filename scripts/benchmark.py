@@ -12,12 +12,12 @@ in the same process. `speed-up` compares with the first row of the part. Compare
 """
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,11 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch", type=positive, nargs="+", help="maps per step or call; default 1 on a CPU, else as configured")
     add("--repeats", type=positive, default=3, help="timed repetitions after one to warm up (%(default)s)")
     add("--json", type=new_file, help="file for all measurements")
-    add("--row", type=json.loads, help=argparse.SUPPRESS)  # the work of a process, as JSON
     return parser.parse_args()
-
-
-# ---- measuring, in a process of its own -----------------------------------------------------------------------------
 
 
 def sampling(model: Any, config: Config) -> Work:
@@ -120,19 +116,6 @@ def measure(tiny: bool, repeats: int, part: str, overrides: list[str], batch: in
     return found
 
 
-# ---- the table ------------------------------------------------------------------------------------------------------
-
-
-def run_row(row: list) -> dict:
-    """The measurements of a row's process, or under `failed` the last line of its error output."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--row", json.dumps(row)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"failed": lines[-1] if lines else f"ended with {done.returncode}"}
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def line(name: str, found: dict, first: dict) -> str:
     """Of the table; `first`: of the part."""
     if "failed" in found:
@@ -149,9 +132,6 @@ def line(name: str, found: dict, first: dict) -> str:
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.row:
-        print(json.dumps(measure(arguments.tiny, arguments.repeats, *arguments.row)))
-        return
     on_cpu = DEVICE.type == "cpu"
     name = f"CPU, {torch.get_num_threads()} threads" if on_cpu else torch.cuda.get_device_name()
     facts = {"device": name, "torch": torch.__version__, "cores": os.cpu_count(), "tiny": arguments.tiny}
@@ -162,7 +142,9 @@ def main() -> None:
             print(f"\n{part}" + (f", batches of {batch}" if batch else ""), flush=True)
             found: list[dict] = []
             for title, overrides in ROWS[part].items():
-                found.append(run_row([part, overrides, batch]))
+                with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                    row = process.submit(measure, arguments.tiny, arguments.repeats, part, overrides, batch)
+                    found.append({"failed": str(row.exception())} if row.exception() else row.result())
                 print(line(title, found[-1], found[0]), flush=True)
                 results.append({"part": part, "row": title, "batch": batch, **found[-1]})
     if arguments.json:

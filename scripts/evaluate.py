@@ -1,4 +1,4 @@
-"""Score a trained model and, on request, a baseline, the simulator, and path-loss models.
+"""Score a trained model and, on request, the simulator and path-loss models.
 
     python scripts/evaluate.py --references                     the released model on unseen simulated cities
     python scripts/evaluate.py --data path/to/RadioMapSeer --split test --csv maps.csv --markdown table.md
@@ -41,14 +41,13 @@ SIMULATED = 50  # cities without --data
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
 FRESH_CITIES = 9_000_000  # number of the first city without --data
 RECONSTRUCTION = "autoencoder's reconstruction"
-Read = tuple[Scene, list[dict[str, np.ndarray]], Regions, dict[str, Any]]  # prepared for each model; references' scores
+Read = tuple[Scene, dict[str, np.ndarray], Regions, dict[str, Any]]  # prepared for the model; references' scores
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
-    add("--baseline", help="checkpoint or results folder of scripts/train_baseline.py")
+    add("--ckpt", help="checkpoint or results folder, also of a baseline; default: the released model")
     add("--data", type=Path, help="tree of either kind; default: simulated cities that no model has seen")
     add("--maps", type=positive, help="that many, spread over the split; default: all, or 50 simulated")
     add("--split", default="test", help="train, val, test, all, or your own split (%(default)s)")
@@ -74,62 +73,53 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Task:
-    """What the command line asks for: the models, and the scenes that they are scored on."""
+    """What the command line asks for: the model, and the scenes that it is scored on.
+
+    Attributes:
+        facts: what is said about the scores.
+    """
 
     def __init__(self) -> None:
         self.arguments = arguments = parse_arguments()
         given = parse_config({}, [f"data.incomplete.{setting}" for setting in arguments.incomplete])
         incomplete = Incomplete(**vars(given.data.incomplete), exactly=True)
         how = {name: getattr(arguments, name) for name in ("sampler", "steps", "noise_scale", "pixel_noise", "seed")}
-        self.predictor = predictor = Predictor(arguments.ckpt, **how)
-        self.models = {predictor.title: predictor}  # by name in the tables
-        if arguments.baseline:
-            baseline = Predictor(arguments.baseline, seed=arguments.seed)
-            self.models[f"{baseline.title} (--baseline)"] = baseline
-        for model in self.models.values():
-            if incomplete.points and not model.sees_measurements:
-                said = "has no channel that shows measured points; --incomplete points needs one"
-                raise ConfigError(f"{model.checkpoint.path}: {said}")
+        self.predictor = Predictor(arguments.ckpt, **how)
+        self.facts = self.predictor.facts(arguments.num_samples) | {
+            "incomplete": " ".join(arguments.incomplete) or None
+        }
+        if incomplete.points and not self.predictor.sees_measurements:
+            said = "has no channel that shows measured points; --incomplete points needs one"
+            raise ConfigError(f"{self.predictor.checkpoint.path}: {said}")
         source: RadioMapSeer | FlatTree | SimulatedScenes = SimulatedScenes(arguments.maps or SIMULATED, FRESH_CITIES)
         if arguments.data:
             source = open_tree(arguments.data, arguments.simulation_type, arguments.split)
         self.scenes = TestSet(source, arguments.maps, incomplete)
 
-    def identities(self) -> list[dict[str, Any]]:
-        """Of the models."""
-        return [model.identity(self.arguments.num_samples) for model in self.models.values()]
-
     def settings(self) -> dict[str, Any]:
         """All that a map's record depends on."""
         names = ("incomplete", "references", "reconstruction", "batch_size", "split", "simulation_type")
         asked = {name: getattr(self.arguments, name) for name in names} | {"maps": len(self.scenes)}
-        ours, *baseline = self.identities()
-        return ours | {"baseline": baseline} | asked | self.scenes.source.identity()
-
-    def facts(self) -> dict[str, Any]:
-        """What is said about the scores."""
-        facts = self.predictor.facts(self.arguments.num_samples)
-        return facts | {"incomplete": " ".join(self.arguments.incomplete) or None}
+        return self.predictor.identity(self.arguments.num_samples) | asked | self.scenes.source.identity()
 
     def records(self, batch: Sequence[Read]) -> list[dict[str, Any]]:
         """Of a batch of scenes: scores by predictor."""
         scenes, prepared, regions, references = zip(*batch, strict=True)
-        found: list[dict[str, Any]] = [{} for _ in batch]
-        for number, (name, model) in enumerate(self.models.items()):
-            wanted = self.arguments.reconstruction and model is self.predictor
-            inputs = [each[number] for each in prepared]
-            predictions = model.predict_batch(scenes, inputs, self.arguments.num_samples, reconstruct=wanted)
-            for record, p, where in zip(found, predictions, regions, strict=True):
-                record[name] = measure(p.scene.name, p.gain, p.scene.gain, where, p.samples)
-                if p.reconstruction is not None:
-                    record[RECONSTRUCTION] = measure(p.scene.name, p.reconstruction, p.scene.gain, where)
-        return [record | theirs for record, theirs in zip(found, references, strict=True)]
+        how = {"num_samples": self.arguments.num_samples, "reconstruct": self.arguments.reconstruction}
+        predictions, found = self.predictor.predict_batch(scenes, prepared, **how), []
+        for p, where, theirs in zip(predictions, regions, references, strict=True):
+            name, truth = p.scene.name, p.scene.gain
+            record = {self.predictor.title: measure(name, p.gain, truth, where, p.samples)}
+            if p.reconstruction is not None:
+                record[RECONSTRUCTION] = measure(name, p.reconstruction, truth, where)
+            found.append(record | theirs)
+        return found
 
 
-def read(scene: Scene, prepare: Sequence[Callable[[Scene], Any]], references: bool) -> Read:
-    """What workers do; `prepare`: `Predictor.prepared` of each model."""
+def read(scene: Scene, prepared: Callable[[Scene], Any], references: bool) -> Read:
+    """What workers do; `prepared`: `Predictor.prepared`."""
     regions = Regions.of(scene)
-    return scene, [each(scene) for each in prepare], regions, reference_scores(scene, regions) if references else {}
+    return scene, prepared(scene), regions, reference_scores(scene, regions) if references else {}
 
 
 def score(task: Task, processes: Processes) -> list[dict[str, Any]]:
@@ -144,7 +134,7 @@ def score(task: Task, processes: Processes) -> list[dict[str, Any]]:
         return records
 
     records = processes.each(kept)
-    reading = partial(read, prepare=[m.prepared() for m in task.models.values()], references=arguments.references)
+    reading = partial(read, prepared=task.predictor.prepared(), references=arguments.references)
     how: dict[str, Any] = {"done": records.known, "num_workers": arguments.num_workers, "title": "scoring"}
     for number, record in shared(processes, task.scenes, arguments.batch_size, read=reading, work=task.records, **how):
         records.add(number, record)
@@ -154,7 +144,7 @@ def score(task: Task, processes: Processes) -> list[dict[str, Any]]:
 def write(task: Task, records: list[dict[str, Any]], evaluation: Evaluation, rows: Rows) -> None:
     """The files that were asked for."""
     arguments, predictor, source = task.arguments, task.predictor, task.scenes.source
-    facts = task.facts() | {"data": source.report, "split": arguments.split if arguments.data else None}
+    facts = task.facts | {"data": source.report, "split": arguments.split if arguments.data else None}
     if arguments.json:
         baselines = {name: row for name, row in rows.items() if name not in (predictor.title, RECONSTRUCTION)}
         content = dict(rows[predictor.title]) | {"reconstruction": rows.get(RECONSTRUCTION), "baselines": baselines}
@@ -176,11 +166,10 @@ def write(task: Task, records: list[dict[str, Any]], evaluation: Evaluation, row
 def main() -> None:
     processes = Processes(MISTAKES)
     task = processes.each(Task)
-    processes.agree(task.scenes, task.identities())
-    facts = task.facts()
-    settings = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None and key != "checkpoint")
-    about = f"{task.predictor.title}: {facts['checkpoint']}", settings, task.scenes.source.report
-    print(wrapped(*about, f"scored on {len(task.scenes)} maps"), flush=True)
+    processes.agree(task.scenes, task.predictor.identity(task.arguments.num_samples))
+    title, facts = task.predictor.title, {key: value for key, value in task.facts.items() if value is not None}
+    about = f"{title}: {facts.pop('checkpoint')}", ", ".join(f"{key} {value}" for key, value in facts.items())
+    print(wrapped(*about, task.scenes.source.report, f"scored on {len(task.scenes)} maps"), flush=True)
     records = score(task, processes)
     if processes.is_main:
         evaluation = Evaluation(records)
