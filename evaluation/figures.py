@@ -98,10 +98,7 @@ def figure_row(scene: Scene, **maps: np.ndarray | None) -> dict[str, Any]:
 def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
     """The truth | each of `columns` | error of the last | spread of its samples, if they are given; one row per scene.
 
-    Args:
-        rows: of `figure_row`, with every name in `columns`, (H, W) grey levels in [0, 1], and, in all rows or none, `std`
-            (H, W) of the last column, grey levels.
-        columns: names of the predictions, also used as titles.
+    `rows`, of `figure_row`, have (H, W) grey levels by column, and in all rows or none `std` of the last column.
     """
     spread_is_known = rows[0].get("std") is not None
     maps = ("real", *columns)
@@ -165,13 +162,7 @@ def radio_map_figure(path: str | Path, scene: Scene, gain: np.ndarray, std: np.n
 def coverage_figure(
     path: str | Path, server: np.ndarray, gain: np.ndarray, scenes: Sequence[Scene], threshold_db: float
 ) -> None:
-    """Best server and coverage of several transmitters.
-
-    Args:
-        server, gain: (H, W), see `evaluation.maps.Coverage`.
-        scenes: one city, one transmitter each, numbered from 1.
-        threshold_db: lowest path gain at which a pixel is covered.
-    """
+    """Best server and coverage of several transmitters; arguments as of `evaluation.maps.write_coverage` and `Coverage`."""
     figure = Figure(figsize=(11, 5.3), layout="constrained")
     left, right = figure.subplots(1, 2)
     decibels, part, buildings = gain_to_db(gain), _predicted_part(gain), scenes[0].buildings

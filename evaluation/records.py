@@ -20,15 +20,8 @@ COLUMNS = (  # of a CSV
 class Records:
     """Lines of JSON: the settings, then one record per map. A line that was cut in half is dropped.
 
-    Args:
-        path: of the file; None: nothing is written.
-        settings: that the records depend on, in JSON types.
-
-    Attributes:
-        known: the records by number of the map, in the order of the file.
-
-    Raises:
-        DataError: the file holds records of other settings, or something else, or another process writes it.
+    `known` are the records by number of the map. `settings`, in JSON types, is all that they depend on; without a `path`
+    nothing is written. Raises DataError if the file holds something else, or another process writes it.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]):

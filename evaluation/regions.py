@@ -46,12 +46,12 @@ class Regions:
         """The regions of a scene whose map is known; a transmitter that is unknown sees nothing."""
         from data.simulator import line_of_sight  # numba is slow to import
 
-        inside, gain = scene.buildings, scene.gain
-        visible = np.zeros(inside.shape, bool) if scene.tx is None else line_of_sight(scene.layout, scene.tx)
+        inside, gain, shape = scene.buildings, scene.gain, scene.layout.shape
+        visible = np.zeros(shape, bool) if scene.tx is None else line_of_sight(scene.layout, scene.tx)
         parts = {"los": visible, "nlos": ~visible}
         if scene.measurements is not None and len(scene.measurements):
-            away = np.ones(inside.shape, bool)
-            column, row = pixels_of(scene.measurements, len(away), len(away))
+            away = np.ones(shape, bool)
+            column, row = pixels_of(scene.measurements, shape[0], shape[0])
             away[row, column] = False
             near = ndimage.distance_transform_edt(away) <= NEAR
             parts |= {"near": near, "far": ~near}

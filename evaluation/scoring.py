@@ -17,13 +17,7 @@ from .report import interval
 
 
 class TestSet:
-    """Scenes of a source, read as they are needed, with what the condition does not show of them.
-
-    Args:
-        source: `names`, `len` and `scene(number)`: a split of a tree, or simulated cities.
-        maps: that many, spread over the source; None for all of it.
-        incomplete: what the condition does not show.
-    """
+    """Scenes of a split or of simulated cities, `maps` of them spread over it (None: all), as incomplete as wanted."""
 
     __test__ = False  # pytest: not a class of tests
 
@@ -36,7 +30,6 @@ class TestSet:
         return len(self.chosen)
 
     def scene(self, number: int) -> Scene:
-        """Number 0 .. `len` - 1."""
         return self.incomplete.apply(self.source.scene(self.chosen[number]))
 
 
