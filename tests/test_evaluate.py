@@ -130,7 +130,6 @@ def test_arguments_that_mean_nothing_end_in_one_line(workplace):
     ldm, baseline = ("--ckpt", workplace / "ldm"), ("--ckpt", workplace / "baseline")
     for arguments, *words in (
         (("--maps", "0"), "--maps", "at least 1"),
-        (("--batch_size", "none"), "--batch_size", "whole number"),
         (("--json", "."), "--json", "is a folder"),
         (("--gallery", "maps.txt"), "--gallery", "end its name with .png"),
         (("--csv", __file__ + "/x.csv"), "--csv", "is no folder"),
