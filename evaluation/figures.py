@@ -126,20 +126,6 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
     _save(figure, path)
 
 
-def contact_sheet(path: str | Path, scenes: Sequence[Scene]) -> None:
-    """The true maps of many scenes side by side."""
-    lines = -(-len(scenes) // 4)
-    figure = Figure(figsize=(10.6, 2.5 * lines + 0.3), layout="constrained")
-    grid = figure.subplots(lines, 4, squeeze=False).ravel()
-    for axes in grid[len(scenes) :]:
-        axes.set_axis_off()
-    for axes, scene in zip(grid, scenes, strict=False):
-        image = _show(axes, gain_to_db(scene.gain), scene, **GAIN)
-        axes.set_title(scene.name, fontsize=8)
-    figure.colorbar(image, ax=grid, label="path gain (dB)", shrink=0.8)
-    _save(figure, path)
-
-
 def radio_map_figure(path: str | Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None = None) -> None:
     """One map of a scene in dB and, if given, its uncertainty: (H, W) grey levels and their standard deviation, NaN where
     nothing is predicted.

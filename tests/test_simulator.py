@@ -6,7 +6,7 @@ import shapely
 import torch
 from scipy import ndimage
 
-from data import DataError, Scene
+from data import Scene
 from data.conditions import condition
 from data.geometry.cars import car_outline, cars_from_picture, picture_of_cars
 from data.geometry.layout import SUBROWS, Layout
@@ -271,6 +271,3 @@ def test_simulated_map_as_a_condition():
     prior = condition(scene, ["simulated"], scene.buildings.shape[0])[0]
     expected = db_to_gain(Simulator(scene.layout).path_gain(scene.tx))
     assert np.allclose((prior + 1) / 2, expected, atol=1e-6)
-    inside = np.argwhere(scene.buildings)[0]
-    with pytest.raises(DataError, match="scene s: "):
-        condition(Scene("s", scene.layout, (float(inside[1]), float(inside[0]))), ["simulated"], 64)
