@@ -169,7 +169,7 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
             records.add(number, measured)
     if processes.is_main:
         scores = Scores()
-        for record in records.earlier():
+        for record in records.known.values():
             scores.take(record)
         print_end(len(source), folder, predictor, count, scores)
 

@@ -1,6 +1,9 @@
-"""Figures of radio maps: dB with a colour bar, buildings in grey, cars in white, the transmitter marked."""
+"""Figures of radio maps: dB with a colour bar, buildings in grey, cars in white, the transmitter marked.
 
-from collections.abc import Mapping, Sequence
+`path` is the file to write: PNG, PDF or SVG by its name.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,15 @@ from matplotlib.patches import Patch
 from data.scene import Scene
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
 
-from .metrics import map_scores
+from .metrics import nmse_of
 
 BUILDING_GREY, CAR = "0.75", "white"
 UNPREDICTED, UNCOVERED = "white", "#d95f5f"
-ERROR_LIMIT_DB = 20.0
-SPREAD_LIMIT_DB = 10.0
-Part = tuple[slice, slice]  # rows and columns
-WHOLE: Part = (slice(None), slice(None))
 GAIN: dict[str, Any] = {"cmap": "viridis", "limits": (GAIN_MIN_DB, GAIN_MAX_DB)}
+ERROR: dict[str, Any] = {"cmap": "RdBu_r", "limits": (-20.0, 20.0), "mark": False}  # dB
+SPREAD: dict[str, Any] = {"cmap": "magma", "limits": (0, 10.0), "mark": False}
 LARGEST_SHOWN = 2048  # px; of a larger map every second pixel is drawn, or every third, ...
+Part = tuple[slice, slice]  # rows and columns
 
 
 def _show(
@@ -41,10 +43,10 @@ def _show(
     """
     axes.set_facecolor(UNPREDICTED)
     shown = np.ma.masked_where(scene.buildings | np.isnan(values), values)
-    image = _draw(axes, shown, part or WHOLE, cmap=cmap, vmin=limits[0], vmax=limits[1])
+    image = _draw(axes, shown, part, cmap=cmap, vmin=limits[0], vmax=limits[1])
     if mark and scene.cars is not None:
-        _paint(axes, scene.cars.inside, CAR, part or WHOLE)
-    _paint(axes, scene.buildings, BUILDING_GREY, part or WHOLE)
+        _paint(axes, scene.cars.inside, CAR, part)
+    _paint(axes, scene.buildings, BUILDING_GREY, part)
     axes.autoscale(False)
     if mark and scene.tx is not None:
         axes.plot(*scene.tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
@@ -56,23 +58,24 @@ def _show(
     return image
 
 
-def _draw(axes: Any, values: np.ndarray, part: Part = WHOLE, **how: Any) -> Any:
-    (top, bottom, _), (left, right, _) = (cut.indices(length) for cut, length in zip(part, values.shape, strict=True))
-    values, step = values[part], -(-max(bottom - top, right - left) // LARGEST_SHOWN)
-    edges = (left - 0.5, right - 0.5, bottom - 0.5, top - 0.5)
+def _draw(axes: Any, values: np.ndarray, part: Part | None, **how: Any) -> Any:
+    rows, columns = part or (slice(0, values.shape[0]), slice(0, values.shape[1]))
+    values = values[rows, columns]
+    step = -(-max(values.shape) // LARGEST_SHOWN)
+    edges = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
     return axes.imshow(values[::step, ::step], extent=edges, interpolation="nearest", **how)
 
 
-def _paint(axes: Any, where: np.ndarray, colour: str, part: Part) -> None:
+def _paint(axes: Any, where: np.ndarray, colour: str, part: Part | None) -> None:
     _draw(axes, np.ma.masked_where(~where, where), part, cmap=ListedColormap([colour]))
 
 
 def _predicted_part(values: np.ndarray) -> Part:
     """The smallest rectangle of (H, W) that holds all values, so that a square in a large city fills its picture."""
-    rows, columns = (np.flatnonzero(~np.isnan(values).all(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return WHOLE
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    known = ~np.isnan(values)
+    found = [np.flatnonzero(known.any(axis)) for axis in (1, 0)]
+    rows, columns = (slice(int(each[0]), int(each[-1]) + 1) for each in found)
+    return rows, columns
 
 
 def _mark_points(axes: Any, points: np.ndarray | None, label: str = "") -> None:
@@ -95,11 +98,7 @@ def figure_row(scene: Scene, **maps: np.ndarray | None) -> dict[str, Any]:
 def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
     """The truth | each of `columns` | error of the last | spread of its samples, if they are given; one row per scene.
 
-    Args:
-        path: file to write, PNG, PDF or SVG by its name.
-        rows: of `figure_row`, with every name in `columns`, (H, W) grey levels in [0, 1], and, in all rows or none, `std`
-            (H, W) of the last column, grey levels.
-        columns: names of the predictions, also used as titles.
+    `rows`, of `figure_row`, have (H, W) grey levels by column, and in all rows or none `std` of the last column.
     """
     spread_is_known = rows[0].get("std") is not None
     maps = ("real", *columns)
@@ -112,47 +111,24 @@ def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns:
         for ax, key in zip(line[:last], maps, strict=True):
             power = _show(ax, gain_to_db(row[key]), scene, **GAIN)
         line[0].set_ylabel(scene.name, fontsize=8)
-        how: dict[str, Any] = {"cmap": "RdBu_r", "limits": (-ERROR_LIMIT_DB, ERROR_LIMIT_DB), "mark": False}
-        error = _show(line[last], (predicted - real) * GAIN_SPAN_DB, scene, **how)
-        line[last].set_xlabel(f"NMSE {map_scores(predicted, real)['nmse']:.4f}", fontsize=8)
+        error = _show(line[last], (predicted - real) * GAIN_SPAN_DB, scene, **ERROR)
+        line[last].set_xlabel(f"NMSE {nmse_of(predicted, real):.4f}", fontsize=8)
         _mark_points(line[0], scene.measurements)
         if spread_is_known:
-            how |= {"cmap": "magma", "limits": (0, SPREAD_LIMIT_DB)}
-            spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, scene, **how)
+            spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, scene, **SPREAD)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=10)
-    figure.colorbar(power, ax=axes[:, :last], label="path gain (dB)", shrink=0.9, aspect=40, location="left")
-    figure.colorbar(error, ax=axes[:, last], label="error (dB)", shrink=0.9, aspect=40)
+    bars: dict[str, Any] = {"shrink": 0.9, "aspect": 40}
+    figure.colorbar(power, ax=axes[:, :last], label="path gain (dB)", location="left", **bars)
+    figure.colorbar(error, ax=axes[:, last], label="error (dB)", **bars)
     if spread_is_known:
-        figure.colorbar(spread, ax=axes[:, -1], label="spread (dB)", shrink=0.9, aspect=40)
-    _save(figure, path)
-
-
-def contact_sheet(path: str | Path, scenes: Sequence[Scene]) -> None:
-    """The true maps of many scenes side by side.
-
-    Args:
-        path: file to write, PNG, PDF or SVG by its name.
-        scenes: with gain.
-    """
-    lines = -(-len(scenes) // 4)
-    figure = Figure(figsize=(10.6, 2.5 * lines + 0.3), layout="constrained")
-    grid = figure.subplots(lines, 4, squeeze=False).ravel()
-    for axes in grid[len(scenes) :]:
-        axes.set_axis_off()
-    for axes, scene in zip(grid[: len(scenes)], scenes, strict=True):
-        image = _show(axes, gain_to_db(scene.gain), scene, **GAIN)
-        axes.set_title(scene.name, fontsize=8)
-    figure.colorbar(image, ax=grid, label="path gain (dB)", shrink=0.8)
+        figure.colorbar(spread, ax=axes[:, -1], label="spread (dB)", **bars)
     _save(figure, path)
 
 
 def radio_map_figure(path: str | Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None = None) -> None:
-    """One map of a scene in dB and, if given, its uncertainty.
-
-    Args:
-        path: as in `comparison_figure`.
-        gain, std: (H, W) in [0, 1] and its standard deviation, NaN where it is unknown.
+    """One map of a scene in dB and, if given, its uncertainty: (H, W) grey levels and their standard deviation, NaN where
+    nothing is predicted.
     """
     columns = 1 if std is None else 2
     figure = Figure(figsize=(6 * columns, 5), layout="constrained")
@@ -172,14 +148,7 @@ def radio_map_figure(path: str | Path, scene: Scene, gain: np.ndarray, std: np.n
 def coverage_figure(
     path: str | Path, server: np.ndarray, gain: np.ndarray, scenes: Sequence[Scene], threshold_db: float
 ) -> None:
-    """Best server and coverage of several transmitters.
-
-    Args:
-        path: as in `comparison_figure`.
-        server, gain: (H, W), see `evaluation.maps.Coverage`.
-        scenes: one city, one transmitter each, numbered from 1.
-        threshold_db: lowest path gain at which a pixel is covered.
-    """
+    """Best server and coverage of several transmitters; arguments as of `evaluation.maps.write_coverage` and `Coverage`."""
     figure = Figure(figsize=(11, 5.3), layout="constrained")
     left, right = figure.subplots(1, 2)
     decibels, part, buildings = gain_to_db(gain), _predicted_part(gain), scenes[0].buildings
@@ -208,45 +177,15 @@ def coverage_figure(
     _save(figure, path)
 
 
-def reliability_figure(path: str | Path, models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Observed against nominal coverage of central intervals, and the error of the mean against the spread of the samples.
-
-    Args:
-        path: as in `comparison_figure`.
-        models: `Calibration.summary` by name.
-    """
-    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-    largest = 0.0
-    for name, found in models.items():
-        ranks = np.array(found["ranks"])  # the central interval of 2 k hundredths is the 2 k ranks in the middle
-        half = len(ranks) // 2
-        observed = [ranks[half - k : half + k].sum() for k in range(half + 1)]
-        left.plot(np.arange(half + 1) / half, observed, label=name)
-        spread, error, _ = np.array(found["by_spread"]).T
-        right.plot(spread, error, marker="o", markersize=3, label=name)
-        largest = max(largest, spread.max(), error.max())
-    right.plot([0, largest], [0, largest], color="0.6", linewidth=1)
-    left.set(
-        xlabel="nominal coverage of the interval", ylabel="fraction of open pixels inside", xlim=(0, 1), ylim=(0, 1)
-    )
-    right.set(xlabel="spread of the samples (dB)", ylabel="root mean square error of their mean (dB)")
-    left.legend(frameon=False)
-    _save(figure, path)
-
-
-def curves_figure(
-    path: str | Path, curves: Sequence[tuple[str, list[float], list[float]]], budget: float, unit: str
-) -> None:
-    """NMSE along trainings, each a name, fractions of the budget and scores; those of one name have one colour."""
+def curves_figure(path: str | Path, curves: Sequence[tuple[str, list[float], list[float]]], minutes: float) -> None:
+    """NMSE along trainings, each a name, minutes and scores; those of one name have one colour."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    colours = {name: f"C{number}" for number, name in enumerate(dict.fromkeys(name for name, *_ in curves))}
+    names = list(dict.fromkeys(name for name, *_ in curves))
     for number, (name, used, scores) in enumerate(curves):
         label = name if name not in [earlier for earlier, *_ in curves[:number]] else None
-        axes.plot(np.array(used) * budget, scores, color=colours[name], marker="o", markersize=3, label=label)
-    axes.set(xlabel=unit, ylabel="NMSE", yscale="log", xlim=(0, budget))
+        axes.plot(used, scores, color=f"C{names.index(name)}", marker="o", markersize=3, label=label)
+    axes.set(xlabel="minutes", ylabel="NMSE", yscale="log", xlim=(0, minutes))
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False, fontsize=8)
     _save(figure, path)

@@ -19,12 +19,8 @@ from .figures import comparison_figure, coverage_figure, figure_row, radio_map_f
 def write_map(
     folder: Path, name: str, gain: np.ndarray, std: np.ndarray | None = None, place: Georeference | None = None
 ) -> None:
-    """A map as NAME.png (grey levels) and NAME.npy (dB); with `place` as NAME.tif (dB) too.
-
-    Args:
-        gain: (H, W) grey levels, NaN where nothing is predicted.
-        std: (H, W) standard deviation of the samples, written as NAME_std.npy and .tif (dB); None without one.
-        place: of the map on the earth; None for no GeoTIFF.
+    """A map as NAME.png (grey levels) and NAME.npy (dB), the standard deviation of its samples as NAME_std.npy (dB); with a
+    `place` on the earth as .tif too. (H, W) grey levels, NaN where nothing is predicted.
     """
     Image.fromarray(gain_to_uint8(np.nan_to_num(gain))).save(folder / f"{name}.png")
     decibels = {name: gain_to_db(gain)}
@@ -47,21 +43,15 @@ def draw_map(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | Non
 
 @dataclass
 class Coverage:
-    """What several transmitters of one city cover together.
+    """What several transmitters of one city cover together."""
 
-    Attributes:
-        server: (H, W) int, the transmitter received best, counted from 1; 0 in buildings and where nothing is predicted.
-        gain: (H, W) grey levels of that transmitter; NaN there.
-        covered: (H, W) bool: at least the threshold is received.
-        predicted_fraction: of the open area.
-        covered_fraction: of the predicted area.
-    """
-
-    server: np.ndarray
-    gain: np.ndarray
-    covered: np.ndarray
-    predicted_fraction: float
-    covered_fraction: float
+    server: (
+        np.ndarray
+    )  # (H, W) int, the one received best, counted from 1; 0 in buildings and where nothing is predicted
+    gain: np.ndarray  # (H, W) grey levels of that transmitter; NaN there
+    covered: np.ndarray  # (H, W) bool: at least the threshold is received
+    predicted_fraction: float  # of the open area
+    covered_fraction: float  # of the predicted area
 
     @classmethod
     def of(cls, gains: np.ndarray, buildings: np.ndarray, threshold_db: float) -> "Coverage":
@@ -77,11 +67,7 @@ class Coverage:
 
 
 def write_coverage(
-    folder: Path,
-    coverage: Coverage,
-    scenes: Sequence[Scene],
-    threshold_db: float,
-    place: Georeference | None = None,
+    folder: Path, coverage: Coverage, scenes: Sequence[Scene], threshold_db: float, place: Georeference | None = None
 ) -> None:
     """coverage.json, coverage.png, best_server.npy; with `place` best_server.tif and coverage.tif (1 where covered).
 

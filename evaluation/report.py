@@ -1,17 +1,107 @@
-"""What an evaluation says: on a terminal, in at most 80 columns, the scores that matter; all of them in files."""
+"""Summaries of several predictors as text: on a terminal, in at most 80 columns, the scores that matter; all in files."""
 
 import textwrap
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data.files import write_json, write_text
+import numpy as np
 
-from .scoring import Evaluation
-from .table import LEGEND, SHORT, aligned, markdown, powers, table
+from .metrics import mean_of
 
+COLUMNS = {  # heading: (key of a summary, digits)
+    "NMSE": ("nmse", 4),
+    "RMSE": ("rmse", 4),
+    "SSIM": ("ssim", 4),
+    "PSNR": ("psnr", 2),
+    "RMSE dB": ("rmse_db", 2),
+    "detail": ("detail", 2),
+    "NMSE LOS": ("nmse_los", 4),
+    "NMSE NLOS": ("nmse_nlos", 4),
+    "NMSE near": ("nmse_near", 4),
+    "NMSE far": ("nmse_far", 4),
+    "CRPS dB": ("calibration.crps", 2),
+    "90 % interval": ("calibration.coverage.0.9", 3),
+    "NMSE set": ("nmse_whole_set", 4),
+    "RMSE set": ("rmse_whole_set", 4),
+    "NMSE masked": ("masked.nmse", 4),
+    "NMSE masked, set": ("masked.nmse_whole_set", 4),
+    "RMSE masked, set": ("masked.rmse_whole_set", 4),
+    "SSIM masked": ("masked.ssim", 4),
+    "NMSE 0.2": ("thresholded.nmse", 4),
+    "NMSE 0.2, set": ("thresholded.nmse_whole_set", 4),
+    "RMSE 0.2, set": ("thresholded.rmse_whole_set", 4),
+    "SSIM 0.2": ("thresholded.ssim", 4),
+}
+SHORT = {name: COLUMNS[name] for name in ("NMSE", "RMSE dB", "SSIM")}
+LEGEND = (
+    "Grey levels v / 255, means over maps, with the 95 % bootstrap interval over maps. RMSE dB: over open pixels of the "
+    "whole set. Detail: power finer than four pixels, as a fraction of the real map's. LOS and NLOS: pixels that see the "
+    "transmitter and those that do not; near and far: within ten pixels of a measured point, and farther. CRPS and 90 % "
+    "interval (the fraction of open pixels in it): of the samples. Set: errors summed over the whole set, not means over "
+    "maps. Masked: prediction and target times (1 - building picture). 0.2: levels max(g - 0.2, 0) / 0.8. Numbers under "
+    "different conventions must not be compared."
+)
 WIDTH = 80
 Rows = Mapping[str, Mapping[str, Any]]  # `Evaluation.summaries`
+
+
+def interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
+    """95 % bootstrap interval of the mean over maps, [low, high], of the values that are finite; None for fewer than two."""
+    from scipy.stats import bootstrap  # slow to import
+
+    known = np.array(values, float)
+    known = known[np.isfinite(known)]
+    if len(known) < 2:
+        return None
+    if known.min() == known.max():
+        return [float(known[0])] * 2
+    found = bootstrap((known,), np.mean, confidence_level=0.95, n_resamples=2000, method="percentile", rng=0)
+    return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
+
+
+def difference(values: np.ndarray) -> str:
+    """The mean over maps of differences, and its interval."""
+    bounds = interval(values)
+    return f"{mean_of(values):+.4f}" + (f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else "")
+
+
+def entry(summary: Mapping[str, Any], key: str) -> float | None:
+    """A number of a summary by its key, whose parts are joined by dots; None where it is not there or not finite."""
+    value: Any = summary
+    for part in key.split(".", 2):
+        value = value.get(part) if value else None
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def powers(summary: Mapping[str, Any]) -> str:
+    """The mean power of the targets under each convention, which tells the convention of a published row: RMSE^2 / NMSE."""
+    found = {"raw": summary, "masked": summary["masked"], "0.2": summary["thresholded"]}
+    said = ", ".join(f"{name} {row['target_power']:.3f}" for name, row in found.items())
+    return f"Mean power of the targets: {said}."
+
+
+def table(
+    rows: Mapping[tuple[str, ...], Mapping[str, Any]],
+    columns: Mapping[str, tuple[str, int]] = COLUMNS,
+    heads: Sequence[str] = ("",),
+) -> list[list[str]]:
+    """Headings, and one line per summary, without the columns that none has; `rows` by the cells below `heads`."""
+    used = {n: c for n, c in columns.items() if any(entry(row, c[0]) is not None for row in rows.values())}
+    lines = [[*heads, *used]]
+    for first, row in rows.items():
+        cells = []
+        for key, digits in used.values():
+            value, bounds = entry(row, key), row.get("nmse_interval") if key == "nmse" else None
+            text = "-" if value is None else f"{value:.{digits}f}"
+            cells.append(text + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""))
+        lines.append([*first, *cells])
+    return lines
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as a table; the first line is its head."""
+    head, *rest = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest))
 
 
 def wrapped(*sentences: str) -> str:
@@ -20,46 +110,31 @@ def wrapped(*sentences: str) -> str:
     return "\n".join(textwrap.fill(sentence, WIDTH, **how) for sentence in sentences)
 
 
-def report(rows: Rows, by_region: Mapping[str, float], notes: Iterable[str]) -> str:
-    """The table of all predictors, then where the first one's error lies (`Evaluation.mean_by_region`), and the calibration of
-    samples.
-    """
-    first = next(iter(rows))
-    regions = ", ".join(f"{name} {value:.4f}" for name, value in by_region.items())
-    calibrations = {name: row["calibration"] for name, row in rows.items() if "calibration" in row}
-    sentences = [f"NMSE of {first} by region: {regions}."]
-    sentences += [sentence for each in calibrations.items() for sentence in calibration_sentences(*each)]
-    sentences.append(f"Mean power of the targets: {powers(rows[first])}.")
-    return f"\n{aligned(table(rows, SHORT))}\n\n{wrapped(*sentences, *notes)}"
-
-
-def calibration_sentences(name: str, found: Mapping[str, Any]) -> list[str]:
-    """What `Calibration.summary` says about a predictor's samples."""
-
-    def covered(key: str) -> str:
-        return ", ".join(f"{float(level):.0%}: {fraction:.1%}" for level, fraction in found[key].items())
-
-    differ = f"{covered('coverage_where_samples_differ')} of the {found['differing']:.1%} of them where samples differ"
-    return [
-        f"{name}: CRPS {found['crps']:.2f} dB, spread {found['spread']:.2f} dB, error {found['error']:.2f} dB.",
-        f"{name}: intervals cover {covered('coverage')} of all open pixels, {differ}.",
+def terminal_report(rows: Rows, notes: Iterable[str]) -> str:
+    """The table of all predictors, then where the first one's error lies, and the calibration of samples."""
+    lines = table({(name,): row for name, row in rows.items()}, SHORT)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
     ]
+    first, summary = next(iter(rows.items()))
+    regions = ", ".join(f"{name} {value:.4f}" for name, value in summary["nmse_by_region"].items())
+    sentences = [f"NMSE of {first} by region: {regions}."]
+    for name, row in rows.items():
+        if found := row.get("calibration"):
+            numbers = ", ".join(f"{key} {found[key.lower()]:.2f} dB" for key in ("CRPS", "spread", "error"))
+            everywhere, differ = (
+                ", ".join(f"{float(level):.0%}: {fraction:.1%}" for level, fraction in found[key].items())
+                for key in ("coverage", "coverage_where_samples_differ")
+            )
+            differ += f" of the {found['differing']:.1%} of them where samples differ"
+            sentences += [f"{name}: {numbers}.", f"{name}: intervals cover {everywhere} of all open pixels, {differ}."]
+    return "\n".join(["", *aligned, "", wrapped(*sentences, powers(summary), *notes)])
 
 
-def write_scores(
-    path: Path, evaluation: Evaluation, rows: Rows, facts: Mapping[str, Any], own: Mapping[str, str]
-) -> None:
-    """JSON: the first predictor's scores and `facts`; under `own` names the rows named there; the others as `baselines`."""
-    first = next(iter(rows))
-    content = dict(rows[first]) | {key: rows.get(name) for key, name in own.items()}
-    content["baselines"] = {name: row for name, row in rows.items() if name not in (first, *own.values())}
-    content |= facts
-    content |= {"nmse_by_region": evaluation.mean_by_region(), "convention": LEGEND}
-    write_json(path, content | {"per_map": evaluation.scores[first].rows})
-
-
-def write_markdown(path: Path, rows: Rows, facts: Mapping[str, Any]) -> None:
+def markdown_report(rows: Rows, facts: Mapping[str, Any]) -> str:
     """What was scored, and the table of all scores."""
     head = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
-    power = f"Mean power of the targets: {powers(next(iter(rows.values())))}."
-    write_text(path, f"{head}\n\n{markdown(table(rows))}\n\n{power} {LEGEND}\n")
+    whole = markdown(table({(name,): row for name, row in rows.items()}))
+    return f"{head}\n\n{whole}\n\n{powers(next(iter(rows.values())))} {LEGEND}\n"

@@ -1,27 +1,29 @@
-"""Compare configurations at equal cost: train every row of a plan for the same time, or on as many maps, and score all.
+"""Compare configurations at equal cost: train every row of a plan for the same time, and score all.
 
-    python scripts/compare.py --plan configs/compare/field.yaml --out runs/compare --threads 1 --parallel 2 \\
+    python scripts/compare.py --plan configs/compare/field_256.yaml --out runs/compare --threads 1 --parallel 2 \\
         --markdown table.md
 
-A plan is a YAML file: see configs/compare/ and `Plan` below. With `seconds`, the speed of each row is measured first,
-`--parallel` at a time, and determines how many steps fit into the time: keep the machine to itself while that lasts; other
-programs that run later do not change the result. Reading the data and filling caches is not counted. A row with an
-autoencoder gives `vae_fraction` of its budget to it; one without has all for itself. What is finished is not run again: the
-same command resumes after an interruption, or after rows were added; a row that was changed is another run.
+A plan is a YAML file: see configs/compare/ and `Plan` below. The speed of each row is measured first, `--parallel` at a
+time, and determines how many steps fit into the time: keep the machine to itself while that lasts; other programs that run
+later do not change the result. Reading the data and filling caches is not counted. A row with an autoencoder gives a third
+of its time to it; one without has all for itself. What is finished is not run again: the same command resumes after an
+interruption, or after rows were added; a row that was changed is another run.
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,9 +33,8 @@ import yaml
 from pydantic import ValidationError
 
 from data import Scene, open_tree
-from data.files import read_json, write_json, write_text
+from data.files import read_json, write_text
 from data.hashing import digest
-from data.incomplete import Incomplete
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config, schema, to_dict
@@ -41,45 +42,23 @@ from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from evaluation.figures import curves_figure
-from evaluation.metrics import mean_of
+from evaluation.metrics import Scores, mean_of, measure
 from evaluation.references import REFERENCES
-from evaluation.scoring import Answer, score
-from evaluation.table import averaged, difference, interval, markdown, table
-from evaluation.test_set import TestSet
+from evaluation.regions import Regions
+from evaluation.report import difference, interval, markdown, table
 
 ROOT = Path(__file__).resolve().parents[1]
-PROBE_STEPS = 40  # optimizer steps that measure a row's speed; the first half is not counted
-PROBE_SCENES = 64
+PROBE = 40  # optimizer steps that measure a row's speed; the first half is not counted
+QUIET = ("trainer.validate_every=0", "trainer.num_samples=0")
+CURVE_MAPS = 60  # scored along the training
 LONGEST_NAME = 60  # of a folder
+VAE_FRACTION = 1 / 3  # of the time of a row with an autoencoder
 HEADS = ("", "parameters", "training steps", "sampling steps", "s per map", "minus the first row", "of the seeds")
 SCRIPTS = {"vae": "train_vae.py", "ldm": "train_cond_ldm.py", "baseline": "scripts/train_baseline.py"}
-SAMPLING = ("sampler", "noise_scale", "pixel_noise")
-
-
-class Scenes(schema.Section):
-    """What rows are scored on."""
-
-    data_root: schema.Text  # of a tree
-    simulation_type: schema.Text = "DPM"
-    split: schema.Text = "val"
-    maps: schema.Count | None = None  # that many, spread over the split; None: all of it
-    incomplete: schema.IncompleteConfig = schema.IncompleteConfig()  # numbers of points and buildings are exact
-
-    def read(self) -> list[Scene]:
-        """All of them."""
-        tree = open_tree(self.data_root, self.simulation_type, self.split)
-        return list(TestSet(tree, self.maps, Incomplete(**vars(self.incomplete), exactly=True)))
-
-
-class Curve(schema.Section):
-    """Scores along the training of every row, on scenes of the first test set."""
-
-    points: schema.Count  # scores per row
-    maps: schema.Count = 60
 
 
 class Row(schema.Section):
-    """One line of the table: a model to train (`config`), a trained one (`ckpt`), or a `reference`."""
+    """One line of the table: a model to train (`config`), or a `reference`."""
 
     config: schema.Text | None = None  # file of stage 2 or of a baseline, as `stage` says
     stage: Literal["ldm", "baseline"] = "ldm"
@@ -88,27 +67,18 @@ class Row(schema.Section):
     )
     settings: list[schema.Text] = []  # key=value for both
     own: list[schema.Text] = []  # key=value for `config` alone
-    end_to_end: schema.Fraction = 0.0  # fraction of stage 2's budget for the end-to-end phase
     sampling_steps: list[schema.Count | None] = [None]  # each is scored; None: the configured number
-    sampler: schema.Text | None = None  # None, here and below: the configured one
-    noise_scale: schema.Positive | None = None
-    pixel_noise: schema.NotNegative | None = None
-    seeds: list[schema.Natural] | None = None  # of the runs, averaged map by map; None: the plan's
+    seeds: list[schema.Natural] = [0]  # of the runs, averaged map by map
     reference: Literal["simulator", "line-of-sight path-loss model", "25 log10 d"] | None = None  # needs no training
-    ckpt: schema.Text | None = None  # `released` for the repository's model
 
 
 class Plan(schema.Section):
-    """What to compare, at which budget: `seconds` of training or `samples`, the number of maps seen."""
+    """What to compare, and for how many `seconds` to train each row."""
 
-    seconds: schema.Positive | None = None
-    samples: schema.Count | None = None
-    vae_fraction: schema.Fraction = 1 / 3  # of the budget, for an autoencoder
+    seconds: schema.Positive
     settings: list[schema.Text] = []  # key=value for all rows
-    seeds: list[schema.Natural] = [0]
-    test_sets: dict[str, Scenes]
-    curve: Curve | None = None  # none without it
-    num_samples: schema.Count = 1  # per map: their mean is scored, and their CRPS and coverage
+    test_sets: dict[str, schema.SourceConfig]
+    curve: dict[Literal["points"], schema.Count] = {}  # scores along each training, on maps of the first test set
     rows: dict[str, Row]  # differences are taken against the first
 
 
@@ -121,18 +91,13 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    if (plan.seconds is None) == (plan.samples is None):
-        raise ConfigError(f"{path}: give either seconds or samples, the budget of every row")
+    for source in plan.test_sets.values():
+        source.split = source.split or "val"
     for name, row in plan.rows.items():
-        if sum(part is not None for part in (row.config, row.reference, row.ckpt)) != 1:
-            raise ConfigError(f"{path}: rows.{name}: give one of config, reference and ckpt")
-        if row.stage == "baseline" and (row.vae or row.end_to_end):
-            raise ConfigError(f"{path}: rows.{name}: a baseline has neither vae nor end_to_end")
-        is_sampled = any(getattr(row, key) is not None for key in SAMPLING) or row.sampling_steps != [None]
-        if is_sampled and (row.reference or row.stage == "baseline"):
-            raise ConfigError(f"{path}: rows.{name}: sampling_steps, {', '.join(SAMPLING)} are for latent diffusion")
-        if row.reference and any(each.incomplete.transmitter_unknown for each in plan.test_sets.values()):
-            raise ConfigError(f"{path}: rows.{name}: needs the transmitter, which test_sets.*.incomplete hides")
+        if (row.config is None) == (row.reference is None):
+            raise ConfigError(f"{path}: rows.{name}: give either config or reference")
+        if (row.vae or row.sampling_steps != [None]) and (row.reference or row.stage == "baseline"):
+            raise ConfigError(f"{path}: rows.{name}: vae and sampling_steps are for latent diffusion")
     return plan
 
 
@@ -148,152 +113,138 @@ class Trainings:
         self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # rows may have a run in common
 
     def steps(self, row: Row) -> dict[str, int]:
-        """Optimizer steps that fit into a row's budget: `vae`, the row's stage, and `end_to_end` after it."""
-        fraction = self.plan.vae_fraction if row.vae else 0.0
-        steps = {"vae": self._fitting(fraction, "vae", row)} if row.vae else {}
-        steps[row.stage] = self._fitting((1 - fraction) * (1 - row.end_to_end), row.stage, row)
-        if row.end_to_end:
-            whole = "diffusion_config.end_to_end.start_step=0"
-            steps["end_to_end"] = self._fitting((1 - fraction) * row.end_to_end, "ldm", row, whole)
-        return steps
+        """Optimizer steps that fit into a row's time, of its autoencoder (`vae`) and of its stage."""
+        stages = {"vae": VAE_FRACTION, "ldm": 1 - VAE_FRACTION} if row.vae else {row.stage: 1.0}
+        return {name: max(1, round(part * self.plan.seconds * self.speed(name, row))) for name, part in stages.items()}
 
-    def _fitting(self, fraction: float, stage: str, row: Row, *more: str) -> int:
-        """Steps of a stage that fit into this fraction of the budget."""
-        trainer = self.config(stage, row).trainer
-        batch = trainer.batch_size * trainer.gradient_accumulation
-        if self.plan.samples:
-            return max(1, round(fraction * self.plan.samples / batch))
-        few = [f"trainer.log_interval={PROBE_STEPS // 2}", f"data.train.max_samples={PROBE_SCENES}"]
-        few += ["data.cache_latents=false", "trainer.ema.start_step=0"]
+    def speed(self, stage: str, row: Row) -> float:
+        """Optimizer steps per second."""
+        few = ["data.train.max_samples=64", "data.cache_latents=false", "trainer.ema.start_step=0"]
+        few.append(f"trainer.log_interval={PROBE // 2}")
         load = f"threads={self.threads} parallel={self.parallel}"
-        if row.vae and stage != "vae":
-            vae = self._train(self.out / "speed", "vae", "vae", row, PROBE_STEPS, few, load)
-            more = (*more, f"first_stage_config.ckpt_path={vae.resolve()}")
-        folder = self._train(self.out / "speed", stage, stage, row, PROBE_STEPS, [*few, *more], load)
-        speed = read_log(folder / "train.log")["samples_per_second"][PROBE_STEPS] / batch
-        return max(1, round(fraction * float(self.plan.seconds or 0) * speed))
+        folder = self._trained("speed", stage, stage, row, {"vae": PROBE, stage: PROBE}, few, load=load)
+        config = load_config(*self._settings(stage, row), stage=stage).trainer
+        batch = config.batch_size * config.gradient_accumulation
+        return read_log(folder / "train.log")["samples_per_second"][PROBE] / batch
 
     def model(self, name: str, row: Row, seed: int, steps: dict[str, int]) -> Path:
         """Train a row's autoencoder and its stage, unless that is done; returns the results folder."""
-        more = [f"trainer.seed={seed}"]
-        if row.vae:
-            vae = self._train(self.out / "runs", "vae", "vae", row, steps["vae"], more)
-            more = [*more, f"first_stage_config.ckpt_path={vae.resolve()}"]
-        if row.end_to_end:
-            more.append(f"diffusion_config.end_to_end.start_step={steps['ldm']}")
-        total = steps[row.stage] + steps.get("end_to_end", 0)
-        return self._train(self.out / "runs", name, row.stage, row, total, [*more, *self._scored(total)])
-
-    def _scored(self, steps: int) -> list[str]:
-        """Settings by which a run of so many steps is scored along the way."""
-        if self.plan.curve is None:
-            return []
-        scenes = next(iter(self.plan.test_sets.values()))
-        source = {key: getattr(scenes, key) for key in ("data_root", "simulation_type", "split")}
-        settings = [f"data.validation.{key}={value}" for key, value in source.items()]
-        every = -(-steps // self.plan.curve.points)
-        return [*settings, f"trainer.validate_every={every}", f"trainer.validation_samples={self.plan.curve.maps}"]
+        scored = []
+        if self.plan.curve:
+            source = next(iter(self.plan.test_sets.values()))
+            scored = [f"data.validation.{key}={value}" for key, value in vars(source).items() if value is not None]
+            scored.append(f"trainer.validate_every={-(-steps[row.stage] // self.plan.curve['points'])}")
+            scored.append(f"trainer.validation_samples={CURVE_MAPS}")
+        return self._trained("runs", name, row.stage, row, steps, [f"trainer.seed={seed}"], scored)
 
     def curve(self, row: Row, folder: Path, steps: dict[str, int]) -> tuple[list[float], list[float]]:
-        """The fraction of the budget that was used, and the NMSE, at every score along a run."""
+        """Minutes of training, and the NMSE, at every score along a run."""
         scores = read_log(folder / "train.log").get("validation_nmse", {})
-        before = self.plan.vae_fraction if row.vae else 0.0
-        first, last = steps[row.stage], steps[row.stage] + steps.get("end_to_end", 0)
-        used = [before, before + (1 - before) * (1 - row.end_to_end), 1.0]
-        return np.interp([*scores], [0, first, last], used).tolist(), [*scores.values()]
+        minutes, before = self.plan.seconds / 60, VAE_FRACTION if row.vae else 0.0
+        used = [minutes * (before + (1 - before) * step / steps[row.stage]) for step in scores]
+        return used, [*scores.values()]
 
-    def _settings(self, stage: str, row: Row) -> list[str]:
-        return [*self.plan.settings, *row.settings, *(row.own if stage != "vae" else ())]
+    def _settings(self, stage: str, row: Row, more: Sequence[str] = ()) -> tuple[str, list[str]]:
+        """File and overrides of one of a row's trainings."""
+        own = row.own if stage != "vae" else ()
+        return str(row.vae if stage == "vae" else row.config), [*self.plan.settings, *row.settings, *own, *more]
 
-    def config(self, stage: str, row: Row, more: Sequence[str] = ()) -> schema.Config:
-        """Of one of a row's trainings."""
-        return load_config(row.vae if stage == "vae" else row.config, [*self._settings(stage, row), *more], stage=stage)
+    def _trained(
+        self, parent: str, name: str, stage: str, row: Row, steps: dict[str, int],
+        more: Sequence[str], own: Sequence[str] = (), load: str = "",
+    ) -> Path:  # fmt: skip
+        """Train a row's autoencoder, then its stage, unless that is done; returns the results folder.
 
-    def _train(
-        self, parent: Path, name: str, stage: str, row: Row, steps: int, more: Sequence[str], load: str = ""
-    ) -> Path:
-        """Train, unless that is done; returns the results folder."""
-        more = ["trainer.validate_every=0", "trainer.num_samples=0", f"trainer.training_steps={steps}", *more]
+        Args:
+            more, own: settings of both and of the stage alone.
+            load: what the speed depends on.
+        """
+        how = [*QUIET, f"trainer.training_steps={steps[stage]}", *more, *own]
+        if row.vae and stage != "vae":
+            vae = self._trained(parent, "vae", "vae", row, steps, more, load=load)
+            how.append(f"first_stage_config.ckpt_path={vae.resolve()}")
+        file, overrides = self._settings(stage, row, how)
         readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:LONGEST_NAME]
-        folder = parent / f"{readable}_{digest(to_dict(self.config(stage, row, more)), load)[:8]}"
+        config = to_dict(load_config(file, overrides, stage=stage))
+        folder = self.out / parent / f"{readable}_{digest(config, load)[:8]}"
         with self._locks[folder]:
             found = find_checkpoint(folder)
-            if found is None or found.step < steps:
-                file = str(row.vae if stage == "vae" else row.config)
-                own = [*self._settings(stage, row), *more, f"trainer.results_folder={folder.resolve()}"]
-                self.run(folder, [str(ROOT / SCRIPTS[stage]), "--cfg", file, *own])
+            if found is None or found.step < steps[stage]:
+                folder.mkdir(parents=True, exist_ok=True)
+                command = [sys.executable, str(ROOT / SCRIPTS[stage]), "--cfg", file, *overrides]
+                command.append(f"trainer.results_folder={folder.resolve()}")
+                with (folder / "output.txt").open("a", encoding="utf-8") as output:
+                    environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+                    done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+                if done.returncode:
+                    raise TrainingError(f"{folder / 'output.txt'}: training failed; its last lines say why")
         return folder
 
-    def run(self, folder: Path, command: Sequence[str]) -> None:
-        """Run a training script; what it prints goes into a file in its folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "output.txt").open("a", encoding="utf-8") as output:
-            environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
-            done = subprocess.run([sys.executable, *command], env=environment, stdout=output, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise TrainingError(f"{folder / 'output.txt'}: training failed; its last lines say why")
+
+def timed_scores(predict: Callable[[Sequence[Scene]], Iterable[np.ndarray]], scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Scores of a predictor, one of `rows` per scene, and its `seconds` per map."""
+    next(iter(predict(scenes[:1])))  # the first one compiles
+    rows, seconds, gains = [], 0.0, iter(predict(scenes))
+    for scene in scenes:
+        began = time.perf_counter()
+        gain = next(gains)
+        seconds += time.perf_counter() - began
+        rows.append(measure(scene.name, gain, scene.gain, Regions.of(scene)))
+    return {"rows": rows, "seconds": seconds / len(scenes)}
 
 
-def score_row(plan: Plan, row: Row, folder: Path | None, test_sets: dict[str, list[Scene]]) -> dict[str, dict]:
-    """{sampling steps: {test set: scores}} of a row and seed, kept in the run's folder."""
-    if row.reference:
-        predict = REFERENCES[row.reference]
-        return {"-": {where: score(lambda of: (Answer(predict(s)) for s in of), s) for where, s in test_sets.items()}}
-    kept = folder / "scores.json" if folder else None
-    known = read_json(kept) if kept is not None and kept.exists() else {}
-    found: dict[str, dict] = {}
-    for steps in row.sampling_steps:
-        sampling = {key: getattr(row, key) for key in SAMPLING}
-        source = folder or (None if row.ckpt == "released" else row.ckpt)
-        predictor = Predictor(source, steps=steps, **sampling)
-        number = plan.num_samples if predictor.samples_differ else 1
-        facts = {key: value for key, value in predictor.facts(number).items() if key != "checkpoint"}
-        used = str(facts["steps"] or 1)
-        for where, scenes in test_sets.items():
-            of = facts | {"scenes": [scene.name for scene in scenes], "test_set": plan.test_sets[where].model_dump()}
-            entry = known.setdefault(used, {}).setdefault(where, {})
-            if entry.get("facts") != of:
-                entry |= {"facts": of, "scores": score(partial(predictor.predict, num_samples=number), scenes)}
-                entry["scores"]["parameters"] = sum(p.numel() for p in predictor.model.parameters())
-            found.setdefault(used, {})[where] = entry["scores"]
-            if kept is not None:
-                write_json(kept, known)
-    return found
+def model_scores(folder: Path, steps: int | None, source: schema.SourceConfig, scenes: list[Scene]) -> dict[str, Any]:
+    """`timed_scores` of a run's model, with its `parameters` and number of sampling `steps`; kept in the run's folder."""
+    predictor = Predictor(folder, steps=steps)
+    facts = predictor.facts(1) | {"checkpoint": None}
+    kept = folder / f"scores_{digest(facts, vars(source), [scene.name for scene in scenes])}.json"
+    if not kept.exists():
+        found = timed_scores(lambda of: (prediction.gain for prediction in predictor.predict(of)), scenes)
+        parameters = sum(p.numel() for p in predictor.model.parameters())
+        found |= {"parameters": parameters, "steps": facts["steps"] or 1}
+        write_text(kept, json.dumps(found))  # with NaN, as Python reads it
+    return read_json(kept)
 
 
-def tables(plan: Plan, found: dict[str, list[dict]], steps: dict[str, dict[str, int]]) -> str:
-    """One table per test set: a line per row and number of sampling steps; scores are means over the seeds."""
-    parts = []
-    for where in plan.test_sets:
-        rows: dict[tuple[str, ...], dict] = {}
-        reference: np.ndarray | None = None
-        for name, seeds in found.items():
-            trained = " + ".join(f"{count:,}" for stage, count in steps.get(name, {}).items() if stage != "vae") or "-"
-            for used in seeds[0]:
-                each = [seed[used][where] for seed in seeds]
-                row = averaged(each)
-                nmse = np.array(row["nmse_per_map"], float)
-                row["nmse_interval"] = interval(nmse.tolist())
-                size = f"{row['parameters'] / 1e6:.2f} M" if "parameters" in row else "-"
-                minus = "-" if reference is None else difference(nmse - reference)
-                of_seeds = ", ".join(f"{mean_of([one['nmse']]):.4f}" for one in each) if len(each) > 1 else "-"
-                rows[name, size, trained, used, f"{row['seconds_per_map']:.3f}", minus, of_seeds] = row
-                reference = nmse if reference is None else reference
-        parts.append(f"{where}\n\n{markdown(table(rows, heads=HEADS))}")
-    return "\n\n".join(parts)
+def score_table(plan: Plan, where: str, scenes: list[Scene], runs: dict[str, list[Path]], steps: dict[str, int]) -> str:
+    """A line per row and number of sampling steps, with means over the seeds; `runs` and training `steps` by row."""
+    lines: dict[tuple[str, ...], dict] = {}
+    reference: np.ndarray | None = None
+    for name, folders in runs.items():
+        row, source = plan.rows[name], plan.test_sets[where]
+        for sampling_steps in row.sampling_steps:
+            if row.reference:
+                seeds = [timed_scores(partial(map, REFERENCES[row.reference]), scenes)]
+            else:
+                seeds = [model_scores(folder, sampling_steps, source, scenes) for folder in folders]
+            nmse = np.array([[one["nmse"] for one in seed["rows"]] for seed in seeds]).mean(0)
+            scores = Scores()
+            scores.rows = [one for seed in seeds for one in seed["rows"]]
+            of_seeds = ", ".join(f"{mean_of([one['nmse'] for one in seed['rows']]):.4f}" for seed in seeds)
+            cells = (
+                name,
+                f"{seeds[0]['parameters'] / 1e6:.2f} M" if row.config else "-",
+                f"{steps[name]:,}" if row.config else "-",
+                str(seeds[0].get("steps", "-")),
+                f"{np.mean([seed['seconds'] for seed in seeds]):.3f}",
+                "-" if reference is None else difference(nmse - reference),
+                of_seeds if len(seeds) > 1 else "-",
+            )
+            lines[cells] = scores.summary() | {"nmse_interval": interval(nmse)}
+            reference = nmse if reference is None else reference
+    return f"{where}\n\n{markdown(table(lines, heads=HEADS))}"
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, required=True, help="YAML file, e.g. of configs/compare/")
-    parser.add_argument("--out", type=Path, required=True, help="folder for all runs")
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows alone")
-    parser.add_argument("--parallel", type=positive, default=1, help="concurrent runs (%(default)s)")
-    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="per run (%(default)s)")
-    parser.add_argument("--markdown", type=new_file, help="file for the tables")
-    parser.add_argument(
-        "--figure", type=new_figure, help="figure of the error along the training, see `curve` of a plan"
-    )
+    add = parser.add_argument
+    add("--plan", type=Path, required=True, help="YAML file, e.g. of configs/compare/")
+    add("--out", type=Path, required=True, help="folder for all runs")
+    add("--only", nargs="+", metavar="ROW", help="these rows alone")
+    add("--parallel", type=positive, default=1, help="concurrent runs (%(default)s)")
+    add("--threads", type=positive, default=os.cpu_count(), help="per run (%(default)s)")
+    add("--markdown", type=new_file, help="file for the tables")
+    add("--figure", type=new_figure, help="figure of the error along the training, see `curve` of a plan")
     return parser.parse_args()
 
 
@@ -303,32 +254,28 @@ def main() -> None:
     unknown = set(arguments.only or ()) - plan.rows.keys()
     if unknown:
         raise ConfigError(f"--only {unknown.pop()}: no row of {arguments.plan}; there are {', '.join(plan.rows)}")
-    if arguments.figure and plan.curve is None:
+    if arguments.figure and not plan.curve:
         raise ConfigError(f"--figure: {arguments.plan} has no `curve`, which scores rows along their training")
     rows = {name: row for name, row in plan.rows.items() if name in (arguments.only or plan.rows)}
-    test_sets = {where: scenes.read() for where, scenes in plan.test_sets.items()}
+    trees = {where: open_tree(**vars(source)) for where, source in plan.test_sets.items()}
+    test_sets = {where: [tree.scene(number) for number in range(len(tree))] for where, tree in trees.items()}
     trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
     trained = {name: row for name, row in rows.items() if row.config}
-    jobs = [(name, seed) for name, row in trained.items() for seed in row.seeds or plan.seeds]
-    jobs.sort(key=lambda job: (rows[job[0]].seeds or plan.seeds).index(job[1]))  # all rows once, then again
+    jobs = [(name, seed) for name, row in trained.items() for seed in row.seeds]
+    jobs.sort(key=lambda job: rows[job[0]].seeds.index(job[1]))  # all rows once, then again
     with ThreadPoolExecutor(arguments.parallel) as pool:
         steps = dict(zip(trained, pool.map(trainings.steps, trained.values()), strict=True))
         for name, count in steps.items():
             print(name, count, flush=True)
         folders = list(pool.map(lambda job: trainings.model(job[0], rows[job[0]], job[1], steps[job[0]]), jobs))
+    done = [(name, folder) for (name, _), folder in zip(jobs, folders, strict=True)]
+    runs = {name: [folder for other, folder in done if other == name] for name in rows}
     if arguments.figure:
-        curves = [
-            (name, *trainings.curve(rows[name], folder, steps[name]))
-            for (name, _), folder in zip(jobs, folders, strict=True)
-        ]
-        budget = (plan.seconds / 60, "minutes") if plan.seconds else (plan.samples, "maps seen")
-        curves_figure(arguments.figure, curves, *budget)
+        curves = [(name, *trainings.curve(rows[name], folder, steps[name])) for name, folder in done]
+        curves_figure(arguments.figure, curves, plan.seconds / 60)
     torch.set_num_threads(arguments.threads)
-    found: dict[str, list[dict]] = {}
-    for name, row in rows.items():
-        runs: list[Path | None] = [folder for (n, _), folder in zip(jobs, folders, strict=True) if n == name]
-        found[name] = [score_row(plan, row, folder, test_sets) for folder in runs or [None]]
-    text = tables(plan, found, steps)
+    last = {name: count[rows[name].stage] for name, count in steps.items()}
+    text = "\n\n".join(score_table(plan, where, scenes, runs, last) for where, scenes in test_sets.items())
     print(text)
     if arguments.markdown:
         write_text(arguments.markdown, text + "\n")

@@ -1,4 +1,4 @@
-"""Score a trained model and, on request, a baseline, the simulator, and predictors that need no training.
+"""Score a trained model and, on request, the simulator and path-loss models.
 
     python scripts/evaluate.py --references                     the released model on unseen simulated cities
     python scripts/evaluate.py --data path/to/RadioMapSeer --split test --csv maps.csv --markdown table.md
@@ -11,8 +11,7 @@ same command continues where it was interrupted. Any number of processes gives t
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,53 +19,45 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from tqdm import tqdm
 
 from data import FlatTree, RadioMapSeer, Scene, open_tree
+from data.errors import DataError
+from data.files import write_json, write_text
 from data.incomplete import Incomplete
 from data.samples.sharing import Processes, shared
 from data.simulator.scenes import CIRCULAR, SimulatedScenes
 from denoising_diffusion_pytorch.cli import MISTAKES, natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import parse_config
-from denoising_diffusion_pytorch.config.schema import SourceConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.predictor import Predictor
-from evaluation.figures import comparison_figure, figure_row, reliability_figure
+from evaluation.figures import comparison_figure, figure_row
 from evaluation.metrics import measure
-from evaluation.records import GrowingCsv, Records
-from evaluation.references import REFERENCES, MeanMap
+from evaluation.records import Records, csv_of
 from evaluation.regions import Regions
-from evaluation.report import report, wrapped, write_markdown, write_scores
-from evaluation.scoring import Answer, Evaluation, Reference, record_of, record_of_references
-from evaluation.test_set import TestSet
+from evaluation.report import LEGEND, Rows, markdown_report, terminal_report, wrapped
+from evaluation.scoring import Evaluation, TestSet, reference_scores
 
 SIMULATED = 50  # cities without --data
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
 FRESH_CITIES = 9_000_000  # number of the first city without --data
 RECONSTRUCTION = "autoencoder's reconstruction"
+Read = tuple[Scene, dict[str, np.ndarray], Regions, dict[str, Any]]  # prepared for the model; references' scores
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
-    add("--baseline", help="checkpoint or results folder of scripts/train_baseline.py")
+    add("--ckpt", help="checkpoint or results folder, also of a baseline; default: the released model")
     add("--data", type=Path, help="tree of either kind; default: simulated cities that no model has seen")
     add("--maps", type=positive, help="that many, spread over the split; default: all, or 50 simulated")
     add("--split", default="test", help="train, val, test, all, or your own split (%(default)s)")
     add("--simulation_type", default="DPM")
     add("--json", type=new_file, help="file for all scores")
     add("--markdown", type=new_file, help="file for the table of all scores")
-    add(
-        "--csv",
-        type=new_file,
-        help="file for the scores of each map; grows, with FILE.jsonl beside it, and is continued",
-    )
+    add("--csv", type=new_file, help="file for the scores of each map; they are kept in FILE.jsonl as they are made")
     add("--references", action="store_true", help="score the simulator and two path-loss models, too")
-    add("--mean_map", action="store_true", help="score the mean of the maps that the model was trained on, too")
     add("--reconstruction", action="store_true", help="score the autoencoder's reconstruction of the real maps, too")
     add("--gallery", type=new_figure, help="figure: real | sampled | error | spread, from the best map to the worst")
-    add("--reliability", type=new_figure, help="figure: coverage and spread of --num_samples samples")
     add("--steps", type=positive, help="network calls per map; default: as configured for the checkpoint")
     add("--sampler", help="ddim, ddpm, decoupled, euler or heun; default: as configured for the checkpoint")
     add("--num_samples", type=positive, default=1, help="samples per map, whose mean is scored (%(default)s)")
@@ -78,30 +69,15 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch_size", type=positive, default=8)
     add("--num_workers", type=natural, help="that prepare maps, per process; default: for all processors")
     add("--seed", type=natural, default=0)
-    arguments = parser.parse_args()
-    if arguments.reliability and arguments.num_samples < 2:
-        parser.error("--reliability needs several samples: --num_samples 16")
-    return arguments
-
-
-@dataclass
-class Read:
-    """A scene as workers hand it over: prepared for each model, its regions, and the references' scores."""
-
-    scene: Scene
-    prepared: list[dict[str, np.ndarray]]
-    regions: Regions
-    references: dict[str, Any]
-
-
-def read(scene: Scene, models: list[Callable[[Scene], Any]], references: Mapping[str, Reference]) -> Read:
-    """`models`: `Predictor.prepared` of each."""
-    prepared, regions = [model(scene) for model in models], Regions.of(scene)
-    return Read(scene, prepared, regions, record_of_references(scene, references, regions))
+    return parser.parse_args()
 
 
 class Task:
-    """What the command line asks for: the models, and the scenes that they are scored on."""
+    """What the command line asks for: the model, and the scenes that it is scored on.
+
+    Attributes:
+        facts: what is said about the scores.
+    """
 
     def __init__(self) -> None:
         self.arguments = arguments = parse_arguments()
@@ -109,114 +85,80 @@ class Task:
         incomplete = Incomplete(**vars(given.data.incomplete), exactly=True)
         how = {name: getattr(arguments, name) for name in ("sampler", "steps", "noise_scale", "pixel_noise", "seed")}
         self.predictor = Predictor(arguments.ckpt, **how)
-        self.baseline = Predictor(arguments.baseline, seed=arguments.seed) if arguments.baseline else None
-        self.models = [model for model in (self.predictor, self.baseline) if model]
-        for model in self.models:
-            if incomplete.points and not model.sees_measurements:
-                said = "has no channel that shows measured points; --incomplete points needs one"
-                raise ConfigError(f"{model.checkpoint.path}: {said}")
-        if arguments.reliability and not any(model.samples_differ for model in self.models):
-            path = self.predictor.checkpoint.path
-            raise ConfigError(f"{path}: gives one map, no samples; --reliability needs a sampler")
+        self.facts = self.predictor.facts(arguments.num_samples) | {
+            "incomplete": " ".join(arguments.incomplete) or None
+        }
+        if incomplete.points and not self.predictor.sees_measurements:
+            said = "has no channel that shows measured points; --incomplete points needs one"
+            raise ConfigError(f"{self.predictor.checkpoint.path}: {said}")
         source: RadioMapSeer | FlatTree | SimulatedScenes = SimulatedScenes(arguments.maps or SIMULATED, FRESH_CITIES)
         if arguments.data:
             source = open_tree(arguments.data, arguments.simulation_type, arguments.split)
         self.scenes = TestSet(source, arguments.maps, incomplete)
-        self.coarse = f"{self.predictor.title} at its {self.predictor.config.data.image_size} px"
-
-    def identities(self) -> list[dict[str, Any]]:
-        """Of the models."""
-        return [model.identity(self.arguments.num_samples) for model in self.models]
 
     def settings(self) -> dict[str, Any]:
         """All that a map's record depends on."""
-        names = ("incomplete", "references", "mean_map", "reconstruction", "batch_size", "split", "simulation_type")
-        ours, *baseline = self.identities()
-        asked = {name: getattr(self.arguments, name) for name in names}
-        return ours | asked | {"maps": len(self.scenes), "baseline": baseline} | self.scenes.source.identity()
+        names = ("incomplete", "references", "reconstruction", "batch_size", "split", "simulation_type")
+        asked = {name: getattr(self.arguments, name) for name in names} | {"maps": len(self.scenes)}
+        return self.predictor.identity(self.arguments.num_samples) | asked | self.scenes.source.identity()
 
-    def facts(self) -> dict[str, Any]:
-        """What is said about the scores."""
-        facts = self.predictor.facts(self.arguments.num_samples)
-        return facts | {"incomplete": " ".join(self.arguments.incomplete) or None}
-
-    def references(self, processes: Processes) -> dict[str, Reference]:
-        """By name. The main process reads the maps for their mean."""
-        found: dict[str, Reference] = dict(REFERENCES) if self.arguments.references else {}
-        if self.arguments.mean_map:
-            of = self.predictor.config.data.train
-            mean = processes.each(lambda: MeanMap(trained_on(of)) if processes.is_main else None)
-            found["mean map"] = processes.broadcast(mean)
-        return found
-
-    def records(self, batch: list[Read]) -> list[dict[str, Any]]:
-        """Of a batch of scenes."""
-        how = {"num_samples": self.arguments.num_samples}
-        scenes = [each.scene for each in batch]
-        wanted = self.arguments.reconstruction  # of the model, not of the baseline
-        ours, *theirs = (
-            model.predict_batch(scenes, [each.prepared[n] for each in batch], reconstruct=wanted and n == 0, **how)
-            for n, model in enumerate(self.models)
-        )
-        found = []
-        for n, (each, prediction) in enumerate(zip(batch, ours, strict=True)):
-            answers: dict[str, Any] = {self.predictor.title: prediction}
-            if prediction.reconstruction is not None:
-                answers[RECONSTRUCTION] = Answer(prediction.reconstruction)
-            answers |= {f"{self.baseline.title} (--baseline)": predictions[n] for predictions in theirs}
-            record = record_of(each.scene, answers, each.regions) | {"failures": each.references["failures"]}
-            if prediction.model_gain.shape[0] < each.scene.gain.shape[0]:
-                record["scores"][self.coarse] = measure(each.scene.name, prediction.model_gain, prediction.truth)
-            record["scores"] |= each.references["scores"]
-            found.append(record)
+    def records(self, batch: Sequence[Read]) -> list[dict[str, Any]]:
+        """Of a batch of scenes: scores by predictor."""
+        scenes, prepared, regions, references = zip(*batch, strict=True)
+        how = {"num_samples": self.arguments.num_samples, "reconstruct": self.arguments.reconstruction}
+        predictions, found = self.predictor.predict_batch(scenes, prepared, **how), []
+        for p, where, theirs in zip(predictions, regions, references, strict=True):
+            name, truth = p.scene.name, p.scene.gain
+            record = {self.predictor.title: measure(name, p.gain, truth, where, p.samples)}
+            if p.reconstruction is not None:
+                record[RECONSTRUCTION] = measure(name, p.reconstruction, truth, where)
+            found.append(record | theirs)
         return found
 
 
-def trained_on(source: SourceConfig) -> Iterator[Scene]:
-    """The scenes that a model was trained on; raises DataError if they are not there."""
-    scenes = open_tree(source.data_root, source.simulation_type, source.split, max_samples=source.max_samples)
-    return (scenes.scene(i) for i in tqdm(range(len(scenes)), desc="mean map", unit="map", leave=False))
+def read(scene: Scene, prepared: Callable[[Scene], Any], references: bool) -> Read:
+    """What workers do; `prepared`: `Predictor.prepared`."""
+    regions = Regions.of(scene)
+    return scene, prepared(scene), regions, reference_scores(scene, regions) if references else {}
 
 
-def score(task: Task, processes: Processes) -> Evaluation:
-    """Scores of everything on the scenes; on the other processes without any."""
-    arguments, evaluation = task.arguments, Evaluation()
+def score(task: Task, processes: Processes) -> list[dict[str, Any]]:
+    """The records of all scenes, in the main process."""
+    arguments = task.arguments
     path = arguments.csv if processes.is_main else None
 
-    def open_files() -> tuple[Records, GrowingCsv]:
+    def kept() -> Records:
         records = Records(path and path.with_name(f"{path.name}.jsonl"), task.settings() if path else {})
-        for record in records.earlier():
-            evaluation.add(record)
-        return records, GrowingCsv(path, records.earlier())
+        if path and path.exists() and path.read_text(encoding="utf-8") != csv_of(records.known.values()):
+            raise DataError(f"{path}: holds something else than its records say; name another file, or move it away")
+        return records
 
-    records, table = processes.each(open_files)
-    reading = partial(read, models=[model.prepared() for model in task.models], references=task.references(processes))
-    how = {"done": records.known, "num_workers": arguments.num_workers, "title": "scoring"}
+    records = processes.each(kept)
+    reading = partial(read, prepared=task.predictor.prepared(), references=arguments.references)
+    how: dict[str, Any] = {"done": records.known, "num_workers": arguments.num_workers, "title": "scoring"}
     for number, record in shared(processes, task.scenes, arguments.batch_size, read=reading, work=task.records, **how):
         records.add(number, record)
-        table.add(record)
-        evaluation.add(record)
-    return evaluation
+    return list(records.known.values())
 
 
-def write(task: Task, evaluation: Evaluation, rows: Mapping[str, Any]) -> None:
+def write(task: Task, records: list[dict[str, Any]], evaluation: Evaluation, rows: Rows) -> None:
     """The files that were asked for."""
     arguments, predictor, source = task.arguments, task.predictor, task.scenes.source
-    facts = task.facts() | {"data": source.report, "split": arguments.split if arguments.data else None}
+    facts = task.facts | {"data": source.report, "split": arguments.split if arguments.data else None}
     if arguments.json:
-        own = {"model_resolution": task.coarse, "reconstruction": RECONSTRUCTION}
-        write_scores(arguments.json, evaluation, rows, facts, own)
+        baselines = {name: row for name, row in rows.items() if name not in (predictor.title, RECONSTRUCTION)}
+        content = dict(rows[predictor.title]) | {"reconstruction": rows.get(RECONSTRUCTION), "baselines": baselines}
+        per_map = evaluation.scores[predictor.title].rows
+        write_json(arguments.json, content | facts | {"convention": LEGEND, "per_map": per_map})
     if arguments.markdown:
-        write_markdown(arguments.markdown, rows, facts)
+        write_text(arguments.markdown, markdown_report(rows, facts))
+    if arguments.csv:
+        write_text(arguments.csv, csv_of(records))
     numbers = evaluation.best_to_worst(predictor.title, GALLERY_ROWS) if arguments.gallery else []
     if numbers:
         again = predictor.predict(map(task.scenes.scene, numbers), num_samples=arguments.num_samples)
-        rows_shown = [figure_row(found.scene, sampled=found.gain, std=found.std) for found in again]
-        comparison_figure(arguments.gallery, rows_shown)
-    if arguments.reliability:
-        found = {name: row["calibration"] for name, row in rows.items() if "calibration" in row}
-        reliability_figure(arguments.reliability, found)
-    for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery, arguments.reliability):
+        comparison_figure(arguments.gallery, [figure_row(p.scene, sampled=p.gain, std=p.std) for p in again])
+    for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery):
         if path:
             print(f"written: {path}")
 
@@ -224,19 +166,18 @@ def write(task: Task, evaluation: Evaluation, rows: Mapping[str, Any]) -> None:
 def main() -> None:
     processes = Processes(MISTAKES)
     task = processes.each(Task)
-    processes.agree(task.scenes, task.identities())
-    facts = task.facts()
-    settings = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None and key != "checkpoint")
-    title, source = task.predictor.title, task.scenes.source
-    scored = f"scored on {len(task.scenes)} maps"
-    print(wrapped(f"{title}: {facts['checkpoint']}", settings, source.report, scored), flush=True)
-    evaluation = score(task, processes)
+    processes.agree(task.scenes, task.predictor.identity(task.arguments.num_samples))
+    title, facts = task.predictor.title, {key: value for key, value in task.facts.items() if value is not None}
+    about = f"{title}: {facts.pop('checkpoint')}", ", ".join(f"{key} {value}" for key, value in facts.items())
+    print(wrapped(*about, task.scenes.source.report, f"scored on {len(task.scenes)} maps"), flush=True)
+    records = score(task, processes)
     if processes.is_main:
+        evaluation = Evaluation(records)
         notes, rows = evaluation.notes(), evaluation.summaries()
         if task.arguments.data is None and task.predictor.sees_simulation:
             notes.append(f"{CIRCULAR} (--data)")
-        print(report(rows, evaluation.mean_by_region(), notes))
-        write(task, evaluation, rows)
+        print(terminal_report(rows, notes))
+        write(task, records, evaluation, rows)
 
 
 if __name__ == "__main__":

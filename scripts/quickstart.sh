@@ -32,7 +32,7 @@ $PY train_cond_ldm.py --cfg configs/tiny_ldm.yaml "${TRAIN[@]}" trainer.results_
     first_stage_config.ckpt_path="$OUT/vae"
 echo "== 4/4 scoring cities that were never trained on"
 $PY scripts/evaluate.py --ckpt "$OUT/ldm" --data "$DATA" --split test --maps 150 --json "$OUT/scores.json" \
-    --gallery "$OUT/gallery.png" --references --mean_map --reconstruction
+    --gallery "$OUT/gallery.png" --references --reconstruction
 END=$(date +%s)
 echo "set up in $((SETUP - START)) s, the rest took $((END - SETUP)) s"
 echo "see $OUT/gallery.png (truth | sampled | error) and $OUT/scores.json; training curves: tensorboard --logdir $OUT"

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,12 @@ EVALUATION = {
     "calibration": "",
     "references": "",
     "regions": "",
-    "test_set": "",
-    "metrics": "regions",
     "records": "",
+    "metrics": "calibration regions",
     "figures": "metrics",
     "maps": "figures",
-    "table": "metrics",
-    "scoring": "calibration metrics regions table",
-    "report": "scoring table",
+    "report": "metrics",
+    "scoring": "metrics references regions report",
 }
 NETWORKS = "networks networks/baselines"
 MODELS = {
@@ -78,28 +77,17 @@ def place(path: Path) -> tuple[str, str]:
 
 def imports(path: Path) -> set[tuple[str, str]]:
     """(package, room) of all of the project's modules that a file imports."""
-    names = set()
-    package = path.relative_to(ROOT).parts[:-1]
+    names, found = set(), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = (
-                ".".join([*package[: len(package) + 1 - node.level], *([node.module] if node.module else [])])
-                if node.level
-                else node.module
-            )
+            base = resolve_name("." * node.level + (node.module or ""), ".".join(path.relative_to(ROOT).parent.parts))
             names |= {f"{base}.{alias.name}" for alias in node.names}
-    found = set()
-    for name in names:
-        parts = name.split(".")
-        files = (ROOT.joinpath(*parts[:length]).with_suffix(".py") for length in range(len(parts), 1, -1))
-        file = next((file for file in files if file.exists()), None)
-        if file is not None:
-            found.add(place(file))
-        elif parts[0] in PACKAGES:  # names of a package's __init__.py
-            folders = (parts[1:length] for length in range(len(parts), 0, -1))
-            found.add((parts[0], "/".join(next(f for f in folders if ROOT.joinpath(parts[0], *f).is_dir()))))
+    for parts in (name.split(".") for name in names if name.split(".")[0] in PACKAGES):
+        targets = [ROOT.joinpath(*parts[:length]) for length in range(len(parts), 0, -1)]
+        target = next(t for t in targets if t.is_dir() or t.with_suffix(".py").exists())  # not the names in a module
+        found.add((parts[0], "/".join(target.relative_to(ROOT).parts[1:])) if target.is_dir() else place(target))
     return found
 
 
@@ -141,15 +129,12 @@ def test_no_command_imports_another():
 
 @pytest.mark.parametrize(
     "code, heavy",
-    [
-        (
-            "from denoising_diffusion_pytorch.networks.unet import Unet",
-            "accelerate data matplotlib pydantic tensorboard",
-        ),
-        ("from denoising_diffusion_pytorch.config import load_config", "torch accelerate matplotlib numba"),
-        ("import sample", "torch numba"),
-        ("import data", "torch numba matplotlib"),
-    ],
+    {
+        "from denoising_diffusion_pytorch.networks.unet import Unet": "accelerate data matplotlib pydantic tensorboard",
+        "from denoising_diffusion_pytorch.config import load_config": "torch accelerate matplotlib numba",
+        "import sample": "torch numba",
+        "import data": "torch numba matplotlib",
+    }.items(),
 )
 def test_what_need_not_wait(code, heavy):
     code = f"{code}; import sys; print([name for name in {heavy.split()} if name in sys.modules])"

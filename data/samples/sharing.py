@@ -8,9 +8,9 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -20,17 +20,6 @@ from ..scene import Scene
 
 MOST_WORKERS = 8  # of one process; more would only wait for the network
 T = TypeVar("T")
-
-
-class Scenes(Protocol):
-    """Scenes by number, from 0 on."""
-
-    @property
-    def names(self) -> list[str]: ...
-
-    def __len__(self) -> int: ...
-
-    def scene(self, number: int) -> Scene: ...
 
 
 class Processes:
@@ -46,7 +35,7 @@ class Processes:
         is_main: whether this is the one that prints and writes.
     """
 
-    def __init__(self, mistakes: tuple[type[Exception], ...] = (DataError, OSError)) -> None:
+    def __init__(self, mistakes: tuple[type[Exception], ...]) -> None:
         self.mistakes: tuple[type[BaseException], ...] = (*mistakes, SystemExit)
         self.rank, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.is_main = self.rank == 0
@@ -56,8 +45,6 @@ class Processes:
             torch.distributed.init_process_group("gloo")
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-        elif os.environ.keys() >= {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} and "WORLD_SIZE" not in os.environ:
-            print("accelerate launch started one process: for several it needs --multi_gpu, even without GPUs")
         if not self.is_main:
             sys.stdout = io.StringIO()
 
@@ -69,19 +56,16 @@ class Processes:
         Raises:
             DataError: another process was killed.
         """
-        result, said = None, io.StringIO()
-        failure: BaseException | None = None
+        result, mistake = None, None
         try:
-            with contextlib.nullcontext() if self.is_main else contextlib.redirect_stderr(said):
-                result = do()
+            with contextlib.nullcontext() if self.is_main else contextlib.redirect_stderr(io.StringIO()):
+                result = do()  # argparse prints before it ends
         except self.mistakes as error:
-            failure = error
-            if isinstance(error, SystemExit) and said.getvalue():  # of argparse, which would have said it here
-                failure = DataError(said.getvalue().splitlines()[-1])
-        found: Any = [(result, failure)]
+            mistake = error
+        found: list[Any] | None = [(result, mistake)]
         if self.count > 1:
-            found = self._exchange("gather_object", (result, failure), [None] * self.count if self.is_main else None)
-        if failure and not self.is_main:
+            found = self._exchange("gather_object", (result, mistake), [None] * self.count if self.is_main else None)
+        if mistake and not self.is_main:
             self._exchange("barrier")  # until the main process has said it: whoever ends first has all others ended
         for _, fault in found or ():
             if fault:
@@ -94,11 +78,7 @@ class Processes:
         self.gather(lambda: own.append(do()))
         return own[0]
 
-    def broadcast(self, value: T) -> T:
-        """The main process's value, in every process."""
-        return value if self.count == 1 else self._exchange("broadcast_object_list", [value])[0]
-
-    def agree(self, scenes: Scenes, models: Any) -> None:
+    def agree(self, scenes: Any, models: Any) -> None:
         """Raise DataError, on the main process, where the processes do not see the same scenes, or `models`, in JSON types."""
         facts = {"maps": len(scenes), "names of maps": digest(scenes.names), "models": digest(models)}
         for rank, theirs in enumerate(self.gather(lambda: facts)):
@@ -106,6 +86,10 @@ class Processes:
                 if theirs[key] != value:
                     said = f"process {rank} has {key} {theirs[key]}, process 0 has {value}"
                     raise DataError(f"{said}; all processes must see the same files")
+
+    def broadcast(self, value: T) -> T:
+        """The main process's value, in every process."""
+        return value if self.count == 1 else self._exchange("broadcast_object_list", [value])[0]
 
     def _exchange(self, operation: str, *arguments: Any) -> Any:
         """One of torch.distributed's; returns the list that it fills."""
@@ -120,28 +104,13 @@ class Processes:
         return arguments[-1] if arguments else None
 
 
-class _Batches:
-    """A map-style dataset of lists of numbers: `read(scene)` of each. Workers call it."""
-
-    def __init__(self, scenes: Scenes, read: Callable[[Scene], Any]):
-        self.scenes, self.read = scenes, read
-
-    def __getitem__(self, numbers: Sequence[int]) -> list[Any]:
-        return [self.read(self.scenes.scene(number)) for number in numbers]
-
-
-def _as_it_is(batch: list[Any]) -> list[Any]:
-    return batch
-
-
-def _worked(work: Callable[[list[Any]], Sequence[T]], ready: Iterable[list[Any]]) -> Sequence[T]:
-    """`work` done on the next batch that is ready; nothing where there is none."""
-    return next(map(work, ready), ())
+def _read(numbers: Sequence[int], scenes: Any, read: Callable[[Scene], Any]) -> list[Any]:
+    return [read(scenes.scene(number)) for number in numbers]
 
 
 def shared(
     processes: Processes,
-    scenes: Scenes,
+    scenes: Any,
     batch_size: int,
     *,
     read: Callable[[Scene], Any],
@@ -155,6 +124,7 @@ def shared(
     Every process has to run through all of it.
 
     Args:
+        scenes: with `names`, `len` and `scene(number)`.
         read: called with each scene, by workers; can be pickled.
         work: called with what was read of a batch; returns one result per scene.
         title: of the progress bar.
@@ -173,15 +143,14 @@ def shared(
     if settings["num_workers"]:
         settings |= {"persistent_workers": True, "prefetch_factor": 2}
     own: Any = batches[processes.rank :: processes.count]
-    loader: Any = DataLoader(_Batches(scenes, read), None, sampler=own, collate_fn=_as_it_is, **settings)  # type: ignore[arg-type]
+    loader: Any = DataLoader(own, None, collate_fn=partial(_read, scenes=scenes, read=read), **settings)
     ready = iter(loader)
     show: dict[str, Any] = {"unit": "map", "leave": False, "disable": not processes.is_main}
     progress = tqdm(desc=title, total=len(scenes), initial=len(done), **show)
     try:
         for start in range(0, len(batches), processes.count):
             in_work = batches[start : start + processes.count]
-            works = processes.rank < len(in_work)
-            results = processes.gather(partial(_worked, work, ready if works else ()))
+            results = processes.gather(lambda: next(map(work, ready), ()))  # () where no batch is left
             for numbers, found in zip(in_work, results, strict=False):  # other processes get no results
                 for number, result in zip(numbers, found, strict=True):
                     if number not in done:

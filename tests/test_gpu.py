@@ -1,0 +1,56 @@
+"""The real trainer on this machine's GPU, or on its CPU: precision, compilation, waiting, resuming."""
+
+import math
+
+import pytest
+import torch
+
+from denoising_diffusion_pytorch.checkpoint import find_checkpoint
+from denoising_diffusion_pytorch.training.forecast import random_trainer
+from denoising_diffusion_pytorch.training.setup import make_accelerator
+from tests.tiny import tiny_config
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def trainer_of(stage, folder, **settings):
+    config = tiny_config(
+        stage, trainer={"results_folder": str(folder)} | settings, diffusion_config={"scale_factor": 1.0}
+    )
+    return random_trainer(config, stage, make_accelerator(config.trainer))
+
+
+def losses(trainer):
+    batches = trainer.make_batches(0)
+    return [float(trainer.train_step(batches)["loss"]) for _ in range(3)]
+
+
+@pytest.mark.parametrize("stage", ["vae", "ldm"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=needs_gpu)])
+def test_losses_are_finite(stage, precision, tmp_path):
+    assert all(map(math.isfinite, losses(trainer_of(stage, tmp_path, mixed_precision=precision))))
+
+
+@needs_gpu
+@pytest.mark.parametrize("stage", ["vae", "ldm"])
+def test_a_step_never_waits_for_the_gpu_and_compiling_changes_nothing(stage, tmp_path):
+    eager, compiled = (trainer_of(stage, tmp_path, compile=compile) for compile in (False, True))
+    assert losses(compiled) == pytest.approx(losses(eager), rel=0.02)
+    batches = eager.make_batches(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        eager.train_step(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_four_steps_are_two_and_two(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    for name, stops in (("whole", [4]), ("parts", [2, 4])):
+        for last in stops:
+            trainer = trainer_of("ldm", tmp_path / name, save_interval=2)
+            monkeypatch.setattr(trainer.stop, "agreed", lambda t=trainer, last=last: t.step == last)
+            trainer.train()
+    whole, parts = (find_checkpoint(tmp_path / name, 4).weights("model") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
