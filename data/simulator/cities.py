@@ -5,7 +5,8 @@ building or stays open. A smooth bend of the whole map makes streets and long bu
 regularity vary from map to map, so that the spread over maps matches real cities, not only the mean.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -19,52 +20,35 @@ LOTS_A_BLOCK = 12  # area of the largest block, in median lots
 EDGE_STEP = 14.0  # m; walls are cut into pieces of at most this length before the bend
 
 
-@dataclass
 class Style:
-    """Parameters that are drawn once per map."""
+    """The character of one map, drawn at random."""
 
-    built: float  # fraction of lots that carry a building
-    open_blocks: float  # fraction of blocks that stay completely open
-    lot_area: float  # m2, median lot
-    lot_spread: float  # standard deviation of the logarithm of the area
-    street: float  # m, width between blocks
-    lane: float  # m, width between lots
-    setback: float  # largest fraction by which a building is smaller than its lot
-    regular: float  # fraction of blocks that are cut into equal lots
-    slabs: float  # fraction of those in which each row is one long building
-    irregular: float  # degrees, standard deviation of a building's direction
-    districts: int
-    bend: float  # m, amplitude of the bend of the whole map
+    def __init__(self, rng: np.random.Generator):
+        self.built = np.clip(rng.normal(0.88, 0.22), 0.25, 1.0)  # fraction of lots that carry a building
+        self.open_blocks = np.clip(rng.normal(0.08, 0.13), 0, 0.6)  # fraction of blocks that stay completely open
+        self.lot_area = np.exp(rng.normal(6.65, 0.5))  # m2, median lot
+        self.lot_spread = rng.uniform(0.35, 0.9)  # standard deviation of the logarithm of the area
+        self.street = rng.uniform(8, 21)  # m, width between blocks
+        self.lane = rng.uniform(2.0, 8.0)  # m, width between lots
+        self.setback = rng.uniform(0.02, 0.4)  # largest fraction by which a building is smaller than its lot
+        self.regular = rng.uniform(0.1, 0.9)  # fraction of blocks that are cut into equal lots
+        # fraction of those in which each row is one long building
+        self.slabs = rng.choice([0.05, 0.2, 0.7], p=[0.4, 0.35, 0.25])
+        # degrees, standard deviation of a building's direction
+        self.irregular = rng.choice([0.5, 2.0, 6.0, 14.0], p=[0.55, 0.3, 0.12, 0.03])
+        self.districts = rng.choice([1, 2, 3, 4], p=[0.5, 0.27, 0.15, 0.08])
+        self.bend = rng.choice([0.0, 5.0, 16.0], p=[0.5, 0.25, 0.25])  # m, amplitude of the bend of the whole map
 
 
-@dataclass
-class Lot:
+class Lot(NamedTuple):
     """A rectangle in a district's frame, in m from the map's centre."""
 
     x: float
     y: float
     width: float
     height: float
-    fill: tuple[float, float]  # fraction of width and height that a building takes
+    fill: Sequence[float]  # fraction of width and height that a building takes
     plain: bool  # without wings or a courtyard
-
-
-def random_style(rng: np.random.Generator) -> Style:
-    """The character of one map."""
-    return Style(
-        built=float(np.clip(rng.normal(0.88, 0.22), 0.25, 1.0)),
-        open_blocks=float(np.clip(rng.normal(0.08, 0.13), 0, 0.6)),
-        lot_area=float(np.exp(rng.normal(6.65, 0.5))),
-        lot_spread=float(rng.uniform(0.35, 0.9)),
-        street=float(rng.uniform(8, 21)),
-        lane=float(rng.uniform(2.0, 8.0)),
-        setback=float(rng.uniform(0.02, 0.4)),
-        regular=float(rng.uniform(0.1, 0.9)),
-        slabs=float(rng.choice([0.05, 0.2, 0.7], p=[0.4, 0.35, 0.25])),
-        irregular=float(rng.choice([0.5, 2.0, 6.0, 14.0], p=[0.55, 0.3, 0.12, 0.03])),
-        districts=int(rng.choice([1, 2, 3, 4], p=[0.5, 0.27, 0.15, 0.08])),
-        bend=float(rng.choice([0.0, 5.0, 16.0], p=[0.5, 0.25, 0.25])),
-    )
 
 
 def random_city(rng: np.random.Generator, size: int = 256) -> Layout:
@@ -72,7 +56,7 @@ def random_city(rng: np.random.Generator, size: int = 256) -> Layout:
 
     As in RadioMapSeer, corners are whole metres and buildings are cut off at the border.
     """
-    style = random_style(rng)
+    style = Style(rng)
     centres = rng.uniform(0, size, (style.districts, 2))
     base = rng.uniform(0, np.pi / 2)
     bend = _random_bend(rng, style)
@@ -80,7 +64,7 @@ def random_city(rng: np.random.Generator, size: int = 256) -> Layout:
     kept: list[np.ndarray] = []
     for district in range(style.districts):
         angle = base if district == 0 else base + rng.normal(0, 0.45)
-        density = float(np.clip(style.built + rng.normal(0, 0.12), 0.1, 1.0))
+        density = np.clip(style.built + rng.normal(0, 0.12), 0.1, 1.0)
         for lot in _lots(rng, style, size):
             centre = _rotate(np.array([[lot.x, lot.y]]), angle)[0] + size / 2
             mine = int(np.argmin(((centres - centre) ** 2).sum(1))) == district
@@ -154,26 +138,24 @@ def _lots(rng: np.random.Generator, style: Style, size: int) -> list[Lot]:
 def _equal_lots(rng: np.random.Generator, style: Style, x0: float, y0: float, width: float, height: float) -> list[Lot]:
     """Rows of equal lots along a block's longer side; with probability `style.slabs` each row is one lot."""
     area = style.lot_area * np.exp(rng.normal(-0.1, style.lot_spread / 2))
-    sideways = width < height
     long, short = max(width, height), min(width, height)
     rows = max(1, round(short / np.sqrt(area)))
     columns = 1 if rng.random() < style.slabs else max(1, round(long * short / rows / area))
     if columns == 1 and long / short * rows < 3:
         rows += 1
     gap = style.lane * rng.uniform(0.7, 1.3)
-    long_step, short_step = (long + gap) / columns, (short + gap) / rows
-    if min(long_step, short_step) - gap < 5:
+    steps = np.array([(long + gap) / columns, (short + gap) / rows])
+    sides = steps - gap
+    if sides.min() < 5:
         return []
     fill = 1 - rng.uniform(0, style.setback, 2)
+    turn = -1 if width < height else 1  # rows are along y: swap both axes
     lots = []
     for row in range(rows):
         for column in range(columns):
-            u, v = (column + 0.5) * long_step - gap / 2, (row + 0.5) * short_step - gap / 2
-            own = np.clip(fill * rng.normal(1, 0.04, 2), 0.3, 1)
-            sides = (long_step - gap, short_step - gap)
-            place, sides, own = ((v, u), sides[::-1], own[::-1]) if sideways else ((u, v), sides, own)
-            plain = bool(rng.random() < 0.6)
-            lots.append(Lot(x0 + place[0], y0 + place[1], sides[0], sides[1], (own[0], own[1]), plain))
+            x, y = ((np.array([column, row]) + 0.5) * steps - gap / 2)[::turn]
+            own = np.clip(fill * rng.normal(1, 0.04, 2), 0.3, 1)[::turn]
+            lots.append(Lot(x0 + x, y0 + y, *sides[::turn], own, rng.random() < 0.6))
     return lots
 
 
@@ -184,7 +166,7 @@ def _building(rng: np.random.Generator, lot: Lot) -> list[np.ndarray]:
     shape = "box" if lot.plain else rng.choice(["box", "L", "U", "T", "court"], p=[0.6, 0.18, 0.06, 0.06, 0.1])
     if small < 5 and shape != "L":
         shape = "box"
-    depth = float(np.clip(rng.uniform(0.35, 0.65) * 2 * small, 4, 14))  # of a wing, m
+    depth = np.clip(rng.uniform(0.35, 0.65) * 2 * small, 4, 14)  # of a wing, m
     rings = []
     if max(w, h) > 16 and rng.random() < 0.4:
         ring = _stepped(rng, w, h)

@@ -42,21 +42,20 @@ def _shortest(free, x, y, steps):
     return distance
 
 
-def geodesic_distance(buildings: np.ndarray, tx: tuple[float, float], cell: int = 2) -> np.ndarray:
+def geodesic_distance(buildings: np.ndarray, tx: tuple[float, float]) -> np.ndarray:
     """Length of the shortest path from the transmitter that stays outside buildings.
+
+    On a grid of 2 x 2 px, of which a cell is free if less than three quarters of it are built; of pixels, if H or W is odd.
 
     Args:
         buildings: (H, W) bool.
         tx: (x, y) in pixels.
-        cell: side of the grid's cells in pixels, replaced by 1 if H or W is not a multiple; a cell is free if less
-            than three quarters of it are built.
 
     Returns:
         (H, W) float32 in pixels = metres, infinite inside buildings and where there is no path.
     """
     height, width = buildings.shape
-    if height % cell or width % cell:
-        cell = 1
+    cell = 1 if height % 2 or width % 2 else 2
     built = buildings.reshape(height // cell, cell, width // cell, cell).mean(axis=(1, 3))
     free = built < 0.75
     x = int(np.clip((tx[0] + 0.5) // cell, 0, free.shape[1] - 1))
