@@ -5,6 +5,7 @@ layouts; unlike buildings, cars have the same frame in their pictures and in the
 """
 
 from functools import cache
+from itertools import count
 
 import numpy as np
 from scipy import ndimage
@@ -15,7 +16,6 @@ from .registration import EDGE
 
 LENGTH, WIDTH = 4, 2  # m
 STEPS = 200  # tries to split a blob into cars
-MANY, TURNED = 20, 4  # cars, and different outlines among them, by which a picture of RadioMapSeer is recognised
 # A pixel of a picture shows a car if this point, seen from the pixel's centre, lies inside: it decides about the many
 # centres that lie on an outline.
 SAMPLE = (-7 * EDGE, 4 * EDGE)
@@ -65,15 +65,6 @@ def cars_from_picture(mask: np.ndarray) -> Layout:
     return cars_of(outlines + rings_from_mask(other), mask.shape)
 
 
-def are_of_radiomapseer(cars: Layout) -> bool:
-    """Whether cars read from a picture look like the dataset's: many, all of them whole, and in several directions."""
-    if len(cars.outlines) < MANY or any(len(ring) != 4 for ring in cars.outlines):
-        return False
-    rings = np.array(cars.outlines) - (-EDGE, EDGE)
-    whole = np.allclose(rings, rings.round(), atol=1e-6)
-    return whole and len(np.unique((rings - rings.mean(1, keepdims=True)).round().reshape(-1, 8), axis=0)) >= TURNED
-
-
 @cache
 def _shapes() -> list[tuple[np.ndarray, np.ndarray]]:
     """(pixels, ring) of the sixteen outlines, largest first; the ring is relative to the pixels' first row and column."""
@@ -81,47 +72,40 @@ def _shapes() -> list[tuple[np.ndarray, np.ndarray]]:
     for degrees in range(180):
         ring = car_outline((8, 8), degrees)
         drawn = picture_of_cars(Layout([ring], (16, 16)))
-        rows, columns = (slice(places.min(), places.max() + 1) for places in np.nonzero(drawn))
-        found[drawn[rows, columns].tobytes(), drawn[rows, columns].shape] = (
-            drawn[rows, columns],
-            ring - (columns.start, rows.start),
-        )
+        rows, columns = ndimage.find_objects(drawn.astype(int))[0]
+        pixels = drawn[rows, columns]
+        found[pixels.tobytes(), pixels.shape] = pixels, ring - (columns.start, rows.start)
     return sorted(found.values(), key=lambda shape: -shape[0].sum())
 
 
 def _whole_cars(blob: np.ndarray) -> list[np.ndarray] | None:
     """Rings of cars inside the blob (h, w) bool that together cover it; they may overlap. None if there are none."""
-    steps = 0
+    steps = count(1)
 
-    def cover(open_pixels: np.ndarray) -> list[np.ndarray] | None:
-        nonlocal steps
-        if not open_pixels.any():
+    def cover(uncovered: np.ndarray) -> list[np.ndarray] | None:
+        if not uncovered.any():
             return []
-        for pixels, ring, row, column in _fitting(blob, open_pixels):
-            steps += 1
-            if steps > STEPS:
+        for pixels, ring, (rows, columns) in _fitting(blob, uncovered):
+            if next(steps) > STEPS:
                 return None
-            rest = open_pixels.copy()
-            rest[row : row + pixels.shape[0], column : column + pixels.shape[1]] &= ~pixels
+            rest = uncovered.copy()
+            rest[rows, columns] &= ~pixels
             others = cover(rest)
             if others is not None:
-                return [ring + (column, row), *others]
+                return [ring + (columns.start, rows.start), *others]
         return None
 
     return cover(blob)
 
 
-def _fitting(blob: np.ndarray, open_pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, int, int]]:
-    """Cars (pixels, ring, row, column) inside the blob over its first open pixel, those that cover most first."""
-    first_row, first_column = map(int, np.argwhere(open_pixels)[0])
+def _fitting(blob: np.ndarray, uncovered: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, tuple[slice, slice]]]:
+    """Cars (pixels, ring, window) inside the blob over its first uncovered pixel, those that cover most first."""
+    first = np.argwhere(uncovered)[0]
     found = []
     for pixels, ring in _shapes():
-        height, width = pixels.shape
-        for y, x in np.argwhere(pixels):
-            row, column = first_row - int(y), first_column - int(x)
-            if row < 0 or column < 0:
-                continue
-            window = slice(row, row + height), slice(column, column + width)
-            if blob[window].shape == pixels.shape and not (pixels & ~blob[window]).any():
-                found.append(((pixels & open_pixels[window]).sum(), (pixels, ring, row, column)))
-    return [each for _, each in sorted(found, key=lambda one: -one[0])]
+        for row, column in (first - np.argwhere(pixels)).tolist():
+            window = slice(row, row + pixels.shape[0]), slice(column, column + pixels.shape[1])
+            fits = min(row, column) >= 0 and blob[window].shape == pixels.shape and (blob[window] | ~pixels).all()
+            if fits:
+                found.append((pixels, ring, window))
+    return sorted(found, key=lambda car: -(car[0] & uncovered[car[2]]).sum())

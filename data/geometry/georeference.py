@@ -40,9 +40,6 @@ def extent(shape: tuple[int, int], place: Georeference | None) -> str:
     height, width = shape
     if place is None:
         return f"{width}x{height} px"
-    digits, right, bottom = (
-        5 if place.degrees else 0,
-        place.x + (width - 1) * place.dx,
-        place.y - (height - 1) * place.dy,
-    )
-    return f"{place.x:.{digits}f} .. {right:.{digits}f}, {bottom:.{digits}f} .. {place.y:.{digits}f}"
+    right, bottom = place.x + (width - 1) * place.dx, place.y - (height - 1) * place.dy
+    west, east, south, north = (f"{v:.{5 * place.degrees}f}" for v in (place.x, right, bottom, place.y))
+    return f"{west} .. {east}, {south} .. {north}"

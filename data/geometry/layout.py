@@ -1,7 +1,6 @@
 """A city as outlines, from which its masks, covered areas and walls are computed.
 
-The frame is the map's: x = column, y = row, pixel centres at whole numbers. registration.py converts RadioMapSeer's
-files to it.
+The frame is the map's: x = column, y = row, pixel centres at whole numbers; see registration.py for RadioMapSeer's files.
 """
 
 from functools import cached_property

@@ -13,7 +13,7 @@ import shapely
 from ..crop import SIDE
 from ..errors import DataError
 from ..files import read_bytes
-from ..geometry.cars import are_of_radiomapseer, cars_from_picture
+from ..geometry.cars import cars_from_picture
 from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
 from ..geometry.outlines import is_building
@@ -72,8 +72,7 @@ def read_city(
         raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')
     shown = None if cars is None else _read_cars(cars, city.layout.shape)
     datasets = None if shown is None else cars_from_picture(shown)
-    copied = not city.layout.exact and datasets is not None and are_of_radiomapseer(datasets)
-    if copied or OF_A_TREE.search(path.resolve().as_posix()):
+    if OF_A_TREE.search(path.resolve().as_posix()):
         city.layout = Layout(fit_outlines(city.layout.inside), city.layout.shape)
         city.notes.append("a picture of a RadioMapSeer tree; outlines and positions are in the frame of its maps")
     if shown is not None:
