@@ -69,7 +69,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     parser.add_argument("--tx", action="append", metavar="X,Y",
                         help="a transmitter: column and row, or coordinates of the footprints; may be repeated")  # fmt: skip
     parser.add_argument("--invert", action="store_true", help="the buildings of the PNG are black on white")
-    parser.add_argument("--measurements", type=Path, metavar="CSV", help="measured points: x, y and path gain")
+    parser.add_argument("--measurements", type=Path, metavar="CSV", help="measured points: x,y or lon,lat, and gain_db or dbm")
     parser.add_argument("--eirp", type=float, metavar="DBM", help="turns measured dBm into path gain: dBm - EIRP")
     parser.add_argument("--threshold", type=float, default=COVERAGE_DB, metavar="DB",
                         help="path gain from which a pixel is covered (%(default)g)")  # fmt: skip
