@@ -68,8 +68,8 @@ function part() {  // the buildings in view
   }
   return cells;
 }
-function scene() {  // what every request says about what is in view
-  const [left, top] = view, seen = transmitters.filter(inView);
+function scene(seen = transmitters.filter(inView)) {  // what every request says about what is in view
+  const [left, top] = view;
   const points = seen.flatMap((t, i) => t.points.filter(inView).map(({x, y, gain}) => [x - left, y - top, gain, i]));
   return {
     buildings: base64(part()), tx: seen.map(({x, y}) => [x - left, y - top]), points, draws: Number($("draws").value),
@@ -103,8 +103,7 @@ function take(found) {  // open ground around what is smaller than the view
   cars = settings.cars ? found.cars.map(([x, y, degrees]) => ({x, y, degrees})) : [];
   view = [(wide - side) >> 1, (high - side) >> 1];
   cursor = null;
-  note(city.note);
-  changed();
+  note(city.note); changed();
 }
 function clear() {
   city = {width: side, height: side, built: new Uint8Array(side * side), place: null, inverted: false, note: ""};
@@ -118,8 +117,7 @@ function undo() {
   if (!history.length) return say("There is nothing to undo.");
   choice++;
   ({city, view, transmitters, cars} = history.pop());
-  note(city.note);
-  changed();
+  note(city.note); changed();
 }
 
 // ---- transmitters, cars and measured values ----
@@ -270,7 +268,7 @@ async function askForMaps(mine) {
     if (mine !== version) return;
     maps = found.maps.map((map, i) => {
       const layers = Object.fromEntries(Object.entries(map).map(([name, text]) => [name, floats(text)]));
-      return {...layers, number: transmitters.indexOf(seen[i]) + 1, asked, built: part()};
+      return {...layers, number: transmitters.indexOf(seen[i]) + 1, built: part()};
     });
     choices(); draw();
     const told = asked.points.length ? `; measured values: ${asked.points.length}` : "";
@@ -347,8 +345,7 @@ function draw() {
   if (cursor) read(cursor); else marks();
 }
 function read(at) {
-  cursor = at;
-  marks();
+  cursor = at; marks();
   const map = shown(), i = (at[1] - view[1]) * side + at[0] - view[0];
   let text = built(at) ? "building" : "";
   if (map && inView({x: at[0], y: at[1]}) && !map.built[i]) {
@@ -361,14 +358,13 @@ function read(at) {
 // ---- files ----
 function save(blob, name) {
   const link = Object.assign(document.createElement("a"), {href: URL.createObjectURL(blob), download: name});
-  link.click();
-  URL.revokeObjectURL(link.href);
+  link.click(); URL.revokeObjectURL(link.href);
 }
 async function download(kind) {
   const layer = $("layer").value;
   if (layer === "city") return raster(city.width, city.height, i => Array(3).fill(city.built[i] * 255)).toBlob(blob => save(blob, "city.png"));
   if (!maps.length) return say("There is no map yet: place a transmitter.", true);
-  const answer = await post(`/file/${layer}/${kind}`, {...shown().asked, shown: $("shown").selectedIndex});
+  const answer = await post(`/file/${layer}/${kind}`, scene([transmitters[shown().number - 1]]));
   save(await answer.blob(), `radio_map_${layer}.${kind}`);
 }
 

@@ -23,18 +23,7 @@ from data.simulator.scenes import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB
 from denoising_diffusion_pytorch.predictor import Predictor
 
-from .scenes import (
-    KINDS,
-    UNITS,
-    buildings_of,
-    encode,
-    layers_of,
-    placed,
-    scenes_of,
-    uploaded_city,
-    whole_city,
-    write_layer,
-)
+from . import messages
 
 HERE = Path(__file__).parent
 MAX_UPLOAD = 8 * 2**20  # bytes
@@ -76,7 +65,6 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
             limits=[GAIN_MIN_DB, GAIN_MAX_DB],
             eirp=EIRP_DBM,
             max_upload=MAX_UPLOAD,
-            layers=list(UNITS),
             cars=predictor.sees_cars,
             measurements=predictor.sees_measurements,
             model=f"{predictor.checkpoint.path.name}, step {predictor.checkpoint.step:,}",
@@ -94,24 +82,26 @@ def add_cities(app: Flask) -> None:
     @app.get("/city")
     def city():
         scene = random_scenes(seed())[0]
-        return jsonify(whole_city(f"random city {seed()}", City(scene.layout, None)) | {"tx": scene.tx})
+        return jsonify(messages.whole_city(f"random city {seed()}", City(scene.layout, None)) | {"tx": scene.tx})
 
     @app.post("/upload")
     def upload():
         name = request.args.get("name", "the file")
-        return jsonify(whole_city(name, uploaded_city(request.get_data(), name, "invert" in request.args)))
+        found = messages.uploaded_city(request.get_data(), name, "invert" in request.args)
+        return jsonify(messages.whole_city(name, found))
 
     @app.post("/cars")
     def cars():
-        return jsonify(placed(random_cars(buildings_of(request.get_json()), np.random.default_rng(seed()))))
+        streets = messages.buildings_of(request.get_json())
+        return jsonify(messages.placed(random_cars(streets, np.random.default_rng(seed()))))
 
 
 def add_maps(app: Flask, predictor: Predictor) -> None:
-    """/predict, the maps of the transmitters in view, and /file/<layer>/<kind>, one map of the transmitter `shown`."""
+    """/predict, the maps of all transmitters in view, and /file/<layer>/<kind>, one map of the first one."""
     one_at_a_time = threading.Lock()  # a prediction uses all cores
     places = app.extensions["places"] = threading.BoundedSemaphore(1 + MAX_WAITING)
 
-    def maps_of(scenes: list[Scene], draws: object) -> list[dict[str, np.ndarray]]:
+    def maps_of(scenes: list[Scene], draws: int) -> list[dict[str, np.ndarray]]:
         if any(scene.measurements is not None for scene in scenes) and not predictor.sees_measurements:
             raise DataError("this model has no channel that shows measured points")
         if scenes[0].cars is not None and not predictor.sees_cars:
@@ -122,30 +112,25 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
         try:
             with one_at_a_time:
-                return [layers_of(each) for each in predictor.predict(scenes, num_samples=draws)]
+                return [messages.layers_of(each) for each in predictor.predict(scenes, num_samples=draws)]
         finally:
             places.release()
 
     @app.post("/predict")
     def predict():
         body, start = request.get_json(), time.perf_counter()
-        maps = maps_of(scenes_of(body), body.get("draws", 1))
-        answer = [{name: encode(layer) for name, layer in each.items()} for each in maps]
+        maps = maps_of(messages.scenes_of(body), body.get("draws", 1))
+        answer = [{name: messages.encode(layer) for name, layer in each.items()} for each in maps]
         return jsonify(maps=answer, seconds=time.perf_counter() - start)
 
     @app.post("/file/<layer>/<kind>")
     def file(layer: str, kind: str):
         body, content = request.get_json(), io.BytesIO()
-        scenes = scenes_of(body)
-        if kind not in KINDS or layer not in UNITS or body.get("shown") not in range(len(scenes)):
-            raise DataError(
-                f"request one of {', '.join(UNITS)} as {', '.join(KINDS)}, of a transmitter that is `shown`"
-            )
-        scene = scenes[body["shown"]]
+        scene = messages.scenes_of(body)[0]
         maps = maps_of([scene], body.get("draws", 1))[0]
         if layer not in maps:
-            raise DataError(f"there is no {layer} map: place a car, or choose several samples")
-        write_layer(content, kind, layer, maps[layer], scene.buildings, body)
+            raise DataError(f"there is no {layer} map here: place a car, or choose several samples")
+        messages.write_layer(content, kind, layer, maps[layer], scene.buildings, body)
         content.seek(0)
         return send_file(content, as_attachment=True, download_name=f"radio_map_{layer}.{kind}")
 

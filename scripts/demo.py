@@ -23,7 +23,7 @@ from denoising_diffusion_pytorch.predictor import Predictor
 try:
     from waitress import serve
 
-    from demo.scenes import layers_of
+    from demo.messages import layers_of
     from demo.server import LOCAL_HOSTS, MAX_UPLOAD, MAX_WAITING, create_app
 except ImportError as error:
     raise SystemExit(f"error: {error}; the web page needs: pip install -r requirements-demo.txt") from error
@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if there is one")
     arguments = parser.parse_args()
+    if not 0 <= arguments.port < 2**16:
+        raise ConfigError(f"--port {arguments.port}: must lie within 0 .. 65535")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: there is no GPU that PyTorch can use")
     predictor = Predictor(arguments.ckpt, device=arguments.device)
@@ -50,7 +52,7 @@ def main() -> None:
     )  # above MAX_UPLOAD the application says why, above this nobody reads
     try:
         serve(app, host=arguments.host, port=arguments.port, threads=threads, max_request_body_size=most)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"--host {arguments.host} --port {arguments.port}: {error}; choose another port") from error
 
 

@@ -127,7 +127,8 @@ PARK, SITE = polygon(shifted(HOUSE, 60, 60)), polygon([[-50, -50], [150, -50], [
 @pytest.mark.parametrize(
     "properties, other",
     [
-        ({"building": "residential"}, {"building": "no"}), ({"Building": "yes"}, {"leisure": "park"}), ({"class": "Building"}, {"class": "Road"}),
+        ({"building": "residential"}, {"building": "no"}), ({"Building": "yes"}, {"leisure": "park"}),
+        ({"class": "Building"}, {"class": "Road"}),
     ],
 )  # fmt: skip
 def test_only_what_says_that_it_is_a_building(properties, other):

@@ -23,14 +23,6 @@ from data.units import GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
 from denoising_diffusion_pytorch.predictor import Prediction
 
 MOST = {"tx": 8, "points": 2000, "cars": 500}
-KINDS = ("png", "npy", "csv", "tif")
-UNITS = {
-    "model": "gain_db",
-    "simulator": "gain_db",
-    "difference": "difference_db",
-    "std": "std_db",
-    "car_loss": "car_loss_db",
-}
 
 
 def encode(array: np.ndarray) -> str:
@@ -118,7 +110,7 @@ def placed(cars: Layout) -> list[list[int]]:
 
 
 def layers_of(prediction: Prediction) -> dict[str, np.ndarray]:
-    """The maps of a transmitter in dB, (SIDE, SIDE) float32: those of `UNITS`, without what there is not."""
+    """The maps of a transmitter in dB, (SIDE, SIDE) float32, by name; a spread of several samples, a loss by cars."""
     scene = prediction.scene
     without, simulated = (gain_to_db(np.where(scene.buildings, 0, each)) for each in simulated_gains(scene))
     model = gain_to_db(prediction.gain)
@@ -131,35 +123,23 @@ def layers_of(prediction: Prediction) -> dict[str, np.ndarray]:
 
 
 def write_layer(file: BinaryIO, kind: str, name: str, values: np.ndarray, buildings: np.ndarray, body: Any) -> None:
-    """A map as PNG in RadioMapSeer's levels, or as it is in .npy, GeoTIFF and CSV, the latter without buildings.
+    """A map as PNG in RadioMapSeer's levels, or as it is in .npy and GeoTIFF.
 
     Args:
         body: the request, with the `place` of the city, None where its coordinates are pixels, and the column `left`
             and row `top` at which the view begins in it.
     """
-    try:
-        left, top, given = int(body["left"]), int(body["top"]), body["place"]
-        numbers = given and [float(given[key]) for key in ("x", "y", "dx", "dy")]
-        place = given and Georeference(*numbers, given["degrees"], given["epsg"])
-        corner = (place or Georeference(0.0, 0.0, 1.0, 1.0, degrees=False)).crop(top, left)  # pixels count upwards
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise DataError("place, left, top: must be those of the city in view") from error
-    if kind == "png":
-        if UNITS[name] != "gain_db":
-            raise DataError("a PNG holds path gains; take another kind of file for this map")
-        Image.fromarray(gain_to_uint8(np.where(buildings, 0, db_to_gain(values)))).save(file, "PNG")
-    elif kind == "npy":
+    if kind == "npy":
         np.save(file, values)
     elif kind == "tif":
+        try:
+            given = body["place"] or {"x": 0, "y": 0, "dx": 1, "dy": 1, "degrees": False, "epsg": None}  # upwards
+            numbers = [float(given[key]) for key in ("x", "y", "dx", "dy")]
+            corner = Georeference(*numbers, given["degrees"], given["epsg"]).crop(int(body["top"]), int(body["left"]))
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise DataError("place, left, top: must be those of the city in view") from error
         write_geotiff(file, values, corner)
+    elif kind == "png" and name in ("model", "simulator"):
+        Image.fromarray(gain_to_uint8(np.where(buildings, 0, db_to_gain(values)))).save(file, "PNG")
     else:
-        row, column = np.nonzero(~buildings)
-        axes, x, y = "x,y", column + left, row + top
-        if place:
-            axes, x, y = (
-                "lon,lat" if place.degrees else "x,y",
-                corner.x + column * corner.dx,
-                corner.y - row * corner.dy,
-            )
-        table, places = np.column_stack([x, y, values[row, column]]), "%.7f" if place and place.degrees else "%.10g"
-        np.savetxt(file, table, [places, places, "%.2f"], ",", header=f"{axes},{UNITS[name]}", comments="")
+        raise DataError(f"{name} as {kind}: maps are saved as npy and tif, path gains also as png")
