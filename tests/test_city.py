@@ -9,9 +9,6 @@ from PIL import Image
 from rasterio.warp import transform
 
 from data import DataError
-from data.geometry.cars import car_outline, picture_of_cars
-from data.geometry.layout import Layout
-from data.geometry.registration import picture_of
 from data.gis.city import city_of, read_city
 from data.gis.geotiff import write_geotiff
 from data.scene import scene_at
@@ -107,7 +104,7 @@ def test_a_city_is_cut_around_its_transmitter():
     far = [feature(polygon(placed(4326, 6 + i / 10, 47 + i / 20))) for i in range(80)]
     city = read(*far, around=[placed(4326, 8, 48, [[50, 10]])[0]])
     assert city.layout.coverage.sum() == pytest.approx(600, rel=0.01) and max(city.layout.shape) < 100
-    assert "near enough to the transmitter: 1 of 80" in city.notes[1]
+    assert "footprints: 1 of 80, in WGS 84 (EPSG:4326)" in city.notes[0]
     many = [feature(polygon(shifted(HOUSE, 40 * i, 40 * j))) for i in range(101) for j in range(101)]
     with pytest.raises(DataError, match="51,005 vertices; at most 4096 m .*; cut it"):
         read(*many)
@@ -115,7 +112,7 @@ def test_a_city_is_cut_around_its_transmitter():
     assert city.layout.shape == (1044, 1124 + 32)  # no house stands at the northern border
     column, row = city.place.pixels(2000 + 15, 2000 + 10)
     assert city.layout.inside[round(row), round(column)]
-    with pytest.raises(DataError, match="no building within .* 9000,9000; it spans 0,0 .. 4030"):
+    with pytest.raises(DataError, match="no building within 512 m of the transmitters; it spans 0,0 .. 4030"):
         read(*many, around=[(9000, 9000)])
     beside = read(feature(polygon(HOUSE)), around=[(-44, 9)])  # in the open beside the only house
     assert beside.layout.shape == (52, 74 + 32) and beside.place.pixels(-44, 9) == (16, 16 + 11)
@@ -133,7 +130,10 @@ PARK, SITE = polygon(shifted(HOUSE, 60, 60)), polygon([[-50, -50], [150, -50], [
 )  # fmt: skip
 def test_only_what_says_that_it_is_a_building(properties, other):
     city = read(feature(polygon(HOUSE), **properties), feature(PARK, **other), feature(SITE, **other))
-    assert city.layout.coverage.sum() == pytest.approx(600) and "they are buildings: 1 of 3" in city.notes[1]
+    assert (
+        city.layout.coverage.sum() == pytest.approx(600)
+        and "do not say they are buildings: 2, left out" in city.notes[1]
+    )
     silent = read(feature(polygon(HOUSE)), feature(PARK, **other))
     assert silent.layout.coverage.sum() == pytest.approx(1200) and len(silent.notes) == 1
 
@@ -153,7 +153,7 @@ def test_features_that_say_they_are_cars():
         assert city.layout.coverage.sum() == pytest.approx(1200)
         assert city.cars.shape == city.layout.shape == (20 + 32, 130 + 32)
         assert city.cars.coverage.sum() == pytest.approx(8 + 40 * 20, rel=1e-5)
-        assert city.notes[-1] == "cars: 2; 1 inside buildings left out"
+        assert city.notes[-1] == "cars: 2 of 3 are outside of buildings"
         column, row = (round(value) for value in city.place.pixels(50, 11))
         assert city.cars.coverage[row, column] == pytest.approx(1) and read(*houses).cars is None
     with pytest.raises(DataError, match=r"a.geojson: holds only cars .4., no building; export"):
@@ -193,22 +193,12 @@ def test_texts():
         ("a.json", collection(*map(feature, NOTHING)), "holds no polygon"),
         ("a.json", collection(feature(polygon(placed(4326, 9, 48))), crs="EPSG:3857"), "cannot be in its .*ogr2ogr"),
         ("a.json", collection(feature(polygon(HOUSE)), crs="EPSG:4978"), "cannot be in its system"),  # geocentric
-        ("0.json", b"[[[1, 2], [3, 4], [5, 9]]]", "outline 1 is not closed"), ("a.png", b"\x89PNG\r\n", "is no PNG"),
+        ("0.json", b"[[[1, 2], [3, 4], [5, 9]]]", "holds no polygon"), ("a.png", b"\x89PNG\r\n", "is no PNG"),
     ],
 )  # fmt: skip
 def test_what_is_no_city_is_refused_in_one_line(name, content, message):
     with pytest.raises(DataError, match=f"^{name}: [^\n]*{message}[^\n]*$"):
         city_of(content, name)
-
-
-def test_a_polygon_file_of_radiomapseer_is_a_city():
-    """In the map's registration, see `data.geometry.registration`."""
-    rings = [[[20, 20], [50, 20], [50, 40], [20, 40], [20, 20]], [[80, 90], [100, 90], [100, 120], [80, 120], [80, 90]]]
-    city = city_of(json.dumps(rings).encode(), "0.json")
-    assert city.layout.shape == (256, 256) and city.place is None
-    assert city.layout.coverage.sum() == pytest.approx(1200, abs=0.1)
-    rows, columns = np.nonzero(city.layout.inside[:, :60])
-    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (19, 48, 217, 236)
 
 
 def picture(path, pixels):
@@ -246,7 +236,7 @@ def test_pictures_of_cars(tmp_path):
     for city in (read_city(town, cars=given), read_city(dark, invert=True, cars=given)):
         cars[8:10, 8:12] = 0
         assert (city.cars.inside == (cars > 0)).all() and (city.layout.inside == (built > 0)).all()
-        assert city.notes[-1] == "cars: 2; 1 inside buildings left out"
+        assert city.notes[-1] == "cars: 2 of 3 are outside of buildings"
     with pytest.raises(DataError, match="5,21: is inside a car of town; .* nearest open point is"):
         scene_at("town", city.layout, "5,21", None, city.cars)
     assert scene_at("town", city.layout, "10,22", None, city.cars).cars is city.cars
@@ -259,15 +249,3 @@ def test_pictures_of_cars(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             read_city(path, cars=other)
-
-
-def test_pictures_of_a_radiomapseer_tree_lie_beside_its_maps(tmp_path):
-    """The same file gives other outlines elsewhere; pictures of cars have the maps' frame."""
-    layout = Layout([np.array([[9.0, 10], [30, 14], [26, 35], [5, 31]]) + (-(2.0**-12), 2.0**-12)], (64, 64))
-    cars = Layout([car_outline((50, 20), 30)], (64, 64))
-    given = picture(tmp_path / "cars.png", picture_of_cars(cars))
-    for folder in ("png/buildings_complete", "png/buildings_missing2/1", "mine"):
-        (tmp_path / folder).mkdir(parents=True)
-        city = read_city(picture(tmp_path / folder / "0.png", picture_of(layout)), cars=given)
-        assert (city.layout.inside == layout.inside).all() == city.layout.exact == (folder != "mine")
-        assert np.array_equal(city.cars.inside, cars.inside if folder != "mine" else picture_of_cars(cars))

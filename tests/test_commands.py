@@ -122,7 +122,7 @@ def test_footprints_and_measured_power(model, tmp_path):
     """The map is a GeoTIFF too; a negative longitude is a value; received power becomes path gain."""
     city = ("--buildings", TOWN, "--tx", "10.002543,49.999488")
     out = done("sample.py", *model, *city, "--output_folder", tmp_path)
-    assert "town.geojson: footprints: 58, in degrees (EPSG:4326)" in out
+    assert "town.geojson: footprints: 58 of 58, in WGS 84 (EPSG:4326)" in out
     west = ("--buildings", TOWN, "--tx", "-80.0003,43.0")
     refused("sample.py", *model, *west, words=["-80.0003,43.0: is outside town"])
     (tmp_path / "drive.csv").write_text("PCI,lat,lon,dbm\n1,49.9993,10.002543,-92\n1,49.0,10.0,-92\n")

@@ -29,7 +29,7 @@ NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -
 PICTURE = (0.5, -0.5)  # offset in x and y from a building picture's frame to the map's
 
 
-def _points(value: Any, path: Path | str, what: str) -> np.ndarray:
+def _points(value: Any, path: Path, what: str) -> np.ndarray:
     """(N, 2) float64; DataError for anything else."""
     try:
         points = np.array(value, np.float64)
@@ -41,28 +41,23 @@ def _points(value: Any, path: Path | str, what: str) -> np.ndarray:
 
 
 def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
-    """The layout in a file of polygon/, for a map of shape (H, W); a DataError names the file."""
-    return Layout(outlines_of(read_json(path), path, shape), shape)
-
-
-def outlines_of(content: Any, path: Path | str, shape: tuple[int, int]) -> list[np.ndarray]:
-    """The outlines, in the frame of a map of shape (H, W), of the content of a file of polygon/.
+    """The layout in a file of polygon/, for a map of shape (H, W).
 
     Raises:
         DataError: names a file that is not a list of closed rings inside the map.
     """
+    content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: holds no list of outlines")
-    height, width = shape
     outlines = []
     for number, value in enumerate(content, 1):
         ring = _points(value, path, f"outline {number}")
         if len(ring) < 4 or (ring[0] != ring[-1]).any():
             raise DataError(f"{path}: outline {number} is not closed; its last point must repeat its first")
-        if ring.min() < 0 or (ring > (width + 1, height + 1)).any():
-            raise DataError(f"{path}: outline {number} reaches outside of the {width}x{height} px map")
-        outlines.append(ring[:-1] * (1, -1) + (-1 - EDGE, height + EDGE))
-    return outlines
+        if ring.min() < 0 or (ring > (shape[1] + 1, shape[0] + 1)).any():
+            raise DataError(f"{path}: outline {number} reaches outside of the {shape[1]}x{shape[0]} px map")
+        outlines.append(ring[:-1] * (1, -1) + (-1 - EDGE, shape[0] + EDGE))
+    return Layout(outlines, shape)
 
 
 def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
@@ -90,9 +85,8 @@ def picture_of(layout: Layout) -> np.ndarray:
 def fit_outlines(mask: np.ndarray) -> list[np.ndarray]:
     """Outlines, in the map's frame, of one of RadioMapSeer's building pictures (H, W) bool.
 
-    They are traced from the pixels, moved to the map's frame and fitted: corners are whole numbers in polygon/, and
-    the fit looks for those that reproduce the picture. Several outlines can give the same picture, so walls may be a
-    pixel off.
+    They are traced and fitted: corners are whole numbers in polygon/, and the fit looks for those that reproduce the
+    picture. Several outlines can give the same picture, so walls may be a pixel off.
     """
     return [_fit(ring, mask) for ring in rings_from_mask(mask)]
 

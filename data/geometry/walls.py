@@ -36,13 +36,9 @@ def make_walls(segments: np.ndarray, shape: tuple[int, int]) -> Walls:
     index = np.repeat(np.arange(len(segments)), counts)  # segment of every sample point
     offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     points = start[index] + delta[index] * (offset / (counts[index] - 1))[:, None]
-    keys = []
-    for dx in (-CELL_MARGIN, CELL_MARGIN):
-        for dy in (-CELL_MARGIN, CELL_MARGIN):
-            row, column = pixel_of(points + (dx, dy))
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            cell = row[inside] * width + column[inside]
-            keys.append(cell * len(segments) + index[inside])
-    pairs = np.unique(np.concatenate(keys))
-    cells, items = np.divmod(pairs, max(len(segments), 1))
+    corners = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)])[:, None] * CELL_MARGIN
+    row, column = pixel_of(points + corners)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    keys = (row * width + column) * len(segments) + index
+    cells, items = np.divmod(np.unique(keys[inside]), max(len(segments), 1))
     return Walls(segments, np.searchsorted(cells, np.arange(height * width + 1)), items, height, width)

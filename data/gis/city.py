@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,18 +9,14 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from ..crop import SIDE
 from ..errors import DataError
 from ..files import decoded, read_bytes
-from ..geometry.cars import cars_from_picture
 from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
 from ..geometry.outlines import is_building
-from ..geometry.registration import fit_outlines, outlines_of
 from ..trees.png import decode_grey, read_grey
 from .footprints import Footprints, footprints_of, metres
 
-OF_A_TREE = re.compile(r"/png/buildings_(complete|missing\d/\d)/[^/]+$")  # where a RadioMapSeer tree has its pictures
 MARGIN = 16  # m of open ground around the footprints
 LARGEST = 4096  # m
 MOST_VERTICES = 50_000
@@ -34,7 +29,7 @@ class City:
 
     Attributes:
         layout: one pixel per metre, north up.
-        place: where it lies; None for pictures and RadioMapSeer's files, whose coordinates are column and row.
+        place: where it lies; None for pictures, whose coordinates are column and row.
         notes: what was read and what was left out, a sentence each.
         seems_inverted: more than half of a picture is built.
         cars: None if none were named.
@@ -51,9 +46,7 @@ class City:
         built = self.layout.inside
         in_the_open = [ring for ring in cars.outlines if not is_building(built, ring).all()]
         self.cars = Layout(in_the_open, cars.shape, inside=cars.inside & ~built)
-        left_out = len(cars.outlines) - len(in_the_open)
-        more = f"; {left_out:,} inside buildings left out" if left_out else ""
-        self.notes.append(f"cars: {len(in_the_open):,}{more}")
+        self.notes.append(f"cars: {len(in_the_open):,} of {len(cars.outlines):,} are outside of buildings")
 
 
 def read_city(
@@ -62,25 +55,21 @@ def read_city(
     """The city in a file; arguments and errors as `city_of`, which gets its content.
 
     Args:
-        cars: a picture of the same size, cars white on black, for a city whose coordinates are pixels.
+        cars: a picture of the same size, cars white on black, for a city that is a picture.
     """
     city = city_of(read_bytes(path), str(path), around, invert)
-    if OF_A_TREE.search(path.resolve().as_posix()):
-        city.layout = Layout(fit_outlines(city.layout.inside), city.layout.shape)
-        city.notes.append("a picture of a RadioMapSeer tree; outlines and positions are in the frame of its maps")
     if cars is not None:
         if city.place is not None:
             raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')
         shown = _white(read_grey(cars, city.layout.shape))
         if shown.mean() > 0.5:
             raise DataError(f"{cars}: shows cars on {shown.mean():.0%} of the map; save it with cars white on black")
-        # RadioMapSeer's beside outlines in the frame of its maps; other pictures have a frame of their own
-        city.add_cars(cars_from_picture(shown) if city.layout.exact else Layout.traced(shown))
+        city.add_cars(Layout.traced(shown))
     return city
 
 
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
-    """The city in a file's content: a PNG, footprints as GeoJSON, or a polygon file of RadioMapSeer.
+    """The city in a file's content: a PNG, or footprints as GeoJSON.
 
     Args:
         content, name: of the file.
@@ -100,12 +89,8 @@ def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (
     try:
         value = json.loads(decoded(content))
     except (ValueError, RecursionError) as error:
-        formats = "a city is a PNG, GeoJSON (ogr2ogr converts other formats), or a polygon file of RadioMapSeer"
-        raise DataError(f"{name}: is neither a PNG nor JSON; {formats}") from error
-    if isinstance(value, list):
-        layout = Layout(outlines_of(value, name, (SIDE, SIDE)), (SIDE, SIDE))
-        kind = f"a polygon file of RadioMapSeer, {SIDE} x {SIDE} px; positions are column and row of its maps"
-        return City(layout, None, [f"{kind}; {layout.inside.mean():.1%} of it built"])
+        remedy = "a city is a PNG or GeoJSON; ogr2ogr converts other formats"
+        raise DataError(f"{name}: is neither a PNG nor JSON; {remedy}") from error
     return _city_of_footprints(footprints_of(value, name), np.array(around, np.float64).reshape(-1, 2), name)
 
 
@@ -132,8 +117,7 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
         buildings = shapely.intersection(every[shapely.intersects(every, box)], box)
         if not len(buildings):
             spans = " .. ".join(f"{x:.7g},{y:.7g}" for x, y in whole)
-            where = f"{around[0, 0]:.9g},{around[0, 1]:.9g}; it spans {spans} (x and y, or lon and lat)"
-            raise DataError(f"{name}: has no building within {NEAR} m of {where}")
+            raise DataError(f"{name}: has no building within {NEAR} m of the transmitters; it spans {spans}")
         low, high = _span(buildings, positions)
     width, height = high - low
     if _too_large(buildings, low, high):
@@ -144,12 +128,9 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
     degrees, epsg = bool(found.crs and found.crs.is_geographic), found.crs and found.crs.to_epsg(min_confidence=25)
     (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
     layout = Layout(_outlines(buildings, low), (math.ceil(height), math.ceil(width)))
-    unit = "degrees" if degrees else found.crs.name if found.crs else "metres"
-    unit += f" (EPSG:{epsg})" if epsg else ""
+    unit = f"{found.crs.name} (EPSG:{epsg})" if found.crs else "metres"
     built = f"{layout.shape[1]} x {layout.shape[0]} m, {layout.inside.mean():.1%} of it built"
-    notes = [f"footprints: {len(buildings):,}, in {unit}; {built}", *found.notes]
-    if len(buildings) < len(every):
-        notes.append(f"footprints near enough to the transmitter: {len(buildings):,} of {len(every):,}")
+    notes = [f"footprints: {len(buildings):,} of {len(every):,}, in {unit}; {built}", *found.notes]
     city = City(layout, Georeference(left, top, dx, dy, degrees, epsg), notes)
     if len(cars):
         city.add_cars(Layout(_outlines(shapely.intersection(cars, shapely.box(*low, *high)), low), layout.shape))

@@ -55,10 +55,8 @@ def footprints_of(content: Any, name: str) -> Footprints:
     if not chosen.any():
         what = f"only cars ({cars.sum():,}), no building" if cars.any() else "no polygon of GeoJSON"
         raise DataError(f"{name}: holds {what}; export building footprints, for instance from overpass-turbo.eu")
-    notes = []
-    if 0 < says.sum() < (~cars).sum():
-        of_all = f"{says.sum():,} of {(~cars).sum():,}"
-        notes.append(f"features that say they are buildings: {of_all}; the others are left out")
+    left_out = (~cars & ~chosen).sum()
+    notes = [f"features that do not say they are buildings: {left_out:,}, left out"] if left_out else []
     buildings, crs = _polygons(shapes[chosen]), _crs(content)
     bounds = shapely.bounds(buildings)
     house, middle = np.median((bounds[:, 2:] - bounds[:, :2]).max(1)), np.median(bounds, axis=0)[:2]

@@ -287,12 +287,9 @@ class Simulator:
         With cars, it is the mean of the map without them and of the one around them, in dB, and nowhere more than the
         first: RadioMapSeer's cars have half of their effect.
         """
-        gain = path_gain_of(self.loss(tx))
-        if self.cars is None:
-            return gain, gain
-        return gain, np.minimum(gain, (gain + path_gain_of(self.loss(tx, around_cars=True))) / 2)
 
+        def gain(around_cars: bool = False) -> np.ndarray:
+            return np.maximum(GAIN_MAX_DB - self.loss(tx, around_cars), GAIN_MIN_DB).astype(np.float32)
 
-def path_gain_of(loss: np.ndarray) -> np.ndarray:
-    """In dB, float32, at least GAIN_MIN_DB, of a loss in dB below the scale's strongest value."""
-    return np.maximum(GAIN_MAX_DB - loss, GAIN_MIN_DB).astype(np.float32)
+        without = gain()
+        return without, without if self.cars is None else np.minimum(without, (without + gain(around_cars=True)) / 2)
