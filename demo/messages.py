@@ -1,7 +1,6 @@
 """What the page and the server send each other: cities, scenes, maps, and files of maps. All that comes in is checked."""
 
 import base64
-import io
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
@@ -15,7 +14,7 @@ from data.crop import SIDE
 from data.geometry.cars import car_outline, cars_of
 from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
-from data.gis.city import LARGEST, City, city_of
+from data.gis.city import City
 from data.gis.geotiff import write_geotiff
 from data.gis.measured_points import grey_levels
 from data.scene import scene_at
@@ -26,7 +25,6 @@ MOST = {"tx": 8, "points": 2000, "cars": 500}
 
 
 def encode(array: np.ndarray) -> str:
-    """Bytes in base64."""
     return base64.b64encode(array.tobytes()).decode()
 
 
@@ -54,8 +52,7 @@ def rows(body: dict[str, Any], key: str, columns: int) -> np.ndarray:
 def scenes_of(body: Any) -> list[Scene]:
     """What is in view of a request: buildings, cars, and for each transmitter the values measured of it.
 
-    Raises:
-        DataError: `tx` (x, y), `cars` (x, y, degrees) or `points` (x, y, dB, index of the transmitter) are impossible.
+    DataError if `tx` (x, y), `cars` (x, y, degrees) or `points` (x, y, dB, index of the transmitter) are impossible.
     """
     city = City(buildings_of(body), None)
     transmitters, cars, points = rows(body, "tx", 2), rows(body, "cars", 3).round(), rows(body, "points", 4)
@@ -73,28 +70,15 @@ def scenes_of(body: Any) -> list[Scene]:
 
 def whole_city(name: str, city: City) -> dict[str, Any]:
     """All of a city, of which the page shows a part."""
-    height, width = city.layout.shape
     return {
         "buildings": encode(city.layout.inside),
-        "width": width,
-        "height": height,
+        "width": city.layout.shape[1],
+        "height": city.layout.shape[0],
         "place": None if city.place is None else asdict(city.place),
         "cars": [] if city.cars is None else placed(city.cars),
         "note": "; ".join([name, *city.notes]),
         "inverted": city.seems_inverted,
     }
-
-
-def uploaded_city(content: bytes, name: str, invert: bool) -> City:
-    """The city in a file that somebody sent; a picture is measured before it is unpacked; raises DataError."""
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-            size = picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        size = (0, 0)  # no picture, or a broken one: the reader says so
-    if max(size) > LARGEST:
-        raise DataError(f"{name}: is {size[0]}x{size[1]} px; at most {LARGEST} per side can be read")
-    return city_of(content, name, invert=invert)
 
 
 def placed(cars: Layout) -> list[list[int]]:
@@ -125,20 +109,17 @@ def layers_of(prediction: Prediction) -> dict[str, np.ndarray]:
 def write_layer(file: BinaryIO, kind: str, name: str, values: np.ndarray, buildings: np.ndarray, body: Any) -> None:
     """A map as PNG in RadioMapSeer's levels, or as it is in .npy and GeoTIFF.
 
-    Args:
-        body: the request, with the `place` of the city, None where its coordinates are pixels, and the column `left`
-            and row `top` at which the view begins in it.
+    `body` is the request, with the `place` of what is in view: coordinates, or pixels counted upwards.
     """
     if kind == "npy":
         np.save(file, values)
     elif kind == "tif":
         try:
-            given = body["place"] or {"x": 0, "y": 0, "dx": 1, "dy": 1, "degrees": False, "epsg": None}  # upwards
-            numbers = [float(given[key]) for key in ("x", "y", "dx", "dy")]
-            corner = Georeference(*numbers, given["degrees"], given["epsg"]).crop(int(body["top"]), int(body["left"]))
+            x, y, dx, dy = (float(body["place"][key]) for key in ("x", "y", "dx", "dy"))
+            place = Georeference(x, y, dx, dy, body["place"]["degrees"], body["place"]["epsg"])
         except (TypeError, KeyError, ValueError, OverflowError) as error:
-            raise DataError("place, left, top: must be those of the city in view") from error
-        write_geotiff(file, values, corner)
+            raise DataError("place: must be that of the city in view") from error
+        write_geotiff(file, values, place)
     elif kind == "png" and name in ("model", "simulator"):
         Image.fromarray(gain_to_uint8(np.where(buildings, 0, db_to_gain(values)))).save(file, "PNG")
     else:

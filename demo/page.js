@@ -69,11 +69,12 @@ function part() {  // the buildings in view
   return cells;
 }
 function scene(seen = transmitters.filter(inView)) {  // what every request says about what is in view
-  const [left, top] = view;
+  const [left, top] = view, {x, y, dx, dy, degrees, epsg} = city.place || {x: 0, y: 0, dx: 1, dy: 1, degrees: false, epsg: null};
   const points = seen.flatMap((t, i) => t.points.filter(inView).map(({x, y, gain}) => [x - left, y - top, gain, i]));
   return {
     buildings: base64(part()), tx: seen.map(({x, y}) => [x - left, y - top]), points, draws: Number($("draws").value),
-    cars: cars.filter(inView).map(({x, y, degrees}) => [x - left, y - top, degrees]), left, top, place: city.place,
+    cars: cars.filter(inView).map(({x, y, degrees}) => [x - left, y - top, degrees]),
+    place: {x: x + left * dx, y: y - top * dy, dx, dy, degrees, epsg},
   };
 }
 

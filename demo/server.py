@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 import numpy as np
 from flask import Flask, Response, abort, jsonify, request, send_file
 from matplotlib import colormaps
+from PIL import Image
 from werkzeug.exceptions import HTTPException
 
 from data import DataError, Scene
 from data.crop import SIDE
-from data.gis.city import City
+from data.gis.city import LARGEST, City, city_of
 from data.simulator import random_cars
 from data.simulator.scenes import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB
@@ -37,13 +38,12 @@ POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' d
 def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS) -> Flask:
     """The page and the requests that it makes.
 
-    Args:
-        predictor: of a latent diffusion.
-        hosts: names by which the server may be addressed, so that no other web page can reach it through a name of its
-            own (DNS rebinding); None for any.
+    `hosts` are the names by which the server may be addressed, so that no other web page can reach it through a name of
+    its own (DNS rebinding); None for any.
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
+    Image.MAX_IMAGE_PIXELS = LARGEST**2 // 2  # pictures of more than twice as many are not unpacked
     guard(app, hosts)
     add_cities(app)
     add_maps(app, predictor)
@@ -87,13 +87,12 @@ def add_cities(app: Flask) -> None:
     @app.post("/upload")
     def upload():
         name = request.args.get("name", "the file")
-        found = messages.uploaded_city(request.get_data(), name, "invert" in request.args)
-        return jsonify(messages.whole_city(name, found))
+        return jsonify(messages.whole_city(name, city_of(request.get_data(), name, invert="invert" in request.args)))
 
     @app.post("/cars")
     def cars():
-        streets = messages.buildings_of(request.get_json())
-        return jsonify(messages.placed(random_cars(streets, np.random.default_rng(seed()))))
+        layout = messages.buildings_of(request.get_json())
+        return jsonify(messages.placed(random_cars(layout, np.random.default_rng(seed()))))
 
 
 def add_maps(app: Flask, predictor: Predictor) -> None:
@@ -149,11 +148,9 @@ def guard(app: Flask, hosts: Collection[str] | None) -> None:
         return response
 
     @app.errorhandler(DataError)
-    @app.errorhandler(RecursionError)  # of JSON that is nested too deeply
-    def refused(error: Exception):
+    def refused(error: DataError):
         return jsonify(error=str(error)), 400
 
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException):
-        too_large = f"the file or the request is larger than {MAX_UPLOAD // 2**20} MiB"
-        return jsonify(error=too_large if error.code == 413 else error.description), error.code
+        return jsonify(error=error.description), error.code

@@ -30,7 +30,6 @@ PICTURE = (0.5, -0.5)  # offset in x and y from a building picture's frame to th
 
 
 def _points(value: Any, path: Path, what: str) -> np.ndarray:
-    """(N, 2) float64; DataError for anything else."""
     try:
         points = np.array(value, np.float64)
     except (ValueError, TypeError, OverflowError):
@@ -41,11 +40,7 @@ def _points(value: Any, path: Path, what: str) -> np.ndarray:
 
 
 def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
-    """The layout in a file of polygon/, for a map of shape (H, W).
-
-    Raises:
-        DataError: names a file that is not a list of closed rings inside the map.
-    """
+    """The layout in a file of polygon/, for a map of shape (H, W); DataError if it is no list of closed rings inside it."""
     content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: holds no list of outlines")
@@ -130,7 +125,6 @@ def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _with_a_corner_more(ring: np.ndarray) -> Iterator[np.ndarray]:
-    """Outlines with one more corner on or beside a wall."""
     for place, (start, end) in enumerate(zip(ring, np.roll(ring, -1, axis=0), strict=True), 1):
         if np.hypot(*(end - start)) >= 4:
             for fraction in (0.25, 0.5, 0.75):

@@ -9,9 +9,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W) float -> (size, size) float32.
 
     Downsizing by a whole factor takes exact area means; otherwise bilinear with antialiasing, as torchvision's Resize.
-
-    Raises:
-        DataError: the image is not square.
+    DataError if the image is not square.
     """
     height, width = image.shape
     if height != width:

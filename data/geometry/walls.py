@@ -11,18 +11,11 @@ CELL_MARGIN = 0.15  # px by which those points are widened, so that no cell that
 
 
 class Walls(NamedTuple):
-    """Wall segments, bucketed by the pixels they cross.
+    """Wall segments, bucketed by the pixels they cross."""
 
-    Attributes:
-        segments: (S, 4) float64, x0 y0 x1 y1.
-        start: (H * W + 1,) int64, where each pixel's list begins in `items`.
-        items: int64, indices of segments.
-        height, width: H and W.
-    """
-
-    segments: np.ndarray
-    start: np.ndarray
-    items: np.ndarray
+    segments: np.ndarray  # (S, 4) float64, x0 y0 x1 y1
+    start: np.ndarray  # (H * W + 1,) int64, where each pixel's list begins in `items`
+    items: np.ndarray  # int64, indices of segments
     height: int
     width: int
 

@@ -125,7 +125,8 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
         raise DataError(
             f"{name}: {what}; at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read; cut it"
         )
-    degrees, epsg = bool(found.crs and found.crs.is_geographic), found.crs and found.crs.to_epsg(min_confidence=25)
+    degrees = bool(found.crs and found.crs.is_geographic)
+    epsg = found.crs.to_epsg(min_confidence=25) if found.crs else None
     (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
     layout = Layout(_outlines(buildings, low), (math.ceil(height), math.ceil(width)))
     unit = f"{found.crs.name} (EPSG:{epsg})" if found.crs else "metres"

@@ -53,7 +53,7 @@ def read_measurements(
     if place is not None:
         if on_earth and place.epsg:
             x, y = Transformer.from_crs(WGS_84, CRS.from_epsg(place.epsg), always_xy=True).transform(x, y)
-        x, y = place.pixels(x, y)
+        x, y = (x - place.x) / place.dx, (place.y - y) / place.dy
     gain = measured - (eirp_dbm or 0)
     known = np.isfinite([x, y, gain]).all(0)
     inside = known & (x >= -0.5) & (x < shape[1] - 0.5) & (y >= -0.5) & (y < shape[0] - 0.5)

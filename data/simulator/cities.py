@@ -5,7 +5,7 @@ building or stays open. A smooth bend of the whole map makes streets and long bu
 regularity vary from map to map, so that the spread over maps matches real cities, not only the mean.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -49,10 +49,7 @@ class Lot(NamedTuple):
 
 
 def random_city(rng: np.random.Generator, size: int = 256) -> Layout:
-    """Draw a layout of size x size metres.
-
-    As in RadioMapSeer, corners are whole metres and buildings are cut off at the border.
-    """
+    """A layout of size x size metres; as in RadioMapSeer, corners are whole and buildings are cut off at the border."""
     style = Style(rng)
     centres = rng.uniform(0, size, (style.districts, 2))
     base = rng.uniform(0, np.pi / 2)
@@ -160,7 +157,8 @@ def _building(rng: np.random.Generator, lot: Lot) -> list[np.ndarray]:
     if small < 5 and shape != "L":
         shape = "box"
     depth = np.clip(rng.uniform(0.35, 0.65) * 2 * small, 4, 14)  # of a wing, m
-    rings = []
+    ring: Any
+    rings: list[Any] = []
     if max(w, h) > 16 and rng.random() < 0.4:
         ring = _stepped(rng, w, h)
     elif shape == "L":
@@ -199,7 +197,7 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
 
 def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray]) -> None:
     """Add a building to the map unless it touches another one or hardly reaches into the map."""
-    rings = [snap(part) for ring in rings for part in clip(ring, (0, 0), np.array(buildings.shape) - 1)]
+    rings = [snap(part) for ring in rings for part in clip(ring, (0, 0), (len(buildings) - 1,) * 2)]
     rings = [ring for ring in rings if len(ring) >= 3]
     if not rings:
         return
@@ -214,11 +212,7 @@ def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray])
 
 
 def random_transmitter(city: Layout, rng: np.random.Generator) -> tuple[int, int]:
-    """(x, y) of a random open pixel in the central 150 / 256 of the map, as in RadioMapSeer.
-
-    Raises:
-        ValueError: there is no open pixel.
-    """
+    """(x, y) of a random open pixel in the central 150 / 256 of the map, as in RadioMapSeer; ValueError if there is none."""
     height, width = city.shape
     top, left = round(height * 53 / 256), round(width * 53 / 256)
     open_pixels = ~ndimage.binary_dilation(city.inside)[top : height - top, left : width - left]

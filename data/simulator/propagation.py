@@ -231,12 +231,7 @@ def line_of_sight(layout: Layout, tx: tuple[float, float]) -> np.ndarray:
 
 
 class Simulator:
-    """A city prepared once for any number of transmitters.
-
-    Args:
-        layout: its buildings.
-        cars: they take away half of what obstacles of the antennas' height would, see `path_gains`.
-    """
+    """The buildings and cars of a city, prepared once for any number of transmitters."""
 
     def __init__(self, layout: Layout, cars: Layout | None = None):
         self.buildings = layout.inside
@@ -252,16 +247,11 @@ class Simulator:
             self.walls_and_cars = make_walls(segments, layout.shape)
 
     def loss(self, tx: tuple[float, float], around_cars: bool = False) -> np.ndarray:
-        """Loss of the dominant paths in dB below the scale's strongest value, (H, W) float64.
-
-        Infinite where there is no path and inside buildings.
+        """Loss of the dominant paths, (H, W) float64 in dB below the scale's strongest value; infinite where there is none.
 
         Args:
-            tx: (x, y) = (column, row) of the transmitter in pixels.
+            tx: (x, y) = (column, row) of the transmitter in pixels; ValueError outside the map or inside a building.
             around_cars: around cars or over them; else as if there were none.
-
-        Raises:
-            ValueError: the transmitter is outside the map or inside a building.
         """
         x, y = float(tx[0]), float(tx[1])
         height, width = self.buildings.shape
@@ -278,14 +268,13 @@ class Simulator:
         return np.where(self.buildings, np.inf, loss.reshape(height, width))
 
     def path_gain(self, tx: tuple[float, float]) -> np.ndarray:
-        """In dB, (H, W) float32, at least GAIN_MIN_DB, which is also the value inside buildings; arguments as `loss`."""
+        """(H, W) float32 in dB, at least GAIN_MIN_DB, which is also the value inside buildings; arguments as `loss`."""
         return self.path_gains(tx)[1]
 
     def path_gains(self, tx: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-        """`path_gain` without and with the cars, for which the former is needed anyway.
+        """`path_gain` without and with the cars, which have half of their effect, as in RadioMapSeer.
 
-        With cars, it is the mean of the map without them and of the one around them, in dB, and nowhere more than the
-        first: RadioMapSeer's cars have half of their effect.
+        That is the mean, in dB, of the map without them and of the one around them, and nowhere more than the first.
         """
 
         def gain(around_cars: bool = False) -> np.ndarray:

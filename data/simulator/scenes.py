@@ -40,11 +40,7 @@ class SimulatedScenes:
 
 
 def random_scenes(seed: int, positions: Sequence[str] | None = None) -> list[Scene]:
-    """One random city with a transmitter at each `X,Y`, or at one random place, with maps simulated from its outlines.
-
-    Raises:
-        DataError: a position is malformed, outside the map, or inside a building.
-    """
+    """One random city with a transmitter at each `X,Y`, or at one random place, and simulated maps; errors as `scene_at`."""
     rng = np.random.default_rng(seed)
     city = random_city(rng, SIDE)
     simulator = Simulator(city)
