@@ -91,7 +91,7 @@ def test_a_position_has_one_pixel():
     mask[4:9, 11:14] = mask[0:3, 0:16] = True
     layout = Layout.traced(mask)
     for position in [(10.5, 6), (11.5, 4.5), (13.49, 8), (-3, -3), (2.5, 2.5), (20, 1)]:
-        Simulator(layout).paths(layout.nearest_open(position))  # raises inside a building
+        Simulator(layout).loss(layout.nearest_open(position))  # raises inside a building
     assert layout.nearest_open((20, 1)) == (15, 3) and layout.nearest_open((10.49, 6)) == (10.49, 6)
     with pytest.raises(DataError, match="cover the whole map"):
         Layout.traced(np.ones((4, 4), bool)).nearest_open((1, 1))
