@@ -12,8 +12,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
 from data.simulator.scenes import random_scenes
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -34,13 +32,10 @@ def main() -> None:
     parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if there is one")
     arguments = parser.parse_args()
     if not 0 <= arguments.port < 2**16:
         raise ConfigError(f"--port {arguments.port}: must lie within 0 .. 65535")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: there is no GPU that PyTorch can use")
-    predictor = Predictor(arguments.ckpt, device=arguments.device)
+    predictor = Predictor(arguments.ckpt)
     if not isinstance(predictor.model, LatentDiffusion):
         raise ConfigError(f"--ckpt {arguments.ckpt}: is a regression; the page shows samples of a latent diffusion")
     layers_of(*predictor.predict(random_scenes(0)))  # the first prediction compiles; done before anyone waits

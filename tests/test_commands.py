@@ -130,7 +130,7 @@ def test_footprints_and_measured_power(model, tmp_path):
     refused(*drive, words=["gain_db, or dbm with the transmitter's EIRP"])
     out = done(*drive, "--eirp", -10)
     assert "1 measured points from the columns lon, lat, dbm (minus the EIRP of -10 dBm)" in out
-    assert "outside the map and left out: 1" in out and "1 of 1 measured points lie" in out
+    assert "left out, outside the map or without a value: 1" in out and "1 of 1 measured points lie" in out
     decibels = np.load(tmp_path / "town_10.002543_49.999488.npy")
     with Image.open(tmp_path / "town_10.002543_49.999488.tif") as written:
         assert np.array_equal(np.asarray(written), decibels, equal_nan=True)

@@ -15,7 +15,7 @@ GRID = Georeference(500_000.0, 4_000_000.0, 1.0, 1.0, False, 32632)
     "text, place, eirp, said",
     [
         ("x,y,gain_db,comment\n3,4,-97.42,street\n10 , 20,-80,\n5,,-80,\n5,6,NaN,\n-1,4,-90,\n", None, None,
-         "without a value and left out: 2"),
+         "left out, outside the map or without a value: 3"),
         ("PCI,X,Y,dBm\n1,3,4,-74.42\n1,10,20,-57\n", None, 23, "x, y, dbm (minus the EIRP of 23 dBm)"),
         ("lat, lon, dbm\n49.99996,10.00003,-97.42\n49.9998,10.0001,-80", DEGREES, 0, "lon, lat, dbm"),
         ("x,y,gain_db\n10.00003,49.99996,-97.42\n10.0001,49.9998,-80\n", DEGREES, None, "x, y"),

@@ -29,8 +29,4 @@ class Georeference:
 def extent(shape: tuple[int, int], place: Georeference | None) -> str:
     """What a map of this shape (H, W) spans, for messages: coordinates, or pixels where it has no place."""
     height, width = shape
-    if place is None:
-        return f"{width}x{height} px"
-    right, bottom = place.x + (width - 1) * place.dx, place.y - (height - 1) * place.dy
-    west, east, south, north = (f"{v:.{5 * place.degrees}f}" for v in (place.x, right, bottom, place.y))
-    return f"{west} .. {east}, {south} .. {north}"
+    return f"{place.text(0, height - 1)} .. {place.text(width - 1, 0)}" if place else f"{width}x{height} px"

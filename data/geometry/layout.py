@@ -1,4 +1,4 @@
-"""A city as outlines, from which its masks, covered areas and walls are computed.
+"""A city as outlines, from which its masks and covered areas are computed.
 
 The frame is the map's: x = column, y = row, pixel centres at whole numbers; see registration.py for RadioMapSeer's files.
 """
@@ -11,7 +11,6 @@ from scipy import ndimage
 from ..errors import DataError
 from .outlines import rings_from_mask, segments_of
 from .pixels import pixel_of
-from .walls import Walls, make_walls
 
 ON_WALL = 2.0**-20  # px; a pixel centre this close to a wall is inside
 SUBROWS = 8  # scan lines per pixel row for the covered area, which is exact along each line
@@ -74,11 +73,6 @@ class Layout:
         np.add.at(whole, (line // SUBROWS, column), sign)
         whole = np.cumsum(whole[:, ::-1], axis=1)[:, ::-1]
         return ((area[:, :width] + whole[:, 1:]) / SUBROWS).clip(0, 1).astype(np.float32)
-
-    @cached_property
-    def walls(self) -> Walls:
-        """The outlines in the form used by ray tests."""
-        return make_walls(segments_of(self.outlines), self.shape)
 
     def _crossings(self, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where horizontal lines at y cross the outlines: (index of the line, x), sorted; even ones enter a building."""

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .outlines import segments_of
 from .pixels import pixel_of
 
 SAMPLE_STEP = 0.25  # px between the points that determine which cells a wall crosses
@@ -20,10 +21,10 @@ class Walls(NamedTuple):
     width: int
 
 
-def make_walls(segments: np.ndarray, shape: tuple[int, int]) -> Walls:
-    """Bucket (S, 4) segments into the pixels of an image; pixel (row, column) covers its centre +- 0.5."""
+def make_walls(rings: list[np.ndarray], shape: tuple[int, int]) -> Walls:
+    """Bucket the segments of closed rings into the pixels of an image; pixel (row, column) covers its centre +- 0.5."""
     height, width = shape
-    segments = np.ascontiguousarray(segments, dtype=np.float64).reshape(-1, 4)
+    segments = segments_of(rings)
     start, delta = segments[:, :2], segments[:, 2:] - segments[:, :2]
     counts = (np.hypot(*delta.T) / SAMPLE_STEP).astype(np.int64) + 2
     index = np.repeat(np.arange(len(segments)), counts)  # segment of every sample point

@@ -22,16 +22,12 @@ def read_measurements(
     others that are not read. Points outside the map and rows without a value are left out.
 
     Args:
-        path: of the file.
         shape: (H, W) of the map.
         place: where the map lies; None: x and y are column and row.
         eirp_dbm: of the transmitter; what turns `dbm`, received power, into path gain.
 
     Returns:
-        (N, 3) float32 of column, row and grey level, and what was read, in words.
-
-    Raises:
-        DataError: names the file.
+        (N, 3) float32 of column, row and grey level, and what was read, in words; a DataError names the file.
     """
     value = "gain_db" if eirp_dbm is None else "dbm"
     try:
@@ -55,12 +51,10 @@ def read_measurements(
             x, y = Transformer.from_crs(WGS_84, CRS.from_epsg(place.epsg), always_xy=True).transform(x, y)
         x, y = (x - place.x) / place.dx, (place.y - y) / place.dy
     gain = measured - (eirp_dbm or 0)
-    known = np.isfinite([x, y, gain]).all(0)
-    inside = known & (x >= -0.5) & (x < shape[1] - 0.5) & (y >= -0.5) & (y < shape[0] - 0.5)
-    said = "" if eirp_dbm is None else f" (minus the EIRP of {eirp_dbm:g} dBm)"
-    note = f"{inside.sum()} measured points from the columns {', '.join(columns)}{said}"
-    for what, count in (("outside the map", (known & ~inside).sum()), ("without a value", (~known).sum())):
-        note += f"; {what} and left out: {count}" if count else ""
+    inside = np.isfinite(gain) & (x >= -0.5) & (x < shape[1] - 0.5) & (y >= -0.5) & (y < shape[0] - 0.5)
+    note = f"{inside.sum()} measured points from the columns {', '.join(columns)}"
+    note += "" if eirp_dbm is None else f" (minus the EIRP of {eirp_dbm:g} dBm)"
+    note += f"; left out, outside the map or without a value: {(~inside).sum()}"
     if not inside.any():
         raise DataError(f"{path}: none of its points lies inside the map ({extent(shape, place)}): {note}")
     return grey_levels(np.column_stack([x, y, gain])[inside], str(path)), note

@@ -19,7 +19,7 @@ from numba import njit
 from scipy import ndimage
 
 from ..geometry.layout import Layout
-from ..geometry.outlines import segments_of, shrink
+from ..geometry.outlines import shrink
 from ..geometry.pixels import pixel_of
 from ..geometry.walls import make_walls
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB
@@ -227,7 +227,7 @@ def _cast_rays(buildings, walls, tx, ty):
 @lru_cache(4)  # a scene's condition, its regions and its references ask for the same
 def line_of_sight(layout: Layout, tx: tuple[float, float]) -> np.ndarray:
     """Pixels (H, W) bool that see the transmitter at (x, y) past the outlines; False inside buildings. Not to be written to."""
-    return _cast_rays(layout.inside, layout.walls, float(tx[0]), float(tx[1]))
+    return _cast_rays(layout.inside, make_walls(layout.outlines, layout.shape), float(tx[0]), float(tx[1]))
 
 
 class Simulator:
@@ -236,15 +236,14 @@ class Simulator:
     def __init__(self, layout: Layout, cars: Layout | None = None):
         self.buildings = layout.inside
         self.interior = ndimage.binary_erosion(self.buildings)
-        self.walls = layout.walls
+        rings = layout.outlines
         if not layout.exact:
-            shrunk = [shrink(ring, self.buildings, SHRINK) for ring in layout.outlines]
-            self.walls = make_walls(segments_of(shrunk), layout.shape)
+            rings = [shrink(ring, self.buildings, SHRINK) for ring in rings]
+        self.walls = make_walls(rings, layout.shape)
         self.cars = None
         if cars is not None and cars.outlines:
             self.cars = ndimage.binary_dilation(cars.inside, np.ones((3, 3))) & ~self.buildings
-            segments = np.concatenate([self.walls.segments, segments_of(cars.outlines)])
-            self.walls_and_cars = make_walls(segments, layout.shape)
+            self.walls_and_cars = make_walls(rings + cars.outlines, layout.shape)
 
     def loss(self, tx: tuple[float, float], around_cars: bool = False) -> np.ndarray:
         """Loss of the dominant paths, (H, W) float64 in dB below the scale's strongest value; infinite where there is none.
