@@ -70,7 +70,7 @@ def test_metres_north_up_and_courtyards():
     [
         (None, 4326, 4326), ("urn:ogc:def:crs:OGC:1.3:CRS84", 4326, 4326), ("urn:ogc:def:crs:EPSG::4258", 4258, 4258),
         ("urn:ogc:def:crs:ESRI::102100", 3857, 3857), ("EPSG:2263", 2263, 2263),  # in feet
-        ("EPSG:25832+7837", 25832, 25832), (None, 25832, None), ("urn:x:local", 25832, None), ("EPSG:4326", 25832, None),
+        (None, 25832, None), ("urn:x:local", 25832, None), ("EPSG:4326", 25832, None),
     ],
 )  # fmt: skip
 def test_a_house_has_its_size_in_every_system(tmp_path, label, system, written):
@@ -106,7 +106,7 @@ def test_a_city_is_cut_around_its_transmitter():
     assert city.layout.coverage.sum() == pytest.approx(600, rel=0.01) and max(city.layout.shape) < 100
     assert "footprints: 1 of 80, in WGS 84 (EPSG:4326)" in city.notes[0]
     many = [feature(polygon(shifted(HOUSE, 40 * i, 40 * j))) for i in range(101) for j in range(101)]
-    with pytest.raises(DataError, match="51,005 vertices; at most 4096 m .*; cut it"):
+    with pytest.raises(DataError, match="51,005 vertices; cut it to at most 4096 m"):
         read(*many)
     city = read(*many, around=[(2000, 2000), (2100, 2000)])
     assert city.layout.shape == (1044, 1124 + 32)  # no house stands at the northern border

@@ -33,8 +33,7 @@ def car_outline(centre: tuple[int, int], degrees: float) -> np.ndarray:
 
 def picture_of_cars(cars: Layout) -> np.ndarray:
     """(H, W) bool, cars as in png/cars/."""
-    shift = np.add(SAMPLE, (-EDGE, EDGE))
-    return cars_of([ring - shift for ring in cars.outlines], cars.shape).inside
+    return cars_of([ring - SAMPLE - (-EDGE, EDGE) for ring in cars.outlines], cars.shape).inside
 
 
 def cars_of(outlines: list[np.ndarray], shape: tuple[int, int]) -> Layout:
@@ -49,10 +48,7 @@ def cars_of(outlines: list[np.ndarray], shape: tuple[int, int]) -> Layout:
 
 
 def cars_from_picture(mask: np.ndarray) -> Layout:
-    """The cars of a picture (H, W) bool in the map's frame.
-
-    What is no set of whole cars, such as those that somebody painted, is traced.
-    """
+    """The cars of a picture (H, W) bool in the map's frame; what is no set of whole cars is traced."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     outlines, other = [], np.zeros_like(mask)
     for number, window in enumerate(ndimage.find_objects(labels), 1):
@@ -105,7 +101,6 @@ def _fitting(blob: np.ndarray, uncovered: np.ndarray) -> list[tuple[np.ndarray, 
     for pixels, ring in _shapes():
         for row, column in (first - np.argwhere(pixels)).tolist():
             window = slice(row, row + pixels.shape[0]), slice(column, column + pixels.shape[1])
-            fits = min(row, column) >= 0 and blob[window].shape == pixels.shape and (blob[window] | ~pixels).all()
-            if fits:
+            if min(row, column) >= 0 and blob[window].shape == pixels.shape and (blob[window] | ~pixels).all():
                 found.append((pixels, ring, window))
     return sorted(found, key=lambda car: -(car[0] & uncovered[car[2]]).sum())

@@ -25,21 +25,13 @@ NEAR = 512  # m around the transmitters that are kept of a larger city
 
 @dataclass
 class City:
-    """A city as it was read.
+    """A city as it was read."""
 
-    Attributes:
-        layout: one pixel per metre, north up.
-        place: where it lies; None for pictures, whose coordinates are column and row.
-        notes: what was read and what was left out, a sentence each.
-        seems_inverted: more than half of a picture is built.
-        cars: None if none were named.
-    """
-
-    layout: Layout
-    place: Georeference | None
-    notes: list[str] = field(default_factory=list)
-    seems_inverted: bool = False
-    cars: Layout | None = None
+    layout: Layout  # one pixel per metre, north up
+    place: Georeference | None  # where it lies; None for pictures, whose coordinates are column and row
+    notes: list[str] = field(default_factory=list)  # what was read and what was left out, a sentence each
+    seems_inverted: bool = False  # more than half of a picture is built
+    cars: Layout | None = None  # None if none were named
 
     def add_cars(self, cars: Layout) -> None:
         """Take these cars, except those that stand inside buildings."""
@@ -52,11 +44,7 @@ class City:
 def read_city(
     path: Path, around: Sequence[tuple[float, float]] = (), invert: bool = False, cars: Path | None = None
 ) -> City:
-    """The city in a file; arguments and errors as `city_of`, which gets its content.
-
-    Args:
-        cars: a picture of the same size, cars white on black, for a city that is a picture.
-    """
+    """`city_of` a file; `cars` is a picture of the same size, white inside cars, for a city that is a picture."""
     city = city_of(read_bytes(path), str(path), around, invert)
     if cars is not None:
         if city.place is not None:
@@ -69,16 +57,12 @@ def read_city(
 
 
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
-    """The city in a file's content: a PNG, or footprints as GeoJSON.
+    """The city in a file's content, a PNG or footprints as GeoJSON; a DataError names the file.
 
     Args:
-        content, name: of the file.
         around: positions of transmitters, in the coordinates of the footprints. A city of more than LARGEST metres or
             MOST_VERTICES is cut around them; a smaller one grows if they stand in the open beside it.
         invert: the buildings of a picture are its dark pixels.
-
-    Raises:
-        DataError: names the file.
     """
     if content.startswith(b"\x89PNG"):
         built = _white(decode_grey(content, name)) != invert
@@ -111,20 +95,18 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
     scale = metres(found.crs, origin) * (1, -1)
     every, cars = (shapely.transform(each, lambda points: (points - origin) * scale) for each in found[:2])
     positions, buildings = (around - origin) * scale, every
-    low, high = _span(every, positions)
-    if len(around) and _too_large(every, low, high):
+    low, high, fits = _span(every, positions)
+    if len(around) and not fits:
         box = shapely.box(*(positions.min(0) - NEAR), *(positions.max(0) + NEAR))
         buildings = shapely.intersection(every[shapely.intersects(every, box)], box)
         if not len(buildings):
             spans = " .. ".join(f"{x:.7g},{y:.7g}" for x, y in whole)
             raise DataError(f"{name}: has no building within {NEAR} m of the transmitters; it spans {spans}")
-        low, high = _span(buildings, positions)
+        low, high, fits = _span(buildings, positions)
     width, height = high - low
-    if _too_large(buildings, low, high):
+    if not fits:
         what = f"spans {width:.4g} m x {height:.4g} m with {shapely.get_num_coordinates(buildings).sum():,} vertices"
-        raise DataError(
-            f"{name}: {what}; at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read; cut it"
-        )
+        raise DataError(f"{name}: {what}; cut it to at most {LARGEST} m per side and {MOST_VERTICES:,} vertices")
     degrees = bool(found.crs and found.crs.is_geographic)
     epsg = found.crs.to_epsg(min_confidence=25) if found.crs else None
     (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
@@ -138,15 +120,12 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
     return city
 
 
-def _span(buildings: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of the map: of the buildings, of positions in the open beside them, and MARGIN."""
+def _span(buildings: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The corners of the map, with positions in the open beside the buildings and MARGIN, and whether it can be read."""
     low, high = shapely.total_bounds(buildings).reshape(2, 2)
     beside = positions[((positions > low - NEAR) & (positions < high + NEAR)).all(1)]
-    return np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
-
-
-def _too_large(buildings: np.ndarray, low: np.ndarray, high: np.ndarray) -> bool:
-    return (high - low).max() > LARGEST or shapely.get_num_coordinates(buildings).sum() > MOST_VERTICES
+    low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
+    return low, high, (high - low).max() <= LARGEST and shapely.get_num_coordinates(buildings).sum() <= MOST_VERTICES
 
 
 def _outlines(shapes: np.ndarray, corner: np.ndarray) -> list[np.ndarray]:

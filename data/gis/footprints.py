@@ -41,8 +41,7 @@ def metres(crs: CRS | None, point: np.ndarray) -> np.ndarray:
 def footprints_of(content: Any, name: str) -> Footprints:
     """The footprints in a file's JSON; where any feature says that it is a building, only those are buildings.
 
-    Raises:
-        DataError: no building, or coordinates that cannot be in the file's reference system.
+    DataError if there is no building, or coordinates cannot be in the file's reference system.
     """
     features = content.get("features") if isinstance(content, dict) else None
     features = [each for each in features if isinstance(each, dict)] if isinstance(features, list) else [content]
@@ -87,10 +86,9 @@ def _shape(feature: Any) -> shapely.Geometry | None:
 def _crs(content: Any) -> CRS | None:
     """The system that a "crs" member names, without its heights; None for one that is unknown."""
     try:
-        crs = CRS.from_user_input(str(content["crs"]["properties"]["name"]))
+        return CRS.from_user_input(str(content["crs"]["properties"]["name"])).to_2d()
     except (CRSError, KeyError, TypeError):
         return None
-    return crs.sub_crs_list[0] if crs.is_compound else crs.to_2d()
 
 
 def _polygons(shapes: np.ndarray) -> np.ndarray:

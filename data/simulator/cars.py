@@ -1,7 +1,6 @@
-"""Cars along the streets of a city, as RadioMapSeer places them.
+"""Cars along the streets of a city, as RadioMapSeer places them; compared with all of its pictures of cars in docs/data.md.
 
-Its roads are not at hand. Streets with cars are routes from border to border here, through the open space between
-buildings, and cars stand on them in small groups. Compared with all of its pictures of cars: docs/data.md.
+Its roads are not at hand: routes from border to border, between the buildings, on which cars stand in small groups.
 """
 
 import numpy as np
@@ -24,10 +23,7 @@ APART = 1.5  # m between two cars, so that a picture shows which is which
 
 
 def random_cars(city: Layout, rng: np.random.Generator) -> Layout:
-    """Cars at both sides of some streets, along or across them; none touches a building, the border or another car.
-
-    As dense as in RadioMapSeer, which has 100 on 256 x 256 m; fewer if there is no room.
-    """
+    """Cars beside some streets, apart from each other and from buildings; 100 on 256 x 256 m, fewer without room."""
     scale = city.shape[0] * city.shape[1] / SIDE**2
     count = round(100 * scale)
     points, directions = _streets(city, rng, rng.uniform(*STREETS) * scale)

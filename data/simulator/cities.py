@@ -1,8 +1,7 @@
-"""Random city layouts: blocks along streets, rows of equal houses, slabs, courtyards, halls, open squares, bends.
+"""Random cities: streets cut a map into blocks and lanes cut blocks into lots, in one rotated frame per district.
 
-Streets cut a map into blocks and lanes cut blocks into lots, in one rotated frame per district; a lot carries a
-building or stays open. A smooth bend of the whole map makes streets and long buildings curve. Size, density and
-regularity vary from map to map, so that the spread over maps matches real cities, not only the mean.
+A lot carries a building or stays open; a smooth bend of the whole map makes streets and long buildings curve. Size,
+density and regularity vary, so that the spread over maps matches real cities, not only the mean.
 """
 
 from typing import Any, NamedTuple
