@@ -130,10 +130,7 @@ PARK, SITE = polygon(shifted(HOUSE, 60, 60)), polygon([[-50, -50], [150, -50], [
 )  # fmt: skip
 def test_only_what_says_that_it_is_a_building(properties, other):
     city = read(feature(polygon(HOUSE), **properties), feature(PARK, **other), feature(SITE, **other))
-    assert (
-        city.layout.coverage.sum() == pytest.approx(600)
-        and "do not say they are buildings: 2, left out" in city.notes[1]
-    )
+    assert city.layout.coverage.sum() == pytest.approx(600) and "not say they are buildings: 2" in city.notes[1]
     silent = read(feature(polygon(HOUSE)), feature(PARK, **other))
     assert silent.layout.coverage.sum() == pytest.approx(1200) and len(silent.notes) == 1
 
@@ -211,14 +208,14 @@ def test_pictures(tmp_path):
     pixels = np.zeros((20, 30), np.uint8)
     pixels[3:9, 4:9] = 255
     ringing = pixels.astype(int) + np.random.default_rng(0).integers(-22, 23, pixels.shape)
-    for number, values in enumerate((pixels, pixels // 255, pixels // 2 + 60, ringing.clip(0, 255).astype(np.uint8))):
-        city = read_city(picture(tmp_path / f"{number}.png", values))
+    for values in (pixels, pixels // 255, pixels // 2 + 60, ringing.clip(0, 255).astype(np.uint8)):
+        city = read_city(picture(tmp_path / "a.png", values))
         assert (city.layout.inside == (pixels > 0)).all() and city.place is None and not city.seems_inverted
         assert "30 x 20 px, 5.0% of them built" in city.notes[0]
     dark = picture(tmp_path / "dark.png", 255 - pixels)
     assert read_city(dark).seems_inverted and (read_city(dark, invert=True).layout.inside == (pixels > 0)).all()
-    plain = (np.zeros((4, 4), np.uint8), False), (np.full((4, 4), 255, np.uint8), True)
-    assert all(read_city(picture(tmp_path / "p.png", values)).layout.inside.all() == built for values, built in plain)
+    for grey in (0, 255):
+        assert read_city(picture(tmp_path / "p.png", np.full((4, 4), grey, np.uint8))).layout.inside.all() == (grey > 0)
     with pytest.raises(DataError, match="only pictures can be inverted"):
         city_of(collection(feature(polygon(HOUSE))), "a.geojson", invert=True)
     with pytest.raises(DataError, match=r"absent.json: no such file"):
@@ -230,9 +227,8 @@ def test_pictures_of_cars(tmp_path):
     built, cars = np.zeros((2, 40, 30), np.uint8)
     built[5:15, 5:20] = 255
     cars[8:10, 8:12] = cars[20:24, 4:6] = cars[30:33, 20:28] = 200
-    town, dark, given = (
-        picture(tmp_path / f"{n}.png", p) for n, p in (("town", built), ("dark", 255 - built), ("cars", cars + 20))
-    )
+    shown = {"town": built, "dark": 255 - built, "cars": cars + 20}
+    town, dark, given = (picture(tmp_path / f"{name}.png", pixels) for name, pixels in shown.items())
     for city in (read_city(town, cars=given), read_city(dark, invert=True, cars=given)):
         cars[8:10, 8:12] = 0
         assert (city.cars.inside == (cars > 0)).all() and (city.layout.inside == (built > 0)).all()

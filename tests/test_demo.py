@@ -7,8 +7,8 @@ import re
 import shutil
 import threading
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +29,7 @@ CITY[100:140, 60:120] = 1
 SCREEN = {"viewport": {"width": 1280, "height": 720}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 TWO = {"buildings": encode(CITY), "tx": [[30, 120], [200, 40]]}
+TOWN = (Path(__file__).parents[1] / "examples" / "town.geojson").read_bytes()
 METRES = {"x": 5000.0, "y": 8000.0, "dx": 1.0, "dy": 1.0, "degrees": False, "epsg": 25832}
 
 
@@ -39,18 +40,6 @@ def png(array):
 
 
 BLACK = png(255 - CITY * 255)  # on white
-
-
-def houses(columns, rows, cars=()):
-    """Footprints of 18 m x 12 m every 30 m, in metres of UTM zone 32, and rings of cars."""
-    corners = np.array([[0, 0], [18, 0], [18, 12], [0, 12], [0, 0]]) + (500_000, 5_600_000)
-    rings = [("building", (corners + (30 * i, 30 * j)).tolist()) for i in range(columns) for j in range(rows)]
-    features = [
-        {"type": "Feature", "properties": {"class": kind}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
-        for kind, ring in [*rings, *(("car", ring) for ring in cars)]
-    ]
-    crs = {"type": "name", "properties": {"name": "EPSG:25832"}}
-    return json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}).encode()
 
 
 def floats(text):
@@ -90,14 +79,10 @@ def test_maps(client):
     assert np.unravel_index(second["model"].argmax(), (256, 256)) == pytest.approx((40, 200), abs=2)
     assert {*first} == {"model", "simulator", "difference"}
     assert predict(client, tx=[[30, 120]], draws=4)[0]["std"][CITY == 0].mean() > 0.1
-    loss, change = (
-        (each["car_loss"], bare["model"] - each["model"])
-        for each, bare in zip(predict(client, cars=[[30, 150, 0]]), (first, second), strict=True)
-    )
-    (loss, change), (other, _) = loss, change
-    assert loss[200, 30] > 2 and loss[:140].max() == 0 == loss.min()
-    assert abs(change - loss)[170:, 30].max() < 1.5  # the model follows the simulator
-    assert other[200, 30] == 0  # it does not stand in every way
+    behind, beside = predict(client, cars=[[30, 150, 0]])
+    loss = behind["car_loss"]
+    assert loss[200, 30] > 2 and loss[:140].max() == 0 == loss.min() == beside["car_loss"][200, 30]
+    assert abs(first["model"] - behind["model"] - loss)[170:, 30].max() < 1.5  # the model follows the simulator
 
 
 @pytest.mark.parametrize(
@@ -151,11 +136,16 @@ def test_cities_are_answered_whole(client):
     assert (built(city) == (large > 0)).all() and city["place"] is None and not city["inverted"]
     assert upload(client, BLACK).json["inverted"]
     assert (built(upload(client, BLACK, more="&invert=1").json) == CITY).all()
-    city = upload(client, houses(10, 20), "a.geojson").json
-    assert city["place"]["epsg"] == 25832 and city["height"] > 256 and not city["cars"]
-    assert city["place"]["x"] == pytest.approx(500_000 - 16, abs=0.1)
-    car = [[500_022, 5_600_000], [500_022, 5_600_005], [500_024, 5_600_005], [500_024, 5_600_000]]
-    assert upload(client, houses(1, 1, [[*car, car[0]]]), "a.geojson").json["cars"] == [[39, 26, 90]]
+    dx, dy = 1.395e-5, 0.899e-5  # degrees in 1 m
+    x, y = 10.002543, 49.999488
+    ring = [[x, y], [x, y + 5 * dy], [x + 2 * dx, y + 5 * dy], [x + 2 * dx, y]]
+    town = json.loads(TOWN)
+    car = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+    town["features"].append({"type": "Feature", "properties": {"class": "car"}, "geometry": car})
+    city = upload(client, json.dumps(town).encode(), "a.geojson").json
+    assert city["place"]["epsg"] == 4326 and city["height"] > 256
+    column, row = (x - city["place"]["x"]) / dx, (city["place"]["y"] - y) / dy
+    assert city["cars"] == [[pytest.approx(column + 1, abs=1), pytest.approx(row - 2.5, abs=1), 90]]
 
 
 def test_files(client):
@@ -174,22 +164,20 @@ def test_files(client):
 
 
 def test_what_would_harm_the_server_is_refused(client):
-    width = (60_000).to_bytes(4, "big")
-    header = b"\x00\x00\x00\rIHDR" + width + width + b"\x08\x00\x00\x00\x00"
-    bomb = b"\x89PNG\r\n\x1a\n" + header + zlib.crc32(header[4:]).to_bytes(4, "big")
-    for content, name, words in (
-        *((bomb, "city.png", "city.png"), (b"GIF89a", "city.png", "neither a PNG"), (b"", "city.png", "neither a PNG")),
-        *((png(CITY)[:60], "city.png", "city.png"), (png(np.zeros((6000, 6000), np.uint8)), "large.png", "large.png")),
-        *((b"{}", "a.geojson", "a.geojson"), (houses(110, 110), "a.geojson", "50,000 vertices")),
+    bomb = png(np.zeros((6000, 6000), np.uint8))
+    for content, words in (
+        (bomb, "not a readable"),
+        (b"GIF89a", "neither"),
+        (png(CITY)[:60], "not a"),
+        (b"{}", "no polygon"),
     ):
-        assert refused(upload(client, content, name), words)
+        assert refused(upload(client, content), "city.png: ") and refused(upload(client, content), words)
     assert refused(upload(client, bytes(MAX_UPLOAD + 1)), "capacity", 413)
     assert client.post("/predict", data="[" * 100_000, content_type="application/json").json["error"]
     assert refused(client.get("/settings", headers={"Host": "evil.example:7860"}), "localhost", 403)
     for host in ("127.0.0.1:7860", "localhost", "[::1]:7860"):
         answer = client.get("/settings", headers={"Host": host})
-        policy = answer.headers["Content-Security-Policy"]
-        assert answer.status_code == 200 and "default-src 'self'" in policy and "script-src" not in policy
+        assert answer.status_code == 200 and "default-src 'self'" in answer.headers["Content-Security-Policy"]
     anywhere = create_app(Predictor(), hosts=None).test_client()
     assert anywhere.get("/settings", headers={"Host": "lab.example"}).status_code == 200
 
@@ -307,16 +295,13 @@ def test_draw_place_measure_and_download(visit, tmp_path):
     array = np.load(visit.download("model", "npy", tmp_path / "map.npy"))
     assert array[120, 60] == pytest.approx(seen, abs=0.06)
     page.click("[data-tool=measure]")
-    visit.click(60, 120)
-    page.fill("#measured", "20")
-    page.keyboard.press("Enter")
-    visit.answered("-3 is no path gain")
-    visit.click(60, 120)
-    page.click("#forget")
-    visit.click(60, 120)
-    page.fill("#measured", str(seen - 15 + 23))  # received power
-    page.keyboard.press("Enter")
-    visit.answered("^Model.*measured values: 1")
+    for value, said in ((20, "-3 is no path gain"), (seen - 15 + 23, "^Model.*measured values: 1")):  # received power
+        visit.click(60, 120)
+        page.click("#forget")
+        visit.click(60, 120)
+        page.fill("#measured", str(value))
+        page.keyboard.press("Enter")
+        visit.answered(said)
     assert abs(visit.value(60, 120)[0] - seen + 15) < 4  # the map follows it
     page.click("[data-tool=place]")
     visit.click(200, 200)
@@ -366,17 +351,16 @@ def test_cars_are_drawn_moved_and_removed(visit, tmp_path):
 def test_uploads(visit, tmp_path):
     """A large city in its own coordinates; one in black on white; what is no city."""
     page = visit.page
-    visit.upload(houses(30, 40), "city.geojson", "256 m × 256 m of it are in view")
+    visit.upload(TOWN, "town.geojson", "256 m × 256 m of it are in view")
     visit.answered("Click in the city to place a transmitter")
     box = page.locator("#overview").bounding_box()
     page.mouse.click(box["x"] + 2, box["y"] + 2)  # the north-western corner
     visit.click(5, 5)
     visit.answered()
     page.mouse.move(*visit.at(0, 0))
-    corner = [500_000 - 16, 5_600_000 + 39 * 30 + 12 + 16]
-    assert page.inner_text("#readout").startswith(f"({corner[0]}.0, {corner[1]}.")
+    assert page.inner_text("#readout").startswith("(9.999855, 50.000094) transmitter 1: model")
     tif = Image.open(visit.download("model", "tif", tmp_path / "a.tif"))
-    assert tif.tag_v2[33922][3:5] == pytest.approx((corner[0] - 0.5, corner[1] + 0.5), abs=1)
+    assert tif.tag_v2[33922][3:5] == pytest.approx((9.999848, 50.000099), abs=1e-6)
     visit.upload(bytes(MAX_UPLOAD + 1), "huge.geojson", "at most 8 MiB can be sent")
     visit.upload(BLACK, "black.png", "Mostly built: are buildings black on white?")
     page.click("#invert")
@@ -395,5 +379,4 @@ def test_a_tap_gives_the_value(visit):
     page.locator("#map-model").scroll_into_view_if_needed()
     page.touchscreen.tap(*visit.at(168, 128, "map-model"))
     assert page.inner_text("#readout").startswith("(168, 128) transmitter 1: model -")
-    assert page.locator("#readout").bounding_box()["y"] < 844
     assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -13,14 +13,7 @@ from data.geometry.cars import cars_from_picture, picture_of_cars
 from data.geometry.layout import SUBROWS, Layout
 from data.geometry.registration import EDGE
 from data.samples.augment import symmetry
-from data.simulator import (
-    Simulator,
-    geodesic_distance,
-    line_of_sight,
-    random_cars,
-    random_city,
-    random_transmitter,
-)
+from data.simulator import Simulator, geodesic_distance, line_of_sight, random_cars, random_city, random_transmitter
 from data.simulator.propagation import LOS_SLOPE, PER_BEND, SLOPE, TURN_ANGLE, TURN_LIMIT
 from data.simulator.scenes import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
@@ -99,9 +92,8 @@ def test_cars_by_hand():
     simulator = Simulator(Layout([], (64, 64)), cars=Layout([car], (64, 64)))
     free, around_cars = simulator.loss((10, 32)), simulator.loss((10, 32), around_cars=True)
     for column, bends in ((21, 1), (22, 1), (23, 2), (50, 2)):
-        assert around_cars[32, column] == pytest.approx(
-            around(*[(10, 32), (19, 32), (22, 32)][: bends + 1], (column, 32))
-        )
+        path = [(10, 32), (19, 32), (22, 32)][: bends + 1]
+        assert around_cars[32, column] == pytest.approx(around(*path, (column, 32)))
     assert around_cars[10, 40] == free[10, 40] and around_cars[32, 19] == free[32, 19]
     assert np.allclose(GAIN_MAX_DB - simulator.path_gain((10, 32)), (free + around_cars) / 2)
     spot = Layout.traced(block(rows=slice(32, 33), columns=slice(21, 22)))  # smaller than a car, below the transmitter

@@ -84,8 +84,7 @@ class Layout:
 
     def nearest_open(self, position: tuple[float, float]) -> tuple[float, float]:
         """A position (x, y) moved onto the map and out of buildings, to the nearest open pixel; DataError if there is none."""
-        height, width = self.shape
-        x, y = float(np.clip(position[0], 0, width - 1)), float(np.clip(position[1], 0, height - 1))
+        x, y = np.clip(position, 0, np.subtract(self.shape[::-1], 1)).astype(float).tolist()
         pixel = pixel_of((x, y))
         if not self.inside[pixel]:
             return x, y

@@ -30,21 +30,18 @@ def read_measurements(
         (N, 3) float32 of column, row and grey level, and what was read, in words; a DataError names the file.
     """
     value = "gain_db" if eirp_dbm is None else "dbm"
+    text = decoded(read_bytes(path))
     try:
-        rows = csv.DictReader(decoded(read_bytes(path)).lower().splitlines(), skipinitialspace=True)
+        rows = csv.DictReader(text.lower().splitlines(), skipinitialspace=True)
         names = rows.fieldnames or []
         on_earth = place is not None and bool(place.degrees or place.epsg) and {"lon", "lat"} <= {*names}
         columns = ("lon", "lat", value) if on_earth else ("x", "y", value)
-        if not {*columns} <= {*names}:
-            wanted = "x,y (or lon,lat of a city that lies on the earth) and gain_db, or dbm with the transmitter's EIRP"
-            raise DataError(f"{path}: its first line must name the columns {wanted}; it has {', '.join(names)[:99]}")
-        table = np.array([[float(row[name] or "nan") for name in columns] for row in rows]).reshape(-1, 3)
-    except DataError:
-        raise
+        table = np.array([[float(row.get(name) or "nan") for name in columns] for row in rows]).reshape(-1, 3)
     except (csv.Error, ValueError) as error:
-        raise DataError(
-            f"{path}: is no table of numbers, separated by commas, with decimal points ({error})"
-        ) from error
+        raise DataError(f"{path}: is no table of numbers separated by commas, with decimal points ({error})") from error
+    if not {*columns} <= {*names}:
+        wanted = "x,y (or lon,lat of a city that lies on the earth) and gain_db, or dbm with the transmitter's EIRP"
+        raise DataError(f"{path}: its first line must name the columns {wanted}; it has {', '.join(names)[:99]}")
     x, y, measured = table.T
     if place is not None:
         if on_earth and place.epsg:
@@ -65,8 +62,6 @@ def grey_levels(points: np.ndarray, where: str) -> np.ndarray:
     gain = points[:, 2]
     wrong = gain[(gain < GAIN_MIN_DB - GAIN_SPAN_DB) | (gain > GAIN_MAX_DB)]
     if len(wrong):
-        limits = f"a path gain is a negative number of dB, at most {GAIN_MAX_DB:g}"
-        raise DataError(
-            f"{where}: {wrong[0]:g} is no path gain, {limits}; is it a path loss, or received power in dBm?"
-        )
+        hint = f"which is negative, at most {GAIN_MAX_DB:g} dB; is it a path loss, or received power in dBm?"
+        raise DataError(f"{where}: {wrong[0]:g} is no path gain, {hint}")
     return np.column_stack([points[:, :2], db_to_gain(gain)]).astype(np.float32)

@@ -30,10 +30,8 @@ class Style:
         self.lane = rng.uniform(2.0, 8.0)  # m, width between lots
         self.setback = rng.uniform(0.02, 0.4)  # largest fraction by which a building is smaller than its lot
         self.regular = rng.uniform(0.1, 0.9)  # fraction of blocks that are cut into equal lots
-        # fraction of those in which each row is one long building
-        self.slabs = rng.choice([0.05, 0.2, 0.7], p=[0.4, 0.35, 0.25])
-        # degrees, standard deviation of a building's direction
-        self.irregular = rng.choice([0.5, 2.0, 6.0, 14.0], p=[0.55, 0.3, 0.12, 0.03])
+        self.slabs = rng.choice([0.05, 0.2, 0.7], p=[0.4, 0.35, 0.25])  # of those with rows of one long building
+        self.irregular = rng.choice([0.5, 2.0, 6.0, 14.0], p=[0.55, 0.3, 0.12, 0.03])  # degrees, std of directions
         self.districts = rng.choice([1, 2, 3, 4], p=[0.5, 0.27, 0.15, 0.08])
         self.bend = rng.choice([0.0, 5.0, 16.0], p=[0.5, 0.25, 0.25])  # m, amplitude of the bend of the whole map
 
@@ -157,7 +155,7 @@ def _building(rng: np.random.Generator, lot: Lot) -> list[np.ndarray]:
         shape = "box"
     depth = np.clip(rng.uniform(0.35, 0.65) * 2 * small, 4, 14)  # of a wing, m
     ring: Any
-    rings: list[Any] = []
+    court: list[Any] = []
     if max(w, h) > 16 and rng.random() < 0.4:
         ring = _stepped(rng, w, h)
     elif shape == "L":
@@ -173,9 +171,9 @@ def _building(rng: np.random.Generator, lot: Lot) -> list[np.ndarray]:
         ring = [(-w, -h), (w, -h), (w, h), (-w, h)]
         if shape == "court" and 2 * small > 2.6 * depth:
             x, y = w - depth, h - depth
-            rings = [[(-x, -y), (x, -y), (x, y), (-x, y)]]
+            court = [[(-x, -y), (x, -y), (x, y), (-x, y)]]
     flip = rng.choice([-1, 1], 2)
-    return [np.array(each) * flip for each in (ring, *rings)]
+    return [np.array(each) * flip for each in (ring, *court)]
 
 
 def _stepped(rng: np.random.Generator, w: float, h: float) -> np.ndarray:
@@ -196,8 +194,8 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
 
 def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray]) -> None:
     """Add a building to the map unless it touches another one or hardly reaches into the map."""
-    rings = [snap(part) for ring in rings for part in clip(ring, (0, 0), (len(buildings) - 1,) * 2)]
-    rings = [ring for ring in rings if len(ring) >= 3]
+    parts = [snap(part) for ring in rings for part in clip(ring, (0, 0), (len(buildings) - 1,) * 2)]
+    rings = [ring for ring in parts if len(ring) >= 3]
     if not rings:
         return
     corners = np.concatenate(rings)

@@ -52,11 +52,8 @@ def _crosses(segments, s, x0, y0, dx, dy, first, last):
     cross = dx * by - dy * bx
     if cross == 0:
         return False
-    t = ((ax - x0) * by - (ay - y0) * bx) / cross
-    if not first < t < last:
-        return False
-    u = ((ax - x0) * dy - (ay - y0) * dx) / cross
-    if not -1e-9 <= u <= 1 + 1e-9:
+    t, u = ((ax - x0) * by - (ay - y0) * bx) / cross, ((ax - x0) * dy - (ay - y0) * dx) / cross
+    if not (first < t < last and -1e-9 <= u <= 1 + 1e-9):
         return False
     return min(t, 1 - t) * np.hypot(dx, dy) > TOUCH or min(u, 1 - u) * np.hypot(bx, by) > TOUCH
 
@@ -175,8 +172,8 @@ def _search(ground, interior, walls, buildings, tx, ty, start):
         row, column = cell // width, cell % width
         here = ground[row, column]
         z = ROOF_HEIGHT if here == BUILDING else 0.0
-        for k in range(NEIGHBOURS.shape[0]):
-            c, r = column + NEIGHBOURS[k, 0], row + NEIGHBOURS[k, 1]
+        for dx, dy in NEIGHBOURS:
+            c, r = column + dx, row + dy
             if c < 0 or r < 0 or c >= width or r >= height or settled[r * width + c]:
                 continue
             on = ground[r, c]
@@ -196,8 +193,7 @@ def _search(ground, interior, walls, buildings, tx, ty, start):
             through, _ = _leg(bends, count, c, r, top)
             if through >= loss[neighbour]:
                 continue
-            # cars block no step: it begins or ends on or beside them
-            climbs = here == BUILDING or on == BUILDING
+            climbs = here == BUILDING or on == BUILDING  # cars block no step: it begins or ends on or beside them
             if not climbs and _blocking_wall(buildings, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
                 continue
             if bend_of[cell] < 0:
@@ -210,17 +206,13 @@ def _search(ground, interior, walls, buildings, tx, ty, start):
 
 @njit(cache=True, nogil=True)
 def _cast_rays(buildings, walls, tx, ty):
-    height, width = buildings.shape
-    visible = np.zeros((height, width), np.bool_)
+    visible = np.zeros(buildings.shape, np.bool_)
     shadow = -1
-    for row in range(height):
-        for column in range(width):
-            if not buildings[row, column]:
-                wall = _blocking_wall(walls, tx, ty, column, row, SIGHT_MARGIN, SIGHT_MARGIN, shadow)
-                if wall < 0:
-                    visible[row, column] = True
-                else:
-                    shadow = wall
+    for row, column in np.ndindex(buildings.shape):
+        if not buildings[row, column]:
+            wall = _blocking_wall(walls, tx, ty, column, row, SIGHT_MARGIN, SIGHT_MARGIN, shadow)
+            visible[row, column] = wall < 0
+            shadow = shadow if wall < 0 else wall
     return visible
 
 
