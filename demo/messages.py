@@ -50,10 +50,7 @@ def rows(body: dict[str, Any], key: str, columns: int) -> np.ndarray:
 
 
 def scenes_of(body: Any) -> list[Scene]:
-    """What is in view of a request: buildings, cars, and for each transmitter the values measured of it.
-
-    DataError if `tx` (x, y), `cars` (x, y, degrees) or `points` (x, y, dB, index of the transmitter) are impossible.
-    """
+    """What is in view: `tx` (x, y), `cars` (x, y, degrees) and `points` (x, y, dB, index of a transmitter); or DataError."""
     city = City(buildings_of(body), None)
     transmitters, cars, points = rows(body, "tx", 2), rows(body, "cars", 3).round(), rows(body, "points", 4)
     if not len(transmitters):
@@ -107,10 +104,7 @@ def layers_of(prediction: Prediction) -> dict[str, np.ndarray]:
 
 
 def write_layer(file: BinaryIO, kind: str, name: str, values: np.ndarray, buildings: np.ndarray, body: Any) -> None:
-    """A map as PNG in RadioMapSeer's levels, or as it is in .npy and GeoTIFF.
-
-    `body` is the request, with the `place` of what is in view: coordinates, or pixels counted upwards.
-    """
+    """A map as PNG in RadioMapSeer's levels, or as it is in .npy and GeoTIFF; `body` holds the `place` of what is in view."""
     if kind == "npy":
         np.save(file, values)
     elif kind == "tif":

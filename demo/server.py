@@ -1,7 +1,4 @@
-"""The server of the web page.
-
-It keeps no state: the page holds the whole city and sends what is in view, so that several people can use it at once.
-"""
+"""The server of the web page. It keeps no state: the page holds the whole city and sends what is in view."""
 
 import io
 import threading
@@ -38,8 +35,7 @@ POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' d
 def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS) -> Flask:
     """The page and the requests that it makes.
 
-    `hosts` are the names by which the server may be addressed, so that no other web page can reach it through a name of
-    its own (DNS rebinding); None for any.
+    No other web page can reach it through a name of its own (DNS rebinding): `hosts` are its names, None for any.
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD

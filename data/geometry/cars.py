@@ -1,7 +1,6 @@
 """RadioMapSeer's cars: rectangles of 2 x 4 m in any direction, whose corners are whole metres around a whole centre.
 
-That leaves sixteen outlines, and a picture of cars shows which of them stand where. Found on the pictures of all
-layouts; unlike buildings, cars have the same frame in their pictures and in the maps.
+That leaves sixteen outlines. Unlike buildings, cars have the same frame in their pictures and in the maps.
 """
 
 from functools import cache
@@ -16,9 +15,7 @@ from .registration import EDGE
 
 LENGTH, WIDTH = 4, 2  # m
 STEPS = 200  # tries to split a blob into cars
-# A pixel of a picture shows a car if this point, seen from the pixel's centre, lies inside: it decides about the many
-# centres that lie on an outline.
-SAMPLE = (-7 * EDGE, 4 * EDGE)
+SAMPLE = (-7 * EDGE, 4 * EDGE)  # beside a pixel's centre, which is often on an outline: the point that decides
 
 
 def car_outline(centre: tuple[int, int], degrees: float) -> np.ndarray:

@@ -26,8 +26,8 @@ class Layout:
     """The buildings of a city, or its cars.
 
     Args:
-        outlines: closed rings, (N, 2) float64 arrays of x, y without a repeated first point; a ring inside another is
-            a courtyard. None: traced from `inside` when needed, and slightly outside the walls: not `exact`.
+        outlines: closed rings, (N, 2) float64 of x, y without a repeated first point; a ring inside another is a
+            courtyard. None: traced from `inside` when needed, and slightly outside the walls: not `exact`.
         shape: (H, W) of the map.
         inside: (H, W) bool, the built pixels of a picture; None: pixels whose centre lies inside the outlines.
     """

@@ -100,18 +100,15 @@ def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarr
 
 def is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether points (N, 2) lie inside the buildings (H, W) bool, (N,) bool; those beyond the map count at its border."""
-    last = np.array(buildings.shape[::-1]) - 1
-    return buildings[pixel_of(points.clip(0, last))]
+    return buildings[pixel_of(points.clip(0, np.array(buildings.shape[::-1]) - 1))]
 
 
 def segments_of(rings: list[np.ndarray]) -> np.ndarray:
     """(S, 4) wall segments of closed rings."""
-    parts = [np.column_stack([ring, np.roll(ring, -1, axis=0)]) for ring in rings]
-    return np.concatenate(parts) if parts else np.zeros((0, 4))
+    return np.concatenate([np.zeros((0, 4)), *(np.column_stack([ring, np.roll(ring, -1, axis=0)]) for ring in rings)])
 
 
 def clip(ring: np.ndarray, low: Sequence[float], high: Sequence[float]) -> list[np.ndarray]:
     """The parts of a ring (N, 2) inside the rectangle from `low` to `high`, each a ring (M, 2)."""
-    inside = shapely.clip_by_rect(shapely.Polygon(ring), *low, *high)
-    parts = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon"]
-    return [np.array(part.exterior.coords)[:-1] for part in parts]
+    parts = shapely.get_parts(shapely.clip_by_rect(shapely.Polygon(ring), *low, *high))
+    return [np.array(part.exterior.coords)[:-1] for part in parts if part.geom_type == "Polygon"]

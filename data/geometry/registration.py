@@ -80,8 +80,7 @@ def picture_of(layout: Layout) -> np.ndarray:
 def fit_outlines(mask: np.ndarray) -> list[np.ndarray]:
     """Outlines, in the map's frame, of one of RadioMapSeer's building pictures (H, W) bool.
 
-    They are traced and fitted: corners are whole numbers in polygon/, and the fit looks for those that reproduce the
-    picture. Several outlines can give the same picture, so walls may be a pixel off.
+    The fit looks for whole corners that reproduce the picture. Several can give the same, so walls may be a pixel off.
     """
     return [_fit(ring, mask) for ring in rings_from_mask(mask)]
 

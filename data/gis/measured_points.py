@@ -27,7 +27,7 @@ def read_measurements(
         eirp_dbm: of the transmitter; what turns `dbm`, received power, into path gain.
 
     Returns:
-        (N, 3) float32 of column, row and grey level, and what was read, in words; a DataError names the file.
+        (N, 3) float32 of column, row and grey level, and what was read; a DataError names the file.
     """
     value = "gain_db" if eirp_dbm is None else "dbm"
     text = decoded(read_bytes(path))

@@ -1,7 +1,4 @@
-"""Cars along the streets of a city, as RadioMapSeer places them; compared with all of its pictures of cars in docs/data.md.
-
-Its roads are not at hand: routes from border to border, between the buildings, on which cars stand in small groups.
-"""
+"""Cars in small groups along routes from border to border, as RadioMapSeer has them along its roads (docs/data.md)."""
 
 import numpy as np
 import shapely

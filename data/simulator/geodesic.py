@@ -38,16 +38,9 @@ def _shortest(free, x, y):
 
 
 def geodesic_distance(buildings: np.ndarray, tx: tuple[float, float]) -> np.ndarray:
-    """Length of the shortest path from the transmitter that stays outside buildings.
+    """Length of the shortest path from (x, y) outside the buildings (H, W) bool: (H, W) float32 in metres, or infinite.
 
     On a grid of 2 x 2 px, of which a cell is free if less than three quarters of it are built; of pixels, if H or W is odd.
-
-    Args:
-        buildings: (H, W) bool.
-        tx: (x, y) in pixels.
-
-    Returns:
-        (H, W) float32 in pixels = metres, infinite inside buildings and where there is no path.
     """
     height, width = buildings.shape
     cell = 1 if height % 2 or width % 2 else 2

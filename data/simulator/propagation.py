@@ -35,18 +35,15 @@ ROOF_MARGIN = 1.5  # px, the same at an end on a roof, whose pixels lie behind t
 SHRINK = 0.4  # px by which walls traced from a mask are moved inwards: the traced outline lies slightly outside
 NEIGHBOURS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
 DEGREES = 180 / np.pi
-# columns of a table of bends: place, length of the path and loss of all bends so far, direction of arrival, the row of
-# the bend before, and what it lies on; row 0 is the transmitter
+# a table of bends: place, length of the path and loss of all bends so far, direction of arrival, row of the bend before
+# (row 0 is the transmitter), and what it lies on
 X, Y, Z, LENGTH, LOSS, UX, UY, UZ, BEFORE, ON, COLUMNS = range(11)
 GROUND, CAR, BUILDING = range(3)  # what a pixel or a bend lies on; CAR: on a car or beside one
 
 
 @njit(cache=True, nogil=True)
 def _crosses(segments, s, x0, y0, dx, dy, first, last):
-    """Whether wall `s` crosses the ray (x0, y0) + t (dx, dy) at some t between `first` and `last`.
-
-    A ray may begin or end at a corner: an end of the ray within TOUCH of an end of the wall is no crossing.
-    """
+    """Whether wall `s` crosses the ray (x0, y0) + t (dx, dy), first < t < last; to begin or end at its corner is none."""
     ax, ay = segments[s, 0], segments[s, 1]
     bx, by = segments[s, 2] - ax, segments[s, 3] - ay
     cross = dx * by - dy * bx
@@ -151,8 +148,7 @@ def _sees(bends, bend, x, y, on, walls, buildings, interior, shadows):
 def _search(ground, interior, walls, buildings, tx, ty, start):
     """Loss (H * W,) of the dominant paths, infinite where there is none.
 
-    `ground` (H, W) is what each pixel lies on; `interior` (H, W) bool are built pixels whose four neighbours are built;
-    `start` is the number of the transmitter's pixel.
+    `ground` (H, W) is what pixels lie on, `interior` (H, W) which have four built neighbours, `start` the transmitter's.
     """
     height, width = ground.shape
     pixels = height * width

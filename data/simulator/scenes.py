@@ -15,10 +15,7 @@ CIRCULAR = "note: the simulator's map is an input of this model and the truth he
 
 @dataclass
 class SimulatedScenes:
-    """Cities number `seed`, `seed` + 1, ... with one transmitter each; the same interface as `RadioMapSeer`.
-
-    A data set of `scripts/make_dataset.py` shares a city only if its seed is that city's number.
-    """
+    """Cities number `seed`, `seed` + 1, ... with one transmitter each; the same interface as `RadioMapSeer`."""
 
     count: int
     seed: int
