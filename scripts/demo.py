@@ -41,10 +41,7 @@ def main() -> None:
     layers_of(*predictor.predict(random_scenes(0)))  # the first prediction compiles; done before anyone waits
     print(f"http://{arguments.host}:{arguments.port} (Ctrl-C ends it)", flush=True)
     app = create_app(predictor, LOCAL_HOSTS if arguments.host in LOCAL_HOSTS else None)
-    threads, most = (
-        4 + MAX_WAITING,
-        4 * MAX_UPLOAD,
-    )  # above MAX_UPLOAD the application says why, above this nobody reads
+    threads, most = 4 + MAX_WAITING, 4 * MAX_UPLOAD  # the application refuses what is above MAX_UPLOAD, with a reason
     try:
         serve(app, host=arguments.host, port=arguments.port, threads=threads, max_request_body_size=most)
     except OSError as error:

@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -182,26 +180,12 @@ def test_what_would_harm_the_server_is_refused(client):
     assert anywhere.get("/settings", headers={"Host": "lab.example"}).status_code == 200
 
 
-def test_a_crowd_is_told_to_wait(monkeypatch):
-    predictor, go = Predictor(), threading.Event()
-    app = create_app(predictor)
-
-    def slow(scenes, predict=predictor.predict, **how):
-        go.wait(60)
-        return predict(scenes, **how)
-
-    def ask():
-        return app.test_client().post("/predict", json=TWO).status_code
-
-    monkeypatch.setattr(predictor, "predict", slow)
-    with ThreadPoolExecutor(1 + MAX_WAITING) as pool:
-        crowd = [pool.submit(ask) for _ in range(1 + MAX_WAITING)]
-        deadline = time.monotonic() + 30
-        while app.extensions["places"]._value and time.monotonic() < deadline:  # until all of them wait
-            time.sleep(0.01)
-        assert ask() == 503
-        go.set()
-    assert [each.result() for each in crowd] == [200] * len(crowd)
+def test_a_crowd_is_told_to_wait(app, client):
+    places = app.extensions["places"]
+    taken = [places.acquire(blocking=False) for _ in range(1 + MAX_WAITING)]
+    assert all(taken) and refused(client.post("/predict", json=TWO), "others are waiting", 503)
+    places.release(len(taken))
+    assert client.post("/predict", json=TWO).status_code == 200
 
 
 class Visit:
@@ -231,9 +215,8 @@ class Visit:
         """Path gain, or another layer, and received power, once the maps are there."""
         self.answered()
         self.page.mouse.move(*self.at(x, y))
-        return [
-            *map(float, re.search(layer + r" (\S+) dB.*received (\S+) dBm", self.page.inner_text("#readout")).groups())
-        ]
+        found = re.search(layer + r" (\S+) dB.*received (\S+) dBm", self.page.inner_text("#readout"))
+        return [*map(float, found.groups())]
 
     def upload(self, content, name, note):
         self.page.set_input_files("#upload", {"name": name, "mimeType": "", "buffer": content})

@@ -218,8 +218,7 @@ def test_random_cars_stand_in_the_street_and_apart(seed, size):
     read = cars_from_picture(picture_of_cars(cars)).outlines  # also tells that they are whole, and apart
     assert sorted(np.sort(ring, 0).tolist() for ring in read) == sorted(np.sort(r, 0).tolist() for r in cars.outlines)
     assert ndimage.distance_transform_edt(~city.inside)[cars.inside].mean() < 25  # m; streets run along buildings
-    for built, least in ((Layout([], (size, size)), 5), (Layout.traced(np.ones((size, size), bool)), 0)):
-        assert len(random_cars(built, np.random.default_rng(1)).outlines) >= least
+    assert not random_cars(Layout.traced(np.ones((size, size), bool)), np.random.default_rng(1)).outlines
 
 
 def test_cars_only_take_away():

@@ -36,8 +36,7 @@ def _simplify(points: np.ndarray) -> np.ndarray:
     centre = points.mean(axis=0)
     points = np.roll(points, -int(np.argmax(((points - centre) ** 2).sum(1))), axis=0)
     opposite = int(np.argmax(((points - points[0]) ** 2).sum(1)))
-    closed = np.vstack([points, points[:1]])
-    halves = (closed[: opposite + 1], closed[opposite:])
+    halves = points[: opposite + 1], np.vstack([points[opposite:], points[:1]])
     lines = [shapely.LineString(half).simplify(TOLERANCE, preserve_topology=False) for half in halves]
     number = {point: index for index, point in enumerate(map(tuple, points.tolist()))}
     kept = {number[point] for line in lines for point in line.coords}

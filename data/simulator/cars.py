@@ -49,8 +49,7 @@ def random_cars(city: Layout, rng: np.random.Generator) -> Layout:
 
 def _streets(city: Layout, rng: np.random.Generator, wanted: float) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 2) of x, y on `wanted` m of streets, CELL apart, and their directions (N,) in radians."""
-    built = city.inside
-    clearance = ndimage.distance_transform_edt(~built) if built.any() else np.full(city.shape, WIDE)
+    clearance = ndimage.distance_transform_edt(~city.inside) if city.inside.any() else np.full(city.shape, WIDE)
     clearance = clearance[CELL // 2 :: CELL, CELL // 2 :: CELL]
     number, graph = np.arange(clearance.size).reshape(clearance.shape), _grid(clearance)
     points, directions, passed = [np.zeros((0, 2))], [np.zeros(0)], set[int]()

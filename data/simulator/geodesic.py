@@ -49,6 +49,5 @@ def geodesic_distance(buildings: np.ndarray, tx: tuple[float, float]) -> np.ndar
     x = int(np.clip((tx[0] + 0.5) // cell, 0, free.shape[1] - 1))
     y = int(np.clip((tx[1] + 0.5) // cell, 0, free.shape[0] - 1))
     free[y, x] = True
-    coarse = cell * _shortest(free, x, y)
-    fine = np.repeat(np.repeat(coarse, cell, axis=0), cell, axis=1)
+    fine = (cell * _shortest(free, x, y)).repeat(cell, axis=0).repeat(cell, axis=1)
     return np.where(buildings, np.inf, fine).astype(np.float32)
