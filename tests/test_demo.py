@@ -62,8 +62,8 @@ def predict(client, **more):
     return [{k: floats(v) for k, v in each.items()} for each in client.post("/predict", json=TWO | more).json["maps"]]
 
 
-def upload(client, content, name="city.png", more=""):
-    return client.post(f"/upload?name={name}{more}", data=content)
+def upload(client, content, more=""):
+    return client.post(f"/upload?name=city.png{more}", data=content)
 
 
 def refused(answer, words, status=400):
@@ -140,7 +140,7 @@ def test_cities_are_answered_whole(client):
     town = json.loads(TOWN)
     car = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
     town["features"].append({"type": "Feature", "properties": {"class": "car"}, "geometry": car})
-    city = upload(client, json.dumps(town).encode(), "a.geojson").json
+    city = upload(client, json.dumps(town).encode()).json
     assert city["place"]["epsg"] == 4326 and city["height"] > 256
     column, row = (x - city["place"]["x"]) / dx, (city["place"]["y"] - y) / dy
     assert city["cars"] == [[pytest.approx(column + 1, abs=1), pytest.approx(row - 2.5, abs=1), 90]]
@@ -275,8 +275,7 @@ def test_draw_place_measure_and_download(visit, tmp_path):
     assert seen > shadow + 10 and received == pytest.approx(seen + 23, abs=0.11)
     page.mouse.move(*visit.at(100, 120))
     assert page.inner_text("#readout") == "(100, 120) building"
-    array = np.load(visit.download("model", "npy", tmp_path / "map.npy"))
-    assert array[120, 60] == pytest.approx(seen, abs=0.06)
+    assert np.load(visit.download("model", "npy", tmp_path / "a.npy"))[120, 60] == pytest.approx(seen, abs=0.06)
     page.click("[data-tool=measure]")
     for value, said in ((20, "-3 is no path gain"), (seen - 15 + 23, "^Model.*measured values: 1")):  # received power
         visit.click(60, 120)

@@ -19,17 +19,13 @@ from data.simulator.scenes import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB
 
 
-def simulator_of(mask):
-    """Of a city that is known as pixels."""
-    return Simulator(Layout.traced(mask))
-
-
 def simulate(mask, tx):
-    return simulator_of(mask).path_gain(tx)
+    """Path gain for a city that is known as pixels."""
+    return Simulator(Layout.traced(mask)).path_gain(tx)
 
 
-def block(size=64, rows=slice(24, 40), columns=slice(28, 36)):
-    buildings = np.zeros((size, size), bool)
+def block(rows=slice(24, 40), columns=slice(28, 36)):
+    buildings = np.zeros((64, 64), bool)
     buildings[rows, columns] = True
     return buildings
 
@@ -40,8 +36,7 @@ def test_free_space_is_25_log10_d():
     d = np.maximum(np.hypot(columns - 10, rows - 20), 1)
     assert np.allclose(gain, GAIN_MAX_DB - 25 * np.log10(d), atol=1e-4)
     assert Simulator(Layout([], (1, 1))).path_gain((0, 0)) == pytest.approx(GAIN_MAX_DB)  # the smallest map
-    for tx in ((-0.5, -0.5), (7.49, 7.49)):
-        assert np.isfinite(Simulator(Layout([], (8, 8))).loss(tx)).all()
+    assert all(np.isfinite(Simulator(Layout([], (8, 8))).loss(tx)).all() for tx in ((-0.5, -0.5), (7.49, 7.49)))
 
 
 def around(*path):
@@ -65,9 +60,8 @@ def test_one_corner_exactly():
     short = ring - [[0, 0], [0, 0], [0, 46], [0, 46]]  # from corner to corner no path leads through the building
     loss = Simulator(Layout([short], (64, 64))).loss((20, 16))
     for column, row in ((36, 30), (37, 35)):  # nor from a corner to a pixel on the far wall
-        assert (
-            loss[row, column] >= min(around((20, 16), corner, (column, row)) for corner in ((36, 24), (27, 34))) - 0.5
-        )
+        least = min(around((20, 16), corner, (column, row)) for corner in ((36, 24), (27, 34)))
+        assert loss[row, column] >= least - 0.5
 
 
 @pytest.mark.parametrize("walls", [1, 3])
@@ -79,7 +73,7 @@ def test_over_the_roofs_by_hand(walls):
     buildings = np.zeros((64, 64), bool)
     for first in range(20, 20 + 10 * walls, 10):
         buildings[:, first : first + 4] = True
-    loss = simulator_of(buildings).loss((10, 32))
+    loss = Simulator(Layout.traced(buildings)).loss((10, 32))
     last = 10 * walls + 13
     least = around((10, 32, 0), (20, 32, 21), (last, 32, 21), (last + 12, 32, 0))
     assert least - 0.5 < loss[32, last + 12] < least + (0.5 if walls == 1 else 5)
@@ -96,7 +90,7 @@ def test_cars_by_hand():
         assert around_cars[32, column] == pytest.approx(around(*path, (column, 32)))
     assert around_cars[10, 40] == free[10, 40] and around_cars[32, 19] == free[32, 19]
     assert np.allclose(GAIN_MAX_DB - simulator.path_gain((10, 32)), (free + around_cars) / 2)
-    spot = Layout.traced(block(rows=slice(32, 33), columns=slice(21, 22)))  # smaller than a car, below the transmitter
+    spot = Layout.traced(block(32, 21))  # smaller than a car, below the transmitter
     assert np.isfinite(Simulator(Layout([], (64, 64)), cars=spot).loss((21, 32), around_cars=True)).all()
     wall = Layout([np.array([[10, -1], [14, -1], [14, 64], [10, 64]]) + (-EDGE, EDGE)], (64, 64))
     behind = Simulator(wall, cars=Layout([car], (64, 64)))
