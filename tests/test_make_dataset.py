@@ -97,8 +97,8 @@ def test_maps_without_and_with_cars(tree, tmp_path, monkeypatch):
         assert np.array_equal(RadioMapSeer(root, "carsDPM").scene(number).cars.inside, cars.inside)
     assert "nothing odd" in done("scripts/check_dataset.py", root, "--simulation_type", "carsDPM")
 
-    searches, search = [], Simulator.paths
-    monkeypatch.setattr(Simulator, "paths", lambda *given, **how: searches.append(how) or search(*given, **how))
+    searches, search = [], Simulator.loss
+    monkeypatch.setattr(Simulator, "loss", lambda *given, **how: searches.append(how) or search(*given, **how))
     assert write_city(tmp_path / "one", 0, Recipe(2, 5, 64, cars=True)) == 4 and len(searches) == 4
 
 
