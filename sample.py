@@ -14,7 +14,6 @@ same command continues it where it was interrupted.
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from data import FlatTree, RadioMapSeer, open_tree
+from data import open_tree
 from data.crop import SIDE, Crop, crop
 from data.files import write_json
 from data.geometry.georeference import Georeference
@@ -35,7 +34,7 @@ from data.trees.splits import spread
 from data.units import COVERAGE_DB
 from denoising_diffusion_pytorch.cli import MISTAKES, natural, parse, print_city, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
-from denoising_diffusion_pytorch.config.schema import SampleConfig, SourceConfig
+from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from evaluation.maps import Coverage, draw_map, write_coverage, write_map
 from evaluation.metrics import Scores, measure
@@ -45,73 +44,71 @@ if TYPE_CHECKING:
     from denoising_diffusion_pytorch.predictor import Predictor
 
 SETTINGS = {  # of the section `sample`, that are options where there is no configuration file
-    "ckpt": (str, "a results folder, a checkpoint or an exported model; default: the released model"),
-    "output_folder": (str, "default: ./radiodiff_samples"),
-    "sampler": (str, "default: the checkpoint's"),
-    "steps": (int, "number of sampling steps; default: the checkpoint's"),
-    "noise_scale": (float, "times the noise of training; default: the checkpoint's"),
-    "pixel_noise": (float, "dB of independent noise on every pixel of several samples; default: the checkpoint's"),
-    "num_samples": (int, "samples per map; several give their mean and standard deviation (default: 1)"),
-    "seed": (int, "the same seed gives the same map (default: 0)"),
-    "figures": (int, "pictures, spread over the maps (default: 20)"),
+    str: ("ckpt", "output_folder", "sampler"),
+    int: ("steps", "num_samples", "seed", "figures"),
+    float: ("noise_scale", "pixel_noise"),
 }
 RECORDS = "metrics.jsonl"  # the scores of a split's maps, as they are made
 
 
 def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    city = parser.add_mutually_exclusive_group()
-    city.add_argument("--buildings", type=Path, metavar="FILE",
-                      help="a city: footprints as GeoJSON, or a PNG, one pixel per metre, white inside buildings")  # fmt: skip
+    add, city = parser.add_argument, parser.add_mutually_exclusive_group()
+    footprints = "a city: footprints as GeoJSON, or a PNG, one pixel per metre, white inside buildings"
+    city.add_argument("--buildings", type=Path, metavar="FILE", help=footprints)
     city.add_argument("--simulate", type=natural, metavar="SEED", help="a random city, and the simulator's map of it")
-    parser.add_argument("--cars", type=Path, metavar="PNG",
-                        help="a picture as large as that of the buildings, white inside cars")  # fmt: skip
-    parser.add_argument("--tx", action="append", metavar="X,Y",
-                        help="a transmitter: column and row, or coordinates of the footprints; may be repeated")  # fmt: skip
-    parser.add_argument("--invert", action="store_true", help="the buildings of the PNG are black on white")
-    parser.add_argument("--measurements", type=Path, metavar="CSV", help="measured points: x,y or lon,lat, and gain_db or dbm")
-    parser.add_argument("--eirp", type=float, metavar="DBM", help="turns measured dBm into path gain: dBm - EIRP")
-    parser.add_argument("--threshold", type=float, default=COVERAGE_DB, metavar="DB",
-                        help="path gain from which a pixel is covered (%(default)g)")  # fmt: skip
-    for name, (kind, meaning) in SETTINGS.items():
-        parser.add_argument(f"--{name}", type=kind, help=meaning)
-    parser.add_argument("--cfg", metavar="YAML", help="a configuration file with a section `sample`, in place of these")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+    add("--cars", type=Path, metavar="PNG", help="a picture as large as that of the buildings, white inside cars")
+    position = "a transmitter: column and row, or coordinates of the footprints; may be repeated"
+    add("--tx", action="append", default=[], metavar="X,Y", help=position)
+    add("--invert", action="store_true", help="the buildings of the PNG are black on white")
+    add("--measurements", type=Path, metavar="CSV", help="measured points: x,y or lon,lat, and gain_db or dbm")
+    add("--eirp", type=float, metavar="DBM", help="turns measured dBm into path gain: dBm - EIRP")
+    covered = "path gain from which a pixel is covered (%(default)g)"
+    add("--threshold", type=float, default=COVERAGE_DB, metavar="DB", help=covered)
+    options = [(name, kind) for kind, names in SETTINGS.items() for name in names]
+    for name, kind in options:
+        field = SampleConfig.model_fields[name]
+        default = "" if field.default is None else f" (default: {field.default})"
+        add(f"--{name}", type=kind, help=field.description.replace("null:", "default:") + default)
+    add("--cfg", metavar="YAML", help="a configuration file with a section `sample`, in place of these")
+    add("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
     arguments = parse(parser)
+    given = {name: value for name, _ in options if (value := getattr(arguments, name)) is not None}
+    own = arguments.buildings is not None or arguments.simulate is not None
     if arguments.buildings and not arguments.tx:
         parser.error("--buildings needs --tx X,Y")
     if arguments.cars and not arguments.buildings:
         parser.error("--cars belongs to --buildings")
-    own = arguments.buildings is not None or arguments.simulate is not None
-    if arguments.measurements and not (own and len(arguments.tx or ()) <= 1):
-        parser.error("--measurements belong to one --tx of --buildings or --simulate")
     if arguments.tx and not own:
         parser.error("--tx belongs to --buildings or --simulate")
-    given = {name: getattr(arguments, name) for name in SETTINGS if getattr(arguments, name) is not None}
-    if not arguments.cfg:
-        if arguments.overrides:
-            parser.error(f"{arguments.overrides[0]} changes a configuration file; name it with --cfg")
-        if not own:
-            arguments.simulate = 0  # nothing was asked for: show what the model does
-        return arguments, parse_config({"sample": given}).sample
-    if given:
-        name, value = next(iter(given.items()))
-        parser.error(f"--{name}: with --cfg, write sample.{name}={value}")
-    return arguments, load_config(arguments.cfg, arguments.overrides).sample
+    if arguments.measurements and not (own and len(arguments.tx) <= 1):
+        parser.error("--measurements belong to one --tx of --buildings or --simulate")
+    if arguments.cfg:
+        for name, value in given.items():
+            parser.error(f"--{name}: with --cfg, write sample.{name}={value}")
+        settings = load_config(arguments.cfg, arguments.overrides).sample
+        if not own and settings.source.data_root is None:
+            raise ConfigError("sample.source.data_root: is not set; name a tree, or use --buildings or --simulate")
+        return arguments, settings
+    if arguments.overrides:
+        parser.error(f"{arguments.overrides[0]} changes a configuration file; name it with --cfg")
+    if not own:
+        arguments.simulate = 0  # nothing was asked for: show what the model does
+    return arguments, parse_config({"sample": given}).sample
 
 
 def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference | None]:
     """One crop per transmitter of the city on the command line, and where the city lies."""
+    place = None
     if arguments.buildings is not None:
-        around = [parse_position(text) for text in arguments.tx]
-        city = read_city(arguments.buildings, around, arguments.invert, arguments.cars)
+        city = read_city(arguments.buildings, list(map(parse_position, arguments.tx)), arguments.invert, arguments.cars)
         print_city(city, arguments.buildings)
         name, place = arguments.buildings.stem, city.place
         scenes = [scene_at(name, city.layout, text, place, city.cars) for text in arguments.tx]
     else:
         from data.simulator.scenes import random_scenes  # numba is slow to import
 
-        scenes, place = random_scenes(arguments.simulate, arguments.tx), None
+        scenes = random_scenes(arguments.simulate, arguments.tx)
     if arguments.measurements:
         shape = scenes[0].layout.shape
         scenes[0].measurements, note = read_measurements(arguments.measurements, shape, place, arguments.eirp)
@@ -122,68 +119,38 @@ def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference 
     return crops, place
 
 
-def data_scenes(source: SourceConfig) -> RadioMapSeer | FlatTree:
-    """The split of a tree, or a flat tree."""
-    if source.data_root is None:
-        remedy = "name a RadioMapSeer tree, or use --buildings or --simulate"
-        raise ConfigError(f"sample.source.data_root: is not set; {remedy}")
-    return open_tree(**vars(source))
-
-
-def load_predictor(settings: SampleConfig, measurements: Path | None = None, cars: bool = False) -> "Predictor":
-    """The model; raises ConfigError if it would ignore measured points or cars."""
+def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any = None) -> "Predictor":
+    """The model; raises ConfigError if it would ignore measured points or cars, which are named by their files."""
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
     names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "seed")
     predictor = Predictor(settings.ckpt, **{name: getattr(settings, name) for name in names})
-    if measurements and not predictor.sees_measurements:
-        raise ConfigError(
-            f"{predictor.checkpoint.path}: has no channel that shows measured points, and would ignore {measurements}; "
-            "use the released model, or train one with data.incomplete.points"
-        )
-    if cars and not predictor.sees_cars:
-        raise ConfigError(f"{predictor.checkpoint.path}: has no channel that shows cars; use the released model")
+    points = ("measured points", measurements, predictor.sees_measurements)
+    for what, file, is_seen in (points, ("cars", cars, predictor.sees_cars)):
+        if file and not is_seen:
+            blind = f"{predictor.checkpoint.path}: has no channel that shows {what}, and would ignore {file}"
+            raise ConfigError(f"{blind}; use the released model, or train one that has (docs/data.md)")
     return predictor
 
 
-def print_coverage(coverage: Coverage, threshold_db: float) -> None:
-    of_it = " of the open area"
-    if coverage.predicted_fraction < 1:
-        print(f"{coverage.predicted_fraction:.1%}{of_it} was predicted; more transmitters would reach more of it")
-        of_it = " of that"
-    print(f"{coverage.covered_fraction:.1%}{of_it} has at least {threshold_db:g} dB")
-
-
-def print_measured(part: Crop) -> None:
-    column, row = pixels_of(part.scene.measurements, SIDE, SIDE)
-    inside = int(part.scene.layout.inside[row, column].sum())
-    given = len(part.city.measurements)
-    print(f"{len(column)} of {given} measured points lie in what was predicted, {inside} of them inside buildings")
-
-
-def read(scene: Scene, prepared: Callable[[Scene], Any]) -> tuple[Scene, Any]:
-    """What workers hand over; `prepared` as `Predictor.prepared`."""
-    return scene, prepared(scene)
+def read(scene: Scene, prepare: Any) -> tuple[Scene, Any]:
+    """What workers hand over; `prepare` as `Predictor.prepared` gives it."""
+    return scene, prepare(scene)
 
 
 def sample_split(settings: SampleConfig, processes: Processes) -> None:
     """Maps of all scenes of a split; those that are there, made with the same settings, are kept."""
     folder, count = Path(settings.output_folder), settings.num_samples
-    source, predictor = processes.each(lambda: (data_scenes(settings.source), load_predictor(settings)))
+    source, predictor = processes.each(lambda: (open_tree(**vars(settings.source)), load_predictor(settings)))
     processes.agree(source, predictor.identity(count))
     own = predictor.identity(count) | {"batch_size": settings.batch_size} | source.identity()
     records = processes.each(lambda: Records(folder / RECORDS if processes.is_main else None, own))
-    drawn = {source.names[index] for index in spread(len(source), settings.figures)}
+    drawn = spread(len(source), settings.figures)
 
     def is_there(number: int) -> bool:
-        name = source.names[number]
-        ends = [
-            ".png",
-            ".npy",
-            *["_std.npy"] * (count > 1 and predictor.samples_differ),
-            *["_figure.png"] * (name in drawn),
-        ]
-        return all((folder / f"{name}{end}").exists() for end in ends)
+        ends = [".png", ".npy", *["_std.npy"] * (count > 1 and predictor.samples_differ)]
+        ends += ["_figure.png"] * (number in drawn)
+        return all((folder / f"{source.names[number]}{end}").exists() for end in ends)
 
     def work(batch: list[tuple[Scene, Any]]) -> list[tuple[np.ndarray, np.ndarray | None, dict[str, Any]]]:
         scenes, prepared = zip(*batch, strict=True)
@@ -191,11 +158,10 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         return [(p.gain, p.std, measure(p.scene.name, p.gain, p.scene.gain)) for p in predictions]
 
     done = {number for number in records.known if is_there(number)}
-    how: dict[str, Any] = {"read": partial(read, prepared=predictor.prepared()), "work": work, "done": done}
+    how: dict[str, Any] = {"read": partial(read, prepare=predictor.prepared()), "work": work, "done": done}
     for number, (gain, std, measured) in shared(processes, source, settings.batch_size, title="sampling", **how):
-        name = source.names[number]
-        write_map(folder, name, gain, std)
-        if name in drawn:
+        write_map(folder, source.names[number], gain, std)
+        if number in drawn:
             draw_map(folder, source.scene(number), gain, std)
         if number not in records.known:
             records.add(number, measured)
@@ -203,17 +169,15 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         scores = Scores()
         for record in records.earlier():
             scores.take(record)
-        write_metrics(folder, scores, predictor)
-        print_end(len(source), folder, predictor, count)
+        print_end(len(source), folder, predictor, count, scores)
 
 
-def write_metrics(folder: Path, scores: Scores, predictor: "Predictor") -> None:
-    summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
-    write_json(folder / "metrics.json", summary)
-    print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
-
-
-def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int) -> None:
+def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int, scores: Scores) -> None:
+    """Write and print the scores, where the truth is known, and say what was made."""
+    if scores.rows:
+        summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
+        write_json(folder / "metrics.json", summary)
+        print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
     sampling = predictor.sampling_of(num_samples)
     how = f"{sampling.sampler}, {sampling.steps} steps" if sampling else predictor.title  # of a regression
     print(f"{count} maps in {folder} ({how}, {predictor.checkpoint.path})")
@@ -222,7 +186,8 @@ def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int
 def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     """Maps of one city, and its coverage."""
     crops, place = city_crops(arguments)
-    predictor = load_predictor(settings, arguments.measurements, crops[0].city.cars is not None)
+    cars = arguments.buildings if crops[0].city.cars is not None else None
+    predictor = load_predictor(settings, arguments.measurements, cars)
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)
     scores, gains, drawn = Scores(), [], spread(len(crops), settings.figures)
@@ -230,8 +195,8 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
     for index, prediction in enumerate(tqdm(predictions, total=len(crops), desc="sampling", unit="map")):
         part, std = crops[index], prediction.std
-        if prediction.scene.gain is not None:
-            scores.add(prediction.scene.name, prediction.gain, prediction.scene.gain)
+        if part.scene.gain is not None:
+            scores.add(part.scene.name, prediction.gain, part.scene.gain)
         gain, std = part.place(prediction.gain), None if std is None else part.place(std)
         gains.append(gain)
         write_map(folder, part.city.name, gain, std, place)
@@ -241,16 +206,17 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         from data.simulator.scenes import CIRCULAR
 
         print(CIRCULAR)
-    if scores.rows:
-        write_metrics(folder, scores, predictor)
-    if len(gains) > 1:
+    if len(crops) > 1:
         cities = [part.city for part in crops]
         coverage = Coverage.of(np.stack(gains), cities[0].buildings, arguments.threshold)
         write_coverage(folder, coverage, cities, arguments.threshold, place)
-        print_coverage(coverage, arguments.threshold)
+        predicted, covered = f"{coverage.predicted_fraction:.1%}", f"{coverage.covered_fraction:.1%}"
+        print(f"{predicted} of the open area was predicted; {covered} of that has at least {arguments.threshold:g} dB")
     if arguments.measurements:
-        print_measured(crops[0])
-    print_end(len(crops), folder, predictor, settings.num_samples)
+        column, row = pixels_of(scenes[0].measurements, SIDE, SIDE)
+        inside, given = int(scenes[0].layout.inside[row, column].sum()), len(crops[0].city.measurements)
+        print(f"{len(column)} of {given} measured points lie in what was predicted, {inside} of them inside buildings")
+    print_end(len(crops), folder, predictor, settings.num_samples, scores)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 What needs torch is loaded when its name is used for the first time.
 """
-# ruff: noqa: F405
+# ruff: noqa: F401, F403
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,31 +14,11 @@ from .trees.radiomapseer import RadioMapSeer
 from .units import db_to_gain, gain_to_db
 
 if TYPE_CHECKING:
-    from .samples.document import *  # noqa: F403
-
-__all__ = [
-    "Augmentation",
-    "DataError",
-    "FlatTree",
-    "OwnSamples",
-    "RadioMapDataset",
-    "RadioMapSeer",
-    "RadioUNet_c",
-    "RandomAugmentation",
-    "Scene",
-    "close_dataloader",
-    "create_dataloader",
-    "db_to_gain",
-    "gain_to_db",
-    "open_tree",
-    "prepare",
-    "process_batch",
-    "training_loader",
-]
+    from .samples.document import *
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .samples import document
 

@@ -79,10 +79,7 @@ def log_distance(scene: Scene, size: int) -> np.ndarray:
 
 @channel_of_transmitter
 def detour(scene: Scene, size: int) -> np.ndarray:
-    """Grey level of a loss of 28.6 log10 d + 1.4 dB, d the shortest way around the buildings; 0 where there is none.
-
-    d is the length of the shortest path around the buildings shown in metres, at least 2.
-    """
+    """Grey level of a loss of 28.6 log10 d + 1.4 dB, d the geodesic distance in metres, at least 2; 0 where there is none."""
     from .simulator import geodesic_distance  # numba is slow to import
 
     length = geodesic_distance(scene.shown.inside, scene.shown_tx)
@@ -91,10 +88,8 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 
 @channel_of_transmitter
 def simulated(scene: Scene, size: int) -> np.ndarray:
-    """The embedded simulator's map of the buildings and cars shown, as a prior: the network learns what its physics misses.
-
-    Measured points correct it (measurements.py). About 0.05 s per scene, so use it with `data.cache`. Pointless where the
-    same simulator made the ground truth.
+    """The embedded simulator's map of the buildings and cars shown, corrected by measured points: the network learns what its
+    physics misses. Pointless where the same simulator made the ground truth.
     """
     return resize(corrected(simulated_gain(scene), scene.measurements), size)
 
@@ -102,38 +97,24 @@ def simulated(scene: Scene, size: int) -> np.ndarray:
 @channel
 def measured_gain(scene: Scene, size: int) -> np.ndarray:
     """What measured points say, fading to 0 where none is near; belongs to `measured`."""
-    return _spread(scene, size)[0]
+    return spread_points(scene.measurements, scene.layout.shape[0], size)[0]
 
 
 @channel
 def measured(scene: Scene, size: int) -> np.ndarray:
     """How much the measured points say: almost 1 where one is, 0 where none is near."""
-    return _spread(scene, size)[1]
-
-
-def _spread(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
-    points = np.zeros((0, 3)) if scene.measurements is None else scene.measurements
-    return spread_points(points, scene.layout.shape[0], size)
+    return spread_points(scene.measurements, scene.layout.shape[0], size)[1]
 
 
 def simulated_gain(scene: Scene) -> np.ndarray:
-    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings. Not to be written to.
-
-    Raises:
-        DataError: the transmitter is outside the map or inside a building.
-    """
+    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings. Not to be written to."""
     return simulated_gains(scene)[1]
 
 
 def simulated_gains(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """`simulated_gain` without the cars, and with them."""
-    x, y = shown_transmitter(scene)
-    if scene.outlines_are_guessed:
-        x, y = scene.shown.nearest_open((x, y))
-    try:
-        return _simulate(scene.shown, scene.shown_cars, float(x), float(y))
-    except ValueError as error:
-        raise DataError(f"scene {scene.name}: {error}") from error
+    x, y = scene.shown.nearest_open(_transmitter(scene))  # a layout from a picture may lie over the transmitter
+    return _simulate(scene.shown, scene.shown_cars, float(x), float(y))
 
 
 @lru_cache(8)  # a scene's condition, its references and the web page ask for the same
@@ -145,12 +126,7 @@ def _simulate(layout: Layout, cars: Layout | None, x: float, y: float) -> tuple[
     return level, level if gain is without else db_to_gain(gain).astype(np.float32)
 
 
-def shown_transmitter(scene: Scene) -> tuple[float, float]:
-    """Where the scene shows its transmitter, (x, y).
-
-    Raises:
-        DataError: it does not.
-    """
+def _transmitter(scene: Scene) -> tuple[float, float]:
     if scene.shown_tx is None:
         raise DataError(f"scene {scene.name}: its transmitter is unknown")
     return scene.shown_tx
@@ -158,7 +134,7 @@ def shown_transmitter(scene: Scene) -> tuple[float, float]:
 
 def distance(scene: Scene) -> np.ndarray:
     """Distance from the transmitter in metres, at least 1, (H, W) float32."""
-    x, y = shown_transmitter(scene)
+    x, y = _transmitter(scene)
     rows, columns = np.indices(scene.layout.shape, dtype=np.float32)
     return np.maximum(np.hypot(columns - x, rows - y), 1)
 
@@ -170,9 +146,8 @@ def free_gain(scene: Scene) -> np.ndarray:
 
 def check_channels(names: Sequence[str]) -> None:
     """Raise DataError for a name that is not a channel."""
-    for name in names:
-        if name not in CONDITION_CHANNELS:
-            raise DataError(f"data.cond_channels: {name!r} is unknown; choose from {', '.join(CONDITION_CHANNELS)}")
+    for name in set(names) - CONDITION_CHANNELS.keys():
+        raise DataError(f"data.cond_channels: {name!r} is unknown; choose from {', '.join(CONDITION_CHANNELS)}")
 
 
 def condition(scene: Scene, names: Sequence[str], size: int) -> np.ndarray:

@@ -12,25 +12,17 @@ SIDE = 256  # metres and pixels: the size of RadioMapSeer's maps, on which model
 
 @dataclass
 class Crop:
-    """The part of a city that is predicted.
+    """The part of a city that is predicted."""
 
-    Attributes:
-        scene: (side, side), the city inside the crop; open ground beyond the city.
-        city: the whole city.
-        row, column: of the crop's first pixel in the city.
-        note: what was done, in a few words; '' if the city fills the crop exactly.
-    """
-
-    scene: Scene
+    scene: Scene  # (side, side), the city inside the crop; open ground beyond the city
     city: Scene
-    row: int
+    row: int  # of the crop's first pixel in the city
     column: int
-    note: str
+    note: str  # what was done, in a few words; '' if the city fills the crop exactly
 
     def place(self, values: np.ndarray) -> np.ndarray:
         """(side, side) -> (H, W) of the city, float32, NaN outside the crop."""
-        height, width = self.city.layout.shape
-        placed = np.full((height, width), np.nan, np.float32)
+        placed = np.full(self.city.layout.shape, np.nan, np.float32)
         part = placed[self.row : self.row + values.shape[0], self.column : self.column + values.shape[1]]
         part[:] = values[: part.shape[0], : part.shape[1]]
         return placed
@@ -39,10 +31,7 @@ class Crop:
 def crop(city: Scene, side: int = SIDE) -> Crop:
     """The `side` x `side` px of a city, and of its map, centred on its transmitter as far as the city's borders allow."""
     height, width = city.layout.shape
-    first = [
-        np.clip(np.floor(centre - side / 2 + 0.5), 0, max(size - side, 0))
-        for centre, size in zip(city.tx, (width, height), strict=True)
-    ]
+    first = np.floor(np.array(city.tx) - side / 2 + 0.5).clip(0, np.maximum([width - side, height - side], 0))
     column, row = map(int, first)
     points = city.measurements
     if points is not None:

@@ -21,18 +21,14 @@ except ImportError:  # Windows: two processes that write one file go unnoticed t
 log = logging.getLogger("radiodiff")
 
 
-def lock(file: IO[Any], place: int | None = None, *, wait: bool = False) -> None:
-    """Lock an open file, or one byte of it, for this process until it ends or closes the file. Children do not inherit it.
+def lock(file: IO[Any], *, wait: bool = False) -> None:
+    """Lock an open file for this process until it ends or closes the file. Children do not inherit it.
 
-    A file system without locks gives a warning.
-
-    Raises:
-        BlockingIOError: another process holds the lock, and `wait` is false.
+    Raises BlockingIOError if another process holds it, unless told to `wait`. A file system without locks gives a warning.
     """
-    where = () if place is None else (1, place)
     try:
         if fcntl is not None:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), *where)
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except OSError as error:
@@ -47,36 +43,17 @@ def decoded(content: bytes) -> str:
         return content.decode("cp1252", "replace")
 
 
-def write_atomically(
-    path: Path, save: Callable[[Path], object], publish: Callable[[Path, Path], object] = os.replace
-) -> None:
-    """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash.
-
-    Args:
-        publish: gives the file its name; `if_absent` keeps a file that exists.
-    """
+def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
+    """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # process ids repeat on other machines
     try:
         save(aside)
         with aside.open("r+b") as file:
             os.fsync(file.fileno())
-        publish(aside, path)
+        os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def if_absent(aside: Path, path: Path) -> None:
-    """Rename a file; of several processes on several machines that do so at once, one succeeds, without a lock.
-
-    Raises:
-        FileExistsError: `path` exists.
-    """
-    try:
-        os.link(aside, path)
-    except OSError:  # `path` exists, or the file system has no links
-        path.touch(exist_ok=False)
-        os.replace(aside, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,15 +63,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write JSON atomically; NaN and infinities, which JSON does not have, become null."""
-    write_text(path, json.dumps(finite(content), indent=indent, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
 
 
-def finite(content: Any) -> Any:
-    """The content with None in place of numbers that are not finite, and Python's numbers in place of numpy's."""
+def _finite(content: Any) -> Any:
     if isinstance(content, dict):
-        return {key: finite(value) for key, value in content.items()}
+        return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [finite(value) for value in content]
+        return [_finite(value) for value in content]
     if isinstance(content, np.generic):
         content = content.item()
     return None if isinstance(content, float) and not math.isfinite(content) else content
@@ -104,17 +80,14 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file; raises DataError that names it if it cannot be read."""
     try:
         return path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); download or make it again") from error
+        raise DataError(f"{path}: {str(error.strerror).lower()}") from error
 
 
 def read_json(path: Path) -> Any:
     """The content of a file; raises DataError that names it if it is missing or not JSON."""
+    content = read_bytes(path)
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path}: not readable JSON ({error}); download or make it again") from error

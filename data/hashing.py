@@ -15,8 +15,8 @@ def digest(*parts: object) -> str:
 
 
 def file_digest(paths: Iterable[Path]) -> str:
-    """Digest of the files' sizes and modification times; no file is read."""
-    states = ((path, path.stat()) for path in paths)
+    """Digest of the sizes and modification times of those files that exist; no file is read."""
+    states = ((path, path.stat()) for path in paths if path.exists())
     return digest([(str(path), state.st_size, state.st_mtime_ns) for path, state in states])
 
 

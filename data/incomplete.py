@@ -1,7 +1,7 @@
 """What one does not know of a scene, or knows from a few measurements: for training and for scoring.
 
-The map stays what it is; what the condition shows becomes poorer (`Incomplete.shown`), and measured points become a
-part of it (`measure`). Everything is drawn from a key, so that it depends on nothing but the sample.
+The map stays what it is; what the condition shows becomes poorer, and measured points become a part of it. Everything is
+drawn from a key, so that it depends on nothing but the sample.
 """
 
 from dataclasses import dataclass, replace
@@ -18,62 +18,56 @@ from .units import GAIN_SPAN_DB
 
 @dataclass(frozen=True)
 class Incomplete:
-    """How incomplete a scene's condition is. Numbers of points and buildings are drawn per scene, or exact.
+    """How incomplete a scene's condition is."""
 
-    Attributes:
-        points: most measured points: about half of the scenes have fewer than its square root, some have none.
-        points_noise: standard deviation of a measured value, dB.
-        points_jitter: standard deviation of a point's position in each direction, m.
-        missing_buildings: most buildings that the condition leaves out.
-        outline_error: standard deviation of each building's shift in each direction, m.
-        transmitter_error: standard deviation of the transmitter's shift in each direction, m.
-        transmitter_unknown: fraction of the scenes whose condition does not tell the transmitter.
-        cars_unknown: fraction of the scenes whose condition shows no cars.
-        exactly: as many points and buildings as given, not up to that many.
-    """
-
-    points: int = 0
-    points_noise: float = 0.0
-    points_jitter: float = 0.0
-    missing_buildings: int = 0
-    outline_error: float = 0.0
-    transmitter_error: float = 0.0
-    transmitter_unknown: float = 0.0
-    cars_unknown: float = 0.0
-    exactly: bool = False
+    points: int = 0  # at most: about half of the scenes have fewer than its square root, some have none
+    points_noise: float = 0.0  # standard deviation of a measured value, dB
+    points_jitter: float = 0.0  # standard deviation of a point's position in each direction, m
+    missing_buildings: int = 0  # at most, left out of the condition
+    outline_error: float = 0.0  # standard deviation of each building's shift in each direction, m
+    transmitter_error: float = 0.0  # standard deviation of the transmitter's shift in each direction, m
+    transmitter_unknown: float = 0.0  # fraction of the scenes whose condition does not tell the transmitter
+    cars_unknown: float = 0.0  # fraction of the scenes whose condition shows no cars
+    exactly: bool = False  # as many points and buildings as given, not up to that many
 
     @property
-    def changes_scenes(self) -> bool:
-        """Whether `shown` does anything."""
-        return replace(self, points=0, points_noise=0.0, points_jitter=0.0, exactly=False) != Incomplete()
+    def without_points(self) -> "Incomplete":
+        """What changes the scene."""
+        return replace(self, points=0, points_noise=0.0, points_jitter=0.0)
 
     def shown(self, scene: Scene) -> Scene:
         """The scene as it is known, by its name's key; its truth stays what it is."""
-        if not self.changes_scenes:
+        if replace(self.without_points, exactly=False) == Incomplete():
             return scene
-        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
         rng = np.random.default_rng(random_key("incomplete", scene.name))
         missing = self.missing_buildings if self.exactly else rng.integers(self.missing_buildings + 1)
         shift = rng.normal(0, 1, 2) * self.transmitter_error
         tells = rng.random() >= self.transmitter_unknown
         layout = scene.shown
-        if missing or self.outline_error:
-            layout = _changed(layout, int(missing), self.outline_error, rng)
-        tx = layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if tells and scene.tx else None
-        shown = replace(scene, known=layout, known_tx=tx, tx_is_known=tells, outlines_are_wrong=self.outline_error > 0)
-        return replace(shown, cars_are_known=bool(rng.random() >= self.cars_unknown))
-
-    def measured(self, scene: Scene) -> Scene:
-        """The scene with `measurements` of its own map, by its name's key."""
-        if not self.points or scene.gain is None:
-            return scene
-        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
-        rng = np.random.default_rng(random_key("measured", scene.name))
-        return replace(scene, measurements=self.measure(scene.gain, rng))
+        if (missing or self.outline_error) and layout.outlines:
+            buildings = _buildings(layout)
+            kept = [buildings[number] for number in sorted(rng.permutation(len(buildings))[int(missing) :])]
+            moved = [(rings, rng.normal(0, 1, 2) * self.outline_error) for rings in kept]
+            layout = Layout([ring + error for rings, error in moved for ring in rings], layout.shape)
+        return replace(
+            scene,
+            known=layout,
+            known_tx=layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1]))
+            if tells and scene.tx
+            else None,
+            tx_is_known=tells,
+            cars_are_known=bool(rng.random() >= self.cars_unknown),
+            outlines_are_wrong=self.outline_error > 0,
+        )
 
     def apply(self, scene: Scene) -> Scene:
-        """`shown` and `measured`."""
-        return self.measured(self.shown(scene))
+        """`shown`, with `measurements` of its own map by its name's key; raises DataError for a ready-made condition."""
+        self.require_drawn_conditions(scene.cond is not None, f"scene {scene.name}")
+        scene = self.shown(scene)
+        if not self.points or scene.gain is None:
+            return scene
+        rng = np.random.default_rng(random_key("measured", scene.name))
+        return replace(scene, measurements=self.measure(scene.gain, rng))
 
     def require_drawn_conditions(self, ready_made: bool, what: str) -> None:
         """Raise DataError if there is something to do and the condition is ready-made."""
@@ -81,12 +75,7 @@ class Incomplete:
             raise DataError(f"{what}: has a ready-made condition; what it lacks cannot be left out (data.incomplete)")
 
     def measure(self, gain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Points where a receiver hears something, uniform over these pixels: (N, 3) float32 of x, y and grey level.
-
-        Args:
-            gain: (H, W) grey levels, one pixel per metre.
-            rng: of places, noise and the number of points.
-        """
+        """Points of a map (H, W) where a receiver hears something, uniform over these pixels: (N, 3) float32 of x, y, level."""
         wanted = self.points if self.exactly else int((self.points + 2) ** rng.random()) - 1
         rows, columns = np.nonzero(gain > 0)
         chosen = rng.choice(len(rows), min(wanted, len(rows)), replace=False)
@@ -96,24 +85,14 @@ class Incomplete:
         return np.column_stack([place, value.clip(0, 1)]).astype(np.float32)
 
 
-def _changed(layout: Layout, missing: int, error: float, rng: np.random.Generator) -> Layout:
-    """A layout without `missing` of its buildings, the others shifted by N(0, error) in each direction."""
-    buildings = _buildings(layout)
-    kept = rng.permutation(len(buildings))[missing:]
-    moved = [(buildings[number], rng.normal(0, 1, 2) * error) for number in sorted(kept)]
-    return Layout([ring + shift for rings, shift in moved for ring in rings], layout.shape)
-
-
 def _buildings(layout: Layout) -> list[list[np.ndarray]]:
     """The outlines by building: an outer ring, and its courtyards."""
     rings = layout.outlines
-    if not rings:
-        return []
     tree = shapely.STRtree([shapely.Polygon(ring) for ring in rings])
     inner, outer = tree.query(shapely.points([ring[0] for ring in rings]), predicate="within")
-    buildings = {i: [ring] for i, ring in enumerate(rings) if i not in inner}
-    for i in np.unique(inner):
-        around = [j for j in sorted(outer[inner == i]) if j in buildings]
+    buildings = {number: [ring] for number, ring in enumerate(rings) if number not in inner}
+    for number in np.unique(inner):
+        around = [each for each in sorted(outer[inner == number]) if each in buildings]
         if around:
-            buildings[around[0]].append(rings[i])
+            buildings[around[0]].append(rings[number])
     return list(buildings.values())

@@ -15,7 +15,7 @@ PRIOR = 0.02  # weight of what is known without the points, in 1 / m: that of a 
 
 
 def spread_points(
-    points: np.ndarray, side: int, size: int, known: np.ndarray | float = 0.0
+    points: np.ndarray | None, side: int, size: int, known: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """What measured points say about every pixel: values (size, size) float32 and their confidence in [0, 1).
 
@@ -24,12 +24,10 @@ def spread_points(
     known, as a normalised convolution (Knutsson & Westin, 1993). The confidence is the points' fraction of the weights.
 
     Args:
-        points: (N, 3) of x, y and grey level in a map of `side` pixels.
-        side: of the map that the positions refer to, one pixel per metre.
-        size: of the result.
+        points: (N, 3) of x, y and grey level in a map of `side` pixels = metres; None for none.
         known: (size, size), or one value.
     """
-    known = np.broadcast_to(known, (size, size))
+    known, points = np.broadcast_to(known, (size, size)), np.zeros((0, 3)) if points is None else points
     column, row = pixels_of(points, side, size)
     impulses = np.zeros((2, size, size))
     np.add.at(impulses[0], (row, column), points[:, 2] - known[row, column])
@@ -48,25 +46,20 @@ def pixels_of(points: np.ndarray, side: int, size: int) -> np.ndarray:
 
 @lru_cache(4)
 def _weights(metres_per_pixel: float, size: int) -> tuple[np.ndarray, int]:
-    """Spectrum of the weights that a point has around it, and the length that leaves them room on a circle.
-
-    At the point itself d is taken as a tenth of a metre; beyond 5 REACH the weight is zero.
-    """
+    """Spectrum of the weights that a point has around it, zero beyond 5 REACH, and the length that leaves them room on a circle."""
     length = next_fast_len(size + int(5 * REACH / metres_per_pixel), real=True)
     offset = np.minimum(np.arange(length), length - np.arange(length)) * metres_per_pixel
     distance = np.hypot(offset, offset[:, None])
-    weights = np.where(distance < 5 * REACH, np.exp(-distance / REACH) / np.maximum(distance, 0.1), 0)
+    weights = np.where(
+        distance < 5 * REACH, np.exp(-distance / REACH) / np.maximum(distance, 0.1), 0
+    )  # 0.1 m at the point
     return rfft2(weights), length
 
 
 def corrected(simulation: np.ndarray, points: np.ndarray | None) -> np.ndarray:
-    """A simulated map, corrected by what was measured.
+    """A simulated map (S, S), one pixel per metre, corrected by measured points (N, 3) of x, y and grey level, if there are any.
 
     Points where nothing is simulated are left out: they lie in buildings, or seem to, and say nothing about the street.
-
-    Args:
-        simulation: (S, S) grey levels, one pixel per metre.
-        points: (N, 3) of x, y and grey level; None for none.
     """
     if points is None:
         return simulation

@@ -19,10 +19,7 @@ def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[st
 
     Returns:
         `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S), 1 where the map is certainly zero, else 0,
-        and, if the truth is known, `image` (1, S, S) in [-1, 1]; float32.
-
-    Raises:
-        DataError: a ready-made condition of another shape.
+        and, if the truth is known, `image` (1, S, S) in [-1, 1]; float32. DataError for a condition of another shape.
     """
     expected = (len(channels), cond_size, cond_size)
     if scene.cond is not None and scene.cond.shape != expected:
@@ -36,17 +33,10 @@ def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[st
 
 
 def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
-    """A map at the networks' resolution resized to the scene's, zero where the scene's `ori_mask` is set.
+    """A map (h, w) at the networks' resolution -> (H, W) float32 at the scene's, zero where its `ori_mask` is set, in [0, 1].
 
     Because buildings are zero, a resized pixel is the mean over its open part times the fraction that is open. Resizing
     back therefore interpolates bilinearly, divides by the interpolated fraction, and sets building pixels to zero.
-
-    Args:
-        gain: (h, w) grey levels in [0, 1].
-        scene: of (H, W) pixels.
-
-    Returns:
-        (H, W) float32 grey levels in [0, 1].
     """
     height, side = scene.layout.shape[0], gain.shape[0]
     if side != height:

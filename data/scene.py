@@ -12,41 +12,21 @@ from .geometry.pixels import pixel_of
 
 @dataclass
 class Scene:
-    """At native resolution, one pixel per metre, indexed (row, column).
+    """At native resolution, one pixel per metre, indexed (row, column)."""
 
-    Attributes:
-        name: e.g. `12_3`, map and transmitter.
-        layout: the real buildings; a picture (H, W) bool is accepted too, and its outlines are traced.
-        tx: (x, y) = (column, row) of the transmitter in pixels, possibly fractional; None if only a ready-made
-            condition contains it.
-        gain: (H, W) float32 grey levels in [0, 1]; None if the truth is unknown.
-        cars: None if the data has none.
-        cars_are_known: whether the condition shows them.
-        known: the buildings that the condition may show; None for all of them.
-        known_tx: where the condition shows the transmitter; None for where it is.
-        tx_is_known: whether the condition tells the transmitter at all.
-        outlines_are_wrong: `known` is not a part of `layout`, so that no pixel is certainly inside a building.
-        truth: what `gain` is, `real` or `simulated`; a title of figures.
-        measurements: (N, 3) float32, x, y and grey level of measured points; None for none.
-        cond: (C, h, w) float32, a ready-made condition in place of all this; None where it is drawn.
-        outlines_are_guessed: outlines come from a picture, usually offset by half a pixel; the transmitter may then
-            seem to be inside a building, and the simulator starts from the nearest open pixel.
-    """
-
-    name: str
-    layout: Layout
-    tx: tuple[float, float] | None
-    gain: np.ndarray | None = None
-    cars: Layout | None = None
-    cars_are_known: bool = True
-    known: Layout | None = None
-    known_tx: tuple[float, float] | None = None
-    tx_is_known: bool = True
-    outlines_are_wrong: bool = False
-    truth: str = "real"
-    measurements: np.ndarray | None = None
-    cond: np.ndarray | None = None
-    outlines_are_guessed: bool = False
+    name: str  # e.g. `12_3`, map and transmitter
+    layout: Layout  # the real buildings; a picture (H, W) bool is accepted too, and its outlines are traced
+    tx: tuple[float, float] | None  # (column, row), possibly fractional; None if only a ready-made condition has it
+    gain: np.ndarray | None = None  # (H, W) float32 grey levels in [0, 1]; None if the truth is unknown
+    cars: Layout | None = None  # None if the data has none
+    cars_are_known: bool = True  # whether the condition shows them
+    known: Layout | None = None  # the buildings that the condition may show; None for all of them
+    known_tx: tuple[float, float] | None = None  # where the condition shows the transmitter; None for where it is
+    tx_is_known: bool = True  # whether the condition tells the transmitter at all
+    outlines_are_wrong: bool = False  # `known` is not a part of `layout`: no pixel is certainly inside a building
+    truth: str = "real"  # what `gain` is, or "simulated"; a title of figures
+    measurements: np.ndarray | None = None  # (N, 3) float32, x, y and grey level of measured points
+    cond: np.ndarray | None = None  # (C, h, w) float32, a ready-made condition in place of all this
 
     def __post_init__(self) -> None:
         if isinstance(self.layout, np.ndarray):
@@ -79,11 +59,8 @@ class Scene:
 
 
 def parse_position(text: str, place: Georeference | None = None) -> tuple[float, float]:
-    """`X,Y` from a command line as column and row; raises DataError for anything else.
-
-    Args:
-        text: column and row, or with `place` coordinates of the file that the city comes from.
-        place: where the city lies.
+    """`X,Y` from a command line, column and row, or coordinates of the `place` where the city lies, as column and row; raises
+    DataError for anything else.
     """
     try:
         x, y = (float(part) for part in text.split(","))
@@ -97,10 +74,8 @@ def parse_position(text: str, place: Georeference | None = None) -> tuple[float,
 def scene_at(
     name: str, layout: Layout, position: str, place: Georeference | None = None, cars: Layout | None = None
 ) -> Scene:
-    """The scene of a city with a transmitter at `X,Y`, see `parse_position`.
-
-    Raises:
-        DataError: the position is malformed, outside the map, or inside a building or a car; names the nearest open point.
+    """The scene of a city with a transmitter at `X,Y`, see `parse_position`; raises DataError if the position is malformed,
+    outside the map, or inside a building or a car, and names the nearest open point.
     """
     tx = parse_position(position, place)
     height, width = layout.shape

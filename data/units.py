@@ -2,11 +2,10 @@
 
 RadioMapSeer stores path gain PL (negative, in dB) as an 8-bit grey level v with g = v / 255 and
 
-    g = clip((PL + 147) / (147 - 47.84), 0, 1),
+    g = clip((PL + 147) / (147 - 47.84), 0, 1)
 
-so that 1.0 is the strongest value of the dataset (-47.84 dB) and 0.0 is -147 dB or less
-(Yapar et al., "Dataset of Pathloss and ToA Radio Maps With Localization Application", 2022).
-Buildings are 0 by convention. The noise floor of -127 dB is g = 0.2 (Levie et al., RadioUNet, 2021).
+(Yapar et al., "Dataset of Pathloss and ToA Radio Maps With Localization Application", 2022). Buildings are 0 by
+convention. The noise floor of -127 dB is g = 0.2 (Levie et al., RadioUNet, 2021).
 """
 
 import numpy as np
@@ -15,8 +14,7 @@ GAIN_MAX_DB = -47.84
 GAIN_MIN_DB = -147.0
 GAIN_SPAN_DB = GAIN_MAX_DB - GAIN_MIN_DB  # 99.16 dB
 NOISE_FLOOR = 0.2  # grey level of RadioUNet's threshold, about -127 dB
-NOISE_FLOOR_DB = -127.0  # which it stands for
-COVERAGE_DB = NOISE_FLOOR_DB  # path gain from which a pixel counts as covered, unless another one is given
+COVERAGE_DB = -127.0  # path gain from which a pixel counts as covered, unless another one is given
 
 
 def gain_to_db(gain):

@@ -1,51 +1,31 @@
 """RadioDiff's model package; the training loop is in `training`.
 
-The names below are those of `document.py`, which is loaded when one of them is used for the first time: what reads a
-configuration or reports an error need not wait for torch.
+A name is imported from its module when it is used for the first time: what reads a configuration need not wait for torch.
+The four of `document.py` take the design document's arguments.
 """
-# ruff: noqa: F405
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from itertools import chain
+from typing import Any
 
-if TYPE_CHECKING:
-    from .document import *  # noqa: F403
-
-__all__ = [
-    "AutoencoderKL",
-    "AutoencoderLoss",
-    "Decoder",
-    "DecoupledDiffusion",
-    "DiagonalGaussianDistribution",
-    "EMAModel",
-    "Encoder",
-    "FlowMatching",
-    "GaussianDiffusion",
-    "LPIPSLoss",
-    "LatentDiffusion",
-    "PatchDiscriminator",
-    "Prediction",
-    "Predictor",
-    "Sampling",
-    "SwinConditionEncoder",
-    "TransformerBlock",
-    "Unet",
-    "WindowAttention",
-    "hinge_gan_loss",
-    "learning_rate",
-    "load_config",
-    "load_first_stage",
-    "load_model",
-    "sample_ddim",
-    "sample_ddpm",
-    "sample_decoupled",
-    "sample_euler",
-    "sample_heun",
-]
+_MODULES = {
+    "config": ("load_config",),
+    "diffusion": ("DecoupledDiffusion", "FlowMatching", "GaussianDiffusion"),
+    "document": ("Encoder", "LatentDiffusion", "TransformerBlock", "Unet"),
+    "losses": ("AutoencoderLoss", "LPIPSLoss", "PatchDiscriminator", "hinge_gan_loss"),
+    "networks.autoencoder": ("AutoencoderKL", "Decoder", "DiagonalGaussianDistribution"),
+    "networks.swin": ("SwinConditionEncoder", "WindowAttention"),
+    "predictor": ("Prediction", "Predictor"),
+    "samplers": ("Sampling", "sample_ddim", "sample_ddpm", "sample_decoupled", "sample_euler", "sample_heun"),
+    "training.ema": ("EMAModel",),
+    "training.schedule": ("learning_rate",),
+    "weights": ("load_first_stage", "load_model"),
+}
+__all__ = list(chain(*_MODULES.values()))
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import document
-
-    return getattr(document, name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

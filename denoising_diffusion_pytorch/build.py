@@ -3,12 +3,12 @@
 from typing import Any
 
 from .config.derive import BASE_CHANNEL
-from .config.schema import BaselineConfig, CondStageConfig, Config, DiffusionConfig, FirstStageConfig, UnetConfig
+from .config.schema import Config, FirstStageConfig
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
 from .losses import AutoencoderLoss, PatchDiscriminator
 from .networks.autoencoder import AutoencoderKL, Layers
-from .networks.baselines import PMNet, RadioUNet, Regression
+from .networks.baselines import PMNet, RadioUNet
 from .networks.swin import SwinConditionEncoder
 from .networks.unet import Attention, Unet
 from .samplers import Sampling
@@ -38,61 +38,42 @@ def build_discriminator(config: FirstStageConfig) -> PatchDiscriminator:
     return PatchDiscriminator(config.ddconfig.out_ch, loss.discr_channels, loss.discr_layers)
 
 
-def build_cond_stage(config: CondStageConfig, unet: UnetConfig) -> SwinConditionEncoder:
-    """The condition encoder, with the U-Net's widths."""
-    return SwinConditionEncoder(
-        in_channels=config.in_channels,
-        dim=unet.context_dim,
-        dim_mults=unet.channel_mult,
-        depths=config.depths,
-        patch_size=config.size // unet.image_size,
-        num_heads=config.num_heads,
-        window_size=config.window_size,
-        use_checkpoint=unet.use_checkpoint,
-    )
-
-
-def build_unet(config: UnetConfig, heads: int = 1) -> Unet:
-    """The denoising network for an objective with `heads` outputs per latent channel."""
-    return Unet(
-        dim=config.model_channels,
-        channels=config.in_channels,
-        dim_mults=config.channel_mult,
-        out_channels=heads * config.out_channels,
-        context_channels=[config.context_dim * mult for mult in config.channel_mult],
-        num_res_blocks=config.num_res_blocks,
-        attention=Attention(config.attention_resolutions, config.num_heads, config.window_size),
-        dropout=config.dropout,
-        use_checkpoint=config.use_checkpoint,
-    )
-
-
-def build_baseline(config: BaselineConfig, cond_channels: int) -> Regression:
-    """The chosen regression network."""
-    network = {"radiounet": RadioUNet, "pmnet": PMNet}[config.architecture]
-    return network(cond_channels, config.width, variance=config.variance)
-
-
-def build_diffusion(config: DiffusionConfig) -> Diffusion:
-    """The forward process and its objective."""
-    if config.model_type == "ddpm":
-        return GaussianDiffusion(config.timesteps, config.beta_schedule, config.objective)
-    return DecoupledDiffusion() if config.model_type == "const_sde" else FlowMatching()
-
-
 def latent_diffusion_parts(config: Config) -> dict[str, Any]:
     """The arguments of `LatentDiffusion` from a resolved configuration; what stage 2 does not train is frozen."""
-    first, settings = config.first_stage_config, config.diffusion_config
+    cond, net, settings = config.cond_stage_config, config.unet_config, config.diffusion_config
     autoencoder = build_autoencoder(config)
-    autoencoder.requires_grad_(first.trainable)
+    autoencoder.requires_grad_(config.first_stage_config.trainable)
     if settings.end_to_end.start_step is not None:
         autoencoder.decoder.requires_grad_(True)
         autoencoder.post_quant_conv.requires_grad_(True)
-    diffusion = build_diffusion(settings)
+    cond_encoder = SwinConditionEncoder(
+        in_channels=cond.in_channels,
+        dim=net.context_dim,
+        dim_mults=net.channel_mult,
+        depths=cond.depths,
+        patch_size=cond.size // net.image_size,
+        num_heads=cond.num_heads,
+        window_size=cond.window_size,
+        use_checkpoint=net.use_checkpoint,
+    )
+    diffusion: Diffusion = DecoupledDiffusion() if settings.model_type == "const_sde" else FlowMatching()
+    if settings.model_type == "ddpm":
+        diffusion = GaussianDiffusion(settings.timesteps, settings.beta_schedule, settings.objective)
+    unet = Unet(
+        dim=net.model_channels,
+        channels=net.in_channels,
+        dim_mults=net.channel_mult,
+        context_channels=cond_encoder.channels,
+        out_channels=diffusion.heads * net.out_channels,
+        num_res_blocks=net.num_res_blocks,
+        attention=Attention(net.attention_resolutions, net.num_heads, net.window_size),
+        dropout=net.dropout,
+        use_checkpoint=net.use_checkpoint,
+    )
     return {
         "first_stage_model": autoencoder,
-        "cond_stage_model": build_cond_stage(config.cond_stage_config, config.unet_config),
-        "unet": build_unet(config.unet_config, diffusion.heads),
+        "cond_stage_model": cond_encoder,
+        "unet": unet,
         "diffusion": diffusion,
         "sampling": Sampling(
             settings.sampler, settings.sampling_timesteps, settings.noise_scale, settings.ddim_eta or 0.0
@@ -107,7 +88,7 @@ def build_model(config: Config, stage: str) -> Any:
     Regression (`baseline`).
     """
     if stage == "baseline":
-        return build_baseline(config.baseline_config, config.cond_stage_config.in_channels)
-    if stage == "vae":
-        return build_autoencoder(config)
-    return LatentDiffusion(**latent_diffusion_parts(config))
+        baseline = config.baseline_config
+        network = {"radiounet": RadioUNet, "pmnet": PMNet}[baseline.architecture]
+        return network(config.cond_stage_config.in_channels, baseline.width, variance=baseline.variance)
+    return build_autoencoder(config) if stage == "vae" else LatentDiffusion(**latent_diffusion_parts(config))

@@ -21,36 +21,33 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import differences, parse_config, resolve, to_dict
 from .config.schema import Config, FirstStageConfig
 from .errors import CheckpointError, ConfigError
-from .serialization import load_safetensors
 
 log = logging.getLogger("radiodiff")
+Tensors = dict[str, Tensor]
 
 FORMAT = 3
-_AUTOENCODER = ("first_stage_config.embed_dim", "first_stage_config.ddconfig")
-_SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size")
 _PROCESS = [f"diffusion_config.{name}" for name in ("model_type", "objective", "timesteps", "beta_schedule")]
+_SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size", *_PROCESS)
 ARCHITECTURE = {  # settings that change what the weights of a stage mean
-    "vae": _AUTOENCODER,
-    "ldm": (*_AUTOENCODER, *_SECOND_STAGE, *_PROCESS),
+    "vae": ("first_stage_config.embed_dim", "first_stage_config.ddconfig"),
+    "ldm": ("first_stage_config.embed_dim", "first_stage_config.ddconfig", *_SECOND_STAGE),
     "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
+NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 SAMPLING = [  # settings that a trained model can be exported with
     f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise", "ddim_eta")
 ]
-FILES = ("model.safetensors", "ema.safetensors", "training.pt")
-NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 
 
 @dataclass
@@ -59,7 +56,6 @@ class Checkpoint:
 
     path: Path
     meta: dict[str, Any]
-
     step = property(lambda self: self.meta["step"], doc="Optimizer steps taken.")
     stage = property(lambda self: self.meta["stage"], doc="`vae`, `ldm` or `baseline`.")
 
@@ -68,17 +64,17 @@ class Checkpoint:
         """The resolved configuration of the run."""
         return resolve(parse_config(self.meta["config"]), stage=self.stage)
 
-    def weights(self, name: str) -> dict[str, Tensor]:
+    def weights(self, name: str) -> Tensors:
         """The tensors of `model`, `ema`, or `averaged` (`model` with those of `ema` in their place), on the CPU."""
         if name == "averaged":
             return self.weights("model") | self.weights("ema")
         if name == "ema" and self.meta.get("exported"):
             return {}  # its averaged weights are under `model`
-        return load_safetensors(self.path / f"{name}.safetensors")
+        return load_tensors(self.path / f"{name}.safetensors")
 
     def training_state(self) -> dict[str, Any]:
         """What save_checkpoint was given as `training`, on the CPU."""
-        return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
+        return load_tensors(self.path / "training.pt")
 
 
 def versions() -> dict[str, str]:
@@ -87,29 +83,17 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
-# ---- writing -----------------------------------------------------------------------------------------------------
-
-
 def save_checkpoint(
-    results: Path,
-    *,
-    step: int,
-    stage: str,
-    config: Config,
-    model: dict[str, Tensor],
-    ema: dict[str, Tensor],
-    training: dict[str, Any],
-    processes: int = 1,
+    results: Path, step: int, config: Config, model: Tensors, ema: Tensors, training: dict[str, Any], **facts: Any
 ) -> Path:
-    """Write `results/checkpoints/ckpt_STEP`, unless this very step was saved before, and return it.
-
-    Raises:
-        CheckpointError: it cannot be written, for instance because the disk is full.
+    """Write `results/checkpoints/ckpt_STEP`, unless this very step was saved before, and return it; `facts` are stage and number
+    of processes. Raises CheckpointError where it cannot be written, for instance because the disk is full.
     """
     target = results / "checkpoints" / f"ckpt_{step}"
     if target.exists():
         return target
     aside = target.with_name(f".ckpt_{step}")
+    facts |= {"format": FORMAT, "step": step, "config": to_dict(config), "versions": versions(), "metrics": {}}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for half_written in target.parent.glob(".ckpt_*"):  # by a run that was killed while it saved
@@ -117,10 +101,9 @@ def save_checkpoint(
         aside.mkdir()
         for name, tensors in (("model", model), ("ema", ema)):
             tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            safetensors.torch.save_file(tensors, aside / f"{name}.safetensors")
+            save_file(tensors, aside / f"{name}.safetensors")
         torch.save(training, aside / "training.pt")
-        facts = {"format": FORMAT, "stage": stage, "step": step, "processes": processes, "config": to_dict(config)}
-        write_meta(aside, facts | {"versions": versions(), "metrics": {}}, digest_files=True)
+        write_meta(aside, facts | {"sha256": _digests(aside)})
         for path in (*aside.iterdir(), aside):
             _sync(path)
         os.rename(aside, target)
@@ -135,29 +118,25 @@ def save_checkpoint(
 
 def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = ()) -> Path:
     """What is needed to use a model, and no more: averaged weights, matrices and kernels in half precision, and meta.json.
-
-    Raises:
-        CheckpointError: `folder` holds a model already.
-        ConfigError: `overrides` (key=value) with a setting that is not in SAMPLING.
+    Raises CheckpointError where `folder` holds a model already, ConfigError for `overrides` of settings not in SAMPLING.
     """
     if (folder / "meta.json").exists():
         raise CheckpointError(f"{folder}: holds a model already; name another folder")
+    for override in overrides:
+        if override.partition("=")[0] not in SAMPLING:
+            raise ConfigError(f"{override}: is fixed by training; what can be changed is {', '.join(SAMPLING)}")
     config = resolve(parse_config(to_dict(checkpoint.config), overrides), checkpoint.stage)
-    for change in differences(checkpoint.config, config):
-        if change.partition(":")[0] not in SAMPLING:
-            raise ConfigError(f"{change}: is fixed by training; what can be changed is {', '.join(SAMPLING)}")
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.weights("averaged")
     state = {k: v.half().contiguous() if v.ndim > 1 and v.is_floating_point() else v for k, v in state.items()}
-    safetensors.torch.save_file(state, folder / "model.safetensors")
-    write_meta(folder, checkpoint.meta | {"exported": True, "config": to_dict(config)}, digest_files=True)
+    save_file(state, folder / "model.safetensors")
+    facts = {"exported": True, "config": to_dict(config), "sha256": _digests(folder)}
+    write_meta(folder, checkpoint.meta | facts)
     return folder
 
 
-def write_meta(folder: Path, meta: dict[str, Any], *, digest_files: bool = False) -> None:
-    """Write meta.json whole or not at all, with its own checksum, and on request with new ones of the files beside it."""
-    if digest_files:
-        meta = meta | {"sha256": {name: _digest(folder / name) for name in FILES if (folder / name).exists()}}
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Write meta.json whole or not at all, with its own checksum."""
     aside = folder / ".meta.json"
     aside.write_text(json.dumps(meta | {"checksum": _checksum(meta)}, indent=1), encoding="utf-8")
     _sync(aside)
@@ -173,50 +152,51 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------
+def _checksum(meta: dict[str, Any]) -> str:
+    content = {key: value for key, value in meta.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a checkpoint by name."""
+    digests = {path.name: hashlib.sha256() for path in folder.iterdir() if path.suffix in (".safetensors", ".pt")}
+    for name, digest in digests.items():
+        with (folder / name).open("rb") as file:
+            while chunk := file.read(2**22):
+                digest.update(chunk)
+    return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+def load_tensors(path: Path) -> Any:
+    """What a .safetensors file or a torch file of tensors and plain containers holds, on the CPU. It may come from anywhere:
+    nothing in it is executed. Raises CheckpointError where it is damaged, of another kind, or needs code to be unpickled.
+    """
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # many kinds; all mean that the file cannot be trusted
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: cannot be loaded as plain tensors ({reason})") from error
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """meta.json; raises CheckpointError where it is damaged or of another format."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] == FORMAT and meta["stage"] in ARCHITECTURE and meta["checksum"] == _checksum(meta):
-            return meta
-        known = meta["format"] == FORMAT
-        reason = "is altered" if known else f"is of format {meta['format']!r:.20}; this version reads {FORMAT}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"is unreadable ({type(error).__name__})"
-    raise CheckpointError(f"{folder}: meta.json {reason}")
-
-
-def _checksum(meta: dict[str, Any]) -> str:
-    content = {key: value for key, value in meta.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, which is read again only after it has changed: a run looks at its checkpoints several times."""
-    state = path.stat()
-    return _digest_of(path.resolve(), state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return digest.hexdigest()
+        is_good = meta["checksum"] == _checksum(meta) and meta["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        is_good = False
+    if not is_good:
+        raise CheckpointError(f"{folder}: meta.json is missing, altered, or not of format {FORMAT}")
+    return meta
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint folder; raises CheckpointError where one of its files is not as it was written."""
     meta = read_meta(path)
+    found = _digests(path)
     for name, digest in meta["sha256"].items():
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path}: {name} is missing")
-        if _digest(path / name) != digest:
-            raise CheckpointError(f"{path}: {name} is truncated or altered")
+        if found.get(name) != digest:
+            raise CheckpointError(f"{path}: {name} is {'truncated or altered' if name in found else 'missing'}")
     return Checkpoint(path, meta)
 
 
@@ -229,10 +209,8 @@ def steps_of(results: Path) -> dict[int, Path]:
 def find_checkpoint(
     results: Path, milestone: int | str = "latest", warn: Callable[[str], None] = log.warning
 ) -> Checkpoint | None:
-    """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all.
-
-    Raises:
-        CheckpointError: the step is not there or damaged, or all are damaged.
+    """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all. Raises CheckpointError
+    where the step is not there or damaged, or all are damaged.
     """
     steps = steps_of(results)
     if milestone not in (0, "latest"):
@@ -253,17 +231,14 @@ def find_checkpoint(
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """A checkpoint folder, or the newest checkpoint of a results folder; raises CheckpointError where neither is there."""
     path = Path(path)
-    found = read_checkpoint(path) if (path / "meta.json").is_file() else find_checkpoint(path)
-    if found is None:
-        raise CheckpointError(f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder that has one")
-    return found
+    if found := read_checkpoint(path) if (path / "meta.json").is_file() else find_checkpoint(path):
+        return found
+    raise CheckpointError(f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder that has one")
 
 
 def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:
-    """The checkpoint that a run continues from: the newest good one, or the chosen milestone; None for a new run.
-
-    Raises:
-        CheckpointError: the results folder holds checkpoints that this run must not touch or cannot continue.
+    """The checkpoint that a run continues from: the newest good one, or the chosen milestone; None for a new run. Raises
+    CheckpointError where the results folder holds checkpoints that this run must not touch or cannot continue.
     """
     settings, elsewhere = config.trainer, "choose another trainer.results_folder"
     milestone = settings.resume_milestone if settings.enable_resume else 0

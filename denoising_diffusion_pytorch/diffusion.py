@@ -1,12 +1,4 @@
-"""The mathematics of diffusion: three forward processes behind one interface, `Diffusion`, and their objectives.
-
-* `GaussianDiffusion`: T discrete, variance-preserving steps (Ho et al., 2020), objectives `pred_noise`, `pred_x0`,
-  `pred_v` (Salimans & Ho, 2022).
-* `DecoupledDiffusion`: RadioDiff's `const_sde` (Huang et al., "Decoupled Diffusion Models", 2023), objective
-  `pred_KC`.
-* `FlowMatching`: straight paths (Lipman et al., "Flow Matching for Generative Modeling", 2023), objective
-  `pred_velocity`.
-"""
+"""The mathematics of diffusion: three forward processes behind one interface, `Diffusion`, and their objectives."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,29 +12,20 @@ T_MIN = 1e-4  # earliest time that the processes without steps train
 
 
 def beta_schedule(name: str, timesteps: int) -> Tensor:
-    """Variances beta_t of the forward steps, (T,) float64.
-
-    `linear`: DDPM's, `scaled_linear`: LDM's (linear in sqrt(beta)), both rescaled from their 1000 steps to
-    `timesteps`; `cosine`: Nichol & Dhariwal (2021), whose last step leaves practically no signal.
+    """Variances beta_t of the forward steps, (T,) float64. `linear`: DDPM's, `scaled_linear`: LDM's, both rescaled from their
+    1000 steps to `timesteps`; `cosine`: Nichol & Dhariwal (2021), whose last step leaves practically no signal.
     """
     scale = 1000 / timesteps
     if name == "linear":
         betas = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
     elif name == "scaled_linear":
         betas = torch.linspace((0.00085 * scale) ** 0.5, (0.012 * scale) ** 0.5, timesteps, dtype=torch.float64) ** 2
-    elif name == "cosine":
+    else:
         s = 0.008
         u = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
         betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
-    else:
-        raise ValueError(f"unknown beta schedule {name!r}")
     return betas.clamp(max=0.999)
-
-
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1) for a 4-D `like`, in its precision."""
-    return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
 class Diffusion(nn.Module, ABC):
@@ -56,33 +39,28 @@ class Diffusion(nn.Module, ABC):
     The first terms are the best linear guesses from x_t; the rest, F = (signal noise - sigma x_start) / sqrt(v), has
     unit variance at every t and is not correlated with x_t (preconditioning, after Karras et al., 2022). Nothing is
     divided by the signal, which is almost zero at the noisy end: if the network predicted the noise itself, its error
-    would be multiplied by sigma / signal. The objective is the quantity that the loss compares.
-
-    Args:
-        objective: one of `PROCESSES[model_type].objectives`.
+    would be multiplied by sigma / signal. The objective, one of `PROCESSES[model_type].objectives` (None: the first), is
+    the quantity that the loss compares.
     """
 
     model_type: str  # its name in `PROCESSES`
     heads = 1  # model outputs per latent channel
+    timesteps = 1  # the noisiest t, or T of a process in steps
 
-    def __init__(self, objective: str):
+    def __init__(self, objective: str | None = None):
         super().__init__()
         fitting = PROCESSES[self.model_type].objectives
-        if objective not in fitting:
+        self.objective = objective or fitting[0]
+        if self.objective not in fitting:
             raise ValueError(f"objective {objective!r} is none of {', '.join(fitting)}")
-        self.objective = objective
 
     @abstractmethod
-    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and sigma at t (B,), shaped for `like`."""
+    def amplitudes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and sigma at t, of t's shape."""
 
     @abstractmethod
     def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         """u (B,) in [0, 1) -> t (B,), uniform; the noisiest t where `final_step` (B,) bool is set."""
-
-    @abstractmethod
-    def time_input(self, t: Tensor) -> Tensor:
-        """t (B,) -> the network's time input, in [0, 1000]."""
 
     @abstractmethod
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -92,21 +70,26 @@ class Diffusion(nn.Module, ABC):
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
         """Descending times of `steps` sampling steps and the clean end, (steps + 1,)."""
 
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and sigma at t (B,), (B, 1, 1, 1) each for a 4-D `like`, in its precision."""
+        signal, sigma = (a.to(like.dtype).view(-1, *[1] * (like.ndim - 1)) for a in self.amplitudes(t))
+        return signal, sigma
+
+    def time_input(self, t: Tensor) -> Tensor:
+        """t (B,) -> the network's time input, in [0, 1000]."""
+        return t.float() * (1000 / self.timesteps)
+
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = signal x_start + sigma noise, all of x_start's shape (B, Z, h, w)."""
         signal, sigma = self.coefficients(t, x_start)
         return signal * x_start + sigma * noise
 
-    def split(self, output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """One head's output F (B, Z, h, w) -> (x_start, noise), consistent with x_t, as in the class's docstring."""
+    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Model output (B, heads Z, h, w) -> (x_start, noise), (B, Z, h, w) each, consistent with x_t; here of one head's F."""
         signal, sigma = self.coefficients(t, x_t)
         variance = signal.square() + sigma.square()
-        x_start = signal / variance * x_t - sigma / variance.sqrt() * output
-        return x_start, sigma / variance * x_t + signal / variance.sqrt() * output
-
-    def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output (B, heads Z, h, w) -> (x_start, noise), (B, Z, h, w) each, consistent with x_t."""
-        return self.split(model_output, x_t, t)
+        x_start = signal / variance * x_t - sigma / variance.sqrt() * model_output
+        return x_start, sigma / variance * x_t + signal / variance.sqrt() * model_output
 
     def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Model output -> the objective's quantity, (B, heads Z, h, w)."""
@@ -120,18 +103,13 @@ class Diffusion(nn.Module, ABC):
 
 
 class GaussianDiffusion(Diffusion):
-    """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I), t in 0 .. T - 1.
-
-    signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022).
-
-    Args:
-        timesteps: T.
-        schedule: see `beta_schedule`.
+    """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I) (Ho et al., 2020), t in 0 .. T - 1; -1 stands for the
+    clean x_start. signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022).
     """
 
     model_type = "ddpm"
 
-    def __init__(self, timesteps: int = 1000, schedule: str = "scaled_linear", objective: str = "pred_noise"):
+    def __init__(self, timesteps: int = 1000, schedule: str = "scaled_linear", objective: str | None = None):
         super().__init__(objective)
         self.timesteps = timesteps
         alpha_bar = torch.cumprod(1 - beta_schedule(schedule, timesteps), dim=0)
@@ -139,133 +117,98 @@ class GaussianDiffusion(Diffusion):
         self.sqrt_alpha_bar = nn.Buffer(alpha_bar.sqrt().float(), persistent=False)
         self.sqrt_one_minus_alpha_bar = nn.Buffer((1 - alpha_bar).sqrt().float(), persistent=False)
 
-    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and sigma at t (B,) int64, shaped for `like`; t = -1 stands for the clean x_start."""
+    def amplitudes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         index = t.clamp(min=0).long()
         signal = torch.where(t < 0, 1.0, self.sqrt_alpha_bar[index])
-        sigma = torch.where(t < 0, 0.0, self.sqrt_one_minus_alpha_bar[index])
-        return _per_sample(signal, like), _per_sample(sigma, like)
+        return signal, torch.where(t < 0, 0.0, self.sqrt_one_minus_alpha_bar[index])
 
     def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
-        """u (B,) in [0, 1) -> t (B,) int64, uniform over the steps; T - 1 where `final_step` (B,) bool is set."""
         t = (u * self.timesteps).long().clamp(max=self.timesteps - 1)
         return torch.where(final_step, self.timesteps - 1, t)
-
-    def time_input(self, t: Tensor) -> Tensor:
-        return t.float() * (1000 / self.timesteps)
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """As in `Diffusion`; with `pred_x0` the output is x_start itself."""
         if self.objective != "pred_x0":
-            return self.split(model_output, x_t, t)
+            return super().predictions(model_output, x_t, t)
         signal, sigma = self.coefficients(t, x_t)
         return model_output, (x_t - signal * model_output) / sigma
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The noise, x_start, or v = signal noise - sigma x_start, (B, Z, h, w)."""
-        if self.objective == "pred_noise":
-            return noise
-        if self.objective == "pred_x0":
-            return x_start
         signal, sigma = self.coefficients(t, x_start)
-        return signal * noise - sigma * x_start
+        return {"pred_noise": noise, "pred_x0": x_start}.get(self.objective, signal * noise - sigma * x_start)
 
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
-        """Descending times of `steps` sampling steps and the final -1, (steps + 1,) int64.
-
-        Spaced from T - 1 down ("trailing", Lin et al., 2024), so that the first call sees pure noise.
-        """
+        """int64, from T - 1 down to -1 ("trailing", Lin et al., 2024), so that the first call sees pure noise."""
         if not 1 <= steps <= self.timesteps:
             raise ValueError(f"steps must lie in 1..{self.timesteps}, not {steps}")
-        return (torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64, device="cpu").round().long() - 1).to(
-            device
-        )
+        times = torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64, device="cpu")
+        return (times.round().long() - 1).to(device)
 
 
-class _StraightSignal(Diffusion):
-    """What the processes with x_t = (1 - t) x_start + sigma(t) noise, t in (0, 1], have in common."""
-
-    def __init__(self):
-        super().__init__(PROCESSES[self.model_type].objectives[0])
-
-    @abstractmethod
-    def sigma(self, t: Tensor) -> Tensor:
-        """The noise amplitude at t, of t's shape."""
-
-    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and sigma at t (B,) in [0, 1], shaped for `like`."""
-        return _per_sample(1 - t, like), _per_sample(self.sigma(t), like)
+class _Continuous(Diffusion):
+    """What the processes with t in (0, 1] have in common: x_t = (1 - t) x_start + sigma(t) noise."""
 
     def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
-        """u (B,) in [0, 1) -> t (B,) in [T_MIN, 1); 1 where `final_step` (B,) bool is set."""
         t = T_MIN + u * (1 - T_MIN)
         return torch.where(final_step, torch.ones_like(t), t)
 
-    def time_input(self, t: Tensor) -> Tensor:
-        return t.float() * 1000
-
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
-        """Descending times 1 .. 0 of `steps` sampling steps, (steps + 1,) float32."""
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}")
         return torch.linspace(1, 0, steps + 1, device=device)
 
 
-class DecoupledDiffusion(_StraightSignal):
-    """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: signal and noise are decoupled.
+class DecoupledDiffusion(_Continuous):
+    """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: RadioDiff's `const_sde` (Huang et al., "Decoupled
+    Diffusion Models", 2023).
 
-    Two heads F1 and F2 predict C and noise. As C = -x_start, both stand for the same F: C is `split`'s -x_start of F1,
-    noise is `split`'s noise of F2. The loss compares C and noise separately and so weighs the squared errors of F1 and
-    F2 by
+    Two heads F1 and F2 predict C and noise. As C = -x_start, both stand for the same F: C is -x_start of F1, noise is the
+    noise of F2. The loss compares C and noise separately and so weighs the squared errors of F1 and F2 by
 
         w1 = t / v,  w2 = (1 - t)^2 / v,  v = (1 - t)^2 + t,  w1 + w2 = 1
 
-    Sampling needs one F. For independent errors the best sum weighs each head by the inverse of its error's variance,
-    and a head's error falls as its weight in the loss rises. `predictions` takes these variances as proportional to
-    1 / w1 and 1 / w2, hence F = w1 F1 + w2 F2, whose squared error is never above the loss (Jensen), whatever the
-    errors are. At t = 1, where nothing trains F2, it is F1. RadioDiff's own x_start = x_t - C t - sqrt(t) noise is
-    F = t F1 + (1 - t) F2, and so is a step that takes C from one head and the noise from the other. The heads of a
-    trained network share all layers but the last: their errors are nearly the same (docs/accuracy.md), and so is x_start.
+    Sampling needs one F, and a head's error falls as its weight in the loss rises. With error variances proportional to
+    1 / w1 and 1 / w2 the best sum is F = w1 F1 + w2 F2, whose squared error is never above the loss (Jensen), whatever
+    the errors are. At t = 1, where nothing trains F2, it is F1. RadioDiff's own x_start = x_t - C t - sqrt(t) noise is
+    F = t F1 + (1 - t) F2; the heads share all layers but the last, and it is nearly the same (docs/accuracy.md).
     """
 
     model_type = "const_sde"
     heads = 2
 
-    def sigma(self, t: Tensor) -> Tensor:
-        return t.sqrt()
+    def amplitudes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - t, t.sqrt()
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output (B, 2 Z, h, w) -> (x_start, noise) of both heads together, (B, Z, h, w) each, consistent with x_t."""
+        """As in `Diffusion`, of both heads together."""
         f1, f2 = model_output.chunk(2, dim=1)
         signal, sigma = self.coefficients(t, x_t)
         w1, w2 = sigma.square(), signal.square()  # times v
-        return self.split((w1 * f1 + w2 * f2) / (w1 + w2), x_t, t)
+        return super().predictions((w1 * f1 + w2 * f2) / (w1 + w2), x_t, t)
 
     def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Model output (B, 2 Z, h, w) -> (C, noise) along the channels, each of its own head."""
         f1, f2 = model_output.chunk(2, dim=1)
-        return self.target(self.split(f1, x_t, t)[0], t, self.split(f2, x_t, t)[1])
+        return self.target(super().predictions(f1, x_t, t)[0], t, super().predictions(f2, x_t, t)[1])
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The true (C, noise) along the channels, (B, 2 Z, h, w)."""
         return torch.cat([-x_start, noise], dim=1)
 
 
-class FlowMatching(_StraightSignal):
+class FlowMatching(_Continuous):
     """x_t = (1 - t) x_start + t noise, t in (0, 1]: straight paths of constant velocity noise - x_start.
 
     Flow matching (Lipman et al., 2023) with the paths of rectified flow (Liu et al., 2023), as RadioFlow (Jia et al.,
     2025) uses it for radio maps; t runs as in the other processes, from x_start to noise. With v = (1 - t)^2 + t^2,
-
-        velocity = (2 t - 1) / v x_t + F / sqrt(v)
-
-    The loss compares the velocity, so F is weighted by 1 / v, 1 to 2.
+    velocity = (2 t - 1) / v x_t + F / sqrt(v): the loss weighs F by 1 / v, 1 to 2.
     """
 
     model_type = "flow"
 
-    def sigma(self, t: Tensor) -> Tensor:
-        return t
+    def amplitudes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - t, t
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The true velocity dx_t / dt, of x_start's shape."""

@@ -1,8 +1,4 @@
-"""The calls of the design document where they differ from ours, and the other names that the package exports.
-
-Nothing else knows the document's signatures.
-"""
-# ruff: noqa: F401
+"""The calls of the design document where they differ from ours. Nothing else knows the document's signatures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,44 +9,21 @@ from torch import Tensor, nn
 from . import latent_diffusion
 from .build import latent_diffusion_parts
 from .checkpoint import open_checkpoint
-from .config import load_config, parse_config, resolve
-from .diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion
-from .losses import AutoencoderLoss, LPIPSLoss, PatchDiscriminator, hinge_gan_loss
+from .config import parse_config, resolve
 from .networks import autoencoder, swin, unet
-from .networks.autoencoder import AutoencoderKL, Decoder, DiagonalGaussianDistribution
-from .networks.swin import SwinConditionEncoder, WindowAttention
-from .predictor import Prediction, Predictor
-from .samplers import Sampling, sample_ddim, sample_ddpm, sample_decoupled, sample_euler, sample_heun
-from .training.ema import EMAModel
-from .training.schedule import learning_rate
-from .weights import load_first_stage, load_model
+from .weights import load_first_stage
 
 
 class LatentDiffusion(latent_diffusion.LatentDiffusion):
-    """Both stages from four sections of a configuration; `latent_diffusion.LatentDiffusion` takes modules.
+    """Both stages from sections of a configuration; `latent_diffusion.LatentDiffusion` takes modules.
 
-    Args:
-        first_stage_config, ...: as the models of config/schema.py, or as plain dicts in any spelling that a YAML file may use;
-            None for the document's values. The autoencoder's weights are read where the first one names a `ckpt_path`.
-        cond_size: side of the condition image in pixels (None: the latent's side).
-
-    Raises:
-        ConfigError: naming the key.
-        CheckpointError: weights that are not there, or do not fit.
+    `first_stage_config`, `cond_stage_config`, `unet_config` and `diffusion_config` are models of config/schema.py, plain
+    dicts in any spelling that a YAML file may use, or left out for the document's values. The autoencoder's weights are
+    read where the first one names a `ckpt_path`. `cond_size`: side of the condition image in pixels (None: the latent's).
     """
 
-    def __init__(
-        self,
-        first_stage_config: Any = None,
-        cond_stage_config: Any = None,
-        unet_config: Any = None,
-        diffusion_config: Any = None,
-        *,
-        cond_size: int | None = None,
-    ):
-        given = {"first_stage_config": first_stage_config, "cond_stage_config": cond_stage_config}
-        given |= {"unet_config": unet_config, "diffusion_config": diffusion_config, "data": {"cond_size": cond_size}}
-        config = resolve(parse_config(given), stage="ldm")
+    def __init__(self, *, cond_size: int | None = None, **sections: Any):
+        config = resolve(parse_config(sections | {"data": {"cond_size": cond_size}}), stage="ldm")
         super().__init__(**latent_diffusion_parts(config))
         path = config.first_stage_config.ckpt_path
         if path:
@@ -59,19 +32,15 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
             load_first_stage(self.first_stage_model, path, channels)
 
     def forward(self, image: Any, cond: Any = None, keys: Any = None) -> Tensor:
-        """The second stage's training loss, a scalar: `model(images, conditions)` as in the base class, or `model(batch)` with
-        a batch that holds `image` and `cond`.
-        """
+        """The second stage's training loss, a scalar: `model(images, conditions)`, or `model(batch)` with `image` and `cond`."""
         if isinstance(image, dict):
             image, cond = image["image"], image["cond"]
         return super().forward(image, cond, keys)
 
 
 class Encoder(autoencoder.Encoder):
-    """Encoder(128, 3, [1, 2, 4], 2): level l has ch * ch_mult[l] channels, the latent out_ch.
-
-    Args:
-        channels, z_channels: the document's other spelling, of an image and all levels, and of the latent.
+    """Encoder(128, 3, [1, 2, 4], 2): level l has ch * ch_mult[l] channels, the latent out_ch. `channels` of an image and all
+    levels and `z_channels` of the latent are the document's other spelling.
     """
 
     def __init__(
@@ -89,35 +58,19 @@ class Encoder(autoencoder.Encoder):
 
 
 class Unet(unet.Unet):
-    """Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]) with a condition encoder of its own.
-
-    Args:
-        cond_channels: channels of the condition.
-        options: as for the base class.
-    """
+    """Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]) with an encoder of its own for a condition of `cond_channels`."""
 
     def __init__(
-        self,
-        dim: int = 128,
-        channels: int = 3,
-        dim_mults: Sequence[int] = (1, 2, 4, 4),
-        *,
-        cond_channels: int = 3,
-        **options: Any,
+        self, dim: int = 128, channels: int = 3, dim_mults: Sequence[int] = (1, 2, 4, 4), *, cond_channels: int = 3
     ):
         encoder = swin.SwinConditionEncoder(cond_channels, dim, dim_mults, depths=[2] * len(dim_mults))
-        super().__init__(dim, channels, dim_mults, context_channels=encoder.channels, **options)
+        super().__init__(dim, channels, dim_mults, encoder.channels)
         self.cond_encoder = encoder
         self.conv_out.reset_parameters()  # as in the document; ours begins at zero
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        """x (B, channels, h, w), t (B,) -> (B, channels, h, w).
-
-        Args:
-            cond: an image (B, cond_channels, h, w), the maps of a condition encoder, or None, which counts as maps of zeros.
-
-        Raises:
-            ValueError: sides that the levels do not divide, or a condition of other channels or sides.
+        """x (B, channels, h, w), t (B,) -> (B, channels, h, w); cond: an image (B, cond_channels, h, w), the maps of a condition
+        encoder, or None, which counts as maps of zeros. ValueError for other channels or sides.
         """
         if cond is None:
             height, width = x.shape[-2:]
@@ -131,11 +84,7 @@ class Unet(unet.Unet):
 
 
 class TransformerBlock(swin.TransformerBlock):
-    """TransformerBlock(dim, window_size=8): its cross-attention takes the condition as it is.
-
-    Args:
-        cond_channels: channels of a condition image.
-    """
+    """TransformerBlock(dim, window_size=8): its cross-attention takes the condition as it is, an image of `cond_channels`."""
 
     def __init__(self, dim: int, window_size: int = 8, *, num_heads: int = 4, cond_channels: int = 3):
         super().__init__(dim, window_size, num_heads=num_heads, context_dim=dim)

@@ -22,14 +22,11 @@ class LatentDiffusion(nn.Module):
     """Autoencoder, condition encoder, U-Net and forward process in one module.
 
     Args:
-        first_stage_model: stays in eval mode unless its encoder is trainable.
-        cond_stage_model: condition image (B, C, s, s) -> one map per level of the U-Net.
+        cond_stage_model: condition image (B, C, s, s) in [-1, 1] -> one map per level of the U-Net.
         unet: (x_t, time, maps) -> model output.
-        diffusion: the forward process and its objective.
         sampling: of `sample`, where its arguments say nothing else.
         final_step_share: fraction of the training samples that are put at t = T.
-        scale_factor: of the latents. It is part of the weights: a checkpoint has it. Until a checkpoint or `set_scale` gives the
-            measured one, the latents are not scaled.
+        scale_factor: of the latents, part of the weights; 1 until a checkpoint or `set_scale` gives the measured one.
     """
 
     def __init__(
@@ -48,8 +45,7 @@ class LatentDiffusion(nn.Module):
         self.unet, self.diffusion = unet, diffusion
         self.sampling = (sampling or Sampling()).changed(diffusion)
         self.final_step_share = final_step_share
-        self.scale_factor: Tensor
-        self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
+        self.scale_factor = nn.Buffer(torch.tensor(float(scale_factor)))
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
         """As usual, except that a frozen first stage stays in eval mode."""
@@ -57,8 +53,6 @@ class LatentDiffusion(nn.Module):
         trained = any(p.requires_grad for p in self.first_stage_model.encoder.parameters())
         self.first_stage_model.train(mode and trained)
         return self
-
-    # ---- the first stage -------------------------------------------------------------------------------------
 
     def encode_first_stage(self, image: Tensor) -> DiagonalGaussianDistribution:
         """image (B, 1, H, W) in [-1, 1] -> posterior over z (B, Z, h, w), not scaled."""
@@ -91,15 +85,9 @@ class LatentDiffusion(nn.Module):
         """x_start = scale_factor * a sample of the posterior, (B, Z, h, w), detached from the encoder."""
         return posterior.sample(noise).detach() * self.scale_factor
 
-    # ---- diffusion -------------------------------------------------------------------------------------------
-
-    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The forward process: x_start (B, Z, h, w), t (B,) -> x_t."""
-        return self.diffusion.q_sample(x_start, t, torch.randn_like(x_start) if noise is None else noise)
-
-    def encode_condition(self, cond: Tensor) -> list[Tensor]:
-        """cond (B, C, s, s) in [-1, 1] -> features, one map per level; once per scene, not once per denoising step."""
-        return self.cond_stage_model(cond)
+        return self.diffusion.q_sample(x_start, t, noise)
 
     def model_output(self, x_t: Tensor, t: Tensor, features: Sequence[Tensor]) -> Tensor:
         """The U-Net's output for x_t (B, Z, h, w) at t (B,), as `diffusion` takes it; float32."""
@@ -107,92 +95,68 @@ class LatentDiffusion(nn.Module):
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Tensor | Sequence[Tensor]) -> Tensor:
         """What the objective names for x_t (B, Z, h, w) at t (B,): the predicted noise, x_start, v, velocity, or (C, noise) along
-        the channels; `cond` is an image (B, C, s, s), or what `encode_condition` makes of it.
+        the channels; `cond` is an image (B, C, s, s), or what `cond_stage_model` makes of it.
         """
-        features = self.encode_condition(cond) if isinstance(cond, Tensor) else cond
+        features = self.cond_stage_model(cond) if isinstance(cond, Tensor) else cond
         return self.diffusion.estimate(self.model_output(x_t, t, features), x_t, t)
 
     def forward(self, image: Tensor, cond: Tensor, keys: Keys | None = None) -> Tensor:
-        """The second stage's training loss, a scalar; no gradient reaches the encoder.
-
-        Args:
-            image, cond: (B, 1, H, W) and (B, C, s, s) in [-1, 1].
-            keys: one integer per sample for reproducible randomness; None: torch's global generator.
+        """The second stage's training loss, a scalar, of image (B, 1, H, W) and cond (B, C, s, s) in [-1, 1]; no gradient reaches
+        the encoder. `keys`: one integer per sample for reproducible randomness; None: torch's global generator.
         """
-        device = self.scale_factor.device
-        random = GlobalRandom(len(image), device) if keys is None else KeyedRandom(keys, device)
+        random = self._random(len(image), keys)
         posterior = self.posterior(image)
         x_start = self.latent(posterior, random.randn_like(posterior.mean))
         return self.latent_loss(x_start, cond, random)[0]
 
     def latent_loss(self, x_start: Tensor, cond: Tensor, random: Random) -> tuple[Tensor, Tensor]:
-        """The denoising loss at random times, a scalar, and the prediction of x_start (B, Z, h, w) that it came from.
-
-        Args:
-            x_start, cond: (B, Z, h, w) of unit standard deviation, and (B, C, s, s) in [-1, 1].
-            random: where time and noise come from.
-        """
+        """The denoising loss at random times, a scalar, and the prediction of x_start (B, Z, h, w) that it came from."""
         u, final = random.rand(), random.rand() < self.final_step_share
         t = self.diffusion.sample_t(u, final)
         noise = random.randn_like(x_start)
         x_t = self.q_sample(x_start, t, noise)
-        output = self.model_output(x_t, t, self.encode_condition(cond))
+        output = self.model_output(x_t, t, self.cond_stage_model(cond))
         return self.diffusion.loss(output, x_start, x_t, t, noise), self.diffusion.predictions(output, x_t, t)[0]
-
-    # ---- sampling --------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def sample_latent(
-        self,
-        features: Sequence[Tensor],
-        *,
-        keys: Keys | None = None,
-        generator: torch.Generator | None = None,
-        **sampling: Any,
-    ) -> Tensor:
-        """x_start (B, Z, h, w) from noise and `encode_condition`'s features; other arguments as `sample`."""
-        settings = self.sampling.changed(self.diffusion, **sampling)
-        batch, device = features[0].shape[0], features[0].device
-        random = GlobalRandom(batch, device, generator) if keys is None else KeyedRandom(keys, device)
-
-        def model(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.model_output(x_t, t, features)
-
-        shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
-        return settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)
 
     @torch.no_grad()
     def sample(self, cond: Tensor, ori_mask: Tensor | None = None, **how: Any) -> Tensor:
-        """One radio map per condition.
-
-        Args:
-            cond: (B, C, s, s) in [-1, 1].
-            ori_mask: (B, 1, H, W), 1 where the map is zero beyond doubt, else 0; None leaves all.
-            how: fields of `Sampling`, None or left out for those of the model; `keys`, one integer per map: the same map
-                whatever batch it is in; `generator`: randomness without keys, on the condition's device.
-
-        Returns:
-            grey levels (B, 1, H, W) in [0, 1], float32.
-        """
+        """One radio map per condition: grey levels (B, 1, H, W) in [0, 1], float32; arguments as for `samples`."""
         return next(self.samples(cond, ori_mask, 1, **how))
 
     @torch.no_grad()
     def samples(
-        self, cond: Tensor, ori_mask: Tensor | None, count: int, *, keys: Keys | None = None, **how: Any
+        self,
+        cond: Tensor,
+        ori_mask: Tensor | None,
+        count: int,
+        *,
+        keys: Keys | None = None,
+        generator: torch.Generator | None = None,
+        **sampling: Any,
     ) -> Iterator[Tensor]:
-        """`count` independent samples per condition, one after the other; the condition is encoded once. The first one is
-        what `sample` gives.
+        """`count` independent samples per condition, one after the other; the condition is encoded once.
+
+        Args:
+            cond, ori_mask: (B, C, s, s) in [-1, 1], and (B, 1, H, W), 1 where the map is zero beyond doubt; None: nowhere.
+            keys: one integer per map: the same map whatever batch it is in.
+            generator: randomness without keys, on the condition's device; None: torch's global one.
+            sampling: fields of `Sampling`, None or left out for those of the model.
         """
-        features = self.encode_condition(cond)
+        settings, features = self.sampling.changed(self.diffusion, **sampling), self.cond_stage_model(cond)
+        shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
+
+        def model(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.model_output(x_t, t, features)
+
         for number in range(count):
-            own = None if keys is None else sample_keys(keys, number)
-            x_start = self.sample_latent(features, keys=own, **how)
+            random = self._random(len(cond), None if keys is None else sample_keys(keys, number), generator)
+            x_start = settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)
             yield to_gain(self.decode_first_stage(x_start / self.scale_factor, cond), ori_mask)
 
-    def predict(self, batch: dict[str, Any], num_samples: int = 1, **how: Any) -> Iterator[Tensor]:
+    def predict(self, batch: dict[str, Any], num_samples: int = 1, **sampling: Any) -> Iterator[Tensor]:
         """`samples` of a batch with `cond`, `ori_mask` and `keys`."""
-        return self.samples(batch["cond"], batch["ori_mask"], num_samples, keys=batch["keys"], **how)
+        return self.samples(batch["cond"], batch["ori_mask"], num_samples, keys=batch["keys"], **sampling)
 
-    def reconstruct(self, batch: dict[str, Any]) -> Tensor:
-        """The batch's images through the autoencoder and back, grey levels: the best that the U-Net could do."""
-        return self.first_stage_model.reconstruct(batch)
+    def _random(self, batch_size: int, keys: Keys | None, generator: torch.Generator | None = None) -> Random:
+        device = self.scale_factor.device
+        return GlobalRandom(batch_size, device, generator) if keys is None else KeyedRandom(keys, device)

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checkpoint import load_tensors
 from .errors import CheckpointError
 from .networks.autoencoder import DiagonalGaussianDistribution
-from .serialization import load_plain
 
 PIXEL_SCALE = 2.0**14  # scale of a loss while its gradient passes through half-precision networks to the pixels
 LAYER_SCALE = 2.0**12  # scaled sum of the pixels' gradients; times an activation it must stay below 65504
+
+Terms = tuple[Tensor, dict[str, Tensor]]  # a loss, a scalar, and {term: detached scalar}
 
 
 def hinge_gan_loss(fake_pred: Tensor, real_pred: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,25 +30,20 @@ def hinge_gan_loss(fake_pred: Tensor, real_pred: Tensor) -> tuple[Tensor, Tensor
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN (Isola et al., 2017): one logit per overlapping patch.
-
-    Args:
-        channels: of the first layer; doubled by each further layer, up to eightfold.
-        num_layers: strided layers.
+    """PatchGAN (Isola et al., 2017): one logit per overlapping patch. The first of `num_layers` strided layers has `channels`,
+    doubled by each further layer, up to eightfold.
     """
 
     def __init__(self, in_channels: int = 1, channels: int = 64, num_layers: int = 3):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        current = channels
+        widths = [channels * min(2**index, 8) for index in range(num_layers + 1)]
         for index in range(1, num_layers + 1):
-            width = channels * min(2**index, 8)
             stride = 2 if index < num_layers else 1
+            conv = nn.Conv2d(widths[index - 1], widths[index], 4, stride=stride, padding=1)
             # GroupNorm in place of BatchNorm: no statistics that differ between processes or batch sizes
-            conv = nn.Conv2d(current, width, 4, stride=stride, padding=1)
-            layers += [conv, nn.GroupNorm(8, width), nn.LeakyReLU(0.2)]
-            current = width
-        self.layers = nn.Sequential(*layers, nn.Conv2d(current, 1, 4, padding=1))
+            layers += [conv, nn.GroupNorm(8, widths[index]), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> logits (B, 1, about H/8, about W/8)."""
@@ -56,13 +53,8 @@ class PatchDiscriminator(nn.Module):
 class LPIPSLoss(nn.Module):
     """Learned perceptual distance with VGG16 features (Zhang et al., 2018), frozen and always in eval mode.
 
-    The linear layers come with the `lpips` package; VGG16's own weights are read. Nothing is downloaded.
-
-    Args:
-        weights: a torchvision VGG16 state dict (.pth), None for `TORCH_HOME/hub/checkpoints/vgg16-397923af.pth`.
-
-    Raises:
-        CheckpointError: the weights are missing or are not VGG16's.
+    The linear layers come with the `lpips` package; VGG16's own weights are read from a torchvision state dict, None for
+    `TORCH_HOME/hub/checkpoints/vgg16-397923af.pth`. Nothing is downloaded; without them there is a CheckpointError.
     """
 
     def __init__(self, weights: str | None = None):
@@ -73,7 +65,7 @@ class LPIPSLoss(nn.Module):
         if not path.is_file():
             get = "download vgg16-397923af.pth from pytorch.org there, name a copy in first_stage_config.lossconfig.lpips_weights"
             raise CheckpointError(f"{path}: VGG16 weights for LPIPS not found; {get}, or set perceptual_weight to 0")
-        state = load_plain(path)
+        state = load_tensors(path)
         self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         # lpips cuts VGG16's `features` into five slices and keeps torchvision's layer numbers inside them
         ours = self.lpips.net.state_dict()
@@ -93,10 +85,7 @@ class LPIPSLoss(nn.Module):
 
 
 class AutoencoderLoss(nn.Module):
-    """The generator's loss: l1 |e| + l2 e^2 + kl KL + discr * adaptive * hinge + perceptual LPIPS.
-
-    Args: see `LossConfig` for the weights.
-    """
+    """The generator's loss: l1 |e| + l2 e^2 + kl KL + discr * adaptive * hinge + perceptual LPIPS; weights as in `LossConfig`."""
 
     def __init__(
         self,
@@ -113,8 +102,8 @@ class AutoencoderLoss(nn.Module):
         self.discr_weight, self.perceptual_weight = discr_weight, perceptual_weight
         self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight else None
 
-    def reconstruction(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """l1 |e| + l2 e^2 + perceptual LPIPS of two (B, C, H, W), the latter after `apply_mask`, and {term: detached scalar}."""
+    def reconstruction(self, image: Tensor, reconstruction: Tensor) -> Terms:
+        """l1 |e| + l2 e^2 + perceptual LPIPS of two (B, C, H, W), the latter after `apply_mask`."""
         error = reconstruction.float() - image.float()
         l1, l2 = error.abs().mean(), error.square().mean()
         loss = self.l1_weight * l1 + self.l2_weight * l2
@@ -133,8 +122,8 @@ class AutoencoderLoss(nn.Module):
         *,
         fake_pred: Tensor | None = None,
         last_weight: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total loss, a scalar, and {term: detached scalar}.
+    ) -> Terms:
+        """The total loss.
 
         Args:
             image, reconstruction: (B, C, H, W) float32 in about [-1, 1], the latter after `apply_mask`.
@@ -153,17 +142,14 @@ class AutoencoderLoss(nn.Module):
         return loss, logs
 
 
-def gaussian_nll(image: Tensor, mean: Tensor, log_variance: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def gaussian_nll(image: Tensor, mean: Tensor, log_variance: Tensor) -> Terms:
     """Negative log-likelihood of a normal distribution per pixel (Kendall & Gal, 2017, eq. 8), without its constant.
 
     Pixels are weighted by their predicted standard deviation, as a constant: the minimum stays where it is, and the mean is
-    fitted where the variance is large, too (beta-NLL with beta 1/2; Seitzer et al., 2022).
+    fitted where the variance is large, too (beta-NLL with beta 1/2; Seitzer et al., 2022). The logged `nll` is without weights.
 
     Args:
         image, mean, log_variance: (B, 1, H, W), the last two float32.
-
-    Returns:
-        scalar loss, {term: detached scalar}: `nll` is without the weights.
     """
     square = (mean - image.float()).square()
     nll = 0.5 * (log_variance + square * (-log_variance).exp())
@@ -174,25 +160,18 @@ def gaussian_nll(image: Tensor, mean: Tensor, log_variance: Tensor) -> tuple[Ten
 def adaptive_weight(nll: Tensor, generator: Tensor, reconstruction: Tensor, last_weight: Tensor) -> Tensor:
     """|grad nll| / (|grad generator| + 1e-4) at the decoder's last layer, in [0, 1e4] (Esser et al., 2021, eq. 7).
 
-    Taken over the micro-batch of all processes; accumulated micro-batches have separate weights.
-
-    Args:
-        nll, generator: scalars, functions of `reconstruction`.
-        reconstruction: float32, a function of `last_weight` through one layer, whatever that layer's precision.
+    Taken over the micro-batch of all processes; accumulated micro-batches have separate weights. The two scalars are
+    functions of `reconstruction`, float32, and this one of `last_weight` through one layer, whatever its precision.
     """
     norms = []
     for loss in (nll, generator):
-        grad = _gradient(loss, reconstruction, last_weight)
+        # scaled at every stage: gradients of a mean over pixels vanish in fp16 (below 6e-8)
+        (pixels,) = torch.autograd.grad(PIXEL_SCALE * loss, reconstruction, retain_graph=True)
+        scale = LAYER_SCALE / pixels.abs().sum().clamp(min=1e-30)  # also bounds the sum over all pixels
+        (grad,) = torch.autograd.grad(reconstruction, last_weight, scale * pixels, retain_graph=True)
+        grad = grad.float() / (scale * PIXEL_SCALE)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # gradient of the global batch: N processes must give the same weight as one
             torch.distributed.all_reduce(grad.div_(torch.distributed.get_world_size()))
         norms.append(grad.norm())
     return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
-
-
-def _gradient(loss: Tensor, reconstruction: Tensor, last_weight: Tensor) -> Tensor:
-    """d loss / d last_weight, scaled at every stage: gradients of a mean over pixels vanish in fp16 (below 6e-8)."""
-    (pixels,) = torch.autograd.grad(PIXEL_SCALE * loss, reconstruction, retain_graph=True)
-    scale = LAYER_SCALE / pixels.abs().sum().clamp(min=1e-30)  # also bounds the sum over all pixels
-    (grad,) = torch.autograd.grad(reconstruction, last_weight, scale * pixels, retain_graph=True)
-    return grad.float() / (scale * PIXEL_SCALE)

@@ -25,34 +25,23 @@ from .samplers import Sampling
 from .weights import load_model
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
-
-EXPORTED = ["meta.json", "model.safetensors", "README.md"]  # the files of an exported model
 SPREAD_STEPS = 4
-MOST_NOISE = 100  # times the noise that the network has seen; there is no use for more
+Sample = dict[str, np.ndarray]  # as `data.prepare.prepare` gives it
 
 
 @dataclass
 class Prediction:
-    """A model's prediction for one scene, as grey levels in [0, 1].
-
-    Attributes:
-        scene: the input.
-        gain: (H, W) float32 at the scene's resolution.
-        model_gain: (h, w) float32 at the network's resolution.
-        truth: (h, w) float32, the scene's map brought to the network's resolution; None without one.
-        std: (H, W) float32, standard deviation over the samples; `gain` is their mean, or the network's own; None for one.
-        samples: (K, H, W) float32; None for one.
-        reconstruction: (H, W) float32, the truth through the autoencoder and back: the best that the U-Net could do. None
-            unless `reconstruct` was set.
+    """A model's prediction for one scene, as grey levels in [0, 1], float32: (H, W) at the scene's, (h, w) at the network's
+    resolution.
     """
 
     scene: Scene
-    gain: np.ndarray
-    model_gain: np.ndarray
-    truth: np.ndarray | None = None
-    std: np.ndarray | None = None
-    samples: np.ndarray | None = None
-    reconstruction: np.ndarray | None = None
+    gain: np.ndarray  # (H, W)
+    model_gain: np.ndarray  # (h, w)
+    truth: np.ndarray | None = None  # (h, w), the scene's map, if it is known
+    std: np.ndarray | None = None  # (H, W), of several samples, whose mean `gain` is, or the network's own
+    samples: np.ndarray | None = None  # (K, H, W), if there are several
+    reconstruction: np.ndarray | None = None  # (H, W), the truth through the autoencoder and back, if asked for
 
 
 class Predictor:
@@ -62,17 +51,17 @@ class Predictor:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
         pixel_noise: standard deviation in dB of independent noise on every pixel of several samples, for what the decoder
-            and enlarging leave out; None: `diffusion_config.pixel_noise`. Their mean is that of the samples without it.
+            and enlarging leave out; None: as configured. Their mean is that of the samples without it.
         seed: with a scene's name it decides the noise, whatever the batch size and the order.
         device: None for the GPU if there is one.
-        sampling: fields of `Sampling` in place of the configured ones; None: as configured.
+        sampling: fields of `Sampling`; None: as configured.
 
     Attributes:
-        sampling: of one sample per scene; None for a baseline.
+        title: of the model, in tables.
+        samples_differ: whether several samples of one scene can be different maps.
 
-    Raises:
-        CheckpointError: a checkpoint of an autoencoder, or none at all.
-        ConfigError: a sampler or a number of steps that does not fit the model.
+    Raises CheckpointError for a checkpoint of an autoencoder, or none at all, and ConfigError for a sampler or a number of
+    steps that does not fit the model.
     """
 
     def __init__(
@@ -99,33 +88,14 @@ class Predictor:
                 self.sampling = model.sampling.changed(model.diffusion, **given)
             except ValueError as error:
                 raise ConfigError(str(error)) from error
-            if (scale := self.sampling.noise_scale) > MOST_NOISE:
-                raise ConfigError(f"noise_scale is {scale:g}; it must lie above 0, up to {MOST_NOISE}")
             if pixel_noise is None:
                 self.pixel_noise = self.config.diffusion_config.pixel_noise
         elif given or pixel_noise is not None:
             raise ConfigError(f"{self.checkpoint.path}: is a regression baseline; steps and noise are for samplers")
         if not 0 <= self.pixel_noise <= GAIN_SPAN_DB:
             raise ConfigError(f"pixel_noise is {self.pixel_noise:g}; it must lie within 0 .. {GAIN_SPAN_DB:g} dB")
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, **how) -> "Predictor":
-        """A model from its folder, or from the Hugging Face Hub under a name such as `user/model` (and a revision: branch, tag or
-        commit), downloaded once; `how` as for `Predictor`.
-
-        Raises:
-            CheckpointError: neither is there, or the Hub cannot be reached.
-        """
-        if Path(name).exists():
-            return cls(name, **how)
-        from huggingface_hub import snapshot_download  # comes with accelerate; takes a second to import
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        try:
-            return cls(snapshot_download(str(name), revision=revision, allow_patterns=EXPORTED), **how)
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(f"{name}: is no folder, and not on the Hugging Face Hub ({reason})") from error
+        self.title = "latent diffusion" if isinstance(model, LatentDiffusion) else model.title
+        self.samples_differ = isinstance(model, LatentDiffusion) or self.config.baseline_config.variance
 
     @property
     def sees_simulation(self) -> bool:
@@ -141,16 +111,6 @@ class Predictor:
     def sees_measurements(self) -> bool:
         """Whether measured points change the condition."""
         return not POINTS_IN.isdisjoint(self.config.data.cond_channels)
-
-    @property
-    def samples_differ(self) -> bool:
-        """Whether several samples of one scene can be different maps."""
-        return isinstance(self.model, LatentDiffusion) or self.config.baseline_config.variance
-
-    @property
-    def title(self) -> str:
-        """Of the model, in tables."""
-        return "latent diffusion" if isinstance(self.model, LatentDiffusion) else self.model.title
 
     def sampling_of(self, num_samples: int) -> Sampling | None:
         """How `num_samples` maps per scene are sampled; None for a baseline.
@@ -177,7 +137,7 @@ class Predictor:
         own = {"weights": digest(meta.get("sha256"), meta["config"], self.use_ema), "seed": self.seed}
         return self.facts(num_samples) | own | {"checkpoint": self.title, "device": self.device.type}
 
-    def prepared(self) -> Callable[[Scene], dict[str, np.ndarray]]:
+    def prepared(self) -> Callable[[Scene], Sample]:
         """`data.prepare.prepare` with the sizes and channels that the model expects; can be sent to another process."""
         data = self.config.data
         return partial(prepare, image_size=data.image_size, cond_size=data.cond_size, channels=data.cond_channels)
@@ -185,23 +145,15 @@ class Predictor:
     def predict(
         self, scenes: Iterable[Scene], batch_size: int = 16, *, num_samples: int = 1, reconstruct: bool = False
     ) -> Iterator[Prediction]:
-        """One prediction per scene, in order; scenes are read as they are needed.
-
-        Args:
-            batch_size: scenes per call of the networks.
-            num_samples: per scene; a prediction is their mean. A baseline without a variance has one.
-            reconstruct: as in `predict_batch`.
+        """One prediction per scene, in order, the mean of `num_samples`; scenes are read as they are needed, `batch_size` of them
+        for a call of the networks. `reconstruct` as in the function `predict_batch`.
         """
         scenes, prepared = iter(scenes), self.prepared()
         while batch := list(islice(scenes, batch_size)):
             yield from self.predict_batch(batch, list(map(prepared, batch)), num_samples, reconstruct)
 
     def predict_batch(
-        self,
-        scenes: Sequence[Scene],
-        prepared: Sequence[dict[str, np.ndarray]],
-        num_samples: int = 1,
-        reconstruct: bool = False,
+        self, scenes: Sequence[Scene], prepared: Sequence[Sample], num_samples: int = 1, reconstruct: bool = False
     ) -> list[Prediction]:
         """Predictions of scenes that `prepared` was called with, in one batch; arguments as of `predict`."""
         sampling = self.sampling_of(num_samples)
@@ -214,7 +166,7 @@ class Predictor:
 def predict_batch(
     model: LatentDiffusion | Regression | AutoencoderKL,
     scenes: Sequence[Scene],
-    prepared: Sequence[dict[str, np.ndarray]],
+    prepared: Sequence[Sample],
     device: torch.device,
     *,
     seed: int = 0,
@@ -222,48 +174,40 @@ def predict_batch(
     pixel_noise: float = 0.0,
     **how,
 ) -> list[Prediction]:
-    """Predictions for several scenes, in one batch.
+    """Predictions for several scenes, at their own resolution and `prepared`, in one batch.
 
     Args:
-        model: a LatentDiffusion samples maps, a Regression predicts them; an AutoencoderKL reconstructs the truth, which is
-            then its `gain`. Their `predict(batch)` gives the samples.
-        scenes, prepared: at their own resolution, and as `data.prepare.prepare` gives them.
+        model: its `predict(batch, **how)` gives the samples. An AutoencoderKL reconstructs the truth.
         seed, pixel_noise: as for `Predictor`.
         reconstruct: the truth too, where it is known and the model can: an encoder and a decoder pass more.
         how: `num_samples`, and for a LatentDiffusion fields of `Sampling`.
     """
-
-    def stacked(key: str) -> torch.Tensor | None:
-        arrays = [sample[key] for sample in prepared if key in sample]
-        return torch.from_numpy(np.stack(arrays)).to(device) if len(arrays) == len(prepared) else None
-
-    batch: dict[str, Any] = {key: stacked(key) for key in ("image", "cond", "ori_mask")}
-    batch["keys"] = [random_key(seed, scene.name) for scene in scenes]
+    keys = [random_key(seed, scene.name) for scene in scenes]
+    known = all("image" in sample for sample in prepared)
+    names = ["image", "cond", "ori_mask"] if known else ["cond", "ori_mask"]
+    arrays = {name: np.stack([sample[name] for sample in prepared]) for name in names}
+    batch: dict[str, Any] = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    batch["keys"] = keys
     samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
     mean = np.mean(samples, axis=0)
     if len(samples) > 1 and isinstance(model, Regression):
         mean = model.predict(batch)[0][:, 0].cpu().numpy()  # without the samples' noise
-    known, reconstructions = batch["image"] is not None, None
+    reconstructions = None
     if reconstruct and known and isinstance(model, LatentDiffusion):
-        reconstructions = model.reconstruct(batch)[:, 0].cpu().numpy()
+        reconstructions = model.first_stage_model.predict(batch)[0][:, 0].cpu().numpy()
     predictions = []
-    for index, (scene, sample) in enumerate(zip(scenes, prepared, strict=True)):
-        natives = np.stack([to_native(gain[index], scene) for gain in samples])
+    for index, scene in enumerate(scenes):
         prediction = Prediction(scene, to_native(mean[index], scene), mean[index])
         if len(samples) > 1:
-            natives = with_pixel_noise(natives, pixel_noise, random_key(seed, scene.name))
+            natives = np.stack([to_native(gain[index], scene) for gain in samples])
+            if pixel_noise:  # dB, where something is received
+                noise = np.random.default_rng(keys[index]).standard_normal(natives.shape, np.float32)
+                noise *= np.float32(pixel_noise / GAIN_SPAN_DB)
+                natives = np.where(natives > 0, (natives + noise).clip(0, 1), 0)
             prediction.std, prediction.samples = natives.std(0, ddof=1), natives
         if known:
-            prediction.truth = (sample["image"][0] + 1) / 2
+            prediction.truth = (arrays["image"][index, 0] + 1) / 2
         if reconstructions is not None:
             prediction.reconstruction = to_native(reconstructions[index], scene)
         predictions.append(prediction)
     return predictions
-
-
-def with_pixel_noise(samples: np.ndarray, deviation: float, key: int) -> np.ndarray:
-    """Samples (K, H, W) of grey levels with independent normal noise of `deviation` dB where something is received."""
-    if not deviation:
-        return samples
-    noise = np.random.default_rng(key).standard_normal(samples.shape, np.float32) * np.float32(deviation / GAIN_SPAN_DB)
-    return np.where(samples > 0, (samples + noise).clip(0, 1), 0)

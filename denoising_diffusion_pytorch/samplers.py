@@ -4,7 +4,8 @@
 argument's shape. N steps are N calls of the model. `PROCESSES` says which processes a sampler accepts.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -48,10 +49,7 @@ def sample_ddim(
 
 
 def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
-    """The reverse process of the decoupled diffusion.
-
-    A step from t to t - s has mean x_t - s C - (s / sqrt(t)) noise and variance s (t - s) / t.
-    """
+    """The reverse process: a step from t to t - s has mean x_t - s C - (s / sqrt(t)) noise and variance s (t - s) / t."""
     for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
         t = now.expand(x_t.shape[0])
         x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
@@ -62,17 +60,22 @@ def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, s
     return x_t
 
 
-def _velocity(diffusion: FlowMatching, model: Model, x_t: Tensor, now: Tensor) -> Tensor:
-    """dx_t / dt at the time `now`, a scalar, of x_t's shape: one call of the model."""
-    t = now.expand(x_t.shape[0])
-    return diffusion.estimate(model(x_t, t), x_t, t)
+def _integrate(diffusion: FlowMatching, model: Model, x_t: Tensor, times: Tensor, nodes: Sequence[int]) -> Tensor:
+    """Solve dx_t / dt = velocity in steps between the times of these numbers, of Heun's method where a step passes another one."""
+    for start, end in pairwise(nodes):
+        now, then = times[start], times[end]
+        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
+        velocity = diffusion.estimate(model(x_t, t), x_t, t)
+        if end - start == 2:
+            ahead = x_t + (then - now) * velocity
+            velocity = (velocity + diffusion.estimate(model(ahead, s), ahead, s)) / 2
+        x_t = x_t + (then - now) * velocity
+    return x_t
 
 
 def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
     """Euler's method for dx_t / dt = velocity, deterministic (`randn` is not used); on straight paths it is DDIM."""
-    for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
-        x_t = x_t + (then - now) * _velocity(diffusion, model, x_t, now)
-    return x_t
+    return _integrate(diffusion, model, x_t, diffusion.schedule(steps, x_t.device), range(steps + 1))
 
 
 def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
@@ -80,18 +83,10 @@ def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, 
 
     A Heun step calls the model twice and is twice as long as one of Euler's. The last step is Euler's (as in Karras et
     al., 2022, algorithm 1): the other end of that step, t = 0, holds no noise to predict a velocity from. An even
-    number of calls begins with a step of Euler's too, where paths are nearly straight. So 5 calls are Heun, Heun,
-    Euler; 4 are Euler, Heun, Euler; 1 and 2 are `sample_euler`.
+    number of calls begins with a step of Euler's too, where paths are nearly straight: 5 calls are Heun, Heun, Euler.
     """
-    times = diffusion.schedule(steps, x_t.device)
-    for start, end in pairwise([0, *range(1 + steps % 2, steps, 2), steps]):
-        now, then = times[start], times[end]
-        velocity = _velocity(diffusion, model, x_t, now)
-        if end - start == 2:
-            ahead = x_t + (then - now) * velocity
-            velocity = (velocity + _velocity(diffusion, model, ahead, then)) / 2
-        x_t = x_t + (then - now) * velocity
-    return x_t
+    nodes = [0, *range(1 + steps % 2, steps, 2), steps]
+    return _integrate(diffusion, model, x_t, diffusion.schedule(steps, x_t.device), nodes)
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
@@ -102,39 +97,29 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample.
+    """How to sample."""
 
-    Attributes:
-        sampler: a name that `PROCESSES` has for the process; None: its first one.
-        steps: number of sampling steps, each of which calls the network once.
-        noise_scale: standard deviation of all noise, above 0; above 1 samples differ more.
-        eta: how stochastic ddim is, 0 to 1.
-    """
-
-    sampler: str | None = None
-    steps: int = 4
-    noise_scale: float = 1.0
-    eta: float = 0.0
+    sampler: str | None = None  # a name that `PROCESSES` has for the process; None: its first one
+    steps: int = 4  # number of sampling steps, each of which calls the network once
+    noise_scale: float = 1.0  # standard deviation of all noise, above 0; above 1 samples differ more
+    eta: float = 0.0  # how stochastic ddim is, 0 to 1
 
     def changed(self, diffusion: Diffusion, **changes: Any) -> "Sampling":
-        """The same with those of its fields that are given (None: unchanged), checked, and the sampler named.
-
-        Another sampler does not inherit `eta`.
-
-        Raises:
-            ValueError: the process has no such sampler or not that many steps, or the sampler has no eta.
+        """The same with those of its fields that are given (None: unchanged; another sampler does not inherit `eta`), and the
+        sampler named. ValueError for what does not fit the process or the sampler.
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        result = replace(self, **({"eta": 0.0} if given.get("sampler", self.sampler) != self.sampler else {}) | given)
+        eta = self.eta if given.get("sampler", self.sampler) == self.sampler else 0.0
+        result = replace(self, **{"eta": eta} | given)
         fitting = PROCESSES[diffusion.model_type].samplers
         sampler = result.sampler or fitting[0]
+        diffusion.schedule(result.steps)  # raises
         if sampler not in fitting:
             misfit = f"sampler {sampler!r} does not fit {type(diffusion).__name__}"
             raise ValueError(f"{misfit}; choose from {', '.join(fitting)}")
-        diffusion.schedule(result.steps)
         if result.eta and sampler != "ddim":
             raise ValueError(f"eta is {result.eta:g}, but only the sampler ddim has one, not {sampler}")
-        if not result.noise_scale > 0:
+        if not 0 < result.noise_scale < math.inf:
             raise ValueError(f"noise_scale is {result.noise_scale:g}; it must lie above 0")
         return replace(result, sampler=sampler)
 

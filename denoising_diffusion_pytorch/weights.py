@@ -8,26 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from .build import build_model
-from .checkpoint import Checkpoint, checkpoint_to_continue, open_checkpoint
+from .checkpoint import checkpoint_to_continue, load_tensors, open_checkpoint
 from .config.schema import Config
 from .errors import CheckpointError, ConfigError
 from .networks.autoencoder import AutoencoderKL
-from .serialization import load_plain, load_safetensors
+from .networks.blocks import zero_init
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
-    """Load every tensor of a module or raise CheckpointError that names what does not fit."""
-    ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    theirs = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = sorted(
-        f"{name} is {theirs.get(name, 'missing')}, not {ours.get(name, 'in the model')}"
-        for name in ours.keys() | theirs.keys()
-        if ours.get(name) != theirs.get(name)
-    )
-    if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise CheckpointError(f"{source}: weights of another architecture: {'; '.join(wrong[:4])}{more}")
-    module.load_state_dict(state)
+    """Load every tensor of a module or raise CheckpointError that names some that do not fit."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        wrong = "; ".join(line.strip()[:200] for line in str(error).splitlines()[1:5])
+        raise CheckpointError(f"{source}: weights of another architecture: {wrong}") from error
 
 
 def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.device = "cpu"):
@@ -43,11 +37,8 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
 
 def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[[str], None] = print) -> None:
     """Fill what `build_model` builds with the weights that its run starts from: those of the checkpoint that it continues, of
-    `trainer.init_from`, or of `first_stage_config.ckpt_path`; `say` is called with a line about them.
-
-    Raises:
-        CheckpointError: the weights are not there, or do not fit.
-        ConfigError: stage 2 with an autoencoder that nothing has trained or trains.
+    `trainer.init_from`, or of `first_stage_config.ckpt_path`; `say` is called with a line about them. Raises CheckpointError,
+    or ConfigError for stage 2 with an autoencoder that nothing has trained or trains.
     """
     first_stage = config.first_stage_config
     # without a word about damaged ones: the trainer, which restores the rest, says it
@@ -60,65 +51,47 @@ def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[
         autoencoder = model.first_stage_model if stage == "ldm" else model
         say(load_first_stage(autoencoder, first_stage.ckpt_path, config.data.cond_channels))
     elif stage == "ldm" and not first_stage.trainable:
-        raise ConfigError(
-            "first_stage_config.ckpt_path: stage 2 needs a trained autoencoder; train one with train_vae.py and name its results "
-            "folder here, or set first_stage_config.trainable: true to train both together"
-        )
+        needs = "stage 2 needs a trained autoencoder; name the results folder of train_vae.py here"
+        raise ConfigError(f"first_stage_config.ckpt_path: {needs}, or set first_stage_config.trainable: true")
 
 
-def load_initial(model: nn.Module, config: Config, stage: str) -> str:
-    """Fill a new run's model with the weights of the run that `trainer.init_from` names, averaged ones where there are any;
-    returns a line that says so.
+def load_initial(model: Any, config: Config, stage: str) -> str:
+    """Fill a new run's model with the averaged weights of the run that `trainer.init_from` names; returns a line that says so.
 
     Channels that `data.cond_channels` appends to the other run's are new inputs. Their weights start at zero, so that the
     model's predictions are unchanged at first; a decoder that becomes residual starts from the simulated map instead.
-
-    Raises:
-        CheckpointError: not there, of another stage, of other channels, of another objective, or of another architecture.
+    Raises CheckpointError where the weights do not fit.
     """
     checkpoint = open_checkpoint(config.trainer.init_from)
-    if checkpoint.stage != stage:
-        raise CheckpointError(f"{checkpoint.path}: is of stage {checkpoint.stage}, not {stage} (trainer.init_from)")
-    theirs, trained = checkpoint.config, f"{checkpoint.path}: was trained with"
-    before, now = theirs.data.cond_channels, config.data.cond_channels
-    if now[: len(before)] != before:
-        begin = f"[{', '.join(before)}]; [{', '.join(now)}] must begin with them"
-        raise CheckpointError(f"{trained} data.cond_channels {begin}")
-    for name in ("model_type", "objective") if stage == "ldm" else ():
-        given, ours = getattr(theirs.diffusion_config, name), getattr(config.diffusion_config, name)
-        if given != ours:
-            raise CheckpointError(f"{trained} diffusion_config.{name} {given}, not {ours}")
+
+    def refuse(misfit: bool, reason: str) -> None:
+        if misfit:
+            raise CheckpointError(f"{checkpoint.path}: {reason} (trainer.init_from)")
+
+    theirs, ours = checkpoint.config, config
+    known, channels = theirs.data.cond_channels, ours.data.cond_channels
+    refuse(checkpoint.stage != stage, f"is of stage {checkpoint.stage}, not {stage}")
+    refuse(channels[: len(known)] != known, f"data.cond_channels {channels} must begin with its {known}")
+    before, now = ((c.diffusion_config.model_type, c.diffusion_config.objective) for c in (theirs, ours))
+    refuse(stage == "ldm" and before != now, f"was trained for {' '.join(before)}, not {' '.join(now)}")
+    was_residual, residual = (c.first_stage_config.ddconfig.decoder_residual for c in (theirs, ours))
+    end_to_end = ours.diffusion_config.end_to_end.start_step is not None
+    decoder_trains = stage == "vae" or ours.first_stage_config.trainable or end_to_end
+    becomes_residual = stage != "baseline" and residual and not was_residual
+    only = "only a decoder that is trained, as with diffusion_config.end_to_end.start_step, can become residual"
+    refuse(becomes_residual and not decoder_trains, f"has ddconfig.decoder_residual: false; {only}")
+    refuse(stage != "baseline" and was_residual and not residual, "has ddconfig.decoder_residual: true; keep it")
     state, fitting = checkpoint.weights("averaged"), model.state_dict()
-    if stage == "ldm" and config.diffusion_config.scale_factor is not None:
+    if stage == "ldm" and ours.diffusion_config.scale_factor is not None:
         state["scale_factor"] = fitting["scale_factor"]
-    if len(now) > len(before):
-        state = {name: _with_new_inputs(value, fitting.get(name)) for name, value in state.items()}
+    for name, weight in state.items():
+        more = fitting[name].shape[1] - weight.shape[1] if name in fitting and weight.ndim == 4 else 0
+        if more > 0 and len(channels) > len(known):  # the condition comes last in every layer
+            state[name] = nn.functional.pad(weight, (0, 0, 0, 0, 0, more))  # (out, in, h, w)
     load_strictly(model, state, checkpoint.path)
-    if stage != "baseline":
-        end_to_end = config.diffusion_config.end_to_end.start_step is not None
-        frozen = stage == "ldm" and not (config.first_stage_config.trainable or end_to_end)
-        _start_residual_decoder(model.first_stage_model if stage == "ldm" else model, config, checkpoint, frozen)
+    if becomes_residual:
+        zero_init((model.first_stage_model if stage == "ldm" else model).decoder.last_layer)
     return f"initial weights from {checkpoint.path} (step {checkpoint.step:,})"
-
-
-def _with_new_inputs(weight: Tensor, fitting: Tensor | None) -> Tensor:
-    """A convolution's weight (out, in, h, w) with zeros for further inputs: the condition's channels come last in every layer."""
-    if fitting is None or weight.ndim != 4 or fitting.shape[1] <= weight.shape[1]:
-        return weight
-    return nn.functional.pad(weight, (0, 0, 0, 0, 0, fitting.shape[1] - weight.shape[1]))
-
-
-def _start_residual_decoder(autoencoder: Any, config: Config, checkpoint: Checkpoint, frozen: bool) -> None:
-    """Let a decoder that becomes residual start from the condition; refuse what would change a residual one's base."""
-    ours, theirs = (c.first_stage_config.ddconfig.decoder_residual for c in (config, checkpoint.config))
-    if theirs and not ours:
-        said = "its decoder is residual; keep first_stage_config.ddconfig.decoder_residual: true"
-        raise CheckpointError(f"{checkpoint.path}: {said}")
-    if ours and not theirs:
-        if frozen:
-            said = "decoder_residual starts the decoder's last layer anew, which nothing trains"
-            raise CheckpointError(f"{checkpoint.path}: {said}; set diffusion_config.end_to_end.start_step")
-        autoencoder.decoder.start_from_condition()
 
 
 def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels: Sequence[str] = ()) -> str:
@@ -128,43 +101,28 @@ def load_first_stage(autoencoder: AutoencoderKL, path: str | Path, cond_channels
         path: a checkpoint or results folder of either stage, a .safetensors file of an autoencoder, or a .pt / .ckpt
             of the original RadioDiff, DDM or latent-diffusion code (`ema`, `model` or `state_dict` inside).
         cond_channels: names of the condition's channels, which a decoder that sees them must have been trained with.
-
-    Raises:
-        CheckpointError: not there, not readable without running code, of another architecture, or of other channels.
     """
-    source = path = Path(path)
-    if path.is_dir():
+    source, decoder = Path(path), autoencoder.decoder
+    if source.is_dir():
         checkpoint = open_checkpoint(path)
-        source, theirs = checkpoint.path, checkpoint.config.data.cond_channels
-        is_residual = autoencoder.decoder.base_channel is not None
-        if checkpoint.config.first_stage_config.ddconfig.decoder_residual != is_residual:
+        source, theirs = checkpoint.path, checkpoint.config
+        if theirs.first_stage_config.ddconfig.decoder_residual != (decoder.base_channel is not None):
             raise CheckpointError(f"{source}: was trained with another first_stage_config.ddconfig.decoder_residual")
-        if autoencoder.decoder.cond_channels and theirs != list(cond_channels):
-            both = f"[{', '.join(theirs)}], not with [{', '.join(cond_channels)}]"
+        if decoder.cond_channels and theirs.data.cond_channels != list(cond_channels):
+            both = f"{theirs.data.cond_channels}, not with {list(cond_channels)}"
             raise CheckpointError(f"{source}: its decoder was trained with data.cond_channels {both}")
         state = checkpoint.weights("averaged")
-    elif not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder (first_stage_config.ckpt_path)")
+    elif not source.exists():
+        raise CheckpointError(f"{source}: no such file or folder (first_stage_config.ckpt_path)")
     else:
-        state = load_safetensors(path) if path.suffix == ".safetensors" else _load_foreign(path)
-    prefix = "first_stage_model."
-    if any(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        content = load_tensors(source)
+        nested = ("ema", "model", "state_dict") if isinstance(content, dict) else ()
+        state = next((content[key] for key in nested if content.get(key)), content)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise CheckpointError(f"{source}: no weights under `ema`, `model` or `state_dict`")
+    for prefix in ("ema_model.", "first_stage_model."):
+        if any(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     state = {k: v for k, v in state.items() if not k.startswith("loss.")}  # the original's discriminator and LPIPS
     load_strictly(autoencoder, state, source)
     return f"first stage from {source} ({len(state)} tensors)"
-
-
-def _load_foreign(path: Path) -> dict[str, Tensor]:
-    """The autoencoder's tensors in a .pt of the original code; nothing in the file is executed."""
-    content = load_plain(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
-    averaged = content.get("ema")
-    if isinstance(averaged, dict) and any(str(key).startswith("ema_model.") for key in averaged):
-        content = {k.removeprefix("ema_model."): v for k, v in averaged.items() if k.startswith("ema_model.")}
-    else:
-        content = content.get("model", content.get("state_dict", content))
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path}: no weights under `ema`, `model` or `state_dict`")
-    return content

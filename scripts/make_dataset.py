@@ -7,17 +7,13 @@ The second line puts new transmitters into the layouts of a tree. --cars makes e
 them (gain/carsDPM): those that the tree shows, else random ones along streets. Map N depends on (seed, N) alone, so the
 files do not depend on the number of workers, nor on the parts: `--part 1/20` to `--part 20/20` may run at once, on any
 machines that share the folder (scripts/slurm/make_dataset.sbatch). Run the command again to resume after an
-interruption, or with more --maps to extend the set; existing files are kept. Outlines, transmitters and pictures are
-registered to the maps as in RadioMapSeer (data/geometry/registration.py); dataset.json records how the set was made.
+interruption, or with more --maps to extend the set; existing files are kept. dataset.json records how it was made.
 """
 
 import argparse
-import multiprocessing
 import os
 import re
-import signal
 import sys
-import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -28,6 +24,7 @@ from tqdm import tqdm
 
 from data import DataError
 from data.trees.writer import RANDOM, Recipe, incomplete_cities, open_folder, write_city
+from data.workers import start_worker
 from denoising_diffusion_pytorch.cli import natural, positive, run
 
 
@@ -65,30 +62,17 @@ def parse_arguments() -> argparse.Namespace:
 def make_maps(root: Path, missing: list[int], recipe: Recipe, workers: int, bar: tqdm) -> int:
     """Make the missing cities in several processes; returns the number of maps written."""
     written = 0
-    if missing:  # the first city compiles the solver; the others then find it in the cache
-        written += write_city(root, missing[0], recipe)
-        bar.update(recipe.maps)
-    pool = ProcessPoolExecutor(min(workers, max(len(missing), 1)), initializer=start_worker)
+    pool = ProcessPoolExecutor(min(workers, len(missing) or 1), initializer=start_worker)
     try:
-        for job in as_completed([pool.submit(write_city, root, map_id, recipe) for map_id in missing[1:]]):
-            written += job.result()
-            bar.update(recipe.maps)
+        for cities in (missing[:1], missing[1:]):  # the first city compiles the solver; the others find it in the cache
+            for job in as_completed([pool.submit(write_city, root, city, recipe) for city in cities]):
+                written += job.result()
+                bar.update()
     except BrokenProcessPool as error:
         raise DataError("a worker process was killed, perhaps out of memory; run again with fewer --workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
     return written
-
-
-def start_worker() -> None:
-    """After Ctrl-C, a worker finishes its city, and its parent stops the rest; if its parent is killed, it ends too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def main() -> None:
@@ -101,10 +85,10 @@ def main() -> None:
         print(f"{own} of {len(recipe.known)} layouts in {arguments.layouts} have cars; the others get random ones")
     cities = range(number - 1, maps, parts)
     missing = incomplete_cities(root, cities, recipe)
-    total = len(cities) * recipe.maps
-    with tqdm(total=total, initial=total - len(missing) * recipe.maps, unit="map", desc="simulating") as bar:
+    with tqdm(total=len(cities), initial=len(cities) - len(missing), unit="city", desc="simulating") as bar:
         written = make_maps(root, missing, recipe, arguments.workers, bar)
     what = f"part {number} of {parts}: " if parts > 1 else ""
+    total = len(cities) * arguments.tx * len(recipe.gains)
     print(f"{root}: {what}{total} maps of {len(cities)} cities are there, {written} of them new")
     lacking = len(incomplete_cities(root, range(maps), recipe))  # others may write to the folder
     print(f"{lacking} of the {maps} cities are not complete yet" if lacking else f"all {maps} cities are complete")

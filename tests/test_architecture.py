@@ -18,6 +18,7 @@ DATA = {
     "errors": "",
     "hashing": "",
     "units": "",
+    "workers": "",
     "files": "errors",
     "geometry": "errors files",
     "measurements": "geometry",
@@ -29,7 +30,7 @@ DATA = {
     "trees": "errors files geometry hashing scene simulator units",
     "gis": "crop errors files geometry trees units",
     "prepare": "conditions errors geometry scene",
-    "samples": f"{SCENES} conditions incomplete prepare trees",
+    "samples": f"{SCENES} conditions incomplete prepare trees workers",
 }
 EVALUATION = {
     "calibration": "",
@@ -49,21 +50,20 @@ MODELS = {
     "errors": "",
     "processes": "",
     "randomness": "",
-    "serialization": "errors",
     "cli": "errors",
     "networks": "",
     "networks/baselines": "networks randomness",
     "diffusion": "processes",
     "samplers": "diffusion processes",
-    "losses": "errors networks serialization",
-    "latent_diffusion": "diffusion networks randomness samplers",
     "config": "errors processes",
+    "checkpoint": "config errors",
+    "losses": "checkpoint errors networks",
+    "latent_diffusion": "diffusion networks randomness samplers",
     "build": f"{NETWORKS} config diffusion latent_diffusion losses samplers",
-    "checkpoint": "config errors serialization",
-    "weights": "build checkpoint config errors networks serialization",
+    "weights": "build checkpoint config errors networks",
     "predictor": f"{NETWORKS} config diffusion errors latent_diffusion processes randomness samplers weights",
     "training": f"{NETWORKS} build checkpoint config errors latent_diffusion losses predictor randomness weights",
-    "document": f"{NETWORKS} build checkpoint config diffusion errors latent_diffusion losses predictor samplers training weights",
+    "document": "build checkpoint config latent_diffusion networks weights",
 }
 PACKAGES = {"data": DATA, "evaluation": EVALUATION, MODEL: MODELS}
 OTHERS = {"data": set(), "evaluation": {"data"}, MODEL: {"data", "evaluation"}}  # packages that a package may import

@@ -185,7 +185,7 @@ def test_mistakes_end_in_one_line(workplace, tmp_path):
         ((*train, "trainer.batchsize=3"), "trainer.batchsize", "trainer.batch_size"),
         (train, "first_stage_config.ckpt_path", "train_vae.py"),
         ((*train, ckpt, "data.train.data_root=/nowhere"), "/nowhere"),
-        ((*train, ckpt, "data.train.simulation_type=DMP"), "did you mean DPM"),
+        ((*train, ckpt, "data.train.simulation_type=DMP"), "there are: DPM"),
         ((*train, ckpt, "data.cond_channels=[buildings,transmiter,cars]"), "transmiter"),
         ((*train, ckpt, "first_stage_config.embed_dim=3"), "another architecture"),
         ((*train, "first_stage_config.ckpt_path=gone.pt"), "gone.pt"),

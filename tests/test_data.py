@@ -1,10 +1,10 @@
 """Trees, splits, samples, conditions, augmentation, batches."""
 
+import itertools
 import json
 import os
 import pickle
 import shutil
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -23,13 +23,12 @@ from data.geometry.registration import fit_outlines, picture_of, snap
 from data.geometry.resize import resize
 from data.incomplete import Incomplete
 from data.prepare import prepare, to_native
-from data.samples import dataset as loader_module
+from data.samples import cache as cache_module
 from data.samples.augment import Augmentation, symmetry
 from data.samples.dataset import RadioMapDataset
 from data.samples.document import RadioUNet_c
 from data.samples.sampler import SampleStream
-from data.simulator import Simulator
-from data.trees.png import read_grey
+from data.trees.png import decode_grey, read_grey
 from data.trees.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
 from denoising_diffusion_pytorch.networks.radio_map import apply_mask
@@ -50,11 +49,9 @@ def test_grey_levels_and_decibels():
 def test_scenes_are_read_by_name(radiomapseer):
     dataset = RadioMapSeer(radiomapseer)
     assert len(dataset) == 20 and dataset.names[:3] == ["0_0", "0_1", "1_0"]
-    for index in (0, 7):
-        scene = dataset.scene(index)
+    for scene in (dataset.scene(0), dataset.scene(7)):
         layout, gain, tx = make_scene_files(radiomapseer, *map(int, scene.name.split("_")))
-        assert (scene.buildings == layout.inside).all() and scene.tx == tx
-        assert np.array_equal(scene.gain * 255, gain.astype(np.float32))
+        assert scene.tx == tx and np.array_equal(scene.gain * 255, gain.astype(np.float32))
         assert all(np.array_equal(a, b) for a, b in zip(scene.layout.outlines, layout.outlines, strict=True))
         assert not scene.gain[scene.ori_mask].any() and (scene.ori_mask == layout.inside).all()
 
@@ -65,12 +62,11 @@ def test_a_tree_without_outlines_is_read_from_its_pictures(radiomapseer):
     shutil.rmtree(radiomapseer / "polygon")
     shutil.rmtree(radiomapseer / "antenna")
     dataset = RadioMapSeer(radiomapseer)
-    assert "10 layouts have no outlines" in dataset.report and dataset.scene(0).tx == scenes[0].tx
+    assert "10 layouts come from png/" in dataset.report and dataset.scene(0).tx == scenes[0].tx
     wrong = uncorrected = 0
     for number, exact in enumerate(scenes):
         path = radiomapseer / "png" / "buildings_complete" / f"{number}.png"
         picture = read_grey(path) > 0
-        assert exact.gain[picture].any()  # what the correction is for
         wrong += (dataset.scene(2 * number).buildings != exact.buildings).sum()
         uncorrected += (picture != exact.buildings).sum()
         save_grey(path, (exact.gain == 0) * 255)
@@ -90,25 +86,21 @@ def test_a_position_has_one_pixel():
     mask = np.zeros((16, 16), bool)
     mask[4:9, 11:14] = mask[0:3, 0:16] = True
     layout = Layout.traced(mask)
-    for position in [(10.5, 6), (11.5, 4.5), (13.49, 8), (-3, -3), (2.5, 2.5), (20, 1)]:
-        Simulator(layout).loss(layout.nearest_open(position))  # raises inside a building
     assert layout.nearest_open((20, 1)) == (15, 3) and layout.nearest_open((10.49, 6)) == (10.49, 6)
-    with pytest.raises(DataError, match="cover the whole map"):
-        Layout.traced(np.ones((4, 4), bool)).nearest_open((1, 1))
+    assert not any(
+        mask[pixel_of(layout.nearest_open(place))] for place in [(10.5, 6), (13.49, 8), (-3, -3), (2.5, 2.5)]
+    )
 
 
 def test_a_partial_download_works_and_says_what_is_missing(radiomapseer):
     shutil.rmtree(radiomapseer / "antenna")
-    (radiomapseer / "png" / "antennas" / "3_1.png").unlink()
-    (radiomapseer / "png" / "buildings_complete" / "5.png").unlink()
-    (radiomapseer / "polygon" / "buildings_complete" / "5.json").unlink()
+    for lost in ("png/antennas/3_1.png", "png/buildings_complete/5.png", "polygon/buildings_complete/5.json"):
+        (radiomapseer / lost).unlink()
     dataset = RadioMapSeer(radiomapseer)
     assert len(dataset) == 17 and not {"3_1", "5_0", "5_1"} & set(dataset.names)
-    assert (
-        "1 lack antenna/ nor png/antennas/" in dataset.report and "2 lack polygon/buildings_complete" in dataset.report
-    )
+    assert "20 DPM maps, 1 without antenna or png/antennas, 2 without polygon/buildings_complete" in dataset.report
     shutil.rmtree(radiomapseer / "png" / "antennas")
-    with pytest.raises(DataError, match="neither antenna/ nor png/antennas/"):
+    with pytest.raises(DataError, match="20 without antenna or png/antennas.*no complete scene"):
         RadioMapSeer(radiomapseer)
 
 
@@ -119,17 +111,14 @@ def test_cars_are_read_from_their_picture():
         return sorted(sorted(map(tuple, ring)) for ring in layout.outlines)
 
     alone = [Layout([car_outline((20, 12), degrees)], (24, 32)) for degrees in range(180)]
-    for layout in alone:
-        assert corners(cars_from_picture(picture_of_cars(layout))) == corners(layout)
+    assert all(corners(cars_from_picture(picture_of_cars(layout))) == corners(layout) for layout in alone)
     assert len({str(corners(layout)) for layout in alone}) == 16
     both = Layout([car_outline((10, 10), 0), car_outline((12, 11), 60), car_outline((20, 5), 30)], (24, 32))
-    drawn = picture_of_cars(both)
-    assert corners(cars_from_picture(drawn)) == corners(both)
+    drawn = cars_from_picture(picture_of_cars(both))
     inside = [Layout([ring], (24, 32)).inside for ring in both.outlines]
-    assert np.array_equal(cars_from_picture(drawn).inside, np.any(inside, axis=0)) and (inside[0] & inside[1]).any()
-    painted = np.zeros((24, 32), bool)
-    painted[18:21, 5:8] = True  # too short for a car
-    found = cars_from_picture(drawn | painted)
+    assert corners(drawn) == corners(both) and np.array_equal(drawn.inside, np.any(inside, axis=0))
+    painted = np.pad(np.ones((3, 3), bool), ((18, 3), (5, 24)))  # too short for a car
+    found = cars_from_picture(picture_of_cars(both) | painted)
     assert all(ring in corners(found) for ring in corners(both)) and len(found.outlines) == 4
     assert np.array_equal(cars_from_picture(painted).inside, painted)
 
@@ -140,17 +129,15 @@ def test_cars_and_missing_buildings(radiomapseer):
     fewer = json.loads((radiomapseer / "polygon" / "buildings_complete" / "0.json").read_text())[:1]
     save_json(radiomapseer / "polygon" / "buildings_missing2" / "1" / "0.json", fewer)
     scene = RadioMapSeer(radiomapseer, "carsDPM", missing_buildings=2).scene(0)
-    assert scene.cars.inside.sum() == 8 == round(float(scene.cars.coverage.sum()))
-    assert 0 < scene.shown.inside.sum() < scene.buildings.sum()
+    assert scene.cars.inside.sum() == 8 and 0 < scene.shown.inside.sum() < scene.buildings.sum()
     assert np.array_equal(scene.ori_mask, scene.shown.inside)  # what is left out must not be told by the mask
     shown, cars = (condition(scene, ["buildings", "cars"], 32) + 1) / 2
     assert shown.sum() == pytest.approx(scene.shown.coverage.sum()) and cars.sum() == pytest.approx(8)
     shutil.rmtree(radiomapseer / "polygon" / "cars")
     save_grey(radiomapseer / "png" / "cars" / "0.png", np.pad(np.ones((3, 4)), ((5, 24), (5, 23))) * 255)
-    dataset = RadioMapSeer(radiomapseer, "carsDPM")
-    assert 6 < dataset.scene(0).cars.coverage.sum() < 15 and "no outlines" not in dataset.report
+    assert 6 < RadioMapSeer(radiomapseer, "carsDPM").scene(0).cars.coverage.sum() < 15
     shutil.rmtree(radiomapseer / "png" / "cars")
-    with pytest.raises(DataError, match="neither polygon/cars nor png/cars"):
+    with pytest.raises(DataError, match="1 without polygon/cars or png/cars"):
         RadioMapSeer(radiomapseer, "carsDPM")
 
 
@@ -160,11 +147,11 @@ def test_wrong_arguments(radiomapseer):
     radiomapseer.rename(nested)
     (nested.parent / "empty").mkdir()
     for arguments, message in (
-        (("path/to/RadioMapSeer",), "placeholder"),
+        (("path/to/RadioMapSeer",), "data_root is path/to/RadioMapSeer; set it"),
         ((None,), "data_root is not set"),
         ((nested, "IRT4"), "there are: DPM"),
         ((nested, "DPM", "tset"), "known: all, train"),
-        ((nested.parent,), f"is not a data set; .*gain/ and png/.*did you mean {nested}[?]"),  # too high, or too low
+        ((nested.parent,), f"is not a data set; .*gain/.*did you mean {nested}[?]"),  # too high, or too low
         ((nested.parent.parent,), f"did you mean {nested}[?]"),
         ((nested / "gain" / "DPM",), f"did you mean {nested}[?]"),
         ((nested.parent / "empty",), "images/ and conditions/$"),
@@ -177,63 +164,56 @@ def test_splits_never_share_a_map(radiomapseer):
     train, val, test = (RadioMapSeer(radiomapseer, split=s) for s in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (16, 2, 2)
     assert not {m for m, _ in train.scenes} & {m for m, _ in test.scenes}
-    (radiomapseer / "splits").mkdir()
-    (radiomapseer / "splits" / "mine.txt").write_text("3\n4_1\n")
-    assert RadioMapSeer(radiomapseer, split="mine").names == ["3_0", "3_1", "4_1"]
     held_out = f"{test.names[0].split('_')[0]}\n{val.names[0]}"  # a map, and a scene, whose map goes with it
-    (radiomapseer / "splits" / "train.txt").write_text(held_out)
-    with pytest.raises(DataError, match="split 'val' holds none .*, without what another split's file lists"):
-        RadioMapSeer(radiomapseer, split="val")
-    (radiomapseer / "splits" / "odd.txt").write_text("three\n")
-    with pytest.raises(DataError, match="odd.txt"):
-        RadioMapSeer(radiomapseer, split="odd")
+    (radiomapseer / "splits").mkdir()
+    for name, content in (("mine", "3\n4_1\n"), ("train", held_out), ("odd", "three\n")):
+        (radiomapseer / "splits" / f"{name}.txt").write_text(content)
+    assert RadioMapSeer(radiomapseer, split="mine").names == ["3_0", "3_1", "4_1"]
+    for split, message in (("val", "no split 'val' with any of the 20 scenes"), ("odd", "odd.txt: 'three'")):
+        with pytest.raises(DataError, match=message):
+            RadioMapSeer(radiomapseer, split=split)
 
 
 def test_splits_of_a_flat_tree(flat_tree):
     """By a hash of each name, so that more files move none, or by a file of its own."""
+    own = flat_tree / "splits"
 
-    def add(names):
+    def divided(*names):
         for name in names:
             save_grey(flat_tree / "images" / f"{name}.png", np.zeros((4, 4)))
             np.save(flat_tree / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
-
-    def divided():
         parts = {split: set(FlatTree(flat_tree, split).names) for split in ("train", "val", "test")}
         assert sum(map(len, parts.values())) == len(FlatTree(flat_tree).names)
         return parts
 
-    with pytest.raises(DataError, match="split '.*' holds none of the 4 scenes .*by a hash of the name"):
+    with pytest.raises(DataError, match="no split '.*' with any of the 4 scenes .*by a hash of the name"):
         divided()
-    add(f"sample_{number}" for number in range(60))
-    first = divided()
+    first = divided(*(f"sample_{number}" for number in range(60)))
     assert 40 < len(first["train"]) < 60 and all(len(part) > 1 for part in first.values())
-    add([*(f"new_{number}" for number in range(20)), *(f"{number // 4}_{number % 4}" for number in range(80))])
-    second = divided()
+    second = divided(
+        *(f"new_{number}" for number in range(20)), *(f"{number // 4}_{number % 4}" for number in range(80))
+    )
     assert all(first[split] <= second[split] for split in first)
     cities = [{name.split("_")[0] for name in part if name[0].isdigit()} for part in second.values()]
     assert sum(map(len, cities)) == 20  # no city is in two splits
-    (flat_tree / "splits").mkdir()
+    city = min(cities[1])
+    moved = {name for name in second["val"] if name.split("_")[0] == city}
+    own.mkdir()
+    (own / "train.txt").write_text("\n".join([*second["train"], min(moved)]))
+    assert set(FlatTree(flat_tree, "val").names) == second["val"] - moved  # the city leaves the other split
     for hidden in ("images/._s0.png", "splits/._mine.txt"):  # as another system leaves them
         (flat_tree / hidden).write_bytes(b"\xff")
-    city = sorted(name for name in second["val"] if name[0].isdigit())[0].split("_")[0]
-    moved = [name for name in second["val"] if name.split("_")[0] == city]
-    (flat_tree / "splits" / "train.txt").write_text("\n".join([*second["train"], moved[0]]))
-    assert set(FlatTree(flat_tree, "val").names) == second["val"] - set(moved)  # the city leaves the other split
-    (flat_tree / "splits" / "mine.txt").write_text("\ufeffs3.png\n\ns0\n", encoding="utf-8")
-    assert FlatTree(flat_tree, "mine").names == ["s0", "s3"] and FlatTree(flat_tree, "mine", 1).names == ["s0"]
-    (flat_tree / "splits" / "mine.txt").write_text("s0\ns9\n")
-    for split, message in (
-        ("mine", r"mine\.txt: images/s9\.png is not there"),
-        ("vla", "no split 'vla'; known: all, train, val, test, mine,"),
-    ):
+    (own / "mine.txt").write_text("\ufeffs3.png\n\ns0\n", encoding="utf-8")
+    assert FlatTree(flat_tree, "mine").names == ["s0", "s3"]
+    (own / "mine.txt").write_text("s0\ns9\n")
+    for split, message in (("mine", r"mine\.txt: 's9' is no"), ("vla", "no split 'vla' .* test, mine ")):
         with pytest.raises(DataError, match=message):
             FlatTree(flat_tree, split)
 
 
 def test_standard_split():
     train, val, test = (standard_split(s) for s in ("train", "val", "test"))
-    assert (len(train), len(val), len(test)) == (501, 100, 99)
-    assert train | val | test == set(range(1, 701))
+    assert (len(train), len(val), len(test)) == (501, 100, 99) and train | val | test == set(range(1, 701))
     assert sorted(test)[:5] == [2, 14, 15, 21, 22]  # as RadioUNet shuffles them
     assert len(standard_split("radiodiff_train") & standard_split("radiodiff_test")) == 1  # the known leak
 
@@ -243,10 +223,9 @@ def test_samples_of_both_trees(radiomapseer, flat_tree):
         dataset = RadioUNet_c(root, "DPM")  # the design document's call: all
         sample = dataset[3]
         assert sample["image"].shape == sample["ori_mask"].shape == (1, 320, 320)
-        assert sample["cond"].shape == (3, 80, 80)
+        assert sample["cond"].shape == (3, 80, 80) and sample["name"] == dataset.source.names[3] and sample["key"] == 0
         for key, least in (("image", -1), ("cond", -1), ("ori_mask", 0)):
             assert sample[key].dtype == torch.float32 and sample[key].min() >= least and sample[key].max() <= 1
-        assert sample["name"] == dataset.source.names[3] and sample["key"] == 0
         with pytest.raises(IndexError):
             dataset[len(dataset)]
     for value in (-40.0, 1e6):  # conditions of a flat tree are taken as they are
@@ -260,13 +239,11 @@ OUTLINES = "polygon/buildings_complete/0.json"
 PICTURES = ("png/antennas/0_1.png", "gain/DPM/0_1.png", "png/buildings_complete/0.png")
 ODD = [  # of RadioMapSeer
     (OUTLINES, "no json", "not readable JSON"),
-    (OUTLINES, "{}", "no list of outlines"),
     (OUTLINES, "[[[1, 1], [9, 1], [9, 9], [1, 9]]]", "not closed"),
     (OUTLINES, "[[[1, 1], [99, 1], [9, 9], [1, 1]]]", "outside of the 32x32 px map"),
     (OUTLINES, "[[[1, 1], [NaN, 1], [9, 9], [1, 1]]]", "no list of"),
-    (OUTLINES, "[[[1, 28], [31, 28], [31, 31], [1, 31], [1, 28]]]", "another layout"),
-    ("antenna/0.json", "[[3, 4]]", "lists 1 transmitters"),
-    ("antenna/0.json", "[[3, 4], [99, 4]]", "outside of the 32x32 px map"),
+    ("antenna/0.json", "[[3, 4]]", "no transmitter 1"),
+    ("antenna/0.json", "[[3, 4], [99, 4]]", "inside the 32x32 px map"),
     ("png/antennas/0_1.png", np.zeros((32, 32)), ""),
     *((name, content, "") for name in PICTURES for content in ("no picture", np.ones((32, 16)))),
     *((name, np.ones((16, 16)), "is 16x16 px, its map 32x32") for name in PICTURES if "gain" not in name),
@@ -297,34 +274,27 @@ def test_odd_files_are_named(radiomapseer, flat_tree, name, content, message):
 
 
 def test_damaged_and_unusual_pictures_are_refused_with_a_remedy(tmp_path):
-    pixels = np.zeros((24, 24), np.uint8)
-    pixels[4:9, 4:9] = 255
+    pixels = np.pad(np.full((5, 5), 255, np.uint8), ((4, 15), (4, 15)))
     save_grey(tmp_path / "good.png", pixels)
-    content = (tmp_path / "good.png").read_bytes()
-    refused = 0
+    content, refused = (tmp_path / "good.png").read_bytes(), 0
     for place in range(8, len(content)):  # a single bit anywhere after the signature never changes a pixel unnoticed
         flipped = bytes([content[place] ^ 1 << place % 8])
-        (tmp_path / "bad.png").write_bytes(content[:place] + flipped + content[place + 1 :])
         try:
-            assert (read_grey(tmp_path / "bad.png") == pixels).all()
+            assert (decode_grey(content[:place] + flipped + content[place + 1 :], "bad.png") == pixels).all()
         except DataError as error:
             assert "bad.png: " in str(error)
             refused += 1
     assert refused > 0.85 * (len(content) - 8)  # the rest is in the closing chunk
-    frames = [Image.fromarray(pixels), Image.fromarray(255 - pixels)]
-    frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
-    frames[0].save(tmp_path / "photo.png", "JPEG")
-    Image.fromarray(np.dstack([np.zeros_like(pixels)] * 3 + [pixels])).save(tmp_path / "alpha.png")
-    Image.fromarray(pixels.astype(np.uint16)).save(tmp_path / "deep.png")
-    for name, message in (
-        ("alpha", "is partly transparent; save it without"),
-        ("photo", "is no PNG; convert it to one"),
-        ("film", "is animated; save one of its 2 frames"),
-        ("deep", "deep.png"),
+    colours = [pixels] * 3
+    for name, picture, message in (
+        ("alpha.png", Image.fromarray(np.dstack([*colours, pixels])), "partly transparent; save it without"),
+        ("photo.jpg", Image.fromarray(pixels), "is no PNG; convert it to one"),
+        ("deep.png", Image.fromarray(pixels.astype(np.uint16)), "deep.png"),
     ):
+        picture.save(tmp_path / name)
         with pytest.raises(DataError, match=message):
-            read_grey(tmp_path / f"{name}.png")
-    Image.fromarray(np.dstack([pixels] * 3 + [np.full_like(pixels, 255)])).save(tmp_path / "opaque.png")
+            read_grey(tmp_path / name)
+    Image.fromarray(np.dstack([*colours, np.full_like(pixels, 255)])).save(tmp_path / "opaque.png")
     assert (read_grey(tmp_path / "opaque.png") == pixels).all()
 
 
@@ -337,18 +307,15 @@ def test_golden_samples(radiomapseer):
     (radiomapseer / "polygon" / "buildings_complete" / "8.json").unlink()  # outlines are fitted to the picture
     channels = sorted(CONDITION_CHANNELS)
     incomplete = Incomplete(points=9, missing_buildings=1, outline_error=1.0, transmitter_error=3.0)
-    source = RadioMapSeer(radiomapseer, split="all")
-    found = dict.fromkeys(["image", "ori_mask", *channels], 0.0)
-    for dataset in (RadioMapDataset(source, 24, 12, channels, incomplete=given) for given in (None, incomplete)):
-        for index in (0, 16):
-            sample = dataset[index]
-            planes = {"image": sample["image"][0], "ori_mask": sample["ori_mask"][0]}
-            for name, plane in (planes | dict(zip(channels, sample["cond"], strict=True))).items():
-                weights = np.random.default_rng(index).uniform(-1, 1, plane.shape)
-                found[name] += float((plane.double().numpy() * weights).sum())
-    assert list(found.values()) == pytest.approx(GOLDEN, abs=1e-3), (
+    found = np.zeros(2 + len(channels))
+    for given, index in itertools.product((None, incomplete), (0, 16)):
+        sample = RadioMapDataset(RadioMapSeer(radiomapseer), 24, 12, channels, incomplete=given)[index]
+        for number, plane in enumerate([*sample["image"], *sample["ori_mask"], *sample["cond"]]):
+            weights = np.random.default_rng(index).uniform(-1, 1, plane.shape)
+            found[number] += float((plane.double().numpy() * weights).sum())
+    assert found == pytest.approx(GOLDEN, abs=1e-3), (
         "the same files give other samples: raise SAMPLES_VERSION in data/prepare.py, so that no cache of earlier "
-        f"ones is used, and put these figures here: {[round(value, 3) for value in found.values()]}"
+        f"ones is used, and put these figures here: {found.round(3).tolist()}"
     )
 
 
@@ -357,7 +324,6 @@ def test_channels_of_the_transmitter():
     for tx, size, pixels in (((3.0, 5.0), 16, 1), ((4.0, 5.0), 8, 4)):  # 4: between two coarse pixels
         drawn = data.conditions.transmitter(replace(scene, tx=tx), size)
         assert drawn.sum() == pytest.approx(1) and (drawn > 0).sum() == pixels
-        assert pixels == 4 or drawn[5, 3] == 1
     free = data.conditions.log_distance(scene, 16)
     assert free[5, 3] == pytest.approx(1) and free[5, 13] == pytest.approx(1 - 25 / 99.16)
     with pytest.raises(DataError, match="elevation.*line_of_sight"):
@@ -368,10 +334,7 @@ def test_resizing():
     image = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
     assert np.allclose(resize(image, 4)[0, 0], image[:2, :2].mean()) and np.array_equal(resize(image, 8), image)
     assert resize(np.ones((8, 8)), 10) == pytest.approx(1)
-    with pytest.raises(DataError, match="square"):
-        resize(np.zeros((4, 8)), 4)
-    buildings = np.zeros((16, 16), bool)
-    buildings[3:9, 5:7] = True
+    buildings = np.pad(np.ones((6, 2), bool), ((3, 7), (5, 9)))
     scene = Scene("s", Layout.traced(buildings), (0.0, 0.0))
     gain = np.where(buildings, 0, 0.6).astype(np.float32)
     assert np.allclose(to_native(resize(gain, 4), scene), gain, atol=1e-6)  # undoes the area mean
@@ -384,9 +347,8 @@ def test_a_perfect_answer_at_another_size_is_not_darkened(radiomapseer):
     scene = RadioMapSeer(radiomapseer).scene(0)
     sample = prepare(scene, 40, 40, ["buildings"])
     image, mask = (torch.from_numpy(sample[key])[None] for key in ("image", "ori_mask"))
-    assert mask.any() and set(mask.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(apply_mask(image, mask), image)
-    back = to_native((apply_mask(image, mask)[0, 0].numpy() + 1) / 2, scene)
+    assert set(mask.unique().tolist()) == {0.0, 1.0} and torch.equal(apply_mask(image, mask), image)
+    back = to_native((image[0, 0].numpy() + 1) / 2, scene)
     assert (back[scene.ori_mask] == 0).all() and map_scores(back, scene.gain)["nmse"] < 1e-3
 
 
@@ -396,17 +358,14 @@ def test_a_crop_of_any_city(shape):
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     for tx in ((0, 0), (shape[1] - 1, shape[0] - 1), (shape[1] // 2, shape[0] // 2)):
         seen = crop(Scene("c", Layout([], shape), tx, gain=values), side=8)
-        assert seen.scene.gain.shape == (8, 8) == seen.scene.buildings.shape
         x, y = seen.scene.tx
-        assert seen.scene.gain[int(y), int(x)] == values[tx[1], tx[0]]
+        assert seen.scene.gain[int(y), int(x)] == values[tx[1], tx[0]] and bool(seen.note) == (shape != (8, 8))
         back = seen.place(seen.scene.gain)
-        known = ~np.isnan(back)
-        assert np.array_equal(back[known], values[known])
-        assert known.sum() == min(shape[0], 8) * min(shape[1], 8)
-        assert bool(seen.note) == (shape != (8, 8))
+        assert back.shape == shape and (~np.isnan(back)).sum() == min(shape[0], 8) * min(shape[1], 8)
+        assert np.array_equal(back[~np.isnan(back)], values[~np.isnan(back)])
     for x, corner in ((10.5, 7), (11.5, 8), (20, 16)):
         middle = crop(Scene("c", Layout([], (40, 40)), (x, x)), side=8)
-        assert (middle.row, middle.column) == (corner, corner) and middle.scene.gain is None
+        assert (middle.row, middle.column) == (corner, corner) and middle.scene.buildings.shape == (8, 8)
 
 
 def marked(size=32):
@@ -428,8 +387,6 @@ def test_augmentation_moves_everything_together_and_keeps_what_is_certain(settin
         together = torch.allclose(sample["image"], sample["cond"][:1], atol=1e-5)
         assert together != ("color_jitter" in settings)  # which changes nothing but the image
         seen.add(tuple(sample["ori_mask"].flatten().tolist()))
-        if "color_jitter" in settings:
-            assert set(sample["cond"].unique().tolist()) == {-1.0, 0.5}
     assert len(seen) > 40 if "rotation" in settings else len(seen) == 8
 
 
@@ -446,65 +403,39 @@ def test_augmentation_settings():
 
 def test_stream_covers_every_epoch_and_is_shared_by_ranks():
     def take(n, **settings):
-        iterator = iter(SampleStream(7, seed=3, **settings))
-        return [next(iterator) for _ in range(n)]
+        return list(itertools.islice(SampleStream(7, seed=3, **settings), n))
 
     whole = [item for batch in take(7, batch_size=2) for item in batch]
     assert sorted(i for i, _ in whole[:7]) == list(range(7)) == sorted(i for i, _ in whole[7:])
     assert len({key for _, key in whole}) == 14  # another key in another epoch
     assert take(3, batch_size=2, start_batch=4) == take(7, batch_size=2)[4:]
-    one = take(3, batch_size=4)
     two = [take(3, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
-    assert one == [a + b for a, b in zip(*two, strict=True)]
-    assert len(SampleStream(7, 2, batches=3)) == 3 == len(list(SampleStream(7, 2, batches=3)))
+    assert take(3, batch_size=4) == [a + b for a, b in zip(*two, strict=True)]
 
 
 def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, monkeypatch):
-    source = RadioMapSeer(radiomapseer)
+    source, read, original = RadioMapSeer(radiomapseer), [], RadioMapDataset._read
+    monkeypatch.setattr(RadioMapDataset, "_read", lambda self, i: read.append(i) or original(self, i))
 
-    def cached(size=16, folder=tmp_path, source=source):
+    def cached(size=16, folder=tmp_path / "cache", source=source):
         return RadioMapDataset(source, size, size, cache=True, cache_folder=folder)
 
     plain, first = RadioMapDataset(source, 16, 16), cached()
-    with monkeypatch.context() as patched:  # what is there is not read again, and an interrupted filling goes on
-        lost = first.cached.done[first.cached.shard(3)]
-        lost[:] = 0
-        lost.flush()
-        read = []
-        original = RadioMapDataset._read
-        patched.setattr(RadioMapDataset, "_read", lambda self, i: read.append(i) or original(self, i))
-        again = cached()
-        assert read == [0, 3]  # 0 tells the shapes
-    assert again.cached.path == first.cached.path
+    (first.cached.path / "003.npy").unlink()
+    read.clear()
+    again = cached()
+    assert read == [0, 3] and again.cached.path == first.cached.path  # only what is not there; 0 tells the shapes
     for dataset in (again, pickle.loads(pickle.dumps(again))):  # as a worker of a spawned process gets it
-        for key in ("image", "cond", "ori_mask"):
-            assert torch.allclose(plain[5][key], dataset[5][key], atol=1e-3)
-    os.utime(next((radiomapseer / "gain" / "DPM").iterdir()), ns=(1, 1))
+        for index, key in itertools.product((3, 5), ("image", "cond", "ori_mask")):
+            assert torch.allclose(plain[index][key], dataset[index][key], atol=1e-3)
+    victim = next((radiomapseer / "gain" / "DPM").iterdir())
+    os.utime(victim, ns=(1, 1))
     assert len({each.cached.path for each in (first, cached(8), cached(source=RadioMapSeer(radiomapseer)))}) == 3
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
-    with pytest.raises(DataError, match="GiB are free.*data.cache_folder"):
-        cached(32)
+    monkeypatch.setattr(cache_module, "LAYOUT", 1)  # files of another version are not read
+    assert cached().cached.path != first.cached.path
     (tmp_path / "a file").touch()
     with pytest.raises(DataError, match="a file.*name another data.cache_folder"):
         cached(32, tmp_path / "a file")
-    make_scene_files(radiomapseer, 4, 0, size=48)  # maps of several sizes
-    how = {"image_size": 16, "cond_size": 16, "cache": True}
-    assert len(RadioUNet_c(radiomapseer, **how)) == 20
-    with pytest.raises(DataError, match=r"4_0\.png: is not of the others' size, which data\.cache needs"):
-        RadioUNet_c(radiomapseer, incomplete=Incomplete(points=5), **how)
-
-
-def test_an_unreadable_map_is_named(radiomapseer, tmp_path):
-    broken = sorted((radiomapseer / "gain" / "DPM").iterdir())[2]
-    content = broken.read_bytes()
-    source = RadioMapSeer(radiomapseer)
-    index = source.names.index(broken.stem)
-    broken.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=broken.name):
-        RadioMapDataset(source, 16, 16)[index]
-    with pytest.raises(DataError, match=broken.name):
-        RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)
-    threading.Timer(loader_module.RETRY_AFTER / 4, broken.write_bytes, [content]).start()
-    moment = RadioMapDataset(source, 16, 16)[index]  # unreadable once
-    cached = RadioMapDataset(source, 16, 16, cache=True, cache_folder=tmp_path)[index]
-    assert (moment["image"] - cached["image"]).abs().max() < 1e-3
+    victim.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=victim.name):
+        cached(4)

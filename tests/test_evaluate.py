@@ -3,13 +3,12 @@
 import csv
 import json
 
-import huggingface_hub
 import numpy as np
 import pytest
 
 from data.samples.document import RadioUNet_c
 from denoising_diffusion_pytorch.config import load_config
-from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
+from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.predictor import Predictor
 from scripts import train_baseline
 from tests.commands import done, refused
@@ -67,7 +66,7 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
     export = (EXPORT, "--ckpt", workplace / "ldm", "--out")
     done(*export, tmp_path / "model", "diffusion_config.pixel_noise=2", "diffusion_config.noise_scale=1.5")
     refused(*export, tmp_path / "model", words=["holds a model already"])
-    words = ("unet_config.num_res_blocks: 1 -> 3", "fixed by training")
+    words = ("unet_config.num_res_blocks", "fixed by training")
     refused(*export, tmp_path / "other", "unet_config.num_res_blocks=3", words=words)
     for name, ckpt in (("whole", workplace / "ldm"), ("exported", tmp_path / "model")):
         files = [part for kind in ("json", "csv", "markdown") for part in (f"--{kind}", tmp_path / f"{name}.{kind}")]
@@ -152,22 +151,6 @@ def test_several_samples_are_made_to_differ_unless_a_choice_was_made():
     assert Predictor(noise_scale=1.5).sampling_of(4).noise_scale == 1.5
     with pytest.raises(ConfigError, match="only the sampler ddim has one"):
         Predictor(sampler="ddpm", eta=0.5)
-
-
-def test_a_model_from_the_hub_or_from_a_folder(workplace, monkeypatch):
-    folder, asked = workplace / "ldm", []
-    assert Predictor.from_pretrained(folder, steps=1).sampling.steps == 1
-    monkeypatch.chdir(workplace)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(folder))
-    assert Predictor.from_pretrained("someone/model", revision="v1", noise_scale=2).sampling.noise_scale == 2
-    assert asked[0][0] == ("someone/model",) and asked[0][1]["revision"] == "v1"
-
-    def offline(*_, **__):
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(CheckpointError, match=r"someone/model: is no folder.*\(no network\)"):
-        Predictor.from_pretrained("someone/model")
 
 
 def test_a_row_of_the_benchmark(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 from data import DataError, FlatTree
 from data.gis.city import city_of
 from data.gis.measured_points import read_measurements
-from data.trees.png import read_grey
+from data.trees.png import decode_grey, read_grey
 from tests.conftest import save_grey
 
 BOUNDED = hypothesis.settings(
@@ -26,15 +26,9 @@ BOUNDED = hypothesis.settings(
 )
 
 
-def png(mode="L", size=(9, 7)):
+def saved(save, *arguments, **how):
     file = io.BytesIO()
-    Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)).convert(mode).save(file, "PNG")
-    return file.getvalue()
-
-
-def npy(array):
-    file = io.BytesIO()
-    np.save(file, array, allow_pickle=True)
+    save(file, *arguments, **how)
     return file.getvalue()
 
 
@@ -49,8 +43,16 @@ def with_good_checksums(content):
     return bytes(result)
 
 
-PNGS = [png("L"), png("RGB"), png("RGBA"), png("1"), png("P"), png("I;16") if "I;16" in Image.MODES else png("L")]
-NPYS = [npy(np.zeros((3, 4, 4), kind)) for kind in (np.float32, np.uint8, np.float64, np.int32, np.complex64, "U3")]
+GREY = Image.fromarray(np.arange(63, dtype=np.uint8).reshape(9, 7))
+PNGS = [saved(GREY.convert(mode).save, "PNG") for mode in ("L", "RGB", "RGBA", "1", "P")]
+KINDS = (np.float32, np.uint8, np.float64, np.int32, np.complex64, "U3")
+NPYS = [saved(np.save, np.zeros((3, 4, 4), kind)) for kind in KINDS]
+RING = [[10, 50], [10.0003, 50], [10.0003, 50.0002], [10, 50.0002], [10, 50]]
+HOUSE = {"type": "Feature", "properties": {"building": "yes"}, "geometry": {"type": "Polygon", "coordinates": [RING]}}
+JSONS = [
+    json.dumps(value).encode() for value in ({"type": "FeatureCollection", "crs": None, "features": [HOUSE]}, [RING])
+]
+CSVS = [b"x,y,gain_db\n3,4,-90\n5,6,-97.5\n", b"row,dbm,y,x\n1,-67,4,3\n"]
 
 
 def outcome(name, read):
@@ -66,31 +68,13 @@ def damaged(draw, originals):
     """A file that was right once: bytes changed, inserted or cut off."""
     content = bytearray(draw(strategies.sampled_from(originals)))
     for _ in range(draw(strategies.integers(0, 6))):
-        place = draw(strategies.integers(0, len(content) - 1))
-        content[place] = draw(strategies.integers(0, 255))
+        content[draw(strategies.integers(0, len(content) - 1))] = draw(strategies.integers(0, 255))
     if draw(strategies.booleans()):
         content = content[: draw(strategies.integers(0, len(content)))]
     if draw(strategies.booleans()):
         place = draw(strategies.integers(0, len(content)))
         content[place:place] = draw(strategies.binary(max_size=30))
     return bytes(content)
-
-
-@BOUNDED
-@hypothesis.given(strategies.binary(max_size=200) | damaged(PNGS) | damaged(PNGS).map(with_good_checksums))
-def test_pictures(tmp_path, content):
-    path = tmp_path / "x.png"
-    path.write_bytes(content)
-    pixels = outcome(path, lambda: read_grey(path))
-    assert pixels is None or pixels.dtype == np.uint8 and pixels.ndim == 2
-
-
-RING = [[10, 50], [10.0003, 50], [10.0003, 50.0002], [10, 50.0002], [10, 50]]
-HOUSE = {"type": "Feature", "properties": {"building": "yes"}, "geometry": {"type": "Polygon", "coordinates": [RING]}}
-JSONS = [
-    json.dumps(value).encode() for value in ({"type": "FeatureCollection", "crs": None, "features": [HOUSE]}, [RING])
-]
-CSVS = [b"x,y,gain_db\n3,4,-90\n5,6,-97.5\n", b"row,dbm,y,x\n1,-67,4,3\n"]
 
 
 @strategies.composite
@@ -106,6 +90,13 @@ def odd_json(draw):
             place[key] = draw(values)
             return json.dumps(tree).encode()
         place = place[key]
+
+
+@BOUNDED
+@hypothesis.given(strategies.binary(max_size=200) | damaged(PNGS) | damaged(PNGS).map(with_good_checksums))
+def test_pictures(content):
+    pixels = outcome("x.png", lambda: decode_grey(content, "x.png"))
+    assert pixels is None or pixels.dtype == np.uint8 and pixels.ndim == 2
 
 
 @BOUNDED
@@ -130,9 +121,9 @@ def test_measured_points(tmp_path, content, eirp):
 @BOUNDED
 @hypothesis.given(strategies.binary(max_size=200) | damaged(NPYS))
 def test_conditions(tmp_path, content):
+    save_grey(tmp_path / "images" / "x.png", np.zeros((4, 4)))
     path = tmp_path / "conditions" / "x.npy"
     path.parent.mkdir(exist_ok=True)
-    save_grey(tmp_path / "images" / "x.png", np.zeros((4, 4)))
     path.write_bytes(content)
     array = outcome(path, lambda: FlatTree(tmp_path).cond(0))
     assert array is None or array.dtype == np.float32 and array.ndim == 3 and np.isfinite(array).all()
@@ -145,10 +136,9 @@ def test_huge_arrays_pickles_and_postscript_are_neither_read_nor_run(tmp_path):
 
     save_grey(tmp_path / "images" / "x.png", np.zeros((4, 4)))
     (tmp_path / "conditions").mkdir()
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000000, 4000000, 3), }"
-    header += b" " * (118 - len(header) - 1) + b"\n"
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000000, 4000000, 3), }".ljust(117) + b"\n"
     huge = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"\0" * 64
-    for content in (huge, npy(np.array([Evil()], dtype=object))):
+    for content in (huge, saved(np.save, np.array([Evil()], dtype=object))):
         (tmp_path / "conditions" / "x.npy").write_bytes(content)
         with pytest.raises(DataError, match=r"x\.npy"):
             FlatTree(tmp_path).cond(0)

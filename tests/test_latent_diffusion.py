@@ -8,10 +8,8 @@ from data import Scene
 from data.geometry.layout import Layout
 from data.prepare import prepare
 from denoising_diffusion_pytorch.build import build_loss, build_model
-from denoising_diffusion_pytorch.latent_diffusion import LatentDiffusion
 from denoising_diffusion_pytorch.predictor import predict_batch
 from denoising_diffusion_pytorch.processes import PROCESSES
-from denoising_diffusion_pytorch.samplers import Sampling
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, JointObjective, LatentObjective
 from tests.tiny import tiny_batch, tiny_config
 
@@ -20,9 +18,7 @@ VARIANTS = [(name, objective) for name, process in PROCESSES.items() for objecti
 
 def tiny_model(model_type="ddpm", objective="pred_x0", **changes):
     torch.manual_seed(0)
-    config = tiny_config(
-        diffusion_config={"model_type": model_type, "objective": objective, "sampler": None}, **changes
-    )
+    config = tiny_config(diffusion_config={"model_type": model_type, "objective": objective}, **changes)
     return build_model(config, "ldm")
 
 
@@ -46,57 +42,43 @@ def test_denoise_predicts_what_the_objective_names():
     z = model.encode_first_stage(batch["image"]).mode()
     t, noise = torch.tensor([3, 900]), torch.randn(z.shape)
     x_t = model.q_sample(z, t, noise)
-    features = model.encode_condition(batch["cond"])
+    features = model.cond_stage_model(batch["cond"])
     expected = model.diffusion.predictions(model.model_output(x_t, t, features), x_t, t)[1]
     assert all(torch.equal(model.denoise(x_t, t, cond), expected) for cond in (batch["cond"], features))
 
 
-def test_seeds_and_names_draw_different_maps_and_the_reconstruction_is_asked_for():
-    model = tiny_model().eval()
-    model.unet.conv_out.weight.data.normal_()  # an untrained one puts out nothing
-    layout = Layout([], (16, 16))
-    scenes = [Scene(name, layout, (3.0, 4.0), np.zeros((16, 16), np.float32)) for name in ("a", "b")]
+def predicted(model, scenes, **how):
     samples = [prepare(scene, 16, 8, ["buildings", "transmitter", "cars"]) for scene in scenes]
+    return predict_batch(model, scenes, samples, torch.device("cpu"), **how)
 
-    def predict(seed, **how):
-        return predict_batch(model, scenes, samples, torch.device("cpu"), seed=seed, sampler="ddpm", steps=2, **how)
 
-    (a, b), (other, _) = predict(1), predict(2)
-    assert not np.array_equal(a.gain, b.gain) and not np.array_equal(a.gain, other.gain)
-    assert np.array_equal(a.gain, predict(1)[0].gain)
-    assert a.reconstruction is None and predict(1, reconstruct=True)[0].reconstruction is not None
+def test_seeds_and_names_draw_different_maps_and_the_reconstruction_is_asked_for():
+    model, how = tiny_model().eval(), {"sampler": "ddpm", "steps": 2}
+    model.unet.conv_out.weight.data.normal_()  # an untrained one puts out nothing
     calls = []
     model.first_stage_model.encoder.register_forward_hook(lambda *_: calls.append(1))
-    predict(1)
-    assert not calls
+    scenes = [Scene(name, Layout([], (16, 16)), (3.0, 4.0), np.zeros((16, 16), np.float32)) for name in ("a", "b")]
+    (a, b), (again, _), (other, _) = (predicted(model, scenes, seed=seed, **how) for seed in (1, 1, 2))
+    assert not np.array_equal(a.gain, b.gain) and not np.array_equal(a.gain, other.gain)
+    assert np.array_equal(a.gain, again.gain) and a.reconstruction is None and not calls
+    assert predicted(model, scenes, reconstruct=True, **how)[0].reconstruction is not None
 
 
-@pytest.mark.parametrize("sampler, steps", [("ddim", 1), ("ddpm", 3)])
-def test_noise_is_scaled_where_it_is_drawn(sampler, steps):
-    model, (cond, keys) = tiny_model().eval(), (tiny_batch(0)["cond"], [5, 6])
-    model.unet.conv_out.weight.data.zero_()
-    features = model.encode_condition(cond)
-    plain, wide = (
-        model.sample_latent(features, keys=keys, sampler=sampler, steps=steps, noise_scale=scale)
-        for scale in (None, 2.0)
-    )
-    assert torch.allclose(wide, 2 * plain, atol=1e-5)  # with an output of zero all is linear
-    parts = model.first_stage_model, model.cond_stage_model, model.unet, model.diffusion
-    configured = LatentDiffusion(*parts, sampling=Sampling(sampler, steps, noise_scale=2.0))
-    assert configured.sample_latent(features, keys=keys).equal(wide)
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_noise_is_scaled_where_it_is_drawn(sampler):
+    """With a network that puts out nothing, a sample is linear in the noise."""
+    model, cond = tiny_model(objective="pred_noise").eval(), tiny_batch(0)["cond"]
+    model.first_stage_model.decode = lambda z, cond: 0.1 * z
+    how = {"keys": [5, 6], "sampler": sampler, "steps": 3}
+    plain, wide = (model.sample(cond, noise_scale=scale, **how) - 0.5 for scale in (None, 2.0))
+    assert torch.allclose(wide, 2 * plain, atol=1e-5) and 1e-3 < plain.abs().max() < 0.25
 
 
 def test_pixel_noise_widens_draws_and_leaves_their_mean_and_zeros():
     model = tiny_model().eval()
     layout = Layout([np.array([[2.5, 2.5], [9.5, 2.5], [9.5, 9.5], [2.5, 9.5]])], (16, 16))
     scene = Scene("a", layout, (12.0, 12.0))
-    sample = prepare(scene, 16, 8, ["buildings", "transmitter", "cars"])
-
-    def predict(noise):
-        how = {"num_samples": 24, "pixel_noise": noise}
-        return predict_batch(model, [scene], [sample], torch.device("cpu"), **how)[0]
-
-    plain, noisy, again = predict(0.0), predict(3.0), predict(3.0)
+    plain, noisy, again = (predicted(model, [scene], num_samples=24, pixel_noise=dB)[0] for dB in (0.0, 3.0, 3.0))
     assert np.array_equal(plain.gain, noisy.gain) and np.array_equal(noisy.samples, again.samples)
     received = (plain.samples > 0.2).all(0) & (plain.samples < 0.8).all(0)
     added = noisy.samples - plain.samples
@@ -105,28 +87,24 @@ def test_pixel_noise_widens_draws_and_leaves_their_mean_and_zeros():
 
 
 def test_the_scale_factor_is_one_until_it_is_measured():
-    model, batches = tiny_model(), [tiny_batch(number) for number in range(50)]
-    batch = batches[0]
-    assert model.scale_factor == 1 and torch.isfinite(model(batch["image"], batch["cond"]))
-    assert model.eval().sample(batch["cond"]).shape == (2, 1, 16, 16)
-    scale = model.set_scale(model.posterior(each["image"]) for each in batches)
+    model, images = tiny_model(), [tiny_batch(number)["image"] for number in range(50)]
+    assert model.scale_factor == 1
+    scale = model.set_scale(map(model.posterior, images))
     assert model.state_dict()["scale_factor"] == scale != 1
     torch.manual_seed(0)
-    z = torch.cat([model.encode_first_stage(each["image"]).sample() for each in batches])
+    z = torch.cat([model.encode_first_stage(image).sample() for image in images])
     assert abs((z * scale).std() - 1) < 0.02
-    posterior = model.encode_first_stage(batch["image"])
+    posterior = model.encode_first_stage(images[0])
     assert torch.allclose(model.latent(posterior, torch.zeros(1)), scale * posterior.mode())
 
 
 def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
     config = tiny_config(diffusion_config={"end_to_end": {"start_step": 3, "latent_weight": 0.5}})
-    model = build_model(config, "ldm")
-    model.scale_factor.fill_(2.0)
+    model, batch = build_model(config, "ldm"), tiny_batch(0)
     objective = LatentObjective(model, build_loss(config.first_stage_config), config.diffusion_config.end_to_end)
-    batch = tiny_batch(0)
+    decoder = model.first_stage_model.decoder.conv_in.weight
     loss, logs, _ = objective(batch, 2, {})
     loss.backward()
-    decoder = model.first_stage_model.decoder.conv_in.weight
     assert decoder.grad is None and loss == logs["latent"]
     loss, logs, _ = objective(batch, 3, {})
     loss.backward()
@@ -136,12 +114,9 @@ def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
 
 
 def test_joint_objective_trains_both():
-    config = tiny_config(first_stage_config={"trainable": True})
-    model = tiny_model(first_stage_config={"trainable": True})
-    objective = JointObjective(
-        model, AutoencoderObjective(model.first_stage_model, build_loss(config.first_stage_config))
-    )
-    loss, logs, _ = objective(tiny_batch(0), 0, {})
+    config, model = tiny_config(), tiny_model(first_stage_config={"trainable": True})
+    pixel = AutoencoderObjective(model.first_stage_model, build_loss(config.first_stage_config))
+    loss, logs, _ = JointObjective(model, pixel)(tiny_batch(0), 0, {})
     loss.backward()
     assert {"latent", "reconstruction", "kl"} <= logs.keys()
     assert all(p.grad is not None for p in model.parameters())
@@ -149,7 +124,6 @@ def test_joint_objective_trains_both():
     encoder = model.first_stage_model.encoder.conv_in.weight
     together = encoder.grad.clone()
     model.zero_grad()
-    pixel = AutoencoderObjective(model.first_stage_model, build_loss(config.first_stage_config))
     pixel(tiny_batch(0), 0, {})[0].backward()
     assert torch.allclose(together, encoder.grad)
 
@@ -161,11 +135,10 @@ def test_sampling_depends_on_the_keys_alone_and_calls_each_network_as_often_as_i
         getattr(model, name).register_forward_hook(lambda *_, name=name: calls.append(name))
     found = []
     for sampler in ("ddpm", "ddim"):
-        both = model.sample(cond, keys=[5, 6], steps=3, sampler=sampler)
+        found.append(model.sample(cond, keys=[5, 6], steps=3, sampler=sampler))
         assert sorted(calls) == ["cond_stage_model"] + 3 * ["unet"]
-        assert torch.allclose(both[1:], model.sample(cond[1:], keys=[6], steps=3, sampler=sampler), atol=1e-5)
+        assert torch.allclose(found[-1][1:], model.sample(cond[1:], keys=[6], steps=3, sampler=sampler), atol=1e-5)
         calls.clear()
-        found.append(both)
     assert not torch.equal(*found)
     model.sample(cond, generator=torch.Generator().manual_seed(0))
     assert torch.equal(before, torch.random.get_rng_state())

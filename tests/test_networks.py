@@ -5,12 +5,7 @@ import torch
 
 from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution, Layers
 from denoising_diffusion_pytorch.networks.blocks import AttnBlock, FourierFeatures, timestep_embedding
-from denoising_diffusion_pytorch.networks.swin import (
-    SwinConditionEncoder,
-    WindowAttention,
-    window_partition,
-    window_reverse,
-)
+from denoising_diffusion_pytorch.networks.swin import SwinConditionEncoder, WindowAttention
 from denoising_diffusion_pytorch.networks.unet import Attention, Unet
 
 TINY = Attention(num_heads=2, window_size=4)
@@ -21,52 +16,46 @@ def weights(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def test_document_sizes_on_the_meta_device():
+def wake(network):
+    """Give layers that begin at zero random weights."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module.weight.abs().sum() == 0:
+            torch.nn.init.normal_(module.weight, std=0.1)
+    return network
+
+
+def test_document_sizes_and_names_on_the_meta_device():
     with torch.device("meta"):
         autoencoder = AutoencoderKL(embed_dim=3, channels=[1, 128, 256, 512])
         posterior = autoencoder.encode(torch.zeros(2, 1, 320, 320))
         assert posterior.sample().shape == (2, 3, 80, 80)
         assert autoencoder.decode(posterior.mode()).shape == (2, 1, 320, 320)
         features = SwinConditionEncoder()(torch.zeros(2, 3, 80, 80))
-        assert [tuple(f.shape) for f in features] == [
-            (2, 128, 80, 80),
-            (2, 256, 40, 40),
-            (2, 512, 20, 20),
-            (2, 512, 10, 10),
-        ]
-        full = SwinConditionEncoder(patch_size=4)(torch.zeros(2, 3, 320, 320))
-        assert full[0].shape == (2, 128, 80, 80)
-        unet = Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4], context_channels=[128, 256, 512, 512])
-        middle = []
+        sizes = [(128, 80, 80), (256, 40, 40), (512, 20, 20), (512, 10, 10)]
+        assert [tuple(feature.shape[1:]) for feature in features] == sizes
+        assert SwinConditionEncoder(patch_size=4)(torch.zeros(2, 3, 320, 320))[0].shape == (2, 128, 80, 80)
+        unet, middle = Unet(128, 3, [1, 2, 4, 4], [128, 256, 512, 512]), []
         unet.mid_block2.register_forward_hook(lambda m, i, output: middle.append(output.shape))
         assert unet(torch.zeros(2, 3, 80, 80), torch.zeros(2), features).shape == (2, 3, 80, 80)
     assert middle == [(2, 512, 10, 10)]
-    # the counts of the original encoder and decoder
-    assert weights(autoencoder.encoder) == 22_348_934
-    assert weights(autoencoder.decoder) == 32_958_465
-
-
-def test_state_dict_names_are_compvis():
-    with torch.device("meta"):
-        keys = set(AutoencoderKL().state_dict())
+    # the counts and names of the original encoder and decoder
+    assert (weights(autoencoder.encoder), weights(autoencoder.decoder)) == (22_348_934, 32_958_465)
     encoder = "conv_in down.0.block.0.norm1 down.1.block.0.nin_shortcut down.1.downsample.conv mid.attn_1.q"
     decoder = "up.0.block.2.conv1 up.2.upsample.conv norm_out mid.block_2.conv2"
     names = [f"encoder.{name}" for name in encoder.split()] + [f"decoder.{name}" for name in decoder.split()]
-    assert {f"{name}.weight" for name in (*names, "quant_conv", "post_quant_conv")} <= keys
+    assert {f"{name}.weight" for name in (*names, "quant_conv", "post_quant_conv")} <= autoencoder.state_dict().keys()
 
 
 @pytest.mark.parametrize("patch_size,cond_channels", [(1, 0), (1, 2), (2, 0), (2, 4)])
 def test_autoencoder_variants(patch_size, cond_channels):
     model = AutoencoderKL(4, [1, 16, 32], Layers(1, patch_size=patch_size), cond_channels=cond_channels)
-    x = torch.randn(2, 1, 32, 32)
+    x, side = torch.randn(2, 1, 32, 32), 32 // (2 * patch_size)
     cond = torch.randn(2, cond_channels, 32, 32) if cond_channels else None
-    y, posterior = model(x, cond)
-    side = 32 // (2 * patch_size)
+    posterior = model.encode(x)
+    y = model.decode(posterior.mode(), cond)
     assert y.shape == x.shape and posterior.mean.shape == (2, 4, side, side)
-    assert model.downsampling_factor == 2 * patch_size
     if cond_channels:
-        other = model.decode(posterior.mode(), cond + 1)
-        assert not torch.allclose(other, model.decode(posterior.mode(), cond))
+        assert not torch.allclose(model.decode(posterior.mode(), cond + 1), y)
         with pytest.raises(ValueError, match="takes a condition"):
             model.decode(posterior.mode())
 
@@ -75,12 +64,10 @@ def test_autoencoder_variants(patch_size, cond_channels):
 def test_a_residual_decoder_starts_from_its_base_channel_and_learns(patch_size):
     model = AutoencoderKL(4, [1, 16, 32], Layers(1, patch_size=patch_size), cond_channels=3, base_channel=1)
     x, cond = torch.randn(2, 1, 32, 32), torch.randn(2, 3, 32, 32)
-    y = model(x, cond)[0]
+    y = model.decode(model.encode(x).sample(), cond)
     assert torch.equal(y, cond[:, 1:2])
     (y - x).square().mean().backward()
     assert model.decoder.last_layer.weight.grad.abs().max() > 0
-    with pytest.raises(ValueError, match="base_channel is 0; the condition has 0 channels"):
-        AutoencoderKL(4, [1, 16, 32], base_channel=0)
 
 
 def test_posterior_closed_forms():
@@ -89,29 +76,15 @@ def test_posterior_closed_forms():
     assert torch.allclose(posterior.kl(), 0.5 * (1 + torch.tensor([0.5]).exp() - 1 - 0.5))
     assert torch.allclose(posterior.sample(torch.ones(1, 1, 1, 1)), 1 + torch.tensor(0.25).exp())
     assert torch.equal(posterior.mode(), moments[:, :1])
-    a = posterior.sample(generator=torch.Generator().manual_seed(3))
-    assert torch.equal(a, posterior.sample(generator=torch.Generator().manual_seed(3)))
-    clamped = DiagonalGaussianDistribution(torch.tensor([[[[0.0]], [[1e4]]]]))
-    assert torch.isfinite(clamped.kl()).all()
+    assert DiagonalGaussianDistribution(torch.tensor([[[[0.0]], [[1e4]]]])).kl().isfinite().all()
 
 
 def test_attention_block_equals_its_formula():
-    block = AttnBlock(8).double()
-    torch.nn.init.normal_(block.proj_out.weight)
+    block = wake(AttnBlock(8)).double()
     x = torch.randn(1, 8, 3, 4, dtype=torch.double)
-    y = block.norm(x)
-    q, k, v = (m(y).flatten(2)[0] for m in (block.q, block.k, block.v))  # (C, HW)
+    q, k, v = (m(block.norm(x)).flatten(2)[0] for m in (block.q, block.k, block.v))  # (C, HW)
     weights = (q.T @ k / 8**0.5).softmax(-1)  # (HW, HW)
-    expected = x + block.proj_out((v @ weights.T).view(1, 8, 3, 4))
-    assert torch.allclose(block(x), expected)
-
-
-def test_windows_round_trip():
-    x = torch.arange(2 * 8 * 12 * 3.0).view(2, 8, 12, 3)
-    windows = window_partition(x, 4)
-    assert windows.shape == (12, 16, 3)
-    assert torch.equal(windows[1].view(4, 4, 3), x[0, :4, 4:8])
-    assert torch.equal(window_reverse(windows, 4, 8, 12), x)
+    assert torch.allclose(block(x), x + block.proj_out((v @ weights.T).view(1, 8, 3, 4)))
 
 
 def seen_by(attention, y, x, height=6, width=10):
@@ -132,39 +105,29 @@ def test_window_attention_sees_its_window_only(shift, rows, columns):
 
 
 def test_relative_position_bias_depends_on_offset_alone():
-    attention = WindowAttention(8, 2, 4)
-    index = attention.relative_position_index.view(4, 4, 4, 4)
+    index = WindowAttention(8, 2, 4).relative_position_index.view(4, 4, 4, 4)
     assert index[0, 0, 1, 1] == index[2, 2, 3, 3] != index[1, 1, 0, 0]
     assert index.unique().numel() == 49
 
 
-def wake(network):
-    """Give layers that begin at zero random weights."""
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and module.weight.abs().sum() == 0:
-            torch.nn.init.normal_(module.weight, std=0.1)
-    return network
-
-
-def test_gradient_checkpointing_changes_nothing():
+def test_gradient_checkpointing_changes_nothing_and_every_weight_gets_a_gradient():
+    """Data-parallel training waits for the gradient of each weight."""
     grads = []
-    for use_checkpoint in (False, True):
+    for recompute in (False, True):
         torch.manual_seed(0)
-        encoder = SwinConditionEncoder(
-            3, 16, (1, 2), depths=(2, 2), num_heads=2, window_size=4, use_checkpoint=use_checkpoint
-        )
-        unet = Unet(16, 3, (1, 2), context_channels=encoder.channels, attention=TINY, use_checkpoint=use_checkpoint)
+        sizes = {"depths": (2, 2), "num_heads": 2, "window_size": 4}
+        encoder = SwinConditionEncoder(3, 16, (1, 2), **sizes, use_checkpoint=recompute)
+        unet = Unet(16, 3, (1, 2), encoder.channels, attention=TINY, use_checkpoint=recompute)
         torch.nn.init.ones_(unet.conv_out.weight)
         x = torch.randn(2, 3, 8, 8)
         unet(x, torch.tensor([1.0, 2.0]), encoder(x)).square().mean().backward()
-        grads.append([p.grad for p in (*unet.parameters(), *encoder.parameters()) if p.grad is not None])
-    assert len(grads[0]) == len(grads[1]) > 0
+        grads.append([p.grad for p in (*unet.parameters(), *encoder.parameters())])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))
 
 
 def test_unet_inputs_matter_and_shapes_are_checked():
     torch.manual_seed(0)
-    unet = wake(Unet(dim=16, channels=3, dim_mults=[1, 2], context_channels=[4, 5], attention=TINY))
+    unet = wake(Unet(16, 3, [1, 2], [4, 5], attention=TINY))
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 20.0])
     cond = [torch.randn(2, 4, 8, 8), torch.randn(2, 5, 4, 4)]
     base = unet(x, t, cond)
@@ -172,15 +135,11 @@ def test_unet_inputs_matter_and_shapes_are_checked():
     for level in range(2):
         changed = [each + 1 if index == level else each for index, each in enumerate(cond)]
         assert not torch.allclose(base, unet(x, t, changed))
-    alone = wake(Unet(dim=16, channels=3, dim_mults=[1, 2], attention=TINY))  # without a condition
-    assert alone(x, t).shape == (2, 3, 8, 8) and not torch.allclose(alone(x, t), alone(x + 1, t))
     encoder = SwinConditionEncoder(3, 16, (1, 2), depths=(1, 1), patch_size=2)
     for call, message in (
         (lambda: unet(torch.randn(1, 3, 9, 8), torch.zeros(1), cond), "multiples of 2"),
-        (lambda: unet(x, t), r"takes \[4, 5\]"),
         (lambda: unet(x, t, cond[:1]), r"takes \[4, 5\]"),
-        (lambda: unet(x, t, [torch.randn(2, 3, 8, 8)]), r"takes \[4, 5\]"),
-        (lambda: alone(x, t, [x]), r"takes \[\]"),
+        (lambda: unet(x, t, [cond[0], cond[0]]), r"takes \[4, 5\]"),
         (lambda: encoder(torch.zeros(1, 3, 10, 8)), "multiples of 4"),
         (lambda: encoder(torch.zeros(1, 2, 8, 8)), "3"),
         (lambda: AutoencoderKL(3, [1, 8, 8, 8]).encode(torch.zeros(1, 1, 30, 32)), "multiples of 4"),
@@ -189,18 +148,9 @@ def test_unet_inputs_matter_and_shapes_are_checked():
             call()
 
 
-def test_every_trainable_weight_gets_a_gradient():
-    """Data-parallel training waits for the gradient of each weight."""
-    encoder = SwinConditionEncoder(3, 16, (1, 2), depths=(2, 2), num_heads=2, window_size=4)
-    unet = Unet(16, 3, (1, 2), context_channels=[16, 32], attention=TINY)
-    unet(torch.randn(1, 3, 8, 8), torch.ones(1), encoder(torch.randn(1, 3, 8, 8))).sum().backward()
-    assert all(p.grad is not None for p in (*unet.parameters(), *encoder.parameters()))
-
-
 def test_embeddings():
     e = timestep_embedding(torch.tensor([0.0, 1.0]), 8)
     assert torch.allclose(e[0], torch.tensor([1.0] * 4 + [0.0] * 4))
     assert torch.allclose(e[1, 0], torch.tensor(1.0).cos()) and torch.allclose(e[1, 4], torch.tensor(1.0).sin())
     features = FourierFeatures()(torch.zeros(2, 1, 4, 5))
-    assert features.shape == (2, 32, 4, 5)
     assert torch.allclose(features[:, :16].square() + features[:, 16:].square(), torch.ones(2, 16, 4, 5))

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 from shapely.ops import substring
 
-from data import DataError, Scene
+from data import Scene
 from data.conditions import condition
 from data.geometry.cars import cars_from_picture, picture_of_cars
 from data.geometry.layout import SUBROWS, Layout
@@ -228,6 +228,3 @@ def test_cars_only_take_away():
 def test_simulated_map_as_a_condition():
     scene = random_scenes(5)[0]
     assert np.allclose((condition(scene, ["simulated"], 256)[0] + 1) / 2, scene.gain, atol=0.51 / 255)
-    row, column = np.argwhere(scene.buildings)[0]
-    with pytest.raises(DataError, match="scene s: "):
-        condition(Scene("s", scene.layout, (float(column), float(row))), ["simulated"], 64)

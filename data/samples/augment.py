@@ -15,10 +15,7 @@ FILL = {"image": -1.0, "cond": -1.0, "ori_mask": 1.0, "native": 0.0}
 
 
 def symmetry(x: Tensor, index: int) -> Tensor:
-    """Apply one of the eight symmetries of the square to the last two dimensions.
-
-    Bit 2 of `index` flips, bits 0-1 count quarter turns.
-    """
+    """One of the eight symmetries of the square, on the last two dimensions: bit 2 flips, bits 0-1 count quarter turns."""
     if index & 4:
         x = x.flip(-1)
     return torch.rot90(x, index & 3, (-2, -1))
@@ -29,35 +26,20 @@ def moved(sample: Sample, move: Callable[[Tensor, float], Tensor]) -> Sample:
     return sample | {key: move(sample[key], fill).contiguous() for key, fill in FILL.items() if key in sample}
 
 
-def jittered(image: Tensor, brightness: float, contrast: float) -> Tensor:
-    """An image in [-1, 1] with its grey levels multiplied, and then their distance from their mean."""
-    gain = (image + 1) / 2 * brightness
-    gain = (gain - gain.mean()) * contrast + gain.mean()
-    return gain.clamp(0, 1) * 2 - 1
-
-
 @dataclass(frozen=True)
 class Augmentation:
     """Random symmetries, and optionally free rotation, translation and colour jitter.
 
-    Flips and quarter turns are exact symmetries of propagation. The others change what a pixel means: rotation and
-    translation resample and crop the city, colour jitter changes the gain. They are off by default. Whatever is drawn, the
-    image stays -1 where the mask is 1.
-
-    Args:
-        p: probability that a sample is augmented.
-        flip, rot90: mirror images; quarter turns.
-        rotation: largest free rotation in degrees.
-        translation: largest shift as a fraction of the side.
-        color_jitter: largest relative change of the image's brightness and contrast.
+    Flips and quarter turns are exact symmetries of propagation. The others change what a pixel means, and are off by
+    default. Whatever is drawn, the image stays -1 where the mask is 1.
     """
 
-    p: float = 1.0
+    p: float = 1.0  # probability that a sample is augmented
     flip: bool = True
     rot90: bool = True
-    rotation: float = 0.0
-    translation: float = 0.0
-    color_jitter: float = 0.0
+    rotation: float = 0.0  # largest free rotation in degrees
+    translation: float = 0.0  # largest shift as a fraction of the side
+    color_jitter: float = 0.0  # largest relative change of the image's brightness and contrast
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """Augment `image` (1, H, W), `cond` (C, h, w), `ori_mask` (1, H, W), all in their usual ranges."""
@@ -74,7 +56,9 @@ class Augmentation:
             sample = moved(sample, lambda x, fill: _move(x, angle, shift, fill))
             sample["ori_mask"] = (sample["ori_mask"] > 1 - 1e-4).float()  # certain over the whole of a new pixel
         if self.color_jitter:
-            sample["image"] = jittered(sample["image"], brightness, contrast)
+            gain = (sample["image"] + 1) / 2 * brightness
+            gain = (gain - gain.mean()) * contrast + gain.mean()
+            sample["image"] = gain.clamp(0, 1) * 2 - 1
         if free or self.color_jitter:
             sample["image"] = sample["image"].masked_fill(sample["ori_mask"] > 0.5, -1.0)
         return sample
@@ -85,9 +69,8 @@ class Augmentation:
 
     @property
     def symmetries(self) -> list[int]:
-        """All values that `symmetry_of` can return, sorted."""
-        drawn = {self._allowed(index) for index in range(8)} if self.p else set()
-        return sorted(drawn | ({0} if self.p < 1 else set()))
+        """All values that `symmetry_of` can return, sorted; 0 leaves a sample as it is."""
+        return sorted({0, *map(self._allowed, range(8))} if self.p else {0})
 
     def _draw_symmetry(self, random: np.random.Generator) -> int | None:
         """The index for `symmetry`; None for a sample that is not augmented."""

@@ -1,13 +1,9 @@
 """Scenes -> samples -> batches on the device."""
 
-import multiprocessing
 import os
-import signal
-import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +22,10 @@ from ..prepare import SAMPLES_VERSION, prepare
 from ..scene import Scene
 from ..trees.folder import FlatTree
 from ..trees.radiomapseer import RadioMapSeer
+from ..workers import start_worker
 from .augment import Augmentation
 from .cache import DTYPE, Processes, SampleCache
 from .sampler import SampleStream
-
-LOOK_AGAIN = 2.0  # s until a worker notices that its parent was killed
-RETRY_AFTER = 0.5  # s; network file systems fail for moments
 
 
 class RadioMapDataset(Dataset):
@@ -39,133 +33,101 @@ class RadioMapDataset(Dataset):
 
     `dataset[i]` is sample i unchanged; `dataset[i, key]` is augmented by a draw that depends on `key` alone.
 
-    Args:
-        source: scenes, or a flat tree with ready-made conditions.
-        image_size, cond_size: S and s in pixels.
-        cond_channels: names from conditions.py; for a flat tree only their number counts.
-        augmentation: None for none.
-        incomplete: what the condition does not know; None for all that there is.
-        cache: prepare every sample once, at construction, and keep it in half precision.
-        cache_folder: keep the cache in files there (see cache.py); None for memory.
-        processes: those that fill a cache in files together; all of them construct the dataset.
-
-    Raises:
-        DataError: names a file that could not be read twice, here with `cache`, otherwise by `dataset[i]`.
+    With `cache`, every sample is prepared once, at construction, and kept in half precision. A DataError names a file that
+    cannot be read.
     """
 
     def __init__(
         self,
         source: RadioMapSeer | FlatTree,
-        image_size: int = 320,
-        cond_size: int = 80,
-        cond_channels: Sequence[str] = DOCUMENT_CHANNELS,
+        image_size: int = 320,  # S
+        cond_size: int = 80,  # s
+        cond_channels: Sequence[str] = DOCUMENT_CHANNELS,  # of conditions.py; for a flat tree only their number counts
         augmentation: Augmentation | None = None,
-        incomplete: Incomplete | None = None,
+        incomplete: Incomplete | None = None,  # what the condition does not know
         cache: bool = False,
-        cache_folder: str | Path | None = None,
-        processes: Processes = Processes(),  # noqa: B008
+        cache_folder: str | Path | None = None,  # of the cache, see cache.py; None for memory
+        processes: Processes = Processes(),  # noqa: B008 - that fill a cache in files together
     ):
-        self.source = source
-        self.image_size, self.cond_size = image_size, cond_size
-        self.cond_channels = tuple(cond_channels)
-        self.augmentation = augmentation
-        self.incomplete = incomplete or Incomplete()
+        self.source, self.report = source, source.report
+        self.image_size, self.cond_size, self.cond_channels = image_size, cond_size, tuple(cond_channels)
+        self.augmentation, self.incomplete = augmentation, incomplete or Incomplete()
         if isinstance(source, RadioMapSeer):
             check_channels(self.cond_channels)
         self.incomplete.require_drawn_conditions(isinstance(source, FlatTree), str(source.root))
-        folder = Path(cache_folder) if cache_folder else None
-        self.cached = self._fill_cache(folder, processes) if cache else None
-
-    @property
-    def report(self) -> str:
-        """What was found, in one line."""
-        return self.source.report
+        self.cached: SampleCache | None = None
+        if cache:
+            self.cached = self._filled_cache(Path(cache_folder) if cache_folder else None, processes)
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def _read(self, index: int) -> dict[str, np.ndarray]:
-        try:
-            scene = self.scene(index)
-        except DataError:
-            time.sleep(RETRY_AFTER)
-            scene = self.scene(index)
-        sample = prepare(scene, self.image_size, self.cond_size, self.cond_channels)
-        if not self.incomplete.points:
-            return sample
-        native = [scene.gain]  # what points are drawn from, and what they correct
-        if SIMULATED in self.cond_channels:
-            native.append(CONDITION_CHANNELS[SIMULATED](scene, len(scene.gain)))
-        return sample | {"native": np.stack(native)}
+    def scene(self, index: int) -> Scene:
+        """The scene that sample `index` is made from, at native resolution, as far as it is known."""
+        return self.incomplete.shown(self.source.scene(index))
 
     def identity(self, *, cond: bool = True) -> dict[str, object]:
         """What determines the samples, or the images alone; changes when a file, a setting or SAMPLES_VERSION changes."""
         identity = self.source.identity() | {"image": self.image_size, "version": SAMPLES_VERSION}
-        if self.incomplete.changes_scenes:  # the map is zero in the buildings that are known
-            identity |= {"incomplete": asdict(replace(self.incomplete, points=0, points_noise=0.0, points_jitter=0.0))}
+        identity |= {"incomplete": asdict(self.incomplete.without_points)}  # the map is zero in known buildings
         return identity | ({"cond": self.cond_size, "channels": list(self.cond_channels)} if cond else {})
 
-    def _fill_cache(self, folder: Path | None, processes: Processes) -> SampleCache:
+    def _read(self, index: int) -> dict[str, np.ndarray]:
+        scene = self.scene(index)
+        sample = prepare(scene, self.image_size, self.cond_size, self.cond_channels)
+        if self.incomplete.points:
+            native = [scene.gain]  # what points are drawn from, and what they correct
+            if SIMULATED in self.cond_channels:
+                native.append(CONDITION_CHANNELS[SIMULATED](scene, len(scene.gain)))
+            sample["native"] = np.stack(native)
+        return sample
+
+    def _filled_cache(self, folder: Path | None, processes: Processes) -> SampleCache:
         """Prepare every sample once, in several threads."""
         shapes = {key: value.shape for key, value in self._read(0).items()}
-        identity = self.identity() if folder is not None else None
+        identity = self.identity() if folder else {}
         cache = SampleCache("samples", len(self), shapes, folder, identity, processes=processes)
-
-        def fill(index: int) -> None:
-            sample = self._read(index)
-            if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
-                raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
-            if {key: value.shape for key, value in sample.items()} != shapes:
-                raise DataError(f"{self.source.path(index)}: is not of the others' size, which data.cache needs")
-            cache.write(index, sample)
-
-        progress: dict[str, Any] = {"desc": "reading", "unit": "map", "mininterval": 1.0, "disable": processes.rank > 0}
         with cache.filling() as missing, ThreadPoolExecutor() as pool:
-            list(tqdm(pool.map(fill, missing), total=len(missing), **progress))
+            quiet = processes.rank > 0 or not missing
+            read = tqdm(pool.map(self._read, missing), "reading", len(missing), unit="map", disable=quiet)
+            for index, sample in zip(missing, read, strict=True):
+                if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
+                    raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
+                cache.write(index, sample)
         return cache
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         index, key = item if isinstance(item, tuple) else (item, None)
         if not 0 <= index < len(self):
             raise IndexError(index)
+        sample: dict[str, Any]
         if self.cached is not None:
-            sample: dict[str, Any] = {name: self.cached.read(index, name) for name in self.cached.shapes}
+            sample = {name: self.cached.read(index, name) for name in self.cached.record.names}
         else:
             sample = {name: torch.from_numpy(value) for name, value in self._read(index).items()}
         if self.augmentation is not None and key is not None:
             sample = self.augmentation(sample, key)
         name = self.source.names[index]
         if self.incomplete.points:
-            sample = self._with_measurements(sample, name if key is None else key)
+            self._add_measurements(sample, name if key is None else key)
         return sample | {"name": name, "key": key or 0}
 
-    def _with_measurements(self, sample: dict[str, Any], key: object) -> dict[str, Any]:
-        """The sample with points measured on its own map, at its own resolution, drawn by `key`."""
-        gain, *simulations = sample.pop("native").numpy()
+    def _add_measurements(self, sample: dict[str, Any], key: object) -> None:
+        """Show points measured on the sample's own map, at its own resolution, drawn by `key`."""
+        gain, *simulation = sample.pop("native").numpy()
         points = self.incomplete.measure(gain, np.random.default_rng(random_key("measured", key)))
-        planes: dict[str, np.ndarray] = {}
+        planes = {SIMULATED: resize(corrected(simulation[0], points), self.cond_size)} if simulation else {}
         if not set(self.cond_channels).isdisjoint(MEASURED):
             planes |= zip(MEASURED, spread_points(points, len(gain), self.cond_size), strict=True)
-        for simulation in simulations:
-            planes[SIMULATED] = resize(corrected(simulation, points), self.cond_size)
-        cond = sample["cond"].clone()
         for name in planes.keys() & set(self.cond_channels):
-            cond[self.cond_channels.index(name)] = torch.from_numpy(2 * planes[name] - 1)
-        return sample | {"cond": cond}
-
-    def scene(self, index: int) -> Scene:
-        """The scene that sample `index` is made from, at native resolution, as far as it is known."""
-        return self.incomplete.shown(self.source.scene(index))
+            sample["cond"][self.cond_channels.index(name)] = torch.from_numpy(2 * planes[name] - 1)
 
 
 class OwnSamples(Dataset):
     """Your own samples in the form that training expects: augmented by their key, named by their number.
 
-    Args:
-        dataset: has `len(dataset)`, and `dataset[i]` is a dict of tensors: `image` (1, S, S) in [-1, 1], `cond`
-            (C, s, s) in [-1, 1] and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0;
-            S and s as configured.
-        augmentation: None for none.
+    `dataset` has a length, and `dataset[i]` is a dict of tensors: `image` (1, S, S) in [-1, 1], `cond` (C, s, s) in [-1, 1]
+    and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0; S and s as configured.
     """
 
     def __init__(self, dataset: Any, augmentation: Augmentation | None = None):
@@ -184,25 +146,6 @@ class OwnSamples(Dataset):
         return sample | {"name": str(index), "key": key}
 
 
-def _start_worker(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group, and the training process decides when to stop: a worker ends only when
-    its own parent sends the signal, as the interpreter does at exit.
-    """
-    torch.set_num_threads(1)  # workers share the cores with each other and with training
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # on Linux
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not be waited for
-        threading.Thread(target=_end_with_parent, args=[multiprocessing.parent_process().pid], daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    received = None
-    while (received is None or received.si_pid != parent) and os.getppid() == parent:  # else it was killed
-        received = signal.sigtimedwait({signal.SIGTERM}, LOOK_AGAIN)
-    os._exit(0)
-
-
 def training_loader(
     dataset: RadioMapDataset | OwnSamples, batch_size: int, seed: int = 0, *, num_workers: int = 4, **order: Any
 ) -> DataLoader:
@@ -216,12 +159,8 @@ def training_loader(
 def worker_settings(num_workers: int) -> dict[str, Any]:
     """Arguments of a DataLoader that reads in `num_workers` processes, limited to the number of processors."""
     workers = min(num_workers, os.cpu_count() or 1)
-    return {
-        "num_workers": workers,
-        "pin_memory": torch.cuda.is_available(),
-        "prefetch_factor": 4 if workers else None,
-        "worker_init_fn": _start_worker,
-    }
+    settings = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "worker_init_fn": start_worker}
+    return settings | {"prefetch_factor": 4 if workers else None}
 
 
 def close_dataloader(loader: DataLoader) -> None:

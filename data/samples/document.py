@@ -1,9 +1,9 @@
 """The names and calls of the design document for data, where they differ from ours. Nothing else knows them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,122 +19,85 @@ from .sampler import SampleStream
 
 
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
-    """A RadioMapSeer tree, or a flat images/ conditions/ masks/ tree, as a dataset.
+    """What `open_tree` finds as a dataset; `options` as for `open_tree` and `RadioMapDataset`."""
 
-    Args:
-        data_root: the tree.
-        simulation_type, split, missing_buildings, max_samples: see `open_tree`.
-        options: as for `RadioMapDataset`.
-
-    Raises:
-        DataError: the folder is neither kind of tree, or is incomplete.
-    """
-
-    def __init__(
-        self,
-        data_root: str | Path,
-        simulation_type: str = "DPM",
-        *,
-        split: str = "all",
-        missing_buildings: int = 0,
-        max_samples: int | None = None,
-        **options: Any,
-    ):
-        super().__init__(open_tree(data_root, simulation_type, split, missing_buildings, max_samples), **options)
+    def __init__(self, data_root: str | Path, simulation_type: str = "DPM", **options: Any):
+        own = {name: options.pop(name) for name in ("split", "missing_buildings", "max_samples") if name in options}
+        super().__init__(open_tree(data_root, simulation_type, **own), **options)
 
 
-@dataclass(eq=False)
 class Epochs:
     """Batches of (index, key). Every iteration is another epoch of whole batches: a new order, new keys, another rest that
     fills no batch and is left out.
-
-    Args:
-        length: number of samples.
-        batch_size: of them per batch.
-        seed: decides all epochs.
     """
 
-    length: int
-    batch_size: int
-    seed: int = 0
-    epoch: int = field(default=0, init=False)
     drop_last = True
+
+    def __init__(self, length: int, batch_size: int, seed: int):
+        self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
 
     def __len__(self) -> int:
         return self.length // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         self.epoch += 1
-        return iter(SampleStream(self.length, self.batch_size, random_key(self.seed, self.epoch), batches=len(self)))
+        return islice(SampleStream(self.length, self.batch_size, random_key(self.seed, self.epoch)), len(self))
 
 
 class EpochLoader(DataLoader):
-    """`for batch in loader` is one epoch, see `Epochs`; `next(loader)` takes the batches of a stream without end, which leaves
-    nothing out.
-    """
+    """`for batch in loader` is one epoch, see `Epochs`; `next(loader)` takes the batches of `endless`, which leaves nothing out."""
 
-    _stream: Iterator[dict[str, Any]] | None = None
+    endless: DataLoader
+    _taken: Iterator[dict[str, Any]] | None = None
 
     def __next__(self) -> dict[str, Any]:
-        if self._stream is None:
-            dataset, epochs = cast(RadioMapDataset, self.dataset), cast(Epochs, self.batch_sampler)
-            stream = training_loader(dataset, epochs.batch_size, epochs.seed, num_workers=self.num_workers)
-            self._stream = iter(stream)
-        return next(self._stream)
+        if self._taken is None:
+            self._taken = iter(self.endless)
+        return next(self._taken)
 
 
 def create_dataloader(config: Any) -> EpochLoader:
-    """Augmented batches of the dataset that `config` names.
-
-    Args:
-        config: has `data.params.data_root`, `data.params.simulation_type` and `trainer.batch_size`; a resolved Config of the
-            package has more settings of the training data, which count too.
-
-    Raises:
-        DataError: no data, or fewer samples than one batch.
+    """Augmented batches of the dataset that `config` names by `data.params.data_root`, `data.params.simulation_type` and
+    `trainer.batch_size`. A resolved Config of the package has more settings of the training data, which count too.
     """
 
     def given(owner: Any, *names: str) -> dict[str, Any]:
         return {name: getattr(owner, name) for name in names if hasattr(owner, name)}
 
-    data, batch_size = config.data.params, config.trainer.batch_size
+    data, batch_size, seed = config.data.params, config.trainer.batch_size, getattr(config.trainer, "seed", 0)
     source = getattr(data, "train", data)
-    options = given(source, "split", "missing_buildings", "max_samples")
+    options = given(source, "data_root", "simulation_type", "split", "missing_buildings", "max_samples")
     options |= given(data, "image_size", "cond_size", "cond_channels", "cache", "cache_folder")
-    settings = {name: vars(value) for name, value in given(data, "augmentation", "incomplete").items()}
-    options["augmentation"] = Augmentation(**settings.get("augmentation", {}))
-    options["incomplete"] = Incomplete(**settings.get("incomplete", {}))
-    dataset = RadioUNet_c(source.data_root, source.simulation_type, **options)
+    for name, kind in (("augmentation", Augmentation), ("incomplete", Incomplete)):
+        options[name] = kind(**vars(getattr(data, name, kind())))
+    dataset, workers = RadioUNet_c(**options), getattr(data, "num_workers", 4)
     if len(dataset) < batch_size:
         raise DataError(f"{dataset.report}: fewer than one batch of {batch_size} (trainer.batch_size)")
-    epochs = Epochs(len(dataset), batch_size, getattr(config.trainer, "seed", 0))
-    return EpochLoader(dataset, batch_sampler=epochs, **worker_settings(getattr(data, "num_workers", 4)))
+    loader = EpochLoader(dataset, batch_sampler=Epochs(len(dataset), batch_size, seed), **worker_settings(workers))
+    loader.endless = training_loader(dataset, batch_size, seed, num_workers=workers)
+    return loader
 
 
 def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
     """`to_device` under the document's names: `images`, `conditions` and `masks`."""
-
-    moved = to_device(batch, device)
     renamed = {"image": "images", "cond": "conditions", "ori_mask": "masks"}
-    return {renamed.get(name, name): value for name, value in moved.items()}
+    return {renamed.get(name, name): value for name, value in to_device(batch, device).items()}
 
 
 class RandomAugmentation:
     """With probability p one of the document's four changes: a flip in either direction, a rotation by up to 90 degrees, a
     change of brightness and contrast by up to a tenth. They are drawn from torch's global generator.
-
-    Args:
-        p: probability of a change.
     """
+
+    transforms: tuple[Callable[[Sample, int], Sample], ...] = (
+        lambda sample, seed: moved(sample, lambda x, fill: symmetry(x, 4)),  # left and right
+        lambda sample, seed: moved(sample, lambda x, fill: symmetry(x, 6)),  # top and bottom
+        Augmentation(flip=False, rot90=False, rotation=90.0),
+        Augmentation(flip=False, rot90=False, color_jitter=0.1),
+    )
 
     def __init__(self, p: float = 0.5):
         self.p = p
-        self.transforms: list[Callable[[Sample, int], Sample]] = [
-            lambda sample, seed: moved(sample, lambda x, fill: symmetry(x, 4)),  # left and right
-            lambda sample, seed: moved(sample, lambda x, fill: symmetry(x, 6)),  # top and bottom
-            Augmentation(flip=False, rot90=False, rotation=90.0),
-            Augmentation(flip=False, rot90=False, color_jitter=0.1),
-        ]
 
     def __call__(self, x: Sample | Tensor) -> Sample | Tensor:
         """A sample dict, whose image, cond and ori_mask move together, or an image (1, H, W) in [-1, 1]; shapes are kept."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from itertools import count, islice
+from itertools import count
 
 import numpy as np
 
@@ -11,51 +11,29 @@ from ..hashing import random_key
 
 @dataclass(eq=False)
 class SampleStream:
-    """Batch sampler over the global positions 0, 1, 2, ...; position p is sample p % n of epoch p // n.
+    """Batch sampler of (index, key) over the global positions 0, 1, 2, ...; position p is sample p % n of epoch p // n.
 
     Micro-batch m of rank r takes the positions [(m W + r) B, (m W + r + 1) B). The sample at a position depends on the
     seed alone, so W processes with batches of B together see what one process sees with batches of W B, and an
     interrupted run resumes with `start_batch`. Batches may span two epochs; nothing is dropped or repeated.
-
-    Args:
-        length: n, at least 1.
-        batch_size: B.
-        seed: of the shuffle and the samples' keys.
-        rank, world_size: r and W.
-        start_batch: first micro-batch.
-        batches: number of micro-batches, None for endless.
     """
 
-    length: int
-    batch_size: int
-    seed: int = 0
+    length: int  # n, at least 1
+    batch_size: int  # B
+    seed: int = 0  # of the shuffle and the samples' keys
     _: KW_ONLY
-    rank: int = 0
-    world_size: int = 1
-    start_batch: int = 0
-    batches: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError("a stream needs at least one sample")
-        self._epoch, self._order = -1, np.arange(0)
-
-    def __len__(self) -> int:
-        """Number of micro-batches; TypeError for an endless stream."""
-        if self.batches is None:
-            raise TypeError("an endless stream has no length")
-        return self.batches
-
-    def _at(self, position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, self.length)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
-        index = int(self._order[offset])
-        return index, random_key(self.seed, epoch, index)
+    rank: int = 0  # r
+    world_size: int = 1  # W
+    start_batch: int = 0  # first micro-batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Batches of (index, key)."""
-        numbers = count(self.start_batch)
-        for batch in numbers if self.batches is None else islice(numbers, self.batches):
-            first = (batch * self.world_size + self.rank) * self.batch_size
-            yield [self._at(position) for position in range(first, first + self.batch_size)]
+        last, order = -1, np.arange(0)
+        for batch in count(self.start_batch):
+            first, items = (batch * self.world_size + self.rank) * self.batch_size, []
+            for position in range(first, first + self.batch_size):
+                epoch, offset = divmod(position, self.length)
+                if epoch != last:
+                    last, order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
+                index = int(order[offset])
+                items.append((index, random_key(self.seed, epoch, index)))
+            yield items

@@ -1,5 +1,6 @@
-"""The flat tree: `images/NAME.png`, `conditions/NAME.npy`, and optionally `masks/NAME.png`, paired by name."""
+"""The flat tree: `images/NAME.png`, `conditions/NAME.npy`, and optionally `masks/NAME.png`, paired by name; a tree of either kind."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -8,37 +9,27 @@ from ..errors import DataError
 from ..geometry.layout import Layout
 from ..hashing import file_digest
 from ..scene import Scene
-from .listing import check_root, is_flat_tree
 from .png import read_grey, read_map
 from .radiomapseer import RadioMapSeer
 from .splits import HASHED_RULE, select
 
 
 class FlatTree:
-    """Scenes with ready-made conditions in place of buildings and transmitters.
-
-    Args:
-        data_root: the folder.
-        split: see splits.py.
-        max_samples: use only the first names.
-
-    Raises:
-        DataError: an image without its condition or vice versa, no image, or no such split.
+    """Scenes with ready-made conditions in place of buildings and transmitters, see `RadioMapSeer`; raises DataError for an
+    image without its condition or vice versa, no image, or no such split.
     """
 
     def __init__(self, data_root: str | Path, split: str = "all", max_samples: int | None = None):
-        self.root, self.rule = check_root(data_root), HASHED_RULE
+        self.root, self.rule = Path(data_root), HASHED_RULE
         images, conditions = (
-            {path.stem for path in (self.root / folder).glob(pattern)}  # files that the system hides are others'
-            for folder, pattern in (("images", "[!.]*.png"), ("conditions", "[!.]*.npy"))
+            {path.stem for path in self.root.glob(pattern)}  # files that the system hides are others'
+            for pattern in ("images/[!.]*.png", "conditions/[!.]*.npy")
         )
         lonely = sorted(images ^ conditions)
-        if lonely:
-            name = lonely[0]
+        if lonely or not images:
+            name = lonely[0] if lonely else "NAME"
             missing = f"conditions/{name}.npy" if name in images else f"images/{name}.png"
             raise DataError(f"{self.root}: {missing} is missing ({len(lonely)} names have no partner)")
-        if not images:
-            raise DataError(f"{self.root / 'images'}: holds no PNG")
         self.names = select(self.root, split, sorted(images), self.rule)[:max_samples]
         self.report = f"{self.root}: {len(images)} images with conditions; split {split}: {len(self.names)}"
 
@@ -47,37 +38,30 @@ class FlatTree:
 
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file changes."""
-        parts = (("images", "png"), ("conditions", "npy"), ("masks", "png"))
-        files = [self.root / folder / f"{name}.{suffix}" for folder, suffix in parts for name in self.names]
-        return {"tree": str(self.root.resolve()), "files": file_digest(path for path in files if path.exists())}
-
-    def path(self, index: int) -> Path:
-        """The file of an image."""
-        return self.root / "images" / f"{self.names[index]}.png"
+        kinds = ("images/{}.png", "conditions/{}.npy", "masks/{}.png")
+        files = file_digest(self.root / kind.format(name) for kind in kinds for name in self.names)
+        return {"tree": str(self.root.resolve()), "files": files}
 
     def scene(self, index: int) -> Scene:
         """Image, mask and condition as a scene. The map is zero where the mask is set; without a mask nothing is built."""
-        image = (read_map(self.path(index)) / 255).astype(np.float32)
-        path = self.root / "masks" / f"{self.names[index]}.png"
+        name = self.names[index]
+        image, path = read_map(self.root / "images" / f"{name}.png"), self.root / "masks" / f"{name}.png"
         mask = read_grey(path, image.shape) > 127 if path.exists() else np.zeros(image.shape, bool)
-        name, layout, gain = self.names[index], Layout.traced(mask), np.where(mask, 0, image)
-        return Scene(name, layout, tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
+        gain = np.where(mask, 0, image)
+        return Scene(name, Layout.traced(mask), tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
 
     def cond(self, index: int) -> np.ndarray:
-        """The condition (C, s, s) float32: any finite numbers, best of order 1; uint8 from 0..255 is mapped to [-1, 1].
-
-        Raises:
-            DataError: names a file that is unreadable, not (C, s, s), or not finite.
+        """The condition (C, s, s) float32: any finite numbers, best of order 1; uint8 from 0..255 is mapped to [-1, 1]. A DataError
+        names a file that is unreadable, not (C, s, s), or not finite.
         """
         path = self.root / "conditions" / f"{self.names[index]}.npy"
         try:
             array = np.load(path, allow_pickle=False)
         except Exception as error:  # numpy evaluates the header; a broken one can raise anything
             raise DataError(f"{path}: not a readable array of numbers ({type(error).__name__})") from error
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
-            raise DataError(f"{path}: must be a (C, s, s) array of numbers")
-        if array.ndim != 3 or array.shape[1] != array.shape[2]:
-            raise DataError(f"{path}: has shape {array.shape}; conditions must be square, (C, s, s)")
+        shape: tuple[int, ...] = array.shape if isinstance(array, np.ndarray) and array.dtype.kind in "uif" else ()
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise DataError(f"{path}: has shape {shape}; conditions are square arrays of numbers, (C, s, s)")
         if array.dtype == np.uint8:
             return array.astype(np.float32) / 127.5 - 1
         with np.errstate(over="ignore"):  # too large for float32: not finite
@@ -87,6 +71,14 @@ class FlatTree:
         return array
 
 
+def _is_flat(root: Path) -> bool:
+    return (root / "images").is_dir() and (root / "conditions").is_dir()
+
+
+def _is_tree(root: Path) -> bool:
+    return _is_flat(root) or (root / "gain").is_dir()
+
+
 def open_tree(
     data_root: str | Path | None,
     simulation_type: str = "DPM",
@@ -94,12 +86,16 @@ def open_tree(
     missing_buildings: int = 0,
     max_samples: int | None = None,
 ) -> RadioMapSeer | FlatTree:
-    """The scenes of a tree of either kind; a flat one has no simulation types.
-
-    Raises:
-        DataError: the folder is neither kind of tree, or is incomplete.
-    """
-    root = check_root(data_root)
-    if is_flat_tree(root):
+    """The scenes of a tree of either kind; raises DataError for a folder that is neither, or is incomplete."""
+    root = Path(data_root or "path/to")
+    if str(root).startswith("path/to"):
+        raise DataError(f"data_root is {data_root or 'not set'}; set it to the folder of your data")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder (data_root)")
+    if not _is_tree(root):
+        near = chain(sorted(root.glob("*/")), sorted(root.glob("*/*/")), list(root.absolute().parents)[:2])
+        meant = next((f"; did you mean {folder}?" for folder in near if _is_tree(folder)), "")
+        raise DataError(f"{root}: is not a data set; expected RadioMapSeer's gain/, or images/ and conditions/{meant}")
+    if _is_flat(root):
         return FlatTree(root, split, max_samples)
     return RadioMapSeer(root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples)

@@ -1,62 +1,33 @@
 """Named splits of a tree. `all` is everything; what another name means is decided in this order:
 
-1. `ROOT/splits/NAME.txt`, if it exists, one entry per line: a map (`12`) or scene (`12_3`) of RadioMapSeer, the name of
-   an image of a flat tree. Any name works this way.
-2. In a tree with `ROOT/dataset.json` (made by scripts/make_dataset.py) `train`, `val` and `test` are the first 80 % of
-   its map ids, the next 10 %, the rest.
-3. In another RadioMapSeer tree they are the standard split (RadioUNet): ids 0..699 shuffled by numpy's seed 42,
-   positions 0-500, 501-600, 601-699; its loaders count maps from 1, so id = shuffled + 1. `radiodiff_train` and
-   `radiodiff_test` are RadioDiff's positions 0-600 and 600-699, which share one map; use them only to reproduce its
-   results.
-4. In a flat tree a hash of each name decides, so that adding files moves none: about 80, 10 and 10 %. Images of one
-   map, MAP_TX as in RadioMapSeer, stay together.
-
-In 2 to 4 a split consists of whole maps, so that no city is in two of them, and lacks those of which a file of `train`,
-`val` or `test` lists anything.
+1. `ROOT/splits/NAME.txt`, if it exists, one entry per line: the name of a scene or an image, or a map (`12`), which
+   stands for all scenes MAP_TX of it. Any name works this way.
+2. The rule of the tree, see below. It keeps the scenes of a map together, and leaves out maps of which a file of
+   `train`, `val` or `test` lists anything.
 """
 
 import re
-from collections.abc import Callable, Container
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
+from ..files import decoded, read_bytes
 from ..hashing import random_key
 
-STANDARD = {
+STANDARD = {  # RadioUNet's, positions in ids 0..699 shuffled by numpy's seed 42; its loaders count maps from 1
     "train": slice(0, 501),
     "val": slice(501, 601),
     "test": slice(601, 700),
-    "radiodiff_train": slice(0, 601),
+    "radiodiff_train": slice(0, 601),  # RadioDiff's share one map; use them only to reproduce its results
     "radiodiff_test": slice(600, 700),
 }
 ORDERED = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 HASHED = (*["train"] * 8, "val", "test")  # by the last digit of the hash
 
-
-@dataclass(frozen=True)
-class Rule:
-    """How a tree is divided where it has no file of a split.
-
-    Attributes:
-        text: the rule in a few words.
-        splits: their names.
-        choose: (split, keys of all scenes) -> those of the split; a key is the map of a name MAP_TX, or else the name.
-        by_map: whether the names are MAP_TX and a file of a split may list maps.
-    """
-
-    text: str
-    splits: tuple[str, ...]
-    choose: Callable[[str, list[str]], Container[str]]
-    by_map: bool = True
-
-    def names(self, split: str, names: list[str]) -> list[str]:
-        """Those of the split."""
-        keys = [_key(name) for name in names]
-        chosen = self.choose(split, keys)
-        return [name for name, key in zip(names, keys, strict=True) if key in chosen]
+STANDARD_RULE = "RadioUNet's standard split"
+ORDERED_RULE = "maps in order, 80 / 10 / 10 %"  # of trees that scripts/make_dataset.py made
+HASHED_RULE = "by a hash of the name, about 80 / 10 / 10 %"  # of flat trees; adding files moves none
 
 
 def _key(name: str) -> str:
@@ -71,44 +42,19 @@ def standard_split(split: str) -> set[int]:
     return {int(i) + 1 for i in ids[STANDARD[split]]}
 
 
-def _ordered(split: str, keys: list[str]) -> set[str]:
-    maps = sorted(set(keys), key=int)
-    start, end = (round(fraction * len(maps)) for fraction in ORDERED[split])
-    return set(maps[start:end])
+def _by_rule(split: str, keys: set[str], rule: str) -> set[str]:
+    """Those of the keys of a tree that belong to a split."""
+    if rule == STANDARD_RULE:
+        return keys & set(map(str, standard_split(split)))
+    if rule == HASHED_RULE:
+        return {key for key in keys if HASHED[random_key("split", key) % 10] == split}
+    start, end = (round(fraction * len(keys)) for fraction in ORDERED[split])
+    return set(sorted(keys, key=int)[start:end])
 
 
-def _hashed(split: str, keys: list[str]) -> set[str]:
-    return {key for key in keys if HASHED[random_key("split", key) % 10] == split}
-
-
-STANDARD_RULE = Rule(
-    "RadioUNet's standard split", tuple(STANDARD), lambda split, _: set(map(str, standard_split(split)))
-)
-ORDERED_RULE = Rule("maps in order, 80 / 10 / 10 %", tuple(ORDERED), _ordered)
-HASHED_RULE = Rule("by a hash of the name, about 80 / 10 / 10 %", tuple(ORDERED), _hashed, by_map=False)
-
-
-def select(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
-    """The names of a split, in the order given.
-
-    Raises:
-        DataError: the split is unknown or holds none of the names, or its file lists something else.
-    """
-    own = own_splits(root)
-    if split == "all" and split not in own:
-        return names
-    if split not in (*own, *rule.splits):
-        known = ", ".join(["all", *rule.splits, *own])
-        raise DataError(f"{root}: no split {split!r}; known: {known}, or splits/{split}.txt")
-    chosen = _chosen(root, split, names, rule)
-    if not chosen:
-        others = ", without what another split's file lists" * bool(ORDERED.keys() & own)
-        how = f"splits/{split}.txt" if split in own else rule.text + others
-        raise DataError(
-            f"{root}: split {split!r} holds none of the {len(names)} scenes that are there ({how}); choose another split, "
-            "e.g. all, or list your own in splits/NAME.txt"
-        )
-    return chosen
+def known_splits(root: Path, rule: str) -> list[str]:
+    """Names of the splits of a tree."""
+    return list(dict.fromkeys([*(STANDARD if rule == STANDARD_RULE else ORDERED), *own_splits(root)]))
 
 
 def own_splits(root: Path) -> list[str]:
@@ -116,39 +62,42 @@ def own_splits(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "splits").glob("[!.]*.txt"))
 
 
-def sizes(root: Path, names: list[str], rule: Rule) -> dict[str, int]:
-    """Number of scenes in each split that the tree has."""
-    splits = dict.fromkeys([*rule.splits, *own_splits(root)])
-    return {split: len(_chosen(root, split, names, rule)) for split in splits}
+def select(root: Path, split: str, names: list[str], rule: str) -> list[str]:
+    """The names of a split, in the order given; raises DataError for an unknown or empty one, or a file that lists something
+    else.
+    """
+    chosen = members(root, split, names, rule)
+    if not chosen:
+        known = ", ".join(["all", *known_splits(root, rule)])
+        raise DataError(
+            f"{root}: no split {split!r} with any of the {len(names)} scenes that are there; known: {known} ({rule}, "
+            "without what another split's file lists); list your own in splits/NAME.txt"
+        )
+    return chosen
 
 
-def _chosen(root: Path, split: str, names: list[str], rule: Rule) -> list[str]:
-    """The names that the file of a split lists, or else those of the rule without what the files of other splits list."""
-    files = {name: root / "splits" / f"{name}.txt" for name in own_splits(root)}
-    if split in files:
-        return _listed(files[split], names, rule)
-    listed = {_key(name) for other in ORDERED if other in files for name in _listed(files[other], names, rule)}
-    chosen = rule.names(split, names)
-    return [name for name in chosen if _key(name) not in listed] if listed else chosen
+def members(root: Path, split: str, names: list[str], rule: str) -> list[str]:
+    """`select` without its first error: the names that the file of a split lists, or else those of the rule without what the
+    files of other splits list.
+    """
+    own = own_splits(root)
+    if split in own:
+        return _listed(root, split, names)
+    if split not in known_splits(root, rule):
+        return names if split == "all" else []
+    listed = {_key(name) for other in ORDERED if other in own for name in _listed(root, other, names)}
+    chosen = _by_rule(split, set(map(_key, names)), rule) - listed
+    return [name for name in names if _key(name) in chosen]
 
 
-def _listed(path: Path, names: list[str], rule: Rule) -> list[str]:
-    """The names that a file of a split lists."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable text ({error})") from error
-    if rule.by_map:
-        entries = {word for line in lines for word in line.split()}
-        odd = [word for word in entries if not re.fullmatch(r"\d+(_\d+)?", word)]
-        if odd:
-            raise DataError(f"{path}: {odd[0]!r} is neither a map id (12) nor a scene (12_3)")
-        return [name for name in names if name in entries or name.split("_")[0] in entries]
-    entries = {line.strip().removesuffix(".png") for line in lines if line.strip()}
-    absent = sorted(entries.difference(names))
-    if absent:
-        raise DataError(f"{path}: images/{absent[0]}.png is not there (nor {len(absent) - 1} others)")
-    return [name for name in names if name in entries]
+def _listed(root: Path, split: str, names: list[str]) -> list[str]:
+    """The names that the file of a split lists; of a partial download, maps and scenes may be absent."""
+    path = root / "splits" / f"{split}.txt"
+    entries = {line.strip().removesuffix(".png") for line in decoded(read_bytes(path)).splitlines()} - {""}
+    odd = [entry for entry in sorted(entries.difference(names)) if not re.fullmatch(r"\d+(_\d+)?", entry)]
+    if odd:
+        raise DataError(f"{path}: {odd[0]!r} is no scene of this tree, nor a map (one entry per line)")
+    return [name for name in names if {name, _key(name)} & entries]
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -1,7 +1,6 @@
 """The first stage: a KL-regularised convolutional autoencoder (Rombach et al., 2022; Kingma & Welling, 2014).
 
-At the design document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1, 320, 320). Module names are CompVis'
-(`encoder.down.0.block.0.norm1`, `decoder.up.1.upsample.conv`, `quant_conv`, ...).
+At the design document's size (1, 320, 320) -> posterior over (3, 80, 80) -> (1, 320, 320). Module names are CompVis'.
 """
 
 from collections import OrderedDict
@@ -13,32 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import AttnBlock, Downsample, ResnetBlock, Upsample, normalize, zero_init
+from .blocks import AttnBlock, ResnetBlock, downsample, normalize, upsample, zero_init
 from .radio_map import to_gain
 
 HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of the decoder
 
 
 class DiagonalGaussianDistribution:
-    """q(z | x) = N(mean, diag(exp(logvar))).
-
-    Args:
-        moments: (B, 2 * Z, h, w), mean and log-variance along the channels; the log-variance is clamped to [-30, 20].
-    """
+    """q(z | x) = N(mean, diag(exp(logvar))) from moments (B, 2 Z, h, w): mean and log-variance along the channels."""
 
     def __init__(self, moments: Tensor):
         self.mean, logvar = moments.float().chunk(2, dim=1)  # (B, Z, h, w) each
         self.logvar = logvar.clamp(-30.0, 20.0)
+        self.std = torch.exp(0.5 * self.logvar)
 
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation, (B, Z, h, w)."""
-        return torch.exp(0.5 * self.logvar)
-
-    def sample(self, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
-        """mean + std * noise, (B, Z, h, w); `noise` comes from `generator` if it is not given."""
-        if noise is None:
-            noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """mean + std * noise, (B, Z, h, w); standard normal noise of torch's generator if none is given."""
+        noise = torch.randn(self.mean.shape, device=self.mean.device) if noise is None else noise
         return self.mean + self.std * noise
 
     def mode(self) -> Tensor:
@@ -52,32 +42,25 @@ class DiagonalGaussianDistribution:
 
 @dataclass(frozen=True)
 class Layers:
-    """What encoder and decoder have in common.
+    """What encoder and decoder have in common."""
 
-    Attributes:
-        num_res_blocks: residual blocks per level; the decoder has one more.
-        mid_attention: self-attention at the lowest resolution.
-        patch_size: space-to-depth factor of the image before the first convolution.
-    """
-
-    num_res_blocks: int = 2
-    mid_attention: bool = True
+    num_res_blocks: int = 2  # per level; the decoder has one more
+    mid_attention: bool = True  # self-attention at the lowest resolution
     dropout: float = 0.0
-    patch_size: int = 1
+    patch_size: int = 1  # space-to-depth factor of the image before the first convolution
 
     def level(self, in_channels: int, channels: int, blocks: int) -> nn.ModuleDict:
         """Residual blocks, under the name that they have in CompVis' levels."""
         inputs = [in_channels, *[channels] * (blocks - 1)]
-        return nn.ModuleDict(
-            {"block": nn.Sequential(*(ResnetBlock(c, channels, dropout=self.dropout) for c in inputs))}
-        )
+        resnets = (ResnetBlock(current, channels, dropout=self.dropout) for current in inputs)
+        return nn.ModuleDict({"block": nn.Sequential(*resnets)})
 
     def middle(self, channels: int) -> nn.Sequential:
         """Two residual blocks, and self-attention between them."""
-        mid: dict[str, nn.Module] = {"block_1": ResnetBlock(channels, dropout=self.dropout)}
-        if self.mid_attention:
-            mid["attn_1"] = AttnBlock(channels)
-        return nn.Sequential(OrderedDict(mid | {"block_2": ResnetBlock(channels, dropout=self.dropout)}))
+        block_1 = ResnetBlock(channels, channels, dropout=self.dropout)
+        attn_1 = AttnBlock(channels) if self.mid_attention else nn.Identity()
+        block_2 = ResnetBlock(channels, channels, dropout=self.dropout)
+        return nn.Sequential(OrderedDict(block_1=block_1, attn_1=attn_1, block_2=block_2))
 
 
 class Encoder(nn.Module):
@@ -88,33 +71,26 @@ class Encoder(nn.Module):
         z_channels: latent channels; the output has twice as many.
     """
 
-    def __init__(self, channels: Sequence[int] = (1, 128, 256, 512), z_channels: int = 3, layers: Layers | None = None):
+    def __init__(self, channels: Sequence[int], z_channels: int, layers: Layers):
         super().__init__()
-        layers = layers or Layers()
+        image_channels, *widths = channels
         self.patch_size = layers.patch_size
-        image_channels, widths = channels[0], channels[1:]
-        current = widths[0]
-        self.conv_in = nn.Conv2d(image_channels * self.patch_size**2, current, 3, padding=1)
+        self.conv_in = nn.Conv2d(image_channels * self.patch_size**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
-            stage = layers.level(current, width, layers.num_res_blocks)
-            if level < len(widths) - 1:
-                stage["downsample"] = Downsample(width)
+            stage = layers.level(widths[max(level - 1, 0)], width, layers.num_res_blocks)
+            stage["downsample"] = downsample(width) if level < len(widths) - 1 else nn.Identity()
             self.down.append(stage)
-            current = width
-        self.mid = layers.middle(current)
-        self.norm_out = normalize(current)
-        self.conv_out = nn.Conv2d(current, 2 * z_channels, 3, padding=1)
+        self.mid = layers.middle(widths[-1])
+        self.norm_out = normalize(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 2 Z, H/f, W/f), f = patch_size * 2^(levels - 1)."""
         h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, ch, H/p, W/p)
         for stage in self.down:
-            h = stage["block"](h)
-            if "downsample" in stage:
-                h = stage["downsample"](h)  # (B, c, H/2, W/2)
-        h = self.mid(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+            h = stage["downsample"](stage["block"](h))  # (B, c, H/2, W/2)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
 class Decoder(nn.Module):
@@ -125,25 +101,22 @@ class Decoder(nn.Module):
     the condition does not contain.
 
     Args: as for `Encoder`, and
-        cond_channels: channels of the full-resolution condition; 0: the decoder does not see it.
-        base_channel: number of the condition's channel that the network's output, zero at first, is added to; None: none.
+        cond_channels: channels of the full-resolution condition; 0: none.
+        base_channel: of the condition, to which the network's output, zero at first, is added; None: none.
     """
 
     def __init__(
         self,
-        channels: Sequence[int] = (1, 128, 256, 512),
-        z_channels: int = 3,
+        channels: Sequence[int],
+        z_channels: int,
         layers: Layers | None = None,
         *,
         cond_channels: int = 0,
         base_channel: int | None = None,
     ):
         super().__init__()
-        layers = layers or Layers()
-        if base_channel is not None and not 0 <= base_channel < cond_channels:
-            raise ValueError(f"base_channel is {base_channel}; the condition has {cond_channels} channels")
+        layers, (image_channels, *widths) = layers or Layers(), channels
         self.patch_size, self.cond_channels, self.base_channel = layers.patch_size, cond_channels, base_channel
-        image_channels, widths = channels[0], channels[1:]
         current = widths[-1]
         self.conv_in = nn.Conv2d(z_channels, current, 3, padding=1)
         self.mid = layers.middle(current)
@@ -153,8 +126,7 @@ class Decoder(nn.Module):
             if cond_channels:
                 folded = cond_channels * (self.patch_size * 2**level) ** 2
                 stage["cond_in"] = nn.Conv2d(folded, current, 3, padding=1)
-            if level > 0:
-                stage["upsample"] = Upsample(width)
+            stage["upsample"] = upsample(width, width) if level > 0 else nn.Identity()
             self.up.insert(0, stage)  # index = level, as in CompVis' checkpoints
             current = width
         self.norm_out = normalize(current)
@@ -167,11 +139,7 @@ class Decoder(nn.Module):
                 nn.Conv2d(HEAD_CHANNELS, image_channels, 3, padding=1),
             )
         if base_channel is not None:
-            self.start_from_condition()
-
-    def start_from_condition(self) -> None:
-        """Set the last layer to zero, so that a residual decoder returns its base channel."""
-        zero_init(self.last_layer)
+            zero_init(self.last_layer)
 
     @property
     def last_layer(self) -> nn.Conv2d:
@@ -183,23 +151,19 @@ class Decoder(nn.Module):
         setattr(self, "features", torch.compile(self.features, *args, **kwargs))  # noqa: B010 - a method, for mypy
 
     def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
-        """z (B, Z, h, w), cond (B, cond_channels, f h, f w) -> (B, C, f h, f w)."""
-        output = self.last_layer(self.features(z, cond))
-        if self.base_channel is None or cond is None:
-            return output
-        return output + cond[:, self.base_channel : self.base_channel + 1]
-
-    def features(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Input of the last layer, (B, c, f h, f w)."""
+        """z (B, Z, h, w), cond (B, cond_channels, f h, f w) if the decoder sees it -> (B, C, f h, f w)."""
         if (cond is None) != (self.cond_channels == 0):
             raise ValueError(f"this decoder takes a condition of {self.cond_channels} channels")
+        output = self.last_layer(self.features(z, cond))
+        return output if self.base_channel is None else output + cond[:, self.base_channel, None]
+
+    def features(self, z: Tensor, cond: Tensor | None) -> Tensor:
+        """Input of the last layer, (B, c, f h, f w)."""
         h = self.mid(self.conv_in(z))
         for level, stage in reversed(list(enumerate(self.up))):
             if cond is not None:
                 h = h + stage["cond_in"](F.pixel_unshuffle(cond, self.patch_size * 2**level))
-            h = stage["block"](h)
-            if "upsample" in stage:
-                h = stage["upsample"](h)  # (B, c, 2H, 2W)
+            h = stage["upsample"](stage["block"](h))  # (B, c, 2H, 2W)
         h = F.silu(self.norm_out(h))
         if self.patch_size == 1:
             return h
@@ -209,38 +173,25 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """Variational autoencoder with a diagonal Gaussian posterior.
-
-    Args:
-        embed_dim: latent channels Z.
-        channels, layers: see `Encoder`.
-        cond_channels, base_channel: see `Decoder`.
-    """
+    """Variational autoencoder with a latent of `embed_dim` channels Z; other arguments as of `Encoder` and `Decoder`."""
 
     def __init__(
         self,
         embed_dim: int = 3,
         channels: Sequence[int] = (1, 128, 256, 512),
         layers: Layers | None = None,
-        *,
-        cond_channels: int = 0,
-        base_channel: int | None = None,
+        **cond: Any,
     ):
         super().__init__()
-        layers = layers or Layers()
-        self.embed_dim = embed_dim
+        self.embed_dim, layers = embed_dim, layers or Layers()
         self.downsampling_factor = layers.patch_size * 2 ** (len(channels) - 2)
         self.encoder = Encoder(channels, embed_dim, layers)
-        self.decoder = Decoder(channels, embed_dim, layers, cond_channels=cond_channels, base_channel=base_channel)
+        self.decoder = Decoder(channels, embed_dim, layers, **cond)
         self.quant_conv = nn.Conv2d(2 * embed_dim, 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, embed_dim, 1)
 
     def encode(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """x (B, C, H, W) in [-1, 1] -> posterior over (B, Z, H/f, W/f).
-
-        Raises:
-            ValueError: H or W is not a multiple of f = `downsampling_factor`.
-        """
+        """x (B, C, H, W) in [-1, 1] -> posterior over (B, Z, H/f, W/f); ValueError if f does not divide H and W."""
         f = self.downsampling_factor
         if x.shape[-1] % f or x.shape[-2] % f:
             raise ValueError(f"image sides {tuple(x.shape[-2:])} must be multiples of {f}")
@@ -250,21 +201,7 @@ class AutoencoderKL(nn.Module):
         """z (B, Z, h, w), cond (B, cond_channels, f h, f w) if the decoder sees it -> (B, C, f h, f w) in ~[-1, 1]."""
         return self.decoder(self.post_quant_conv(z), cond if self.decoder.cond_channels else None)
 
-    def forward(
-        self, x: Tensor, cond: Tensor | None = None, noise: Tensor | None = None
-    ) -> tuple[Tensor, DiagonalGaussianDistribution]:
-        """Reconstruct through a sample of the posterior: (B, C, H, W) -> the same, and the posterior."""
-        posterior = self.encode(x)
-        return self.decode(posterior.sample(noise), cond), posterior
-
     @torch.no_grad()
-    def reconstruct(self, batch: dict[str, Any]) -> Tensor:
-        """The `image` (B, C, H, W) of a batch, which also holds `cond` and `ori_mask`, through the posterior's mean and back ->
-        grey levels in [0, 1].
-        """
-        decoded = self.decode(self.encode(batch["image"]).mode(), batch["cond"])
-        return to_gain(decoded, batch["ori_mask"])
-
     def predict(self, batch: dict[str, Any]) -> list[Tensor]:
-        """The first stage's predictions for a batch: its reconstruction."""
-        return [self.reconstruct(batch)]
+        """The reconstruction of a batch (`image`, `cond`, `ori_mask`) from the posterior's mean, grey levels (B, 1, H, W)."""
+        return [to_gain(self.decode(self.encode(batch["image"]).mode(), batch["cond"]), batch["ori_mask"])]

@@ -1,13 +1,12 @@
 """Layers that several networks share. Tensors are (B, C, H, W) unless a comment says otherwise."""
 
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-
-FOURIER_FEATURES = 32
 
 
 def normalize(channels: int) -> nn.GroupNorm:
@@ -30,20 +29,13 @@ def run(block: nn.Module, *inputs: Tensor | None, recompute: bool) -> Tensor:
 
 
 class ResnetBlock(nn.Module):
-    """norm - SiLU - conv, twice, plus a skip; optionally modulated by a time embedding (scale and shift).
+    """norm - SiLU - conv, twice, plus a skip; scaled and shifted by a time embedding of `emb_channels` if there is one.
 
     Module names are CompVis', so that autoencoders trained elsewhere can be loaded.
-
-    Args:
-        out_channels: None: as the input.
-        emb_channels: width of the time embedding, 0 for none.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int | None = None, *, emb_channels: int = 0, dropout: float = 0.0
-    ):
+    def __init__(self, in_channels: int, out_channels: int, *, emb_channels: int = 0, dropout: float = 0.0):
         super().__init__()
-        out_channels = out_channels or in_channels
         self.norm1 = normalize(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.emb_proj = nn.Linear(emb_channels, 2 * out_channels) if emb_channels else None
@@ -67,55 +59,27 @@ class AttnBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.norm = normalize(channels)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
+        self.q, self.k, self.v = (nn.Conv2d(channels, channels, 1) for _ in range(3))
         self.proj_out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        b, c, h, w = x.shape
         y = self.norm(x)
         q, k, v = (m(y).flatten(2).transpose(1, 2).unsqueeze(1) for m in (self.q, self.k, self.v))  # (B, 1, HW, C)
         y = F.scaled_dot_product_attention(q, k, v)  # (B, 1, HW, C)
-        y = y.squeeze(1).transpose(1, 2).reshape(b, c, h, w)
-        return x + self.proj_out(y)
+        return x + self.proj_out(y.squeeze(1).transpose(1, 2).reshape(x.shape))
 
 
-class Downsample(nn.Module):
+def downsample(channels: int) -> nn.Sequential:
     """Halve both sides by a strided 3x3 convolution, padded at the right and bottom as CompVis does."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H/2, W/2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+    conv = nn.Conv2d(channels, channels, 3, stride=2)
+    return nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=conv))
 
 
-class Upsample(nn.Module):
+def upsample(in_channels: int, out_channels: int) -> nn.Sequential:
     """Double both sides: nearest neighbour, then a 3x3 convolution (no checkerboard; Odena et al., 2016)."""
-
-    def __init__(self, in_channels: int, out_channels: int | None = None):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels or in_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, out, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-def conv_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
-    """A convolution and ReLU that keep both sides; the kernel is odd."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), nn.ReLU())
-
-
-def upsample_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
-    """A transposed convolution and ReLU that double both sides."""
-    padding, more = (kernel - 1) // 2, kernel % 2
-    conv = nn.ConvTranspose2d(in_channels, out_channels, kernel, stride=2, padding=padding, output_padding=more)
-    return nn.Sequential(conv, nn.ReLU())
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    return nn.Sequential(OrderedDict(nearest=nn.Upsample(scale_factor=2.0), conv=conv))
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -134,15 +98,16 @@ class FourierFeatures(nn.Module):
     Frequencies, in cycles per image side, are sampled once from N(0, 8^2) and saved with the weights.
     """
 
+    channels = 32
+
     def __init__(self) -> None:
         super().__init__()
-        self.frequencies = nn.Buffer(torch.randn(FOURIER_FEATURES // 2, 2) * 8)
+        self.frequencies = nn.Buffer(torch.randn(self.channels // 2, 2) * 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), of which only the shape is used -> (B, FOURIER_FEATURES, H, W)."""
+        """(B, C, H, W), of which only the shape is used -> (B, 32, H, W)."""
         b, _, h, w = x.shape
-        ys = (torch.arange(h, device=x.device, dtype=torch.float32) + 0.5) * (2 / h) - 1
-        xs = (torch.arange(w, device=x.device, dtype=torch.float32) + 0.5) * (2 / w) - 1
-        fy, fx = self.frequencies[:, :, None, None].unbind(1)  # (FOURIER_FEATURES / 2, 1, 1) each
-        angles = math.pi * (fy * ys[None, :, None] + fx * xs[None, None])  # (FOURIER_FEATURES / 2, H, W)
+        ys, xs = ((torch.arange(n, device=x.device, dtype=torch.float32) + 0.5) * (2 / n) - 1 for n in (h, w))
+        fy, fx = self.frequencies[:, :, None, None].unbind(1)  # (16, 1, 1) each
+        angles = math.pi * (fy * ys[None, :, None] + fx * xs[None, None])  # (16, H, W)
         return torch.cat([angles.sin(), angles.cos()]).to(x.dtype).expand(b, -1, -1, -1)

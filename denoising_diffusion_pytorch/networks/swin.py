@@ -1,5 +1,6 @@
 """Shifted-window attention and the condition encoder (Liu et al., "Swin Transformer", 2021)."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -9,20 +10,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .blocks import FOURIER_FEATURES, FourierFeatures, run, zero_init
+from .blocks import FourierFeatures, run, zero_init
 
 FEW_KEYS = 128
-
-
-def window_partition(x: Tensor, window_size: int) -> Tensor:
-    """(B, H, W, C), sides multiples of w -> (B * H/w * W/w, w * w, C)."""
-    return rearrange(x, "b (h i) (w j) c -> (b h w) (i j) c", i=window_size, j=window_size)
-
-
-def window_reverse(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
-    """The inverse of `window_partition`: (B * H/w * W/w, w * w, C) -> (B, H, W, C)."""
-    h, w = height // window_size, width // window_size
-    return rearrange(windows, "(b h w) (i j) c -> b (h i) (w j) c", h=h, w=w, i=window_size, j=window_size)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,21 +27,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention inside (optionally shifted) windows, with a relative position bias.
+    """Multi-head self-attention inside windows of w x w pixels, shifted by w // 2 if asked to, with a relative position bias.
 
     Maps whose sides are not multiples of the window are padded. Padded tokens, and tokens that only the cyclic shift
     made neighbours, do not attend to each other.
-
-    Args:
-        dim: channels, a multiple of `num_heads`.
-        window_size: side w of a window in pixels.
-        shift: whether windows are shifted by w // 2.
     """
 
     def __init__(self, dim: int, num_heads: int = 4, window_size: int = 8, shift: bool = False):
         super().__init__()
-        self.num_heads = num_heads
-        self.window_size = window_size
+        self.num_heads, self.window_size = num_heads, window_size
         self.shift = window_size // 2 if shift else 0
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -61,43 +45,39 @@ class WindowAttention(nn.Module):
         index = offset[..., 0] * (2 * window_size - 1) + offset[..., 1]
         self.register_buffer("relative_position_index", index, persistent=False)
 
-    def _attention_bias(self, height: int, width: int, padded_h: int, padded_w: int, dtype: torch.dtype) -> Tensor:
+    def _windows(self, x: Tensor) -> Tensor:
+        """Padded with zeros, shifted and cut: (B, H, W, C) -> (B, H'/w, W'/w, w * w, C)."""
+        w, (height, width) = self.window_size, x.shape[1:3]
+        if height % w or width % w:
+            x = F.pad(x, (0, 0, 0, -width % w, 0, -height % w))
+        if self.shift:
+            x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
+        return rearrange(x, "b (h i) (w j) c -> b h w (i j) c", i=w, j=w)
+
+    def _attention_bias(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         """(windows or 1, heads, w^2, w^2): position bias, -inf between tokens of different regions."""
-        n = self.window_size**2
-        bias = self.relative_position_bias[self.relative_position_index.flatten()]  # (w^4, heads)
-        bias = bias.view(n, n, -1).permute(2, 0, 1).unsqueeze(0).to(dtype)  # (1, heads, w^2, w^2)
-        if self.shift == 0 and (height, width) == (padded_h, padded_w):
+        bias = self.relative_position_bias[self.relative_position_index]  # (w^2, w^2, heads)
+        bias = bias.permute(2, 0, 1).unsqueeze(0).to(dtype)  # (1, heads, w^2, w^2)
+        if self.shift == 0 and not (height % self.window_size or width % self.window_size):
             return bias
-        device = bias.device
-        regions = []
-        for side, padded in ((height, padded_h), (width, padded_w)):
-            position = torch.arange(padded, device=device).roll(-self.shift)  # where each token comes from
-            wrapped = torch.arange(padded, device=device) >= padded - self.shift  # wrapped around by the shift
-            regions.append(wrapped.long() + 2 * (position >= side).long())
-        region = regions[0][:, None] * 4 + regions[1][None]  # (padded_h, padded_w)
-        region = window_partition(region[None, :, :, None], self.window_size).squeeze(-1)  # (windows, w^2)
+        wraps = [torch.arange(side, device=bias.device) < self.shift for side in (height, width)]
+        region = 1 + wraps[0].long()[:, None] + 2 * wraps[1].long()  # (H, W); the padding is region 0
+        region = self._windows(region[None, ..., None]).flatten(0, 2).squeeze(-1)  # (windows, w^2)
         apart = region[:, None, :] != region[:, :, None]  # (windows, w^2, w^2)
         return bias.masked_fill(apart.unsqueeze(1), float("-inf"))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> the same."""
         b, height, width, _ = x.shape
-        w = self.window_size
-        pad_h, pad_w = -height % w, -width % w
-        padded_h, padded_w = height + pad_h, width + pad_w
-        if pad_h or pad_w:
-            x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
-        if self.shift:
-            x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        windows = window_partition(x, w)  # (B * windows, w^2, C)
+        windows = self._windows(x)
         # three of (B * windows, heads, w^2, C / heads)
-        q, k, v = rearrange(self.qkv(windows), "n p (s h d) -> s n h p d", s=3, h=self.num_heads)
-        bias = self._attention_bias(height, width, padded_h, padded_w, q.dtype)
+        q, k, v = rearrange(self.qkv(windows), "b h w p (s n d) -> s (b h w) n p d", s=3, n=self.num_heads)
+        bias = self._attention_bias(height, width, q.dtype)
         if len(bias) > 1:
             bias = bias.repeat(b, 1, 1, 1)  # (B * windows, heads, w^2, w^2)
-        y = attend(q, k, v, bias)
-        y = self.proj(rearrange(y, "n h p d -> n p (h d)"))
-        y = window_reverse(y, w, padded_h, padded_w)
+        y = self.proj(rearrange(attend(q, k, v, bias), "n h p d -> n p (h d)"))  # (B * windows, w^2, C)
+        (_, h, w, _, _), side = windows.shape, self.window_size
+        y = rearrange(y, "(b h w) (i j) c -> b (h i) (w j) c", h=h, w=w, i=side, j=side)
         if self.shift:
             y = torch.roll(y, (self.shift, self.shift), dims=(1, 2))
         return y[:, :height, :width]
@@ -106,7 +86,7 @@ class WindowAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Every pixel (`dim` channels) attends to the tokens of the condition (`context_dim` channels)."""
 
-    def __init__(self, dim: int, context_dim: int, num_heads: int = 4):
+    def __init__(self, dim: int, context_dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
         self.norm_context = nn.LayerNorm(context_dim)
@@ -122,45 +102,24 @@ class CrossAttention(nn.Module):
         return self.proj(rearrange(y, "b h (y x) d -> b y x (h d)", y=x.shape[1]))
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU in between, on the last dimension."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = zero_init(nn.Linear(4 * dim, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> the same."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class TransformerBlock(nn.Module):
     """Pre-norm block: window self-attention, cross-attention to the condition, MLP; each a residual branch.
 
-    Args:
-        window_size, shift: see `WindowAttention`.
-        context_dim: channels of the condition's tokens, 0 for no cross-attention.
-        self_attention: False leaves only the cross-attention (no window attention, no MLP).
+    With a `window_size` of 0 only the cross-attention is left; without `context_dim`, the channels of the condition's
+    tokens, there is none.
     """
 
     def __init__(
-        self,
-        dim: int,
-        window_size: int = 8,
-        *,
-        num_heads: int = 4,
-        shift: bool = False,
-        context_dim: int = 0,
-        self_attention: bool = True,
+        self, dim: int, window_size: int = 8, *, num_heads: int = 4, shift: bool = False, context_dim: int = 0
     ):
         super().__init__()
         self.attn = self.mlp = self.cross_attn = None
-        if self_attention:
+        if window_size:
             self.norm1 = nn.LayerNorm(dim)
             self.attn = WindowAttention(dim, num_heads, window_size, shift)
             self.norm3 = nn.LayerNorm(dim)
-            self.mlp = Mlp(dim)
+            fc1, fc2 = nn.Linear(dim, 4 * dim), zero_init(nn.Linear(4 * dim, dim))
+            self.mlp = nn.Sequential(OrderedDict(fc1=fc1, gelu=nn.GELU(), fc2=fc2))
         if context_dim:
             self.norm2 = nn.LayerNorm(dim)
             self.cross_attn = CrossAttention(dim, context_dim, num_heads)
@@ -185,7 +144,6 @@ class SwinConditionEncoder(nn.Module):
         dim, dim_mults: channels of level l are dim * dim_mults[l]; its side is 2^-l of level 0's.
         depths: Swin blocks per level; every second one has shifted windows.
         patch_size: side of the condition / side of level 0 (the latent's).
-        use_checkpoint: see `blocks.run`.
     """
 
     def __init__(
@@ -201,29 +159,23 @@ class SwinConditionEncoder(nn.Module):
         use_checkpoint: bool = False,
     ):
         super().__init__()
-        self.in_channels = in_channels
-        self.patch_size = patch_size
+        self.in_channels, self.patch_size, self.use_checkpoint = in_channels, patch_size, use_checkpoint
         self.channels = [dim * mult for mult in dim_mults]
-        self.use_checkpoint = use_checkpoint
         self.patch_embed = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
         self.fourier = FourierFeatures()
-        self.conv_in = nn.Conv2d(dim + FOURIER_FEATURES, dim, 3, padding=1)
+        self.conv_in = nn.Conv2d(dim + self.fourier.channels, dim, 3, padding=1)
         self.levels = nn.ModuleList()
         current = dim
-        for level, (channels, depth) in enumerate(zip(self.channels, depths, strict=True)):
-            merge = nn.Identity() if level == 0 else nn.Conv2d(current, channels, 2, stride=2)  # patch merging
-            blocks = nn.ModuleList(
-                TransformerBlock(channels, window_size, num_heads=num_heads, shift=index % 2 == 1)
-                for index in range(depth)
-            )
-            self.levels.append(nn.ModuleDict({"merge": merge, "blocks": blocks}))
-            current = channels
+        for level, (width, depth) in enumerate(zip(self.channels, depths, strict=True)):
+            merge = nn.Identity() if level == 0 else nn.Conv2d(current, width, 2, stride=2)  # patch merging
+            shifts = (index % 2 == 1 for index in range(depth))
+            blocks = [TransformerBlock(width, window_size, num_heads=num_heads, shift=shift) for shift in shifts]
+            self.levels.append(nn.ModuleDict({"merge": merge, "blocks": nn.ModuleList(blocks)}))
+            current = width
 
     def forward(self, cond: Tensor) -> list[Tensor]:
-        """(B, in_channels, p h, p w) in [-1, 1] -> [(B, C_0, h, w), (B, C_1, h/2, w/2), ...].
-
-        Raises:
-            ValueError: wrong channels, or sides that the patch size and the levels do not divide.
+        """(B, in_channels, p h, p w) in [-1, 1] -> [(B, C_0, h, w), (B, C_1, h/2, w/2), ...]; ValueError for wrong channels, or
+        sides that the patch size and the levels do not divide.
         """
         multiple = self.patch_size * 2 ** (len(self.levels) - 1)
         if cond.shape[1] != self.in_channels or cond.shape[-1] % multiple or cond.shape[-2] % multiple:

@@ -6,19 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..blocks import conv_relu, normalize, upsample_relu
-from .regression import Regression
+from ..blocks import normalize
+from .regression import Regression, conv_relu, upsample_relu
 
 RATES = (6, 12, 18)  # dilations of the pyramid
 
 
-def conv_norm(
-    in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1
-) -> nn.Sequential:
+def conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Convolution and normalization, by GroupNorm in place of BatchNorm: no statistics that differ between processes."""
-    padding = dilation * (kernel // 2)
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
-    return nn.Sequential(conv, normalize(out_channels))
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
+    return nn.Sequential(conv, normalize(outputs))
 
 
 class Bottleneck(nn.Module):
@@ -64,11 +61,8 @@ class AtrousPyramid(nn.Module):
 
 class PMNet(Regression):
     """PMNet of output stride 8, the more accurate one of the authors' two, with the layers of their code: 33.3 M parameters.
-
-    Args:
-        cond_channels: channels of the condition.
-        width: fraction of the published channels in every layer, which are 64 to 1,024.
-        variance: predict the log-variance, too.
+    `width` is the fraction of the published 64 to 1,024 channels in every layer; with `variance` it predicts the
+    log-variance, too.
     """
 
     title = "PMNet"
@@ -90,12 +84,8 @@ class PMNet(Regression):
         self.up1 = conv_relu(8 * c, 4 * c, 3)
         self.up0 = conv_relu(5 * c, 2 * c, 3)
         self.head = nn.Sequential(
-            nn.Conv2d(2 * c + cond_channels, c, 3, padding=1),
-            normalize(c),
-            nn.ReLU(),
-            nn.Conv2d(c, c, 3, padding=1),
-            normalize(c),
-            nn.ReLU(),
+            *(nn.Conv2d(2 * c + cond_channels, c, 3, padding=1), normalize(c), nn.ReLU()),
+            *(nn.Conv2d(c, c, 3, padding=1), normalize(c), nn.ReLU()),
             nn.Conv2d(c, 1 + variance, 3, padding=1),
         )
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..blocks import conv_relu, upsample_relu
-from .regression import Regression
+from .regression import Regression, conv_relu, upsample_relu
 
 # kernel and pooling of each layer on the way down; kernel and enlargement on the way up, before a last convolution
 DOWN = ((3, 1), (5, 2), (5, 2), (5, 1), (5, 2), (3, 1), (5, 2), (5, 2), (5, 2))
@@ -19,11 +18,8 @@ SECOND_UP = (110, 90, 70, 60, 50, 40, 30, 20, 20)
 
 
 class PoolingUnet(nn.Module):
-    """One of the two: convolution - ReLU - max-pooling down, transposed convolutions up, no normalization.
-
-    Args:
-        in_channels, out_channels: channels of input and output.
-        down, up: channels of the layers of `DOWN` and `UP`.
+    """One of the two: convolution - ReLU - max-pooling down, transposed convolutions up, no normalization. `down` and `up`
+    are the channels of the layers of `DOWN` and `UP`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, down: Sequence[int], up: Sequence[int]):
@@ -60,11 +56,8 @@ class RadioUNet(Regression):
 
     The paper trains the first U-Net, freezes it, and trains the second. Here both learn from the first step on by the sum of
     their losses; the second one's gradient does not reach the first. The last layers have no ReLU, as maps lie in [-1, 1].
-
-    Args:
-        cond_channels: channels of the condition.
-        width: fraction of the published channels in every layer.
-        variance: the second U-Net predicts the log-variance, too.
+    `width` is the fraction of the published channels in every layer; with `variance` the second U-Net predicts the
+    log-variance, too.
     """
 
     title = "RadioUNet"

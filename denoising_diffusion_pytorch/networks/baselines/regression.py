@@ -1,6 +1,5 @@
-"""What the regression baselines have in common: what they return, and how a map is predicted from it."""
+"""What the regression baselines have in common: layers, what a network returns, and how a map is predicted from it."""
 
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +12,18 @@ from ..radio_map import to_gain
 LOWEST_LOG_VARIANCE = -12.0  # the rounding to 256 grey levels alone has (2 / 255)^2 / 12, e^-12.2
 
 
+def conv_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """A convolution and ReLU that keep both sides; the kernel is odd."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), nn.ReLU())
+
+
+def upsample_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """A transposed convolution and ReLU that double both sides."""
+    padding, more = (kernel - 1) // 2, kernel % 2
+    conv = nn.ConvTranspose2d(in_channels, out_channels, kernel, stride=2, padding=padding, output_padding=more)
+    return nn.Sequential(conv, nn.ReLU())
+
+
 def mean_and_log_variance(output: Tensor) -> tuple[Tensor, Tensor]:
     """The two channels of a network with `variance`: output (B, 2, H, W) -> mean and log-variance, (B, 1, H, W) float32 each.
 
@@ -22,7 +33,7 @@ def mean_and_log_variance(output: Tensor) -> tuple[Tensor, Tensor]:
     return mean, LOWEST_LOG_VARIANCE + F.softplus(raw - LOWEST_LOG_VARIANCE)
 
 
-class Regression(nn.Module, ABC):
+class Regression(nn.Module):
     """A network from the condition to the map. `forward` returns all outputs that are trained; the last one is the prediction.
 
     An output has one channel, the map in about [-1, 1], or two, the map's mean and log-variance (heteroscedastic
@@ -30,10 +41,6 @@ class Regression(nn.Module, ABC):
     """
 
     title: ClassVar[str]  # in tables
-
-    @abstractmethod
-    def forward(self, cond: Tensor) -> list[Tensor]:
-        """cond (B, C, S, S) in [-1, 1] -> outputs, (B, 1 or 2, S, S) each."""
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any], num_samples: int = 1) -> list[Tensor]:

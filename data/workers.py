@@ -1,0 +1,26 @@
+"""Worker processes end when their parent does, and at no other time."""
+
+import multiprocessing
+import os
+import signal
+import threading
+
+LOOK_AGAIN = 2.0  # s until a worker notices that its parent was killed
+
+
+def start_worker(*_: object) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group, and the parent decides when to stop: a worker ends only when its own
+    parent sends the signal, as the interpreter does at exit, or is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # on Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not be waited for
+        threading.Thread(target=_end_with_parent, args=[multiprocessing.parent_process().pid], daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    received = None
+    while (received is None or received.si_pid != parent) and os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, LOOK_AGAIN)
+    os._exit(0)
