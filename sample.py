@@ -61,7 +61,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     position = "a transmitter: column and row, or coordinates of the footprints; may be repeated"
     add("--tx", action="append", default=[], metavar="X,Y", help=position)
     add("--invert", action="store_true", help="the buildings of the PNG are black on white")
-    add("--measurements", type=Path, metavar="CSV", help="measured points: x, y and path gain")
+    add("--measurements", type=Path, metavar="CSV", help="measured points: x,y or lon,lat, and gain_db or dbm")
     add("--eirp", type=float, metavar="DBM", help="turns measured dBm into path gain: dBm - EIRP")
     covered = "path gain from which a pixel is covered (%(default)g)"
     add("--threshold", type=float, default=COVERAGE_DB, metavar="DB", help=covered)

@@ -1,108 +1,81 @@
-"""What the page and the server send each other: arrays, cities, cars, transmitters, measured values. All of it is checked."""
+"""What the page and the server send each other: cities, scenes, maps, and files of maps. All that comes in is checked."""
 
 import base64
-from functools import cache
+from dataclasses import asdict
+from typing import Any, BinaryIO
 
 import numpy as np
 import shapely
+from PIL import Image
 
 from data import DataError, Scene
+from data.conditions import simulated_gains
 from data.crop import SIDE
 from data.geometry.cars import car_outline, cars_of
 from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
-from data.gis.measured_points import check_measurements
+from data.gis.city import City
+from data.gis.geotiff import write_geotiff
+from data.gis.measured_points import grey_levels
 from data.scene import scene_at
+from data.units import GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
+from denoising_diffusion_pytorch.predictor import Prediction
 
-MAX_TRANSMITTERS = 8
-MAX_POINTS = 2000  # of one transmitter
-MAX_CARS = 500
+MOST = {"tx": 8, "points": 2000, "cars": 500}
 
 
 def encode(array: np.ndarray) -> str:
-    """Bytes in base64, of fractions as little-endian float32."""
-    return base64.b64encode(array.astype("<f4" if array.dtype.kind == "f" else array.dtype).tobytes()).decode()
+    return base64.b64encode(array.tobytes()).decode()
 
 
-def decode(text: object, dtype: str, count: int, what: str) -> np.ndarray:
-    """The inverse of `encode`; raises DataError for anything but `count` numbers."""
+def buildings_of(body: Any) -> Layout:
+    """The buildings in view: SIDE * SIDE bytes, 1 inside; raises DataError."""
     try:
-        array = np.frombuffer(base64.b64decode(str(text), validate=True), dtype)
-    except ValueError as error:
-        raise DataError(f"{what}: is not base64 of {dtype} numbers") from error
-    if array.size != count:
-        raise DataError(f"{what}: holds {array.size} numbers, not {count}")
-    return array
+        pixels = np.frombuffer(base64.b64decode(body["buildings"], validate=True), np.uint8).reshape(SIDE, SIDE)
+    except (TypeError, KeyError, ValueError) as error:
+        raise DataError(f"buildings: must be base64 of {SIDE} x {SIDE} bytes") from error
+    return Layout.traced(pixels > 0)
 
 
-def pack(buildings: np.ndarray) -> str:
-    """(H, W) bool as bits, row by row."""
-    return encode(np.packbits(buildings))
-
-
-def unpack(text: object) -> np.ndarray:
-    """The inverse of `pack` for what is in view, (SIDE, SIDE)."""
-    return np.unpackbits(decode(text, "u1", SIDE * SIDE // 8, "buildings")).astype(bool).reshape(SIDE, SIDE)
-
-
-def whole_number(value: object, what: str, low: int, high: int) -> int:
-    """A number from a request; raises DataError."""
+def rows(body: dict[str, Any], key: str, columns: int) -> np.ndarray:
+    """The list of `columns` finite numbers each under a key, (N, columns); x and y, the first two, are in view."""
     try:
-        number = int(str(value))
-    except ValueError as error:
-        raise DataError(f"{what}: {value!r:.40} is not a whole number") from error
-    if not low <= number <= high:
-        raise DataError(f"{what}: {number} is not within {low} .. {high}")
-    return number
-
-
-def read_place(place: object) -> Georeference | None:
-    """Where a city lies, as its answer said; None if its coordinates are pixels; raises DataError."""
-    if place is None:
-        return None
-    try:
-        x, y, dx, dy = (float(place[key]) for key in ("x", "y", "dx", "dy"))  # type: ignore[index]
-        degrees, epsg = bool(place["degrees"]), place["epsg"]  # type: ignore[index]
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise DataError("place: must be what /upload answered") from error
-    if not (np.isfinite([x, y, dx, dy]).all() and dx > 0 and dy > 0):
-        raise DataError("place: holds numbers that are not finite or not positive")
-    code = None if epsg is None else whole_number(epsg, "place: epsg", 1, 2**16 - 1)
-    return Georeference(x, y, dx, dy, degrees, code)
-
-
-def rows_of(rows: object, most: int, what: str) -> np.ndarray:
-    """(N, 3) float64 of a list of at most `most` rows of three finite numbers; raises DataError."""
-    try:
-        array = np.array(rows, np.float64)
+        found = np.array(body.get(key, []), np.float64).reshape(-1, columns)
+        inside = (found[:, :2] >= 0) & (found[:, :2] <= SIDE - 1)
     except (TypeError, ValueError, OverflowError):
-        array = np.array(np.nan)
-    if array.size and array.shape[1:] != (3,) or len(array) > most or not np.isfinite(array).all():
-        raise DataError(f"{what}: must be a list of at most {most} rows of three finite numbers")
-    return array.reshape(-1, 3)
+        found, inside = np.full((1, columns), np.nan), np.array(False)
+    if len(found) > MOST[key] or not (np.isfinite(found).all() and inside.all()):
+        raise DataError(f"{key}: at most {MOST[key]} rows of {columns} numbers, x and y within 0 .. {SIDE - 1}")
+    return found
 
 
-@cache
-def car_shapes() -> list[dict[str, list]]:
-    """By whole degrees, of a car at (0, 0): its corners, and the pixels inside, each [x, y]."""
-    cars = [Layout([car_outline((8, 8), degrees)], (16, 16)) for degrees in range(180)]
-    return [
-        {"corners": (car.outlines[0] - 8).round().tolist(), "pixels": (np.argwhere(car.inside)[:, ::-1] - 8).tolist()}
-        for car in cars
-    ]
+def scenes_of(body: Any) -> list[Scene]:
+    """What is in view: `tx` (x, y), `cars` (x, y, degrees) and `points` (x, y, dB, index of a transmitter); or DataError."""
+    city = City(buildings_of(body), None)
+    transmitters, cars, points = rows(body, "tx", 2), rows(body, "cars", 3).round(), rows(body, "points", 4)
+    if not len(transmitters):
+        raise DataError("tx: place a transmitter first")
+    if len(cars):
+        city.add_cars(cars_of([car_outline((x, y), degrees) for x, y, degrees in cars], city.layout.shape))
+    scenes = [scene_at("city", city.layout, f"{x:g},{y:g}", cars=city.cars) for x, y in transmitters]
+    for number, scene in enumerate(scenes):
+        mine = points[points[:, 3] == number, :3]
+        if len(mine):
+            scene.measurements = grey_levels(mine, "points")
+    return scenes
 
 
-def read_cars(rows: object, layout: Layout) -> Layout | None:
-    """The cars of a list of [x, y, degrees], in whole numbers; None for none; raises DataError."""
-    numbers = rows_of(rows, MAX_CARS, "cars").round()
-    if not ((numbers[:, :2] >= 0) & (numbers[:, :2] < SIDE)).all():
-        raise DataError(f"cars: x and y must be within 0 .. {SIDE - 1}")
-    cars = cars_of([car_outline((x, y), degrees % 180) for x, y, degrees in numbers], layout.shape)
-    blocked = np.argwhere(cars.inside & layout.inside)
-    if len(blocked):
-        row, column = blocked[0]
-        raise DataError(f"cars: the one at {column},{row} is inside a building")
-    return cars if len(numbers) else None
+def whole_city(name: str, city: City) -> dict[str, Any]:
+    """All of a city, of which the page shows a part."""
+    return {
+        "buildings": encode(city.layout.inside),
+        "width": city.layout.shape[1],
+        "height": city.layout.shape[0],
+        "place": None if city.place is None else asdict(city.place),
+        "cars": [] if city.cars is None else placed(city.cars),
+        "note": "; ".join([name, *city.notes]),
+        "inverted": city.seems_inverted,
+    }
 
 
 def placed(cars: Layout) -> list[list[int]]:
@@ -117,26 +90,31 @@ def placed(cars: Layout) -> list[list[int]]:
     return found
 
 
-def read_scenes(body: object) -> list[Scene]:
-    """What is in view of a request: buildings, cars, and for each transmitter the values measured of it; raises DataError."""
-    if not isinstance(body, dict) or not isinstance(body.get("tx"), list):
-        raise DataError("a request needs `buildings` and `tx`")
-    count = len(body["tx"])
-    if not 1 <= count <= MAX_TRANSMITTERS:
-        raise DataError(f"place 1 to {MAX_TRANSMITTERS} transmitters, not {count}")
-    layout = Layout.traced(unpack(body.get("buildings")))
-    try:
-        positions = [f"{float(x)},{float(y)}" for x, y in body["tx"]]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError("tx: must be a list of [x, y]") from error
-    cars = read_cars(body.get("cars", []), layout)
-    scenes = [scene_at("city", layout, position, cars=cars) for position in positions]
-    measured = body.get("points") or [[]] * count
-    if not isinstance(measured, list) or len(measured) != count:
-        raise DataError("points: must be a list with one list of [x, y, dB] for each transmitter")
-    for scene, points in zip(scenes, measured, strict=True):
-        if points:
-            if not isinstance(points, list) or len(points) > MAX_POINTS:
-                raise DataError(f"points: must be a list of at most {MAX_POINTS} [x, y, dB] per transmitter")
-            scene.measurements = check_measurements([("points", point) for point in points], layout.shape)
-    return scenes
+def layers_of(prediction: Prediction) -> dict[str, np.ndarray]:
+    """The maps of a transmitter in dB, (SIDE, SIDE) float32, by name; a spread of several samples, a loss by cars."""
+    scene = prediction.scene
+    without, simulated = (gain_to_db(np.where(scene.buildings, 0, each)) for each in simulated_gains(scene))
+    model = gain_to_db(prediction.gain)
+    layers = {"model": model, "simulator": simulated, "difference": model - simulated}
+    if prediction.std is not None:
+        layers["std"] = prediction.std * GAIN_SPAN_DB
+    if scene.cars is not None:
+        layers["car_loss"] = without - simulated
+    return {name: layer.astype("<f4") for name, layer in layers.items()}
+
+
+def write_layer(file: BinaryIO, kind: str, name: str, values: np.ndarray, buildings: np.ndarray, body: Any) -> None:
+    """A map as PNG in RadioMapSeer's levels, or as it is in .npy and GeoTIFF; `body` holds the `place` of what is in view."""
+    if kind == "npy":
+        np.save(file, values)
+    elif kind == "tif":
+        try:
+            x, y, dx, dy = (float(body["place"][key]) for key in ("x", "y", "dx", "dy"))
+            place = Georeference(x, y, dx, dy, body["place"]["degrees"], body["place"]["epsg"])
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise DataError("place: must be that of the city in view") from error
+        write_geotiff(file, values, place)
+    elif kind == "png" and name in ("model", "simulator"):
+        Image.fromarray(gain_to_uint8(np.where(buildings, 0, db_to_gain(values)))).save(file, "PNG")
+    else:
+        raise DataError(f"{name} as {kind}: maps are saved as npy and tif, path gains also as png")

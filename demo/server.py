@@ -1,82 +1,133 @@
-"""The server of the web page.
+"""The server of the web page. It keeps no state: the page holds the whole city and sends what is in view."""
 
-It keeps no state: the page holds the whole city and sends what is in view, so that several people can use it at once.
-"""
-
+import io
+import threading
+import time
 from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from flask import Flask, Response, abort, jsonify, request
+from flask import Flask, Response, abort, jsonify, request, send_file
 from matplotlib import colormaps
+from PIL import Image
 from werkzeug.exceptions import HTTPException
 
-from data import DataError
+from data import DataError, Scene
 from data.crop import SIDE
-from data.gis.city import LARGEST, MOST_VERTICES, SUFFIXES
-from data.units import COVERAGE_DB, GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB
+from data.gis.city import LARGEST, City, city_of
+from data.simulator import random_cars
+from data.simulator.scenes import random_scenes
+from data.units import GAIN_MAX_DB, GAIN_MIN_DB
 from denoising_diffusion_pytorch.predictor import Predictor
 
-from .cities import add_cities, examples
-from .maps import add_maps
-from .messages import MAX_CARS, MAX_POINTS, MAX_TRANSMITTERS, car_shapes
+from . import messages
 
 HERE = Path(__file__).parent
 MAX_UPLOAD = 8 * 2**20  # bytes
+MAX_DRAWS = 8
+MAX_WAITING = 4  # requests for maps that may wait for the one that is being predicted
 EIRP_DBM = 23.0  # RadioMapSeer's
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'none'"
 
 
 def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS) -> Flask:
     """The page and the requests that it makes.
 
-    Args:
-        predictor: of a latent diffusion.
-        hosts: names by which the server may be addressed, so that no other web page can reach it through a name of its
-            own (DNS rebinding); None for any.
+    No other web page can reach it through a name of its own (DNS rebinding): `hosts` are its names, None for any.
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
+    Image.MAX_IMAGE_PIXELS = LARGEST**2 // 2  # pictures of more than twice as many are not unpacked
     guard(app, hosts)
     add_cities(app)
     add_maps(app, predictor)
 
     @app.get("/")
-    def page():
-        return Response((HERE / "page.html").read_text(encoding="utf-8"), mimetype="text/html")
-
     @app.get("/page.js")
-    def script():
-        return Response((HERE / "page.js").read_text(encoding="utf-8"), mimetype="text/javascript")
+    def page():
+        return send_file(HERE / ("page.js" if request.path == "/page.js" else "page.html"))
 
     @app.get("/settings")
     def settings():
         colours = {
-            name: (colormaps[name](np.arange(colormaps[name].N))[:, :3] * 255).round().astype(int).tolist()
-            for name in ("viridis", "RdBu_r", "magma", "OrRd", "tab10")
+            name: (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(int).tolist()
+            for name in ("viridis", "RdBu_r", "magma", "OrRd")
         }
         return jsonify(
             colours=colours,
             side=SIDE,
             limits=[GAIN_MIN_DB, GAIN_MAX_DB],
-            measurable=[GAIN_MIN_DB - GAIN_SPAN_DB, GAIN_MAX_DB],
-            threshold=COVERAGE_DB,
             eirp=EIRP_DBM,
-            cities=list(examples()),
-            suffixes=SUFFIXES,
             max_upload=MAX_UPLOAD,
-            max_side=LARGEST,
-            max_vertices=MOST_VERTICES,
-            max_transmitters=MAX_TRANSMITTERS,
-            max_points=MAX_POINTS,
-            max_cars=MAX_CARS,
-            cars=car_shapes() if predictor.sees_cars else None,
+            cars=predictor.sees_cars,
             measurements=predictor.sees_measurements,
             model=f"{predictor.checkpoint.path.name}, step {predictor.checkpoint.step:,}",
         )
 
     return app
+
+
+def add_cities(app: Flask) -> None:
+    """/city and /upload, which answer a whole city each, and /cars along the streets of what is in view."""
+
+    def seed() -> int:
+        return abs(request.args.get("seed", 0, type=int))
+
+    @app.get("/city")
+    def city():
+        scene = random_scenes(seed())[0]
+        return jsonify(messages.whole_city(f"random city {seed()}", City(scene.layout, None)) | {"tx": scene.tx})
+
+    @app.post("/upload")
+    def upload():
+        name = request.args.get("name", "the file")
+        return jsonify(messages.whole_city(name, city_of(request.get_data(), name, invert="invert" in request.args)))
+
+    @app.post("/cars")
+    def cars():
+        layout = messages.buildings_of(request.get_json())
+        return jsonify(messages.placed(random_cars(layout, np.random.default_rng(seed()))))
+
+
+def add_maps(app: Flask, predictor: Predictor) -> None:
+    """/predict, the maps of all transmitters in view, and /file/<layer>/<kind>, one map of the first one."""
+    one_at_a_time = threading.Lock()  # a prediction uses all cores
+    places = app.extensions["places"] = threading.BoundedSemaphore(1 + MAX_WAITING)
+
+    def maps_of(scenes: list[Scene], draws: int) -> list[dict[str, np.ndarray]]:
+        if any(scene.measurements is not None for scene in scenes) and not predictor.sees_measurements:
+            raise DataError("this model has no channel that shows measured points")
+        if scenes[0].cars is not None and not predictor.sees_cars:
+            raise DataError("this model has no channel that shows cars")
+        if draws not in range(1, 1 + MAX_DRAWS):
+            raise DataError(f"draws: must be within 1 .. {MAX_DRAWS}")
+        if not places.acquire(blocking=False):
+            abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
+        try:
+            with one_at_a_time:
+                return [messages.layers_of(each) for each in predictor.predict(scenes, num_samples=draws)]
+        finally:
+            places.release()
+
+    @app.post("/predict")
+    def predict():
+        body, start = request.get_json(), time.perf_counter()
+        maps = maps_of(messages.scenes_of(body), body.get("draws", 1))
+        answer = [{name: messages.encode(layer) for name, layer in each.items()} for each in maps]
+        return jsonify(maps=answer, seconds=time.perf_counter() - start)
+
+    @app.post("/file/<layer>/<kind>")
+    def file(layer: str, kind: str):
+        body, content = request.get_json(), io.BytesIO()
+        scene = messages.scenes_of(body)[0]
+        maps = maps_of([scene], body.get("draws", 1))[0]
+        if layer not in maps:
+            raise DataError(f"there is no {layer} map here: place a car, or choose several samples")
+        messages.write_layer(content, kind, layer, maps[layer], scene.buildings, body)
+        content.seek(0)
+        return send_file(content, as_attachment=True, download_name=f"radio_map_{layer}.{kind}")
 
 
 def guard(app: Flask, hosts: Collection[str] | None) -> None:
@@ -89,12 +140,7 @@ def guard(app: Flask, hosts: Collection[str] | None) -> None:
 
     @app.after_request
     def protect(response: Response):
-        response.headers["Content-Security-Policy"] = (
-            "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-            "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
-        )
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers.update({"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
         return response
 
     @app.errorhandler(DataError)
@@ -103,9 +149,4 @@ def guard(app: Flask, hosts: Collection[str] | None) -> None:
 
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException):
-        too_large = f"the file or the request is larger than {MAX_UPLOAD // 2**20} MiB"
-        return jsonify(error=too_large if error.code == 413 else error.description), error.code
-
-    @app.errorhandler(RecursionError)
-    def too_deep(error: RecursionError):
-        return jsonify(error="the request is nested too deeply"), 400
+        return jsonify(error=error.description), error.code

@@ -12,9 +12,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
-from data.conditions import simulated_gain
 from data.simulator.scenes import random_scenes
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -24,8 +21,8 @@ from denoising_diffusion_pytorch.predictor import Predictor
 try:
     from waitress import serve
 
-    from demo.maps import MAX_WAITING
-    from demo.server import LOCAL_HOSTS, MAX_UPLOAD, create_app
+    from demo.messages import layers_of
+    from demo.server import LOCAL_HOSTS, MAX_UPLOAD, MAX_WAITING, create_app
 except ImportError as error:
     raise SystemExit(f"error: {error}; the web page needs: pip install -r requirements-demo.txt") from error
 
@@ -35,29 +32,18 @@ def main() -> None:
     parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if there is one")
     arguments = parser.parse_args()
     if not 0 <= arguments.port < 2**16:
         raise ConfigError(f"--port {arguments.port}: must lie within 0 .. 65535")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: there is no GPU that PyTorch can use")
-    predictor = Predictor(arguments.ckpt, device=arguments.device)
+    predictor = Predictor(arguments.ckpt)
     if not isinstance(predictor.model, LatentDiffusion):
-        raise ConfigError(
-            f"--ckpt {arguments.ckpt}: is a regression baseline; the page shows samples of a latent diffusion"
-        )
-    list(predictor.predict(random_scenes(0)))  # the first prediction compiles; done before anyone waits
-    simulated_gain(random_scenes(0)[0])
+        raise ConfigError(f"--ckpt {arguments.ckpt}: is a regression; the page shows samples of a latent diffusion")
+    layers_of(*predictor.predict(random_scenes(0)))  # the first prediction compiles; done before anyone waits
     print(f"http://{arguments.host}:{arguments.port} (Ctrl-C ends it)", flush=True)
+    app = create_app(predictor, LOCAL_HOSTS if arguments.host in LOCAL_HOSTS else None)
+    threads, most = 4 + MAX_WAITING, 4 * MAX_UPLOAD  # the application refuses what is above MAX_UPLOAD, with a reason
     try:
-        hosts = LOCAL_HOSTS if arguments.host in LOCAL_HOSTS else None
-        serve(
-            create_app(predictor, hosts),
-            host=arguments.host,
-            port=arguments.port,
-            threads=4 + MAX_WAITING,
-            max_request_body_size=4 * MAX_UPLOAD,  # above MAX_UPLOAD the application says why, above this nobody reads
-        )
+        serve(app, host=arguments.host, port=arguments.port, threads=threads, max_request_body_size=most)
     except OSError as error:
         raise ConfigError(f"--host {arguments.host} --port {arguments.port}: {error}; choose another port") from error
 

@@ -15,15 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from PIL import Image
 
-from data.crop import SIDE
 from data.errors import DataError
 from data.gis.city import read_city
 from data.scene import parse_position, scene_at
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import new_png, parse, print_city, run
-
-LARGE = 2**20  # px from which it takes so long that the command says what it does
 
 
 def main() -> None:
@@ -39,16 +36,12 @@ def main() -> None:
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
     city = read_city(arguments.buildings, [parse_position(arguments.tx)], arguments.invert, arguments.cars)
-    layout = city.layout
     print_city(city, arguments.buildings)
-    tx = scene_at(arguments.buildings.stem, layout, arguments.tx, city.place, city.cars).tx
-    if layout.inside.size > LARGE:
-        size = "x".join(map(str, layout.shape[::-1]))
-        print(f"simulating {size} px, {layout.inside.size / SIDE**2:.0f} times a RadioMapSeer map", flush=True)
-    path_gain = Simulator(layout, cars=city.cars).path_gain(tx)
+    tx = scene_at(arguments.buildings.stem, city.layout, arguments.tx, city.place, city.cars).tx
+    path_gain = Simulator(city.layout, cars=city.cars).path_gain(tx)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gain_to_uint8(db_to_gain(path_gain))).save(arguments.out, format="PNG")
-    print(f"{arguments.out}: path gain from {path_gain[~layout.inside].min():.1f} to {path_gain.max():.1f} dB")
+    print(f"{arguments.out}: path gain from {path_gain[~city.layout.inside].min():.1f} to {path_gain.max():.1f} dB")
 
 
 if __name__ == "__main__":

@@ -113,15 +113,15 @@ def test_footprints_and_measured_power(model, tmp_path):
     """The map is a GeoTIFF too; a negative longitude is a value; received power becomes path gain."""
     city = ("--buildings", TOWN, "--tx", "10.002543,49.999488")
     out = done("sample.py", *model, *city, "--output_folder", tmp_path)
-    assert "town.geojson: footprints: 58, in degrees (EPSG:4326)" in out
+    assert "town.geojson: footprints: 58 of 58, in WGS 84 (EPSG:4326)" in out
     west = ("--buildings", TOWN, "--tx", "-80.0003,43.0")
     refused("sample.py", *model, *west, words=["-80.0003,43.0: is outside town"])
-    (tmp_path / "drive.csv").write_text("PCI,latitude,longitude,rsrp\n1,49.9993,10.002543,-92\n1,49.0,10.0,-92\n")
+    (tmp_path / "drive.csv").write_text("PCI,lat,lon,dbm\n1,49.9993,10.002543,-92\n1,49.0,10.0,-92\n")
     drive = ("sample.py", *city, "--measurements", tmp_path / "drive.csv", "--output_folder", tmp_path / "drive")
-    refused(*drive, words=["rsrp is received power in dBm; give the transmitter's EIRP"])
+    refused(*drive, words=["gain_db, or dbm with the transmitter's EIRP"])
     out = done(*drive, "--eirp", -10)
-    assert "1 measured points from the columns longitude, latitude, rsrp (dBm, minus the EIRP of -10 dBm)" in out
-    assert "outside the map and left out: 1" in out and "1 of 1 measured points lie" in out
+    assert "1 measured points from the columns lon, lat, dbm (minus the EIRP of -10 dBm)" in out
+    assert "left out, outside the map or without a value: 1" in out and "1 of 1 measured points lie" in out
     decibels = np.load(tmp_path / "town_10.002543_49.999488.npy")
     with Image.open(tmp_path / "town_10.002543_49.999488.tif") as written:
         assert np.array_equal(np.asarray(written), decibels, equal_nan=True)
@@ -130,7 +130,7 @@ def test_footprints_and_measured_power(model, tmp_path):
     town = Layout.traced(np.asarray(Image.open(ROOT / "examples" / "town.png")) > 0)
     assert read_city(TOWN).layout.coverage.sum() == pytest.approx(town.coverage.sum(), rel=0.02)
     blind = ("sample.py", *model, "--simulate", 1, "--measurements", tmp_path / "drive.csv", "--eirp", 1)
-    (tmp_path / "drive.csv").write_text("x,y,rsrp\n3,4,-80\n")
+    (tmp_path / "drive.csv").write_text("x,y,dbm\n3,4,-80\n")
     refused(*blind, words=("has no channel that shows measured points", "drive.csv"))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data import DataError, FlatTree
 from data.gis.city import city_of
-from data.gis.measured_points import measurements_of
+from data.gis.measured_points import read_measurements
 from data.trees.png import decode_grey, read_grey
 from tests.conftest import save_grey
 
@@ -52,7 +52,7 @@ HOUSE = {"type": "Feature", "properties": {"building": "yes"}, "geometry": {"typ
 JSONS = [
     json.dumps(value).encode() for value in ({"type": "FeatureCollection", "crs": None, "features": [HOUSE]}, [RING])
 ]
-CSVS = [b"x,y,gain_db\n3,4,-90\n5,6,-97.5\n", b"column;row;rsrp (dBm)\n3;4;-90,5\n", b"x y path_loss\n3 4 90\n"]
+CSVS = [b"x,y,gain_db\n3,4,-90\n5,6,-97.5\n", b"row,dbm,y,x\n1,-67,4,3\n"]
 
 
 def outcome(name, read):
@@ -110,8 +110,10 @@ def test_footprints(content, cut):
 
 @BOUNDED
 @hypothesis.given(strategies.binary(max_size=200) | damaged(CSVS), strategies.sampled_from([None, 23.0]))
-def test_measured_points(content, eirp):
-    found = outcome("x.csv", lambda: measurements_of(content, "x.csv", (64, 64), None, eirp))
+def test_measured_points(tmp_path, content, eirp):
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    found = outcome(path, lambda: read_measurements(path, (64, 64), None, eirp))
     points = np.zeros((1, 3)) if found is None else found[0]
     assert len(points) and np.isfinite(points).all() and (points >= -0.5).all() and (points[:, 2] <= 1).all()
 

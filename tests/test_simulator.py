@@ -5,25 +5,18 @@ import pytest
 import shapely
 import torch
 from scipy import ndimage
+from shapely.ops import substring
 
 from data import Scene
 from data.conditions import condition
-from data.geometry.cars import car_outline, cars_from_picture, picture_of_cars
+from data.geometry.cars import cars_from_picture, picture_of_cars
 from data.geometry.layout import SUBROWS, Layout
-from data.geometry.outlines import clip
 from data.geometry.registration import EDGE
 from data.samples.augment import symmetry
-from data.simulator import (
-    PathLossModel,
-    Simulator,
-    geodesic_distance,
-    line_of_sight,
-    random_cars,
-    random_city,
-    random_transmitter,
-)
+from data.simulator import Simulator, geodesic_distance, line_of_sight, random_cars, random_city, random_transmitter
+from data.simulator.propagation import LOS_SLOPE, PER_BEND, SLOPE, TURN_ANGLE, TURN_LIMIT
 from data.simulator.scenes import random_scenes
-from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, db_to_gain
+from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB
 
 
 def simulate(mask, tx):
@@ -31,8 +24,8 @@ def simulate(mask, tx):
     return Simulator(Layout.traced(mask)).path_gain(tx)
 
 
-def block(size=64, rows=slice(24, 40), columns=slice(28, 36)):
-    buildings = np.zeros((size, size), bool)
+def block(rows=slice(24, 40), columns=slice(28, 36)):
+    buildings = np.zeros((64, 64), bool)
     buildings[rows, columns] = True
     return buildings
 
@@ -43,38 +36,31 @@ def test_free_space_is_25_log10_d():
     d = np.maximum(np.hypot(columns - 10, rows - 20), 1)
     assert np.allclose(gain, GAIN_MAX_DB - 25 * np.log10(d), atol=1e-4)
     assert Simulator(Layout([], (1, 1))).path_gain((0, 0)) == pytest.approx(GAIN_MAX_DB)  # the smallest map
-    for tx in ((-0.5, -0.5), (7.49, 7.49)):
-        assert np.isfinite(Simulator(Layout([], (8, 8))).paths(tx).loss).all()
+    assert all(np.isfinite(Simulator(Layout([], (8, 8))).loss(tx)).all() for tx in ((-0.5, -0.5), (7.49, 7.49)))
 
 
-def around(path, model):
-    """Loss along a path of points (N, 2) or (N, 3) with a bend at each inner one."""
+def around(*path):
+    """Loss along a path of points in 2D or 3D with a bend at each inner one."""
     legs = np.diff(np.array(path, float), axis=0)
     lengths = np.linalg.norm(legs, axis=1)
     cosines = (legs[1:] * legs[:-1]).sum(1) / lengths[1:] / lengths[:-1]
     turns = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
-    bends = (model.per_bend + model.turn_limit * np.minimum(turns / model.turn_angle, 1)).sum()
-    return model.slope * np.log10(lengths.sum()) + bends
+    return SLOPE * np.log10(lengths.sum()) + (PER_BEND + TURN_LIMIT * np.minimum(turns / TURN_ANGLE, 1)).sum()
 
 
-@pytest.mark.parametrize("model", [PathLossModel(roof_height=0.0), PathLossModel(20.0, 30.0, 4.0, 6.0, 40.0, 0.0)])
-def test_one_corner_exactly(model):
+def test_one_corner_exactly():
     """Behind the corner of a block that reaches the lower border; its corner is the centre of an open pixel."""
     ring = np.array([[28, 24], [36, 24], [36, 80], [28, 80]]) + (-EDGE, EDGE)
-    paths = Simulator(Layout([ring], (64, 64)), model).paths((20, 40))
-    for pixel, bends in (((44, 12), 1), ((60, 20), 1), ((40, 30), 2), ((50, 60), 2)):
-        corners = [(28, 24), (36, 24)][:bends]
-        column, row = pixel
-        assert paths.bends[row, column] == bends
-        assert paths.loss[row, column] == pytest.approx(around([(20, 40), *corners, pixel], model), abs=0.02)
-    assert paths.loss[40, 5] == pytest.approx(model.los_slope * np.log10(15)) and not paths.over_roofs.any()
-    wide = ring + [[0, 0], [24, 0], [24, 0], [0, 0]]  # a turn costs no more beyond the limit
-    loss = Simulator(Layout([wide], (64, 64)), model).paths((27, 60)).loss
-    assert loss[24, 40] == pytest.approx(around([(27, 60), (28, 24), (40, 24)], model), abs=0.3)
+    loss = Simulator(Layout([ring], (64, 64))).loss((20, 40))
+    for (column, row), corners in (((44, 12), 1), ((60, 20), 1), ((40, 26), 2), ((38, 25), 2)):
+        least = around((20, 40), *[(28, 24), (36, 24)][:corners], (column, row))
+        over = around((20, 40, 0), (28, 40, 21), (36, row, 21), (column, row, 0))
+        assert loss[row, column] == pytest.approx(least, abs=0.02) and least < over
+    assert loss[40, 5] == pytest.approx(LOS_SLOPE * np.log10(15))
     short = ring - [[0, 0], [0, 0], [0, 46], [0, 46]]  # from corner to corner no path leads through the building
-    loss = Simulator(Layout([short], (64, 64)), model).paths((20, 16)).loss
+    loss = Simulator(Layout([short], (64, 64))).loss((20, 16))
     for column, row in ((36, 30), (37, 35)):  # nor from a corner to a pixel on the far wall
-        least = min(around([(20, 16), corner, (column, row)], model) for corner in ((36, 24), (27, 34)))
+        least = min(around((20, 16), corner, (column, row)) for corner in ((36, 24), (27, 34)))
         assert loss[row, column] >= least - 0.5
 
 
@@ -84,32 +70,28 @@ def test_over_the_roofs_by_hand(walls):
 
     A pixel keeps the path that reaches it first; beyond a dark gap that need not be the least one.
     """
-    model = PathLossModel()
     buildings = np.zeros((64, 64), bool)
     for first in range(20, 20 + 10 * walls, 10):
         buildings[:, first : first + 4] = True
-    paths = Simulator(Layout.traced(buildings)).paths((10, 32))
+    loss = Simulator(Layout.traced(buildings)).loss((10, 32))
     last = 10 * walls + 13
-    least = around([(10, 32, 0), (20, 32, 21), (last, 32, 21), (last + 12, 32, 0)], model)
-    assert least - 0.5 < paths.loss[32, last + 12] < least + (0.5 if walls == 1 else 5)
-    assert paths.bends[32, last + 12] == 2 and paths.over_roofs[32, last + 12] and not paths.over_roofs[32, 15]
-    around_only = Simulator(Layout.traced(buildings), model._replace(roof_height=0.0)).paths((10, 32))
-    assert np.isinf(around_only.loss[:, 24:]).all() and (around_only.bends[:, 24:] == -1).all()
+    least = around((10, 32, 0), (20, 32, 21), (last, 32, 21), (last + 12, 32, 0))
+    assert least - 0.5 < loss[32, last + 12] < least + (0.5 if walls == 1 else 5)
+    assert np.isinf(loss[buildings]).all()
 
 
 def test_cars_by_hand():
     """A car across the ray is climbed beside it and left beside it; paths over roofs pass over cars; the effect is halved."""
-    model, car = PathLossModel(), np.array([[20, 30], [22, 30], [22, 34], [20, 34]]) + (-EDGE, EDGE)
+    car = np.array([[20, 30], [22, 30], [22, 34], [20, 34]]) + (-EDGE, EDGE)
     simulator = Simulator(Layout([], (64, 64)), cars=Layout([car], (64, 64)))
-    free, around_cars = simulator.paths((10, 32)), simulator.paths((10, 32), around_cars=True)
-    for column, bends in ((19, 0), (21, 1), (22, 1), (23, 2), (50, 2)):
-        least = around([(10, 32), (19, 32), (22, 32)][: bends + 1] + [(column, 32)], model)
-        assert around_cars.bends[32, column] == bends
-        assert bends == 0 or around_cars.loss[32, column] == pytest.approx(least)
-    assert around_cars.loss[10, 40] == free.loss[10, 40]
-    assert np.allclose(simulator.path_gain((10, 32)), (free.path_gain + around_cars.path_gain) / 2)
-    spot = Layout.traced(block(rows=slice(32, 33), columns=slice(21, 22)))  # smaller than a car, below the transmitter
-    assert np.isfinite(Simulator(Layout([], (64, 64)), cars=spot).paths((21, 32), around_cars=True).loss).all()
+    free, around_cars = simulator.loss((10, 32)), simulator.loss((10, 32), around_cars=True)
+    for column, bends in ((21, 1), (22, 1), (23, 2), (50, 2)):
+        path = [(10, 32), (19, 32), (22, 32)][: bends + 1]
+        assert around_cars[32, column] == pytest.approx(around(*path, (column, 32)))
+    assert around_cars[10, 40] == free[10, 40] and around_cars[32, 19] == free[32, 19]
+    assert np.allclose(GAIN_MAX_DB - simulator.path_gain((10, 32)), (free + around_cars) / 2)
+    spot = Layout.traced(block(32, 21))  # smaller than a car, below the transmitter
+    assert np.isfinite(Simulator(Layout([], (64, 64)), cars=spot).loss((21, 32), around_cars=True)).all()
     wall = Layout([np.array([[10, -1], [14, -1], [14, 64], [10, 64]]) + (-EDGE, EDGE)], (64, 64))
     behind = Simulator(wall, cars=Layout([car], (64, 64)))
     assert np.array_equal(behind.path_gain((3, 32)), Simulator(wall).path_gain((3, 32)))
@@ -153,42 +135,32 @@ def test_symmetries(index):
         assert (np.abs(there - here) > 0.01).mean() < 2e-3, name
 
 
-def test_line_of_sight_against_brute_force():
+def test_line_of_sight_against_shapely():
     city = random_city(np.random.default_rng(1), 64)
     tx = random_transmitter(city, np.random.default_rng(2))
-    visible = line_of_sight(city, tx)
-    assert not visible[city.inside].any() and visible[tx[1], tx[0]]
-    rings = [np.column_stack([ring, np.roll(ring, -1, axis=0)]) for ring in city.outlines]
+    visible, walls = (
+        line_of_sight(city, tx),
+        shapely.MultiLineString([ring[[*range(len(ring)), 0]] for ring in city.outlines]),
+    )
+    assert not visible[city.inside].any() and visible[tx[1], tx[0]] and visible.any()
     for row, column in np.argwhere(~city.inside)[::7]:
-        assert visible[row, column] == (not crossed(np.concatenate(rings), *tx, column, row))
-
-
-def crossed(segments, x0, y0, x1, y1, margin=0.6):
-    """Whether any of (S, 4) segments crosses another one, `margin` at its ends left out."""
-    d = np.array([x1 - x0, y1 - y0])
-    e = segments[:, 2:] - segments[:, :2]
-    cross = d[0] * e[:, 1] - d[1] * e[:, 0]
-    offset = segments[:, :2] - [x0, y0]
-    with np.errstate(divide="ignore", invalid="ignore"):  # parallel to it
-        t = (offset[:, 0] * e[:, 1] - offset[:, 1] * e[:, 0]) / cross
-        u = (offset[:, 0] * d[1] - offset[:, 1] * d[0]) / cross
-        share = margin / np.hypot(*d)
-    return bool(((t > share) & (t < 1 - share) & (u >= 0) & (u <= 1)).any())
+        ray = shapely.LineString([tx, (column, row)])
+        inner = substring(ray, 0.6, max(ray.length - 0.6, 0.6))
+        assert visible[row, column] == (not shapely.intersects(inner, walls))
 
 
 def test_geodesic_distance():
-    open_field = geodesic_distance(np.zeros((64, 64), bool), (10, 20), cell=1)
-    rows, columns = np.indices((64, 64))
-    straight = np.hypot(columns - 10, rows - 20)
-    assert (open_field >= straight - 1e-3).all() and (open_field <= 1.03 * straight + 1e-3).all()
-    wall = np.zeros((64, 64), bool)
-    wall[8:, 30:34] = True
-    around = geodesic_distance(wall, (20, 40), cell=1)
-    expected = np.hypot(30 - 20, 40 - 7.5) + 4 + np.hypot(44 - 34, 40 - 7.5)
-    assert around[40, 44] == pytest.approx(expected, rel=0.05)
-    assert np.isinf(around[wall]).all()
-    wall[:, 30:34] = True
-    assert np.isinf(geodesic_distance(wall, (20, 40))[:, 36:]).all()
+    rows, columns = np.indices((65, 65))  # odd: cells of one pixel
+    straight, found = np.hypot(columns - 10, rows - 20), geodesic_distance(np.zeros((65, 65), bool), (10, 20))
+    assert (found >= straight - 1e-3).all() and (found <= 1.03 * straight + 1e-3).all()
+    for size in (64, 65):
+        wall = np.zeros((size, size), bool)
+        wall[8:, 30:34] = True
+        found = geodesic_distance(wall, (20, 40))
+        expected = np.hypot(30 - 20, 40 - 7.5) + 4 + np.hypot(44 - 34, 40 - 7.5)
+        assert found[40, 44] == pytest.approx(expected, rel=0.06) and np.isinf(found[wall]).all()
+        wall[:, 30:34] = True
+        assert np.isinf(geodesic_distance(wall, (20, 40))[:, 36:]).all()
 
 
 def test_pixels_of_outlines():
@@ -207,13 +179,6 @@ def test_pixels_of_outlines():
     inside = Layout([ring], (64, 64)).inside  # pixel centres on diagonal walls
     assert inside[20, 20] and inside[30, 30] and not inside[19, 20] and not inside[30, 31]
     assert inside[35, 15] and not inside[15, 35]  # the other diagonals moved to the left and down
-
-
-def test_clipping_keeps_what_is_inside():
-    ring = np.array([[-5.0, 3.0], [4.0, -6.0], [40.0, 10.0], [20.0, 50.0]])
-    whole, cut = Layout([ring], (32, 32)), Layout(clip(ring, (0, 0), (31, 31)), (32, 32))
-    assert (whole.inside[1:-1, 1:-1] == cut.inside[1:-1, 1:-1]).all()
-    assert clip(ring + 100, (0, 0), (31, 31)) == []
 
 
 def test_exact_outlines_and_traced_ones_agree():
@@ -235,20 +200,19 @@ def test_cities_are_reproducible_and_varied():
         random_transmitter(Layout.traced(np.ones((64, 64), bool)), np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("seed, size", [(0, 256), (1, 256), (2, 256), (3, 128)])
+@pytest.mark.parametrize("seed, size", [(0, 256), (3, 128)])
 def test_random_cars_stand_in_the_street_and_apart(seed, size):
     city = random_city(np.random.default_rng(seed), size)
     cars, again = (random_cars(city, np.random.default_rng(1)) for _ in range(2))
     assert np.array_equal(cars.outlines, again.outlines)
     assert 0.8 < len(cars.outlines) / (100 * (size / 256) ** 2) <= 1
-    assert not (cars.inside & city.inside).any() and len(random_cars(city, np.random.default_rng(1), 7).outlines) == 7
+    assert not (cars.inside & city.inside).any()
     buildings = shapely.MultiLineString([np.concatenate([ring, ring[:1]]) for ring in city.outlines])
     assert not shapely.intersects(shapely.polygons(cars.outlines), buildings).any()
     read = cars_from_picture(picture_of_cars(cars)).outlines  # also tells that they are whole, and apart
     assert sorted(np.sort(ring, 0).tolist() for ring in read) == sorted(np.sort(r, 0).tolist() for r in cars.outlines)
     assert ndimage.distance_transform_edt(~city.inside)[cars.inside].mean() < 25  # m; streets run along buildings
-    for built, least in ((Layout([], (size, size)), 5), (Layout.traced(np.ones((size, size), bool)), 0)):
-        assert len(random_cars(built, np.random.default_rng(1)).outlines) >= least
+    assert not random_cars(Layout.traced(np.ones((size, size), bool)), np.random.default_rng(1)).outlines
 
 
 def test_cars_only_take_away():
@@ -259,15 +223,8 @@ def test_cars_only_take_away():
     assert np.array_equal(without, alone) and np.array_equal(with_cars, simulator.path_gain(tx))
     assert (with_cars <= without).all() and (with_cars < without - 1).any()
     assert np.array_equal(Simulator(city, cars=Layout([], city.shape)).path_gain(tx), alone)
-    around = simulator.paths(tx, around_cars=True).path_gain
-    assert np.allclose(2 * with_cars - without, np.minimum(without, around), atol=1e-3)
-    car = Layout([car_outline((30, 20), 90)], (64, 64))
-    without, with_cars = Simulator(Layout([], (64, 64)), cars=car).path_gains((10, 20))
-    assert with_cars[20, 45] < without[20, 45] - 2 and (with_cars[:, :28] == without[:, :28]).all()
 
 
 def test_simulated_map_as_a_condition():
     scene = random_scenes(5)[0]
-    prior = condition(scene, ["simulated"], scene.buildings.shape[0])[0]
-    expected = db_to_gain(Simulator(scene.layout).path_gain(scene.tx))
-    assert np.allclose((prior + 1) / 2, expected, atol=1e-6)
+    assert np.allclose((condition(scene, ["simulated"], 256)[0] + 1) / 2, scene.gain, atol=0.51 / 255)

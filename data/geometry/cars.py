@@ -1,10 +1,10 @@
 """RadioMapSeer's cars: rectangles of 2 x 4 m in any direction, whose corners are whole metres around a whole centre.
 
-That leaves sixteen outlines, and a picture of cars shows which of them stand where. Found on the pictures of all
-layouts; unlike buildings, cars have the same frame in their pictures and in the maps.
+That leaves sixteen outlines. Unlike buildings, cars have the same frame in their pictures and in the maps.
 """
 
 from functools import cache
+from itertools import count
 
 import numpy as np
 from scipy import ndimage
@@ -15,10 +15,7 @@ from .registration import EDGE
 
 LENGTH, WIDTH = 4, 2  # m
 STEPS = 200  # tries to split a blob into cars
-MANY, TURNED = 20, 4  # cars, and different outlines among them, by which a picture of RadioMapSeer is recognised
-# A pixel of a picture shows a car if this point, seen from the pixel's centre, lies inside: it decides about the many
-# centres that lie on an outline.
-SAMPLE = (-7 * EDGE, 4 * EDGE)
+SAMPLE = (-7 * EDGE, 4 * EDGE)  # beside a pixel's centre, which is often on an outline: the point that decides
 
 
 def car_outline(centre: tuple[int, int], degrees: float) -> np.ndarray:
@@ -33,8 +30,7 @@ def car_outline(centre: tuple[int, int], degrees: float) -> np.ndarray:
 
 def picture_of_cars(cars: Layout) -> np.ndarray:
     """(H, W) bool, cars as in png/cars/."""
-    shift = np.add(SAMPLE, (-EDGE, EDGE))
-    return cars_of([ring - shift for ring in cars.outlines], cars.shape).inside
+    return cars_of([ring - SAMPLE - (-EDGE, EDGE) for ring in cars.outlines], cars.shape).inside
 
 
 def cars_of(outlines: list[np.ndarray], shape: tuple[int, int]) -> Layout:
@@ -49,10 +45,7 @@ def cars_of(outlines: list[np.ndarray], shape: tuple[int, int]) -> Layout:
 
 
 def cars_from_picture(mask: np.ndarray) -> Layout:
-    """The cars of a picture (H, W) bool in the map's frame.
-
-    What is no set of whole cars, such as those that somebody painted, is traced.
-    """
+    """The cars of a picture (H, W) bool in the map's frame; what is no set of whole cars is traced."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     outlines, other = [], np.zeros_like(mask)
     for number, window in enumerate(ndimage.find_objects(labels), 1):
@@ -65,15 +58,6 @@ def cars_from_picture(mask: np.ndarray) -> Layout:
     return cars_of(outlines + rings_from_mask(other), mask.shape)
 
 
-def are_of_radiomapseer(cars: Layout) -> bool:
-    """Whether cars read from a picture look like the dataset's: many, all of them whole, and in several directions."""
-    if len(cars.outlines) < MANY or any(len(ring) != 4 for ring in cars.outlines):
-        return False
-    rings = np.array(cars.outlines) - (-EDGE, EDGE)
-    whole = np.allclose(rings, rings.round(), atol=1e-6)
-    return whole and len(np.unique((rings - rings.mean(1, keepdims=True)).round().reshape(-1, 8), axis=0)) >= TURNED
-
-
 @cache
 def _shapes() -> list[tuple[np.ndarray, np.ndarray]]:
     """(pixels, ring) of the sixteen outlines, largest first; the ring is relative to the pixels' first row and column."""
@@ -81,47 +65,39 @@ def _shapes() -> list[tuple[np.ndarray, np.ndarray]]:
     for degrees in range(180):
         ring = car_outline((8, 8), degrees)
         drawn = picture_of_cars(Layout([ring], (16, 16)))
-        rows, columns = (slice(places.min(), places.max() + 1) for places in np.nonzero(drawn))
-        found[drawn[rows, columns].tobytes(), drawn[rows, columns].shape] = (
-            drawn[rows, columns],
-            ring - (columns.start, rows.start),
-        )
+        rows, columns = ndimage.find_objects(drawn.astype(int))[0]
+        pixels = drawn[rows, columns]
+        found[pixels.tobytes(), pixels.shape] = pixels, ring - (columns.start, rows.start)
     return sorted(found.values(), key=lambda shape: -shape[0].sum())
 
 
 def _whole_cars(blob: np.ndarray) -> list[np.ndarray] | None:
     """Rings of cars inside the blob (h, w) bool that together cover it; they may overlap. None if there are none."""
-    steps = 0
+    steps = count(1)
 
-    def cover(open_pixels: np.ndarray) -> list[np.ndarray] | None:
-        nonlocal steps
-        if not open_pixels.any():
+    def cover(uncovered: np.ndarray) -> list[np.ndarray] | None:
+        if not uncovered.any():
             return []
-        for pixels, ring, row, column in _fitting(blob, open_pixels):
-            steps += 1
-            if steps > STEPS:
+        for pixels, ring, (rows, columns) in _fitting(blob, uncovered):
+            if next(steps) > STEPS:
                 return None
-            rest = open_pixels.copy()
-            rest[row : row + pixels.shape[0], column : column + pixels.shape[1]] &= ~pixels
+            rest = uncovered.copy()
+            rest[rows, columns] &= ~pixels
             others = cover(rest)
             if others is not None:
-                return [ring + (column, row), *others]
+                return [ring + (columns.start, rows.start), *others]
         return None
 
     return cover(blob)
 
 
-def _fitting(blob: np.ndarray, open_pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, int, int]]:
-    """Cars (pixels, ring, row, column) inside the blob over its first open pixel, those that cover most first."""
-    first_row, first_column = map(int, np.argwhere(open_pixels)[0])
+def _fitting(blob: np.ndarray, uncovered: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, tuple[slice, slice]]]:
+    """Cars (pixels, ring, window) inside the blob over its first uncovered pixel, those that cover most first."""
+    first = np.argwhere(uncovered)[0]
     found = []
     for pixels, ring in _shapes():
-        height, width = pixels.shape
-        for y, x in np.argwhere(pixels):
-            row, column = first_row - int(y), first_column - int(x)
-            if row < 0 or column < 0:
-                continue
-            window = slice(row, row + height), slice(column, column + width)
-            if blob[window].shape == pixels.shape and not (pixels & ~blob[window]).any():
-                found.append(((pixels & open_pixels[window]).sum(), (pixels, ring, row, column)))
-    return [each for _, each in sorted(found, key=lambda one: -one[0])]
+        for row, column in (first - np.argwhere(pixels)).tolist():
+            window = slice(row, row + pixels.shape[0]), slice(column, column + pixels.shape[1])
+            if min(row, column) >= 0 and blob[window].shape == pixels.shape and (blob[window] | ~pixels).all():
+                found.append((pixels, ring, window))
+    return sorted(found, key=lambda car: -(car[0] & uncovered[car[2]]).sum())

@@ -1,25 +1,20 @@
 """Where a map lies on the earth."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Georeference:
-    """How a map, one pixel per metre and north up, lies in the coordinates of a file of footprints.
+    """How a map, one pixel per metre and north up, lies in the coordinates of a file of footprints."""
 
-    Attributes:
-        x, y: coordinates of the first pixel's centre.
-        dx, dy: of one metre, in the unit of the coordinates.
-        degrees: whether they are longitude and latitude.
-        epsg: code of their reference system; None for WGS 84 in degrees, and for metres of an unknown system.
-    """
-
-    x: float
+    x: float  # of the first pixel's centre
     y: float
-    dx: float
+    dx: float  # of one metre, in the unit of the coordinates
     dy: float
-    degrees: bool
-    epsg: int | None = None
+    degrees: bool  # whether they are longitude and latitude
+    epsg: int | None = (
+        None  # of their reference system; None for WGS 84 in degrees, and for metres of an unknown system
+    )
 
     def pixels(self, x: float, y: float) -> tuple[float, float]:
         """Coordinates of the file -> column and row."""
@@ -30,19 +25,8 @@ class Georeference:
         places = 6 if self.degrees else 1
         return f"{self.x + column * self.dx:.{places}f},{self.y - row * self.dy:.{places}f}"
 
-    def crop(self, row: int, column: int) -> "Georeference":
-        """Of the part of the map whose first pixel is (row, column)."""
-        return replace(self, x=self.x + column * self.dx, y=self.y - row * self.dy)
-
 
 def extent(shape: tuple[int, int], place: Georeference | None) -> str:
     """What a map of this shape (H, W) spans, for messages: coordinates, or pixels where it has no place."""
     height, width = shape
-    if place is None:
-        return f"{width}x{height} px"
-    digits, right, bottom = (
-        5 if place.degrees else 0,
-        place.x + (width - 1) * place.dx,
-        place.y - (height - 1) * place.dy,
-    )
-    return f"{place.x:.{digits}f} .. {right:.{digits}f}, {bottom:.{digits}f} .. {place.y:.{digits}f}"
+    return f"{place.text(0, height - 1)} .. {place.text(width - 1, 0)}" if place else f"{width}x{height} px"

@@ -1,7 +1,6 @@
-"""A city as outlines, from which its masks, covered areas and walls are computed.
+"""A city as outlines, from which its masks and covered areas are computed.
 
-The frame is the map's: x = column, y = row, pixel centres at whole numbers. registration.py converts RadioMapSeer's
-files to it.
+The frame is the map's: x = column, y = row, pixel centres at whole numbers; see registration.py for RadioMapSeer's files.
 """
 
 from functools import cached_property
@@ -12,7 +11,6 @@ from scipy import ndimage
 from ..errors import DataError
 from .outlines import rings_from_mask, segments_of
 from .pixels import pixel_of
-from .walls import Walls, make_walls
 
 ON_WALL = 2.0**-20  # px; a pixel centre this close to a wall is inside
 SUBROWS = 8  # scan lines per pixel row for the covered area, which is exact along each line
@@ -27,12 +25,9 @@ def cut(image: np.ndarray, row: int, column: int, side: int) -> np.ndarray:
 class Layout:
     """The buildings of a city, or its cars.
 
-    Attributes:
-        exact: whether outlines were given; traced ones lie slightly outside the walls.
-
     Args:
-        outlines: closed rings, (N, 2) float64 arrays of x, y without a repeated first point; a ring inside another is
-            a courtyard. None: traced from `inside` when needed.
+        outlines: closed rings, (N, 2) float64 of x, y without a repeated first point; a ring inside another is a
+            courtyard. None: traced from `inside` when needed, and slightly outside the walls: not `exact`.
         shape: (H, W) of the map.
         inside: (H, W) bool, the built pixels of a picture; None: pixels whose centre lies inside the outlines.
     """
@@ -51,7 +46,6 @@ class Layout:
 
     @cached_property
     def outlines(self) -> list[np.ndarray]:
-        """The outlines given, or those traced from `inside`."""
         return rings_from_mask(self.inside)
 
     @cached_property
@@ -80,31 +74,17 @@ class Layout:
         whole = np.cumsum(whole[:, ::-1], axis=1)[:, ::-1]
         return ((area[:, :width] + whole[:, 1:]) / SUBROWS).clip(0, 1).astype(np.float32)
 
-    @cached_property
-    def walls(self) -> Walls:
-        """The outlines in the form used by ray tests."""
-        return make_walls(segments_of(self.outlines), self.shape)
-
     def _crossings(self, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where horizontal lines at y cross the outlines: (index of the line, x), sorted.
-
-        Counted from 0, even crossings enter a building and odd ones leave it.
-        """
-        edges = segments_of(self.outlines)
-        x0, y0, x1, y1 = edges.T
+        """Where horizontal lines at y cross the outlines: (index of the line, x), sorted; even ones enter a building."""
+        x0, y0, x1, y1 = segments_of(self.outlines).T
         line, edge = np.nonzero((y0 <= lines[:, None]) != (y1 <= lines[:, None]))
         x = x0[edge] + (lines[line] - y0[edge]) / (y1 - y0)[edge] * (x1 - x0)[edge]
         order = np.lexsort((x, line))
         return line[order], x[order]
 
     def nearest_open(self, position: tuple[float, float]) -> tuple[float, float]:
-        """A position (x, y) moved onto the map and, from inside a building, to the nearest open pixel.
-
-        Raises:
-            DataError: there is no open pixel.
-        """
-        height, width = self.shape
-        x, y = float(np.clip(position[0], 0, width - 1)), float(np.clip(position[1], 0, height - 1))
+        """A position (x, y) moved onto the map and out of buildings, to the nearest open pixel; DataError if there is none."""
+        x, y = np.clip(position, 0, np.subtract(self.shape[::-1], 1)).astype(float).tolist()
         pixel = pixel_of((x, y))
         if not self.inside[pixel]:
             return x, y

@@ -25,9 +25,9 @@ def rings_from_mask(buildings: np.ndarray) -> list[np.ndarray]:
             if len(points) <= 6:  # of one or two pixels
                 (left, top), (right, bottom) = points.min(0), points.max(0)
                 rings.append(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]))
-                continue
-            ring = _simplify(points)
-            rings.append(drop_straight(ring) if len(ring) >= 3 else points)  # a thin wall would vanish
+            else:
+                ring = _simplify(points)
+                rings.append(drop_straight(ring) if len(ring) >= 3 else points)  # a thin wall would vanish
     return rings
 
 
@@ -36,8 +36,7 @@ def _simplify(points: np.ndarray) -> np.ndarray:
     centre = points.mean(axis=0)
     points = np.roll(points, -int(np.argmax(((points - centre) ** 2).sum(1))), axis=0)
     opposite = int(np.argmax(((points - points[0]) ** 2).sum(1)))
-    closed = np.vstack([points, points[:1]])
-    halves = (closed[: opposite + 1], closed[opposite:])
+    halves = points[: opposite + 1], np.vstack([points[opposite:], points[:1]])
     lines = [shapely.LineString(half).simplify(TOLERANCE, preserve_topology=False) for half in halves]
     number = {point: index for index, point in enumerate(map(tuple, points.tolist()))}
     kept = {number[point] for line in lines for point in line.coords}
@@ -46,47 +45,38 @@ def _simplify(points: np.ndarray) -> np.ndarray:
 
 def _fit_edges(points: np.ndarray, kept: list[int]) -> np.ndarray:
     """Move each kept vertex to where the least-squares lines of its two edges meet, if that is within 1.5 px."""
-    count = len(points)
     lines = []
-    for a, b in zip(kept, [*kept[1:], kept[0] + count], strict=True):
-        edge = points[np.arange(a, b + 1) % count]
+    for a, b in zip(kept, [*kept[1:], kept[0] + len(points)], strict=True):
+        edge = points[np.arange(a, b + 1) % len(points)]
+        start, end = edge[[0, -1]]
         if len(edge) >= 5:
             edge = edge[1:-1]  # vertices belong to two edges
-        middle = edge.mean(axis=0)
-        chord = points[b % count] - points[a]
-        if len(edge) < 4 and np.hypot(*chord) > 1e-9:
-            middle, direction = (points[a] + points[b % count]) / 2, chord / np.hypot(*chord)
+        length = np.hypot(*(end - start))
+        if len(edge) < 4 and length > 1e-9:
+            lines.append(((start + end) / 2, (end - start) / length))
         else:
-            direction = np.linalg.svd(edge - middle, full_matrices=False)[2][0]
-        lines.append((middle, direction))
-    ring = []
-    for index, vertex in enumerate(kept):
+            middle = edge.mean(axis=0)
+            lines.append((middle, np.linalg.svd(edge - middle, full_matrices=False)[2][0]))
+    ring = points[kept]
+    for index in range(len(ring)):
         (m1, d1), (m2, d2) = lines[index - 1], lines[index]
         cross = d1[0] * d2[1] - d1[1] * d2[0]
-        corner = points[vertex]
         if abs(cross) > 0.2:
-            along = ((m2 - m1)[0] * d2[1] - (m2 - m1)[1] * d2[0]) / cross
-            if np.hypot(*(m1 + along * d1 - corner)) <= 1.5:
-                corner = m1 + along * d1
-        ring.append(corner)
-    return np.array(ring)
-
-
-def turn_angles(ring: np.ndarray) -> np.ndarray:
-    """Signed angle in degrees by which the outline turns at each vertex, (N,)."""
-    arriving, leaving = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
-    cross = arriving[:, 0] * leaving[:, 1] - arriving[:, 1] * leaving[:, 0]
-    return np.degrees(np.arctan2(cross, (arriving * leaving).sum(1)))
+            meeting = m1 + ((m2 - m1)[0] * d2[1] - (m2 - m1)[1] * d2[0]) / cross * d1
+            if np.hypot(*(meeting - ring[index])) <= 1.5:
+                ring[index] = meeting
+    return ring
 
 
 def drop_straight(ring: np.ndarray) -> np.ndarray:
     """Drop vertices of a ring (N, 2) that bend by less than STRAIGHT degrees, the flattest first."""
     while len(ring) > 3:
-        angles = np.abs(turn_angles(ring))
-        flattest = int(np.argmin(angles))
-        if angles[flattest] >= STRAIGHT:
+        arriving, leaving = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+        cross = arriving[:, 0] * leaving[:, 1] - arriving[:, 1] * leaving[:, 0]
+        angles = np.abs(np.degrees(np.arctan2(cross, (arriving * leaving).sum(1))))
+        if angles.min() >= STRAIGHT:
             break
-        ring = np.delete(ring, flattest, axis=0)
+        ring = np.delete(ring, np.argmin(angles), axis=0)
     return ring
 
 
@@ -109,18 +99,15 @@ def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarr
 
 def is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether points (N, 2) lie inside the buildings (H, W) bool, (N,) bool; those beyond the map count at its border."""
-    last = np.array(buildings.shape[::-1]) - 1
-    return buildings[pixel_of(points.clip(0, last))]
+    return buildings[pixel_of(points.clip(0, np.array(buildings.shape[::-1]) - 1))]
 
 
 def segments_of(rings: list[np.ndarray]) -> np.ndarray:
     """(S, 4) wall segments of closed rings."""
-    parts = [np.column_stack([ring, np.roll(ring, -1, axis=0)]) for ring in rings]
-    return np.concatenate(parts) if parts else np.zeros((0, 4))
+    return np.concatenate([np.zeros((0, 4)), *(np.column_stack([ring, np.roll(ring, -1, axis=0)]) for ring in rings)])
 
 
 def clip(ring: np.ndarray, low: Sequence[float], high: Sequence[float]) -> list[np.ndarray]:
     """The parts of a ring (N, 2) inside the rectangle from `low` to `high`, each a ring (M, 2)."""
-    inside = shapely.clip_by_rect(shapely.Polygon(ring), *low, *high)
-    parts = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon"]
-    return [np.array(part.exterior.coords)[:-1] for part in parts]
+    parts = shapely.get_parts(shapely.clip_by_rect(shapely.Polygon(ring), *low, *high))
+    return [np.array(part.exterior.coords)[:-1] for part in parts if part.geom_type == "Polygon"]

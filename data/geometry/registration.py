@@ -29,8 +29,7 @@ NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -
 PICTURE = (0.5, -0.5)  # offset in x and y from a building picture's frame to the map's
 
 
-def _points(value: Any, path: Path | str, what: str) -> np.ndarray:
-    """(N, 2) float64; DataError for anything else."""
+def _points(value: Any, path: Path, what: str) -> np.ndarray:
     try:
         points = np.array(value, np.float64)
     except (ValueError, TypeError, OverflowError):
@@ -41,44 +40,28 @@ def _points(value: Any, path: Path | str, what: str) -> np.ndarray:
 
 
 def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
-    """The layout in a file of polygon/, for a map of shape (H, W); a DataError names the file."""
-    return Layout(outlines_of(read_json(path), path, shape), shape)
-
-
-def outlines_of(content: Any, path: Path | str, shape: tuple[int, int]) -> list[np.ndarray]:
-    """The outlines, in the map's frame, of a file's content, a list of closed rings.
-
-    Args:
-        content: of the file.
-        path: of the file, for errors.
-        shape: (H, W) of the map.
-
-    Raises:
-        DataError: names a file that is not a list of closed rings inside the map.
-    """
+    """The layout in a file of polygon/, for a map of shape (H, W); DataError if it is no list of closed rings inside it."""
+    content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: holds no list of outlines")
-    height, width = shape
     outlines = []
     for number, value in enumerate(content, 1):
         ring = _points(value, path, f"outline {number}")
         if len(ring) < 4 or (ring[0] != ring[-1]).any():
             raise DataError(f"{path}: outline {number} is not closed; its last point must repeat its first")
-        if ring.min() < 0 or (ring > (width + 1, height + 1)).any():
-            raise DataError(f"{path}: outline {number} reaches outside of the {width}x{height} px map")
-        x, y = ring[:-1].T
-        outlines.append(np.column_stack([x - 1 - EDGE, height - y + EDGE]))
-    return outlines
+        if ring.min() < 0 or (ring > (shape[1] + 1, shape[0] + 1)).any():
+            raise DataError(f"{path}: outline {number} reaches outside of the {shape[1]}x{shape[0]} px map")
+        outlines.append(ring[:-1] * (1, -1) + (-1 - EDGE, shape[0] + EDGE))
+    return Layout(outlines, shape)
 
 
 def outlines_as_file(layout: Layout) -> list[list[list[float]]]:
     """The inverse of `read_outlines`: closed rings in the frame of polygon/; whole values are written as integers."""
-    height = layout.shape[0]
     rings = []
     for ring in layout.outlines:
-        points = np.column_stack([ring[:, 0] + 1 + EDGE, height - (ring[:, 1] - EDGE)])
-        closed = np.concatenate([points, points[:1]])
-        rings.append([[int(v) if v == int(v) else float(v) for v in point] for point in closed.tolist()])
+        x, y = ring[[*range(len(ring)), 0]].T
+        points = np.column_stack([x + 1 + EDGE, layout.shape[0] - (y - EDGE)])
+        rings.append([[int(v) if v == int(v) else v for v in point] for point in points.tolist()])
     return rings
 
 
@@ -97,9 +80,7 @@ def picture_of(layout: Layout) -> np.ndarray:
 def fit_outlines(mask: np.ndarray) -> list[np.ndarray]:
     """Outlines, in the map's frame, of one of RadioMapSeer's building pictures (H, W) bool.
 
-    They are traced from the pixels, moved to the map's frame and fitted: corners are whole numbers in polygon/, and
-    the fit looks for those that reproduce the picture. Several outlines can give the same picture, so walls may be a
-    pixel off.
+    The fit looks for whole corners that reproduce the picture. Several can give the same, so walls may be a pixel off.
     """
     return [_fit(ring, mask) for ring in rings_from_mask(mask)]
 
@@ -108,16 +89,15 @@ def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The outline (N, 2) in the map's frame, near one traced in the picture's, that best reproduces the picture."""
     low = np.floor(traced.min(axis=0)).astype(int) - ROOM
     side = int((np.ceil(traced.max(axis=0)).astype(int) + ROOM + 1 - low).max())
-    picture = np.pad(mask, side, constant_values=False)[low[1] + side :, low[0] + side :][:side, :side]
+    window = slice(low[1] + side, low[1] + 2 * side), slice(low[0] + side, low[0] + 2 * side)  # of the padded picture
+    picture, on_the_map = np.pad(mask, side)[window], np.pad(np.ones_like(mask), side)[window]
 
     def draw(ring: np.ndarray) -> np.ndarray:
         return Layout([ring - PICTURE - low], (side, side)).inside
 
     ring = snap(traced + PICTURE)
     drawn = draw(ring)
-    rows, columns = np.indices((side, side)) + low[::-1, None, None]
-    band = ndimage.binary_dilation(drawn, iterations=3) & ~ndimage.binary_erosion(drawn, iterations=4)
-    band &= (rows >= 0) & (rows < mask.shape[0]) & (columns >= 0) & (columns < mask.shape[1])
+    band = ndimage.binary_dilation(drawn, iterations=3) & ~ndimage.binary_erosion(drawn, iterations=4) & on_the_map
     if picture[drawn & ~ndimage.binary_erosion(drawn, iterations=2)].mean() < 0.5:
         picture = ~picture  # a courtyard
 
@@ -135,7 +115,7 @@ def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:
                 if count < least:
                     least, ring = count, moved
         if least == before and least > 1:
-            longer = min(_with_a_corner_more(ring), key=wrong)
+            longer = min(_with_a_corner_more(ring), key=wrong, default=ring)
             if wrong(longer) < least - 1:
                 least, ring = wrong(longer), longer
         if least == before or least == 0:
@@ -144,15 +124,12 @@ def _fit(traced: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _with_a_corner_more(ring: np.ndarray) -> Iterator[np.ndarray]:
-    """The outline itself, then outlines with one more corner on or beside a wall."""
-    yield ring
     for place, (start, end) in enumerate(zip(ring, np.roll(ring, -1, axis=0), strict=True), 1):
-        if np.hypot(*(end - start)) < 4:
-            continue
-        for fraction in (0.25, 0.5, 0.75):
-            for step in ((0, 0), *NEIGHBOURS):
-                corner = start + np.round((end - start) * fraction) + step
-                yield np.insert(ring, place, corner, axis=0)
+        if np.hypot(*(end - start)) >= 4:
+            for fraction in (0.25, 0.5, 0.75):
+                for step in ((0, 0), *NEIGHBOURS):
+                    corner = start + np.round((end - start) * fraction) + step
+                    yield np.insert(ring, place, corner, axis=0)
 
 
 def read_antennas(path: Path, height: int) -> np.ndarray:

@@ -8,10 +8,7 @@ from ..errors import DataError
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W) float -> (size, size) float32.
 
-    Downsizing by a whole factor takes exact area means; otherwise bilinear with antialiasing, as torchvision's Resize.
-
-    Raises:
-        DataError: the image is not square.
+    Area means for a whole factor, otherwise bilinear with antialiasing, as torchvision's; DataError if it is not square.
     """
     height, width = image.shape
     if height != width:

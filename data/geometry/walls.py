@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .outlines import segments_of
 from .pixels import pixel_of
 
 SAMPLE_STEP = 0.25  # px between the points that determine which cells a wall crosses
@@ -11,38 +12,27 @@ CELL_MARGIN = 0.15  # px by which those points are widened, so that no cell that
 
 
 class Walls(NamedTuple):
-    """Wall segments, bucketed by the pixels they cross.
+    """Wall segments, bucketed by the pixels they cross."""
 
-    Attributes:
-        segments: (S, 4) float64, x0 y0 x1 y1.
-        start: (H * W + 1,) int64, where each pixel's list begins in `items`.
-        items: int64, indices of segments.
-        height, width: H and W.
-    """
-
-    segments: np.ndarray
-    start: np.ndarray
-    items: np.ndarray
+    segments: np.ndarray  # (S, 4) float64, x0 y0 x1 y1
+    start: np.ndarray  # (H * W + 1,) int64, where each pixel's list begins in `items`
+    items: np.ndarray  # int64, indices of segments
     height: int
     width: int
 
 
-def make_walls(segments: np.ndarray, shape: tuple[int, int]) -> Walls:
-    """Bucket (S, 4) segments into the pixels of an image; pixel (row, column) covers its centre +- 0.5."""
+def make_walls(rings: list[np.ndarray], shape: tuple[int, int]) -> Walls:
+    """Bucket the segments of closed rings into the pixels of an image; pixel (row, column) covers its centre +- 0.5."""
     height, width = shape
-    segments = np.ascontiguousarray(segments, dtype=np.float64).reshape(-1, 4)
+    segments = segments_of(rings)
     start, delta = segments[:, :2], segments[:, 2:] - segments[:, :2]
     counts = (np.hypot(*delta.T) / SAMPLE_STEP).astype(np.int64) + 2
     index = np.repeat(np.arange(len(segments)), counts)  # segment of every sample point
     offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     points = start[index] + delta[index] * (offset / (counts[index] - 1))[:, None]
-    keys = []
-    for dx in (-CELL_MARGIN, CELL_MARGIN):
-        for dy in (-CELL_MARGIN, CELL_MARGIN):
-            row, column = pixel_of(points + (dx, dy))
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            cell = row[inside] * width + column[inside]
-            keys.append(cell * len(segments) + index[inside])
-    pairs = np.unique(np.concatenate(keys))
-    cells, items = np.divmod(pairs, max(len(segments), 1))
+    corners = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)])[:, None] * CELL_MARGIN
+    row, column = pixel_of(points + corners)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    keys = (row * width + column) * len(segments) + index
+    cells, items = np.divmod(np.unique(keys[inside]), max(len(segments), 1))
     return Walls(segments, np.searchsorted(cells, np.arange(height * width + 1)), items, height, width)

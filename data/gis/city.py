@@ -1,8 +1,7 @@
-"""Cities of one's own: building footprints, such as an extract of OpenStreetMap, as a layout in metres, and pictures."""
+"""Cities of one's own: pictures, and building footprints, such as an extract of OpenStreetMap, as a layout in metres."""
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,131 +9,79 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from ..crop import SIDE
 from ..errors import DataError
-from ..files import read_bytes
-from ..geometry.cars import are_of_radiomapseer, cars_from_picture
+from ..files import decoded, read_bytes
 from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
 from ..geometry.outlines import is_building
-from ..geometry.registration import fit_outlines, outlines_of
 from ..trees.png import decode_grey, read_grey
-from .footprints import Footprints, epsg_of, footprints_of, metres
+from .footprints import Footprints, footprints_of, metres
 
-SUFFIXES = (".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".ndjson")
-PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
-OF_A_TREE = re.compile(r"/png/buildings_(complete|missing\d/\d)/[^/]+$")  # where a RadioMapSeer tree has its pictures
 MARGIN = 16  # m of open ground around the footprints
 LARGEST = 4096  # m
 MOST_VERTICES = 50_000
-NEAR = (512, 256)  # m around the transmitters that are kept of a larger city; less if it is dense
+NEAR = 512  # m around the transmitters that are kept of a larger city
 
 
 @dataclass
 class City:
-    """A city as it was read.
+    """A city as it was read."""
 
-    Attributes:
-        layout: one pixel per metre, north up.
-        place: where it lies; None for pictures and RadioMapSeer's files, whose coordinates are column and row.
-        notes: what was read and what was left out, a sentence each.
-        seems_inverted: more than half of a picture is built.
-        cars: None if none were named.
-    """
-
-    layout: Layout
-    place: Georeference | None
-    notes: list[str] = field(default_factory=list)
-    seems_inverted: bool = False
-    cars: Layout | None = None
+    layout: Layout  # one pixel per metre, north up
+    place: Georeference | None  # where it lies; None for pictures, whose coordinates are column and row
+    notes: list[str] = field(default_factory=list)  # what was read and what was left out, a sentence each
+    seems_inverted: bool = False  # more than half of a picture is built
+    cars: Layout | None = None  # None if none were named
 
     def add_cars(self, cars: Layout) -> None:
         """Take these cars, except those that stand inside buildings."""
         built = self.layout.inside
         in_the_open = [ring for ring in cars.outlines if not is_building(built, ring).all()]
         self.cars = Layout(in_the_open, cars.shape, inside=cars.inside & ~built)
-        left_out = len(cars.outlines) - len(in_the_open)
-        self.notes.append(
-            f"cars: {len(in_the_open):,}" + (f"; {left_out:,} inside buildings left out" if left_out else "")
-        )
+        self.notes.append(f"cars: {len(in_the_open):,} of {len(cars.outlines):,} are outside of buildings")
 
 
 def read_city(
     path: Path, around: Sequence[tuple[float, float]] = (), invert: bool = False, cars: Path | None = None
 ) -> City:
-    """The city in a file; arguments and errors as `city_of`, which gets its content.
-
-    Args:
-        cars: a picture of the same size, cars white on black, for a city whose coordinates are pixels.
-    """
+    """`city_of` a file; `cars` is a picture of the same size, white inside cars, for a city that is a picture."""
     city = city_of(read_bytes(path), str(path), around, invert)
-    if cars is not None and city.place is not None:
-        raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')
-    shown = None if cars is None else _read_cars(cars, city.layout.shape)
-    datasets = None if shown is None else cars_from_picture(shown)
-    copied = not city.layout.exact and datasets is not None and are_of_radiomapseer(datasets)
-    if copied or OF_A_TREE.search(path.resolve().as_posix()):
-        city.layout = Layout(fit_outlines(city.layout.inside), city.layout.shape)
-        city.notes.append("a picture of a RadioMapSeer tree; outlines and positions are in the frame of its maps")
-    if shown is not None:
-        # RadioMapSeer's beside outlines in the frame of its maps; other pictures have a frame of their own
-        city.add_cars(datasets if city.layout.exact else Layout.traced(shown))
+    if cars is not None:
+        if city.place is not None:
+            raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')
+        shown = _white(read_grey(cars, city.layout.shape))
+        if shown.mean() > 0.5:
+            raise DataError(f"{cars}: shows cars on {shown.mean():.0%} of the map; save it with cars white on black")
+        city.add_cars(Layout.traced(shown))
     return city
 
 
-def _read_cars(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """The pixels (H, W) bool of a picture that show cars."""
-    grey = read_grey(path, shape)
-    shown = grey > (int(grey.min()) + int(grey.max())) / 2
-    if shown.mean() > 0.5:
-        raise DataError(f"{path}: shows cars on {shown.mean():.0%} of the map; save it with cars white on black")
-    return shown
-
-
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
-    """The city in a file's content: a PNG, footprints, or a polygon file of RadioMapSeer.
+    """The city in a file's content, a PNG or footprints as GeoJSON; a DataError names the file.
 
     Args:
-        content, name: of the file; its suffix tells pictures.
         around: positions of transmitters, in the coordinates of the footprints. A city of more than LARGEST metres or
             MOST_VERTICES is cut around them; a smaller one grows if they stand in the open beside it.
         invert: the buildings of a picture are its dark pixels.
-
-    Raises:
-        DataError: names the file.
     """
-    if content[:4] == b"\x89PNG" or Path(name).suffix.lower() in PICTURES:
-        return _picture(decode_grey(content, name), invert)
+    if content.startswith(b"\x89PNG"):
+        built = _white(decode_grey(content, name)) != invert
+        notes = [f"{built.shape[1]} x {built.shape[0]} px, {built.mean():.1%} of them built"]
+        return City(Layout.traced(built), None, notes, seems_inverted=bool(built.mean() > 0.5))
     if invert:
-        raise DataError(f"{name}: is no picture; only pictures can be inverted")
-    if re.match(rb"\s*\[\s*\[", content):
-        return _city_of_radiomapseer(content, name)
-    return _city_of_footprints(footprints_of(content, name), np.array(around, np.float64).reshape(-1, 2), name)
-
-
-def _picture(grey: np.ndarray, invert: bool) -> City:
-    """A city whose buildings are the pixels (H, W) above the middle of the grey levels that it holds."""
-    low, high = int(grey.min()), int(grey.max())
-    threshold = (low + high) / 2 if low < high else 0
-    built = (grey > threshold) != invert
-    notes = [f"{grey.shape[1]} x {grey.shape[0]} px, {built.mean():.1%} of them built"]
-    between = (grey > low) & (grey < high)
-    if between.any():
-        notes.append(
-            f"{len(np.unique(grey[between]))} grey levels between {low} and {high} ({between.mean():.1%} of the pixels), "
-            f"as a PNG made from a JPEG has them; pixels above {threshold:g} are taken as buildings"
-        )
-    return City(Layout.traced(built), None, notes, seems_inverted=bool(built.mean() > 0.5))
-
-
-def _city_of_radiomapseer(content: bytes, name: str) -> City:
+        raise DataError(f"{name}: is no PNG; only pictures can be inverted")
     try:
-        rings = json.loads(content)
+        value = json.loads(decoded(content))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: is no polygon file of RadioMapSeer ({error})") from error
-    layout = Layout(outlines_of(rings, name, (SIDE, SIDE)), (SIDE, SIDE))
-    kind = f"a polygon file of RadioMapSeer, {SIDE} x {SIDE} px; positions are column and row of its maps"
-    return City(layout, None, [f"{kind}; {layout.inside.mean():.1%} of it built"])
+        remedy = "a city is a PNG or GeoJSON; ogr2ogr converts other formats"
+        raise DataError(f"{name}: is neither a PNG nor JSON; {remedy}") from error
+    return _city_of_footprints(footprints_of(value, name), np.array(around, np.float64).reshape(-1, 2), name)
+
+
+def _white(grey: np.ndarray) -> np.ndarray:
+    """The pixels (H, W) bool above the middle of the grey levels that a picture holds."""
+    low, high = int(grey.min()), int(grey.max())
+    return grey > ((low + high) / 2 if low < high else 0)
 
 
 def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> City:
@@ -148,39 +95,37 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
     scale = metres(found.crs, origin) * (1, -1)
     every, cars = (shapely.transform(each, lambda points: (points - origin) * scale) for each in found[:2])
     positions, buildings = (around - origin) * scale, every
-    for reach in (0, *NEAR):
-        if reach:
-            box = shapely.box(*(positions.min(0) - reach), *(positions.max(0) + reach))
-            buildings = shapely.intersection(every[shapely.intersects(every, box)], box)
-            if not len(buildings):
-                spans = " .. ".join(f"{x:.7g},{y:.7g}" for x, y in whole)
-                where = f"{around[0, 0]:.9g},{around[0, 1]:.9g}; it spans {spans} (x and y, or lon and lat)"
-                raise DataError(f"{name}: has no building within {reach} m of {where}")
-        low, high = shapely.total_bounds(buildings).reshape(2, 2)
-        beside = positions[((positions > low - NEAR[0]) & (positions < high + NEAR[0])).all(1)]  # in the open
-        low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
-        (width, height), vertices = high - low, shapely.get_num_coordinates(buildings).sum()
-        fits = max(width, height) <= LARGEST and vertices <= MOST_VERTICES
-        if fits or not len(around):
-            break
+    low, high, fits = _span(every, positions)
+    if len(around) and not fits:
+        box = shapely.box(*(positions.min(0) - NEAR), *(positions.max(0) + NEAR))
+        buildings = shapely.intersection(every[shapely.intersects(every, box)], box)
+        if not len(buildings):
+            spans = " .. ".join(f"{x:.7g},{y:.7g}" for x, y in whole)
+            raise DataError(f"{name}: has no building within {NEAR} m of the transmitters; it spans {spans}")
+        low, high, fits = _span(buildings, positions)
+    width, height = high - low
     if not fits:
-        what = f"spans {width:.4g} m x {height:.4g} m with {vertices:,} vertices"
-        most = f"at most {LARGEST} m per side and {MOST_VERTICES:,} vertices can be read"
-        raise DataError(f"{name}: {what}; {most}, or a part around a transmitter, if its position is given first")
-    degrees, epsg = bool(found.crs and found.crs.is_geographic), epsg_of(found.crs)
+        what = f"spans {width:.4g} m x {height:.4g} m with {shapely.get_num_coordinates(buildings).sum():,} vertices"
+        raise DataError(f"{name}: {what}; cut it to at most {LARGEST} m per side and {MOST_VERTICES:,} vertices")
+    degrees = bool(found.crs and found.crs.is_geographic)
+    epsg = found.crs.to_epsg(min_confidence=25) if found.crs else None
     (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
-    place = Georeference(left, top, dx, dy, degrees, epsg)
-    shape = math.ceil(height), math.ceil(width)
-    layout = Layout(_outlines(buildings, low), shape)
-    unit = "degrees" if degrees else found.crs.name if found.crs else "metres"
-    unit += f" (EPSG:{epsg})" if epsg else ""
-    built = f"{shape[1]} x {shape[0]} m, {layout.inside.mean():.1%} of it built"
-    city = City(layout, place, [f"footprints: {len(buildings):,}, in {unit}; {built}", *found.notes])
-    if len(buildings) < len(every):
-        city.notes.append(f"footprints near enough to the transmitter: {len(buildings):,} of {len(every):,}")
+    layout = Layout(_outlines(buildings, low), (math.ceil(height), math.ceil(width)))
+    unit = f"{found.crs.name} (EPSG:{epsg})" if found.crs else "metres"
+    built = f"{layout.shape[1]} x {layout.shape[0]} m, {layout.inside.mean():.1%} of it built"
+    notes = [f"footprints: {len(buildings):,} of {len(every):,}, in {unit}; {built}", *found.notes]
+    city = City(layout, Georeference(left, top, dx, dy, degrees, epsg), notes)
     if len(cars):
-        city.add_cars(Layout(_outlines(shapely.intersection(cars, shapely.box(*low, *high)), low), shape))
+        city.add_cars(Layout(_outlines(shapely.intersection(cars, shapely.box(*low, *high)), low), layout.shape))
     return city
+
+
+def _span(buildings: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The corners of the map, with positions in the open beside the buildings and MARGIN, and whether it can be read."""
+    low, high = shapely.total_bounds(buildings).reshape(2, 2)
+    beside = positions[((positions > low - NEAR) & (positions < high + NEAR)).all(1)]
+    low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
+    return low, high, (high - low).max() <= LARGEST and shapely.get_num_coordinates(buildings).sum() <= MOST_VERTICES
 
 
 def _outlines(shapes: np.ndarray, corner: np.ndarray) -> list[np.ndarray]:

@@ -18,19 +18,15 @@ PROJECTED, GEOGRAPHIC, PIXEL_IS_AREA, WGS_84 = 1, 2, 1, 4326
 
 def write_geotiff(file: Path | BinaryIO, values: np.ndarray, place: Georeference) -> None:
     """Write a map, (H, W) float, as float32 with NaN for nothing."""
-    keys = [(RASTER_TYPE, PIXEL_IS_AREA)]
+    keys = {RASTER_TYPE: PIXEL_IS_AREA}
     if place.degrees:
-        keys = [(MODEL_TYPE, GEOGRAPHIC), *keys, (GEODETIC_CRS, place.epsg or WGS_84)]
+        keys = {MODEL_TYPE: GEOGRAPHIC, **keys, GEODETIC_CRS: place.epsg or WGS_84}
     elif place.epsg:
-        keys = [(MODEL_TYPE, PROJECTED), *keys, (PROJECTED_CRS, place.epsg)]
-    directory = [1, 1, 0, len(keys), *(number for key, value in keys for number in (key, 0, 1, value))]
-    corner = (place.x - place.dx / 2, place.y + place.dy / 2)  # of the first pixel's area
+        keys = {MODEL_TYPE: PROJECTED, **keys, PROJECTED_CRS: place.epsg}
     tags = ImageFileDirectory_v2()
-    for tag, kind, value in (
-        (PIXEL_SCALE, DOUBLE, (place.dx, place.dy, 0.0)),
-        (TIE_POINT, DOUBLE, (0.0, 0.0, 0.0, *corner, 0.0)),
-        (GEO_KEYS, SHORT, tuple(directory)),
-        (NO_DATA, ASCII, "nan"),
-    ):
-        tags[tag], tags.tagtype[tag] = value, kind
+    tags.tagtype.update({PIXEL_SCALE: DOUBLE, TIE_POINT: DOUBLE, GEO_KEYS: SHORT, NO_DATA: ASCII})
+    tags[PIXEL_SCALE] = (place.dx, place.dy, 0.0)
+    tags[TIE_POINT] = (0.0, 0.0, 0.0, place.x - place.dx / 2, place.y + place.dy / 2, 0.0)  # of the first pixel's area
+    tags[GEO_KEYS] = (1, 1, 0, len(keys), *(number for key, value in keys.items() for number in (key, 0, 1, value)))
+    tags[NO_DATA] = "nan"
     Image.fromarray(np.ascontiguousarray(values, np.float32)).save(file, "TIFF", tiffinfo=tags)

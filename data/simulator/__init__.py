@@ -3,15 +3,6 @@
 from .cars import random_cars
 from .cities import random_city, random_transmitter
 from .geodesic import geodesic_distance
-from .propagation import PathLossModel, Paths, Simulator, line_of_sight
+from .propagation import Simulator, line_of_sight
 
-__all__ = [
-    "PathLossModel",
-    "Paths",
-    "Simulator",
-    "geodesic_distance",
-    "line_of_sight",
-    "random_cars",
-    "random_city",
-    "random_transmitter",
-]
+__all__ = ["Simulator", "geodesic_distance", "line_of_sight", "random_cars", "random_city", "random_transmitter"]

@@ -1,8 +1,4 @@
-"""Cars along the streets of a city, as RadioMapSeer places them.
-
-Its roads are not at hand. Streets with cars are routes from border to border here, through the open space between
-buildings, and cars stand on them in small groups. Compared with all of its pictures of cars: docs/data.md.
-"""
+"""Cars in small groups along routes from border to border, as RadioMapSeer has them along its roads (docs/data.md)."""
 
 import numpy as np
 import shapely
@@ -23,16 +19,10 @@ LANE = 3.0  # m from the middle of a street to its cars
 APART = 1.5  # m between two cars, so that a picture shows which is which
 
 
-def random_cars(city: Layout, rng: np.random.Generator, count: int | None = None) -> Layout:
-    """Cars at both sides of some streets, along or across them; none touches a building, the border or another car.
-
-    Args:
-        city: its buildings.
-        rng: of everything.
-        count: how many, fewer if there is no room; None: as dense as in RadioMapSeer, 100 on 256 x 256 m.
-    """
+def random_cars(city: Layout, rng: np.random.Generator) -> Layout:
+    """Cars beside some streets, apart from each other and from buildings; 100 on 256 x 256 m, fewer without room."""
     scale = city.shape[0] * city.shape[1] / SIDE**2
-    count = round(100 * scale) if count is None else count
+    count = round(100 * scale)
     points, directions = _streets(city, rng, rng.uniform(*STREETS) * scale)
     if not len(points):
         return Layout([], city.shape)
@@ -44,29 +34,22 @@ def random_cars(city: Layout, rng: np.random.Generator, count: int | None = None
     degrees = np.degrees(angle) + rng.choice([0, 90], len(group))
     centres = np.column_stack([x, y]).round()
     rings = np.array([car_outline(each, turn) for each, turn in zip(centres, degrees, strict=True)]).reshape(-1, 4, 2)
-    last = np.array(city.shape[::-1]) - 1
-    rings = rings[((rings >= 0) & (rings <= last)).all(axis=(1, 2))]
-    return Layout(_separate(city, rings)[:count], city.shape)
-
-
-def _separate(city: Layout, rings: np.ndarray) -> list[np.ndarray]:
-    """Those of the cars (N, 4, 2) that stand free of buildings and of the cars kept before them."""
+    rings = rings[((rings >= 0) & (rings <= np.array(city.shape[::-1]) - 1)).all(axis=(1, 2))]
     cars, walls = shapely.polygons(rings), shapely.STRtree([shapely.LinearRing(ring) for ring in city.outlines])
     column, row = rings.mean(axis=1).round().astype(int).T
     free = ~city.inside[row, column]
     free[walls.query(cars, predicate="intersects")[0]] = False
     kept = []
-    for number in range(len(rings)):
+    for number, ring in enumerate(rings):
         if free[number]:
-            kept.append(rings[number])
+            kept.append(ring)
             free[shapely.dwithin(cars[number], cars, APART)] = False
-    return kept
+    return Layout(kept[:count], city.shape)
 
 
 def _streets(city: Layout, rng: np.random.Generator, wanted: float) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 2) of x, y on `wanted` m of streets, CELL apart, and their directions (N,) in radians."""
-    built = city.inside
-    clearance = ndimage.distance_transform_edt(~built) if built.any() else np.full(city.shape, WIDE)
+    clearance = ndimage.distance_transform_edt(~city.inside) if city.inside.any() else np.full(city.shape, WIDE)
     clearance = clearance[CELL // 2 :: CELL, CELL // 2 :: CELL]
     number, graph = np.arange(clearance.size).reshape(clearance.shape), _grid(clearance)
     points, directions, passed = [np.zeros((0, 2))], [np.zeros(0)], set[int]()
@@ -94,17 +77,12 @@ def _streets(city: Layout, rng: np.random.Generator, wanted: float) -> tuple[np.
 def _grid(clearance: np.ndarray) -> sparse.csr_array:
     """Costs of the steps between neighbouring points of a grid (h, w), each so many metres from the nearest wall."""
     metres = np.maximum(clearance, CLEAR)
-    cost = np.where(clearance < CLEAR, np.inf, 1 + (NARROW / metres) ** 2 + (metres / WIDE) ** 2)
-    number = np.arange(clearance.size).reshape(clearance.shape)
-    whole, first, rest = slice(None), slice(None, -1), slice(1, None)
-    steps = []
-    for start, end, length in (
-        ((whole, first), (whole, rest), 1),
-        ((first, whole), (rest, whole), 1),
-        ((first, first), (rest, rest), np.sqrt(2)),
-        ((first, rest), (rest, first), np.sqrt(2)),
-    ):
-        price = length * (cost[start] + cost[end]) / 2
-        steps.append(np.stack([price, number[start], number[end]])[:, np.isfinite(price)])
-    price, start, end = np.concatenate(steps, axis=1)
-    return sparse.csr_array((price, (start.astype(int), end.astype(int))), shape=(clearance.size, clearance.size))
+    cost = np.where(clearance < CLEAR, np.inf, 1 + (NARROW / metres) ** 2 + (metres / WIDE) ** 2).ravel()
+    number = np.arange(cost.size).reshape(clearance.shape)
+    straight = ((number[:, :-1], number[:, 1:]), (number[:-1], number[1:]))
+    diagonal = ((number[:-1, :-1], number[1:, 1:]), (number[:-1, 1:], number[1:, :-1]))
+    start, end = np.concatenate([np.reshape(pair, (2, -1)) for pair in (*straight, *diagonal)], axis=1)
+    length = np.where(np.arange(len(start)) < sum(pair[0].size for pair in straight), 1, np.sqrt(2))
+    price = length * (cost[start] + cost[end]) / 2
+    used = np.isfinite(price)
+    return sparse.csr_array((price[used], (start[used], end[used])), shape=(cost.size, cost.size))

@@ -1,11 +1,10 @@
-"""Random city layouts: blocks along streets, rows of equal houses, slabs, courtyards, halls, open squares, bends.
+"""Random cities: streets cut a map into blocks and lanes cut blocks into lots, in one rotated frame per district.
 
-Streets cut a map into blocks and lanes cut blocks into lots, in one rotated frame per district; a lot carries a
-building or stays open. A smooth bend of the whole map makes streets and long buildings curve. Size, density and
-regularity vary from map to map, so that the spread over maps matches real cities, not only the mean.
+A lot carries a building or stays open; a smooth bend of the whole map makes streets and long buildings curve. Size,
+density and regularity vary, so that the spread over maps matches real cities, not only the mean.
 """
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -19,60 +18,36 @@ LOTS_A_BLOCK = 12  # area of the largest block, in median lots
 EDGE_STEP = 14.0  # m; walls are cut into pieces of at most this length before the bend
 
 
-@dataclass
 class Style:
-    """Parameters that are drawn once per map."""
+    """The character of one map, drawn at random."""
 
-    built: float  # fraction of lots that carry a building
-    open_blocks: float  # fraction of blocks that stay completely open
-    lot_area: float  # m2, median lot
-    lot_spread: float  # standard deviation of the logarithm of the area
-    street: float  # m, width between blocks
-    lane: float  # m, width between lots
-    setback: float  # largest fraction by which a building is smaller than its lot
-    regular: float  # fraction of blocks that are cut into equal lots
-    slabs: float  # fraction of those in which each row is one long building
-    irregular: float  # degrees, standard deviation of a building's direction
-    districts: int
-    bend: float  # m, amplitude of the bend of the whole map
+    def __init__(self, rng: np.random.Generator):
+        self.built = np.clip(rng.normal(0.88, 0.22), 0.25, 1.0)  # fraction of lots that carry a building
+        self.open_blocks = np.clip(rng.normal(0.08, 0.13), 0, 0.6)  # fraction of blocks that stay completely open
+        self.lot_area = np.exp(rng.normal(6.65, 0.5))  # m2, median lot
+        self.lot_spread = rng.uniform(0.35, 0.9)  # standard deviation of the logarithm of the area
+        self.street = rng.uniform(8, 21)  # m, width between blocks
+        self.lane = rng.uniform(2.0, 8.0)  # m, width between lots
+        self.setback = rng.uniform(0.02, 0.4)  # largest fraction by which a building is smaller than its lot
+        self.regular = rng.uniform(0.1, 0.9)  # fraction of blocks that are cut into equal lots
+        self.slabs = rng.choice([0.05, 0.2, 0.7], p=[0.4, 0.35, 0.25])  # of those with rows of one long building
+        self.irregular = rng.choice([0.5, 2.0, 6.0, 14.0], p=[0.55, 0.3, 0.12, 0.03])  # degrees, std of directions
+        self.districts = rng.choice([1, 2, 3, 4], p=[0.5, 0.27, 0.15, 0.08])
+        self.bend = rng.choice([0.0, 5.0, 16.0], p=[0.5, 0.25, 0.25])  # m, amplitude of the bend of the whole map
 
 
-@dataclass
-class Lot:
-    """A rectangle in a district's frame, in m from the map's centre."""
+class Lot(NamedTuple):
+    """A rectangle in a district's frame, in m from the map's centre; arrays of x and y."""
 
-    x: float
-    y: float
-    width: float
-    height: float
-    fill: tuple[float, float]  # fraction of width and height that a building takes
+    centre: np.ndarray
+    sides: np.ndarray
+    fill: np.ndarray  # fraction of the sides that a building takes
     plain: bool  # without wings or a courtyard
 
 
-def random_style(rng: np.random.Generator) -> Style:
-    """The character of one map."""
-    return Style(
-        built=float(np.clip(rng.normal(0.88, 0.22), 0.25, 1.0)),
-        open_blocks=float(np.clip(rng.normal(0.08, 0.13), 0, 0.6)),
-        lot_area=float(np.exp(rng.normal(6.65, 0.5))),
-        lot_spread=float(rng.uniform(0.35, 0.9)),
-        street=float(rng.uniform(8, 21)),
-        lane=float(rng.uniform(2.0, 8.0)),
-        setback=float(rng.uniform(0.02, 0.4)),
-        regular=float(rng.uniform(0.1, 0.9)),
-        slabs=float(rng.choice([0.05, 0.2, 0.7], p=[0.4, 0.35, 0.25])),
-        irregular=float(rng.choice([0.5, 2.0, 6.0, 14.0], p=[0.55, 0.3, 0.12, 0.03])),
-        districts=int(rng.choice([1, 2, 3, 4], p=[0.5, 0.27, 0.15, 0.08])),
-        bend=float(rng.choice([0.0, 5.0, 16.0], p=[0.5, 0.25, 0.25])),
-    )
-
-
 def random_city(rng: np.random.Generator, size: int = 256) -> Layout:
-    """Draw a layout of size x size metres.
-
-    As in RadioMapSeer, corners are whole metres and buildings are cut off at the border.
-    """
-    style = random_style(rng)
+    """A layout of size x size metres; as in RadioMapSeer, corners are whole and buildings are cut off at the border."""
+    style = Style(rng)
     centres = rng.uniform(0, size, (style.districts, 2))
     base = rng.uniform(0, np.pi / 2)
     bend = _random_bend(rng, style)
@@ -80,18 +55,17 @@ def random_city(rng: np.random.Generator, size: int = 256) -> Layout:
     kept: list[np.ndarray] = []
     for district in range(style.districts):
         angle = base if district == 0 else base + rng.normal(0, 0.45)
-        density = float(np.clip(style.built + rng.normal(0, 0.12), 0.1, 1.0))
+        density = np.clip(style.built + rng.normal(0, 0.12), 0.1, 1.0)
         for lot in _lots(rng, style, size):
-            centre = _rotate(np.array([[lot.x, lot.y]]), angle)[0] + size / 2
-            mine = int(np.argmin(((centres - centre) ** 2).sum(1))) == district
+            centre = _rotate(lot.centre[None], angle)[0] + size / 2
+            mine = np.argmin(((centres - centre) ** 2).sum(1)) == district
             if not mine or rng.random() > density:
                 continue
-            crosses = (np.abs(centre - size / 2) + max(lot.width, lot.height) / 2 > size / 2).any()
+            crosses = (np.abs(centre - size / 2) + lot.sides.max() / 2 > size / 2).any()
             if crosses and rng.random() < BORDER_LOSS:
                 continue
             turn = angle + np.radians(rng.normal(0, style.irregular))
-            placed = [bend(_rotate(ring, turn) + centre) for ring in _building(rng, lot)]
-            _add(buildings, kept, placed, size)
+            _add(buildings, kept, [bend(_rotate(ring, turn) + centre) for ring in _building(rng, lot)])
     return Layout(kept, (size, size))
 
 
@@ -118,74 +92,70 @@ def _random_bend(rng: np.random.Generator, style: Style):
 
 def _lots(rng: np.random.Generator, style: Style, size: int) -> list[Lot]:
     """The lots of a district's street grid, which covers the map in any rotation."""
-    reach = size * 0.75  # a little more than half the diagonal: the frame may be rotated
-    pending = [(-reach, -reach, reach, reach, False)]
+    reach = np.full(2, size * 0.75)  # a little more than half the diagonal: the frame may be rotated
+    pending = [(-reach, reach, False)]
     lots = []
     while pending:
-        x0, y0, x1, y1, inside_block = pending.pop()
-        width, height = x1 - x0, y1 - y0
+        low, high, inside_block = pending.pop()
+        sides = high - low
         wanted = style.lot_area * np.exp(rng.normal(0, style.lot_spread))
-        if min(width, height) < 5:
+        if sides.min() < 5:
             continue
-        streets = width * height > LOTS_A_BLOCK * style.lot_area
+        streets = sides.prod() > LOTS_A_BLOCK * style.lot_area
         if not streets and not inside_block:
             inside_block = True
             if rng.random() < style.open_blocks:
                 continue
             if rng.random() < style.regular:
-                lots += _equal_lots(rng, style, x0, y0, width, height)
+                lots += _equal_lots(rng, style, low, sides)
                 continue
-        if width * height < max(wanted, 40):
-            if max(width, height) < 6 * min(width, height):
-                fill = (1 - rng.uniform(0, style.setback), 1 - rng.uniform(0, style.setback))
-                lots.append(Lot((x0 + x1) / 2, (y0 + y1) / 2, width, height, fill, False))
+        if sides.prod() < max(wanted, 40):
+            if sides.max() < 6 * sides.min():
+                lots.append(Lot((low + high) / 2, sides, 1 - rng.uniform(0, style.setback, 2), False))
             continue
         gap = style.street * rng.uniform(0.7, 1.3) if streets else style.lane * rng.uniform(0.6, 1.4)
         cut = rng.uniform(0.32, 0.68)
-        if width > height * rng.uniform(0.8, 1.25):
-            middle = x0 + cut * width
-            pending += [(x0, y0, middle - gap / 2, y1, inside_block), (middle + gap / 2, y0, x1, y1, inside_block)]
-        else:
-            middle = y0 + cut * height
-            pending += [(x0, y0, x1, middle - gap / 2, inside_block), (x0, middle + gap / 2, x1, y1, inside_block)]
+        axis = 0 if sides[0] > sides[1] * rng.uniform(0.8, 1.25) else 1
+        middle = low[axis] + cut * sides[axis]
+        first, second = high.copy(), low.copy()
+        first[axis], second[axis] = middle - gap / 2, middle + gap / 2
+        pending += [(low, first, inside_block), (second, high, inside_block)]
     return lots
 
 
-def _equal_lots(rng: np.random.Generator, style: Style, x0: float, y0: float, width: float, height: float) -> list[Lot]:
+def _equal_lots(rng: np.random.Generator, style: Style, corner: np.ndarray, block: np.ndarray) -> list[Lot]:
     """Rows of equal lots along a block's longer side; with probability `style.slabs` each row is one lot."""
     area = style.lot_area * np.exp(rng.normal(-0.1, style.lot_spread / 2))
-    sideways = width < height
-    long, short = max(width, height), min(width, height)
+    long, short = block.max(), block.min()
     rows = max(1, round(short / np.sqrt(area)))
     columns = 1 if rng.random() < style.slabs else max(1, round(long * short / rows / area))
     if columns == 1 and long / short * rows < 3:
         rows += 1
     gap = style.lane * rng.uniform(0.7, 1.3)
-    long_step, short_step = (long + gap) / columns, (short + gap) / rows
-    if min(long_step, short_step) - gap < 5:
+    steps = np.array([(long + gap) / columns, (short + gap) / rows])
+    sides = steps - gap
+    if sides.min() < 5:
         return []
     fill = 1 - rng.uniform(0, style.setback, 2)
+    turn = -1 if block[0] < block[1] else 1  # rows are along y: swap both axes
     lots = []
-    for row in range(rows):
-        for column in range(columns):
-            u, v = (column + 0.5) * long_step - gap / 2, (row + 0.5) * short_step - gap / 2
-            own = np.clip(fill * rng.normal(1, 0.04, 2), 0.3, 1)
-            sides = (long_step - gap, short_step - gap)
-            place, sides, own = ((v, u), sides[::-1], own[::-1]) if sideways else ((u, v), sides, own)
-            plain = bool(rng.random() < 0.6)
-            lots.append(Lot(x0 + place[0], y0 + place[1], sides[0], sides[1], (own[0], own[1]), plain))
+    for row, column in np.ndindex(rows, columns):
+        centre = (np.array([column, row]) + 0.5) * steps - gap / 2
+        own = np.clip(fill * rng.normal(1, 0.04, 2), 0.3, 1)
+        lots.append(Lot(corner + centre[::turn], sides[::turn], own[::turn], rng.random() < 0.6))
     return lots
 
 
 def _building(rng: np.random.Generator, lot: Lot) -> list[np.ndarray]:
     """Outline around the origin that fits into a lot; a second ring is a courtyard."""
-    w, h = lot.width * lot.fill[0] / 2, lot.height * lot.fill[1] / 2
+    w, h = lot.sides * lot.fill / 2
     small = min(w, h)
     shape = "box" if lot.plain else rng.choice(["box", "L", "U", "T", "court"], p=[0.6, 0.18, 0.06, 0.06, 0.1])
     if small < 5 and shape != "L":
         shape = "box"
-    depth = float(np.clip(rng.uniform(0.35, 0.65) * 2 * small, 4, 14))  # of a wing, m
-    rings = []
+    depth = np.clip(rng.uniform(0.35, 0.65) * 2 * small, 4, 14)  # of a wing, m
+    ring: Any
+    court: list[Any] = []
     if max(w, h) > 16 and rng.random() < 0.4:
         ring = _stepped(rng, w, h)
     elif shape == "L":
@@ -201,21 +171,20 @@ def _building(rng: np.random.Generator, lot: Lot) -> list[np.ndarray]:
         ring = [(-w, -h), (w, -h), (w, h), (-w, h)]
         if shape == "court" and 2 * small > 2.6 * depth:
             x, y = w - depth, h - depth
-            rings = [[(-x, -y), (x, -y), (x, y), (-x, y)]]
-    flip = np.array([rng.choice([-1, 1]), rng.choice([-1, 1])])
-    return [np.array(each) * flip for each in (ring, *rings)]
+            court = [[(-x, -y), (x, -y), (x, y), (-x, y)]]
+    flip = rng.choice([-1, 1], 2)
+    return [np.array(each) * flip for each in (ring, *court)]
 
 
-def _stepped(rng: np.random.Generator, w: float, h: float) -> list[tuple[float, float]]:
+def _stepped(rng: np.random.Generator, w: float, h: float) -> np.ndarray:
     """A long building of several houses, each set back by a different amount."""
     long, short = max(w, h), min(w, h)
     houses = int(np.clip(round(2 * long / rng.uniform(9, 18)), 2, 7))
-    ends = np.linspace(-long, long, houses + 1)
-    fronts = short - rng.uniform(0, 0.8, houses) * short
-    ring = [(-long, -short), (long, -short)]
-    for house in reversed(range(houses)):
-        ring += [(ends[house + 1], fronts[house]), (ends[house], fronts[house])]
-    return [(y, x) for x, y in ring] if h > w else ring
+    fronts = (short - rng.uniform(0, 0.8, houses) * short)[::-1]
+    ends = np.linspace(-long, long, houses + 1)[::-1]
+    steps = np.column_stack([np.column_stack([ends[:-1], ends[1:]]).ravel(), fronts.repeat(2)])
+    ring = np.concatenate([[(-long, -short), (long, -short)], steps])
+    return ring[:, ::-1] if h > w else ring
 
 
 def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
@@ -223,34 +192,29 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
     return points @ np.array([[c, s], [-s, c]])
 
 
-def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray], size: int) -> None:
+def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray]) -> None:
     """Add a building to the map unless it touches another one or hardly reaches into the map."""
-    rings = [snap(part) for ring in rings for part in clip(ring, (0, 0), (size - 1, size - 1))]
-    rings = [ring for ring in rings if len(ring) >= 3]
+    parts = [snap(part) for ring in rings for part in clip(ring, (0, 0), (len(buildings) - 1,) * 2)]
+    rings = [ring for ring in parts if len(ring) >= 3]
     if not rings:
         return
     corners = np.concatenate(rings)
-    low = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 3, 0)
-    width, height = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 4, size) - low
-    part = Layout([ring - low for ring in rings], (height, width)).inside  # origin at `low`
-    there = buildings[low[1] : low[1] + height, low[0] : low[0] + width]
+    left, top = np.maximum(corners.min(axis=0).astype(int) - 3, 0)
+    right, bottom = corners.max(axis=0).astype(int) + 5
+    there = buildings[top:bottom, left:right]
+    part = Layout([ring - (left, top) for ring in rings], there.shape).inside
     if part.sum() >= 12 and not (ndimage.binary_dilation(part, iterations=2) & there).any():
         there |= part
         kept.extend(rings)
 
 
 def random_transmitter(city: Layout, rng: np.random.Generator) -> tuple[int, int]:
-    """(x, y) of a random open pixel in the central 150 / 256 of the map, as in RadioMapSeer.
-
-    Raises:
-        ValueError: there is no open pixel.
-    """
-    buildings = city.inside
-    height, width = buildings.shape
-    margin_y, margin_x = round(height * 53 / 256), round(width * 53 / 256)
-    open_pixels = ~ndimage.binary_dilation(buildings)
-    rows, columns = np.nonzero(open_pixels[margin_y : height - margin_y, margin_x : width - margin_x])
-    if not len(rows):
+    """(x, y) of a random open pixel in the central 150 / 256 of the map, as in RadioMapSeer; ValueError if there is none."""
+    height, width = city.shape
+    top, left = round(height * 53 / 256), round(width * 53 / 256)
+    open_pixels = ~ndimage.binary_dilation(city.inside)[top : height - top, left : width - left]
+    places = np.argwhere(open_pixels) + (top, left)
+    if not len(places):
         raise ValueError("no open pixel in the middle of the map for a transmitter")
-    pick = int(rng.integers(len(rows)))
-    return int(columns[pick]) + margin_x, int(rows[pick]) + margin_y
+    row, column = places[rng.integers(len(places))].tolist()
+    return column, row

@@ -15,25 +15,14 @@ CIRCULAR = "note: the simulator's map is an input of this model and the truth he
 
 @dataclass
 class SimulatedScenes:
-    """Cities number `seed`, `seed` + 1, ... with one transmitter each; the same interface as `RadioMapSeer`.
-
-    Args:
-        count: how many.
-        seed: number of the first city; a data set of `scripts/make_dataset.py` shares a city only if its seed is that
-            city's number.
-    """
+    """Cities number `seed`, `seed` + 1, ... with one transmitter each; the same interface as `RadioMapSeer`."""
 
     count: int
     seed: int
 
-    @property
-    def report(self) -> str:
-        return f"{self.count} simulated cities from seed {self.seed}"
-
-    @property
-    def names(self) -> list[str]:
-        """Of the scenes."""
-        return [f"city{self.seed + index}" for index in range(self.count)]
+    def __post_init__(self) -> None:
+        self.report = f"{self.count} simulated cities from seed {self.seed}"
+        self.names = [f"city{self.seed + index}" for index in range(self.count)]
 
     def identity(self) -> dict[str, object]:
         """What is simulated, in JSON types."""
@@ -43,16 +32,12 @@ class SimulatedScenes:
         return self.count
 
     def scene(self, index: int) -> Scene:
-        """Scene `index`: city, transmitter and the simulator's map in 8-bit grey levels, as a data set stores it."""
+        """City, transmitter and the simulator's map in 8-bit grey levels, as a data set stores it."""
         return random_scenes(self.seed + index)[0]
 
 
 def random_scenes(seed: int, positions: Sequence[str] | None = None) -> list[Scene]:
-    """One random city with a transmitter at each `X,Y`, or at one random place, with maps simulated from its outlines.
-
-    Raises:
-        DataError: a position is malformed, outside the map, or inside a building.
-    """
+    """One random city with a transmitter at each `X,Y`, or at one random place, and simulated maps; errors as `scene_at`."""
     rng = np.random.default_rng(seed)
     city = random_city(rng, SIDE)
     simulator = Simulator(city)
