@@ -6,7 +6,7 @@ import numpy as np
 
 from data import Scene
 from data.geometry.layout import Layout
-from data.trees.inspection import oddities
+from scripts.check_dataset import oddities
 from tests.commands import done, refused, script
 from tests.conftest import save_grey, save_json
 

@@ -17,17 +17,16 @@ from data import DataError, FlatTree, RadioMapSeer, Scene, db_to_gain, gain_to_d
 from data.conditions import CONDITION_CHANNELS, condition
 from data.crop import crop
 from data.geometry.cars import car_outline, cars_from_picture, picture_of_cars
+from data.geometry.georeference import pixel_of
 from data.geometry.layout import Layout
-from data.geometry.pixels import pixel_of
 from data.geometry.registration import fit_outlines, picture_of, snap
 from data.geometry.resize import resize
 from data.incomplete import Incomplete
 from data.prepare import prepare, to_native
 from data.samples import cache as cache_module
 from data.samples.augment import Augmentation, symmetry
-from data.samples.dataset import RadioMapDataset
+from data.samples.dataset import RadioMapDataset, SampleStream
 from data.samples.document import RadioUNet_c
-from data.samples.sampler import SampleStream
 from data.trees.png import decode_grey, read_grey
 from data.trees.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8

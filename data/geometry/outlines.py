@@ -7,7 +7,7 @@ import numpy as np
 import shapely
 from scipy import ndimage
 
-from .pixels import pixel_of
+from .georeference import pixel_of
 
 TOLERANCE = 1.0  # px; largest distance of an outline from the midpoints of pixel edges
 STRAIGHT = 8.0  # degrees; vertices that bend less are dropped
