@@ -202,11 +202,8 @@ def close_dataloader(loader: DataLoader) -> None:
 
 
 def to_device(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """A collated batch on the device.
-
-    Returns:
-        `image` (B, 1, S, S), `cond` (B, C, s, s), `ori_mask` (B, 1, S, S) and `moments` (B, 2 Z, h, w), None where absent;
-        `names`, a list, and `keys`, a list or None, which stay on the CPU, where they are used.
+    """A collated batch on the device: `image` (B, 1, S, S), `cond` (B, C, s, s), `ori_mask` (B, 1, S, S) and `moments`
+    (B, 2 Z, h, w), None where absent; `names`, a list, and `keys`, a list or None, stay on the CPU, where they are used.
     """
     asynchronous = torch.device(device).type == "cuda"
     tensors = {name: batch.get(name) for name in ("image", "cond", "ori_mask", "moments")}

@@ -14,15 +14,7 @@ from ..hashing import random_key
 from ..incomplete import Incomplete
 from ..trees.folder import open_tree
 from .augment import Augmentation, Sample, moved, symmetry
-from .dataset import (  # noqa: F401
-    OwnSamples,
-    RadioMapDataset,
-    SampleStream,
-    close_dataloader,
-    to_device,
-    training_loader,
-    worker_settings,
-)
+from .dataset import RadioMapDataset, SampleStream, to_device, training_loader, worker_settings
 
 
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name

@@ -265,9 +265,8 @@ class Simulator:
     def loss(self, tx: tuple[float, float], around_cars: bool = False) -> np.ndarray:
         """Loss of the dominant paths, (H, W) float64 in dB below the scale's strongest value; infinite where there is none.
 
-        Args:
-            tx: (x, y) = (column, row) of the transmitter in pixels; ValueError outside the map or inside a building.
-            around_cars: around cars or over them; else as if there were none.
+        The transmitter is at (x, y) = (column, row); ValueError outside the map or inside a building. Paths lead around
+        cars or over them, or as if there were none.
         """
         x, y = float(tx[0]), float(tx[1])
         height, width = self.buildings.shape
