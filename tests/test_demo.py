@@ -158,12 +158,8 @@ def test_files(client):
 
 def test_what_would_harm_the_server_is_refused(client):
     bomb = png(np.zeros((6000, 6000), np.uint8))
-    for content, words in (
-        (bomb, "not a readable"),
-        (b"GIF89a", "neither"),
-        (png(CITY)[:60], "not a"),
-        (b"{}", "no polygon"),
-    ):
+    broken = png(CITY)[:60]
+    for content, words in ((bomb, "usable"), (b"GIF89a", "neither"), (broken, "usable"), (b"{}", "no polygon")):
         assert refused(upload(client, content), "city.png: ") and refused(upload(client, content), words)
     assert refused(upload(client, bytes(MAX_UPLOAD + 1)), "capacity", 413)
     assert client.post("/predict", data="[" * 100_000, content_type="application/json").json["error"]

@@ -1,10 +1,11 @@
-"""The commands that simulate: a whole data set, and one given city."""
+"""The commands that simulate a data set or one given city, and the one that checks a data set."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,18 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from data import RadioMapSeer
+from data import RadioMapSeer, Scene
+from data.geometry.layout import Layout
 from data.geometry.registration import outlines_as_file
 from data.trees import writer
 from data.trees.png import read_grey
 from data.trees.writer import Recipe
-from tests.commands import done, refused
-from tests.conftest import save_json
+from scripts.check_dataset import oddities
+from tests.commands import done, refused, script
+from tests.conftest import save_grey, save_json
 from tests.processes import ROOT, environment
 
-MAKE, SIMULATE = "scripts/make_dataset.py", "scripts/simulate.py"
+MAKE, SIMULATE, CHECK = "scripts/make_dataset.py", "scripts/simulate.py", "scripts/check_dataset.py"
 COMMON = ("--tx", 2, "--seed", 5, "--size", 64)
 
 
@@ -49,7 +52,7 @@ def test_the_tree_is_radiomapseer_s(tree):
         picture = read_grey(tree / f"png/buildings_complete/{scene.name[0]}.png") > 0
         assert not scene.gain[ndimage.binary_erosion(picture)].any()
         assert np.argwhere(read_grey(tree / f"png/antennas/{scene.name}.png")).tolist() == [list(scene.tx[::-1])]
-    found = done("scripts/check_dataset.py", tree)
+    found = done(CHECK, tree)
     assert "nothing odd" in found and "0.00% of the maps' energy" in found and "warning" not in found
 
 
@@ -161,3 +164,57 @@ def test_simulate_one_city(tmp_path):
     done(SIMULATE, *city, "--tx", "10,12", *out, *cars, "--force")
     shaded = read_grey(out[1])
     assert (shaded <= levels).all() and shaded[12, 20] < levels[12, 20] and shaded[12, 8] == levels[12, 8]
+
+
+def scene(tx=(4.0, 5.0), gain=None):
+    """A building of 10 x 10 px, 0.4 in the open, the strongest value at the transmitter; `gain` changes some of it."""
+    buildings = np.pad(np.ones((10, 10), bool), ((10, 12), (10, 12)))
+    values = np.where(buildings, 0, 0.4).astype(np.float32)
+    values[5, 4] = 1.0
+    for place, value in (gain or {}).items():
+        values[place] = value
+    return Scene("1_0", Layout.traced(buildings), tx, values)
+
+
+def test_oddities():
+    assert not list(oddities(scene()))
+    for odd, what in (
+        (scene((9.5, 12.0)), "inside a building"),  # halves round up
+        (scene(gain={...: 0}), "black everywhere"),
+        (scene(gain={...: 0.3}), "inside buildings have a gain"),
+        (scene(gain={(25, 25): 1.0, (5, 4): 0.5}), "not at the transmitter"),
+        (replace(scene(), layout=Layout([], (32, 32))), "buildings cover 0%"),
+    ):
+        assert what in "; ".join(oddities(odd))
+
+
+def test_a_flat_tree(flat_tree):
+    out = done(CHECK, flat_tree)
+    assert "(3, 80, 80)" in out and "warning" not in out
+    assert "splits (by a hash of the name, about 80 / 10 / 10 %): train" in out
+    np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
+    out = done(CHECK, flat_tree)
+    assert "from -40 to" in out and "warning: conditions leave [-1, 1]" in out
+    np.save(flat_tree / "conditions" / "s1.npy", np.zeros((3, 80, 60)))
+    (flat_tree / "splits").mkdir()
+    (flat_tree / "splits" / "val.txt").write_text("s0\ns1.png\n")
+    found = script(CHECK, flat_tree)
+    assert found.returncode == 1 and "splits (splits/val.txt; by a hash" in found.stdout and "val 2" in found.stdout
+    assert "s1.npy: has shape (3, 80, 60); conditions are square arrays" in found.stdout
+
+
+def test_a_radiomapseer_tree(radiomapseer, tmp_path):
+    out = done(CHECK, radiomapseer)
+    assert "20 scenes of 10 maps" in out and "nothing odd" in out and "warning" not in out
+    assert "splits (maps in order, 80 / 10 / 10 %): train 16, val 2, test 2" in out
+    victim = radiomapseer / "gain" / "DPM" / "1_0.png"
+    victim.write_bytes(victim.read_bytes()[:100])
+    save_grey(radiomapseer / "gain" / "DPM" / "0_0.png", np.ones((32, 24)))
+    save_json(
+        radiomapseer / "polygon" / "buildings_complete" / "2.json", [[[1, 1], [31, 1], [31, 31], [1, 31], [1, 1]]]
+    )
+    found = script(CHECK, radiomapseer)
+    assert found.returncode == 1 and str(victim) in found.stdout and "do not lie over the maps" in found.stdout
+    assert "0_0.png: is 24x32 px; maps must be square" in found.stdout
+    refused(CHECK, tmp_path / "nothing", words=["no such folder"])
+    refused(CHECK, tmp_path, words=[f"did you mean {radiomapseer}?"])

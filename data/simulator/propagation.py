@@ -265,8 +265,7 @@ class Simulator:
     def loss(self, tx: tuple[float, float], around_cars: bool = False) -> np.ndarray:
         """Loss of the dominant paths, (H, W) float64 in dB below the scale's strongest value; infinite where there is none.
 
-        The transmitter is at (x, y) = (column, row); ValueError outside the map or inside a building. Paths lead around
-        cars or over them, or as if there were none.
+        The transmitter is at (x, y); ValueError outside the map or inside a building. Without `around_cars`, there are none.
         """
         x, y = float(tx[0]), float(tx[1])
         height, width = self.buildings.shape
