@@ -14,12 +14,13 @@ from .trees.radiomapseer import RadioMapSeer
 from .units import db_to_gain, gain_to_db
 
 if TYPE_CHECKING:
+    from .samples.dataset import *
     from .samples.document import *
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .samples import document
+    from .samples import dataset, document
 
-    return getattr(document, name)
+    return getattr(document if hasattr(document, name) else dataset, name)

@@ -88,9 +88,7 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 
 @channel_of_transmitter
 def simulated(scene: Scene, size: int) -> np.ndarray:
-    """The embedded simulator's map of the buildings and cars shown, corrected by measured points: the network learns what its
-    physics misses. Pointless where the same simulator made the ground truth.
-    """
+    """The embedded simulator's map of what is shown, corrected by measured points; pointless where it made the truth."""
     return resize(corrected(simulated_gain(scene), scene.measurements), size)
 
 

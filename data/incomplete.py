@@ -49,12 +49,11 @@ class Incomplete:
             kept = [buildings[number] for number in sorted(rng.permutation(len(buildings))[int(missing) :])]
             moved = [(rings, rng.normal(0, 1, 2) * self.outline_error) for rings in kept]
             layout = Layout([ring + error for rings, error in moved for ring in rings], layout.shape)
+        shows = tells and scene.tx is not None
         return replace(
             scene,
             known=layout,
-            known_tx=layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1]))
-            if tells and scene.tx
-            else None,
+            known_tx=layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if shows else None,
             tx_is_known=tells,
             cars_are_known=bool(rng.random() >= self.cars_unknown),
             outlines_are_wrong=self.outline_error > 0,

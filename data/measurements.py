@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2
 
-from .geometry.pixels import pixel_of
+from .geometry.georeference import pixel_of
 
 MEASURED = ("measured_gain", "measured")  # the two channels of measured points
 SIMULATED = "simulated"  # the channel that measured points correct
@@ -50,10 +50,8 @@ def _weights(metres_per_pixel: float, size: int) -> tuple[np.ndarray, int]:
     length = next_fast_len(size + int(5 * REACH / metres_per_pixel), real=True)
     offset = np.minimum(np.arange(length), length - np.arange(length)) * metres_per_pixel
     distance = np.hypot(offset, offset[:, None])
-    weights = np.where(
-        distance < 5 * REACH, np.exp(-distance / REACH) / np.maximum(distance, 0.1), 0
-    )  # 0.1 m at the point
-    return rfft2(weights), length
+    weights = np.exp(-distance / REACH) / np.maximum(distance, 0.1)  # 0.1 m at the point
+    return rfft2(np.where(distance < 5 * REACH, weights, 0)), length
 
 
 def corrected(simulation: np.ndarray, points: np.ndarray | None) -> np.ndarray:

@@ -15,11 +15,10 @@ SAMPLES_VERSION = 2
 
 
 def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[str]) -> dict[str, np.ndarray]:
-    """A scene at the networks' resolution.
+    """A scene at the networks' resolution, float32: `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S), 1 where
+    the map is certainly zero, else 0, and, if the truth is known, `image` (1, S, S) in [-1, 1].
 
-    Returns:
-        `cond` (C, cond_size, cond_size) in [-1, 1], `ori_mask` (1, S, S), 1 where the map is certainly zero, else 0,
-        and, if the truth is known, `image` (1, S, S) in [-1, 1]; float32. DataError for a condition of another shape.
+    DataError for a ready-made condition of another shape.
     """
     expected = (len(channels), cond_size, cond_size)
     if scene.cond is not None and scene.cond.shape != expected:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import DataError
-from .geometry.georeference import Georeference, extent
+from .geometry.georeference import Georeference, extent, pixel_of
 from .geometry.layout import Layout
-from .geometry.pixels import pixel_of
 
 
 @dataclass
@@ -59,9 +58,7 @@ class Scene:
 
 
 def parse_position(text: str, place: Georeference | None = None) -> tuple[float, float]:
-    """`X,Y` from a command line, column and row, or coordinates of the `place` where the city lies, as column and row; raises
-    DataError for anything else.
-    """
+    """`X,Y` from a command line, column and row or coordinates of the `place`, as column and row; DataError for anything else."""
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
@@ -74,9 +71,7 @@ def parse_position(text: str, place: Georeference | None = None) -> tuple[float,
 def scene_at(
     name: str, layout: Layout, position: str, place: Georeference | None = None, cars: Layout | None = None
 ) -> Scene:
-    """The scene of a city with a transmitter at `X,Y`, see `parse_position`; raises DataError if the position is malformed,
-    outside the map, or inside a building or a car, and names the nearest open point.
-    """
+    """The scene of a city with a transmitter at `X,Y`; DataError for a position outside the map or in a building or a car."""
     tx = parse_position(position, place)
     height, width = layout.shape
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):

@@ -9,9 +9,7 @@ LOOK_AGAIN = 2.0  # s until a worker notices that its parent was killed
 
 
 def start_worker(*_: object) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group, and the parent decides when to stop: a worker ends only when its own
-    parent sends the signal, as the interpreter does at exit, or is gone.
-    """
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, unless the parent sends the signal or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # on Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -8,17 +8,68 @@ Exits with status 1 if something is wrong.
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import open_tree
-from data.trees.inspection import inspect
+import numpy as np
+from tqdm import tqdm
+
+from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
+from data.geometry.georeference import pixel_of
 from data.trees.splits import known_splits, members, own_splits, spread
 from denoising_diffusion_pytorch.cli import run
 
 OPENED = 300  # scenes opened without --all
 PRINTED = 20  # oddities
+NO_ENERGY = 1e-3  # a larger fraction of the maps' energy where they should be zero gives a warning
+
+
+def oddities(scene: Scene) -> Iterator[str]:
+    """Whatever does not look like a radio map, in a few words each."""
+    inside, built = scene.gain[scene.ori_mask], scene.buildings.mean()
+    if not scene.gain.any():
+        yield "the map is black everywhere"
+    elif inside.size and (inside > 0).mean() > 0.01:
+        yield f"{(inside > 0).mean():.0%} of the pixels inside buildings have a gain; they are zero in RadioMapSeer"
+    elif scene.tx is not None and scene.gain[pixel_of(scene.tx)] < scene.gain.max() - 0.05:
+        yield "the strongest level is not at the transmitter"
+    if scene.tx is not None and scene.buildings[pixel_of(scene.tx)]:
+        yield "the transmitter is inside a building"
+    if built > 0.9 or (built == 0 and scene.cond is None):
+        yield f"buildings cover {built:.0%}"
+
+
+def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Open scenes; returns lines of statistics and warnings, and one line per oddity."""
+    problems: list[str] = []
+    sides, shapes = set(), set()
+    low, high, energy, inside = 0.0, 0.0, 0.0, 0.0
+    for index in tqdm(indices, "opening", unit="scene"):
+        try:
+            scene = source.scene(index)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        problems += [f"{scene.name}: {text}" for text in oddities(scene)]
+        sides.add(len(scene.gain))
+        power = scene.gain.astype(np.float64) ** 2
+        energy, inside = energy + power.sum(), inside + power[scene.ori_mask].sum()
+        if scene.cond is not None:
+            shapes.add(scene.cond.shape)
+            low, high = min(low, scene.cond.min()), max(high, scene.cond.max())
+    lines = [f"sizes: {', '.join(f'{side}x{side}' for side in sorted(sides))} px"]
+    if shapes:
+        lines.append(f"conditions: {', '.join(map(str, sorted(shapes)))}, from {low:.4g} to {high:.4g}")
+    if max(-low, high) > 1:
+        lines.append("warning: conditions leave [-1, 1]; training uses them unchanged; order 1 is best")
+    if len(shapes) > 1:
+        problems.append("conditions have several shapes; all must be of data.cond_channels and data.cond_size")
+    lines.append(f"registration: {inside / max(energy, 1e-12):.2%} of the maps' energy lies inside the buildings")
+    if inside > NO_ENERGY * energy:
+        lines.append("warning: the buildings do not lie over the maps; are polygon/ or png/ of another data set?")
+    return lines, problems
 
 
 def main() -> None:

@@ -47,9 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--layouts", default=RANDOM, help="a RadioMapSeer tree, in place of random layouts")
     parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
     parser.add_argument("--cars", action="store_true", help="make each map without cars and with them")
-    parser.add_argument(
-        "--part", type=part, default=(1, 1), metavar="I/N", help="make only every Nth city, from the Ith"
-    )
+    parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="only every Nth city, from the Ith")
     # the CPUs that this process may use, if the system reports them
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=positive, default=cpus, help="processes; default: the available CPUs")

@@ -1,4 +1,4 @@
-"""Cities of other people's kinds: footprints, RadioMapSeer's polygon files, pictures."""
+"""Cities of other people's kinds, footprints and pictures, and points that they measured."""
 
 import json
 
@@ -10,10 +10,12 @@ from rasterio.warp import transform
 
 from data import DataError
 from data.geometry.cars import car_outline, picture_of_cars
+from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
 from data.geometry.registration import picture_of
 from data.gis.city import city_of, read_city
 from data.gis.geotiff import write_geotiff
+from data.gis.measured_points import read_measurements
 from data.scene import scene_at
 
 SQUARE = [[0, 0], [40, 0], [40, 20], [0, 20], [0, 0]]
@@ -60,8 +62,9 @@ NOTHING = [
 
 
 def test_metres_north_up_and_courtyards():
-    tower = shifted(SQUARE, 160, 100)
-    city = read(feature(polygon(SQUARE, COURT)), feature(polygon(tower)), *map(feature, NOTHING))
+    tower = polygon([[x, y, 35.0] for x, y in shifted(SQUARE, 160, 100)])
+    twice = together(together(tower, polygon(shifted(SQUARE, 160, 100))))  # counts once
+    city = read(feature(polygon(SQUARE, COURT)), feature(twice), *map(feature, NOTHING))
     assert city.layout.shape == (120 + 32, 200 + 32) and city.layout.exact and not city.place.degrees
     assert city.layout.coverage.sum() == pytest.approx(40 * 20 - 20 * 10 + 40 * 20)
     assert not city.layout.inside[152 - 16 - 10, 16 + 20]  # the courtyard
@@ -157,30 +160,6 @@ def test_features_that_say_they_are_cars():
         read(*cars)
 
 
-BOW_TIE, SPIKE = [[0, 0], [40, 20], [40, 0], [0, 20], [0, 0]], [[0, 0], [30, 0], [30, 60], [30, 20], [0, 20]]
-
-
-@pytest.mark.parametrize(
-    "polygons, area",
-    [
-        ([[BOW_TIE]], 400), ([[SPIKE]], 600), ([[[[x, y, 35.0] for x, y in HOUSE]]], 600), ([[SQUARE], [SQUARE], [COURT]], 800),
-        ([[SQUARE, COURT], [COURT[::-1]]], 800), ([[SQUARE], [shifted(SQUARE, 20)]], 1200),
-    ],
-)  # fmt: skip
-def test_ground_that_is_covered_counts_once(polygons, area):
-    nested = together(together(*(polygon(*rings) for rings in polygons)))
-    assert read(feature(nested)).layout.coverage.sum() == pytest.approx(area)
-
-
-def test_texts():
-    both = collection(*(feature(polygon(shifted(HOUSE, 50 * i)), name="Süd") for i in range(2)))
-    latin = both.replace(b"S\\u00fcd", "Süd".encode("latin-1"))
-    assert latin != both
-    for content in (both, b"\xef\xbb\xbf" + both, latin):
-        assert city_of(content, "a.geojson").layout.coverage.sum() == pytest.approx(1200)
-    assert city_of(json.dumps(polygon(SQUARE)).encode(), "a.json").layout.coverage.sum() == pytest.approx(800)
-
-
 @pytest.mark.parametrize(
     "name, content, message",
     [
@@ -245,6 +224,49 @@ def test_pictures_of_cars(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             read_city(path, cars=other)
+
+
+DEGREES = Georeference(10.0, 50.0, 1e-5, 1e-5, True, 4326)  # column 3, row 4 lie at 10.00003, 49.99996
+GRID = Georeference(500_000.0, 4_000_000.0, 1.0, 1.0, False, 32632)
+
+
+@pytest.mark.parametrize(
+    "text, place, eirp, said",
+    [
+        ("x,y,gain_db,comment\n3,4,-97.42,Straße\n10 , 20,-80,\n5,,-80,\n5,6,NaN,\n-1,4,-90,\n", None, None,
+         "left out, outside the map or without a value: 3"),
+        ("PCI,X,Y,dBm\n1,3,4,-74.42\n1,10,20,-57\n", None, 23, "x, y, dbm (minus the EIRP of 23 dBm)"),
+        ("lat, lon, dbm\n49.99996,10.00003,-97.42\n49.9998,10.0001,-80", DEGREES, 0, "lon, lat, dbm"),
+        ("x,y,gain_db\n10.00003,49.99996,-97.42\n10.0001,49.9998,-80\n", DEGREES, None, "x, y"),
+        ("lon,lat,gain_db\n9.0000333,36.1446820,-97.42\n9.0001111,36.1445378,-80\n", GRID, None, "lon, lat"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_columns_are_found_by_their_names(tmp_path, text, place, eirp, said, encoding):
+    path = tmp_path / "p.csv"
+    path.write_bytes(text.encode(encoding))
+    points, note = read_measurements(path, (64, 64), place, eirp)
+    assert np.allclose(points, [[3, 4, 49.58 / 99.16], [10, 20, 67 / 99.16]], atol=(0.02, 0.02, 1e-4)), points
+    assert note.startswith("2 measured points from the columns ") and said in note
+
+
+@pytest.mark.parametrize(
+    "text, eirp, message",
+    [
+        ("x,y\n1,2\n", None, "must name the columns x,y .* and gain_db.*; it has x, y"),
+        ("lat,lon,gain_db\n6,2,-90\n", None, "must name the columns"),  # the city is a picture
+        ("x,y,gain_db\n6,2,-90\n", 23, "or dbm with the transmitter's EIRP"), ("x,y,dbm\n6,2,-90\n", None, "gain_db, or dbm with"),
+        ("", None, "must name the columns"), ("x,y,gain_db\n", None, "none of its points"),
+        ("x,y,gain_db\n6,2,-9O\n", None, "is no table of numbers"), ("x;y;gain_db\n6;2;-90,5\n", None, "must name the columns"),
+        ("x,y,gain_db\n64,2,-90\n", None, r"none of its points lies inside the map \(64x64 px\)"),
+        ("x,y,gain_db\n6,2,-90\n6,2,90\n", None, "90 is no path gain.* is it a path loss"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_with_a_remedy(tmp_path, text, eirp, message):
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=f"p.csv: [^\n]*{message}[^\n]*$"):
+        read_measurements(path, (64, 64), None, eirp)
 
 
 @pytest.mark.parametrize(

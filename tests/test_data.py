@@ -1,4 +1,4 @@
-"""Trees, splits, samples, conditions, augmentation, batches."""
+"""Files, trees, splits, samples, conditions, augmentation, batches."""
 
 import itertools
 import json
@@ -16,24 +16,37 @@ import data.conditions
 from data import DataError, FlatTree, RadioMapSeer, Scene, db_to_gain, gain_to_db, open_tree
 from data.conditions import CONDITION_CHANNELS, condition
 from data.crop import crop
+from data.files import write_atomically, write_json
 from data.geometry.cars import car_outline, cars_from_picture, picture_of_cars
 from data.geometry.layout import Layout
-from data.geometry.pixels import pixel_of
 from data.geometry.registration import fit_outlines, picture_of, snap
 from data.geometry.resize import resize
 from data.incomplete import Incomplete
 from data.prepare import prepare, to_native
 from data.samples import cache as cache_module
 from data.samples.augment import Augmentation, symmetry
-from data.samples.dataset import RadioMapDataset
+from data.samples.dataset import RadioMapDataset, SampleStream
 from data.samples.document import RadioUNet_c
-from data.samples.sampler import SampleStream
 from data.trees.png import decode_grey, read_grey
 from data.trees.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
 from denoising_diffusion_pytorch.networks.radio_map import apply_mask
 from evaluation.metrics import map_scores
 from tests.conftest import make_scene_files, save_grey, save_json
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    def interrupted(aside):
+        aside.write_text("half")
+        raise KeyboardInterrupt
+
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"nmse": float("nan"), "levels": [np.float32(0.5), float("inf"), (1, "x")], "count": np.int64(3)})
+    before = path.read_text()
+    assert json.loads(before) == {"nmse": None, "levels": [0.5, None, [1, "x"]], "count": 3} and "NaN" not in before
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, interrupted)
+    assert path.read_text() == before and [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
 def test_grey_levels_and_decibels():
@@ -77,19 +90,6 @@ def test_a_tree_without_outlines_is_read_from_its_pictures(radiomapseer):
     court = Layout([snap(ring), snap(ring * 0.4 + 9)], (36, 36))
     fitted = Layout(fit_outlines(picture_of(court)), court.shape)
     assert len(fitted.outlines) == 2 and (fitted.inside != court.inside).sum() <= 12
-
-
-def test_a_position_has_one_pixel():
-    """Halves go to the larger number, as in the simulator."""
-    row, column = pixel_of([(10.5, 6), (9.5, 6.49), (-0.5, 0)])
-    assert column.tolist() == [11, 10, 0] and row.tolist() == [6, 6, 0]
-    mask = np.zeros((16, 16), bool)
-    mask[4:9, 11:14] = mask[0:3, 0:16] = True
-    layout = Layout.traced(mask)
-    assert layout.nearest_open((20, 1)) == (15, 3) and layout.nearest_open((10.49, 6)) == (10.49, 6)
-    assert not any(
-        mask[pixel_of(layout.nearest_open(place))] for place in [(10.5, 6), (13.49, 8), (-3, -3), (2.5, 2.5)]
-    )
 
 
 def test_a_partial_download_works_and_says_what_is_missing(radiomapseer):
@@ -276,15 +276,10 @@ def test_odd_files_are_named(radiomapseer, flat_tree, name, content, message):
 def test_damaged_and_unusual_pictures_are_refused_with_a_remedy(tmp_path):
     pixels = np.pad(np.full((5, 5), 255, np.uint8), ((4, 15), (4, 15)))
     save_grey(tmp_path / "good.png", pixels)
-    content, refused = (tmp_path / "good.png").read_bytes(), 0
-    for place in range(8, len(content)):  # a single bit anywhere after the signature never changes a pixel unnoticed
-        flipped = bytes([content[place] ^ 1 << place % 8])
-        try:
-            assert (decode_grey(content[:place] + flipped + content[place + 1 :], "bad.png") == pixels).all()
-        except DataError as error:
-            assert "bad.png: " in str(error)
-            refused += 1
-    assert refused > 0.85 * (len(content) - 8)  # the rest is in the closing chunk
+    content = bytearray((tmp_path / "good.png").read_bytes())
+    content[48] ^= 1  # of the pixels
+    with pytest.raises(DataError, match="bad.png: not a usable picture"):
+        decode_grey(bytes(content), "bad.png")
     colours = [pixels] * 3
     for name, picture, message in (
         ("alpha.png", Image.fromarray(np.dstack([*colours, pixels])), "partly transparent; save it without"),
@@ -330,7 +325,7 @@ def test_channels_of_the_transmitter():
         condition(scene, ["elevation"], 16)
 
 
-def test_resizing():
+def test_resizing(radiomapseer):
     image = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
     assert np.allclose(resize(image, 4)[0, 0], image[:2, :2].mean()) and np.array_equal(resize(image, 8), image)
     assert resize(np.ones((8, 8)), 10) == pytest.approx(1)
@@ -339,12 +334,7 @@ def test_resizing():
     gain = np.where(buildings, 0, 0.6).astype(np.float32)
     assert np.allclose(to_native(resize(gain, 4), scene), gain, atol=1e-6)  # undoes the area mean
     assert np.array_equal(to_native(gain, scene), gain)
-    assert (to_native(np.full((20, 20), 0.6, np.float32), scene)[buildings] == 0).all()
-
-
-def test_a_perfect_answer_at_another_size_is_not_darkened(radiomapseer):
-    """The mask holds only pixels that are certain as a whole, and is applied to a target that is zero there already."""
-    scene = RadioMapSeer(radiomapseer).scene(0)
+    scene = RadioMapSeer(radiomapseer).scene(0)  # at another size, no perfect answer is darkened by the mask
     sample = prepare(scene, 40, 40, ["buildings"])
     image, mask = (torch.from_numpy(sample[key])[None] for key in ("image", "ori_mask"))
     assert set(mask.unique().tolist()) == {0.0, 1.0} and torch.equal(apply_mask(image, mask), image)
@@ -376,8 +366,14 @@ def marked(size=32):
     return {"image": image, "cond": image.repeat(2, 1, 1), "ori_mask": mark, "name": "a", "key": 0}
 
 
-@pytest.mark.parametrize("settings", [{}, {"rotation": 30.0, "translation": 0.2}, {"color_jitter": 0.3}])
-def test_augmentation_moves_everything_together_and_keeps_what_is_certain(settings):
+@pytest.mark.parametrize(
+    "settings, poses",
+    [
+        ({}, 8), ({"flip": False}, 4), ({"rot90": False}, 4), ({"p": 0.0}, 1), ({"p": 0.5}, 8), ({"color_jitter": 0.3}, 8),
+        ({"rotation": 30.0, "translation": 0.2}, None),
+    ],
+)  # fmt: skip
+def test_augmentation_moves_everything_together_and_keeps_what_is_certain(settings, poses):
     augment, seen = Augmentation(**settings), set()
     for seed in range(60):
         sample = augment(marked(), seed)
@@ -387,18 +383,9 @@ def test_augmentation_moves_everything_together_and_keeps_what_is_certain(settin
         together = torch.allclose(sample["image"], sample["cond"][:1], atol=1e-5)
         assert together != ("color_jitter" in settings)  # which changes nothing but the image
         seen.add(tuple(sample["ori_mask"].flatten().tolist()))
-    assert len(seen) > 40 if "rotation" in settings else len(seen) == 8
-
-
-def test_augmentation_settings():
-    image = torch.arange(16.0).view(1, 4, 4)
-    for settings, count in (({}, 8), ({"flip": False}, 4), ({"rot90": False}, 4), ({"p": 0.0}, 1), ({"p": 0.5}, 8)):
-        augmentation, poses = Augmentation(**settings), set()
-        for key in range(60):
-            turned = augmentation({"image": image, "cond": image, "ori_mask": image}, key)["image"]
-            assert torch.equal(turned, symmetry(image, augmentation.symmetry_of(key)))
-            poses.add(tuple(turned.flatten().tolist()))
-        assert len(poses) == count == len(augmentation.symmetries)
+        turned = symmetry(marked()["ori_mask"], augment.symmetry_of(seed))
+        assert poses is None or torch.equal(sample["ori_mask"], turned)
+    assert len(seen) == len(augment.symmetries) == poses if poses else len(seen) > 40
 
 
 def test_stream_covers_every_epoch_and_is_shared_by_ranks():

@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import struct
-import zlib
 
 import hypothesis
 import numpy as np
@@ -30,17 +29,6 @@ def saved(save, *arguments, **how):
     file = io.BytesIO()
     save(file, *arguments, **how)
     return file.getvalue()
-
-
-def with_good_checksums(content):
-    """A PNG whose chunks are consistent again after their contents were changed, so that decoders look at them."""
-    result, rest = bytearray(content[:8]), content[8:]
-    while len(rest) >= 12:
-        length = min(struct.unpack(">I", rest[:4])[0], len(rest) - 12)
-        body = bytes(rest[4 : 8 + length])
-        result += struct.pack(">I", length) + body + struct.pack(">I", zlib.crc32(body))
-        rest = rest[12 + length :]
-    return bytes(result)
 
 
 GREY = Image.fromarray(np.arange(63, dtype=np.uint8).reshape(9, 7))
@@ -93,7 +81,7 @@ def odd_json(draw):
 
 
 @BOUNDED
-@hypothesis.given(strategies.binary(max_size=200) | damaged(PNGS) | damaged(PNGS).map(with_good_checksums))
+@hypothesis.given(strategies.binary(max_size=200) | damaged(PNGS))
 def test_pictures(content):
     pixels = outcome("x.png", lambda: decode_grey(content, "x.png"))
     assert pixels is None or pixels.dtype == np.uint8 and pixels.ndim == 2

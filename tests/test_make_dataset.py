@@ -1,13 +1,11 @@
-"""The commands that simulate: a whole data set, and one given city."""
+"""The commands that simulate a data set or one given city, and the one that checks a data set."""
 
-import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +13,18 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from data import DataError, RadioMapSeer
-from data.geometry.cars import picture_of_cars
+from data import RadioMapSeer, Scene
+from data.geometry.layout import Layout
 from data.geometry.registration import outlines_as_file
-from data.simulator import Simulator
 from data.trees import writer
 from data.trees.png import read_grey
-from data.trees.writer import Recipe, open_folder, write_city
-from tests.commands import done, refused
-from tests.conftest import save_json
+from data.trees.writer import Recipe
+from scripts.check_dataset import oddities
+from tests.commands import done, refused, script
+from tests.conftest import save_grey, save_json
 from tests.processes import ROOT, environment
 
-MAKE, SIMULATE = "scripts/make_dataset.py", "scripts/simulate.py"
+MAKE, SIMULATE, CHECK = "scripts/make_dataset.py", "scripts/simulate.py", "scripts/check_dataset.py"
 COMMON = ("--tx", 2, "--seed", 5, "--size", 64)
 
 
@@ -54,7 +52,7 @@ def test_the_tree_is_radiomapseer_s(tree):
         picture = read_grey(tree / f"png/buildings_complete/{scene.name[0]}.png") > 0
         assert not scene.gain[ndimage.binary_erosion(picture)].any()
         assert np.argwhere(read_grey(tree / f"png/antennas/{scene.name}.png")).tolist() == [list(scene.tx[::-1])]
-    found = done("scripts/check_dataset.py", tree)
+    found = done(CHECK, tree)
     assert "nothing odd" in found and "0.00% of the maps' energy" in found and "warning" not in found
 
 
@@ -70,7 +68,7 @@ def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
     refused(MAKE, "--out", tmp_path / "c", "--maps", 1, *layouts, words=["maps of 256 px are wanted; the layouts of"])
 
 
-def test_maps_without_and_with_cars(tree, tmp_path, monkeypatch):
+def test_maps_without_and_with_cars(tree, tmp_path):
     root, how = tmp_path / "cars", ("--workers", 1, "--cars", *COMMON)
     done(MAKE, "--out", root, "--maps", 3, *how)
     made, plain = files(root), files(tree)
@@ -84,26 +82,16 @@ def test_maps_without_and_with_cars(tree, tmp_path, monkeypatch):
     refused(MAKE, "--out", tree, "--maps", 3, *how, words=["was made with cars="])  # a tree has cars or none
     scenes = [(RadioMapSeer(root).scene(n), RadioMapSeer(root, "carsDPM").scene(n)) for n in range(6)]
     assert all(cars.cars.outlines and (bare.gain >= cars.gain).all() for bare, cars in scenes)
-    shutil.rmtree(root / "polygon" / "cars")
-    for number, (_, outlined) in enumerate(scenes):
-        drawn = read_grey(root / f"png/cars/{number // 2}.png") > 0
-        assert np.array_equal(picture_of_cars(outlined.cars), drawn)
-        assert np.array_equal(RadioMapSeer(root, "carsDPM").scene(number).cars.inside, outlined.cars.inside)
-    runs, path_gains = [], Simulator.path_gains
-    monkeypatch.setattr(Simulator, "path_gains", lambda *given: runs.append(given) or path_gains(*given))
-    assert write_city(tmp_path / "one", 0, Recipe(2, 5, 64, cars=True)) == 4 and len(runs) == 2
 
 
 def test_the_cars_of_a_tree_stay_but_where_a_transmitter_stands(tree, tmp_path, monkeypatch):
-    for cars, said in ((None, "0 of 3 layouts"), ([[6, 4], [10, 4], [10, 6], [6, 6], [6, 4]], "1 of 3 layouts")):
-        source, made = tmp_path / f"from{said[0]}", tmp_path / f"made{said[0]}"
-        shutil.copytree(tree, source)
-        if cars:
-            save_json(source / "polygon" / "cars" / "1.json", [cars])
-        how = ("--layouts", source, "--split", "all", "--tx", 1, "--size", 64, "--workers", 1, "--cars")
-        assert said in done(MAKE, "--out", made, "--maps", 2, *how)
-        found = RadioMapSeer(made, "carsDPM").scene(1)
-        assert (outlines_as_file(found.cars) == [cars]) == bool(cars) and len(RadioMapSeer(made, "carsDPM")) == 2
+    source, made, car = tmp_path / "from", tmp_path / "made", [[6, 4], [10, 4], [10, 6], [6, 6], [6, 4]]
+    shutil.copytree(tree, source)
+    save_json(source / "polygon" / "cars" / "1.json", [car])
+    how = ("--layouts", source, "--split", "all", "--tx", 1, "--size", 64, "--workers", 1, "--cars")
+    assert "1 of 3 layouts" in done(MAKE, "--out", made, "--maps", 2, *how)
+    other, found = map(RadioMapSeer(made, "carsDPM").scene, range(2))
+    assert outlines_as_file(found.cars) == [car] and other.cars.outlines
     monkeypatch.setattr(writer, "random_transmitter", lambda city, rng: (6, 59))
     assert not Recipe(1, 0, 64, str(source), "all", cars=True).city(1)[2].outlines
 
@@ -135,34 +123,6 @@ def test_tasks_of_an_array_at_once_beside_a_larger_one_that_is_killed(tree, tmp_
     larger.kill()
     larger.communicate(timeout=30)  # ends when no worker holds the pipe any more
     assert files(tree).items() <= files(tmp_path).items()
-
-
-def test_of_different_settings_at_the_same_moment_one_is_kept(tmp_path):
-    def start(seed):
-        everyone.wait()
-        try:
-            open_folder(root, Recipe(2, seed, 64))
-        except DataError as error:
-            return str(error)
-
-    for number in range(30):
-        root, everyone = tmp_path / str(number), threading.Barrier(4)
-        with ThreadPoolExecutor(4) as pool:
-            said = list(pool.map(start, (1, 1, 2, 2)))
-        kept = json.loads((root / "dataset.json").read_text())["settings"]["seed"]
-        refusal = f"{root}: was made with seed={kept}; use the same, or choose another folder"
-        assert said == ([None, None, refusal, refusal] if kept == 1 else [refusal, refusal, None, None])
-        assert [p.name for p in root.iterdir()] == ["dataset.json"]
-
-
-def test_a_full_disk_is_one_line_and_loses_nothing(tree, monkeypatch):
-    def full(file):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    before = files(tree)
-    monkeypatch.setattr(os, "fsync", full)
-    refused(MAKE, "--out", tree, "--maps", 4, "--workers", 1, *COMMON, words=["No space left", "free some space"])
-    assert files(tree) == before
 
 
 def test_other_settings_and_other_people_s_folders_are_refused(tree, tmp_path):
@@ -204,3 +164,57 @@ def test_simulate_one_city(tmp_path):
     done(SIMULATE, *city, "--tx", "10,12", *out, *cars, "--force")
     shaded = read_grey(out[1])
     assert (shaded <= levels).all() and shaded[12, 20] < levels[12, 20] and shaded[12, 8] == levels[12, 8]
+
+
+def scene(tx=(4.0, 5.0), gain=None):
+    """A building of 10 x 10 px, 0.4 in the open, the strongest value at the transmitter; `gain` changes some of it."""
+    buildings = np.pad(np.ones((10, 10), bool), ((10, 12), (10, 12)))
+    values = np.where(buildings, 0, 0.4).astype(np.float32)
+    values[5, 4] = 1.0
+    for place, value in (gain or {}).items():
+        values[place] = value
+    return Scene("1_0", Layout.traced(buildings), tx, values)
+
+
+def test_oddities():
+    assert not list(oddities(scene()))
+    for odd, what in (
+        (scene((9.5, 12.0)), "inside a building"),  # halves round up
+        (scene(gain={...: 0}), "black everywhere"),
+        (scene(gain={...: 0.3}), "inside buildings have a gain"),
+        (scene(gain={(25, 25): 1.0, (5, 4): 0.5}), "not at the transmitter"),
+        (replace(scene(), layout=Layout([], (32, 32))), "buildings cover 0%"),
+    ):
+        assert what in "; ".join(oddities(odd))
+
+
+def test_a_flat_tree(flat_tree):
+    out = done(CHECK, flat_tree)
+    assert "(3, 80, 80)" in out and "warning" not in out
+    assert "splits (by a hash of the name, about 80 / 10 / 10 %): train" in out
+    np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
+    out = done(CHECK, flat_tree)
+    assert "from -40 to" in out and "warning: conditions leave [-1, 1]" in out
+    np.save(flat_tree / "conditions" / "s1.npy", np.zeros((3, 80, 60)))
+    (flat_tree / "splits").mkdir()
+    (flat_tree / "splits" / "val.txt").write_text("s0\ns1.png\n")
+    found = script(CHECK, flat_tree)
+    assert found.returncode == 1 and "splits (splits/val.txt; by a hash" in found.stdout and "val 2" in found.stdout
+    assert "s1.npy: has shape (3, 80, 60); conditions are square arrays" in found.stdout
+
+
+def test_a_radiomapseer_tree(radiomapseer, tmp_path):
+    out = done(CHECK, radiomapseer)
+    assert "20 scenes of 10 maps" in out and "nothing odd" in out and "warning" not in out
+    assert "splits (maps in order, 80 / 10 / 10 %): train 16, val 2, test 2" in out
+    victim = radiomapseer / "gain" / "DPM" / "1_0.png"
+    victim.write_bytes(victim.read_bytes()[:100])
+    save_grey(radiomapseer / "gain" / "DPM" / "0_0.png", np.ones((32, 24)))
+    save_json(
+        radiomapseer / "polygon" / "buildings_complete" / "2.json", [[[1, 1], [31, 1], [31, 31], [1, 31], [1, 1]]]
+    )
+    found = script(CHECK, radiomapseer)
+    assert found.returncode == 1 and str(victim) in found.stdout and "do not lie over the maps" in found.stdout
+    assert "0_0.png: is 24x32 px; maps must be square" in found.stdout
+    refused(CHECK, tmp_path / "nothing", words=["no such folder"])
+    refused(CHECK, tmp_path, words=[f"did you mean {radiomapseer}?"])

@@ -213,18 +213,3 @@ def test_random_cars_stand_in_the_street_and_apart(seed, size):
     assert sorted(np.sort(ring, 0).tolist() for ring in read) == sorted(np.sort(r, 0).tolist() for r in cars.outlines)
     assert ndimage.distance_transform_edt(~city.inside)[cars.inside].mean() < 25  # m; streets run along buildings
     assert not random_cars(Layout.traced(np.ones((size, size), bool)), np.random.default_rng(1)).outlines
-
-
-def test_cars_only_take_away():
-    city = random_city(np.random.default_rng(4), 128)
-    tx, cars = random_transmitter(city, np.random.default_rng(2)), random_cars(city, np.random.default_rng(1))
-    simulator, alone = Simulator(city, cars=cars), Simulator(city).path_gain(tx)
-    without, with_cars = simulator.path_gains(tx)
-    assert np.array_equal(without, alone) and np.array_equal(with_cars, simulator.path_gain(tx))
-    assert (with_cars <= without).all() and (with_cars < without - 1).any()
-    assert np.array_equal(Simulator(city, cars=Layout([], city.shape)).path_gain(tx), alone)
-
-
-def test_simulated_map_as_a_condition():
-    scene = random_scenes(5)[0]
-    assert np.allclose((condition(scene, ["simulated"], 256)[0] + 1) / 2, scene.gain, atol=0.51 / 255)

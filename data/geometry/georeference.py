@@ -1,6 +1,15 @@
-"""Where a map lies on the earth."""
+"""Where a position lies: in which pixel of a map, and where a map lies on the earth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+
+def pixel_of(position: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row, column) of the pixels at positions (..., 2) of x and y: floor(x + .5), halves go to the larger number."""
+    column, row = np.moveaxis(np.floor(np.asarray(position, np.float64) + 0.5).astype(int), -1, 0)
+    return row, column
 
 
 @dataclass(frozen=True)
@@ -12,9 +21,7 @@ class Georeference:
     dx: float  # of one metre, in the unit of the coordinates
     dy: float
     degrees: bool  # whether they are longitude and latitude
-    epsg: int | None = (
-        None  # of their reference system; None for WGS 84 in degrees, and for metres of an unknown system
-    )
+    epsg: int | None = None  # of their system; None for WGS 84 in degrees, and for metres of an unknown system
 
     def pixels(self, x: float, y: float) -> tuple[float, float]:
         """Coordinates of the file -> column and row."""

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import DataError
+from .georeference import pixel_of
 from .outlines import rings_from_mask, segments_of
-from .pixels import pixel_of
 
 ON_WALL = 2.0**-20  # px; a pixel centre this close to a wall is inside
 SUBROWS = 8  # scan lines per pixel row for the covered area, which is exact along each line

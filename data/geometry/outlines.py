@@ -1,13 +1,11 @@
-"""Outlines of buildings: tracing, simplifying, clipping. A ring is an (N, 2) float64 array of x, y in pixels."""
-
-from collections.abc import Sequence
+"""Outlines of buildings: tracing, simplifying, shrinking. A ring is an (N, 2) float64 array of x, y in pixels."""
 
 import contourpy
 import numpy as np
 import shapely
 from scipy import ndimage
 
-from .pixels import pixel_of
+from .georeference import pixel_of
 
 TOLERANCE = 1.0  # px; largest distance of an outline from the midpoints of pixel edges
 STRAIGHT = 8.0  # degrees; vertices that bend less are dropped
@@ -105,9 +103,3 @@ def is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
 def segments_of(rings: list[np.ndarray]) -> np.ndarray:
     """(S, 4) wall segments of closed rings."""
     return np.concatenate([np.zeros((0, 4)), *(np.column_stack([ring, np.roll(ring, -1, axis=0)]) for ring in rings)])
-
-
-def clip(ring: np.ndarray, low: Sequence[float], high: Sequence[float]) -> list[np.ndarray]:
-    """The parts of a ring (N, 2) inside the rectangle from `low` to `high`, each a ring (M, 2)."""
-    parts = shapely.get_parts(shapely.clip_by_rect(shapely.Polygon(ring), *low, *high))
-    return [np.array(part.exterior.coords)[:-1] for part in parts if part.geom_type == "Polygon"]

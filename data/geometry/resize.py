@@ -6,10 +6,7 @@ from ..errors import DataError
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W) float -> (size, size) float32.
-
-    Area means for a whole factor, otherwise bilinear with antialiasing, as torchvision's; DataError if it is not square.
-    """
+    """(H, H) float -> (size, size) float32: area means for a whole factor, otherwise bilinear with antialiasing; or DataError."""
     height, width = image.shape
     if height != width:
         raise DataError(f"a picture is {width}x{height} px; the networks need squares")

@@ -70,10 +70,8 @@ def read_city(
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
     """The city in a file's content, a PNG or footprints as GeoJSON; a DataError names the file.
 
-    Args:
-        around: positions of transmitters, in the coordinates of the footprints. A city of more than LARGEST metres or
-            MOST_VERTICES is cut around them; a smaller one grows if they stand in the open beside it.
-        invert: the buildings of a picture are its dark pixels.
+    A city of more than LARGEST metres or MOST_VERTICES is cut `around` transmitters, in the coordinates of the footprints;
+    a smaller one grows if they stand in the open beside it. To `invert`: the buildings of a picture are its dark pixels.
     """
     if content.startswith(b"\x89PNG"):
         built = _white(decode_grey(content, name)) != invert

@@ -69,7 +69,6 @@ def footprints_of(content: Any, name: str) -> Footprints:
 
 
 def _tags(feature: dict[str, Any]) -> dict[str, str]:
-    """The properties of a feature in lower case."""
     found = feature.get("properties")
     return {str(k).lower(): str(v).strip().lower() for k, v in found.items()} if isinstance(found, dict) else {}
 
@@ -92,7 +91,6 @@ def _crs(content: Any) -> CRS | None:
 
 
 def _polygons(shapes: np.ndarray) -> np.ndarray:
-    """The polygons in shapes and collections of them."""
     while (shapely.get_type_id(shapes) > shapely.GeometryType.POLYGON).any():
         shapes = shapely.get_parts(shapes)
     return shapes[shapely.area(shapes) > 0]

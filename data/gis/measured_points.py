@@ -16,18 +16,11 @@ from .footprints import WGS_84
 def read_measurements(
     path: Path, shape: tuple[int, int], place: Georeference | None = None, eirp_dbm: float | None = None
 ) -> tuple[np.ndarray, str]:
-    """Measured points from a CSV file whose first line names its columns.
+    """(N, 3) float32 of column, row and grey level from a CSV file, and what was read; a DataError names the file.
 
-    They are `x`, `y` (column and row, or coordinates of the city's file) or `lon`, `lat`, and `gain_db` or `dbm`, among
-    others that are not read. Points outside the map and rows without a value are left out.
-
-    Args:
-        shape: (H, W) of the map.
-        place: where the map lies; None: x and y are column and row.
-        eirp_dbm: of the transmitter; what turns `dbm`, received power, into path gain.
-
-    Returns:
-        (N, 3) float32 of column, row and grey level, and what was read; a DataError names the file.
+    Its first line names the columns `x`, `y` (column and row, or coordinates of the `place` of the map) or `lon`, `lat`,
+    and `gain_db`, or `dbm`, received power, where the transmitter's EIRP is given; others are not read. Points outside the
+    map of shape (H, W) and rows without a value are left out.
     """
     value = "gain_db" if eirp_dbm is None else "dbm"
     text = decoded(read_bytes(path))

@@ -64,7 +64,6 @@ class Augmentation:
         return sample
 
     def symmetry_of(self, seed: int) -> int:
-        """The symmetry applied to a sample with this key."""
         return self._draw_symmetry(np.random.default_rng(seed)) or 0
 
     @property

@@ -86,9 +86,7 @@ class SampleCache:
 
     @contextmanager
     def filling(self) -> Iterator[list[int]]:
-        """Gives the numbers of the missing samples that this process has to write, in this order, while no other run fills the
-        cache. At the end, the process waits for the others, and raises DataError if a sample is missing.
-        """
+        """The missing samples that this process has to write, in order; at the end, all wait; DataError if one is missing."""
         rank, count = self.processes.rank, self.processes.count
         with nullcontext() if self.path is None else (self.path / ".lock").open("a") as file:
             if file and rank == 0:

@@ -1,9 +1,10 @@
 """Scenes -> samples -> batches on the device."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import KW_ONLY, asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from ..trees.radiomapseer import RadioMapSeer
 from ..workers import start_worker
 from .augment import Augmentation
 from .cache import DTYPE, Processes, SampleCache
-from .sampler import SampleStream
 
 
 class RadioMapDataset(Dataset):
@@ -146,6 +146,36 @@ class OwnSamples(Dataset):
         return sample | {"name": str(index), "key": key}
 
 
+@dataclass(eq=False)
+class SampleStream:
+    """Batch sampler of (index, key) over the global positions 0, 1, 2, ...; position p is sample p % n of epoch p // n.
+
+    Micro-batch m of rank r takes the positions [(m W + r) B, (m W + r + 1) B). The sample at a position depends on the
+    seed alone, so W processes with batches of B together see what one process sees with batches of W B, and an
+    interrupted run resumes with `start_batch`. Batches may span two epochs; nothing is dropped or repeated.
+    """
+
+    length: int  # n, at least 1
+    batch_size: int  # B
+    seed: int = 0  # of the shuffle and the samples' keys
+    _: KW_ONLY
+    rank: int = 0  # r
+    world_size: int = 1  # W
+    start_batch: int = 0  # first micro-batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        last, order = -1, np.arange(0)
+        for batch in count(self.start_batch):
+            first, items = (batch * self.world_size + self.rank) * self.batch_size, []
+            for position in range(first, first + self.batch_size):
+                epoch, offset = divmod(position, self.length)
+                if epoch != last:
+                    last, order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
+                index = int(order[offset])
+                items.append((index, random_key(self.seed, epoch, index)))
+            yield items
+
+
 def training_loader(
     dataset: RadioMapDataset | OwnSamples, batch_size: int, seed: int = 0, *, num_workers: int = 4, **order: Any
 ) -> DataLoader:
@@ -172,11 +202,8 @@ def close_dataloader(loader: DataLoader) -> None:
 
 
 def to_device(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """A collated batch on the device.
-
-    Returns:
-        `image` (B, 1, S, S), `cond` (B, C, s, s), `ori_mask` (B, 1, S, S) and `moments` (B, 2 Z, h, w), None where absent;
-        `names`, a list, and `keys`, a list or None, which stay on the CPU, where they are used.
+    """A collated batch on the device: `image` (B, 1, S, S), `cond` (B, C, s, s), `ori_mask` (B, 1, S, S) and `moments`
+    (B, 2 Z, h, w), None where absent; `names`, a list, and `keys`, a list or None, stay on the CPU, where they are used.
     """
     asynchronous = torch.device(device).type == "cuda"
     tensors = {name: batch.get(name) for name in ("image", "cond", "ori_mask", "moments")}

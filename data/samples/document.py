@@ -14,8 +14,7 @@ from ..hashing import random_key
 from ..incomplete import Incomplete
 from ..trees.folder import open_tree
 from .augment import Augmentation, Sample, moved, symmetry
-from .dataset import OwnSamples, RadioMapDataset, close_dataloader, to_device, training_loader, worker_settings  # noqa: F401
-from .sampler import SampleStream
+from .dataset import RadioMapDataset, SampleStream, to_device, training_loader, worker_settings
 
 
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
@@ -27,9 +26,7 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
 
 
 class Epochs:
-    """Batches of (index, key). Every iteration is another epoch of whole batches: a new order, new keys, another rest that
-    fills no batch and is left out.
-    """
+    """Batches of (index, key). Every iteration is an epoch of whole batches: a new order, new keys, another rest left out."""
 
     drop_last = True
 
@@ -57,9 +54,7 @@ class EpochLoader(DataLoader):
 
 
 def create_dataloader(config: Any) -> EpochLoader:
-    """Augmented batches of the dataset that `config` names by `data.params.data_root`, `data.params.simulation_type` and
-    `trainer.batch_size`. A resolved Config of the package has more settings of the training data, which count too.
-    """
+    """Augmented batches of the data that `config.data.params` names; what a resolved Config of the package sets more counts too."""
 
     def given(owner: Any, *names: str) -> dict[str, Any]:
         return {name: getattr(owner, name) for name in names if hasattr(owner, name)}

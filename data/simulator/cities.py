@@ -7,10 +7,11 @@ density and regularity vary, so that the spread over maps matches real cities, n
 from typing import Any, NamedTuple
 
 import numpy as np
+import shapely
 from scipy import ndimage
 
 from ..geometry.layout import Layout
-from ..geometry.outlines import clip, drop_straight
+from ..geometry.outlines import drop_straight
 from ..geometry.registration import snap
 
 BORDER_LOSS = 0.7  # fraction of lots across the map's border that stay open; real maps have few cut buildings
@@ -194,8 +195,10 @@ def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
 
 def _add(buildings: np.ndarray, kept: list[np.ndarray], rings: list[np.ndarray]) -> None:
     """Add a building to the map unless it touches another one or hardly reaches into the map."""
-    parts = [snap(part) for ring in rings for part in clip(ring, (0, 0), (len(buildings) - 1,) * 2)]
-    rings = [ring for ring in parts if len(ring) >= 3]
+    last = len(buildings) - 1
+    parts = shapely.get_parts([shapely.clip_by_rect(shapely.Polygon(ring), 0, 0, last, last) for ring in rings])
+    snapped = [snap(np.array(part.exterior.coords)[:-1]) for part in parts if part.geom_type == "Polygon"]
+    rings = [ring for ring in snapped if len(ring) >= 3]
     if not rings:
         return
     corners = np.concatenate(rings)

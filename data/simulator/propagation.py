@@ -13,21 +13,23 @@ otherwise. Buildings are passed at the height of their roofs, cars at the height
 
 import heapq
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from scipy import ndimage
 
+from ..geometry.georeference import pixel_of
 from ..geometry.layout import Layout
-from ..geometry.outlines import shrink
-from ..geometry.pixels import pixel_of
-from ..geometry.walls import make_walls
+from ..geometry.outlines import segments_of, shrink
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB
 
 LOS_SLOPE, SLOPE = 25.0, 28.0  # dB per decade, in line of sight and elsewhere
 PER_BEND, TURN_LIMIT, TURN_ANGLE = 2.25, 10.75, 70.0  # dB, dB, and degrees from which on a turn costs TURN_LIMIT
 ROOF_HEIGHT = 21.0  # m, of the roofs above the antennas
 
+SAMPLE_STEP = 0.25  # px between the points that determine which pixels a wall crosses
+CELL_MARGIN = 0.15  # px by which those points are widened, so that no pixel that a wall touches is missed
 TOUCH = 0.02  # px within which an end of a ray is at a corner
 SIGHT_MARGIN = 0.6  # px at both ends of a ray of `line_of_sight` where walls do not count
 MARGIN = 2.0**-13  # px, the same for paths on the ground: half of registration.EDGE, so that walls beside a pixel count
@@ -39,6 +41,33 @@ DEGREES = 180 / np.pi
 # (row 0 is the transmitter), and what it lies on
 X, Y, Z, LENGTH, LOSS, UX, UY, UZ, BEFORE, ON, COLUMNS = range(11)
 GROUND, CAR, BUILDING = range(3)  # what a pixel or a bend lies on; CAR: on a car or beside one
+
+
+class Walls(NamedTuple):
+    """Wall segments, listed by the pixels that they cross, so that a ray is tested against those near it alone."""
+
+    segments: np.ndarray  # (S, 4) float64, x0 y0 x1 y1
+    start: np.ndarray  # (H * W + 1,) int64, where each pixel's list begins in `items`
+    items: np.ndarray  # int64, indices of segments
+    height: int
+    width: int
+
+
+def make_walls(rings: list[np.ndarray], shape: tuple[int, int]) -> Walls:
+    """List the segments of closed rings by the pixels of an image; pixel (row, column) covers its centre +- 0.5."""
+    height, width = shape
+    segments = segments_of(rings)
+    start, delta = segments[:, :2], segments[:, 2:] - segments[:, :2]
+    counts = (np.hypot(*delta.T) / SAMPLE_STEP).astype(np.int64) + 2
+    index = np.repeat(np.arange(len(segments)), counts)  # segment of every sample point
+    offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    points = start[index] + delta[index] * (offset / (counts[index] - 1))[:, None]
+    corners = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)])[:, None] * CELL_MARGIN
+    row, column = pixel_of(points + corners)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    keys = (row * width + column) * len(segments) + index
+    cells, items = np.divmod(np.unique(keys[inside]), max(len(segments), 1))
+    return Walls(segments, np.searchsorted(cells, np.arange(height * width + 1)), items, height, width)
 
 
 @njit(cache=True, nogil=True)
@@ -236,17 +265,15 @@ class Simulator:
     def loss(self, tx: tuple[float, float], around_cars: bool = False) -> np.ndarray:
         """Loss of the dominant paths, (H, W) float64 in dB below the scale's strongest value; infinite where there is none.
 
-        Args:
-            tx: (x, y) = (column, row) of the transmitter in pixels; ValueError outside the map or inside a building.
-            around_cars: around cars or over them; else as if there were none.
+        The transmitter is at (x, y); ValueError outside the map or inside a building. Without `around_cars`, there are none.
         """
         x, y = float(tx[0]), float(tx[1])
         height, width = self.buildings.shape
         row, column = map(int, pixel_of((x, y)))
-        if not (0 <= row < height and 0 <= column < width):
-            raise ValueError(f"the transmitter ({x:g}, {y:g}) is outside the {width}x{height} px map")
-        if self.buildings[row, column]:
-            raise ValueError(f"the transmitter ({x:g}, {y:g}) is inside a building")
+        if not (0 <= row < height and 0 <= column < width) or self.buildings[row, column]:
+            raise ValueError(
+                f"the transmitter ({x:g}, {y:g}) is outside the {width}x{height} px map or inside a building"
+            )
         ground = np.where(self.buildings, BUILDING, GROUND).astype(np.int8)
         walls = self.walls
         if around_cars and self.cars is not None:

@@ -15,9 +15,7 @@ from .splits import HASHED_RULE, select
 
 
 class FlatTree:
-    """Scenes with ready-made conditions in place of buildings and transmitters, see `RadioMapSeer`; raises DataError for an
-    image without its condition or vice versa, no image, or no such split.
-    """
+    """Scenes with ready-made conditions, see `RadioMapSeer`; DataError for no image, a lonely one, or no such split."""
 
     def __init__(self, data_root: str | Path, split: str = "all", max_samples: int | None = None):
         self.root, self.rule = Path(data_root), HASHED_RULE
@@ -51,9 +49,7 @@ class FlatTree:
         return Scene(name, Layout.traced(mask), tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
 
     def cond(self, index: int) -> np.ndarray:
-        """The condition (C, s, s) float32: any finite numbers, best of order 1; uint8 from 0..255 is mapped to [-1, 1]. A DataError
-        names a file that is unreadable, not (C, s, s), or not finite.
-        """
+        """The condition (C, s, s) float32, any finite numbers; uint8 is mapped to [-1, 1]. A DataError names an unusable file."""
         path = self.root / "conditions" / f"{self.names[index]}.npy"
         try:
             array = np.load(path, allow_pickle=False)

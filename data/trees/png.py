@@ -27,9 +27,7 @@ def read_map(path: Path) -> np.ndarray:
 
 
 def decode_grey(content: bytes, path: Path | str) -> np.ndarray:
-    """The content of an 8-bit PNG as (H, W) uint8, colours as grey; a DataError names a file that is damaged, transparent or of
-    another depth.
-    """
+    """An 8-bit PNG as (H, W) uint8, colours as grey; a DataError names one that is damaged, transparent or of another depth."""
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as file:  # readers of other formats may start programs
             file.verify()  # the checksums, which reading the pixels leaves out

@@ -108,9 +108,7 @@ class RadioMapSeer:
         return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": found}
 
     def layout(self, map_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
-        """The layout in the folder `part` of polygon/, else of png/; None if neither shows it. Pictures that were cut from the map
-        (H, W) `gain` lie over it; RadioMapSeer's are offset by half a pixel.
-        """
+        """The layout in the folder `part` of polygon/, else of png/, or None; pictures cut from the map `gain` are not offset."""
         path = next((path for path in (self.root / file for file in _files(part, map_id)) if path.exists()), None)
         if path is None:
             return None
@@ -141,7 +139,6 @@ def _numbers(name: str) -> tuple[int, ...]:
 
 
 def _files(part: str, map_id: int) -> list[str]:
-    """Where a map's layout is stored, the better one first."""
     return [f"polygon/{part}/{map_id}.json", f"png/{part}/{map_id}.png"]
 
 

@@ -53,19 +53,15 @@ def _by_rule(split: str, keys: set[str], rule: str) -> set[str]:
 
 
 def known_splits(root: Path, rule: str) -> list[str]:
-    """Names of the splits of a tree."""
     return list(dict.fromkeys([*(STANDARD if rule == STANDARD_RULE else ORDERED), *own_splits(root)]))
 
 
 def own_splits(root: Path) -> list[str]:
-    """Names of the splits that a tree has files of."""
     return sorted(path.stem for path in (root / "splits").glob("[!.]*.txt"))
 
 
 def select(root: Path, split: str, names: list[str], rule: str) -> list[str]:
-    """The names of a split, in the order given; raises DataError for an unknown or empty one, or a file that lists something
-    else.
-    """
+    """The names of a split, in the order given; DataError for an unknown or empty one, or a file that lists anything else."""
     chosen = members(root, split, names, rule)
     if not chosen:
         known = ", ".join(["all", *known_splits(root, rule)])
@@ -77,9 +73,7 @@ def select(root: Path, split: str, names: list[str], rule: str) -> list[str]:
 
 
 def members(root: Path, split: str, names: list[str], rule: str) -> list[str]:
-    """`select` without its first error: the names that the file of a split lists, or else those of the rule without what the
-    files of other splits list.
-    """
+    """The names that the file of a split lists, or else those of the rule that no file of another split lists."""
     own = own_splits(root)
     if split in own:
         return _listed(root, split, names)

@@ -51,7 +51,6 @@ class Recipe:
 
     @property
     def settings(self) -> dict[str, int | str]:
-        """What the manifest records."""
         made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
         split, cars = {"split": self.split} if self.known else {}, {"cars": True} if self.cars else {}
         return made | {"layouts": self.layouts} | split | cars
@@ -62,7 +61,6 @@ class Recipe:
         return ["gain/DPM", "gain/carsDPM"] if self.cars else ["gain/DPM"]
 
     def files(self, root: Path, map_id: int) -> set[Path]:
-        """All files of a city."""
         files = [f"antenna/{map_id}.json"]
         for part in (BUILDINGS, CARS) if self.cars else (BUILDINGS,):
             files += [f"polygon/{part}/{map_id}.json", f"png/{part}/{map_id}.png"]
@@ -71,9 +69,7 @@ class Recipe:
         return {root / file for file in files}
 
     def city(self, map_id: int) -> tuple[Layout, list[tuple[int, int]], Layout | None]:
-        """The layout of a map, the places of its transmitters, and its cars: those of its layout or random ones, except where a
-        transmitter stands; None without cars.
-        """
+        """The layout of a map, its transmitters, and its cars, none of which stands at a transmitter; None without cars."""
         rng = np.random.default_rng((self.seed, map_id))
         city, cars = self.known[map_id % len(self.known)] if self.known else (None, None)
         while True:
