@@ -6,7 +6,7 @@ from .config.derive import BASE_CHANNEL
 from .config.schema import Config, FirstStageConfig
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
-from .losses import AutoencoderLoss, PatchDiscriminator
+from .losses import AutoencoderLoss
 from .networks.autoencoder import AutoencoderKL, Layers
 from .networks.baselines import PMNet, RadioUNet
 from .networks.swin import SwinConditionEncoder
@@ -30,12 +30,6 @@ def build_loss(config: FirstStageConfig) -> AutoencoderLoss:
     """The generator's loss of the first stage."""
     names = ("l1_weight", "l2_weight", "kl_weight", "discr_weight", "perceptual_weight", "lpips_weights")
     return AutoencoderLoss(**{name: getattr(config.lossconfig, name) for name in names})
-
-
-def build_discriminator(config: FirstStageConfig) -> PatchDiscriminator:
-    """The discriminator of the first stage."""
-    loss = config.lossconfig
-    return PatchDiscriminator(config.ddconfig.out_ch, loss.discr_channels, loss.discr_layers)
 
 
 def latent_diffusion_parts(config: Config) -> dict[str, Any]:

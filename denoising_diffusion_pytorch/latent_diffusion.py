@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .diffusion import Diffusion
 from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
-from .networks.radio_map import to_gain
+from .networks.blocks import to_gain
 from .randomness import KeyedRandom, Random, sample_keys
 from .samplers import Sampling
 
@@ -131,15 +131,13 @@ class LatentDiffusion(nn.Module):
         count: int,
         *,
         keys: Keys | None = None,
-        generator: torch.Generator | None = None,
         **sampling: Any,
     ) -> Iterator[Tensor]:
         """`count` independent samples per condition, one after the other; the condition is encoded once.
 
         Args:
             cond, ori_mask: (B, C, s, s) in [-1, 1], and (B, 1, H, W), 1 where the map is zero beyond doubt; None: nowhere.
-            keys: one integer per map: the same map whatever batch it is in.
-            generator: randomness without keys, on the condition's device; None: torch's global one.
+            keys: one integer per map: the same map whatever batch it is in; None: torch's global generator.
             sampling: fields of `Sampling`, None or left out for those of the model.
         """
         settings, features = self.sampling.changed(self.diffusion, **sampling), self.cond_stage_model(cond)
@@ -149,7 +147,7 @@ class LatentDiffusion(nn.Module):
             return self.model_output(x_t, t, features)
 
         for number in range(count):
-            random = self._random(len(cond), None if keys is None else sample_keys(keys, number), generator)
+            random = self._random(len(cond), None if keys is None else sample_keys(keys, number))
             x_start = settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)
             yield to_gain(self.decode_first_stage(x_start / self.scale_factor, cond), ori_mask)
 
@@ -157,6 +155,6 @@ class LatentDiffusion(nn.Module):
         """`samples` of a batch with `cond`, `ori_mask` and `keys`."""
         return self.samples(batch["cond"], batch["ori_mask"], num_samples, keys=batch["keys"], **sampling)
 
-    def _random(self, batch_size: int, keys: Keys | None, generator: torch.Generator | None = None) -> Random:
+    def _random(self, batch_size: int, keys: Keys | None) -> Random:
         device = self.scale_factor.device
-        return Random(batch_size, device, generator) if keys is None else KeyedRandom(keys, device)
+        return Random(batch_size, device) if keys is None else KeyedRandom(keys, device)

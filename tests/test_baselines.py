@@ -11,8 +11,7 @@ from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.config import parse_config, resolve
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
 from denoising_diffusion_pytorch.losses import AutoencoderLoss, gaussian_nll
-from denoising_diffusion_pytorch.networks.baselines import PMNet, RadioUNet, mean_and_log_variance
-from denoising_diffusion_pytorch.networks.baselines.regression import Regression
+from denoising_diffusion_pytorch.networks.baselines import PMNet, RadioUNet, Regression, mean_and_log_variance
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.objectives import RegressionObjective
 from tests.test_networks import weights

@@ -36,17 +36,6 @@ def test_loss_and_sample(model_type, objective):
     assert (maps[batch["ori_mask"] == 1] == 0).all() and maps.sum() > 0
 
 
-def test_denoise_predicts_what_the_objective_names():
-    """The document's own training step compares it with the noise."""
-    model, batch = tiny_model(objective="pred_noise").eval(), tiny_batch(0)
-    z = model.encode_first_stage(batch["image"]).mode()
-    t, noise = torch.tensor([3, 900]), torch.randn(z.shape)
-    x_t = model.q_sample(z, t, noise)
-    features = model.cond_stage_model(batch["cond"])
-    expected = model.diffusion.predictions(model.model_output(x_t, t, features), x_t, t)[1]
-    assert all(torch.equal(model.denoise(x_t, t, cond), expected) for cond in (batch["cond"], features))
-
-
 def predicted(model, scenes, **how):
     samples = [prepare(scene, 16, 8, ["buildings", "transmitter", "cars"]) for scene in scenes]
     return predict_batch(model, scenes, samples, torch.device("cpu"), **how)
@@ -129,7 +118,7 @@ def test_joint_objective_trains_both():
 
 
 def test_sampling_depends_on_the_keys_alone_and_calls_each_network_as_often_as_it_must():
-    model, cond, before, calls = tiny_model().eval(), tiny_batch(0)["cond"], torch.random.get_rng_state(), []
+    model, cond, calls = tiny_model().eval(), tiny_batch(0)["cond"], []
     model.unet.conv_out.weight.data.fill_(0.1)
     for name in ("unet", "cond_stage_model"):
         getattr(model, name).register_forward_hook(lambda *_, name=name: calls.append(name))
@@ -140,5 +129,3 @@ def test_sampling_depends_on_the_keys_alone_and_calls_each_network_as_often_as_i
         assert torch.allclose(found[-1][1:], model.sample(cond[1:], keys=[6], steps=3, sampler=sampler), atol=1e-5)
         calls.clear()
     assert not torch.equal(*found)
-    model.sample(cond, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(before, torch.random.get_rng_state())

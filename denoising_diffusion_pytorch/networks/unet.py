@@ -18,10 +18,8 @@ from .swin import TransformerBlock
 class Attention:
     """Where and how a U-Net attends."""
 
-    resolutions: Sequence[int] = (
-        4,
-        2,
-    )  # downsampling factors of the levels with self-attention; the middle has it, too
+    # downsampling factors of the levels with self-attention; the middle has it, too
+    resolutions: Sequence[int] = (4, 2)
     num_heads: int = 4
     window_size: int = 8
 

@@ -12,13 +12,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..build import build_discriminator, build_loss
+from ..build import build_loss
 from ..config.schema import Config, EndToEndConfig, TrainerConfig
 from ..latent_diffusion import LatentDiffusion
 from ..losses import AutoencoderLoss, PatchDiscriminator, gaussian_nll, hinge_gan_loss
 from ..networks.autoencoder import AutoencoderKL
 from ..networks.baselines import Regression, mean_and_log_variance
-from ..networks.radio_map import apply_mask
+from ..networks.blocks import apply_mask
 from ..randomness import KeyedRandom
 
 Batch = dict[str, Any]
@@ -153,7 +153,8 @@ def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
         return [LatentObjective(model, loss, end_to_end)]
     losses, adversary = first_stage.lossconfig, None
     if losses.discr_weight:
-        adversary = DiscriminatorObjective(build_discriminator(first_stage), losses.discr_start)
+        discriminator = PatchDiscriminator(first_stage.ddconfig.out_ch, losses.discr_channels, losses.discr_layers)
+        adversary = DiscriminatorObjective(discriminator, losses.discr_start)
     autoencoder = model if stage == "vae" else model.first_stage_model
     pixel = AutoencoderObjective(autoencoder, build_loss(first_stage), adversary)
     first = pixel if stage == "vae" else JointObjective(model, pixel)
