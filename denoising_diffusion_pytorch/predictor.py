@@ -80,10 +80,7 @@ class Predictor:
         given = {name: value for name, value in sampling.items() if value is not None}
         self._is_chosen = bool({"sampler", "steps"} & given.keys())
         if isinstance(model, LatentDiffusion):
-            try:
-                self.sampling = model.sampling.changed(model.diffusion, **given)
-            except ValueError as error:
-                raise ConfigError(str(error)) from error
+            self.sampling = model.sampling.changed(model.diffusion, **given)
             if pixel_noise is None:
                 self.pixel_noise = self.config.diffusion_config.pixel_noise
         elif given or pixel_noise is not None:

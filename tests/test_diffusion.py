@@ -180,7 +180,7 @@ def test_sampling_settings_are_checked_against_the_process():
     assert chosen.changed(GaussianDiffusion(), sampler="ddpm") == Sampling("ddpm", 7)  # which has no eta
     assert Sampling().changed(FlowMatching()).sampler == "euler"
     for process, changes, words in (
-        (DecoupledDiffusion, {"sampler": "ddim"}, "ddim.*decoupled"),
+        (DecoupledDiffusion, {"sampler": "ddim"}, "ddim.*choose from decoupled"),
         (FlowMatching, {"sampler": "ddpm"}, "euler, heun"),
         (FlowMatching, {"eta": 0.5}, "eta is 0.5.*euler"),
         (GaussianDiffusion, {"sampler": "ddpm", "eta": 1.0}, "eta is 1.*ddpm"),

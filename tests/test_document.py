@@ -63,19 +63,17 @@ def test_settings_of_a_configuration_count(radiomapseer):
 
 def test_augmentation_of_the_document():
     torch.manual_seed(0)
-    augment, plain, seen = RandomAugmentation(p=1.0), marked(), {"flip": 0, "rotation": 0, "jitter": 0}
-    poses = [plain["ori_mask"].flip(-1), plain["ori_mask"].flip(-2)]
-    for _ in range(60):
+    augment, plain, moved = RandomAugmentation(p=1.0), marked(), 0
+    for _ in range(30):
         sample = augment(marked())
         assert sample["name"] == "a" and (sample["image"][sample["ori_mask"] == 1] == -1).all()
         if torch.equal(sample["ori_mask"], plain["ori_mask"]):
-            seen["jitter"] += 1
             assert torch.equal(sample["cond"], plain["cond"])  # image alone, by up to a tenth
             assert 0 < (sample["image"] - plain["image"]).abs().max() < 0.2
         else:
-            seen["flip" if any(torch.equal(sample["ori_mask"], pose) for pose in poses) else "rotation"] += 1
+            moved += 1
             assert torch.allclose(sample["image"], sample["cond"][:1], atol=1e-5)
-    assert seen["flip"] > 15 and min(seen.values()) > 5
+    assert 15 < moved < 30
     x = plain["image"]
     assert RandomAugmentation(p=0.0)(x) is x and augment(x).shape == x.shape
     assert 150 < sum(RandomAugmentation()(x) is not x for _ in range(400)) < 250
