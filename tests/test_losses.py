@@ -15,7 +15,7 @@ from denoising_diffusion_pytorch.losses import (
     hinge_gan_loss,
 )
 from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, Layers
-from denoising_diffusion_pytorch.randomness import KeyedRandom, Random
+from denoising_diffusion_pytorch.randomness import KeyedRandom
 from denoising_diffusion_pytorch.training.ema import EMAModel
 from denoising_diffusion_pytorch.training.schedule import learning_rate
 
@@ -117,5 +117,3 @@ def test_keyed_randomness_does_not_depend_on_the_batch_and_every_bit_of_a_key_co
     assert not torch.equal(together.randn(4)[0], together.randn(4)[0])
     drawn = KeyedRandom([1, 1 + 2**32, 1 + 2**40, 1 + 2**62]).randn(8)
     assert all(not torch.equal(drawn[a], drawn[b]) for a in range(4) for b in range(a))
-    a, b = (Random(3, generator=torch.Generator().manual_seed(1)) for _ in range(2))
-    assert torch.equal(a.rand(), b.rand()) and torch.equal(a.randn(2), b.randn(2))
