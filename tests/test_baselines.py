@@ -9,6 +9,7 @@ from data import Scene
 from data.geometry.layout import Layout
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.config import parse_config, resolve
+from denoising_diffusion_pytorch.config.schema import LossConfig
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
 from denoising_diffusion_pytorch.losses import AutoencoderLoss, gaussian_nll
 from denoising_diffusion_pytorch.networks.baselines import PMNet, RadioUNet, Regression, mean_and_log_variance
@@ -66,7 +67,7 @@ def test_a_step_moves_every_weight(name, variance):
         for parameter in network.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     before = {key: value.clone() for key, value in network.named_parameters()}
-    loss, logs, _ = RegressionObjective(network, AutoencoderLoss())(next(batches(0)), 0, {})
+    loss, logs, _ = RegressionObjective(network, AutoencoderLoss(LossConfig()))(next(batches(0)), 0, {})
     assert set(logs) == ({"l2", "nll"} if variance else {"l1", "l2", "reconstruction"})
     loss.backward()
     torch.optim.Adam(network.parameters(), 1e-3).step()
@@ -101,7 +102,7 @@ def test_what_is_certain_has_no_part_in_the_likelihood():
     batch["image"][..., :32] = -1
     outputs = torch.zeros(2, 2, 64, 64, requires_grad=True)
     network.forward = lambda cond: [outputs]
-    RegressionObjective(network, AutoencoderLoss())(batch, 0, {})[0].backward()
+    RegressionObjective(network, AutoencoderLoss(LossConfig()))(batch, 0, {})[0].backward()
     assert not outputs.grad[..., :32].any() and outputs.grad[..., 32:].all()
 
 

@@ -7,7 +7,8 @@ import torch
 from data import Scene
 from data.geometry.layout import Layout
 from data.prepare import prepare
-from denoising_diffusion_pytorch.build import build_loss, build_model
+from denoising_diffusion_pytorch.build import build_model
+from denoising_diffusion_pytorch.losses import AutoencoderLoss
 from denoising_diffusion_pytorch.predictor import predict_batch
 from denoising_diffusion_pytorch.processes import PROCESSES
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, JointObjective, LatentObjective
@@ -90,7 +91,9 @@ def test_the_scale_factor_is_one_until_it_is_measured():
 def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
     config = tiny_config(diffusion_config={"end_to_end": {"start_step": 3, "latent_weight": 0.5}})
     model, batch = build_model(config, "ldm"), tiny_batch(0)
-    objective = LatentObjective(model, build_loss(config.first_stage_config), config.diffusion_config.end_to_end)
+    objective = LatentObjective(
+        model, AutoencoderLoss(config.first_stage_config.lossconfig), config.diffusion_config.end_to_end
+    )
     decoder = model.first_stage_model.decoder.conv_in.weight
     loss, logs, _ = objective(batch, 2, {})
     loss.backward()
@@ -104,7 +107,7 @@ def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
 
 def test_joint_objective_trains_both():
     config, model = tiny_config(), tiny_model(first_stage_config={"trainable": True})
-    pixel = AutoencoderObjective(model.first_stage_model, build_loss(config.first_stage_config))
+    pixel = AutoencoderObjective(model.first_stage_model, AutoencoderLoss(config.first_stage_config.lossconfig))
     loss, logs, _ = JointObjective(model, pixel)(tiny_batch(0), 0, {})
     loss.backward()
     assert {"latent", "reconstruction", "kl"} <= logs.keys()

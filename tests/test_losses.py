@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from denoising_diffusion_pytorch.config.schema import LossConfig
 from denoising_diffusion_pytorch.errors import CheckpointError
 from denoising_diffusion_pytorch.losses import (
     AutoencoderLoss,
@@ -29,7 +30,7 @@ def test_autoencoder_loss_terms():
     """The adversarial term reaches the decoder, and its weight is finite."""
     torch.manual_seed(0)
     model, x = AutoencoderKL(2, [1, 8, 16], Layers(1, mid_attention=False)), torch.rand(2, 1, 16, 16) * 2 - 1
-    posterior, criterion = model.encode(x), AutoencoderLoss(l1_weight=2.0, l2_weight=3.0, kl_weight=0.5)
+    posterior, criterion = model.encode(x), AutoencoderLoss(LossConfig(l1_weight=2.0, l2_weight=3.0, kl_weight=0.5))
     y = model.decode(posterior.sample())
     plain, logs = criterion(x, y, posterior)
     e = y - x

@@ -6,9 +6,9 @@ import torch
 from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution, Layers
 from denoising_diffusion_pytorch.networks.blocks import AttnBlock, timestep_embedding
 from denoising_diffusion_pytorch.networks.swin import SwinConditionEncoder, WindowAttention
-from denoising_diffusion_pytorch.networks.unet import Attention, Unet
+from denoising_diffusion_pytorch.networks.unet import Unet
 
-TINY = Attention(num_heads=2, window_size=4)
+TINY = {"num_heads": 2, "window_size": 4}
 
 
 def weights(module):
@@ -112,9 +112,9 @@ def test_gradient_checkpointing_changes_nothing_and_every_weight_gets_a_gradient
     grads = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        sizes = {"depths": (2, 2), "num_heads": 2, "window_size": 4}
+        sizes = {"depths": (2, 2), **TINY}
         encoder = SwinConditionEncoder(3, 16, (1, 2), **sizes, use_checkpoint=recompute)
-        unet = Unet(16, 3, (1, 2), encoder.channels, attention=TINY, use_checkpoint=recompute)
+        unet = Unet(16, 3, (1, 2), encoder.channels, **TINY, use_checkpoint=recompute)
         torch.nn.init.ones_(unet.conv_out.weight)
         x = torch.randn(2, 3, 8, 8)
         unet(x, torch.tensor([1.0, 2.0]), encoder(x)).square().mean().backward()
@@ -124,7 +124,7 @@ def test_gradient_checkpointing_changes_nothing_and_every_weight_gets_a_gradient
 
 def test_unet_inputs_matter_and_shapes_are_checked():
     torch.manual_seed(0)
-    unet = wake(Unet(16, 3, [1, 2], [4, 5], attention=TINY))
+    unet = wake(Unet(16, 3, [1, 2], [4, 5], **TINY))
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 20.0])
     cond = [torch.randn(2, 4, 8, 8), torch.randn(2, 5, 4, 4)]
     base = unet(x, t, cond)
