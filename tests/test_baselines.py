@@ -7,7 +7,6 @@ import torch
 
 from data import Scene
 from data.geometry.layout import Layout
-from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.config import parse_config, resolve
 from denoising_diffusion_pytorch.config.schema import LossConfig
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
@@ -17,7 +16,7 @@ from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.objectives import RegressionObjective
 from tests.test_networks import weights
 from tests.tiny import merged, tiny_batch
-from tests.training import make_trainer, same
+from tests.training import make_trainer
 
 WIDTHS = {"radiounet": 0.1, "pmnet": 0.125}
 KINDS = {"radiounet": RadioUNet, "pmnet": PMNet}
@@ -138,22 +137,16 @@ def test_sides_are_checked():
 
 
 @pytest.mark.parametrize("name,variance", [("radiounet", False), ("pmnet", True)])
-def test_a_run_resumes_and_predicts(tmp_path, name, variance):
-    def trainer(folder, **change):
+def test_a_run_predicts_and_is_continued_as_it_was(tmp_path, name, variance):
+    def trainer(**change):
         changes = {"baseline_config": {"variance": variance} | change}
-        return make_trainer(tmp_path / folder, "baseline", batches, **sections(name, **changes))
+        return make_trainer(tmp_path, "baseline", batches, **sections(name, **changes))
 
-    trainer("whole").train()
-    first = trainer("parts")
-    first.stop.agreed = lambda: first.step == 1
-    first.train()
-    trainer("parts").train()
-    whole, parts = (find_checkpoint(tmp_path / folder) for folder in ("whole", "parts"))
-    assert parts.step == 2 and all(same(whole.weights(kind), parts.weights(kind)) for kind in ("model", "ema"))
+    trainer().train()
     scenes = [Scene("a", Layout([], (64, 64)), (30.0, 40.0))]
-    one, several = (next(Predictor(tmp_path / "whole").predict(scenes, num_samples=count)) for count in (1, 3))
+    one, several = (next(Predictor(tmp_path).predict(scenes, num_samples=count)) for count in (1, 3))
     assert one.gain.shape == (64, 64) and one.std is None and (several.std is not None) == variance
     assert variance or (one.gain == several.gain).all()
     for key, value in (("width", 0.2), ("variance", not variance)):
         with pytest.raises(CheckpointError, match=f"baseline_config.{key}"):
-            trainer("parts", **{key: value}).train()
+            trainer(**{key: value}).train()
