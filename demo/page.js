@@ -273,7 +273,7 @@ async function askForMaps(mine) {
     });
     choices(); draw();
     const told = asked.points.length ? `; measured values: ${asked.points.length}` : "";
-    say(`Model and simulator: ${found.seconds.toFixed(2)} s for transmitters: ${maps.length}${told}.`);
+    say(`Model and simulator: ${found.seconds.toFixed(2)} s; transmitters: ${maps.length}${told}.`);
   } catch (error) { if (mine === version) { hide(); fail(error); } }
 }
 function choices() {

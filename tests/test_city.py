@@ -9,6 +9,9 @@ from PIL import Image
 from rasterio.warp import transform
 
 from data import DataError
+from data.geometry.cars import car_outline, picture_of_cars
+from data.geometry.layout import Layout
+from data.geometry.registration import picture_of
 from data.gis.city import city_of, read_city
 from data.gis.geotiff import write_geotiff
 from data.scene import scene_at
@@ -242,3 +245,25 @@ def test_pictures_of_cars(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             read_city(path, cars=other)
+
+
+@pytest.mark.parametrize(
+    "folder, turns, known",
+    [
+        ("png/buildings_complete", 0.0, True),
+        ("png/buildings_missing2/1", 0.0, True),
+        ("mine", 90.0, False),
+        ("mine", 7.0, True),
+    ],
+)
+def test_pictures_of_radiomapseer_lie_beside_its_maps(tmp_path, folder, turns, known):
+    """They are known by their folder, or as a copy by cars that nobody paints in so many directions."""
+    layout = Layout([np.array([[9.0, 10], [30, 14], [26, 35], [5, 31]]) + (-(2.0**-12), 2.0**-12)], (64, 64))
+    centres = np.indices((5, 5)).reshape(2, -1).T * 11 + 8
+    cars = Layout([car_outline(centre, number * turns) for number, centre in enumerate(centres)], (64, 64))
+    (tmp_path / folder).mkdir(parents=True)
+    given = picture(tmp_path / "cars.png", picture_of_cars(cars))
+    city = read_city(picture(tmp_path / folder / "0.png", picture_of(layout)), cars=given)
+    assert (city.layout.inside == layout.inside).all() == known
+    free = ~city.layout.inside
+    assert np.array_equal(city.cars.inside & free, (cars.inside if known else picture_of_cars(cars)) & free)

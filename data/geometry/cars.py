@@ -14,6 +14,7 @@ from .outlines import rings_from_mask
 from .registration import EDGE
 
 LENGTH, WIDTH = 4, 2  # m
+MANY, TURNED = 20, 4  # cars, and different outlines among them, by which a picture of RadioMapSeer is recognised
 STEPS = 200  # tries to split a blob into cars
 SAMPLE = (-7 * EDGE, 4 * EDGE)  # beside a pixel's centre, which is often on an outline: the point that decides
 
@@ -56,6 +57,15 @@ def cars_from_picture(mask: np.ndarray) -> Layout:
         else:
             outlines += [ring + (window[1].start, window[0].start) for ring in found]
     return cars_of(outlines + rings_from_mask(other), mask.shape)
+
+
+def are_of_radiomapseer(cars: Layout) -> bool:
+    """Whether cars read from a picture look like the dataset's: many, all of them whole, and in several directions."""
+    if len(cars.outlines) < MANY or any(len(ring) != 4 for ring in cars.outlines):
+        return False
+    rings = np.array(cars.outlines) - (-EDGE, EDGE)
+    directions = np.unique((rings - rings.mean(1, keepdims=True)).round().reshape(-1, 8), axis=0)
+    return np.allclose(rings, rings.round(), atol=1e-6) and len(directions) >= TURNED
 
 
 @cache

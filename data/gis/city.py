@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,18 @@ import shapely
 
 from ..errors import DataError
 from ..files import decoded, read_bytes
+from ..geometry.cars import are_of_radiomapseer, cars_from_picture
 from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
 from ..geometry.outlines import is_building
+from ..geometry.registration import fit_outlines
 from ..trees.png import decode_grey, read_grey
 from .footprints import Footprints, footprints_of, metres
 
 MARGIN = 16  # m of open ground around the footprints
 LARGEST = 4096  # m
 MOST_VERTICES = 50_000
+OF_A_TREE = re.compile(r"/png/buildings_(complete|missing\d/\d)/[^/]+$")  # where RadioMapSeer has its pictures
 NEAR = 512  # m around the transmitters that are kept of a larger city
 
 
@@ -46,13 +50,20 @@ def read_city(
 ) -> City:
     """`city_of` a file; `cars` is a picture of the same size, white inside cars, for a city that is a picture."""
     city = city_of(read_bytes(path), str(path), around, invert)
+    in_tree, of_dataset, shown = OF_A_TREE.search(path.resolve().as_posix()) is not None, None, None
     if cars is not None:
         if city.place is not None:
             raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')
         shown = _white(read_grey(cars, city.layout.shape))
         if shown.mean() > 0.5:
             raise DataError(f"{cars}: shows cars on {shown.mean():.0%} of the map; save it with cars white on black")
-        city.add_cars(Layout.traced(shown))
+        of_dataset = cars_from_picture(shown)
+        in_tree = in_tree or are_of_radiomapseer(of_dataset)  # a copy, whatever its name
+    if in_tree:
+        city.layout = Layout(fit_outlines(city.layout.inside), city.layout.shape)
+        city.notes.append("a picture of RadioMapSeer; outlines and positions are in the frame of its maps")
+    if shown is not None and of_dataset is not None:
+        city.add_cars(of_dataset if in_tree else Layout.traced(shown))
     return city
 
 
