@@ -3,14 +3,13 @@
 from typing import Any
 
 from .config.derive import BASE_CHANNEL
-from .config.schema import Config, FirstStageConfig
+from .config.schema import Config
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .latent_diffusion import LatentDiffusion
-from .losses import AutoencoderLoss, PatchDiscriminator
 from .networks.autoencoder import AutoencoderKL, Layers
 from .networks.baselines import PMNet, RadioUNet
 from .networks.swin import SwinConditionEncoder
-from .networks.unet import Attention, Unet
+from .networks.unet import Unet
 from .samplers import Sampling
 
 
@@ -24,18 +23,6 @@ def build_autoencoder(config: Config) -> AutoencoderKL:
         cond_channels=config.cond_stage_config.in_channels if dd.decoder_cond else 0,
         base_channel=config.data.cond_channels.index(BASE_CHANNEL) if dd.decoder_residual else None,
     )
-
-
-def build_loss(config: FirstStageConfig) -> AutoencoderLoss:
-    """The generator's loss of the first stage."""
-    names = ("l1_weight", "l2_weight", "kl_weight", "discr_weight", "perceptual_weight", "lpips_weights")
-    return AutoencoderLoss(**{name: getattr(config.lossconfig, name) for name in names})
-
-
-def build_discriminator(config: FirstStageConfig) -> PatchDiscriminator:
-    """The discriminator of the first stage."""
-    loss = config.lossconfig
-    return PatchDiscriminator(config.ddconfig.out_ch, loss.discr_channels, loss.discr_layers)
 
 
 def latent_diffusion_parts(config: Config) -> dict[str, Any]:
@@ -66,7 +53,9 @@ def latent_diffusion_parts(config: Config) -> dict[str, Any]:
         context_channels=cond_encoder.channels,
         out_channels=diffusion.heads * net.out_channels,
         num_res_blocks=net.num_res_blocks,
-        attention=Attention(net.attention_resolutions, net.num_heads, net.window_size),
+        attention_resolutions=net.attention_resolutions,
+        num_heads=net.num_heads,
+        window_size=net.window_size,
         dropout=net.dropout,
         use_checkpoint=net.use_checkpoint,
     )

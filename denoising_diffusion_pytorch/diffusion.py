@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from .errors import ConfigError
 from .processes import PROCESSES
 
 T_MIN = 1e-4  # earliest time that the processes without steps train
@@ -49,10 +50,7 @@ class Diffusion(nn.Module, ABC):
 
     def __init__(self, objective: str | None = None):
         super().__init__()
-        fitting = PROCESSES[self.model_type].objectives
-        self.objective = objective or fitting[0]
-        if self.objective not in fitting:
-            raise ValueError(f"objective {objective!r} is none of {', '.join(fitting)}")
+        self.objective = objective or PROCESSES[self.model_type].objectives[0]
 
     @abstractmethod
     def amplitudes(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +139,7 @@ class GaussianDiffusion(Diffusion):
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
         """int64, from T - 1 down to -1 ("trailing", Lin et al., 2024), so that the first call sees pure noise."""
         if not 1 <= steps <= self.timesteps:
-            raise ValueError(f"steps must lie in 1..{self.timesteps}, not {steps}")
+            raise ConfigError(f"steps must lie in 1..{self.timesteps}, not {steps}")
         times = torch.linspace(self.timesteps, 0, steps + 1, dtype=torch.float64, device="cpu")
         return (times.round().long() - 1).to(device)
 
@@ -155,7 +153,7 @@ class _Continuous(Diffusion):
 
     def schedule(self, steps: int, device: torch.device | str = "cpu") -> Tensor:
         if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
+            raise ConfigError(f"steps must be at least 1, not {steps}")
         return torch.linspace(1, 0, steps + 1, device=device)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .diffusion import Diffusion
 from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
-from .networks.radio_map import to_gain
+from .networks.blocks import to_gain
 from .randomness import KeyedRandom, Random, sample_keys
 from .samplers import Sampling
 
@@ -118,45 +118,33 @@ class LatentDiffusion(nn.Module):
         output = self.model_output(x_t, t, self.cond_stage_model(cond))
         return self.diffusion.loss(output, x_start, x_t, t, noise), self.diffusion.predictions(output, x_t, t)[0]
 
-    @torch.no_grad()
-    def sample(self, cond: Tensor, ori_mask: Tensor | None = None, **how: Any) -> Tensor:
-        """One radio map per condition: grey levels (B, 1, H, W) in [0, 1], float32; arguments as for `samples`."""
-        return next(self.samples(cond, ori_mask, 1, **how))
-
-    @torch.no_grad()
-    def samples(
-        self,
-        cond: Tensor,
-        ori_mask: Tensor | None,
-        count: int,
-        *,
-        keys: Keys | None = None,
-        generator: torch.Generator | None = None,
-        **sampling: Any,
-    ) -> Iterator[Tensor]:
-        """`count` independent samples per condition, one after the other; the condition is encoded once.
+    def sample(
+        self, cond: Tensor, ori_mask: Tensor | None = None, *, keys: Keys | None = None, **sampling: Any
+    ) -> Tensor:
+        """One radio map per condition: grey levels (B, 1, H, W) in [0, 1], float32.
 
         Args:
             cond, ori_mask: (B, C, s, s) in [-1, 1], and (B, 1, H, W), 1 where the map is zero beyond doubt; None: nowhere.
-            keys: one integer per map: the same map whatever batch it is in.
-            generator: randomness without keys, on the condition's device; None: torch's global one.
+            keys: one integer per map: the same map whatever batch it is in; None: torch's global generator.
             sampling: fields of `Sampling`, None or left out for those of the model.
         """
+        return next(self.predict({"cond": cond, "ori_mask": ori_mask, "keys": keys}, **sampling))
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Any], num_samples: int = 1, **sampling: Any) -> Iterator[Tensor]:
+        """`num_samples` times what `sample` gives for a batch with its arguments; the condition is encoded once."""
+        cond, keys = batch["cond"], batch["keys"]
         settings, features = self.sampling.changed(self.diffusion, **sampling), self.cond_stage_model(cond)
         shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
 
         def model(x_t: Tensor, t: Tensor) -> Tensor:
             return self.model_output(x_t, t, features)
 
-        for number in range(count):
-            random = self._random(len(cond), None if keys is None else sample_keys(keys, number), generator)
+        for number in range(num_samples):
+            random = self._random(len(cond), None if keys is None else sample_keys(keys, number))
             x_start = settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)
-            yield to_gain(self.decode_first_stage(x_start / self.scale_factor, cond), ori_mask)
+            yield to_gain(self.decode_first_stage(x_start / self.scale_factor, cond), batch["ori_mask"])
 
-    def predict(self, batch: dict[str, Any], num_samples: int = 1, **sampling: Any) -> Iterator[Tensor]:
-        """`samples` of a batch with `cond`, `ori_mask` and `keys`."""
-        return self.samples(batch["cond"], batch["ori_mask"], num_samples, keys=batch["keys"], **sampling)
-
-    def _random(self, batch_size: int, keys: Keys | None, generator: torch.Generator | None = None) -> Random:
+    def _random(self, batch_size: int, keys: Keys | None) -> Random:
         device = self.scale_factor.device
-        return Random(batch_size, device, generator) if keys is None else KeyedRandom(keys, device)
+        return Random(batch_size, device) if keys is None else KeyedRandom(keys, device)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoint import load_tensors
+from .config.schema import LossConfig
 from .errors import CheckpointError
 from .networks.autoencoder import DiagonalGaussianDistribution
 
@@ -85,32 +86,22 @@ class LPIPSLoss(nn.Module):
 
 
 class AutoencoderLoss(nn.Module):
-    """The generator's loss: l1 |e| + l2 e^2 + kl KL + discr * adaptive * hinge + perceptual LPIPS; weights as in `LossConfig`."""
+    """The generator's loss: l1 |e| + l2 e^2 + kl KL + discr * adaptive * hinge + perceptual LPIPS."""
 
-    def __init__(
-        self,
-        *,
-        l1_weight: float = 1.0,
-        l2_weight: float = 1.0,
-        kl_weight: float = 1e-6,
-        discr_weight: float = 0.5,
-        perceptual_weight: float = 0.0,
-        lpips_weights: str | None = None,
-    ):
+    def __init__(self, weights: LossConfig):
         super().__init__()
-        self.l1_weight, self.l2_weight, self.kl_weight = l1_weight, l2_weight, kl_weight
-        self.discr_weight, self.perceptual_weight = discr_weight, perceptual_weight
-        self.lpips = LPIPSLoss(lpips_weights) if perceptual_weight else None
+        self.weights = weights
+        self.lpips = LPIPSLoss(weights.lpips_weights) if weights.perceptual_weight else None
 
     def reconstruction(self, image: Tensor, reconstruction: Tensor) -> Terms:
         """l1 |e| + l2 e^2 + perceptual LPIPS of two (B, C, H, W), the latter after `apply_mask`."""
         error = reconstruction.float() - image.float()
         l1, l2 = error.abs().mean(), error.square().mean()
-        loss = self.l1_weight * l1 + self.l2_weight * l2
+        loss = self.weights.l1_weight * l1 + self.weights.l2_weight * l2
         logs = {"l1": l1.detach(), "l2": l2.detach()}
         if self.lpips is not None:
             perceptual = self.lpips(reconstruction.float(), image.float())
-            loss = loss + self.perceptual_weight * perceptual
+            loss = loss + self.weights.perceptual_weight * perceptual
             logs["perceptual"] = perceptual.detach()
         return loss, logs | {"reconstruction": loss.detach()}
 
@@ -132,12 +123,12 @@ class AutoencoderLoss(nn.Module):
         """
         nll, logs = self.reconstruction(image, reconstruction)
         kl = posterior.kl().mean() / image[0].numel()
-        loss = nll + self.kl_weight * kl
+        loss = nll + self.weights.kl_weight * kl
         logs["kl"] = kl.detach()
         if fake_pred is not None:
             generator = -fake_pred.float().mean()
             adaptive = adaptive_weight(nll, generator, reconstruction, last_weight)
-            loss = loss + self.discr_weight * adaptive * generator
+            loss = loss + self.weights.discr_weight * adaptive * generator
             logs |= {"generator": generator.detach(), "adaptive_weight": adaptive}
         return loss, logs
 

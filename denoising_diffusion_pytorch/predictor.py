@@ -31,14 +31,10 @@ Sample = dict[str, np.ndarray]  # as `data.prepare.prepare` gives it
 
 @dataclass
 class Prediction:
-    """A model's prediction for one scene, as grey levels in [0, 1], float32: (H, W) at the scene's, (h, w) at the network's
-    resolution.
-    """
+    """A model's prediction for one scene, as grey levels in [0, 1], float32, (H, W) at the scene's own resolution."""
 
     scene: Scene
     gain: np.ndarray  # (H, W)
-    model_gain: np.ndarray  # (h, w)
-    truth: np.ndarray | None = None  # (h, w), the scene's map, if it is known
     std: np.ndarray | None = None  # (H, W), of several samples, whose mean `gain` is, or the network's own
     samples: np.ndarray | None = None  # (K, H, W), if there are several
     reconstruction: np.ndarray | None = None  # (H, W), the truth through the autoencoder and back, if asked for
@@ -84,10 +80,7 @@ class Predictor:
         given = {name: value for name, value in sampling.items() if value is not None}
         self._is_chosen = bool({"sampler", "steps"} & given.keys())
         if isinstance(model, LatentDiffusion):
-            try:
-                self.sampling = model.sampling.changed(model.diffusion, **given)
-            except ValueError as error:
-                raise ConfigError(str(error)) from error
+            self.sampling = model.sampling.changed(model.diffusion, **given)
             if pixel_noise is None:
                 self.pixel_noise = self.config.diffusion_config.pixel_noise
         elif given or pixel_noise is not None:
@@ -184,10 +177,9 @@ def predict_batch(
     """
     keys = [random_key(seed, scene.name) for scene in scenes]
     known = all("image" in sample for sample in prepared)
-    names = ["image", "cond", "ori_mask"] if known else ["cond", "ori_mask"]
-    arrays = {name: np.stack([sample[name] for sample in prepared]) for name in names}
-    batch: dict[str, Any] = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    batch["keys"] = keys
+    batch: dict[str, Any] = {"keys": keys}
+    for name in ["image", "cond", "ori_mask"] if known else ["cond", "ori_mask"]:
+        batch[name] = torch.from_numpy(np.stack([sample[name] for sample in prepared])).to(device)
     samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
     mean = np.mean(samples, axis=0)
     if len(samples) > 1 and isinstance(model, Regression):
@@ -197,7 +189,7 @@ def predict_batch(
         reconstructions = model.first_stage_model.predict(batch)[0][:, 0].cpu().numpy()
     predictions = []
     for index, scene in enumerate(scenes):
-        prediction = Prediction(scene, to_native(mean[index], scene), mean[index])
+        prediction = Prediction(scene, to_native(mean[index], scene))
         if len(samples) > 1:
             natives = np.stack([to_native(gain[index], scene) for gain in samples])
             if pixel_noise:  # dB, where something is received
@@ -205,8 +197,6 @@ def predict_batch(
                 noise *= np.float32(pixel_noise / GAIN_SPAN_DB)
                 natives = np.where(natives > 0, (natives + noise).clip(0, 1), 0)
             prediction.std, prediction.samples = natives.std(0, ddof=1), natives
-        if known:
-            prediction.truth = (arrays["image"][index, 0] + 1) / 2
         if reconstructions is not None:
             prediction.reconstruction = to_native(reconstructions[index], scene)
         predictions.append(prediction)

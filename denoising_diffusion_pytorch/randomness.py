@@ -25,18 +25,18 @@ def seed_global(*numbers: int) -> None:
 
 
 class Random:
-    """Random numbers for the B samples of a batch, from one generator (None: torch's global one), for callers without keys."""
+    """Random numbers for the B samples of a batch, from torch's global generator, for callers without keys."""
 
-    def __init__(self, batch_size: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None):
-        self.batch_size, self.device, self.generator = batch_size, torch.device(device), generator
+    def __init__(self, batch_size: int, device: torch.device | str = "cpu"):
+        self.batch_size, self.device = batch_size, torch.device(device)
 
     def rand(self) -> Tensor:
         """Uniform in [0, 1), (B,)."""
-        return torch.rand(self.batch_size, generator=self.generator, device=self.device)
+        return torch.rand(self.batch_size, device=self.device)
 
     def randn(self, *shape: int) -> Tensor:
         """Standard normal, (B, *shape)."""
-        return torch.randn((self.batch_size, *shape), generator=self.generator, device=self.device)
+        return torch.randn((self.batch_size, *shape), device=self.device)
 
     def randn_like(self, x: Tensor) -> Tensor:
         """Standard normal of x's shape (B, ...)."""

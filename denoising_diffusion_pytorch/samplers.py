@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
+from .errors import ConfigError
 from .processes import PROCESSES
 
 Model = Callable[[Tensor, Tensor], Tensor]
@@ -106,7 +107,7 @@ class Sampling:
 
     def changed(self, diffusion: Diffusion, **changes: Any) -> "Sampling":
         """The same with those of its fields that are given (None: unchanged; another sampler does not inherit `eta`), and the
-        sampler named. ValueError for what does not fit the process or the sampler.
+        sampler named. ConfigError for what does not fit the process or the sampler.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         eta = self.eta if given.get("sampler", self.sampler) == self.sampler else 0.0
@@ -115,12 +116,11 @@ class Sampling:
         sampler = result.sampler or fitting[0]
         diffusion.schedule(result.steps)  # raises
         if sampler not in fitting:
-            misfit = f"sampler {sampler!r} does not fit {type(diffusion).__name__}"
-            raise ValueError(f"{misfit}; choose from {', '.join(fitting)}")
+            raise ConfigError(f"sampler {sampler!r} does not fit this model; choose from {', '.join(fitting)}")
         if result.eta and sampler != "ddim":
-            raise ValueError(f"eta is {result.eta:g}, but only the sampler ddim has one, not {sampler}")
+            raise ConfigError(f"eta is {result.eta:g}, but only the sampler ddim has one, not {sampler}")
         if not 0 < result.noise_scale < math.inf:
-            raise ValueError(f"noise_scale is {result.noise_scale:g}; it must lie above 0")
+            raise ConfigError(f"noise_scale is {result.noise_scale:g}; it must lie above 0")
         return replace(result, sampler=sampler)
 
     def run(self, diffusion: Diffusion, model: Model, noise: Tensor, randn: Randn) -> Tensor:

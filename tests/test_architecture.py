@@ -44,24 +44,22 @@ EVALUATION = {
     "report": "metrics",
     "scoring": "metrics references regions report",
 }
-NETWORKS = "networks networks/baselines"
 MODELS = {
     "errors": "",
     "processes": "",
     "randomness": "",
     "cli": "errors",
-    "networks": "",
-    "networks/baselines": "networks randomness",
-    "diffusion": "processes",
-    "samplers": "diffusion processes",
+    "networks": "randomness",
+    "diffusion": "errors processes",
+    "samplers": "diffusion errors processes",
     "config": "errors processes",
     "checkpoint": "config errors",
-    "losses": "checkpoint errors networks",
+    "losses": "checkpoint config errors networks",
     "latent_diffusion": "diffusion networks randomness samplers",
-    "build": f"{NETWORKS} config diffusion latent_diffusion losses samplers",
+    "build": "networks config diffusion latent_diffusion samplers",
     "weights": "build checkpoint config errors networks",
-    "predictor": f"{NETWORKS} config diffusion errors latent_diffusion processes randomness samplers weights",
-    "training": f"{NETWORKS} build checkpoint config errors latent_diffusion losses predictor randomness weights",
+    "predictor": "networks config diffusion errors latent_diffusion processes randomness samplers weights",
+    "training": "networks build checkpoint config errors latent_diffusion losses predictor randomness weights",
     "document": "build checkpoint config latent_diffusion networks weights",
 }
 PACKAGES = {"data": DATA, "evaluation": EVALUATION, MODEL: MODELS}

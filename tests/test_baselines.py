@@ -7,17 +7,16 @@ import torch
 
 from data import Scene
 from data.geometry.layout import Layout
-from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.config import parse_config, resolve
+from denoising_diffusion_pytorch.config.schema import LossConfig
 from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
 from denoising_diffusion_pytorch.losses import AutoencoderLoss, gaussian_nll
-from denoising_diffusion_pytorch.networks.baselines import PMNet, RadioUNet, mean_and_log_variance
-from denoising_diffusion_pytorch.networks.baselines.regression import Regression
+from denoising_diffusion_pytorch.networks.baselines import PMNet, RadioUNet, Regression, mean_and_log_variance
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.objectives import RegressionObjective
 from tests.test_networks import weights
 from tests.tiny import merged, tiny_batch
-from tests.training import make_trainer, same
+from tests.training import make_trainer
 
 WIDTHS = {"radiounet": 0.1, "pmnet": 0.125}
 KINDS = {"radiounet": RadioUNet, "pmnet": PMNet}
@@ -53,11 +52,9 @@ def test_published_sizes():
 
 
 def test_the_second_unet_corrects_what_it_cannot_change():
-    torch.manual_seed(0)
     network = RadioUNet(2, 0.1)
     network(torch.rand(1, 2, 64, 64))[1].square().mean().backward()
-    assert all(p.grad is None for p in network.first.parameters())
-    assert all(p.grad is not None for p in network.second.parameters())
+    assert all((p.grad is None) == name.startswith("first.") for name, p in network.named_parameters())
 
 
 @pytest.mark.parametrize("variance", [False, True])
@@ -69,7 +66,7 @@ def test_a_step_moves_every_weight(name, variance):
         for parameter in network.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
     before = {key: value.clone() for key, value in network.named_parameters()}
-    loss, logs, _ = RegressionObjective(network, AutoencoderLoss())(next(batches(0)), 0, {})
+    loss, logs, _ = RegressionObjective(network, AutoencoderLoss(LossConfig()))(next(batches(0)), 0, {})
     assert set(logs) == ({"l2", "nll"} if variance else {"l1", "l2", "reconstruction"})
     loss.backward()
     torch.optim.Adam(network.parameters(), 1e-3).step()
@@ -86,9 +83,6 @@ def test_likelihood_is_best_at_the_true_mean_and_variance():
     gradients = torch.autograd.grad(loss, (mean, log_variance))
     assert all(float(gradient.abs()) < 1e-8 for gradient in gradients)
     assert float(logs["nll"]) == pytest.approx((1 + math.log(s**2)) / 2, abs=1e-6)
-    for other in (-0.5, 0.5):
-        worse = gaussian_nll(image, torch.zeros(2, 1, 1, 1), torch.full((2, 1, 1, 1), math.log(s**2) + other))[1]
-        assert worse["nll"] > logs["nll"]
 
 
 def test_log_variance_is_finite_and_comes_back_from_anywhere():
@@ -107,7 +101,7 @@ def test_what_is_certain_has_no_part_in_the_likelihood():
     batch["image"][..., :32] = -1
     outputs = torch.zeros(2, 2, 64, 64, requires_grad=True)
     network.forward = lambda cond: [outputs]
-    RegressionObjective(network, AutoencoderLoss())(batch, 0, {})[0].backward()
+    RegressionObjective(network, AutoencoderLoss(LossConfig()))(batch, 0, {})[0].backward()
     assert not outputs.grad[..., :32].any() and outputs.grad[..., 32:].all()
 
 
@@ -133,34 +127,26 @@ def test_draws_have_the_predicted_spread_and_belong_to_their_map():
     assert torch.equal(torch.stack(alone), draws[:, 1:]) and not torch.equal(draws[0, 0], draws[0, 1])
 
 
-def test_settings_are_checked():
+def test_sides_are_checked():
     for baseline, side, message in (
         ({"architecture": "radiounet"}, 96, "image_size is 96.*multiple of 64"),
         ({"architecture": "pmnet"}, 100, "image_size is 100.*multiple of 8"),
-        ({"architecture": "vnet"}, 64, "baseline_config.architecture"),
-        ({"width": 0}, 64, "baseline_config.width"),
     ):
         with pytest.raises(ConfigError, match=message):
             resolve(parse_config({"baseline_config": baseline, "data": {"image_size": side}}), "baseline")
 
 
 @pytest.mark.parametrize("name,variance", [("radiounet", False), ("pmnet", True)])
-def test_a_run_resumes_and_predicts(tmp_path, name, variance):
-    def trainer(folder, **change):
+def test_a_run_predicts_and_is_continued_as_it_was(tmp_path, name, variance):
+    def trainer(**change):
         changes = {"baseline_config": {"variance": variance} | change}
-        return make_trainer(tmp_path / folder, "baseline", batches, **sections(name, **changes))
+        return make_trainer(tmp_path, "baseline", batches, **sections(name, **changes))
 
-    trainer("whole").train()
-    first = trainer("parts")
-    first.stop.agreed = lambda: first.step == 1
-    first.train()
-    trainer("parts").train()
-    whole, parts = (find_checkpoint(tmp_path / folder) for folder in ("whole", "parts"))
-    assert parts.step == 2 and all(same(whole.weights(kind), parts.weights(kind)) for kind in ("model", "ema"))
+    trainer().train()
     scenes = [Scene("a", Layout([], (64, 64)), (30.0, 40.0))]
-    one, several = (next(Predictor(tmp_path / "whole").predict(scenes, num_samples=count)) for count in (1, 3))
+    one, several = (next(Predictor(tmp_path).predict(scenes, num_samples=count)) for count in (1, 3))
     assert one.gain.shape == (64, 64) and one.std is None and (several.std is not None) == variance
     assert variance or (one.gain == several.gain).all()
     for key, value in (("width", 0.2), ("variance", not variance)):
         with pytest.raises(CheckpointError, match=f"baseline_config.{key}"):
-            trainer("parts", **{key: value}).train()
+            trainer(**{key: value}).train()

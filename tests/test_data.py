@@ -30,7 +30,7 @@ from data.samples.document import RadioUNet_c
 from data.trees.png import decode_grey, read_grey
 from data.trees.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
-from denoising_diffusion_pytorch.networks.radio_map import apply_mask
+from denoising_diffusion_pytorch.networks.blocks import apply_mask
 from evaluation.metrics import map_scores
 from tests.conftest import make_scene_files, save_grey, save_json
 

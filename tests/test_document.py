@@ -14,12 +14,13 @@ import denoising_diffusion_pytorch
 from data import DataError, RadioMapDataset, RadioUNet_c, RandomAugmentation, create_dataloader, process_batch
 from denoising_diffusion_pytorch import AutoencoderKL, EMAModel, Encoder, LatentDiffusion, TransformerBlock, Unet
 from denoising_diffusion_pytorch.build import build_model
-from denoising_diffusion_pytorch.errors import CheckpointError, ConfigError
+from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.losses import hinge_gan_loss
 from tests.processes import ROOT
 from tests.test_data import marked
 from tests.test_networks import weights
 from tests.tiny import TINY, merged, tiny_batch, tiny_config
+from tests.training import same
 
 
 def documents_config(root, batch_size):
@@ -62,19 +63,17 @@ def test_settings_of_a_configuration_count(radiomapseer):
 
 def test_augmentation_of_the_document():
     torch.manual_seed(0)
-    augment, plain, seen = RandomAugmentation(p=1.0), marked(), {"flip": 0, "rotation": 0, "jitter": 0}
-    poses = [plain["ori_mask"].flip(-1), plain["ori_mask"].flip(-2)]
-    for _ in range(60):
+    augment, plain, moved = RandomAugmentation(p=1.0), marked(), 0
+    for _ in range(30):
         sample = augment(marked())
         assert sample["name"] == "a" and (sample["image"][sample["ori_mask"] == 1] == -1).all()
         if torch.equal(sample["ori_mask"], plain["ori_mask"]):
-            seen["jitter"] += 1
             assert torch.equal(sample["cond"], plain["cond"])  # image alone, by up to a tenth
             assert 0 < (sample["image"] - plain["image"]).abs().max() < 0.2
         else:
-            seen["flip" if any(torch.equal(sample["ori_mask"], pose) for pose in poses) else "rotation"] += 1
+            moved += 1
             assert torch.allclose(sample["image"], sample["cond"][:1], atol=1e-5)
-    assert seen["flip"] > 15 and min(seen.values()) > 5
+    assert 15 < moved < 30
     x = plain["image"]
     assert RandomAugmentation(p=0.0)(x) is x and augment(x).shape == x.shape
     assert 150 < sum(RandomAugmentation()(x) is not x for _ in range(400)) < 250
@@ -113,26 +112,17 @@ def test_transformer_block_uses_its_condition(shape):
     assert bool((gradient != 0).flatten(1).any(1).all())
 
 
-def test_a_script_that_holds_loaders_ends_and_workers_outlive_a_signal(flat_tree):
-    """A launcher signals the whole group; the training process needs its workers until it has stopped."""
+def test_a_script_that_holds_loaders_ends(flat_tree):
     script = f"""
-import os, signal, subprocess
 from types import SimpleNamespace
 import data
 params = SimpleNamespace(data_root={str(flat_tree)!r}, simulation_type="DPM")
 loader = data.create_dataloader(SimpleNamespace(data=SimpleNamespace(params=params), trainer=SimpleNamespace(batch_size=2)))
 held = [loader, iter(loader), iter(data.training_loader(loader.dataset, 2, num_workers=1))]
 print([len(next(batches)["image"]) for batches in held])
-(worker,) = held[2]._workers
-subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # from another process than the worker's parent
-for _ in range(6):
-    next(held[2])
-os.kill(worker.pid, signal.SIGTERM)
-worker.join(10)
-print(worker.exitcode)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "[2, 2, 2]\n0\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "[2, 2, 2]\n"), done.stderr
 
 
 FOUR = {name: TINY[name] for name in ("first_stage_config", "cond_stage_config", "unet_config", "diffusion_config")}
@@ -162,13 +152,10 @@ def test_sections_of_a_configuration():
 
 
 def test_the_autoencoders_weights_are_read(tmp_path):
-    before = LatentDiffusion(**FOUR)
-    save_file(before.first_stage_model.state_dict(), tmp_path / "vae.safetensors")
+    before = LatentDiffusion(**FOUR).first_stage_model.state_dict()
+    save_file(before, tmp_path / "vae.safetensors")
     four = merged(FOUR, {"first_stage_config": {"ckpt_path": str(tmp_path / "vae.safetensors")}})
-    after = LatentDiffusion(**four).first_stage_model.state_dict()
-    assert all(torch.equal(value, after[name]) for name, value in before.first_stage_model.state_dict().items())
-    with pytest.raises(CheckpointError, match="nothing"):
-        LatentDiffusion(**merged(FOUR, {"first_stage_config": {"ckpt_path": str(tmp_path / "nothing")}}))
+    assert same(before, LatentDiffusion(**four).first_stage_model.state_dict())
 
 
 def test_the_documents_loss_trains_every_part():
@@ -185,6 +172,8 @@ def test_the_documents_loss_trains_every_part():
     noise = torch.randn_like(z)
     z_t = model.q_sample(z, t, noise)
     pred_noise = model.denoise(z_t, t, conditions)
+    output = model.model_output(z_t, t, model.cond_stage_model(conditions))
+    assert torch.equal(pred_noise, model.diffusion.predictions(output, z_t, t)[1])
     recon_loss = F.mse_loss(pred_noise, noise)
     kl_loss = torch.mean(posterior.kl())
     adv_loss, _ = hinge_gan_loss(discriminator(model.decode_first_stage(z)), discriminator(images))

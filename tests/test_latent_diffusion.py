@@ -7,7 +7,8 @@ import torch
 from data import Scene
 from data.geometry.layout import Layout
 from data.prepare import prepare
-from denoising_diffusion_pytorch.build import build_loss, build_model
+from denoising_diffusion_pytorch.build import build_model
+from denoising_diffusion_pytorch.losses import AutoencoderLoss
 from denoising_diffusion_pytorch.predictor import predict_batch
 from denoising_diffusion_pytorch.processes import PROCESSES
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, JointObjective, LatentObjective
@@ -34,17 +35,6 @@ def test_loss_and_sample(model_type, objective):
     maps = model.eval().sample(batch["cond"], batch["ori_mask"], keys=[1, 2])
     assert maps.shape == (2, 1, 16, 16) and maps.min() >= 0 and maps.max() <= 1
     assert (maps[batch["ori_mask"] == 1] == 0).all() and maps.sum() > 0
-
-
-def test_denoise_predicts_what_the_objective_names():
-    """The document's own training step compares it with the noise."""
-    model, batch = tiny_model(objective="pred_noise").eval(), tiny_batch(0)
-    z = model.encode_first_stage(batch["image"]).mode()
-    t, noise = torch.tensor([3, 900]), torch.randn(z.shape)
-    x_t = model.q_sample(z, t, noise)
-    features = model.cond_stage_model(batch["cond"])
-    expected = model.diffusion.predictions(model.model_output(x_t, t, features), x_t, t)[1]
-    assert all(torch.equal(model.denoise(x_t, t, cond), expected) for cond in (batch["cond"], features))
 
 
 def predicted(model, scenes, **how):
@@ -101,7 +91,9 @@ def test_the_scale_factor_is_one_until_it_is_measured():
 def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
     config = tiny_config(diffusion_config={"end_to_end": {"start_step": 3, "latent_weight": 0.5}})
     model, batch = build_model(config, "ldm"), tiny_batch(0)
-    objective = LatentObjective(model, build_loss(config.first_stage_config), config.diffusion_config.end_to_end)
+    objective = LatentObjective(
+        model, AutoencoderLoss(config.first_stage_config.lossconfig), config.diffusion_config.end_to_end
+    )
     decoder = model.first_stage_model.decoder.conv_in.weight
     loss, logs, _ = objective(batch, 2, {})
     loss.backward()
@@ -115,7 +107,7 @@ def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
 
 def test_joint_objective_trains_both():
     config, model = tiny_config(), tiny_model(first_stage_config={"trainable": True})
-    pixel = AutoencoderObjective(model.first_stage_model, build_loss(config.first_stage_config))
+    pixel = AutoencoderObjective(model.first_stage_model, AutoencoderLoss(config.first_stage_config.lossconfig))
     loss, logs, _ = JointObjective(model, pixel)(tiny_batch(0), 0, {})
     loss.backward()
     assert {"latent", "reconstruction", "kl"} <= logs.keys()
@@ -129,7 +121,7 @@ def test_joint_objective_trains_both():
 
 
 def test_sampling_depends_on_the_keys_alone_and_calls_each_network_as_often_as_it_must():
-    model, cond, before, calls = tiny_model().eval(), tiny_batch(0)["cond"], torch.random.get_rng_state(), []
+    model, cond, calls = tiny_model().eval(), tiny_batch(0)["cond"], []
     model.unet.conv_out.weight.data.fill_(0.1)
     for name in ("unet", "cond_stage_model"):
         getattr(model, name).register_forward_hook(lambda *_, name=name: calls.append(name))
@@ -140,5 +132,3 @@ def test_sampling_depends_on_the_keys_alone_and_calls_each_network_as_often_as_i
         assert torch.allclose(found[-1][1:], model.sample(cond[1:], keys=[6], steps=3, sampler=sampler), atol=1e-5)
         calls.clear()
     assert not torch.equal(*found)
-    model.sample(cond, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(before, torch.random.get_rng_state())

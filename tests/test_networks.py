@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution, Layers
-from denoising_diffusion_pytorch.networks.blocks import AttnBlock, FourierFeatures, timestep_embedding
+from denoising_diffusion_pytorch.networks.blocks import AttnBlock, timestep_embedding
 from denoising_diffusion_pytorch.networks.swin import SwinConditionEncoder, WindowAttention
-from denoising_diffusion_pytorch.networks.unet import Attention, Unet
+from denoising_diffusion_pytorch.networks.unet import Unet
 
-TINY = Attention(num_heads=2, window_size=4)
+TINY = {"num_heads": 2, "window_size": 4}
 
 
 def weights(module):
@@ -48,7 +48,9 @@ def test_document_sizes_and_names_on_the_meta_device():
 
 @pytest.mark.parametrize("patch_size,cond_channels", [(1, 0), (1, 2), (2, 0), (2, 4)])
 def test_autoencoder_variants(patch_size, cond_channels):
-    model = AutoencoderKL(4, [1, 16, 32], Layers(1, patch_size=patch_size), cond_channels=cond_channels)
+    """And a residual decoder, which starts from its base channel and learns."""
+    channels, layers = [1, 16, 32], Layers(1, patch_size=patch_size)
+    model = AutoencoderKL(4, channels, layers, cond_channels=cond_channels)
     x, side = torch.randn(2, 1, 32, 32), 32 // (2 * patch_size)
     cond = torch.randn(2, cond_channels, 32, 32) if cond_channels else None
     posterior = model.encode(x)
@@ -58,16 +60,11 @@ def test_autoencoder_variants(patch_size, cond_channels):
         assert not torch.allclose(model.decode(posterior.mode(), cond + 1), y)
         with pytest.raises(ValueError, match="takes a condition"):
             model.decode(posterior.mode())
-
-
-@pytest.mark.parametrize("patch_size", [1, 2])
-def test_a_residual_decoder_starts_from_its_base_channel_and_learns(patch_size):
-    model = AutoencoderKL(4, [1, 16, 32], Layers(1, patch_size=patch_size), cond_channels=3, base_channel=1)
-    x, cond = torch.randn(2, 1, 32, 32), torch.randn(2, 3, 32, 32)
-    y = model.decode(model.encode(x).sample(), cond)
-    assert torch.equal(y, cond[:, 1:2])
-    (y - x).square().mean().backward()
-    assert model.decoder.last_layer.weight.grad.abs().max() > 0
+        residual = AutoencoderKL(4, channels, layers, cond_channels=cond_channels, base_channel=1)
+        y = residual.decode(posterior.sample(), cond)
+        assert torch.equal(y, cond[:, 1:2])
+        (y - x).square().mean().backward()
+        assert residual.decoder.last_layer.weight.grad.abs().max() > 0
 
 
 def test_posterior_closed_forms():
@@ -115,9 +112,9 @@ def test_gradient_checkpointing_changes_nothing_and_every_weight_gets_a_gradient
     grads = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        sizes = {"depths": (2, 2), "num_heads": 2, "window_size": 4}
+        sizes = {"depths": (2, 2), **TINY}
         encoder = SwinConditionEncoder(3, 16, (1, 2), **sizes, use_checkpoint=recompute)
-        unet = Unet(16, 3, (1, 2), encoder.channels, attention=TINY, use_checkpoint=recompute)
+        unet = Unet(16, 3, (1, 2), encoder.channels, **TINY, use_checkpoint=recompute)
         torch.nn.init.ones_(unet.conv_out.weight)
         x = torch.randn(2, 3, 8, 8)
         unet(x, torch.tensor([1.0, 2.0]), encoder(x)).square().mean().backward()
@@ -127,7 +124,7 @@ def test_gradient_checkpointing_changes_nothing_and_every_weight_gets_a_gradient
 
 def test_unet_inputs_matter_and_shapes_are_checked():
     torch.manual_seed(0)
-    unet = wake(Unet(16, 3, [1, 2], [4, 5], attention=TINY))
+    unet = wake(Unet(16, 3, [1, 2], [4, 5], **TINY))
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 20.0])
     cond = [torch.randn(2, 4, 8, 8), torch.randn(2, 5, 4, 4)]
     base = unet(x, t, cond)
@@ -148,9 +145,7 @@ def test_unet_inputs_matter_and_shapes_are_checked():
             call()
 
 
-def test_embeddings():
+def test_the_embedding_of_time():
     e = timestep_embedding(torch.tensor([0.0, 1.0]), 8)
     assert torch.allclose(e[0], torch.tensor([1.0] * 4 + [0.0] * 4))
     assert torch.allclose(e[1, 0], torch.tensor(1.0).cos()) and torch.allclose(e[1, 4], torch.tensor(1.0).sin())
-    features = FourierFeatures()(torch.zeros(2, 1, 4, 5))
-    assert torch.allclose(features[:, :16].square() + features[:, 16:].square(), torch.ones(2, 16, 4, 5))

@@ -21,8 +21,9 @@ from data import DataError
 from data.samples.dataset import to_device
 from data.samples.document import RadioUNet_c
 from denoising_diffusion_pytorch import checkpoint as ck
-from denoising_diffusion_pytorch.build import build_autoencoder, build_loss
+from denoising_diffusion_pytorch.build import build_autoencoder
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
+from denoising_diffusion_pytorch.losses import AutoencoderLoss
 from denoising_diffusion_pytorch.randomness import KeyedRandom
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective
 from denoising_diffusion_pytorch.training.run_folder import read_log
@@ -149,7 +150,7 @@ def test_nothing_is_asked_of_masked_pixels():
     batch["ori_mask"] = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
     batch["image"] = torch.where(batch["ori_mask"] > 0, -1.0, 0.2)
     model.decode = lambda z, cond: torch.full((2, 1, 16, 16), 0.2)
-    loss, _, _ = AutoencoderObjective(model, build_loss(first))(batch, 0, {})
+    loss, _, _ = AutoencoderObjective(model, AutoencoderLoss(first.lossconfig))(batch, 0, {})
     assert loss.item() < 1e-6
 
 

@@ -60,7 +60,7 @@ class OneScene:
         truth[3, 3] = 0.501  # a flat map has no detail
         scene = Scene("s", Layout([], (16, 16)), (3, 3), truth)
         gain = truth + self.errors.pop(0)
-        return {0: Prediction(scene, gain, gain, truth, reconstruction=truth + 0.001)}
+        return {0: Prediction(scene, gain, reconstruction=truth + 0.001)}
 
     def draw(self, predictions, path):
         save_grey(path, predictions[0].gain * 255)

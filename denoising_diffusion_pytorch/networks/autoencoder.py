@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import AttnBlock, ResnetBlock, downsample, normalize, upsample, zero_init
-from .radio_map import to_gain
+from .blocks import AttnBlock, ResnetBlock, downsample, normalize, to_gain, upsample, zero_init
 
 HEAD_CHANNELS = 16  # channels at full resolution, after the depth-to-space of the decoder
 

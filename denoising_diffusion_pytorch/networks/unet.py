@@ -4,7 +4,6 @@ At the document's size: (3, 80, 80) -> 128x80x80, 256x40x40, 512x20x20, 512x10x1
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +11,6 @@ from torch import Tensor, nn
 
 from .blocks import FourierFeatures, ResnetBlock, downsample, normalize, run, timestep_embedding, upsample, zero_init
 from .swin import TransformerBlock
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Where and how a U-Net attends."""
-
-    resolutions: Sequence[int] = (
-        4,
-        2,
-    )  # downsampling factors of the levels with self-attention; the middle has it, too
-    num_heads: int = 4
-    window_size: int = 8
 
 
 class Unet(nn.Module):
@@ -39,6 +26,7 @@ class Unet(nn.Module):
         context_channels: channels of the condition's map at each level.
         out_channels: None: `channels`; twice as many for a two-headed objective.
         num_res_blocks: residual blocks per level, on the way down and on the way up.
+        attention_resolutions: downsampling factors of the levels with self-attention; the middle has it, too.
     """
 
     def __init__(
@@ -50,12 +38,13 @@ class Unet(nn.Module):
         *,
         out_channels: int | None = None,
         num_res_blocks: int = 2,
-        attention: Attention | None = None,
+        attention_resolutions: Sequence[int] = (4, 2),
+        num_heads: int = 4,
+        window_size: int = 8,
         dropout: float = 0.0,
         use_checkpoint: bool = False,
     ):
         super().__init__()
-        attention = attention or Attention()
         self.dim, self.use_checkpoint, self.context_channels = dim, use_checkpoint, list(context_channels)
         self.time_embed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, 4 * dim), nn.SiLU())
         self.fourier = FourierFeatures()
@@ -65,13 +54,13 @@ class Unet(nn.Module):
             return ResnetBlock(in_channels, width, emb_channels=4 * dim, dropout=dropout)
 
         def attend(level: int, self_attention: bool) -> nn.ModuleList:
-            how = {"num_heads": attention.num_heads, "context_dim": context_channels[level]}
-            return nn.ModuleList([TransformerBlock(widths[level], attention.window_size * self_attention, **how)])
+            how = {"num_heads": num_heads, "context_dim": context_channels[level]}
+            return nn.ModuleList([TransformerBlock(widths[level], window_size * self_attention, **how)])
 
         def stage(level: int, inputs: Sequence[int]) -> nn.ModuleDict:
             """One residual block per number of input channels, and the level's attention."""
             blocks = nn.ModuleList(resnet(channels, widths[level]) for channels in inputs)
-            return nn.ModuleDict({"blocks": blocks, "attn": attend(level, 2**level in attention.resolutions)})
+            return nn.ModuleDict({"blocks": blocks, "attn": attend(level, 2**level in attention_resolutions)})
 
         self.conv_in = nn.Conv2d(channels + context_channels[0] + self.fourier.channels, dim, 3, padding=1)
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()

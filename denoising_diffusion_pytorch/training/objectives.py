@@ -12,13 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..build import build_discriminator, build_loss
 from ..config.schema import Config, EndToEndConfig, TrainerConfig
 from ..latent_diffusion import LatentDiffusion
 from ..losses import AutoencoderLoss, PatchDiscriminator, gaussian_nll, hinge_gan_loss
 from ..networks.autoencoder import AutoencoderKL
 from ..networks.baselines import Regression, mean_and_log_variance
-from ..networks.radio_map import apply_mask
+from ..networks.blocks import apply_mask
 from ..randomness import KeyedRandom
 
 Batch = dict[str, Any]
@@ -147,15 +146,18 @@ def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
     """What a run minimises of the model that `build_model` builds, in the order in which the objectives see a batch."""
     first_stage, end_to_end = config.first_stage_config, config.diffusion_config.end_to_end
     if stage == "baseline":
-        return [RegressionObjective(model, build_loss(first_stage))]
+        return [RegressionObjective(model, AutoencoderLoss(first_stage.lossconfig))]
     if stage == "ldm" and not first_stage.trainable:
-        loss = build_loss(first_stage) if end_to_end.start_step is not None else None  # LPIPS may need weights
+        loss = (
+            AutoencoderLoss(first_stage.lossconfig) if end_to_end.start_step is not None else None
+        )  # LPIPS may need weights
         return [LatentObjective(model, loss, end_to_end)]
     losses, adversary = first_stage.lossconfig, None
     if losses.discr_weight:
-        adversary = DiscriminatorObjective(build_discriminator(first_stage), losses.discr_start)
+        discriminator = PatchDiscriminator(first_stage.ddconfig.out_ch, losses.discr_channels, losses.discr_layers)
+        adversary = DiscriminatorObjective(discriminator, losses.discr_start)
     autoencoder = model if stage == "vae" else model.first_stage_model
-    pixel = AutoencoderObjective(autoencoder, build_loss(first_stage), adversary)
+    pixel = AutoencoderObjective(autoencoder, AutoencoderLoss(first_stage.lossconfig), adversary)
     first = pixel if stage == "vae" else JointObjective(model, pixel)
     return [first] if adversary is None else [first, adversary]
 
