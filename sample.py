@@ -168,10 +168,7 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         if number not in records.known:
             records.add(number, measured)
     if processes.is_main:
-        scores = Scores()
-        for record in records.known.values():
-            scores.take(record)
-        print_end(len(source), folder, predictor, count, scores)
+        print_end(len(source), folder, predictor, count, Scores(list(records.known.values())))
 
 
 def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int, scores: Scores) -> None:

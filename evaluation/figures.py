@@ -20,30 +20,20 @@ from .metrics import nmse_of
 
 BUILDING_GREY, CAR = "0.75", "white"
 UNPREDICTED, UNCOVERED = "white", "#d95f5f"
-GAIN: dict[str, Any] = {"cmap": "viridis", "limits": (GAIN_MIN_DB, GAIN_MAX_DB)}
-ERROR: dict[str, Any] = {"cmap": "RdBu_r", "limits": (-20.0, 20.0), "mark": False}  # dB
-SPREAD: dict[str, Any] = {"cmap": "magma", "limits": (0, 10.0), "mark": False}
-LARGEST_SHOWN = 2048  # px; of a larger map every second pixel is drawn, or every third, ...
+GAIN: dict[str, Any] = {"cmap": "viridis", "vmin": GAIN_MIN_DB, "vmax": GAIN_MAX_DB}
+ERROR: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -20, "vmax": 20, "mark": False}  # dB
+SPREAD: dict[str, Any] = {"cmap": "magma", "vmin": 0, "vmax": 10, "mark": False}
 Part = tuple[slice, slice]  # rows and columns
 
 
-def _show(
-    axes: Any,
-    values: np.ndarray,
-    scene: Scene,
-    *,
-    cmap: str,
-    limits: tuple[float, float],
-    part: Part | None = None,
-    mark: bool = True,
-) -> Any:
+def _show(axes: Any, values: np.ndarray, scene: Scene, part: Part | None = None, mark: bool = True, **how: Any) -> Any:
     """Draw values (H, W) of a scene, NaN where they are unknown; with a `part` of them, metres along the axes.
 
-    `mark` shows the transmitter and the cars.
+    `mark` shows the transmitter and the cars; `how`: `cmap`, `vmin` and `vmax`.
     """
     axes.set_facecolor(UNPREDICTED)
     shown = np.ma.masked_where(scene.buildings | np.isnan(values), values)
-    image = _draw(axes, shown, part, cmap=cmap, vmin=limits[0], vmax=limits[1])
+    image = _draw(axes, shown, part, **how)
     if mark and scene.cars is not None:
         _paint(axes, scene.cars.inside, CAR, part)
     _paint(axes, scene.buildings, BUILDING_GREY, part)
@@ -60,10 +50,8 @@ def _show(
 
 def _draw(axes: Any, values: np.ndarray, part: Part | None, **how: Any) -> Any:
     rows, columns = part or (slice(0, values.shape[0]), slice(0, values.shape[1]))
-    values = values[rows, columns]
-    step = -(-max(values.shape) // LARGEST_SHOWN)
     edges = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
-    return axes.imshow(values[::step, ::step], extent=edges, interpolation="nearest", **how)
+    return axes.imshow(values[rows, columns], extent=edges, interpolation="nearest", **how)
 
 
 def _paint(axes: Any, where: np.ndarray, colour: str, part: Part | None) -> None:
@@ -90,32 +78,28 @@ def _save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def figure_row(scene: Scene, **maps: np.ndarray | None) -> dict[str, Any]:
-    """A row of `comparison_figure`: a scene with its map, and the maps of its columns."""
-    return {"scene": scene, "real": scene.gain} | maps
-
-
-def comparison_figure(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ("sampled",)) -> None:
+def comparison_figure(
+    path: str | Path, rows: Sequence[tuple[Scene, dict[str, Any]]], columns: Sequence[str] = ("sampled",)
+) -> None:
     """The truth | each of `columns` | error of the last | spread of its samples, if they are given; one row per scene.
 
-    `rows`, of `figure_row`, have (H, W) grey levels by column, and in all rows or none `std` of the last column.
+    `rows`: scenes, with (H, W) grey levels by column, and in all rows or none `std` of the last column.
     """
-    spread_is_known = rows[0].get("std") is not None
-    maps = ("real", *columns)
-    titles = (rows[0]["scene"].truth, *columns, "error", *(["spread"] if spread_is_known else []))
-    count, last = len(titles), len(maps)  # the error's column follows the maps
+    spread_is_known = rows[0][1].get("std") is not None
+    titles = (rows[0][0].truth, *columns, "error", *(["spread"] if spread_is_known else []))
+    count, last = len(titles), len(columns) + 1  # the error's column follows the maps
     figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
-    for line, row in zip(axes, rows, strict=True):
-        scene, predicted, real = row["scene"], row[columns[-1]], row["real"]
-        for ax, key in zip(line[:last], maps, strict=True):
-            power = _show(ax, gain_to_db(row[key]), scene, **GAIN)
+    for line, (scene, maps) in zip(axes, rows, strict=True):
+        predicted, real = maps[columns[-1]], scene.gain
+        for ax, gain in zip(line[:last], (real, *(maps[key] for key in columns)), strict=True):
+            power = _show(ax, gain_to_db(gain), scene, **GAIN)
         line[0].set_ylabel(scene.name, fontsize=8)
         error = _show(line[last], (predicted - real) * GAIN_SPAN_DB, scene, **ERROR)
         line[last].set_xlabel(f"NMSE {nmse_of(predicted, real):.4f}", fontsize=8)
         _mark_points(line[0], scene.measurements)
         if spread_is_known:
-            spread = _show(line[-1], row["std"] * GAIN_SPAN_DB, scene, **SPREAD)
+            spread = _show(line[-1], maps["std"] * GAIN_SPAN_DB, scene, **SPREAD)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=10)
     bars: dict[str, Any] = {"shrink": 0.9, "aspect": 40}
@@ -134,13 +118,13 @@ def radio_map_figure(path: str | Path, scene: Scene, gain: np.ndarray, std: np.n
     figure = Figure(figsize=(6 * columns, 5), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     part = _predicted_part(gain)
-    image = _show(axes[0], gain_to_db(gain), scene, part=part, **GAIN)
+    image = _show(axes[0], gain_to_db(gain), scene, part, **GAIN)
     _mark_points(axes[0], scene.measurements, "m; ")
     axes[0].set_title(scene.name, fontsize=10)
     figure.colorbar(image, ax=axes[0], label="path gain (dB)")
     if std is not None:
-        limits = 0, max(1.0, np.nanmax(std) * GAIN_SPAN_DB)
-        spread = _show(axes[1], std * GAIN_SPAN_DB, scene, part=part, cmap="magma", limits=limits)
+        most = max(1.0, np.nanmax(std) * GAIN_SPAN_DB)
+        spread = _show(axes[1], std * GAIN_SPAN_DB, scene, part, cmap="magma", vmin=0, vmax=most)
         figure.colorbar(spread, ax=axes[1], label="standard deviation (dB)")
     _save(figure, path)
 
@@ -155,9 +139,8 @@ def coverage_figure(
     unknown = (server == 0) & ~buildings
     uncovered = (server > 0) & (decibels < threshold_db)
     servers = np.where(server > 0, server - 1.0, np.nan)
-    _show(left, servers, scenes[0], part=part, cmap="tab20", limits=(0, 20), mark=False)
-    covered = np.where(unknown | uncovered, np.nan, decibels)
-    image = _show(right, covered, scenes[0], part=part, mark=False, **GAIN)
+    _show(left, servers, scenes[0], part, mark=False, cmap="tab20", vmin=0, vmax=20)
+    image = _show(right, np.where(unknown | uncovered, np.nan, decibels), scenes[0], part, mark=False, **GAIN)
     _paint(right, uncovered, UNCOVERED, part)
     for axes in (left, right):
         for number, scene in enumerate(scenes, 1):
@@ -166,12 +149,12 @@ def coverage_figure(
     left.set_title("best server", fontsize=10)
     right.set_title(f"covered: at least {threshold_db:g} dB", fontsize=10)
     figure.colorbar(image, ax=right, label="path gain (dB)")
-    kinds = {
-        "building": (buildings, BUILDING_GREY),
-        "not predicted": (unknown, UNPREDICTED),
-        "below the threshold": (uncovered, UNCOVERED),
-    }
-    marks = [Patch(fc=c, ec="black", label=label) for label, (where, c) in kinds.items() if where[part].any()]
+    kinds = (
+        ("building", buildings, BUILDING_GREY),
+        ("not predicted", unknown, UNPREDICTED),
+        ("below the threshold", uncovered, UNCOVERED),
+    )
+    marks = [Patch(fc=colour, ec="black", label=label) for label, where, colour in kinds if where[part].any()]
     if marks:
         figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8)
     _save(figure, path)
@@ -181,10 +164,11 @@ def curves_figure(path: str | Path, curves: Sequence[tuple[str, list[float], lis
     """NMSE along trainings, each a name, minutes and scores; those of one name have one colour."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    names = list(dict.fromkeys(name for name, *_ in curves))
-    for number, (name, used, scores) in enumerate(curves):
-        label = name if name not in [earlier for earlier, *_ in curves[:number]] else None
-        axes.plot(used, scores, color=f"C{names.index(name)}", marker="o", markersize=3, label=label)
+    colours: dict[str, str] = {}
+    for name, used, scores in curves:
+        label = None if name in colours else name
+        colour = colours.setdefault(name, f"C{len(colours)}")
+        axes.plot(used, scores, color=colour, marker="o", markersize=3, label=label)
     axes.set(xlabel="minutes", ylabel="NMSE", yscale="log", xlim=(0, minutes))
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False, fontsize=8)

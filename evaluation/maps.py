@@ -13,7 +13,7 @@ from data.gis.geotiff import write_geotiff
 from data.scene import Scene
 from data.units import GAIN_SPAN_DB, gain_to_db, gain_to_uint8
 
-from .figures import comparison_figure, coverage_figure, figure_row, radio_map_figure
+from .figures import comparison_figure, coverage_figure, radio_map_figure
 
 
 def write_map(
@@ -38,16 +38,14 @@ def draw_map(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | Non
     if scene.gain is None or std is not None:
         radio_map_figure(figure, scene, gain, std)
     else:
-        comparison_figure(figure, [figure_row(scene, sampled=gain)])
+        comparison_figure(figure, [(scene, {"sampled": gain})])
 
 
 @dataclass
 class Coverage:
     """What several transmitters of one city cover together."""
 
-    server: (
-        np.ndarray
-    )  # (H, W) int, the one received best, counted from 1; 0 in buildings and where nothing is predicted
+    server: np.ndarray  # (H, W) int, the one received best, from 1; 0 in buildings and where nothing is predicted
     gain: np.ndarray  # (H, W) grey levels of that transmitter; NaN there
     covered: np.ndarray  # (H, W) bool: at least the threshold is received
     predicted_fraction: float  # of the open area

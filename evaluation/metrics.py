@@ -7,20 +7,18 @@ compared.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import correlate1d
+from scipy.ndimage import gaussian_filter
 
 from data.units import GAIN_SPAN_DB, apply_noise_floor
 
 from .calibration import measure_samples
 from .regions import PLACES, Regions
 
-RADIUS = 5  # px of the window of SSIM
-WINDOW = np.exp(-(np.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * 1.5**2))
-WINDOW /= WINDOW.sum()
 PERFECT_PSNR = 100.0  # dB, assigned to an exact map so that means stay finite
 
 
@@ -29,17 +27,12 @@ def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
     (H, W) in [0, 1], sides of at least 11.
     """
     x, y = prediction.astype(np.float64), target.astype(np.float64)
-    mean_x, mean_y, squares, products = map(_blurred, (x, y, x * x + y * y, x * y))
+    blurred = (gaussian_filter(image, 1.5, radius=5)[5:-5, 5:-5] for image in (x, y, x * x + y * y, x * y))
+    mean_x, mean_y, squares, products = blurred
     of_means, both_means = mean_x * mean_y, mean_x**2 + mean_y**2
     c1, c2 = 0.01**2, 0.03**2
     likeness = (2 * of_means + c1) * (2 * (products - of_means) + c2)
     return float((likeness / ((both_means + c1) * (squares - both_means + c2))).mean())
-
-
-def _blurred(image: np.ndarray) -> np.ndarray:
-    for axis in (0, 1):
-        image = correlate1d(image, WINDOW, axis)
-    return image[RADIUS:-RADIUS, RADIUS:-RADIUS]
 
 
 def detail(prediction: np.ndarray, target: np.ndarray) -> float:
@@ -129,23 +122,15 @@ def pooled(rows: Sequence[Mapping[str, Any]], key: str, weight: str = "pixels", 
     return float((total / pixels) ** (1 / power))
 
 
+@dataclass
 class Scores:
-    """Collects a predictor's scores, one map at a time.
+    """A predictor's scores: `rows`, what `measure` found, one dict per map."""
 
-    Attributes:
-        rows: what `measure` found, one dict per map.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, *map_and_truth: Any) -> None:
         """Score one map; arguments as of `measure`."""
-        self.take(measure(*map_and_truth))
-
-    def take(self, row: dict[str, Any]) -> None:
-        """Count what `measure` found."""
-        self.rows.append(row)
+        self.rows.append(measure(*map_and_truth))
 
     def summary(self) -> dict[str, Any]:
         """On raw levels means over maps, of those that have the score: nmse, rmse, ssim, psnr, detail, nmse_PART; over the

@@ -25,21 +25,13 @@ PLACES = (  # each pixel is in the first that applies
 
 @dataclass(frozen=True)
 class Regions:
-    """Regions of a scene's map, each (H, W) bool.
+    """Regions of a scene's map, each (H, W) bool."""
 
-    Attributes:
-        open: outside of the real buildings.
-        uncertain: not certainly inside a building, as far as the condition shows them.
-        picture: RadioMapSeer's building picture, which is offset by half a pixel from the map.
-        parts: by name: `los`, in line of sight of the transmitter, and `nlos`; with measured points `near` them and `far`.
-        place: (H, W) int, the number of each pixel's place in PLACES.
-    """
-
-    open: np.ndarray
-    uncertain: np.ndarray
-    picture: np.ndarray
-    parts: dict[str, np.ndarray]
-    place: np.ndarray
+    open: np.ndarray  # outside of the real buildings
+    uncertain: np.ndarray  # not certainly inside a building, as far as the condition shows them
+    picture: np.ndarray  # RadioMapSeer's building picture, which is offset by half a pixel from the map
+    parts: dict[str, np.ndarray]  # `los`, in line of sight, and `nlos`; with measured points `near` them and `far`
+    place: np.ndarray  # (H, W) int: the number of each pixel's place in PLACES
 
     @classmethod
     def of(cls, scene: Scene) -> "Regions":

@@ -53,8 +53,6 @@ def interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
     known = known[np.isfinite(known)]
     if len(known) < 2:
         return None
-    if known.min() == known.max():
-        return [float(known[0])] * 2
     found = bootstrap((known,), np.mean, confidence_level=0.95, n_resamples=2000, method="percentile", rng=0)
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 

@@ -45,22 +45,14 @@ def reference_scores(scene: Scene, regions: Regions) -> dict[str, dict[str, Any]
 
 
 class Evaluation:
-    """Scores of several predictors on the same scenes.
+    """Scores of several predictors on the same scenes: `scores`, by predictor.
 
-    Args:
-        records: of each map, what `measure` found with regions, by predictor; None where a predictor has no map.
-
-    Attributes:
-        scores: by predictor.
+    `records`: of each map, what `measure` found with regions, by predictor; None where a predictor has no map.
     """
 
     def __init__(self, records: Sequence[Mapping[str, dict[str, Any] | None]]) -> None:
         self.maps = len(records)
-        self.scores = {name: Scores() for name in records[0]}
-        for record in records:
-            for name, row in record.items():
-                if row is not None:
-                    self.scores[name].take(row)
+        self.scores = {name: Scores([r[name] for r in records if r[name] is not None]) for name in records[0]}
 
     def summaries(self) -> dict[str, dict[str, Any]]:
         """By predictor, `Scores.summary` with `nmse_interval`."""
@@ -78,9 +70,9 @@ class Evaluation:
             if len(scores.rows) < self.maps
         ]
         empty = [row["name"] for row in next(iter(self.scores.values())).rows if np.isnan(row["nmse"])]
-        if count := len(empty):
-            named = ", ".join(empty[:3]) + (", ..." if count > 3 else "")
-            found.append(f"{count} of {self.maps} maps are zero everywhere and have no NMSE: {named}")
+        if empty:
+            named = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+            found.append(f"{len(empty)} of {self.maps} maps are zero everywhere and have no NMSE: {named}")
         return found
 
     def best_to_worst(self, predictor: str, count: int) -> list[int]:

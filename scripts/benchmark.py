@@ -2,7 +2,6 @@
 
     python scripts/benchmark.py                            the design document's sizes; on a CPU, one map per step
     python scripts/benchmark.py --tiny                     the quickstart's sizes
-    python scripts/benchmark.py --only ldm sample --json out.json
     python scripts/benchmark.py --only ldm --batch 16 32 64          the largest batch that fits
 
 Every row runs in a separate process, so that its peak memory is not affected by other rows. `of peak` is the number of
@@ -19,16 +18,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from data.files import write_json
 from denoising_diffusion_pytorch.build import build_model
-from denoising_diffusion_pytorch.cli import new_file, positive, run
+from denoising_diffusion_pytorch.cli import positive, run
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.predictor import Predictor
@@ -46,6 +43,7 @@ FULL, BF16 = "trainer.mixed_precision=no", "trainer.mixed_precision=bf16"
 COMPILE, PLAIN_LAYOUT = "trainer.compile=true", "trainer.channels_last=false"
 KEEP = "unet_config.use_checkpoint=false"  # keep activations instead of recomputing them
 CACHED = "data.cache_latents=true"
+ADVERSARIAL = ("first_stage_config.lossconfig.discr_start=0", "first_stage_config.lossconfig.discr_weight=0.5")
 # part: overrides by row; the others are compared with the first
 ROWS: dict[str, dict[str, list[str]]] = {
     "vae": {
@@ -53,7 +51,7 @@ ROWS: dict[str, dict[str, list[str]]] = {
         "fp32, contiguous layout": [FULL, PLAIN_LAYOUT],
         "bf16": [BF16],
         "bf16, compiled": [BF16, COMPILE],
-        "fp32, with discriminator": [FULL, "first_stage_config.lossconfig.discr_start=0"],
+        "fp32, with discriminator": [FULL, *ADVERSARIAL],
     },
     "ldm": {
         "fp32": [FULL],
@@ -77,12 +75,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="PART", help=", ".join(ROWS))
     add("--batch", type=positive, nargs="+", help="maps per step or call; default 1 on a CPU, else as configured")
     add("--repeats", type=positive, default=3, help="timed repetitions after one to warm up (%(default)s)")
-    add("--json", type=new_file, help="file for all measurements")
     return parser.parse_args()
 
 
 def sampling(model: Any, config: Config) -> Work:
-    """Sampling of a batch."""
     batch, data = config.trainer.batch_size, config.data
     cond = torch.rand(batch, len(data.cond_channels), data.cond_size, data.cond_size, device=DEVICE) * 2 - 1
     return lambda: model.sample(cond, keys=range(batch))
@@ -107,12 +103,11 @@ def measure(tiny: bool, repeats: int, part: str, overrides: list[str], batch: in
         work = sampling(predictor.model, predictor.config)
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()  # leave out the matrix products
-    times = seconds_of(work, repeats)
-    found = {"seconds": min(times), "median": median(times), "memory": memory_gib(DEVICE), "maps": maps}
+    found = {"seconds": min(seconds_of(work, repeats)), "memory": memory_gib(DEVICE), "maps": maps}
     if COMPILE not in overrides:  # whose operations are not seen one by one
         with Tally() as tally:
             work()
-        found |= {"flop": tally.flops, "matmul_peak": peak, "of_peak": tally.flops / found["seconds"] / peak}
+        found |= {"flop": tally.flops, "of_peak": tally.flops / found["seconds"] / peak}
     return found
 
 
@@ -134,9 +129,7 @@ def main() -> None:
     arguments = parse_arguments()
     on_cpu = DEVICE.type == "cpu"
     name = f"CPU, {torch.get_num_threads()} threads" if on_cpu else torch.cuda.get_device_name()
-    facts = {"device": name, "torch": torch.__version__, "cores": os.cpu_count(), "tiny": arguments.tiny}
-    print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
-    results: list[dict] = []
+    print(f"{name}, torch {torch.__version__}, {os.cpu_count()} cores", flush=True)
     for part in arguments.only:
         for batch in arguments.batch or [1 if on_cpu and not arguments.tiny else 0]:
             print(f"\n{part}" + (f", batches of {batch}" if batch else ""), flush=True)
@@ -146,9 +139,6 @@ def main() -> None:
                     row = process.submit(measure, arguments.tiny, arguments.repeats, part, overrides, batch)
                     found.append({"failed": str(row.exception())} if row.exception() else row.result())
                 print(line(title, found[-1], found[0]), flush=True)
-                results.append({"part": part, "row": title, "batch": batch, **found[-1]})
-    if arguments.json:
-        write_json(arguments.json, facts | {"results": results})
 
 
 if __name__ == "__main__":

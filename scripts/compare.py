@@ -62,9 +62,7 @@ class Row(schema.Section):
 
     config: schema.Text | None = None  # file of stage 2 or of a baseline, as `stage` says
     stage: Literal["ldm", "baseline"] = "ldm"
-    vae: schema.Text | None = (
-        None  # file of the autoencoder, trained first; one for rows with equal `vae` and `settings`
-    )
+    vae: schema.Text | None = None  # autoencoder's file, trained first; once for rows with equal `vae` and `settings`
     settings: list[schema.Text] = []  # key=value for both
     own: list[schema.Text] = []  # key=value for `config` alone
     sampling_steps: list[schema.Count | None] = [None]  # each is scored; None: the configured number
@@ -121,11 +119,10 @@ class Trainings:
         """Optimizer steps per second."""
         few = ["data.train.max_samples=64", "data.cache_latents=false", "trainer.ema.start_step=0"]
         few.append(f"trainer.log_interval={PROBE // 2}")
-        load = f"threads={self.threads} parallel={self.parallel}"
-        folder = self._trained("speed", stage, stage, row, {"vae": PROBE, stage: PROBE}, few, load=load)
-        config = load_config(*self._settings(stage, row), stage=stage).trainer
-        batch = config.batch_size * config.gradient_accumulation
-        return read_log(folder / "train.log")["samples_per_second"][PROBE] / batch
+        folder = self._trained("speed", stage, stage, row, {"vae": PROBE, stage: PROBE}, few)
+        config = load_config(*self.settings(stage, row), stage=stage).trainer
+        rate = read_log(folder / "train.log")["samples_per_second"][PROBE]
+        return rate / (config.batch_size * config.gradient_accumulation)
 
     def model(self, name: str, row: Row, seed: int, steps: dict[str, int]) -> Path:
         """Train a row's autoencoder and its stage, unless that is done; returns the results folder."""
@@ -140,32 +137,28 @@ class Trainings:
     def curve(self, row: Row, folder: Path, steps: dict[str, int]) -> tuple[list[float], list[float]]:
         """Minutes of training, and the NMSE, at every score along a run."""
         scores = read_log(folder / "train.log").get("validation_nmse", {})
-        minutes, before = self.plan.seconds / 60, VAE_FRACTION if row.vae else 0.0
-        used = [minutes * (before + (1 - before) * step / steps[row.stage]) for step in scores]
+        before = VAE_FRACTION if row.vae else 0.0
+        used = [self.plan.seconds / 60 * (before + (1 - before) * step / steps[row.stage]) for step in scores]
         return used, [*scores.values()]
 
-    def _settings(self, stage: str, row: Row, more: Sequence[str] = ()) -> tuple[str, list[str]]:
+    def settings(self, stage: str, row: Row, more: Sequence[str] = ()) -> tuple[str, list[str]]:
         """File and overrides of one of a row's trainings."""
         own = row.own if stage != "vae" else ()
         return str(row.vae if stage == "vae" else row.config), [*self.plan.settings, *row.settings, *own, *more]
 
     def _trained(
         self, parent: str, name: str, stage: str, row: Row, steps: dict[str, int],
-        more: Sequence[str], own: Sequence[str] = (), load: str = "",
+        more: Sequence[str], own: Sequence[str] = (),
     ) -> Path:  # fmt: skip
-        """Train a row's autoencoder, then its stage, unless that is done; returns the results folder.
-
-        Args:
-            more, own: settings of both and of the stage alone.
-            load: what the speed depends on.
-        """
+        """Train a row's autoencoder with settings `more`, then its stage with `own` too; returns the results folder."""
         how = [*QUIET, f"trainer.training_steps={steps[stage]}", *more, *own]
         if row.vae and stage != "vae":
-            vae = self._trained(parent, "vae", "vae", row, steps, more, load=load)
+            vae = self._trained(parent, "vae", "vae", row, steps, more)
             how.append(f"first_stage_config.ckpt_path={vae.resolve()}")
-        file, overrides = self._settings(stage, row, how)
+        file, overrides = self.settings(stage, row, how)
         readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:LONGEST_NAME]
         config = to_dict(load_config(file, overrides, stage=stage))
+        load = f"threads={self.threads} parallel={self.parallel}" if parent == "speed" else ""  # decides on the speed
         folder = self.out / parent / f"{readable}_{digest(config, load)[:8]}"
         with self._locks[folder]:
             found = find_checkpoint(folder)
@@ -206,10 +199,10 @@ def model_scores(folder: Path, steps: int | None, source: schema.SourceConfig, s
     return read_json(kept)
 
 
-def score_table(plan: Plan, where: str, scenes: list[Scene], runs: dict[str, list[Path]], steps: dict[str, int]) -> str:
+def score_table(plan: Plan, where: str, scenes: list[Scene], runs: dict[str, list[Path]], steps: dict[str, Any]) -> str:
     """A line per row and number of sampling steps, with means over the seeds; `runs` and training `steps` by row."""
     lines: dict[tuple[str, ...], dict] = {}
-    reference: np.ndarray | None = None
+    first: np.ndarray | None = None
     for name, folders in runs.items():
         row, source = plan.rows[name], plan.test_sets[where]
         for sampling_steps in row.sampling_steps:
@@ -218,20 +211,19 @@ def score_table(plan: Plan, where: str, scenes: list[Scene], runs: dict[str, lis
             else:
                 seeds = [model_scores(folder, sampling_steps, source, scenes) for folder in folders]
             nmse = np.array([[one["nmse"] for one in seed["rows"]] for seed in seeds]).mean(0)
-            scores = Scores()
-            scores.rows = [one for seed in seeds for one in seed["rows"]]
             of_seeds = ", ".join(f"{mean_of([one['nmse'] for one in seed['rows']]):.4f}" for seed in seeds)
             cells = (
                 name,
                 f"{seeds[0]['parameters'] / 1e6:.2f} M" if row.config else "-",
-                f"{steps[name]:,}" if row.config else "-",
+                f"{steps[name][row.stage]:,}" if row.config else "-",
                 str(seeds[0].get("steps", "-")),
                 f"{np.mean([seed['seconds'] for seed in seeds]):.3f}",
-                "-" if reference is None else difference(nmse - reference),
+                "-" if first is None else difference(nmse - first),
                 of_seeds if len(seeds) > 1 else "-",
             )
+            scores = Scores([one for seed in seeds for one in seed["rows"]])
             lines[cells] = scores.summary() | {"nmse_interval": interval(nmse)}
-            reference = nmse if reference is None else reference
+            first = nmse if first is None else first
     return f"{where}\n\n{markdown(table(lines, heads=HEADS))}"
 
 
@@ -240,7 +232,6 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--plan", type=Path, required=True, help="YAML file, e.g. of configs/compare/")
     add("--out", type=Path, required=True, help="folder for all runs")
-    add("--only", nargs="+", metavar="ROW", help="these rows alone")
     add("--parallel", type=positive, default=1, help="concurrent runs (%(default)s)")
     add("--threads", type=positive, default=os.cpu_count(), help="per run (%(default)s)")
     add("--markdown", type=new_file, help="file for the tables")
@@ -251,31 +242,27 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     plan = read_plan(arguments.plan)
-    unknown = set(arguments.only or ()) - plan.rows.keys()
-    if unknown:
-        raise ConfigError(f"--only {unknown.pop()}: no row of {arguments.plan}; there are {', '.join(plan.rows)}")
     if arguments.figure and not plan.curve:
         raise ConfigError(f"--figure: {arguments.plan} has no `curve`, which scores rows along their training")
-    rows = {name: row for name, row in plan.rows.items() if name in (arguments.only or plan.rows)}
     trees = {where: open_tree(**vars(source)) for where, source in plan.test_sets.items()}
     test_sets = {where: [tree.scene(number) for number in range(len(tree))] for where, tree in trees.items()}
     trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
-    trained = {name: row for name, row in rows.items() if row.config}
+    trained = {name: row for name, row in plan.rows.items() if row.config}
     jobs = [(name, seed) for name, row in trained.items() for seed in row.seeds]
-    jobs.sort(key=lambda job: rows[job[0]].seeds.index(job[1]))  # all rows once, then again
+    jobs.sort(key=lambda job: trained[job[0]].seeds.index(job[1]))  # all rows once, then again
     with ThreadPoolExecutor(arguments.parallel) as pool:
         steps = dict(zip(trained, pool.map(trainings.steps, trained.values()), strict=True))
         for name, count in steps.items():
             print(name, count, flush=True)
-        folders = list(pool.map(lambda job: trainings.model(job[0], rows[job[0]], job[1], steps[job[0]]), jobs))
-    done = [(name, folder) for (name, _), folder in zip(jobs, folders, strict=True)]
-    runs = {name: [folder for other, folder in done if other == name] for name in rows}
+        folders = list(pool.map(lambda job: trainings.model(job[0], trained[job[0]], job[1], steps[job[0]]), jobs))
+    runs: dict[str, list[Path]] = {name: [] for name in plan.rows}
+    for (name, _), folder in zip(jobs, folders, strict=True):
+        runs[name].append(folder)
     if arguments.figure:
-        curves = [(name, *trainings.curve(rows[name], folder, steps[name])) for name, folder in done]
+        curves = [(name, *trainings.curve(plan.rows[name], f, steps[name])) for name in steps for f in runs[name]]
         curves_figure(arguments.figure, curves, plan.seconds / 60)
     torch.set_num_threads(arguments.threads)
-    last = {name: count[rows[name].stage] for name, count in steps.items()}
-    text = "\n\n".join(score_table(plan, where, scenes, runs, last) for where, scenes in test_sets.items())
+    text = "\n\n".join(score_table(plan, where, scenes, runs, steps) for where, scenes in test_sets.items())
     print(text)
     if arguments.markdown:
         write_text(arguments.markdown, text + "\n")

@@ -30,7 +30,7 @@ from denoising_diffusion_pytorch.cli import MISTAKES, natural, new_figure, new_f
 from denoising_diffusion_pytorch.config import parse_config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.predictor import Predictor
-from evaluation.figures import comparison_figure, figure_row
+from evaluation.figures import comparison_figure
 from evaluation.metrics import measure
 from evaluation.records import Records, csv_of
 from evaluation.regions import Regions
@@ -73,11 +73,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Task:
-    """What the command line asks for: the model, and the scenes that it is scored on.
-
-    Attributes:
-        facts: what is said about the scores.
-    """
+    """What the command line asks for: the model, the scenes that it is scored on, `facts` to say about the scores."""
 
     def __init__(self) -> None:
         self.arguments = arguments = parse_arguments()
@@ -85,9 +81,8 @@ class Task:
         incomplete = Incomplete(**vars(given.data.incomplete), exactly=True)
         how = {name: getattr(arguments, name) for name in ("sampler", "steps", "noise_scale", "pixel_noise", "seed")}
         self.predictor = Predictor(arguments.ckpt, **how)
-        self.facts = self.predictor.facts(arguments.num_samples) | {
-            "incomplete": " ".join(arguments.incomplete) or None
-        }
+        self.facts = self.predictor.facts(arguments.num_samples)
+        self.facts["incomplete"] = " ".join(arguments.incomplete) or None
         if incomplete.points and not self.predictor.sees_measurements:
             said = "has no channel that shows measured points; --incomplete points needs one"
             raise ConfigError(f"{self.predictor.checkpoint.path}: {said}")
@@ -117,7 +112,7 @@ class Task:
 
 
 def read(scene: Scene, prepared: Callable[[Scene], Any], references: bool) -> Read:
-    """What workers do; `prepared`: `Predictor.prepared`."""
+    """What workers do; `prepared` as `Predictor.prepared` gives it."""
     regions = Regions.of(scene)
     return scene, prepared(scene), regions, reference_scores(scene, regions) if references else {}
 
@@ -154,10 +149,9 @@ def write(task: Task, records: list[dict[str, Any]], evaluation: Evaluation, row
         write_text(arguments.markdown, markdown_report(rows, facts))
     if arguments.csv:
         write_text(arguments.csv, csv_of(records))
-    numbers = evaluation.best_to_worst(predictor.title, GALLERY_ROWS) if arguments.gallery else []
-    if numbers:
+    if arguments.gallery and (numbers := evaluation.best_to_worst(predictor.title, GALLERY_ROWS)):
         again = predictor.predict(map(task.scenes.scene, numbers), num_samples=arguments.num_samples)
-        comparison_figure(arguments.gallery, [figure_row(p.scene, sampled=p.gain, std=p.std) for p in again])
+        comparison_figure(arguments.gallery, [(p.scene, {"sampled": p.gain, "std": p.std}) for p in again])
     for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery):
         if path:
             print(f"written: {path}")

@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from evaluation.calibration import STEP_DB, crps, measure_samples, rank_fractions
+from evaluation.calibration import STEP_DB, crps, measure_samples
 from evaluation.metrics import Scores
 from evaluation.regions import Regions
 
@@ -13,30 +13,26 @@ SIDE = 60
 WHERE = Regions(*np.ones((3, SIDE, SIDE), bool), {}, np.zeros((SIDE, SIDE), int))
 
 
-def summary(spread_ratio, count=20, maps=20, spread=0.02):
-    """Of truths from N(0.5, spread) and samples from N(0.5, spread_ratio * spread)."""
+def summary(spread_ratio, count=20):
+    """Of truths from N(0.5, 0.02) and samples from N(0.5, 0.02 * spread_ratio)."""
     rng, scores = np.random.default_rng(0), Scores()
-    for number in range(maps):
-        truth = 0.5 + spread * rng.standard_normal((SIDE, SIDE))
-        samples = 0.5 + spread * spread_ratio * rng.standard_normal((count, SIDE, SIDE))
+    for number in range(20):
+        truth = 0.5 + 0.02 * rng.standard_normal((SIDE, SIDE))
+        samples = 0.5 + 0.02 * spread_ratio * rng.standard_normal((count, SIDE, SIDE))
         scores.add(str(number), samples.mean(0), truth, WHERE, samples)
     return scores.summary()["calibration"]
 
 
-@pytest.mark.parametrize("count", [2, 20])
-def test_samples_of_the_right_distribution_are_calibrated(count):
-    found = summary(1.0, count)
-    for level, fraction in found["coverage"].items():
-        assert fraction == pytest.approx(float(level), abs=0.012)
-    expected = 0.02 * 255 * STEP_DB * (1 + 1 / count) ** 0.5
-    assert found["spread"] == pytest.approx(expected, rel=0.02) and found["error"] == pytest.approx(expected, rel=0.02)
+@pytest.mark.parametrize("ratio, count, within", [(1, 2, 0.012), (1, 20, 0.012), (0.5, 20, 0.05), (2, 20, 0.05)])
+def test_narrow_samples_cover_less_and_wide_ones_more(ratio, count, within):
+    found, normal = summary(ratio, count), NormalDist()
+    for level in found["coverage"] if ratio == 1 else ["0.9"]:
+        expected = 2 * normal.cdf(ratio * normal.inv_cdf(0.5 + float(level) / 2)) - 1
+        assert found["coverage"][level] == pytest.approx(expected, abs=within)
+    unit = 0.02 * 255 * STEP_DB
+    assert found["spread"] == pytest.approx(unit * ratio * (1 + 1 / count) ** 0.5, rel=0.02)
+    assert found["error"] == pytest.approx(unit * (1 + ratio**2 / count) ** 0.5, rel=0.02)
     assert 0.9 < found["differing"] <= 1
-
-
-def test_narrow_samples_cover_less_and_wide_ones_more():
-    for ratio in (0.5, 2.0):
-        expected = 2 * NormalDist().cdf(1.645 * ratio) - 1
-        assert summary(ratio)["coverage"]["0.9"] == pytest.approx(expected, abs=0.05)
 
 
 def test_crps_of_an_ensemble():
@@ -48,11 +44,6 @@ def test_crps_of_an_ensemble():
     normal = NormalDist()
     exact = 0.7 * (2 * normal.cdf(0.7) - 1) + 2 * normal.pdf(0.7) - np.pi**-0.5  # Gneiting & Raftery, 2007
     assert crps(many, y)[0] == pytest.approx(exact, abs=0.01)
-
-
-def test_ranks_break_ties_by_chance():
-    fractions = rank_fractions(np.zeros((4, 10_000)), np.zeros(10_000), np.random.default_rng(3))
-    assert np.allclose(np.histogram(fractions, 5, (0, 1))[0], 2000, atol=200)
 
 
 def test_what_is_known_exactly_is_calibrated():

@@ -14,9 +14,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 
 def trainer_of(stage, folder, **settings):
-    config = tiny_config(
-        stage, trainer={"results_folder": str(folder)} | settings, diffusion_config={"scale_factor": 1.0}
-    )
+    settings["results_folder"] = str(folder)
+    config = tiny_config(stage, trainer=settings, diffusion_config={"scale_factor": 1.0})
     return random_trainer(config, stage, make_accelerator(config.trainer))
 
 

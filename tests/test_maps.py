@@ -35,9 +35,8 @@ def test_maps_of_footprints_are_geotiffs_too(tmp_path):
         draw_map(tmp_path, scene, gain, gain * 0.01)
     coverage = Coverage.of(np.stack([gain, gain * 0.3]), scenes[0].buildings, -100)
     write_coverage(tmp_path, coverage, scenes, -100, GRID)
-    names = {
-        f"{name}{kind}" for name in "ab" for kind in (".npy", ".png", ".tif", "_figure.png", "_std.npy", "_std.tif")
-    }
+    kinds = (".npy", ".png", ".tif", "_figure.png", "_std.npy", "_std.tif")
+    names = {f"{name}{kind}" for name in "ab" for kind in kinds}
     both = {"coverage.json", "coverage.png", "coverage.tif", "best_server.npy", "best_server.tif"}
     assert {path.name for path in tmp_path.iterdir()} == names | both
     summary = json.loads((tmp_path / "coverage.json").read_text())

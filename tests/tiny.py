@@ -1,6 +1,7 @@
 """A configuration small enough for a test, and batches to go with it."""
 
 import copy
+import itertools
 
 import torch
 
@@ -68,7 +69,4 @@ def tiny_batch(number, batch_size=2, side=16, cond_side=8, cond_channels=3):
 
 def tiny_batches(first):
     """An endless stream, as Trainer wants it."""
-    number = first
-    while True:
-        yield tiny_batch(number)
-        number += 1
+    yield from map(tiny_batch, itertools.count(first))

@@ -25,14 +25,8 @@ T = TypeVar("T")
 class Processes:
     """The processes of this run: one, or those that `accelerate launch` started. Only the main one prints and writes.
 
-    They exchange Python objects over gloo, also where networks are on GPUs.
-
-    Args:
-        mistakes: a user's; in any process they end all of them with one message.
-
-    Attributes:
-        rank, count: number of this process, and how many there are.
-        is_main: whether this is the one that prints and writes.
+    They exchange Python objects over gloo, also where networks are on GPUs. `mistakes` are a user's: in any process they
+    end all of them with one message. `rank` is the number of this process, `count` how many there are.
     """
 
     def __init__(self, mistakes: tuple[type[Exception], ...]) -> None:
@@ -129,7 +123,7 @@ def shared(
         work: called with what was read of a batch; returns one result per scene.
         title: of the progress bar.
         done: numbers whose results are known, in the main process; a batch with other ones is worked on as a whole.
-        num_workers: that read, per process; None: `default_workers`.
+        num_workers: that read, per process; None: one for every processor that is free.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -139,7 +133,10 @@ def shared(
     torch.set_num_threads(1)  # the number of threads changes last digits, too
     batches = [list(range(start, min(start + batch_size, len(scenes)))) for start in range(0, len(scenes), batch_size)]
     batches = processes.broadcast([batch for batch in batches if any(number not in done for number in batch)])
-    settings = worker_settings(default_workers() if num_workers is None else num_workers)
+    if num_workers is None:  # for the processors that the processes of this machine leave free
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_workers = max(0, min(usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, MOST_WORKERS))
+    settings = worker_settings(num_workers)
     if settings["num_workers"]:
         settings |= {"persistent_workers": True, "prefetch_factor": 2}
     own: Any = batches[processes.rank :: processes.count]
@@ -159,9 +156,3 @@ def shared(
     finally:
         close_dataloader(loader)
         progress.close()
-
-
-def default_workers() -> int:
-    """Workers for the processors that the processes of this machine leave free."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(own // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, MOST_WORKERS))

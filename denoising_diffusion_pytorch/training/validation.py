@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from data.trees.splits import spread
-from evaluation.figures import comparison_figure, figure_row
+from evaluation.figures import comparison_figure
 from evaluation.metrics import Scores
 
 from ..config.schema import Config
@@ -54,7 +54,7 @@ class Validation:
     def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
         """real | reconstruction | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
         shown = [prediction for index, prediction in predictions.items() if index in self.drawn]
-        rows = [figure_row(p.scene, **{"reconstructed": p.reconstruction, self.columns[-1]: p.gain}) for p in shown]
+        rows = [(p.scene, {"reconstructed": p.reconstruction, self.columns[-1]: p.gain}) for p in shown]
         comparison_figure(path, rows, self.columns)
 
 
