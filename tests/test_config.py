@@ -9,7 +9,7 @@ import yaml
 from hypothesis import strategies
 
 from denoising_diffusion_pytorch.config import differences, load_config, parse_config, resolve, schema, to_dict, to_yaml
-from denoising_diffusion_pytorch.config.describe import settings_table
+from denoising_diffusion_pytorch.config.reader import settings_table
 from denoising_diffusion_pytorch.errors import ConfigError
 from tests.commands import done
 

@@ -32,12 +32,7 @@ def processes_of(accelerator: Accelerator) -> Processes:
     return Processes(accelerator.process_index, accelerator.num_processes, lambda value: gather_object([value]))
 
 
-def open_dataset(
-    config: Config,
-    source: SourceConfig,
-    processes: Processes = Processes(),  # noqa: B008
-    **options: Any,
-) -> RadioMapDataset:
+def open_dataset(config: Config, source: SourceConfig, processes: Processes, **options: Any) -> RadioMapDataset:
     """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `RadioMapDataset`.
 
     Raises:
@@ -147,12 +142,11 @@ class LatentScale:
     Args:
         model: whose `scale_factor` is set.
         data: of the run.
-        changes: whether the latents change and are measured again and again; the images are read once and kept.
+        changes: whether the latents change, so that they are measured again and again.
     """
 
     def __init__(self, model: LatentDiffusion, data: TrainingData, changes: bool = False):
         self.model, self.data, self.changes = model, data, changes
-        self.kept: list[torch.Tensor] = []
 
     def measure(self) -> None:
         """Set the scale factor, on all processes."""
@@ -160,14 +154,9 @@ class LatentScale:
         self.data.accelerator.print(f"latent scale factor {scale:.5f}")
 
     def _posteriors(self) -> Iterator[DiagonalGaussianDistribution]:
-        if self.kept:
-            yield from (self.model.posterior(images.to(self.data.accelerator.device)) for images in self.kept)
-            return
         size, processes = self.data.config.trainer.batch_size, self.data.processes
         with closing(self.data.batches(0)) as batches:
             for first in range(processes.rank * size, SCALE_SAMPLES, size * processes.count):
                 batch, last = next(batches), SCALE_SAMPLES - first
-                image, moments = batch["image"][:last], batch["moments"]
-                if self.changes:
-                    self.kept.append(image.cpu())
-                yield self.model.posterior(image, None if moments is None else moments[:last])
+                moments = batch["moments"]
+                yield self.model.posterior(batch["image"][:last], None if moments is None else moments[:last])

@@ -1,4 +1,4 @@
-"""What a training command does before its first step: command line, dry run, process group and precision."""
+"""What the training commands share: command line, dry run, process group and precision, and the run of a stage."""
 
 import argparse
 import logging
@@ -9,23 +9,28 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from torch.utils.data import Dataset
 
 from data.conditions import CONDITION_CHANNELS
 
 from ..build import build_model
 from ..config import load_config, placeholders, to_yaml
-from ..config.describe import settings_table
+from ..config.reader import settings_table
 from ..config.schema import Config, TrainerConfig
 from ..errors import CheckpointError, ConfigError
+from ..weights import load_starting_weights
+from .data import LatentScale, TrainingData
 from .forecast import report
 from .objectives import make_objectives
 from .run_folder import model_report
+from .trainer import Trainer
+from .validation import Validation
 
 log = logging.getLogger("radiodiff")
 
 
-def read_command(stage: str, description: str) -> Config | None:
-    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; None where it was only to be shown.
+def read_command(stage: str, description: str) -> Config:
+    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; exits where it was only to be shown.
 
     Raises:
         ConfigError: naming what is wrong.
@@ -39,7 +44,7 @@ def read_command(stage: str, description: str) -> Config | None:
     arguments = parser.parse_args()
     if arguments.help_config is not None:
         print(settings_table(arguments.help_config) or f"no setting names {arguments.help_config!r}")
-        return None
+        parser.exit()
     if arguments.cfg is None:
         parser.error("name a configuration file with --cfg")
     # warnings to the terminal, from the main process only; progress bars and train.log show the rest
@@ -50,7 +55,7 @@ def read_command(stage: str, description: str) -> Config | None:
     unset = [key for key in placeholders(config) if not key.startswith("sample.")]
     if arguments.dry_run:
         _dry_run(config, stage, unset)
-        return None
+        parser.exit()
     # a `specific_type` is left to the dataset: a tree of ready-made conditions needs no simulation type
     unset = [key for key in unset if not key.endswith("simulation_type")]
     if config.data.train.data_root is None:
@@ -124,3 +129,26 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
             "accelerate launch --multi_gpu --num_processes N"
         )
     return accelerator
+
+
+def train_stage(config: Config, stage: str, dataset: Dataset | None = None) -> None:
+    """Train a stage to the end, or continue an interrupted run: see the commands' `train`."""
+    trainer, diffusion = config.trainer, config.diffusion_config
+    # until the end-to-end phase the decoder takes no part
+    some_unused = stage == "ldm" and diffusion.end_to_end.start_step is not None
+    accelerator = make_accelerator(trainer, some_unused=some_unused)
+    model = build_model(config, stage)
+    load_starting_weights(model, config, stage, accelerator.print)
+    objectives = make_objectives(config, stage, model)
+    data = TrainingData(config, accelerator, dataset)
+    validated = (trainer.validate_every or trainer.num_samples) and config.data.validation.data_root
+    validation = Validation(config, stage, accelerator) if validated else None
+    latent_scale = None
+    if stage == "ldm":
+        if config.data.cache_latents:
+            data.cache_latents(model.first_stage_model)
+        # another run's weights include its scale, which stays valid unless the encoder is trained
+        joint = config.first_stage_config.trainable
+        if diffusion.scale_factor is None and (joint or not trainer.init_from):
+            latent_scale = LatentScale(model, data, changes=joint)
+    Trainer(config, stage, model, objectives, data.batches, accelerator, validation, latent_scale).train()

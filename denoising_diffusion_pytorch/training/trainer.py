@@ -155,13 +155,17 @@ class Trainer:
         norms, active = {}, self.active()
         for optimization in active:
             scaler.unscale_(optimization.optimizer)
-            norms[f"grad_norm_{optimization.name}"] = optimization.grad_norm()
+            gradients = [p.grad for p in optimization.parameters if p.grad is not None]
+            norms[f"grad_norm_{optimization.name}"] = nn.utils.get_total_norm(gradients).detach()
         # a gradient scaler expects gradients to overflow now and then; a loss must be finite all the same
         self.require_finite(logs | ({} if scaler.is_enabled() else norms), names)
+        how = self.settings
+        curve = (how.training_steps, how.lr_scheduler.power, how.lr_scheduler.warmup_steps)
+        rate = learning_rate(self.step, how.learning_rate, how.min_learning_rate, *curve)
         for optimization, norm in zip(active, norms.values(), strict=True):
-            nn.utils.clip_grads_with_norm_(optimization.parameters, self.settings.gradient_clip, norm)
+            nn.utils.clip_grads_with_norm_(optimization.parameters, how.gradient_clip, norm)
             for group in optimization.optimizer.param_groups:
-                group["lr"] = self.learning_rate()
+                group["lr"] = rate
             scaler.step(optimization.optimizer)  # skips where a gradient overflowed
             optimization.optimizer.zero_grad(set_to_none=True)
         if scaler.is_enabled():
@@ -186,12 +190,6 @@ class Trainer:
     def active(self) -> list[Optimization]:
         """What takes part in the step to be taken; the discriminator starts later."""
         return [o for o in self.optimizations if self.step >= o.objective.start_step]
-
-    def learning_rate(self) -> float:
-        """The rate of the step to be taken."""
-        how = self.settings
-        curve = (how.training_steps, how.lr_scheduler.power, how.lr_scheduler.warmup_steps)
-        return learning_rate(self.step, how.learning_rate, how.min_learning_rate, *curve)
 
     def require_finite(self, values: dict[str, Tensor], names: list[str]) -> None:
         """Wait for the device; raises TrainingError that names what is not finite, and the samples of the step."""
