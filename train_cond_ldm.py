@@ -3,18 +3,12 @@
 accelerate launch train_cond_ldm.py --cfg ./configs/radio_train_m.yaml [--dry_run] [--help_config] [key=value ...]
 """
 
-from torch.utils.data import Dataset
+from functools import partial
 
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.setup import read_command, train_stage
 
-
-def train(config: Config, dataset: Dataset | None = None) -> None:
-    """Train U-Net and condition encoder to the end, or continue an interrupted run. `config` is resolved; `dataset` is one of
-    your own, see `data.samples.dataset.OwnSamples`, or None for what the configuration names.
-    """
-    train_stage(config, "ldm", dataset)
+train = partial(train_stage, "ldm")
 
 
 def main() -> None:

@@ -4,18 +4,15 @@ accelerate launch scripts/train_baseline.py --cfg configs/tiny_baseline.yaml [--
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.setup import read_command, train_stage
 
-
-def train(config: Config) -> None:
-    """Train the network to the end, or resume a run that was interrupted."""
-    train_stage(config, "baseline")
+train = partial(train_stage, "baseline")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from ..errors import ConfigError
-from .derive import STAGES, derive, is_placeholder
+from .derive import STAGES, derive
 from .schema import DEFAULTS, Config, Section, get, number
 
 SECTIONS = {""} | {key.rpartition(".")[0] for key in DEFAULTS}
@@ -106,11 +106,6 @@ def to_yaml(config: Config) -> str:
 def differences(a: Config, b: Config) -> list[str]:
     """What differs, one line per setting: `trainer.seed: 0 -> 1`."""
     return [f"{key}: {get(a, key)!r} -> {get(b, key)!r}" for key in DEFAULTS if get(a, key) != get(b, key)]
-
-
-def placeholders(config: Config) -> list[str]:
-    """Dotted keys whose value is still a placeholder of a template (`path/to/...`, `specific_type`)."""
-    return [key for key in DEFAULTS if is_placeholder(get(config, key))]
 
 
 def settings_table(word: str = "") -> str:

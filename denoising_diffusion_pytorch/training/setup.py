@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,12 +15,13 @@ from torch.utils.data import Dataset
 from data.conditions import CONDITION_CHANNELS
 
 from ..build import build_model
-from ..config import load_config, placeholders, to_yaml
+from ..config import load_config, to_yaml
+from ..config.derive import is_placeholder
 from ..config.reader import settings_table
-from ..config.schema import Config, TrainerConfig
+from ..config.schema import DEFAULTS, Config, TrainerConfig, get
 from ..errors import CheckpointError, ConfigError
 from ..weights import load_starting_weights
-from .data import LatentScale, TrainingData
+from .data import TrainingData
 from .forecast import report
 from .objectives import make_objectives
 from .run_folder import model_report
@@ -52,7 +54,7 @@ def read_command(stage: str, description: str) -> Config:
     handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logging.basicConfig(format="%(message)s", handlers=[handler])
     config = load_config(arguments.cfg, arguments.overrides, stage=stage)
-    unset = [key for key in placeholders(config) if not key.startswith("sample.")]
+    unset = [key for key in DEFAULTS if is_placeholder(get(config, key)) and not key.startswith("sample.")]
     if arguments.dry_run:
         _dry_run(config, stage, unset)
         parser.exit()
@@ -131,8 +133,10 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
     return accelerator
 
 
-def train_stage(config: Config, stage: str, dataset: Dataset | None = None) -> None:
-    """Train a stage to the end, or continue an interrupted run: see the commands' `train`."""
+def train_stage(stage: str, config: Config, dataset: Dataset | None = None) -> None:
+    """Train a stage to the end, or continue an interrupted run. `config` is resolved; `dataset` is one of your own, see
+    `data.samples.dataset.OwnSamples`, or None for what the configuration names.
+    """
     trainer, diffusion = config.trainer, config.diffusion_config
     # until the end-to-end phase the decoder takes no part
     some_unused = stage == "ldm" and diffusion.end_to_end.start_step is not None
@@ -143,12 +147,11 @@ def train_stage(config: Config, stage: str, dataset: Dataset | None = None) -> N
     data = TrainingData(config, accelerator, dataset)
     validated = (trainer.validate_every or trainer.num_samples) and config.data.validation.data_root
     validation = Validation(config, stage, accelerator) if validated else None
-    latent_scale = None
+    measure_scale = None
     if stage == "ldm":
         if config.data.cache_latents:
             data.cache_latents(model.first_stage_model)
         # another run's weights include its scale, which stays valid unless the encoder is trained
-        joint = config.first_stage_config.trainable
-        if diffusion.scale_factor is None and (joint or not trainer.init_from):
-            latent_scale = LatentScale(model, data, changes=joint)
-    Trainer(config, stage, model, objectives, data.batches, accelerator, validation, latent_scale).train()
+        if diffusion.scale_factor is None and (config.first_stage_config.trainable or not trainer.init_from):
+            measure_scale = partial(data.measure_scale, model)
+    Trainer(config, stage, model, objectives, data.batches, accelerator, validation, measure_scale).train()
