@@ -126,19 +126,6 @@ class Job:
         return self
 
     def __exit__(self, *error):
-        for process in (*self.ranks().values(), self.process.pid):
-            if self.process.poll() is None:
-                os.killpg(process, signal.SIGKILL)
-        self.process.wait()
-
-    def ranks(self):
-        """{rank: process id} of the training processes, each of which torchrun puts into a group of its own."""
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                variables = dict(pair.partition("=")[::2] for pair in (process / "environ").read_text().split("\0"))
-            except OSError:  # it has ended
-                continue
-            if variables.get("SLURM_JOB_ID") == str(self.number) and "RANK" in variables:
-                found[int(variables["RANK"])] = int(process.name)
-        return found
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)  # which torchrun passes on to the training processes
+        self.process.wait(timeout=60)

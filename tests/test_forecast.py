@@ -1,9 +1,5 @@
 """Steps on fake tensors need what real ones do."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +15,6 @@ from denoising_diffusion_pytorch.training.forecast import (
     norms_in_float32,
     random_trainer,
 )
-from tests.processes import ROOT
 from tests.tiny import tiny_config
 
 
@@ -71,39 +66,3 @@ def test_flops_include_the_attention_of_cpus():
     with Tally() as tally:
         F.scaled_dot_product_attention(q, q, q)
     assert tally.flops == 2 * 2 * 2 * 8 * 8 * 4
-
-
-MEASURE = """
-import gc, re, sys
-import torch
-from accelerate import Accelerator
-from denoising_diffusion_pytorch.config import load_config
-from denoising_diffusion_pytorch.training.forecast import forecast, random_trainer
-
-def resident(peak):
-    return 1024 * int(re.search(f"Vm{peak}:\\s+(\\d+)", open("/proc/self/status").read())[1])
-
-def steps(batch_size):
-    config.trainer.batch_size = batch_size
-    trainer = random_trainer(config, "vae", Accelerator(cpu=True))
-    for _ in range(2):
-        trainer.train_step(trainer.make_batches(0))
-    del trainer
-    gc.collect()
-
-config = load_config("configs/tiny_vae.yaml", ["trainer.mixed_precision=no"], stage="vae")
-steps(1)  # what libraries keep
-before = resident("RSS")
-open("/proc/self/clear_refs", "w").write("5")  # forgets the peak
-steps(24)
-print((resident("HWM") - before) / forecast(config, "vae", step=0).peak)
-"""
-
-
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells a process's peak memory")
-def test_the_memory_of_a_process_agrees():
-    """Every storage of its own, given back when it is freed, in one thread."""
-    malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", MEASURE]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | malloc, capture_output=True, text=True)
-    assert float(done.stdout) == pytest.approx(1, abs=0.1), done.stderr

@@ -13,7 +13,7 @@ from data import DataError, RadioMapSeer
 from data.samples.cache import Processes, SampleCache
 from data.samples.dataset import RadioMapDataset
 from denoising_diffusion_pytorch.build import build_model
-from denoising_diffusion_pytorch.training.data import LatentScale, TrainingData, open_dataset
+from denoising_diffusion_pytorch.training.data import TrainingData, open_dataset
 from denoising_diffusion_pytorch.training.objectives import LatentObjective
 from tests.tiny import tiny_config
 
@@ -155,7 +155,7 @@ def test_the_latent_scale_is_of_the_same_samples_for_any_number_of_processes(rad
         for rank in range(count):
             data.processes = Processes(rank, count)
             model = SimpleNamespace(posterior=lambda image, moments: image)
-            images += LatentScale(model, data)._posteriors()
+            images += data.first_posteriors(model)
         return torch.cat(images).flatten(1).sum(1).sort()[0]
 
     assert len(measured(1, 64)) == 512

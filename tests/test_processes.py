@@ -1,6 +1,5 @@
 """Several processes (gloo, on the CPU) do what one does on the same global batch."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -92,27 +91,6 @@ def test_four_processes_on_two_nodes_are_one(place):
     require_equal(folder / "ldm_1", results, 4)
     one, four = ({p.name: p.read_bytes() for p in (folder / n).glob("*/*.npy")} for n in ("one", "four"))
     assert one.keys() == four.keys() and all(one[name] == four[name] for name in one)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes in /proc")
-def test_a_killed_process_ends_all_nodes_and_a_signal_requeues_the_job(place):
-    folder, config = place
-    results = folder / "killed"
-    settings = ("trainer.training_steps=100000", "trainer.save_interval=2", "trainer.validate_every=0")
-    command = train_command("vae", config, results, *SETTINGS, *settings)[1:]
-    with Job(folder, *command, nodes=2, gpus=2) as job:
-        wait_for(job, lambda: find_checkpoint(results))
-        os.kill(job.ranks()[3], signal.SIGKILL)
-        assert job.process.wait(timeout=100) not in (0, 75) and not job.ranks()
-    assert "Signal 9 (SIGKILL) received" in job.log.read_text() and not job.requeued.exists()
-    reached = find_checkpoint(results).step
-    with Job(folder, *command, nodes=2, gpus=2) as job:
-        wait_for(job, lambda: find_checkpoint(results).step > reached)
-        job.process.send_signal(signal.SIGUSR1)  # the script alone, and only once
-        assert job.process.wait(timeout=100) == 0 and job.requeued.exists()
-    assert f"resumed from {results / 'checkpoints' / f'ckpt_{reached}'}" in job.log.read_text()
-    assert f"stopped at step {find_checkpoint(results).step}; the same command continues" in job.log.read_text()
 
 
 def wait_for(job, there):

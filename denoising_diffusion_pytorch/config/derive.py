@@ -144,7 +144,4 @@ def _check_second_stage(config: Config) -> Iterator[str]:
     augmentation = config.data.augmentation
     free = augmentation.rotation or augmentation.translation or augmentation.color_jitter
     if config.data.cache_latents and (trainable or free):  # valid only while neither the encoder nor the images change
-        yield (
-            "data.cache_latents needs first_stage_config.trainable: false, and of data.augmentation no rotation, translation "
-            "or color_jitter"
-        )
+        yield "data.cache_latents needs first_stage_config.trainable: false, no rotation, translation or color_jitter"

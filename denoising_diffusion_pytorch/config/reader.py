@@ -5,6 +5,7 @@ section and of its data module. A `target` is looked up by its last name; a file
 """
 
 import difflib
+import json
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
@@ -15,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from ..errors import ConfigError
-from .derive import STAGES, derive, is_placeholder
+from .derive import STAGES, derive
 from .schema import DEFAULTS, Config, Section, get, number
 
 SECTIONS = {""} | {key.rpartition(".")[0] for key in DEFAULTS}
@@ -32,6 +33,15 @@ ALIASES = {
     "trainer.lr_decay_power": "trainer.lr_scheduler.power",
     "trainer.weight_decay": "trainer.optimizer.weight_decay",
 }
+
+BOUNDS = {
+    "minimum": ">=",
+    "exclusiveMinimum": ">",
+    "maximum": "<=",
+    "exclusiveMaximum": "<",
+    "multipleOf": "multiple of",
+}
+TYPES = {"integer": "whole number", "boolean": "true or false", "string": "text", "null": ""}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), *, stage: str = "ldm") -> Config:
@@ -98,9 +108,18 @@ def differences(a: Config, b: Config) -> list[str]:
     return [f"{key}: {get(a, key)!r} -> {get(b, key)!r}" for key in DEFAULTS if get(a, key) != get(b, key)]
 
 
-def placeholders(config: Config) -> list[str]:
-    """Dotted keys whose value is still a placeholder of a template (`path/to/...`, `specific_type`)."""
-    return [key for key in DEFAULTS if is_placeholder(get(config, key))]
+def settings_table(word: str = "") -> str:
+    """The settings whose line contains `word`: `trainer.seed=0  # meaning (type and range)`."""
+    schema = Config.model_json_schema()
+
+    def lines(section: dict[str, Any], path: str) -> Iterator[str]:
+        for name, field in section["properties"].items():
+            if "$ref" in field:
+                yield from lines(schema["$defs"][field["$ref"].rpartition("/")[2]], f"{path}{name}.")
+            else:
+                yield f"{path}{name}={_written(field['default'])}  # {field['description']} ({_kind(field)})"
+
+    return "\n".join(line for line in lines(schema, "") if word.lower() in line.lower())
 
 
 def _read_yaml(text: str) -> Any:
@@ -185,3 +204,19 @@ def _validated(settings: Mapping[str, Any]) -> Config:
         path = ".".join(map(str, first["loc"]))
         key = next(known for known in settings if f"{path}.".startswith(f"{known}."))
         raise ConfigError(f"{key}: {first['msg']}, not {reprlib.repr(first['input'])}") from errors
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value).replace('"', "").replace(", ", ",")  # as the command line takes it
+
+
+def _kind(field: dict[str, Any]) -> str:
+    """Type and range of a field of a JSON schema, in words; that null is allowed goes without saying."""
+    if "anyOf" in field:
+        return " or ".join(filter(None, map(_kind, field["anyOf"])))
+    if "enum" in field or "const" in field:
+        return " | ".join(map(_written, field.get("enum", [field.get("const")])))
+    if field["type"] == "array":
+        return f"list of: {_kind(field['items'])}"
+    bounds = [f"{sign} {field[name]:g}" for name, sign in BOUNDS.items() if name in field]
+    return " ".join([TYPES.get(field["type"], field["type"]), *bounds])

@@ -61,9 +61,7 @@ class DDConfig(Section):
     ch: Count = setting(128, "channels of the first level")
     ch_mult: Levels = setting([1, 2, 4], "channels of each level as multiples of ch; one halving between two levels")
     num_res_blocks: Count = setting(2, "residual blocks per level")
-    attn_resolutions: Annotated[list[Count], Field(max_length=0)] = setting(
-        [], "none: self-attention is mid_attention's"
-    )
+    attn_resolutions: Annotated[list[Count], Field(max_length=0)] = setting([], "none; see mid_attention")
     dropout: BelowOne = setting(0.0, "probability of dropout in the residual blocks")
     z_channels: Count | None = setting(None, "channels of the encoder's output; follows from embed_dim")
     patch_size: Count = setting(1, "space-to-depth of the image before the first convolution; 1: none")
@@ -134,9 +132,7 @@ class DiffusionConfig(Section):
     noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
     pixel_noise: NotNegative = setting(0.0, "dB, added to every pixel of several samples: what the decoder leaves out")
     ddim_eta: Fraction | None = setting(None, "noise of ddim; null: 0, deterministic after the first noise")
-    end_to_end: EndToEndConfig = setting(
-        EndToEndConfig(), "last phase of stage 2: U-Net and decoder on the decoded map's error"
-    )
+    end_to_end: EndToEndConfig = setting(EndToEndConfig(), "last phase of stage 2: on the decoded map's error")
 
 
 class BaselineConfig(Section):
@@ -220,9 +216,7 @@ class TrainerConfig(Section):
     save_interval: Count = setting(200, "steps between two checkpoints")
     sample_interval: Count | None = setting(None, "steps between two pictures; null: save_interval")
     log_interval: Count = setting(100, "steps between two lines of the log")
-    log_with: list[Text] = setting(
-        ["tensorboard"], "accelerate's trackers: wandb, mlflow, ...; train.log is always there"
-    )
+    log_with: list[Text] = setting(["tensorboard"], "accelerate's trackers: wandb, mlflow, ...; besides train.log")
     num_samples: Natural = setting(8, "maps in a picture; 0: no pictures")
     validate_every: Natural = setting(1000, "steps between two scores on the validation split; 0: no scores")
     validation_samples: Count = setting(64, "maps scored each time, spread over the split; always the same ones")

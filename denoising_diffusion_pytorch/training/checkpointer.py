@@ -28,16 +28,10 @@ class Checkpointer:
     """Reads and writes everything that a run needs to continue as if it had not stopped; the main process writes."""
 
     def __init__(
-        self,
-        config: Config,
-        stage: str,
-        accelerator: Accelerator,
-        model: nn.Module,
-        ema: EMAModel,
-        optimizations: list[Optimization],
+        self, config: Config, stage: str, accelerator: Accelerator, ema: EMAModel, optimizations: list[Optimization]
     ):
         self.config, self.stage, self.accelerator = config, stage, accelerator
-        self.model, self.ema, self.optimizations = model, ema, optimizations
+        self.model, self.ema, self.optimizations = ema.model, ema, optimizations
         self.extra: dict[str, nn.Module] = {o.name: o.objective for o in optimizations[1:]}
         self.folder = Path(config.trainer.results_folder)
         self.last: Path | None = None  # folder of the newest checkpoint that this run read or wrote

@@ -32,12 +32,7 @@ def processes_of(accelerator: Accelerator) -> Processes:
     return Processes(accelerator.process_index, accelerator.num_processes, lambda value: gather_object([value]))
 
 
-def open_dataset(
-    config: Config,
-    source: SourceConfig,
-    processes: Processes = Processes(),  # noqa: B008
-    **options: Any,
-) -> RadioMapDataset:
+def open_dataset(config: Config, source: SourceConfig, processes: Processes, **options: Any) -> RadioMapDataset:
     """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `RadioMapDataset`.
 
     Raises:
@@ -53,14 +48,9 @@ def open_dataset(
 
 
 class TrainingData:
-    """The training samples of a run; the tree is opened once.
+    """The training samples of a run, from what the configuration names or a `dataset` of your own, see `OwnSamples`.
 
-    Args:
-        dataset: one of your own, see `OwnSamples`; None for what the configuration names.
-
-    Raises:
-        data.DataError: no data where the configuration points.
-        ConfigError: `data.cache_latents` with a dataset of your own.
+    DataError: no data where the configuration points. ConfigError: `data.cache_latents` with a dataset of your own.
     """
 
     def __init__(self, config: Config, accelerator: Accelerator, dataset: Dataset | None = None):
@@ -105,6 +95,20 @@ class TrainingData:
                         cache.write(place, {"moments": value})
         self.dataset = CachedLatents(dataset, cache)
 
+    def measure_scale(self, model: LatentDiffusion) -> None:
+        """Set a model's scale factor, on all processes."""
+        scale = model.set_scale(self.first_posteriors(model), lambda total: sum(gather_object([total])))
+        self.accelerator.print(f"latent scale factor {scale:.5f}")
+
+    def first_posteriors(self, model: LatentDiffusion) -> Iterator[DiagonalGaussianDistribution]:
+        """Of this process's part of the first samples: together the same ones for any number of processes."""
+        size, processes = self.config.trainer.batch_size, self.processes
+        with closing(self.batches(0)) as batches:
+            for first in range(processes.rank * size, SCALE_SAMPLES, size * processes.count):
+                batch, last = next(batches), SCALE_SAMPLES - first
+                moments = batch["moments"]
+                yield model.posterior(batch["image"][:last], None if moments is None else moments[:last])
+
     def batches(self, first: int) -> Generator[dict[str, Any], None, None]:
         """Endless micro-batches of this process on its device, from number `first` on."""
         loader = training_loader(
@@ -139,35 +143,3 @@ class CachedLatents(Dataset):
         index, key = item
         turn = self.symmetries.index(self.dataset.augmentation.symmetry_of(key))
         return self.dataset[item] | {"moments": self.cache.read(index * len(self.symmetries) + turn, "moments")}
-
-
-class LatentScale:
-    """Measures a model's scale factor on the first samples of the stream: the same ones whatever the number of processes.
-
-    Args:
-        model: whose `scale_factor` is set.
-        data: of the run.
-        changes: whether the latents change and are measured again and again; the images are read once and kept.
-    """
-
-    def __init__(self, model: LatentDiffusion, data: TrainingData, changes: bool = False):
-        self.model, self.data, self.changes = model, data, changes
-        self.kept: list[torch.Tensor] = []
-
-    def measure(self) -> None:
-        """Set the scale factor, on all processes."""
-        scale = self.model.set_scale(self._posteriors(), lambda total: sum(gather_object([total])))
-        self.data.accelerator.print(f"latent scale factor {scale:.5f}")
-
-    def _posteriors(self) -> Iterator[DiagonalGaussianDistribution]:
-        if self.kept:
-            yield from (self.model.posterior(images.to(self.data.accelerator.device)) for images in self.kept)
-            return
-        size, processes = self.data.config.trainer.batch_size, self.data.processes
-        with closing(self.data.batches(0)) as batches:
-            for first in range(processes.rank * size, SCALE_SAMPLES, size * processes.count):
-                batch, last = next(batches), SCALE_SAMPLES - first
-                image, moments = batch["image"][:last], batch["moments"]
-                if self.changes:
-                    self.kept.append(image.cpu())
-                yield self.model.posterior(image, None if moments is None else moments[:last])

@@ -172,7 +172,3 @@ class Optimization:
         # not prepared by accelerate, whose wrapper updates the gradient scaler once per optimizer
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, fused=True, **how)
         self.prepared = accelerator.prepare(objective)
-
-    def grad_norm(self) -> Tensor:
-        """Total norm of the gradients, on the device."""
-        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]).detach()

@@ -1,31 +1,38 @@
-"""What a training command does before its first step: command line, dry run, process group and precision."""
+"""What the training commands share: command line, dry run, process group and precision, and the run of a stage."""
 
 import argparse
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from torch.utils.data import Dataset
 
 from data.conditions import CONDITION_CHANNELS
 
 from ..build import build_model
-from ..config import load_config, placeholders, to_yaml
-from ..config.describe import settings_table
-from ..config.schema import Config, TrainerConfig
+from ..config import load_config, to_yaml
+from ..config.derive import is_placeholder
+from ..config.reader import settings_table
+from ..config.schema import DEFAULTS, Config, TrainerConfig, get
 from ..errors import CheckpointError, ConfigError
+from ..weights import load_starting_weights
+from .data import TrainingData
 from .forecast import report
 from .objectives import make_objectives
 from .run_folder import model_report
+from .trainer import Trainer
+from .validation import Validation
 
 log = logging.getLogger("radiodiff")
 
 
-def read_command(stage: str, description: str) -> Config | None:
-    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; None where it was only to be shown.
+def read_command(stage: str, description: str) -> Config:
+    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; exits where it was only to be shown.
 
     Raises:
         ConfigError: naming what is wrong.
@@ -39,7 +46,7 @@ def read_command(stage: str, description: str) -> Config | None:
     arguments = parser.parse_args()
     if arguments.help_config is not None:
         print(settings_table(arguments.help_config) or f"no setting names {arguments.help_config!r}")
-        return None
+        parser.exit()
     if arguments.cfg is None:
         parser.error("name a configuration file with --cfg")
     # warnings to the terminal, from the main process only; progress bars and train.log show the rest
@@ -47,10 +54,10 @@ def read_command(stage: str, description: str) -> Config | None:
     handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logging.basicConfig(format="%(message)s", handlers=[handler])
     config = load_config(arguments.cfg, arguments.overrides, stage=stage)
-    unset = [key for key in placeholders(config) if not key.startswith("sample.")]
+    unset = [key for key in DEFAULTS if is_placeholder(get(config, key)) and not key.startswith("sample.")]
     if arguments.dry_run:
         _dry_run(config, stage, unset)
-        return None
+        parser.exit()
     # a `specific_type` is left to the dataset: a tree of ready-made conditions needs no simulation type
     unset = [key for key in unset if not key.endswith("simulation_type")]
     if config.data.train.data_root is None:
@@ -124,3 +131,27 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
             "accelerate launch --multi_gpu --num_processes N"
         )
     return accelerator
+
+
+def train_stage(stage: str, config: Config, dataset: Dataset | None = None) -> None:
+    """Train a stage to the end, or continue an interrupted run. `config` is resolved; `dataset` is one of your own, see
+    `data.samples.dataset.OwnSamples`, or None for what the configuration names.
+    """
+    trainer, diffusion = config.trainer, config.diffusion_config
+    # until the end-to-end phase the decoder takes no part
+    some_unused = stage == "ldm" and diffusion.end_to_end.start_step is not None
+    accelerator = make_accelerator(trainer, some_unused=some_unused)
+    model = build_model(config, stage)
+    load_starting_weights(model, config, stage, accelerator.print)
+    objectives = make_objectives(config, stage, model)
+    data = TrainingData(config, accelerator, dataset)
+    validated = (trainer.validate_every or trainer.num_samples) and config.data.validation.data_root
+    validation = Validation(config, stage, accelerator) if validated else None
+    measure_scale = None
+    if stage == "ldm":
+        if config.data.cache_latents:
+            data.cache_latents(model.first_stage_model)
+        # another run's weights include its scale, which stays valid unless the encoder is trained
+        if diffusion.scale_factor is None and (config.first_stage_config.trainable or not trainer.init_from):
+            measure_scale = partial(data.measure_scale, model)
+    Trainer(config, stage, model, objectives, data.batches, accelerator, validation, measure_scale).train()

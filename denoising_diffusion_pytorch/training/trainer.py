@@ -21,7 +21,6 @@ from ..config.schema import Config
 from ..errors import TrainingError
 from ..randomness import seed_global
 from .checkpointer import Checkpointer
-from .data import LatentScale
 from .ema import EMAModel
 from .objectives import Batch, Optimization
 from .run_folder import RunFolder, model_report
@@ -43,7 +42,7 @@ class Trainer:
         objectives: modules of objectives.py, in the order in which they see a batch.
         batches: function (first micro-batch) -> endless generator of batches on the device, as `to_device` gives them.
         validation: the scenes that are scored and shown, or None.
-        latent_scale: measures the latents' scale where a run starts from nothing, or None.
+        measure_scale: sets the latents' scale, at the start and, where the encoder is trained, at every save; or None.
     """
 
     def __init__(
@@ -55,11 +54,11 @@ class Trainer:
         batches: Callable[[int], Generator[Batch, None, None]],
         accelerator: Accelerator,
         validation: Validation | None = None,
-        latent_scale: LatentScale | None = None,
+        measure_scale: Callable[[], None] | None = None,
     ):
         self.config, self.settings, self.stage = config, config.trainer, stage
         self.accelerator, self.make_batches, self.validation = accelerator, batches, validation
-        self.latent_scale = latent_scale
+        self.measure_scale = measure_scale
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
         self.model = model = model.to(accelerator.device).to(memory_format=layout)
@@ -68,7 +67,7 @@ class Trainer:
         for network in step_networks(model).values() if self.settings.compile else ():
             network.compile()
         self.optimizations = [Optimization(o, accelerator, self.settings) for o in objectives]
-        self.checkpointer = Checkpointer(config, stage, accelerator, model, self.ema, self.optimizations)
+        self.checkpointer = Checkpointer(config, stage, accelerator, self.ema, self.optimizations)
         self.stop = StopRequest(accelerator)
         self.results: RunFolder | None = None  # the main process's
         self.step = 0  # steps taken
@@ -123,15 +122,15 @@ class Trainer:
                 if self._due(settings.log_interval):
                     bar.set_postfix(loss=f"{self._log()['loss']:.4g}", refresh=False)
                 if self._due(settings.save_interval):
-                    if self.latent_scale is not None and self.latent_scale.changes:
+                    if self.config.first_stage_config.trainable:
                         self._measure_scale()  # here, not in save(): an interruption must not change what comes after it
                     self.checkpointer.save(self.step)
                 if self.validation is not None:
                     self._validate(self.validation)
 
     def _measure_scale(self) -> None:
-        if self.latent_scale is not None:
-            self.latent_scale.measure()
+        if self.measure_scale is not None:
+            self.measure_scale()
             self.ema.copy_buffers()
 
     def _due(self, interval: int) -> bool:
@@ -155,13 +154,17 @@ class Trainer:
         norms, active = {}, self.active()
         for optimization in active:
             scaler.unscale_(optimization.optimizer)
-            norms[f"grad_norm_{optimization.name}"] = optimization.grad_norm()
+            gradients = [p.grad for p in optimization.parameters if p.grad is not None]
+            norms[f"grad_norm_{optimization.name}"] = nn.utils.get_total_norm(gradients).detach()
         # a gradient scaler expects gradients to overflow now and then; a loss must be finite all the same
         self.require_finite(logs | ({} if scaler.is_enabled() else norms), names)
+        how = self.settings
+        curve = (how.training_steps, how.lr_scheduler.power, how.lr_scheduler.warmup_steps)
+        rate = learning_rate(self.step, how.learning_rate, how.min_learning_rate, *curve)
         for optimization, norm in zip(active, norms.values(), strict=True):
-            nn.utils.clip_grads_with_norm_(optimization.parameters, self.settings.gradient_clip, norm)
+            nn.utils.clip_grads_with_norm_(optimization.parameters, how.gradient_clip, norm)
             for group in optimization.optimizer.param_groups:
-                group["lr"] = self.learning_rate()
+                group["lr"] = rate
             scaler.step(optimization.optimizer)  # skips where a gradient overflowed
             optimization.optimizer.zero_grad(set_to_none=True)
         if scaler.is_enabled():
@@ -186,12 +189,6 @@ class Trainer:
     def active(self) -> list[Optimization]:
         """What takes part in the step to be taken; the discriminator starts later."""
         return [o for o in self.optimizations if self.step >= o.objective.start_step]
-
-    def learning_rate(self) -> float:
-        """The rate of the step to be taken."""
-        how = self.settings
-        curve = (how.training_steps, how.lr_scheduler.power, how.lr_scheduler.warmup_steps)
-        return learning_rate(self.step, how.learning_rate, how.min_learning_rate, *curve)
 
     def require_finite(self, values: dict[str, Tensor], names: list[str]) -> None:
         """Wait for the device; raises TrainingError that names what is not finite, and the samples of the step."""

@@ -58,12 +58,6 @@ class Validation:
         comparison_figure(path, rows, self.columns)
 
 
-def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:
-    """The validation of a run; None where nothing is to be scored or shown, or no data is named for it."""
-    wanted = config.trainer.validate_every or config.trainer.num_samples
-    return Validation(config, stage, accelerator) if wanted and config.data.validation.data_root else None
-
-
 def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
     """nmse, rmse, ssim, psnr, detail at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `reconstruction_` of the
     autoencoder's reconstruction, if there is one. Means over maps (evaluation/metrics.py).
