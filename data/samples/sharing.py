@@ -4,6 +4,7 @@ Scenes are cut into batches before these are handed out. What a batch holds, and
 it, is therefore the same for any number of processes and workers.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -37,6 +38,7 @@ class Processes:
             import torch  # slow to import
 
             torch.distributed.init_process_group("gloo")
+            atexit.register(torch.distributed.destroy_process_group)  # its threads must not outlive the interpreter
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         if not self.is_main:
