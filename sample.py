@@ -150,7 +150,7 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
     drawn = spread(len(source), settings.figures)
 
     def is_there(number: int) -> bool:
-        ends = [".png", ".npy", *["_std.npy"] * (count > 1 and predictor.samples_differ)]
+        ends = [".png", ".npy", *["_std.npy"] * (count > 1 and predictor.sampling is not None)]
         ends += ["_figure.png"] * (number in drawn)
         return all((folder / f"{source.names[number]}{end}").exists() for end in ends)
 

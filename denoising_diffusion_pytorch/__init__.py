@@ -16,7 +16,7 @@ _MODULES = {
     "networks.autoencoder": ("AutoencoderKL", "Decoder", "DiagonalGaussianDistribution"),
     "networks.swin": ("SwinConditionEncoder", "WindowAttention"),
     "predictor": ("Prediction", "Predictor"),
-    "samplers": ("Sampling", "sample_ddim", "sample_ddpm", "sample_decoupled", "sample_euler", "sample_heun"),
+    "samplers": ("Sampling", "sample_ddim", "sample_ddpm", "sample_decoupled", "sample_euler"),
     "training.ema": ("EMAModel",),
     "training.schedule": ("learning_rate",),
     "weights": ("load_first_stage", "load_model"),

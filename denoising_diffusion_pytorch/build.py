@@ -79,5 +79,5 @@ def build_model(config: Config, stage: str) -> Any:
     if stage == "baseline":
         baseline = config.baseline_config
         network = {"radiounet": RadioUNet, "pmnet": PMNet}[baseline.architecture]
-        return network(config.cond_stage_config.in_channels, baseline.width, variance=baseline.variance)
+        return network(config.cond_stage_config.in_channels, baseline.width)
     return build_autoencoder(config) if stage == "vae" else LatentDiffusion(**latent_diffusion_parts(config))

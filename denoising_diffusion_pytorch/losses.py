@@ -133,21 +133,6 @@ class AutoencoderLoss(nn.Module):
         return loss, logs
 
 
-def gaussian_nll(image: Tensor, mean: Tensor, log_variance: Tensor) -> Terms:
-    """Negative log-likelihood of a normal distribution per pixel (Kendall & Gal, 2017, eq. 8), without its constant.
-
-    Pixels are weighted by their predicted standard deviation, as a constant: the minimum stays where it is, and the mean is
-    fitted where the variance is large, too (beta-NLL with beta 1/2; Seitzer et al., 2022). The logged `nll` is without weights.
-
-    Args:
-        image, mean, log_variance: (B, 1, H, W), the last two float32.
-    """
-    square = (mean - image.float()).square()
-    nll = 0.5 * (log_variance + square * (-log_variance).exp())
-    loss = ((log_variance.detach() / 2).exp() * nll).mean()
-    return loss, {"l2": square.mean().detach(), "nll": nll.mean().detach()}
-
-
 def adaptive_weight(nll: Tensor, generator: Tensor, reconstruction: Tensor, last_weight: Tensor) -> Tensor:
     """|grad nll| / (|grad generator| + 1e-4) at the decoder's last layer, in [0, 1e4] (Esser et al., 2021, eq. 7).
 

@@ -35,7 +35,7 @@ class Prediction:
 
     scene: Scene
     gain: np.ndarray  # (H, W)
-    std: np.ndarray | None = None  # (H, W), of several samples, whose mean `gain` is, or the network's own
+    std: np.ndarray | None = None  # (H, W), of several samples, whose mean `gain` is
     samples: np.ndarray | None = None  # (K, H, W), if there are several
     reconstruction: np.ndarray | None = None  # (H, W), the truth through the autoencoder and back, if asked for
 
@@ -54,7 +54,6 @@ class Predictor:
 
     Attributes:
         title: of the model, in tables.
-        samples_differ: whether several samples of one scene can be different maps.
 
     Raises CheckpointError for a checkpoint of an autoencoder, or none at all, and ConfigError for a sampler or a number of
     steps that does not fit the model.
@@ -88,7 +87,6 @@ class Predictor:
         if not 0 <= self.pixel_noise <= GAIN_SPAN_DB:
             raise ConfigError(f"pixel_noise is {self.pixel_noise:g}; it must lie within 0 .. {GAIN_SPAN_DB:g} dB")
         self.title = "latent diffusion" if isinstance(model, LatentDiffusion) else model.title
-        self.samples_differ = isinstance(model, LatentDiffusion) or self.config.baseline_config.variance
 
     @property
     def sees_simulation(self) -> bool:
@@ -182,8 +180,6 @@ def predict_batch(
         batch[name] = torch.from_numpy(np.stack([sample[name] for sample in prepared])).to(device)
     samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
     mean = np.mean(samples, axis=0)
-    if len(samples) > 1 and isinstance(model, Regression):
-        mean = model.predict(batch)[0][:, 0].cpu().numpy()  # without the samples' noise
     reconstructions = None
     if reconstruct and known and isinstance(model, LatentDiffusion):
         reconstructions = model.first_stage_model.predict(batch)[0][:, 0].cpu().numpy()

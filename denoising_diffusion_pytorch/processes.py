@@ -22,5 +22,5 @@ class Process(NamedTuple):
 PROCESSES = {
     "ddpm": Process(("pred_noise", "pred_x0", "pred_v"), ("ddim", "ddpm"), "ddpm", discrete=True),
     "const_sde": Process(("pred_KC",), ("decoupled",), "decoupled"),
-    "flow": Process(("pred_velocity",), ("euler", "heun"), "euler"),
+    "flow": Process(("pred_velocity",), ("euler",), "euler"),
 }

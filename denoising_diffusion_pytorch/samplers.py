@@ -5,7 +5,7 @@ argument's shape. N steps are N calls of the model. `PROCESSES` says which proce
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -61,38 +61,17 @@ def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, s
     return x_t
 
 
-def _integrate(diffusion: FlowMatching, model: Model, x_t: Tensor, times: Tensor, nodes: Sequence[int]) -> Tensor:
-    """Solve dx_t / dt = velocity in steps between the times of these numbers, of Heun's method where a step passes another one."""
-    for start, end in pairwise(nodes):
-        now, then = times[start], times[end]
-        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
-        velocity = diffusion.estimate(model(x_t, t), x_t, t)
-        if end - start == 2:
-            ahead = x_t + (then - now) * velocity
-            velocity = (velocity + diffusion.estimate(model(ahead, s), ahead, s)) / 2
-        x_t = x_t + (then - now) * velocity
-    return x_t
-
-
 def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
     """Euler's method for dx_t / dt = velocity, deterministic (`randn` is not used); on straight paths it is DDIM."""
-    return _integrate(diffusion, model, x_t, diffusion.schedule(steps, x_t.device), range(steps + 1))
-
-
-def sample_heun(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int, randn: Randn | None = None) -> Tensor:
-    """Heun's method for dx_t / dt = velocity, deterministic (`randn` is not used), of second order.
-
-    A Heun step calls the model twice and is twice as long as one of Euler's. The last step is Euler's (as in Karras et
-    al., 2022, algorithm 1): the other end of that step, t = 0, holds no noise to predict a velocity from. An even
-    number of calls begins with a step of Euler's too, where paths are nearly straight: 5 calls are Heun, Heun, Euler.
-    """
-    nodes = [0, *range(1 + steps % 2, steps, 2), steps]
-    return _integrate(diffusion, model, x_t, diffusion.schedule(steps, x_t.device), nodes)
+    for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
+        t = now.expand(x_t.shape[0])
+        x_t = x_t + (then - now) * diffusion.estimate(model(x_t, t), x_t, t)
+    return x_t
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     function.__name__.removeprefix("sample_"): function
-    for function in (sample_ddim, sample_ddpm, sample_decoupled, sample_euler, sample_heun)
+    for function in (sample_ddim, sample_ddpm, sample_decoupled, sample_euler)
 }
 
 

@@ -42,24 +42,16 @@ def measure_samples(samples: np.ndarray, truth: np.ndarray, name: str) -> dict[s
 
     Returns:
         `crps`, and the root mean squares `spread`, times sqrt(1 + 1 / K), and `error` of the samples' mean, in dB; the
-        fractions of pixels in the intervals, `coverage` by nominal fraction, and `coverage_where_samples_differ`; numbers
-        of these pixels: `pixels` and `differing`.
+        fractions of pixels in the intervals, `coverage` by nominal fraction, and the number of `pixels`.
     """
     values, true = gain_to_uint8(samples).astype(np.int16), gain_to_uint8(truth).astype(np.int16)
     away = np.abs(rank_fractions(values, true, np.random.default_rng(list(name.encode()))) - 0.5)
-    differ = (values != values[0]).any(0)
     # the mean of K samples has an error of its own: with this factor spread and error are equal for calibrated samples
     variance = values.var(0, ddof=1) * (1 + 1 / len(values))
     return {
         "crps": float(crps(values, true).mean()) * STEP_DB,
         "spread": float(np.sqrt(variance.mean())) * STEP_DB,
         "error": float(np.sqrt(((values.mean(0) - true) ** 2).mean())) * STEP_DB,
-        "coverage": _coverage(away),
-        "coverage_where_samples_differ": _coverage(away[differ]),
+        "coverage": {f"{level:g}": float((away <= level / 2).mean()) for level in LEVELS},
         "pixels": len(true),
-        "differing": int(differ.sum()),
     }
-
-
-def _coverage(away: np.ndarray) -> dict[str, float]:
-    return {f"{level:g}": float((away <= level / 2).mean()) if len(away) else float("nan") for level in LEVELS}

@@ -165,6 +165,5 @@ def _of_calibration(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"crps": mean_of([row["crps"] for row in rows])}
     for key in ("spread", "error"):
         found[key] = pooled(rows, key, power=2)
-    for key, weight in (("coverage", "pixels"), ("coverage_where_samples_differ", "differing")):
-        found[key] = {level: pooled([row[key] | row for row in rows], level, weight) for level in rows[0][key]}
-    return found | {"differing": sum(row["differing"] for row in rows) / sum(row["pixels"] for row in rows)}
+    coverage = [row["coverage"] | {"pixels": row["pixels"]} for row in rows]
+    return found | {"coverage": {level: pooled(coverage, level) for level in rows[0]["coverage"]}}

@@ -13,7 +13,7 @@ from data.files import lock
 
 COLUMNS = (  # of a CSV
     *("predictor", "name", "nmse", "rmse", "ssim", "psnr", "detail"),
-    *("rmse_db", "nmse_los", "nmse_nlos", "nmse_near", "nmse_far"),
+    *("rmse_db", "nmse_los", "nmse_nlos"),
 )
 
 

@@ -8,11 +8,9 @@ from scipy import ndimage
 
 from data.geometry.layout import Layout
 from data.geometry.registration import picture_of
-from data.measurements import pixels_of
 from data.scene import Scene
 from data.units import NOISE_FLOOR
 
-NEAR = 10  # px from a measured point
 PLACES = (  # each pixel is in the first that applies
     "inside buildings",
     "outage (zero in the open)",
@@ -30,7 +28,7 @@ class Regions:
     open: np.ndarray  # outside of the real buildings
     uncertain: np.ndarray  # not certainly inside a building, as far as the condition shows them
     picture: np.ndarray  # RadioMapSeer's building picture, which is offset by half a pixel from the map
-    parts: dict[str, np.ndarray]  # `los`, in line of sight, and `nlos`; with measured points `near` them and `far`
+    parts: dict[str, np.ndarray]  # `los`, in line of sight, and `nlos`
     place: np.ndarray  # (H, W) int: the number of each pixel's place in PLACES
 
     @classmethod
@@ -41,12 +39,6 @@ class Regions:
         inside, gain, shape = scene.buildings, scene.gain, scene.layout.shape
         visible = np.zeros(shape, bool) if scene.tx is None else line_of_sight(scene.layout, scene.tx)
         parts = {"los": visible, "nlos": ~visible}
-        if scene.measurements is not None and len(scene.measurements):
-            away = np.ones(shape, bool)
-            column, row = pixels_of(scene.measurements, shape[0], shape[0])
-            away[row, column] = False
-            near = ndimage.distance_transform_edt(away) <= NEAR
-            parts |= {"near": near, "far": ~near}
         by_wall = ndimage.binary_dilation(inside, np.ones((3, 3)))
         place = np.select([inside, gain == 0, by_wall, visible, gain < NOISE_FLOOR], np.arange(5), 5)
         return cls(~inside, ~scene.ori_mask, _picture(scene.layout), parts, place)

@@ -17,8 +17,6 @@ COLUMNS = {  # heading: (key of a summary, digits)
     "detail": ("detail", 2),
     "NMSE LOS": ("nmse_los", 4),
     "NMSE NLOS": ("nmse_nlos", 4),
-    "NMSE near": ("nmse_near", 4),
-    "NMSE far": ("nmse_far", 4),
     "CRPS dB": ("calibration.crps", 2),
     "90 % interval": ("calibration.coverage.0.9", 3),
     "NMSE set": ("nmse_whole_set", 4),
@@ -36,7 +34,7 @@ SHORT = {name: COLUMNS[name] for name in ("NMSE", "RMSE dB", "SSIM")}
 LEGEND = (
     "Grey levels v / 255, means over maps, with the 95 % bootstrap interval over maps. RMSE dB: over open pixels of the "
     "whole set. Detail: power finer than four pixels, as a fraction of the real map's. LOS and NLOS: pixels that see the "
-    "transmitter and those that do not; near and far: within ten pixels of a measured point, and farther. CRPS and 90 % "
+    "transmitter and those that do not. CRPS and 90 % "
     "interval (the fraction of open pixels in it): of the samples. Set: errors summed over the whole set, not means over "
     "maps. Masked: prediction and target times (1 - building picture). 0.2: levels max(g - 0.2, 0) / 0.8. Numbers under "
     "different conventions must not be compared."
@@ -122,12 +120,8 @@ def terminal_report(rows: Rows, notes: Iterable[str]) -> str:
     for name, row in rows.items():
         if found := row.get("calibration"):
             numbers = ", ".join(f"{key} {found[key.lower()]:.2f} dB" for key in ("CRPS", "spread", "error"))
-            everywhere, differ = (
-                ", ".join(f"{float(level):.0%}: {fraction:.1%}" for level, fraction in found[key].items())
-                for key in ("coverage", "coverage_where_samples_differ")
-            )
-            differ += f" of the {found['differing']:.1%} of them where samples differ"
-            sentences += [f"{name}: {numbers}.", f"{name}: intervals cover {everywhere} of all open pixels, {differ}."]
+            covered = ", ".join(f"{float(level):.0%}: {fraction:.1%}" for level, fraction in found["coverage"].items())
+            sentences += [f"{name}: {numbers}.", f"{name}: intervals cover {covered} of all open pixels."]
     return "\n".join(["", *aligned, "", wrapped(*sentences, powers(summary), *notes)])
 
 

@@ -17,7 +17,7 @@ from .report import interval
 
 
 class TestSet:
-    """Scenes of a split or of simulated cities, `maps` of them spread over it (None: all), as incomplete as wanted."""
+    """Scenes of a split, `maps` of them spread over it (None: all), as incomplete as wanted."""
 
     __test__ = False  # pytest: not a class of tests
 

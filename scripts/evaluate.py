@@ -1,7 +1,6 @@
 """Score a trained model and, on request, the simulator and path-loss models.
 
-    python scripts/evaluate.py --references                     the released model on unseen simulated cities
-    python scripts/evaluate.py --data path/to/RadioMapSeer --split test --csv maps.csv --markdown table.md
+    python scripts/evaluate.py --data path/to/RadioMapSeer --split test --references --csv maps.csv --markdown table.md
     accelerate launch --multi_gpu --num_processes 8 scripts/evaluate.py --ckpt radiodiff_results_LDM --data ...
 
 Every scene is predicted with the averaged weights and scored at the data's native resolution. The scores under all
@@ -20,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from data import FlatTree, RadioMapSeer, Scene, open_tree
+from data import Scene, open_tree
 from data.errors import DataError
 from data.files import write_json, write_text
 from data.incomplete import Incomplete
 from data.samples.sharing import Processes, shared
-from data.simulator.scenes import CIRCULAR, SimulatedScenes
+from data.simulator.scenes import CIRCULAR
 from denoising_diffusion_pytorch.cli import MISTAKES, natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import parse_config
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -37,9 +36,7 @@ from evaluation.regions import Regions
 from evaluation.report import LEGEND, Rows, markdown_report, terminal_report, wrapped
 from evaluation.scoring import Evaluation, TestSet, reference_scores
 
-SIMULATED = 50  # cities without --data
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
-FRESH_CITIES = 9_000_000  # number of the first city without --data
 RECONSTRUCTION = "autoencoder's reconstruction"
 Read = tuple[Scene, dict[str, np.ndarray], Regions, dict[str, Any]]  # prepared for the model; references' scores
 
@@ -48,8 +45,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--ckpt", help="checkpoint or results folder, also of a baseline; default: the released model")
-    add("--data", type=Path, help="tree of either kind; default: simulated cities that no model has seen")
-    add("--maps", type=positive, help="that many, spread over the split; default: all, or 50 simulated")
+    add("--data", type=Path, required=True, help="tree of either kind")
+    add("--maps", type=positive, help="that many, spread over the split; default: all")
     add("--split", default="test", help="train, val, test, all, or your own split (%(default)s)")
     add("--simulation_type", default="DPM")
     add("--json", type=new_file, help="file for all scores")
@@ -59,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--reconstruction", action="store_true", help="score the autoencoder's reconstruction of the real maps, too")
     add("--gallery", type=new_figure, help="figure: real | sampled | error | spread, from the best map to the worst")
     add("--steps", type=positive, help="network calls per map; default: as configured for the checkpoint")
-    add("--sampler", help="ddim, ddpm, decoupled, euler or heun; default: as configured for the checkpoint")
+    add("--sampler", help="ddim, ddpm, decoupled or euler; default: as configured for the checkpoint")
     add("--num_samples", type=positive, default=1, help="samples per map, whose mean is scored (%(default)s)")
     add("--noise_scale", type=float, help="above 1 samples differ more; default: as configured")
     add("--pixel_noise", type=float, help="dB on every pixel of several samples; default: as configured")
@@ -86,9 +83,7 @@ class Task:
         if incomplete.points and not self.predictor.sees_measurements:
             said = "has no channel that shows measured points; --incomplete points needs one"
             raise ConfigError(f"{self.predictor.checkpoint.path}: {said}")
-        source: RadioMapSeer | FlatTree | SimulatedScenes = SimulatedScenes(arguments.maps or SIMULATED, FRESH_CITIES)
-        if arguments.data:
-            source = open_tree(arguments.data, arguments.simulation_type, arguments.split)
+        source = open_tree(arguments.data, arguments.simulation_type, arguments.split)
         self.scenes = TestSet(source, arguments.maps, incomplete)
 
     def settings(self) -> dict[str, Any]:
@@ -139,7 +134,7 @@ def score(task: Task, processes: Processes) -> list[dict[str, Any]]:
 def write(task: Task, records: list[dict[str, Any]], evaluation: Evaluation, rows: Rows) -> None:
     """The files that were asked for."""
     arguments, predictor, source = task.arguments, task.predictor, task.scenes.source
-    facts = task.facts | {"data": source.report, "split": arguments.split if arguments.data else None}
+    facts = task.facts | {"data": source.report, "split": arguments.split}
     if arguments.json:
         baselines = {name: row for name, row in rows.items() if name not in (predictor.title, RECONSTRUCTION)}
         content = dict(rows[predictor.title]) | {"reconstruction": rows.get(RECONSTRUCTION), "baselines": baselines}
@@ -168,8 +163,8 @@ def main() -> None:
     if processes.is_main:
         evaluation = Evaluation(records)
         notes, rows = evaluation.notes(), evaluation.summaries()
-        if task.arguments.data is None and task.predictor.sees_simulation:
-            notes.append(f"{CIRCULAR} (--data)")
+        if task.scenes.scene(0).truth == "simulated" and task.predictor.sees_simulation:
+            notes.append(CIRCULAR)
         print(terminal_report(rows, notes))
         write(task, records, evaluation, rows)
 

@@ -4,15 +4,29 @@ accelerate launch scripts/train_baseline.py --cfg configs/tiny_baseline.yaml [--
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.cli import run
-from denoising_diffusion_pytorch.training.setup import read_command, train_stage
+from denoising_diffusion_pytorch.config.schema import Config
+from denoising_diffusion_pytorch.training.data import TrainingData
+from denoising_diffusion_pytorch.training.objectives import make_objectives
+from denoising_diffusion_pytorch.training.setup import make_accelerator, make_validation, read_command
+from denoising_diffusion_pytorch.training.trainer import Trainer
+from denoising_diffusion_pytorch.weights import load_starting_weights
 
-train = partial(train_stage, "baseline")
+
+def train(config: Config) -> None:
+    """Train to the end, or continue an interrupted run. `config` is resolved."""
+    accelerator = make_accelerator(config.trainer)
+    model = build_model(config, "baseline")
+    load_starting_weights(model, config, "baseline", accelerator.print)
+    objectives = make_objectives(config, "baseline", model)
+    data = TrainingData(config, accelerator)
+    validation = make_validation(config, "baseline", accelerator)
+    Trainer(config, "baseline", model, objectives, data.batches, accelerator, validation).train()
 
 
 def main() -> None:

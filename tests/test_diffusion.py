@@ -5,7 +5,7 @@ import torch
 
 from denoising_diffusion_pytorch.diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion, beta_schedule
 from denoising_diffusion_pytorch.processes import PROCESSES
-from denoising_diffusion_pytorch.samplers import SAMPLERS, Sampling, sample_euler, sample_heun
+from denoising_diffusion_pytorch.samplers import SAMPLERS, Sampling, sample_euler
 
 CLASSES = {"ddpm": GaussianDiffusion, "const_sde": DecoupledDiffusion, "flow": FlowMatching}
 
@@ -123,21 +123,10 @@ def test_a_stochastic_sampler_gives_a_gaussian_its_moments(model_type, sampler):
     assert abs(samples.mean() - M) < 0.03 and abs(samples.std() - S) < 0.03
 
 
-@pytest.mark.parametrize("steps", [40, 41])
-def test_a_flow_carries_noise_to_a_gaussian(steps):
-    """Noise z to M + S z; Heun's method is of second order."""
+def test_a_flow_carries_noise_to_a_gaussian():
+    """Noise z to M + S z."""
     diffusion, noise = FlowMatching(), torch.linspace(-3, 3, 101, dtype=torch.double).view(-1, 1, 1, 1)
-
-    def sample(sampler, calls):
-        return sampler(diffusion, ideal(diffusion), noise, calls, randn)
-
-    def error(sampler, calls):
-        return (sample(sampler, calls) - (M + S * noise)).abs().max()
-
-    assert error(sample_euler, 200) < 0.03
-    assert error(sample_heun, steps) < error(sample_euler, steps) / 4
-    assert error(sample_heun, 4 * steps) < error(sample_heun, steps) / 10  # 16 for a perfect second order
-    assert torch.equal(sample(sample_heun, 2), sample(sample_euler, 2))
+    assert (sample_euler(diffusion, ideal(diffusion), noise, 200, randn) - (M + S * noise)).abs().max() < 0.03
 
 
 def test_times_run_from_pure_noise_to_the_end():
@@ -181,7 +170,7 @@ def test_sampling_settings_are_checked_against_the_process():
     assert Sampling().changed(FlowMatching()).sampler == "euler"
     for process, changes, words in (
         (DecoupledDiffusion, {"sampler": "ddim"}, "ddim.*choose from decoupled"),
-        (FlowMatching, {"sampler": "ddpm"}, "euler, heun"),
+        (FlowMatching, {"sampler": "ddpm"}, "choose from euler"),
         (FlowMatching, {"eta": 0.5}, "eta is 0.5.*euler"),
         (GaussianDiffusion, {"sampler": "ddpm", "eta": 1.0}, "eta is 1.*ddpm"),
         (GaussianDiffusion, {"steps": 1001}, "1..1000"),

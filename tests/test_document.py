@@ -50,17 +50,6 @@ def test_every_epoch_is_another_one(radiomapseer):
     assert sorted(stream[:20]) == sorted(stream[20:40]) == sorted(loader.dataset.source.names)
 
 
-def test_settings_of_a_configuration_count(radiomapseer):
-    data = {"train": {"data_root": str(radiomapseer), "max_samples": 6}}
-    off = create_dataloader(tiny_config(data=data | {"augmentation": {"p": 0.0}}))
-    on = create_dataloader(tiny_config(data=data, trainer={"seed": 1}))
-    assert len(off.dataset) == 6 and off.num_workers == 0 and next(off)["image"].shape == (2, 1, 16, 16)
-    assert len({str([batch["name"] for batch in loader]) for loader in (off, on)}) == 2
-    for batch in off:
-        plain = off.dataset[off.dataset.source.names.index(batch["name"][0])]
-        assert torch.equal(batch["image"][0], plain["image"])
-
-
 def test_augmentation_of_the_document():
     torch.manual_seed(0)
     augment, plain, moved = RandomAugmentation(p=1.0), marked(), 0

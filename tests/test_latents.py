@@ -1,6 +1,5 @@
 """What is computed from the samples before the first step, by all processes together and once."""
 
-import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -131,20 +130,6 @@ def test_what_processes_do_not_share_is_refused(radiomapseer, tmp_path, monkeypa
     other = Processes(0, 2, lambda value: [value, ("another digest", "another tree: 3 scenes")])
     with pytest.raises(DataError, match="different scenes: .*16 scenes.*another tree: 3 scenes"):
         open_dataset(config, config.data.train, other)
-
-
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
-    fcntl = pytest.importorskip("fcntl")
-
-    def no_locks(*arguments):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "lockf", no_locks)
-    cache = SampleCache("x", 3, {"a": (2,)}, tmp_path)
-    with cache.filling() as missing:
-        for index in missing:
-            cache.write(index, {"a": torch.full((2,), float(index))})
-    assert "no locks" in caplog.text and cache.read(2, "a").tolist() == [2, 2]
 
 
 def test_the_latent_scale_is_of_the_same_samples_for_any_number_of_processes(radiomapseer):

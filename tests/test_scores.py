@@ -14,7 +14,7 @@ from evaluation.metrics import PERFECT_PSNR, Scores, detail, map_scores, measure
 from evaluation.records import Records, csv_of
 from evaluation.references import log_distance_model, los_nlos_model
 from evaluation.regions import PLACES, Regions
-from evaluation.report import difference, interval, table, terminal_report
+from evaluation.report import difference, interval, terminal_report
 from evaluation.scoring import Evaluation, reference_scores
 
 
@@ -61,16 +61,11 @@ def walled_scene(**more):
 
 
 def test_parts_of_a_map_are_scored_apart():
-    """Line of sight and shadow, near and far from a measured point; parts that only some maps have."""
+    """Line of sight and shadow, and the places that an NMSE is the sum of."""
     scene = walled_scene()
     prediction = scene.gain + np.float32(0.1) * (np.arange(16) < 8) - np.float32(0.2) * (np.arange(16) > 8)
     row = measure("a", prediction, scene.gain, Regions.of(scene))
     assert row["nmse_los"] == pytest.approx(0.04) and row["nmse_nlos"] == pytest.approx(0.16)
-    measured = replace(scene, measurements=np.array([[15.0, 8, 0.5]]))
-    near = measure("b", np.where(np.arange(16) < 5, 0, scene.gain), scene.gain, Regions.of(measured))
-    summary = Scores([row, near]).summary()
-    assert near["nmse_near"] == 0 == summary["nmse_near"] and near["nmse_far"] > 0.5
-    assert summary["nmse_los"] == pytest.approx((0.04 + near["nmse_los"]) / 2)
     scene.gain[0, 0] = 0
     prediction = np.where(scene.buildings, 0.1, 0.4).astype(np.float32)
     row = measure("a", prediction, scene.gain, Regions.of(scene))
@@ -152,18 +147,6 @@ def test_interval_covers_the_mean_at_its_rate():
     assert 88 <= hits <= 99
     assert interval([1.0]) is None and interval([0.5, 0.5]) == [0.5, 0.5]
     assert difference(np.array([0.1, math.nan, 0.1])) == "+0.1000 [+0.1000, +0.1000]"
-
-
-def test_a_table_has_the_columns_that_are_known():
-    rows = {
-        ("a", "1"): {"nmse": 0.5, "nmse_interval": [0.4, 0.6], "masked": {"nmse_whole_set": 0.1}},
-        ("b", "2"): {"nmse": math.nan, "calibration": {"coverage": {"0.9": 0.8}}},
-    }
-    assert table(rows, heads=("", "n")) == [
-        ["", "n", "NMSE", "90 % interval", "NMSE masked, set"],
-        ["a", "1", "0.5000 [0.4000, 0.6000]", "-", "0.1000"],
-        ["b", "2", "-", "0.800", "-"],
-    ]
 
 
 def test_records_of_other_settings_and_other_files_are_left_alone(tmp_path):

@@ -12,11 +12,7 @@ from data.measurements import SIMULATED as BASE_CHANNEL  # what a residual decod
 from ..processes import PROCESSES
 from .schema import Config, get
 
-STAGES = {
-    "vae": "./radiodiff_results_VAE",
-    "ldm": "./radiodiff_results_LDM",
-    "baseline": "./radiodiff_results_baseline",
-}
+STAGES = {"vae": "VAE", "ldm": "LDM", "baseline": "baseline"}  # stage: end of its results folder's name
 DD, DIFFUSION = "first_stage_config.ddconfig", "diffusion_config"
 
 
@@ -111,7 +107,7 @@ def _fill_trainer(config: Config, stage: str) -> Iterator[str]:
     if trainer.min_learning_rate > trainer.learning_rate:
         yield f"trainer.min_learning_rate is {trainer.min_learning_rate}, above trainer.learning_rate {trainer.learning_rate}"
     trainer.sample_interval = trainer.sample_interval or trainer.save_interval
-    trainer.results_folder = trainer.results_folder or STAGES[stage]
+    trainer.results_folder = trainer.results_folder or f"./radiodiff_results_{STAGES[stage]}"
     if trainer.init_from and config.first_stage_config.ckpt_path:
         yield "trainer.init_from and first_stage_config.ckpt_path exclude each other: both bring an autoencoder"
 

@@ -34,13 +34,7 @@ ALIASES = {
     "trainer.weight_decay": "trainer.optimizer.weight_decay",
 }
 
-BOUNDS = {
-    "minimum": ">=",
-    "exclusiveMinimum": ">",
-    "maximum": "<=",
-    "exclusiveMaximum": "<",
-    "multipleOf": "multiple of",
-}
+SIGN = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<", "multipleOf": "multiple of"}
 TYPES = {"integer": "whole number", "boolean": "true or false", "string": "text", "null": ""}
 
 
@@ -218,5 +212,5 @@ def _kind(field: dict[str, Any]) -> str:
         return " | ".join(map(_written, field.get("enum", [field.get("const")])))
     if field["type"] == "array":
         return f"list of: {_kind(field['items'])}"
-    bounds = [f"{sign} {field[name]:g}" for name, sign in BOUNDS.items() if name in field]
+    bounds = [f"{sign} {field[name]:g}" for name, sign in SIGN.items() if name in field]
     return " ".join([TYPES.get(field["type"], field["type"]), *bounds])

@@ -138,7 +138,6 @@ class DiffusionConfig(Section):
 class BaselineConfig(Section):
     architecture: Literal["radiounet", "pmnet"] = setting("radiounet", "image sides: multiples of 64 px, of 8 px")
     width: Positive = setting(1.0, "fraction of the published channels in every layer")
-    variance: bool = setting(False, "predict every pixel's variance too, by its likelihood in place of lossconfig")
 
 
 class SourceConfig(Section):

@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..randomness import KeyedRandom, sample_keys
 from .blocks import normalize, to_gain
 
-LOWEST_LOG_VARIANCE = -12.0  # the rounding to 256 grey levels alone has (2 / 255)^2 / 12, e^-12.2
 RATES = (6, 12, 18)  # dilations of PMNet's pyramid
 # RadioUNet: kernel and pooling of each layer on the way down; kernel and enlargement on the way up, before a last convolution
 DOWN = ((3, 1), (5, 2), (5, 2), (5, 1), (5, 2), (3, 1), (5, 2), (5, 2), (5, 2))
@@ -38,38 +36,19 @@ def upsample_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequen
     return nn.Sequential(conv, nn.ReLU())
 
 
-def mean_and_log_variance(output: Tensor) -> tuple[Tensor, Tensor]:
-    """The two channels of a network with `variance`: output (B, 2, H, W) -> mean and log-variance, (B, 1, H, W) float32 each.
-
-    The log-variance is bounded smoothly from below: a clamp would have no gradient where the network must come back.
-    """
-    mean, raw = output.float().chunk(2, dim=1)
-    return mean, LOWEST_LOG_VARIANCE + F.softplus(raw - LOWEST_LOG_VARIANCE)
-
-
 class Regression(nn.Module):
-    """A network from the condition to the map. `forward` returns all outputs that are trained; the last one is the prediction.
-
-    An output has one channel, the map in about [-1, 1], or two, the map's mean and log-variance (heteroscedastic
-    regression, Kendall & Gal, 2017), see `mean_and_log_variance`.
+    """A network from the condition to the map: `forward` returns all outputs that are trained, each the map in about [-1, 1];
+    the last one is the prediction.
     """
 
     title: ClassVar[str]  # in tables
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any], num_samples: int = 1) -> list[Tensor]:
-        """Grey levels (B, 1, S, S) for a batch with `cond`, `ori_mask` and `keys`, zero where the masks say so.
-
-        One sample is the mean. More are drawn from every pixel's normal distribution, independent of its neighbours;
-        a network without `variance` has its one answer, however many are asked for.
+        """Grey levels (B, 1, S, S) for a batch with `cond` and `ori_mask`, zero where the masks say so: one map, however many
+        samples are asked for.
         """
-        output, masks = self(batch["cond"])[-1].float(), batch["ori_mask"]
-        if num_samples == 1 or output.shape[1] == 1:
-            return [to_gain(output[:, :1], masks)]
-        mean, log_variance = mean_and_log_variance(output)
-        std = (log_variance / 2).exp()
-        randoms = (KeyedRandom(sample_keys(batch["keys"], number), mean.device) for number in range(num_samples))
-        return [to_gain(mean + std * random.randn_like(mean), masks) for random in randoms]
+        return [to_gain(self(batch["cond"])[-1].float(), batch["ori_mask"])]
 
 
 class PoolingUnet(nn.Module):
@@ -111,13 +90,12 @@ class RadioUNet(Regression):
 
     The paper trains the first U-Net, freezes it, and trains the second. Here both learn from the first step on by the sum of
     their losses; the second one's gradient does not reach the first. The last layers have no ReLU, as maps lie in [-1, 1].
-    `width` is the fraction of the published channels in every layer; with `variance` the second U-Net predicts the
-    log-variance, too.
+    `width` is the fraction of the published channels in every layer.
     """
 
     title = "RadioUNet"
 
-    def __init__(self, cond_channels: int, width: float = 1.0, *, variance: bool = False):
+    def __init__(self, cond_channels: int, width: float = 1.0):
         super().__init__()
 
         def scaled(channels: Sequence[int]) -> list[int]:
@@ -125,10 +103,10 @@ class RadioUNet(Regression):
 
         first_down = (6 if cond_channels <= 3 else 10, *FIRST_DOWN)
         self.first = PoolingUnet(cond_channels, 1, scaled(first_down), scaled(FIRST_UP))
-        self.second = PoolingUnet(1 + cond_channels, 1 + variance, scaled(SECOND_DOWN), scaled(SECOND_UP))
+        self.second = PoolingUnet(1 + cond_channels, 1, scaled(SECOND_DOWN), scaled(SECOND_UP))
 
     def forward(self, cond: Tensor) -> list[Tensor]:
-        """cond (B, C, S, S) in [-1, 1] -> both maps, (B, 1 or 2, S, S) each; S a multiple of 64."""
+        """cond (B, C, S, S) in [-1, 1] -> both maps, (B, 1, S, S) each; S a multiple of 64."""
         first = self.first(cond)
         return [first, self.second(torch.cat([first.detach(), cond], dim=1))]
 
@@ -182,13 +160,12 @@ class AtrousPyramid(nn.Module):
 
 class PMNet(Regression):
     """PMNet of output stride 8, the more accurate one of the authors' two, with the layers of their code: 33.3 M parameters.
-    `width` is the fraction of the published 64 to 1,024 channels in every layer; with `variance` it predicts the
-    log-variance, too.
+    `width` is the fraction of the published 64 to 1,024 channels in every layer.
     """
 
     title = "PMNet"
 
-    def __init__(self, cond_channels: int, width: float = 1.0, *, variance: bool = False):
+    def __init__(self, cond_channels: int, width: float = 1.0):
         super().__init__()
         c = max(1, round(64 * width))
         self.stem = conv_norm(cond_channels, c, 7, stride=2)
@@ -207,11 +184,11 @@ class PMNet(Regression):
         self.head = nn.Sequential(
             *(nn.Conv2d(2 * c + cond_channels, c, 3, padding=1), normalize(c), nn.ReLU()),
             *(nn.Conv2d(c, c, 3, padding=1), normalize(c), nn.ReLU()),
-            nn.Conv2d(c, 1 + variance, 3, padding=1),
+            nn.Conv2d(c, 1, 3, padding=1),
         )
 
     def forward(self, cond: Tensor) -> list[Tensor]:
-        """cond (B, C, S, S) in [-1, 1] -> one output (B, 1 or 2, S, S); S a multiple of 8."""
+        """cond (B, C, S, S) in [-1, 1] -> one output (B, 1, S, S); S a multiple of 8."""
         x1 = F.max_pool2d(F.relu(self.stem(cond)), 3, stride=2, padding=1)  # (B, c, S / 4, S / 4)
         x2 = self.layer2(x1)  # (B, 4 c, S / 4, S / 4)
         x3 = F.relu(self.reduce(x2))

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..config.schema import Config, EndToEndConfig, TrainerConfig
 from ..latent_diffusion import LatentDiffusion
-from ..losses import AutoencoderLoss, PatchDiscriminator, gaussian_nll, hinge_gan_loss
+from ..losses import AutoencoderLoss, PatchDiscriminator, hinge_gan_loss
 from ..networks.autoencoder import AutoencoderKL
-from ..networks.baselines import Regression, mean_and_log_variance
+from ..networks.baselines import Regression
 from ..networks.blocks import apply_mask
 from ..randomness import KeyedRandom
 
@@ -97,9 +97,7 @@ class LatentObjective(nn.Module):
 
 
 class RegressionObjective(nn.Module):
-    """A baseline: the sum over its outputs of lossconfig's reconstruction terms, or of the likelihood where an output has a
-    variance. The logged terms are the prediction's.
-    """
+    """A baseline: the sum over its outputs of lossconfig's reconstruction terms. The logged terms are the prediction's."""
 
     name, start_step = "regression", 0
 
@@ -111,11 +109,7 @@ class RegressionObjective(nn.Module):
         images, masks = batch["image"], batch["ori_mask"]
         losses: list[Tensor] = []
         for output in self.model(batch["cond"]):  # what the masks say is certain has no part in the loss
-            if output.shape[1] == 1:
-                loss, logs = self.loss.reconstruction(images, apply_mask(output, masks))
-            else:
-                mean, log_variance = mean_and_log_variance(output)
-                loss, logs = gaussian_nll(images, apply_mask(mean, masks), log_variance.masked_fill(masks > 0.5, 0.0))
+            loss, logs = self.loss.reconstruction(images, apply_mask(output, masks))
             losses.append(loss)
         return torch.stack(losses).sum(), logs, carry
 

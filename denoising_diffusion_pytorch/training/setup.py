@@ -1,16 +1,14 @@
-"""What the training commands share: command line, dry run, process group and precision, and the run of a stage."""
+"""What the training commands share: command line, dry run, process group and precision."""
 
 import argparse
 import logging
 import os
-from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
-from torch.utils.data import Dataset
 
 from data.conditions import CONDITION_CHANNELS
 
@@ -20,12 +18,9 @@ from ..config.derive import is_placeholder
 from ..config.reader import settings_table
 from ..config.schema import DEFAULTS, Config, TrainerConfig, get
 from ..errors import CheckpointError, ConfigError
-from ..weights import load_starting_weights
-from .data import TrainingData
 from .forecast import report
 from .objectives import make_objectives
 from .run_folder import model_report
-from .trainer import Trainer
 from .validation import Validation
 
 log = logging.getLogger("radiodiff")
@@ -133,25 +128,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
     return accelerator
 
 
-def train_stage(stage: str, config: Config, dataset: Dataset | None = None) -> None:
-    """Train a stage to the end, or continue an interrupted run. `config` is resolved; `dataset` is one of your own, see
-    `data.samples.dataset.OwnSamples`, or None for what the configuration names.
-    """
-    trainer, diffusion = config.trainer, config.diffusion_config
-    # until the end-to-end phase the decoder takes no part
-    some_unused = stage == "ldm" and diffusion.end_to_end.start_step is not None
-    accelerator = make_accelerator(trainer, some_unused=some_unused)
-    model = build_model(config, stage)
-    load_starting_weights(model, config, stage, accelerator.print)
-    objectives = make_objectives(config, stage, model)
-    data = TrainingData(config, accelerator, dataset)
-    validated = (trainer.validate_every or trainer.num_samples) and config.data.validation.data_root
-    validation = Validation(config, stage, accelerator) if validated else None
-    measure_scale = None
-    if stage == "ldm":
-        if config.data.cache_latents:
-            data.cache_latents(model.first_stage_model)
-        # another run's weights include its scale, which stays valid unless the encoder is trained
-        if diffusion.scale_factor is None and (config.first_stage_config.trainable or not trainer.init_from):
-            measure_scale = partial(data.measure_scale, model)
-    Trainer(config, stage, model, objectives, data.batches, accelerator, validation, measure_scale).train()
+def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:
+    """The scenes that are scored and shown along the run; None where nothing is."""
+    wanted = (config.trainer.validate_every or config.trainer.num_samples) and config.data.validation.data_root
+    return Validation(config, stage, accelerator) if wanted else None
