@@ -23,7 +23,7 @@ PATIENCE = 60  # s until a network file system shows what another machine wrote
 
 
 @dataclass(frozen=True)
-class Processes:
+class FillingProcesses:
     """Those that fill a cache together: number of this one, and of all; `gather(value)` waits for and returns all values."""
 
     rank: int = 0
@@ -54,9 +54,9 @@ class SampleCache:
         identity: Mapping[str, object] | None = None,  # what the samples are made from, in JSON types
         *,
         group: int = 1,  # this many consecutive samples lie in one shard; `count` is a multiple of it
-        processes: Processes = Processes(),  # noqa: B008
+        processes: FillingProcesses = FillingProcesses(),  # noqa: B008
     ):
-        self.count, self.processes = count, Processes() if folder is None else processes
+        self.count, self.processes = count, FillingProcesses() if folder is None else processes
         self.record = np.dtype([(name, DTYPE, tuple(shape)) for name, shape in shapes.items()])
         self.rows = count if folder is None else max(1, min(-(-count // (SHARDS * group)), ROWS // group)) * group
         self.memory: dict[str, np.ndarray] = {}

@@ -25,7 +25,7 @@ from ..trees.folder import FlatTree
 from ..trees.radiomapseer import RadioMapSeer
 from ..workers import start_worker
 from .augment import Augmentation
-from .cache import DTYPE, Processes, SampleCache
+from .cache import DTYPE, FillingProcesses, SampleCache
 
 
 class RadioMapDataset(Dataset):
@@ -47,7 +47,7 @@ class RadioMapDataset(Dataset):
         incomplete: Incomplete | None = None,  # what the condition does not know
         cache: bool = False,
         cache_folder: str | Path | None = None,  # of the cache, see cache.py; None for memory
-        processes: Processes = Processes(),  # noqa: B008 - that fill a cache in files together
+        processes: FillingProcesses = FillingProcesses(),  # noqa: B008 - that fill a cache in files together
     ):
         self.source, self.report = source, source.report
         self.image_size, self.cond_size, self.cond_channels = image_size, cond_size, tuple(cond_channels)
@@ -82,7 +82,7 @@ class RadioMapDataset(Dataset):
             sample["native"] = np.stack(native)
         return sample
 
-    def _filled_cache(self, folder: Path | None, processes: Processes) -> SampleCache:
+    def _filled_cache(self, folder: Path | None, processes: FillingProcesses) -> SampleCache:
         """Prepare every sample once, in several threads."""
         shapes = {key: value.shape for key, value in self._read(0).items()}
         identity = self.identity() if folder else {}

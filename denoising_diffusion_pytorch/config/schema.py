@@ -158,7 +158,7 @@ class AugmentConfig(Section):
 
 
 class IncompleteConfig(Section):
-    points: Natural = setting(0, "most measured points; needs the channels measured_gain and measured")
+    points: Natural = setting(0, "most measured points; needs measured_gain and measured, or simulated, as channels")
     points_noise: NotNegative = setting(0.0, "error of their values, dB")
     points_jitter: NotNegative = setting(0.0, "error of their positions, m")
     missing_buildings: Natural = setting(0, "most buildings left out of the condition")
@@ -229,7 +229,7 @@ class TrainerConfig(Section):
     ema: EMAConfig = setting(EMAConfig(), "exponential moving average of the weights")
     optimizer: OptimizerConfig = setting(OptimizerConfig(), "AdamW (Loshchilov & Hutter, 2019)")
     lr_scheduler: LRConfig = setting(LRConfig(), "max(min_lr, (1 - t / T)^power * lr); the document: cosine")
-    results_folder: Text | None = setting(None, "null: ./radiodiff_results_VAE or ./radiodiff_results_LDM")
+    results_folder: Text | None = setting(None, "null: ./radiodiff_results_VAE, _LDM or _baseline")
     init_from: Text | None = setting(None, "checkpoint or results folder of the same stage: a new run's first weights")
     enable_resume: bool = setting(True, "the same command continues where it stopped")
     resume_milestone: Natural | Literal["latest"] = setting("latest", "step of the checkpoint to continue; 0: latest")

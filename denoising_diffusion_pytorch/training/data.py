@@ -15,7 +15,7 @@ from data import DataError
 from data.hashing import digest
 from data.incomplete import Incomplete
 from data.samples.augment import Augmentation, symmetry
-from data.samples.cache import Processes, SampleCache
+from data.samples.cache import FillingProcesses, SampleCache
 from data.samples.dataset import OwnSamples, RadioMapDataset, close_dataloader, to_device, training_loader
 from data.trees.folder import open_tree
 
@@ -27,12 +27,12 @@ from ..networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 SCALE_SAMPLES = 512  # of all processes, over which the latents' standard deviation is measured
 
 
-def processes_of(accelerator: Accelerator) -> Processes:
+def processes_of(accelerator: Accelerator) -> FillingProcesses:
     """The processes of a run, as a cache wants them."""
-    return Processes(accelerator.process_index, accelerator.num_processes, lambda value: gather_object([value]))
+    return FillingProcesses(accelerator.process_index, accelerator.num_processes, lambda value: gather_object([value]))
 
 
-def open_dataset(config: Config, source: SourceConfig, processes: Processes, **options: Any) -> RadioMapDataset:
+def open_dataset(config: Config, source: SourceConfig, processes: FillingProcesses, **options: Any) -> RadioMapDataset:
     """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `RadioMapDataset`.
 
     Raises:
