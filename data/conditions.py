@@ -80,10 +80,19 @@ def log_distance(scene: Scene, size: int) -> np.ndarray:
 @channel_of_transmitter
 def detour(scene: Scene, size: int) -> np.ndarray:
     """Grey level of a loss of 28.6 log10 d + 1.4 dB, d the geodesic distance in metres, at least 2; 0 where there is none."""
-    from .simulator import geodesic_distance  # numba is slow to import
+    from .simulator import shortest_paths  # numba is slow to import
 
-    length = geodesic_distance(scene.shown.inside, scene.shown_tx)
+    length, _ = shortest_paths(scene.shown.inside, scene.shown_tx)
     return resize(db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(np.maximum(length, 2)) - 1.4), size)
+
+
+@channel_of_transmitter
+def turns(scene: Scene, size: int) -> np.ndarray:
+    """By how much the shortest path turns: 1 - its sum of turns / 360 degrees, at least 0.1; 0 where there is no path."""
+    from .simulator import shortest_paths  # numba is slow to import
+
+    _, turn = shortest_paths(scene.shown.inside, scene.shown_tx, straight=True)
+    return resize(np.where(np.isinf(turn), 0, np.maximum(1 - turn / (2 * np.pi), 0.1)).astype(np.float32), size)
 
 
 @channel_of_transmitter

@@ -61,11 +61,6 @@ def new_figure(text: str, suffixes: Sequence[str] = (".png", ".pdf", ".svg", ".j
     return new_file(text)
 
 
-def new_png(text: str) -> Path:
-    """`new_file` of a picture whose pixels are values."""
-    return new_figure(text, (".png",))
-
-
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and exit with its code (None: 0), 2 after a user's mistake, 130 after Ctrl-C."""
     try:

@@ -8,7 +8,6 @@ compared.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,22 +34,10 @@ def ssim(prediction: np.ndarray, target: np.ndarray) -> float:
     return float((likeness / ((both_means + c1) * (squares - both_means + c2))).mean())
 
 
-def detail(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Power at periods below four pixels, prediction over target, (H, W): below 1 for a blurred map, NaN for a flat target."""
-    fine = _fine_waves(target.shape)
-    power = [float((np.abs(np.fft.rfft2(image.astype(np.float64))[fine]) ** 2).sum()) for image in (prediction, target)]
-    return power[0] / power[1] if power[1] > 1e-9 else math.nan  # below: rounding errors
-
-
-@lru_cache(4)
-def _fine_waves(shape: tuple[int, int]) -> np.ndarray:
-    return np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])) > 0.25  # cycles per pixel
-
-
 def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """nmse, rmse, ssim, psnr (dB) and `detail` of one map, (H, W) grey levels in [0, 1]; `target_power` is its mean square.
+    """nmse, rmse, ssim and psnr (dB) of one map, (H, W) grey levels in [0, 1]; `target_power` is its mean square.
 
-    NMSE and detail are NaN for a target that is zero everywhere.
+    NMSE is NaN for a target that is zero everywhere.
     """
     mse = float(((prediction - target) ** 2).mean())
     return {
@@ -58,7 +45,6 @@ def map_scores(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
         "rmse": math.sqrt(mse),
         "ssim": ssim(prediction, target),
         "psnr": min(PERFECT_PSNR, -10 * math.log10(mse)) if mse else PERFECT_PSNR,
-        "detail": detail(prediction, target),
         "target_power": float((target**2).mean()),
         "pixels": target.size,
     }
@@ -133,7 +119,7 @@ class Scores:
         self.rows.append(measure(*map_and_truth))
 
     def summary(self) -> dict[str, Any]:
-        """On raw levels means over maps, of those that have the score: nmse, rmse, ssim, psnr, detail, nmse_PART; over the
+        """On raw levels means over maps, of those that have the score: nmse, rmse, ssim, psnr, nmse_PART; over the
         whole set nmse_whole_set, rmse_whole_set, target_power (mean square of the target) and rmse_db. `maps`, and in
         `without_energy` how many of them are zero everywhere and have no nmse. Under `masked` and `thresholded` the same
         of these conventions; `nmse_by_region`; under `calibration` the mean of crps, the rest over all pixels.

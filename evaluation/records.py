@@ -12,7 +12,7 @@ from data.errors import DataError
 from data.files import lock
 
 COLUMNS = (  # of a CSV
-    *("predictor", "name", "nmse", "rmse", "ssim", "psnr", "detail"),
+    *("predictor", "name", "nmse", "rmse", "ssim", "psnr"),
     *("rmse_db", "nmse_los", "nmse_nlos"),
 )
 

@@ -9,6 +9,7 @@ of the same size, or features of the GeoJSON file with "class": "car".
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,7 +21,7 @@ from data.gis.city import read_city
 from data.scene import parse_position, scene_at
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
-from denoising_diffusion_pytorch.cli import new_png, parse, print_city, run
+from denoising_diffusion_pytorch.cli import new_figure, parse, print_city, run
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     add("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
     add("--cars", type=Path, metavar="PNG", help="a picture as large as that of the buildings, white inside cars")
     add("--invert", action="store_true", help="the buildings of the PNG are black on white")
-    add("--out", type=new_png, required=True, help="PNG to write")
+    add("--out", type=partial(new_figure, suffixes=[".png"]), required=True, help="PNG to write")
     add("--force", action="store_true", help="overwrite --out")
     arguments = parse(parser)
     if arguments.out.exists() and not arguments.force:

@@ -10,7 +10,7 @@ from data import DataError, Scene
 from data.geometry.layout import Layout
 from data.geometry.registration import picture_of, snap
 from data.units import apply_noise_floor
-from evaluation.metrics import PERFECT_PSNR, Scores, detail, map_scores, measure, ssim
+from evaluation.metrics import PERFECT_PSNR, Scores, map_scores, measure, ssim
 from evaluation.records import Records, csv_of
 from evaluation.references import log_distance_model, los_nlos_model
 from evaluation.regions import PLACES, Regions
@@ -41,16 +41,6 @@ def test_map_scores():
     x = random.random((20, 24))
     y = np.clip(x + 0.2 * random.standard_normal(x.shape), 0, 1)
     assert ssim(x, y) == pytest.approx(direct_ssim(x, y), abs=1e-9) and ssim(x, x) == pytest.approx(1)
-
-
-def test_detail_is_power_of_fine_waves():
-    y, x = np.indices((32, 32))
-    fine, coarse = np.sin(2 * np.pi * x * 3 / 8), np.sin(2 * np.pi * y / 8)  # 2.7 and 8 pixels long
-    target = 0.5 + 0.2 * fine + 0.2 * coarse
-    assert detail(target, target) == 1
-    assert detail(0.5 + 0.1 * fine + 0.4 * coarse, target) == pytest.approx(0.25)
-    assert detail(0.5 + 0.2 * coarse, target) == pytest.approx(0, abs=1e-9)
-    assert math.isnan(detail(target, np.full((32, 32), 0.3)))
 
 
 def walled_scene(**more):

@@ -13,7 +13,7 @@ from data.geometry.cars import cars_from_picture, picture_of_cars
 from data.geometry.layout import SUBROWS, Layout
 from data.geometry.registration import EDGE
 from data.samples.augment import symmetry
-from data.simulator import Simulator, geodesic_distance, line_of_sight, random_cars, random_city, random_transmitter
+from data.simulator import Simulator, line_of_sight, random_cars, random_city, random_transmitter, shortest_paths
 from data.simulator.propagation import LOS_SLOPE, PER_BEND, SLOPE, TURN_ANGLE, TURN_LIMIT
 from data.simulator.scenes import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB
@@ -149,18 +149,20 @@ def test_line_of_sight_against_shapely():
         assert visible[row, column] == (not shapely.intersects(inner, walls))
 
 
-def test_geodesic_distance():
+def test_shortest_paths():
     rows, columns = np.indices((65, 65))  # odd: cells of one pixel
-    straight, found = np.hypot(columns - 10, rows - 20), geodesic_distance(np.zeros((65, 65), bool), (10, 20))
+    straight, (found, _) = np.hypot(columns - 10, rows - 20), shortest_paths(np.zeros((65, 65), bool), (10, 20))
     assert (found >= straight - 1e-3).all() and (found <= 1.03 * straight + 1e-3).all()
     for size in (64, 65):
         wall = np.zeros((size, size), bool)
         wall[8:, 30:34] = True
-        found = geodesic_distance(wall, (20, 40))
         expected = np.hypot(30 - 20, 40 - 7.5) + 4 + np.hypot(44 - 34, 40 - 7.5)
-        assert found[40, 44] == pytest.approx(expected, rel=0.06) and np.isinf(found[wall]).all()
+        for direct in (False, True):
+            found, turn = shortest_paths(wall, (20, 40), straight=direct)
+            assert found[40, 44] == pytest.approx(expected, rel=0.06) and np.isinf(found[wall]).all()
+        assert not turn[:, :28].any() and turn[40, 44] == pytest.approx(2 * np.arctan2(32.5, 10), abs=0.1)
         wall[:, 30:34] = True
-        assert np.isinf(geodesic_distance(wall, (20, 40))[:, 36:]).all()
+        assert all(np.isinf(found[:, 36:]).all() for found in shortest_paths(wall, (20, 40), straight=True))
 
 
 def test_pixels_of_outlines():

@@ -57,7 +57,6 @@ class OneScene:
         self.asked.append("drawn" if only_drawn else "all")
         self.models.append(model)
         truth = np.full((16, 16), 0.5, np.float32)
-        truth[3, 3] = 0.501  # a flat map has no detail
         scene = Scene("s", Layout([], (16, 16)), (3, 3), truth)
         gain = truth + self.errors.pop(0)
         return {0: Prediction(scene, gain, reconstruction=truth + 0.001)}

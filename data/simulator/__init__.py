@@ -2,7 +2,7 @@
 
 from .cars import random_cars
 from .cities import random_city, random_transmitter
-from .geodesic import geodesic_distance
+from .geodesic import shortest_paths
 from .propagation import Simulator, line_of_sight
 
-__all__ = ["Simulator", "geodesic_distance", "line_of_sight", "random_cars", "random_city", "random_transmitter"]
+__all__ = ["Simulator", "line_of_sight", "random_cars", "random_city", "random_transmitter", "shortest_paths"]

@@ -1,4 +1,4 @@
-"""Length of the shortest path from the transmitter around the buildings."""
+"""The shortest path from the transmitter around the buildings: its length, and by how much it turns."""
 
 import heapq
 
@@ -10,11 +10,25 @@ STEPS = np.array([(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if dx *
 
 
 @njit(cache=True, nogil=True)
-def _shortest(free, x, y):
-    """Dijkstra's algorithm on the free cells (H, W); infinite where there is no path."""
+def _clear(free, x0, y0, x1, y1):
+    """Whether the straight line between two cells, looked at every half cell, meets free cells only."""
+    count = 2 * max(abs(x1 - x0), abs(y1 - y0))
+    for i in range(1, count):  # noqa: SIM110 - numba compiles no generator
+        if not free[int(y0 + (y1 - y0) * i / count + 0.5), int(x0 + (x1 - x0) * i / count + 0.5)]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _shortest(free, x, y, straight):
+    """Length and turn (radians) of the paths from (x, y) over the free cells (H, W), both infinite where there is none.
+
+    Dijkstra's algorithm in STEPS; `straight`: Theta* (Nash et al., 2007), whose paths go straight from bend to bend.
+    """
     height, width = free.shape
-    distance = np.full((height, width), np.inf, np.float32)
-    distance[y, x] = 0
+    distance, turn = np.full((2, height, width), np.inf, np.float32)
+    distance[y, x] = turn[y, x] = 0
+    last = np.full(height * width, y * width + x)  # the last bend on the way to each cell
     queue = [(np.float32(0), y * width + x)]
     while len(queue):
         d, cell = heapq.heappop(queue)
@@ -30,15 +44,23 @@ def _shortest(free, x, y):
                 continue
             if abs(dx) + abs(dy) == 2 and not (free[row, c] or free[r, column]):
                 continue
-            new = d + np.float32(np.sqrt(dx * dx + dy * dy))
+            bend = last[cell]
+            if not straight or not _clear(free, bend % width, bend // width, c, r):
+                bend = cell
+            bx, by = bend % width, bend // width
+            new = distance[by, bx] + np.float32(np.sqrt((c - bx) ** 2 + (r - by) ** 2))
             if new < distance[r, c]:
-                distance[r, c] = new
+                distance[r, c], turn[r, c], last[r * width + c] = new, turn[by, bx], bend
+                arriving = complex(bx - last[bend] % width, by - last[bend] // width)
+                if straight and arriving != 0:  # it is 0 at the transmitter, where no path bends
+                    turn[r, c] += np.float32(abs(np.angle(complex(c - bx, r - by) / arriving)))
                 heapq.heappush(queue, (new, r * width + c))
-    return distance
+    return distance, turn
 
 
-def geodesic_distance(buildings: np.ndarray, tx: tuple[float, float]) -> np.ndarray:
-    """Length of the shortest path from (x, y) outside the buildings (H, W) bool: (H, W) float32 in metres, or infinite.
+def shortest_paths(buildings: np.ndarray, tx: tuple[float, float], *, straight: bool = False) -> list[np.ndarray]:
+    """Length in metres and, of `straight` ones, sum of turns in radians of the shortest paths from (x, y) outside the buildings
+    (H, W) bool: (H, W) float32 each, infinite where there is none.
 
     On a grid of 2 x 2 px, of which a cell is free if less than three quarters of it are built; of pixels, if H or W is odd.
     """
@@ -49,5 +71,6 @@ def geodesic_distance(buildings: np.ndarray, tx: tuple[float, float]) -> np.ndar
     x = int(np.clip((tx[0] + 0.5) // cell, 0, free.shape[1] - 1))
     y = int(np.clip((tx[1] + 0.5) // cell, 0, free.shape[0] - 1))
     free[y, x] = True
-    fine = (cell * _shortest(free, x, y)).repeat(cell, axis=0).repeat(cell, axis=1)
-    return np.where(buildings, np.inf, fine).astype(np.float32)
+    length, turn = _shortest(free, x, y, straight)
+    fine = (each.repeat(cell, axis=0).repeat(cell, axis=1) for each in (cell * length, turn))
+    return [np.where(buildings, np.inf, each).astype(np.float32) for each in fine]

@@ -59,7 +59,7 @@ class Validation:
 
 
 def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
-    """nmse, rmse, ssim, psnr, detail at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `reconstruction_` of the
+    """nmse, rmse, ssim, psnr at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `reconstruction_` of the
     autoencoder's reconstruction, if there is one. Means over maps (evaluation/metrics.py).
     """
     sampled, reconstructed = Scores(), Scores()
