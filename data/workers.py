@@ -1,4 +1,4 @@
-"""Worker processes end when their parent does, and at no other time."""
+"""Worker processes: how many there may be; they end when their parent does, and at no other time."""
 
 import multiprocessing
 import os
@@ -6,6 +6,11 @@ import signal
 import threading
 
 LOOK_AGAIN = 2.0  # s until a worker notices that its parent was killed
+
+
+def usable_processors() -> int:
+    """Processors that this process may use, if the system reports them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_worker(*_: object) -> None:

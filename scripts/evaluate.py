@@ -163,7 +163,7 @@ def main() -> None:
     if processes.is_main:
         evaluation = Evaluation(records)
         notes, rows = evaluation.notes(), evaluation.summaries()
-        if task.scenes.scene(0).truth == "simulated" and task.predictor.sees_simulation:
+        if getattr(task.scenes.source, "truth", None) == "simulated" and task.predictor.sees_simulation:
             notes.append(CIRCULAR)
         print(terminal_report(rows, notes))
         write(task, records, evaluation, rows)

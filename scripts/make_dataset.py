@@ -11,7 +11,6 @@ interruption, or with more --maps to extend the set; existing files are kept. da
 """
 
 import argparse
-import os
 import re
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from data import DataError
 from data.trees.writer import RANDOM, Recipe, incomplete_cities, open_folder, write_city
-from data.workers import start_worker
+from data.workers import start_worker, usable_processors
 from denoising_diffusion_pytorch.cli import natural, positive, run
 
 
@@ -48,9 +47,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
     parser.add_argument("--cars", action="store_true", help="make each map without cars and with them")
     parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="only every Nth city, from the Ith")
-    # the CPUs that this process may use, if the system reports them
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=positive, default=cpus, help="processes; default: the available CPUs")
+    parser.add_argument(
+        "--workers", type=positive, default=usable_processors(), help="processes; default: the available CPUs"
+    )
     arguments = parser.parse_args()
     if arguments.size < 64 or arguments.size % 16:
         parser.error(f"--size is {arguments.size}; a multiple of 16, at least 64, is needed")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..errors import DataError
 from ..hashing import digest
 from ..scene import Scene
+from ..workers import usable_processors
 
 MOST_WORKERS = 8  # of one process; more would only wait for the network
 T = TypeVar("T")
@@ -136,8 +137,7 @@ def shared(
     batches = [list(range(start, min(start + batch_size, len(scenes)))) for start in range(0, len(scenes), batch_size)]
     batches = processes.broadcast([batch for batch in batches if any(number not in done for number in batch)])
     if num_workers is None:  # for the processors that the processes of this machine leave free
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        num_workers = max(0, min(usable // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, MOST_WORKERS))
+        num_workers = max(0, min(usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, MOST_WORKERS))
     settings = worker_settings(num_workers)
     if settings["num_workers"]:
         settings |= {"persistent_workers": True, "prefetch_factor": 2}

@@ -48,12 +48,13 @@ def _shortest(free, x, y, straight):
             if not straight or not _clear(free, bend % width, bend // width, c, r):
                 bend = cell
             bx, by = bend % width, bend // width
-            new = distance[by, bx] + np.float32(np.sqrt((c - bx) ** 2 + (r - by) ** 2))
+            ex, ey = c - bx, r - by
+            new = distance[by, bx] + np.float32(np.sqrt(ex * ex + ey * ey))
             if new < distance[r, c]:
                 distance[r, c], turn[r, c], last[r * width + c] = new, turn[by, bx], bend
                 arriving = complex(bx - last[bend] % width, by - last[bend] // width)
                 if straight and arriving != 0:  # it is 0 at the transmitter, where no path bends
-                    turn[r, c] += np.float32(abs(np.angle(complex(c - bx, r - by) / arriving)))
+                    turn[r, c] += np.float32(abs(np.angle(complex(ex, ey) / arriving)))
                 heapq.heappush(queue, (new, r * width + c))
     return distance, turn
 
