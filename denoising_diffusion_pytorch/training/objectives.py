@@ -142,9 +142,8 @@ def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
     if stage == "baseline":
         return [RegressionObjective(model, AutoencoderLoss(first_stage.lossconfig))]
     if stage == "ldm" and not first_stage.trainable:
-        loss = (
-            AutoencoderLoss(first_stage.lossconfig) if end_to_end.start_step is not None else None
-        )  # LPIPS may need weights
+        # only where it is used: LPIPS may need weights
+        loss = AutoencoderLoss(first_stage.lossconfig) if end_to_end.start_step is not None else None
         return [LatentObjective(model, loss, end_to_end)]
     losses, adversary = first_stage.lossconfig, None
     if losses.discr_weight:
