@@ -70,7 +70,7 @@ class Checkpoint:
             return self.weights("model") | self.weights("ema")
         if name == "ema" and self.meta.get("exported"):
             return {}  # its averaged weights are under `model`
-        return load_tensors(self.path / f"{name}.safetensors")
+        return _dequantized(load_tensors(self.path / f"{name}.safetensors"))
 
     def training_state(self) -> dict[str, Any]:
         """What save_checkpoint was given as `training`, on the CPU."""
@@ -116,9 +116,10 @@ def save_checkpoint(
     return target
 
 
-def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = ()) -> Path:
-    """What is needed to use a model, and no more: averaged weights, matrices and kernels in half precision, and meta.json.
-    Raises CheckpointError where `folder` holds a model already, ConfigError for `overrides` of settings not in SAMPLING.
+def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = (), int8: bool = False) -> Path:
+    """What is needed to use a model, and no more: averaged weights, matrices and kernels in half precision or as 8-bit
+    integers, and meta.json. Raises CheckpointError where `folder` holds a model already, ConfigError for `overrides` of
+    settings not in SAMPLING.
     """
     if (folder / "meta.json").exists():
         raise CheckpointError(f"{folder}: holds a model already; name another folder")
@@ -128,11 +129,23 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
     config = resolve(parse_config(to_dict(checkpoint.config), overrides), checkpoint.stage)
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.weights("averaged")
-    state = {k: v.half().contiguous() if v.ndim > 1 and v.is_floating_point() else v for k, v in state.items()}
+    for name in [name for name, weight in state.items() if weight.ndim > 1 and weight.is_floating_point()]:
+        state |= _quantized(name, state[name]) if int8 else {name: state[name].half().contiguous()}
     save_file(state, folder / "model.safetensors")
     facts = {"exported": True, "config": to_dict(config), "sha256": _digests(folder)}
     write_meta(folder, checkpoint.meta | facts)
     return folder
+
+
+def _quantized(name: str, weight: Tensor) -> Tensors:
+    """A matrix or kernel as 8-bit integers, and NAME.scale, which they are to be multiplied by: one per output channel."""
+    scale = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-30) / 127
+    return {name: (weight / scale).round().to(torch.int8).contiguous(), f"{name}.scale": scale}
+
+
+def _dequantized(state: Tensors) -> Tensors:
+    scales = {name: state.pop(f"{name}.scale") for name, weight in list(state.items()) if weight.dtype == torch.int8}
+    return state | {name: state[name] * scale for name, scale in scales.items()}
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Export a checkpoint for distribution: averaged weights in half precision, and the configuration.
+"""Export a checkpoint for distribution: averaged weights in 16 or 8 bits, and the configuration.
 
-    python scripts/export_model.py --ckpt radiodiff_results_LDM --out my_model [diffusion_config.pixel_noise=0.5 ...]
+    python scripts/export_model.py --ckpt radiodiff_results_LDM --out my_model [--int8] [diffusion_config.pixel_noise=0.5 ...]
 
 The folder can be used wherever a checkpoint can, except to resume training.
 """
@@ -19,9 +19,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", required=True, help="checkpoint folder or results folder")
     parser.add_argument("--out", type=Path, required=True, help="new folder")
+    parser.add_argument("--int8", action="store_true", help="8 bits per weight in place of 16")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="how the model samples from now on")
     arguments = parser.parse_args()
-    folder = export_model(open_checkpoint(arguments.ckpt), arguments.out, arguments.overrides)
+    folder = export_model(open_checkpoint(arguments.ckpt), arguments.out, arguments.overrides, arguments.int8)
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 2**20:.1f} MiB")
 

@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from data.samples.document import RadioUNet_c
+from denoising_diffusion_pytorch.checkpoint import open_checkpoint
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.predictor import Predictor
@@ -72,6 +74,14 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
     export = (EXPORT, "--ckpt", workplace / "ldm", "--out")
     done(*export, tmp_path / "model", "diffusion_config.pixel_noise=2", "diffusion_config.noise_scale=1.5")
     refused(*export, tmp_path / "model", words=["holds a model already"])
+    done(*export, tmp_path / "small", "--int8")
+    weights, small = (open_checkpoint(folder).weights("averaged") for folder in (workplace / "ldm", tmp_path / "small"))
+    for name, weight in weights.items():
+        rows, error = weight.flatten(1) if weight.ndim > 1 else weight[..., None], (small[name] - weight).abs()
+        bits = 127 if weight.ndim > 1 else torch.inf  # biases and norms are stored as they are
+        assert torch.all(error.view_as(rows).amax(-1) <= 0.51 * rows.abs().amax(-1) / bits), name
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("small", "model")]
+    assert sizes[0] < 0.8 * sizes[1]
     words = ("unet_config.num_res_blocks", "fixed by training")
     refused(*export, tmp_path / "other", "unet_config.num_res_blocks=3", words=words)
     models = {"whole": workplace / "ldm", "exported": tmp_path / "model", "PMNet": workplace / "baseline"}
