@@ -185,7 +185,7 @@ def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int
 def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     """Maps of one city, and its coverage."""
     crops, place = city_crops(arguments)
-    cars = arguments.buildings if crops[0].city.cars is not None else None
+    cars = (arguments.cars or arguments.buildings) if crops[0].city.cars is not None else None
     predictor = load_predictor(settings, arguments.measurements, cars)
     folder = Path(settings.output_folder)
     folder.mkdir(parents=True, exist_ok=True)

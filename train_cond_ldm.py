@@ -27,13 +27,13 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
     model = build_model(config, "ldm")
     load_starting_weights(model, config, "ldm", accelerator.print)
     objectives = make_objectives(config, "ldm", model)
+    validation = make_validation(config, "ldm", accelerator)
     data = TrainingData(config, accelerator, dataset)
     if config.data.cache_latents:
         data.cache_latents(model.first_stage_model)
     # another run's weights include its scale, which stays valid unless the encoder is trained
     has_scale = config.trainer.init_from and not config.first_stage_config.trainable
     measure = None if settings.scale_factor or has_scale else partial(data.measure_scale, model)
-    validation = make_validation(config, "ldm", accelerator)
     Trainer(config, "ldm", model, objectives, data.batches, accelerator, validation, measure).train()
 
 

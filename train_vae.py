@@ -23,8 +23,8 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
     model = build_model(config, "vae")
     load_starting_weights(model, config, "vae", accelerator.print)
     objectives = make_objectives(config, "vae", model)
-    data = TrainingData(config, accelerator, dataset)
     validation = make_validation(config, "vae", accelerator)
+    data = TrainingData(config, accelerator, dataset)
     Trainer(config, "vae", model, objectives, data.batches, accelerator, validation).train()
 
 

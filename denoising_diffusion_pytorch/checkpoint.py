@@ -37,10 +37,13 @@ log = logging.getLogger("radiodiff")
 Tensors = dict[str, Tensor]
 
 FORMAT = 3
-_PROCESS = [f"diffusion_config.{name}" for name in ("model_type", "objective", "timesteps", "beta_schedule")]
+SCALE = ".scale"  # ends the name of what an exported tensor of 8-bit integers is to be multiplied by
+_PROCESS = [
+    f"diffusion_config.{name}" for name in ("model_type", "objective", "timesteps", "beta_schedule", "scale_factor")
+]
 _SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size", *_PROCESS)
 ARCHITECTURE = {  # settings that change what the weights of a stage mean
-    "vae": ("first_stage_config.embed_dim", "first_stage_config.ddconfig"),
+    "vae": ("first_stage_config.embed_dim", "first_stage_config.ddconfig", "data.cond_channels"),
     "ldm": ("first_stage_config.embed_dim", "first_stage_config.ddconfig", *_SECOND_STAGE),
     "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
@@ -70,7 +73,7 @@ class Checkpoint:
             return self.weights("model") | self.weights("ema")
         if name == "ema" and self.meta.get("exported"):
             return {}  # its averaged weights are under `model`
-        return _dequantized(load_tensors(self.path / f"{name}.safetensors"))
+        return load_tensors(self.path / f"{name}.safetensors")
 
     def training_state(self) -> dict[str, Any]:
         """What save_checkpoint was given as `training`, on the CPU."""
@@ -121,8 +124,8 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
     integers, and meta.json. Raises CheckpointError where `folder` holds a model already, ConfigError for `overrides` of
     settings not in SAMPLING.
     """
-    if (folder / "meta.json").exists():
-        raise CheckpointError(f"{folder}: holds a model already; name another folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder}: is not empty; name a new folder")
     for override in overrides:
         if override.partition("=")[0] not in SAMPLING:
             raise ConfigError(f"{override}: is fixed by training; what can be changed is {', '.join(SAMPLING)}")
@@ -130,22 +133,17 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.weights("averaged")
     for name in [name for name, weight in state.items() if weight.ndim > 1 and weight.is_floating_point()]:
-        state |= _quantized(name, state[name]) if int8 else {name: state[name].half().contiguous()}
+        state |= quantized(name, state[name]) if int8 else {name: state[name].half().contiguous()}
     save_file(state, folder / "model.safetensors")
     facts = {"exported": True, "config": to_dict(config), "sha256": _digests(folder)}
     write_meta(folder, checkpoint.meta | facts)
     return folder
 
 
-def _quantized(name: str, weight: Tensor) -> Tensors:
-    """A matrix or kernel as 8-bit integers, and NAME.scale, which they are to be multiplied by: one per output channel."""
+def quantized(name: str, weight: Tensor) -> Tensors:
+    """A matrix or kernel as 8-bit integers, and what they are to be multiplied by: one number per output channel."""
     scale = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-30) / 127
-    return {name: (weight / scale).round().to(torch.int8).contiguous(), f"{name}.scale": scale}
-
-
-def _dequantized(state: Tensors) -> Tensors:
-    scales = {name: state.pop(f"{name}.scale") for name, weight in list(state.items()) if weight.dtype == torch.int8}
-    return state | {name: state[name] * scale for name, scale in scales.items()}
+    return {name: (weight / scale).round().to(torch.int8).contiguous(), name + SCALE: scale}
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -185,7 +183,11 @@ def load_tensors(path: Path) -> Any:
     nothing in it is executed. Raises CheckpointError where it is damaged, of another kind, or needs code to be unpickled.
     """
     try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if path.suffix != ".safetensors":
+            return torch.load(path, "cpu", weights_only=True)
+        stored = load_file(path)
+        names = [name for name in stored if not name.endswith(SCALE)]
+        return {n: stored[n] * stored[n + SCALE] if n + SCALE in stored else stored[n] for n in names}
     except Exception as error:  # many kinds; all mean that the file cannot be trusted
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: cannot be loaded as plain tensors ({reason})") from error

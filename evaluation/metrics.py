@@ -85,8 +85,9 @@ def measure(
         row["open"] = inside.size
         for part, where in regions.parts.items():
             row[f"nmse_{part}"] = nmse_of(prediction[where], target[where])
-        errors = np.bincount(regions.place.ravel(), error.ravel(), len(PLACES)) / power
-        row["nmse_by_region"] = dict(zip(PLACES, errors.tolist(), strict=True))
+        if regions.parts:
+            errors = np.bincount(regions.place.ravel(), error.ravel(), len(PLACES)) / power
+            row["nmse_by_region"] = dict(zip(PLACES, errors.tolist(), strict=True))
         row["masked"] = map_scores(prediction * ~regions.picture, target * ~regions.picture)  # ControlRadio
     row["thresholded"] = map_scores(apply_noise_floor(prediction), apply_noise_floor(target))  # RadioUNet, RMDM, ...
     if samples is not None:
@@ -129,7 +130,7 @@ class Scores:
         parts = {key: [row[key] for row in self.rows] for key in self.rows[0] if isinstance(self.rows[0][key], dict)}
         if "rmse_db" in found:
             found["rmse_db"] = pooled(self.rows, "rmse_db", "open", 2)
-            found["nmse_by_region"] = _means(parts.pop("nmse_by_region"))
+            found["nmse_by_region"] = _means(parts.pop("nmse_by_region", []))
         if "calibration" in parts:
             found["calibration"] = _of_calibration(parts.pop("calibration"))
         return found | {convention: _of_convention(rows) for convention, rows in parts.items()}

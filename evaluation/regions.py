@@ -33,12 +33,12 @@ class Regions:
 
     @classmethod
     def of(cls, scene: Scene) -> "Regions":
-        """The regions of a scene whose map is known; a transmitter that is unknown sees nothing."""
+        """The regions of a scene whose map is known; no `parts` where the transmitter is unknown."""
         from data.simulator import line_of_sight  # numba is slow to import
 
         inside, gain, shape = scene.buildings, scene.gain, scene.layout.shape
         visible = np.zeros(shape, bool) if scene.tx is None else line_of_sight(scene.layout, scene.tx)
-        parts = {"los": visible, "nlos": ~visible}
+        parts = {} if scene.tx is None else {"los": visible, "nlos": ~visible}
         by_wall = ndimage.binary_dilation(inside, np.ones((3, 3)))
         place = np.select([inside, gain == 0, by_wall, visible, gain < NOISE_FLOOR], np.arange(5), 5)
         return cls(~inside, ~scene.ori_mask, _picture(scene.layout), parts, place)

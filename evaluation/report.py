@@ -115,7 +115,7 @@ def terminal_report(rows: Rows, notes: Iterable[str]) -> str:
     ]
     first, summary = next(iter(rows.items()))
     regions = ", ".join(f"{name} {value:.4f}" for name, value in summary["nmse_by_region"].items())
-    sentences = [f"NMSE of {first} by region: {regions}."]
+    sentences = [f"NMSE of {first} by region: {regions}."] if regions else []
     for name, row in rows.items():
         if found := row.get("calibration"):
             numbers = ", ".join(f"{key} {found[key.lower()]:.2f} dB" for key in ("CRPS", "spread", "error"))

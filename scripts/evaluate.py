@@ -48,7 +48,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--data", type=Path, required=True, help="tree of either kind")
     add("--maps", type=positive, help="that many, spread over the split; default: all")
     add("--split", default="test", help="train, val, test, all, or your own split (%(default)s)")
-    add("--simulation_type", default="DPM")
+    add("--simulation_type", help="default: that of the model's training maps")
+    add("--missing_buildings", type=natural, help="of RadioMapSeer's layouts; default: as in the training")
     add("--json", type=new_file, help="file for all scores")
     add("--markdown", type=new_file, help="file for the table of all scores")
     add("--csv", type=new_file, help="file for the scores of each map; they are kept in FILE.jsonl as they are made")
@@ -83,13 +84,18 @@ class Task:
         if incomplete.points and not self.predictor.sees_measurements:
             said = "has no channel that shows measured points; --incomplete points needs one"
             raise ConfigError(f"{self.predictor.checkpoint.path}: {said}")
-        source = open_tree(arguments.data, arguments.simulation_type, arguments.split)
+        trained = self.predictor.config.data.train
+        for name in ("simulation_type", "missing_buildings"):
+            if getattr(arguments, name) is None:
+                setattr(arguments, name, getattr(trained, name))
+        source = open_tree(arguments.data, arguments.simulation_type, arguments.split, arguments.missing_buildings)
         self.scenes = TestSet(source, arguments.maps, incomplete)
 
     def settings(self) -> dict[str, Any]:
         """All that a map's record depends on."""
-        names = ("incomplete", "references", "reconstruction", "batch_size", "split", "simulation_type")
+        names = ("references", "reconstruction", "batch_size", "split", "simulation_type", "missing_buildings")
         asked = {name: getattr(self.arguments, name) for name in names} | {"maps": len(self.scenes)}
+        asked["incomplete"] = sorted(self.arguments.incomplete)
         return self.predictor.identity(self.arguments.num_samples) | asked | self.scenes.source.identity()
 
     def records(self, batch: Sequence[Read]) -> list[dict[str, Any]]:

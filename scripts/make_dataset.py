@@ -76,6 +76,10 @@ def main() -> None:
     arguments = parse_arguments()
     root, maps, (number, parts) = arguments.out, arguments.maps, arguments.part
     recipe = Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.split, arguments.cars)
+    if recipe.known and maps > len(recipe.known):
+        raise DataError(
+            f"--maps is {maps}, but {recipe.layouts} has {len(recipe.known)} layouts; more --tx make more maps"
+        )
     open_folder(root, recipe)
     if arguments.cars and recipe.known:
         own = sum(cars is not None for _, cars in recipe.known)

@@ -24,8 +24,8 @@ def train(config: Config) -> None:
     model = build_model(config, "baseline")
     load_starting_weights(model, config, "baseline", accelerator.print)
     objectives = make_objectives(config, "baseline", model)
-    data = TrainingData(config, accelerator)
     validation = make_validation(config, "baseline", accelerator)
+    data = TrainingData(config, accelerator)
     Trainer(config, "baseline", model, objectives, data.batches, accelerator, validation).train()
 
 

@@ -148,7 +148,7 @@ def test_every_configuration_passes_a_dry_run(path, tmp_path, monkeypatch):
         assert "data.train.data_root" in out.splitlines()[-1]
 
 
-def test_mistakes_end_in_one_line(workplace, tmp_path):
+def test_mistakes_end_in_one_line(workplace, tmp_path, caplog):
     tiny, folder = workplace / "tiny.yaml", workplace / "radiodiff_results_VAE"
     broken = shutil.copytree(workplace / "data", tmp_path / "tree")
     (broken / "gain" / "DPM" / "0_0.png").write_bytes(b"nothing")
@@ -176,4 +176,10 @@ def test_mistakes_end_in_one_line(workplace, tmp_path):
     refused(
         *train, "data.cond_channels=[buildings,transmitter,line_of_sight]", words=["data.cond_channels"], cwd=workplace
     )
+    doubtful = ("data.train.split=all", "first_stage_config.lossconfig.discr_channels=16")
+    refused("train_vae.py", "--cfg", tiny, *doubtful, words=["changed since", "discr_channels: 8 -> 16"], cwd=workplace)
+    assert "2 of 2 validation maps are of cities that are trained on" in caplog.text
+    unseen = ("data.train.simulation_type=carsDPM", "data.cond_channels=[buildings,transmitter]")
+    refused("train_vae.py", "--cfg", tiny, *unseen, words=["there are: DPM"], cwd=tmp_path)
+    assert "cars, which no channel shows" in caplog.text
     assert not list(tmp_path.glob("radiodiff_results*/checkpoints/*"))

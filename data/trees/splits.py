@@ -30,7 +30,7 @@ ORDERED_RULE = "maps in order, 80 / 10 / 10 %"  # of trees that scripts/make_dat
 HASHED_RULE = "by a hash of the name, about 80 / 10 / 10 %"  # of flat trees; adding files moves none
 
 
-def _key(name: str) -> str:
+def map_of(name: str) -> str:
     """What the scenes of one map share: MAP of MAP_TX, or else the name."""
     return re.sub(r"^(\d+)_\d+$", r"\1", name)
 
@@ -79,9 +79,9 @@ def members(root: Path, split: str, names: list[str], rule: str) -> list[str]:
         return _listed(root, split, names)
     if split not in known_splits(root, rule):
         return names if split == "all" else []
-    listed = {_key(name) for other in ORDERED if other in own for name in _listed(root, other, names)}
-    chosen = _by_rule(split, set(map(_key, names)), rule) - listed
-    return [name for name in names if _key(name) in chosen]
+    listed = {map_of(name) for other in ORDERED if other in own for name in _listed(root, other, names)}
+    chosen = _by_rule(split, set(map(map_of, names)), rule) - listed
+    return [name for name in names if map_of(name) in chosen]
 
 
 def _listed(root: Path, split: str, names: list[str]) -> list[str]:
@@ -91,7 +91,7 @@ def _listed(root: Path, split: str, names: list[str]) -> list[str]:
     odd = [entry for entry in sorted(entries.difference(names)) if not re.fullmatch(r"\d+(_\d+)?", entry)]
     if odd:
         raise DataError(f"{path}: {odd[0]!r} is no scene of this tree, nor a map (one entry per line)")
-    return [name for name in names if {name, _key(name)} & entries]
+    return [name for name in names if {name, map_of(name)} & entries]
 
 
 def spread(length: int, count: int) -> list[int]:

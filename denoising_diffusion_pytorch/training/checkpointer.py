@@ -79,11 +79,9 @@ class Checkpointer:
                 load_optimizer(optimization.optimizer, state["optimizers"][optimization.name])
             for name, objective in self.extra.items():
                 objective.load_state_dict(state["extra"][name])
-        except (KeyError, ValueError) as error:
-            keys = "diffusion_config.end_to_end.start_step (null or a number) and first_stage_config.trainable"
-            raise CheckpointError(
-                f"{found.path}: its run trained other weights; {keys} must be as they were"
-            ) from error
+        except (KeyError, ValueError, RuntimeError) as error:
+            changes = "; ".join(differences(found.config, self.config))
+            raise CheckpointError(f"{found.path}: its run trained other weights; changed since: {changes}") from error
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -11,6 +11,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from data.conditions import CONDITION_CHANNELS
+from data.measurements import SIMULATED
 
 from ..build import build_model
 from ..config import load_config, to_yaml
@@ -59,6 +60,9 @@ def read_command(stage: str, description: str) -> Config:
         unset.append("data.train.data_root")
     if unset:
         raise ConfigError(f"{', '.join(unset)}: still a placeholder; set it in the file or as key=value")
+    shown = {"cars", SIMULATED} & set(config.data.cond_channels or ())
+    if config.data.train.simulation_type.startswith("cars") and not shown:
+        log.warning("data.train.simulation_type has cars, which no channel shows: add cars to data.cond_channels")
     return config
 
 

@@ -1,5 +1,6 @@
 """The fixed validation subset of a run: predicted with the averaged weights, scored, shown in a picture."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from data.trees.splits import spread
+from data.trees.folder import open_tree
+from data.trees.splits import map_of, spread
 from evaluation.figures import comparison_figure
 from evaluation.metrics import Scores
 
@@ -16,6 +18,7 @@ from ..config.schema import Config
 from ..predictor import Prediction, predict_batch
 from .data import open_dataset, processes_of
 
+log = logging.getLogger("radiodiff")
 COLUMNS = {"vae": ("reconstructed",), "ldm": ("reconstructed", "sampled"), "baseline": ("predicted",)}  # of the picture
 
 
@@ -33,6 +36,12 @@ class Validation:
         settings = config.trainer
         self.accelerator, self.batch_size, self.columns = accelerator, settings.batch_size, COLUMNS[stage]
         dataset = open_dataset(config, config.data.validation, processes_of(accelerator))
+        train, held_out = config.data.train, config.data.validation
+        if train.data_root == held_out.data_root:
+            trained = set(map(map_of, open_tree(**vars(train)).names))
+            if both := sum(map_of(name) in trained for name in dataset.source.names):
+                told = f"{both} of {len(dataset)} validation maps are of cities that are trained on"
+                log.warning("%s; name other splits in data.train.split and data.validation.split", told)
         scored = settings.validation_samples if settings.validate_every else 0
         chosen = spread(len(dataset), max(scored, settings.num_samples))
         self.drawn = {chosen[place] for place in spread(len(chosen), settings.num_samples)}
