@@ -18,6 +18,7 @@ from .units import GAIN_MAX_DB, db_to_gain
 
 Channel = Callable[[Scene, int], np.ndarray]
 CONDITION_CHANNELS: dict[str, Channel] = {}
+CARS_IN = frozenset({"cars", "simulated"})  # channels that cars change
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")  # the three of the design document: the default
 
 

@@ -186,8 +186,9 @@ def load_tensors(path: Path) -> Any:
         if path.suffix != ".safetensors":
             return torch.load(path, "cpu", weights_only=True)
         stored = load_file(path)
-        names = [name for name in stored if not name.endswith(SCALE)]
-        return {n: stored[n] * stored[n + SCALE] if n + SCALE in stored else stored[n] for n in names}
+        for name in [name for name, tensor in stored.items() if tensor.dtype == torch.int8]:
+            stored[name] = stored[name] * stored.pop(name + SCALE)
+        return stored
     except Exception as error:  # many kinds; all mean that the file cannot be trusted
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: cannot be loaded as plain tensors ({reason})") from error

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from data import Scene
+from data.conditions import CARS_IN
 from data.hashing import digest, random_key
 from data.measurements import POINTS_IN
 from data.prepare import prepare, to_native
@@ -96,7 +97,7 @@ class Predictor:
     @property
     def sees_cars(self) -> bool:
         """Whether cars change the condition."""
-        return not {"cars", "simulated"}.isdisjoint(self.config.data.cond_channels)
+        return not CARS_IN.isdisjoint(self.config.data.cond_channels)
 
     @property
     def sees_measurements(self) -> bool:

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from data.samples.document import RadioUNet_c
-from denoising_diffusion_pytorch.checkpoint import open_checkpoint
+from denoising_diffusion_pytorch.checkpoint import load_tensors, open_checkpoint
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.predictor import Predictor
@@ -80,6 +81,8 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
         rows, error = weight.flatten(1) if weight.ndim > 1 else weight[..., None], (small[name] - weight).abs()
         bits = 127 if weight.ndim > 1 else torch.inf  # biases and norms are stored as they are
         assert torch.all(error.view_as(rows).amax(-1) <= 0.51 * rows.abs().amax(-1) / bits), name
+    save_file({"norm.scale": torch.ones(2)}, tmp_path / "foreign.safetensors")
+    assert "norm.scale" in load_tensors(tmp_path / "foreign.safetensors")  # no file of ours, and no 8-bit integers
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("small", "model")]
     assert sizes[0] < 0.8 * sizes[1]
     words = ("unet_config.num_res_blocks", "fixed by training")

@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
-from data.conditions import CONDITION_CHANNELS
-from data.measurements import SIMULATED
+from data.conditions import CARS_IN, CONDITION_CHANNELS
 
 from ..build import build_model
 from ..config import load_config, to_yaml
@@ -60,8 +59,7 @@ def read_command(stage: str, description: str) -> Config:
         unset.append("data.train.data_root")
     if unset:
         raise ConfigError(f"{', '.join(unset)}: still a placeholder; set it in the file or as key=value")
-    shown = {"cars", SIMULATED} & set(config.data.cond_channels or ())
-    if config.data.train.simulation_type.startswith("cars") and not shown:
+    if config.data.train.simulation_type.startswith("cars") and CARS_IN.isdisjoint(config.data.cond_channels or ()):
         log.warning("data.train.simulation_type has cars, which no channel shows: add cars to data.cond_channels")
     return config
 
