@@ -269,4 +269,6 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
     changed = [line for line in differences(found.config, config) if not line.startswith(NOT_DECISIVE)]
     if altered := "; ".join(line for line in changed if line.startswith(ARCHITECTURE[stage])):
         raise CheckpointError(f"{found.path}: of another architecture: {altered}; use those settings, or {elsewhere}")
+    if altered := "; ".join(line for line in changed if line.startswith("trainer.optimizer.type")):
+        raise CheckpointError(f"{found.path}: {altered}; one cannot continue from the other's moments; {elsewhere}")
     return found

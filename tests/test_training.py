@@ -191,9 +191,11 @@ def test_nothing_is_updated_from_a_nonfinite_value(tmp_path):
     assert ck.find_checkpoint(tmp_path).step == 2
 
 
-def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path, optimizer):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**21, growth_interval=10**6)
-    trainer = make_trainer(tmp_path, trainer={"training_steps": 6})
+    settings = {"optimizer": {"type": optimizer}}
+    trainer = make_trainer(tmp_path, trainer=settings | {"training_steps": 6})
     trainer.accelerator.scaler, trained = scaler, trainer.optimizations[0].parameters
     for parameter in trained:  # gradients with the range of fp16, on any device
         parameter.register_hook(lambda gradient: gradient.half().float())
@@ -206,7 +208,7 @@ def test_fp16_overflow_skips_the_step_and_is_no_error(tmp_path):
     assert unchanged == [flag == 1 for flag in skipped]
     assert all(math.isfinite(value) for value in log["loss"].values())
     assert log["grad_scale"][6] < 2.0**21
-    resumed = make_trainer(tmp_path, trainer={"training_steps": 7})
+    resumed = make_trainer(tmp_path, trainer=settings | {"training_steps": 7})
     resumed.accelerator.scaler = torch.amp.GradScaler("cpu")
     resumed.checkpointer.resume()
     assert resumed.accelerator.scaler.get_scale() == log["grad_scale"][6]

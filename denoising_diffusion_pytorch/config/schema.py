@@ -193,7 +193,7 @@ class EMAConfig(Section):
 
 
 class OptimizerConfig(Section):
-    type: Literal["adamw"] = setting("adamw", "the only one")
+    type: Literal["adamw", "muon"] = setting("adamw", "muon: for matrices and kernels, AdamW for the rest")
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = setting([0.9, 0.999], "decay of both moments")
     eps: Positive = setting(1e-8, "added to the root of the second moment")
     weight_decay: NotNegative = setting(1e-4, "decoupled weight decay")
@@ -227,7 +227,7 @@ class TrainerConfig(Section):
     channels_last: bool = setting(True, "memory layout of the convolutions")
     compile: bool = setting(False, "torch.compile: minutes at the start, for long runs")
     ema: EMAConfig = setting(EMAConfig(), "exponential moving average of the weights")
-    optimizer: OptimizerConfig = setting(OptimizerConfig(), "AdamW (Loshchilov & Hutter, 2019)")
+    optimizer: OptimizerConfig = setting(OptimizerConfig(), "AdamW (Loshchilov & Hutter, 2019), or with Muon")
     lr_scheduler: LRConfig = setting(LRConfig(), "max(min_lr, (1 - t / T)^power * lr); the document: cosine")
     results_folder: Text | None = setting(None, "null: ./radiodiff_results_VAE, _LDM or _baseline")
     init_from: Text | None = setting(None, "checkpoint or results folder of the same stage: a new run's first weights")

@@ -19,6 +19,7 @@ from ..networks.autoencoder import AutoencoderKL
 from ..networks.baselines import Regression
 from ..networks.blocks import apply_mask
 from ..randomness import KeyedRandom
+from .muon import Muon
 
 Batch = dict[str, Any]
 Output = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
@@ -156,12 +157,13 @@ def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
 
 
 class Optimization:
-    """An objective with AdamW over its trainable parameters; `prepared`, which a step calls, is wrapped for distributed training."""
+    """An objective with its optimizer; `prepared`, which a step calls, is wrapped for distributed training."""
 
     def __init__(self, objective: Any, accelerator: Accelerator, settings: TrainerConfig):
         self.objective, self.name = objective, objective.name
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         how: dict[str, Any] = settings.optimizer.model_dump(exclude={"type"})
         # not prepared by accelerate, whose wrapper updates the gradient scaler once per optimizer
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, fused=True, **how)
+        optimizer = {"adamw": torch.optim.AdamW, "muon": Muon}[settings.optimizer.type]
+        self.optimizer = optimizer(self.parameters, lr=settings.learning_rate, fused=True, **how)
         self.prepared = accelerator.prepare(objective)
