@@ -77,8 +77,9 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     own = arguments.buildings is not None or arguments.simulate is not None
     if arguments.buildings and not arguments.tx:
         parser.error("--buildings needs --tx X,Y")
-    if arguments.cars and not arguments.buildings:
-        parser.error("--cars belongs to --buildings")
+    for name, other in (("cars", "buildings"), ("invert", "buildings"), ("eirp", "measurements")):
+        if getattr(arguments, name) and not getattr(arguments, other):
+            parser.error(f"--{name} belongs to --{other}")
     if arguments.tx and not own:
         parser.error("--tx belongs to --buildings or --simulate")
     if arguments.measurements and not (own and len(arguments.tx) <= 1):
@@ -150,7 +151,7 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
     drawn = spread(len(source), settings.figures)
 
     def is_there(number: int) -> bool:
-        ends = [".png", ".npy", *["_std.npy"] * (count > 1 and predictor.sampling is not None)]
+        ends = [".png", ".npy", *["_std.npy"] * (count > 1)]
         ends += ["_figure.png"] * (number in drawn)
         return all((folder / f"{source.names[number]}{end}").exists() for end in ends)
 

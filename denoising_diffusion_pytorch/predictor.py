@@ -105,13 +105,18 @@ class Predictor:
         return not POINTS_IN.isdisjoint(self.config.data.cond_channels)
 
     def sampling_of(self, num_samples: int) -> Sampling | None:
-        """How `num_samples` maps per scene are sampled; None for a baseline.
+        """How `num_samples` maps per scene are sampled; None for a baseline, which has no more than one (ConfigError).
 
         Several that are configured with one step, with which they are nearly the same map, take a sampler whose samples
         differ, unless the constructor was given `sampler` or `steps`.
         """
         model, sampling = self.model, self.sampling
-        if num_samples == 1 or not isinstance(model, LatentDiffusion) or self._is_chosen or sampling.steps > 1:
+        if num_samples == 1:
+            return sampling
+        if not isinstance(model, LatentDiffusion):
+            said = f"has one map per scene, not {num_samples} (num_samples)"
+            raise ConfigError(f"{self.checkpoint.path}: a regression baseline {said}")
+        if self._is_chosen or sampling.steps > 1:
             return sampling
         sampler = PROCESSES[model.diffusion.model_type].spread
         return sampling.changed(model.diffusion, sampler=sampler, steps=SPREAD_STEPS)

@@ -76,7 +76,12 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Predictor, "sees_cars", False)
         refused(*base, *own, "5,6", "--cars", tmp_path / "cars.png", words=["has no channel that shows cars"])
-    refused("sample.py", "--cars", tmp_path / "cars.png", words=["--cars belongs to --buildings"])
+    for option, other in (
+        (("--cars", "x.png"), "buildings"),
+        (("--invert",), "buildings"),
+        (("--eirp", "20"), "measurements"),
+    ):
+        refused("sample.py", *option, words=[f"{option[0]} belongs to --{other}"])
     refused(*base, *own, "45,25", "--cars", tmp_path / "cars.png", words=["inside a car of city"])
     refused(*base, *own, "25,25", words=("inside a building", "the nearest open point is"))
     refused(*base, *own, "64,1", words=["outside"])

@@ -45,9 +45,7 @@ class Regression(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any], num_samples: int = 1) -> list[Tensor]:
-        """Grey levels (B, 1, S, S) for a batch with `cond` and `ori_mask`, zero where the masks say so: one map, however many
-        samples are asked for.
-        """
+        """One map: grey levels (B, 1, S, S) for a batch with `cond` and `ori_mask`, zero where the masks say so."""
         return [to_gain(self(batch["cond"])[-1].float(), batch["ori_mask"])]
 
 
