@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data import DataError, FlatTree
+from data import DataError, FlatTree, open_tree
 from data.conditions import CONDITION_CHANNELS, condition
 from data.crop import crop
 from data.geometry.layout import Layout
@@ -176,3 +176,5 @@ def test_a_ready_made_condition_cannot_be_measured_on(flat_tree):
         Incomplete(points=3).apply(scene)
     with pytest.raises(DataError, match="has a ready-made condition"):
         RadioUNet_c(flat_tree, incomplete=Incomplete(missing_buildings=1))
+    with pytest.raises(DataError, match="ready-made conditions, from which no buildings"):
+        open_tree(flat_tree, missing_buildings=1)
