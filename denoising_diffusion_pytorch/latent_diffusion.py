@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .diffusion import Diffusion
 from .networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 from .networks.blocks import to_gain
-from .randomness import KeyedRandom, Random, sample_keys
+from .randomness import KeyedRandom, sample_keys
 from .samplers import Sampling
 
 Keys = Tensor | Sequence[int]
@@ -109,7 +109,7 @@ class LatentDiffusion(nn.Module):
         x_start = self.latent(posterior, random.randn_like(posterior.mean))
         return self.latent_loss(x_start, cond, random)[0]
 
-    def latent_loss(self, x_start: Tensor, cond: Tensor, random: Random) -> tuple[Tensor, Tensor]:
+    def latent_loss(self, x_start: Tensor, cond: Tensor, random: KeyedRandom) -> tuple[Tensor, Tensor]:
         """The denoising loss at random times, a scalar, and the prediction of x_start (B, Z, h, w) that it came from."""
         u, final = random.rand(), random.rand() < self.final_step_share
         t = self.diffusion.sample_t(u, final)
@@ -145,6 +145,6 @@ class LatentDiffusion(nn.Module):
             x_start = settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)
             yield to_gain(self.decode_first_stage(x_start / self.scale_factor, cond), batch["ori_mask"])
 
-    def _random(self, batch_size: int, keys: Keys | None) -> Random:
-        device = self.scale_factor.device
-        return Random(batch_size, device) if keys is None else KeyedRandom(keys, device)
+    def _random(self, batch_size: int, keys: Keys | None) -> KeyedRandom:
+        keys = torch.randint(2**62, (batch_size,), device="cpu") if keys is None else keys
+        return KeyedRandom(keys, self.scale_factor.device)

@@ -24,27 +24,8 @@ def seed_global(*numbers: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
 
 
-class Random:
-    """Random numbers for the B samples of a batch, from torch's global generator, for callers without keys."""
-
-    def __init__(self, batch_size: int, device: torch.device | str = "cpu"):
-        self.batch_size, self.device = batch_size, torch.device(device)
-
-    def rand(self) -> Tensor:
-        """Uniform in [0, 1), (B,)."""
-        return torch.rand(self.batch_size, device=self.device)
-
-    def randn(self, *shape: int) -> Tensor:
-        """Standard normal, (B, *shape)."""
-        return torch.randn((self.batch_size, *shape), device=self.device)
-
-    def randn_like(self, x: Tensor) -> Tensor:
-        """Standard normal of x's shape (B, ...)."""
-        return self.randn(*x.shape[1:])
-
-
-class KeyedRandom(Random):
-    """The same from one CPU generator per sample.
+class KeyedRandom:
+    """Random numbers for the B samples of a batch, from one CPU generator per sample.
 
     Args:
         keys: B integers (any sign; taken modulo 2^63); all bits count.
@@ -52,16 +33,22 @@ class KeyedRandom(Random):
     """
 
     def __init__(self, keys: Sequence[int] | Tensor, device: torch.device | str = "cpu"):
-        super().__init__(len(keys), device)
+        self.device = torch.device(device)
         # torch's CPU generator uses only the lowest 32 bits of a seed: they must depend on the whole key
         seeds = [int(np.random.SeedSequence(int(key) % 2**63).generate_state(1)[0]) for key in keys]
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def rand(self) -> Tensor:
+        """Uniform in [0, 1), (B,)."""
         return self._moved(torch.cat([torch.rand(1, generator=g) for g in self.generators]))
 
     def randn(self, *shape: int) -> Tensor:
+        """Standard normal, (B, *shape)."""
         return self._moved(torch.stack([torch.randn(shape, generator=g) for g in self.generators]))
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Standard normal of x's shape (B, ...)."""
+        return self.randn(*x.shape[1:])
 
     def _moved(self, x: Tensor) -> Tensor:
         """Copy to the device, from pinned memory: any other copy waits for all work that is queued on a GPU."""
