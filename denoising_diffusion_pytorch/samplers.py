@@ -20,20 +20,6 @@ Model = Callable[[Tensor, Tensor], Tensor]
 Randn = Callable[[Tensor], Tensor]
 
 
-def sample_ddpm(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
-    """Ancestral sampling (Ho et al., 2020, algorithm 2) on a subset of the steps."""
-    for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
-        t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
-        x_start, _ = diffusion.predictions(model(x_t, t), x_t, t)
-        (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
-        step = (signal_t / signal_s).square()  # alpha of the combined step s -> t
-        beta = sigma_t.square() - step * sigma_s.square()  # 1 - step, without cancellation
-        mean = signal_s * beta / sigma_t.square() * x_start + step.sqrt() * sigma_s.square() / sigma_t.square() * x_t
-        std = (sigma_s.square() / sigma_t.square() * beta).sqrt()
-        x_t = mean + std * randn(x_t) if then >= 0 else mean
-    return x_t
-
-
 def sample_ddim(
     diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn, eta: float = 0.0
 ) -> Tensor:
@@ -42,11 +28,17 @@ def sample_ddim(
         t, s = now.expand(x_t.shape[0]), then.expand(x_t.shape[0])
         x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
         (signal_t, sigma_t), (signal_s, sigma_s) = diffusion.coefficients(t, x_t), diffusion.coefficients(s, x_t)
-        std = eta * (sigma_s / sigma_t) * (1 - (signal_t / signal_s).square()).clamp(min=0).sqrt()
+        beta = sigma_t.square() - (signal_t / signal_s * sigma_s).square()  # 1 - alpha_t / alpha_s, to more digits
+        std = eta * (sigma_s / sigma_t) * beta.clamp(min=0).sqrt()
         x_t = signal_s * x_start + (sigma_s.square() - std.square()).clamp(min=0).sqrt() * noise
         if eta > 0 and then >= 0:
             x_t = x_t + std * randn(x_t)
     return x_t
+
+
+def sample_ddpm(diffusion: GaussianDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
+    """Ancestral sampling (Ho et al., 2020, algorithm 2) on a subset of the steps."""
+    return sample_ddim(diffusion, model, x_t, steps, randn, eta=1.0)
 
 
 def sample_decoupled(diffusion: DecoupledDiffusion, model: Model, x_t: Tensor, steps: int, randn: Randn) -> Tensor:
@@ -70,8 +62,10 @@ def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int,
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    function.__name__.removeprefix("sample_"): function
-    for function in (sample_ddim, sample_ddpm, sample_decoupled, sample_euler)
+    "ddim": sample_ddim,
+    "ddpm": sample_ddpm,
+    "decoupled": sample_decoupled,
+    "euler": sample_euler,
 }
 
 
