@@ -25,14 +25,14 @@ from data import open_tree
 from data.crop import SIDE, Crop, crop
 from data.files import write_json
 from data.geometry.georeference import Georeference
-from data.gis.city import read_city
+from data.gis.city import print_city, read_city
 from data.gis.measured_points import read_measurements
 from data.measurements import pixels_of
 from data.samples.sharing import Processes, shared
 from data.scene import Scene, parse_position, scene_at
 from data.trees.splits import spread
 from data.units import COVERAGE_DB
-from denoising_diffusion_pytorch.cli import MISTAKES, natural, parse, print_city, run
+from denoising_diffusion_pytorch.cli import MISTAKES, natural, parse, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError

@@ -6,14 +6,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data.errors import DataError
 
 from .errors import CheckpointError, ConfigError, TrainingError
-
-if TYPE_CHECKING:
-    from data.gis.city import City  # shapely, which few commands need
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
 MISTAKES = (*USER_ERRORS, OSError)  # that end the processes of a command together
@@ -35,14 +31,6 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line; in `--tx -80.0003,43.0`, what argparse would take for a second option is a value."""
     parser._negative_number_matcher = re.compile(r"-\.?\d")
     return parser.parse_args()
-
-
-def print_city(city: "City", path: Path) -> None:
-    """What was read of a city, and whether it seems to be inverted."""
-    for note in city.notes:
-        print(f"{path.name}: {note}")
-    if city.seems_inverted:
-        print(f"{path.name}: more than half of it is built; if its buildings are black on white, add --invert")
 
 
 def new_file(text: str) -> Path:

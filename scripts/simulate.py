@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from PIL import Image
 
 from data.errors import DataError
-from data.gis.city import read_city
+from data.gis.city import print_city, read_city
 from data.scene import parse_position, scene_at
 from data.simulator import Simulator
 from data.units import db_to_gain, gain_to_uint8
-from denoising_diffusion_pytorch.cli import new_figure, parse, print_city, run
+from denoising_diffusion_pytorch.cli import new_figure, parse, run
 
 
 def main() -> None:

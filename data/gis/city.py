@@ -67,6 +67,14 @@ def read_city(
     return city
 
 
+def print_city(city: City, path: Path) -> None:
+    """What was read of a city, and whether it seems to be inverted."""
+    for note in city.notes:
+        print(f"{path.name}: {note}")
+    if city.seems_inverted:
+        print(f"{path.name}: more than half of it is built; if its buildings are black on white, add --invert")
+
+
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
     """The city in a file's content, a PNG or footprints as GeoJSON; a DataError names the file.
 
