@@ -26,44 +26,35 @@ SPREAD: dict[str, Any] = {"cmap": "magma", "vmin": 0, "vmax": 10, "mark": False}
 Part = tuple[slice, slice]  # rows and columns
 
 
-def _show(axes: Any, values: np.ndarray, scene: Scene, part: Part | None = None, mark: bool = True, **how: Any) -> Any:
-    """Draw values (H, W) of a scene, NaN where they are unknown; with a `part` of them, metres along the axes.
+def _show(axes: Any, values: np.ndarray, scene: Scene, mark: bool = True, **how: Any) -> Any:
+    """Draw values (H, W) of a scene, NaN where they are unknown.
 
     `mark` shows the transmitter and the cars; `how`: `cmap`, `vmin` and `vmax`.
     """
     axes.set_facecolor(UNPREDICTED)
     shown = np.ma.masked_where(scene.buildings | np.isnan(values), values)
-    image = _draw(axes, shown, part, **how)
+    image = axes.imshow(shown, interpolation="nearest", **how)
     if mark and scene.cars is not None:
-        _paint(axes, scene.cars.inside, CAR, part)
-    _paint(axes, scene.buildings, BUILDING_GREY, part)
+        _paint(axes, scene.cars.inside, CAR)
+    _paint(axes, scene.buildings, BUILDING_GREY)
     axes.autoscale(False)
     if mark and scene.tx is not None:
         axes.plot(*scene.tx, marker="x", color="black", markersize=5, markeredgewidth=1.2)
-    if part is None:
-        axes.set(xticks=[], yticks=[])
-    else:
-        axes.set_xlabel("m", fontsize=8)
-        axes.tick_params(labelsize=7)
     return image
 
 
-def _draw(axes: Any, values: np.ndarray, part: Part | None, **how: Any) -> Any:
-    rows, columns = part or (slice(0, values.shape[0]), slice(0, values.shape[1]))
-    edges = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
-    return axes.imshow(values[rows, columns], extent=edges, interpolation="nearest", **how)
+def _paint(axes: Any, where: np.ndarray, colour: str) -> None:
+    axes.imshow(np.ma.masked_where(~where, where), cmap=ListedColormap([colour]), interpolation="nearest")
 
 
-def _paint(axes: Any, where: np.ndarray, colour: str, part: Part | None) -> None:
-    _draw(axes, np.ma.masked_where(~where, where), part, cmap=ListedColormap([colour]))
-
-
-def _predicted_part(values: np.ndarray) -> Part:
-    """The smallest rectangle of (H, W) that holds all values, so that a square in a large city fills its picture."""
+def _zoom(axes: Any, values: np.ndarray) -> Part:
+    """Show and return the smallest rectangle of (H, W) that holds all values, with metres along the axes."""
     known = ~np.isnan(values)
-    found = [np.flatnonzero(known.any(axis)) for axis in (1, 0)]
-    rows, columns = (slice(int(each[0]), int(each[-1]) + 1) for each in found)
-    return rows, columns
+    rows, columns = (np.flatnonzero(known.any(axis)) for axis in (1, 0))
+    axes.set(xlim=(columns[0] - 0.5, columns[-1] + 0.5), ylim=(rows[-1] + 0.5, rows[0] - 0.5))
+    axes.set_xlabel("m", fontsize=8)
+    axes.tick_params(labelsize=7)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _mark_points(axes: Any, points: np.ndarray | None, label: str = "") -> None:
@@ -94,6 +85,8 @@ def comparison_figure(
         predicted, real = maps[columns[-1]], scene.gain
         for ax, gain in zip(line[:last], (real, *(maps[key] for key in columns)), strict=True):
             power = _show(ax, gain_to_db(gain), scene, **GAIN)
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(scene.name, fontsize=8)
         error = _show(line[last], (predicted - real) * GAIN_SPAN_DB, scene, **ERROR)
         line[last].set_xlabel(f"NMSE {nmse_of(predicted, real):.4f}", fontsize=8)
@@ -117,14 +110,15 @@ def radio_map_figure(path: str | Path, scene: Scene, gain: np.ndarray, std: np.n
     columns = 1 if std is None else 2
     figure = Figure(figsize=(6 * columns, 5), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    part = _predicted_part(gain)
-    image = _show(axes[0], gain_to_db(gain), scene, part, **GAIN)
+    image = _show(axes[0], gain_to_db(gain), scene, **GAIN)
+    _zoom(axes[0], gain)
     _mark_points(axes[0], scene.measurements, "m; ")
     axes[0].set_title(scene.name, fontsize=10)
     figure.colorbar(image, ax=axes[0], label="path gain (dB)")
     if std is not None:
         most = max(1.0, np.nanmax(std) * GAIN_SPAN_DB)
-        spread = _show(axes[1], std * GAIN_SPAN_DB, scene, part, cmap="magma", vmin=0, vmax=most)
+        spread = _show(axes[1], std * GAIN_SPAN_DB, scene, cmap="magma", vmin=0, vmax=most)
+        _zoom(axes[1], gain)
         figure.colorbar(spread, ax=axes[1], label="standard deviation (dB)")
     _save(figure, path)
 
@@ -135,14 +129,15 @@ def coverage_figure(
     """Best server and coverage of several transmitters; arguments as of `evaluation.maps.write_coverage` and `Coverage`."""
     figure = Figure(figsize=(11, 5.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    decibels, part, buildings = gain_to_db(gain), _predicted_part(gain), scenes[0].buildings
+    decibels, buildings = gain_to_db(gain), scenes[0].buildings
     unknown = (server == 0) & ~buildings
     uncovered = (server > 0) & (decibels < threshold_db)
     servers = np.where(server > 0, server - 1.0, np.nan)
-    _show(left, servers, scenes[0], part, mark=False, cmap="tab20", vmin=0, vmax=20)
-    image = _show(right, np.where(unknown | uncovered, np.nan, decibels), scenes[0], part, mark=False, **GAIN)
-    _paint(right, uncovered, UNCOVERED, part)
+    _show(left, servers, scenes[0], mark=False, cmap="tab20", vmin=0, vmax=20)
+    image = _show(right, np.where(unknown | uncovered, np.nan, decibels), scenes[0], mark=False, **GAIN)
+    _paint(right, uncovered, UNCOVERED)
     for axes in (left, right):
+        part = _zoom(axes, gain)
         for number, scene in enumerate(scenes, 1):
             axes.plot(*scene.tx, marker="x", color="black", markersize=5)
             axes.annotate(str(number), scene.tx, xytext=(4, 4), textcoords="offset points", fontsize=8)
