@@ -30,6 +30,8 @@ from .stopping import StopRequest
 from .validation import Validation, metrics_of
 
 NO_SCALER = torch.amp.GradScaler(enabled=False)
+# of a model, each compiled whole; a baseline is one itself
+NETWORKS = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
 LEAST_SCALE = 2.0**-24  # of fp16's gradients: after 40 overflows in a row
 
 
@@ -64,8 +66,10 @@ class Trainer:
         self.model = model = model.to(accelerator.device).to(memory_format=layout)
         self.ema = EMAModel(model, **dict(self.settings.ema))
         # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
-        for network in step_networks(model).values() if self.settings.compile else ():
-            network.compile()
+        if self.settings.compile:
+            modules = dict(model.named_modules())
+            for network in [modules[name] for name in NETWORKS if name in modules] or [model]:
+                network.compile()
         self.optimizations = [Optimization(o, accelerator, self.settings) for o in objectives]
         self.checkpointer = Checkpointer(config, stage, accelerator, self.ema, self.optimizations)
         self.stop = StopRequest(accelerator)
@@ -237,10 +241,3 @@ class Trainer:
             self.checkpointer.record(self.step, metrics)
         if self.results is not None and showing:
             self.results.picture(self.step, partial(validation.draw, predictions))
-
-
-def step_networks(model: nn.Module) -> dict[str, nn.Module]:
-    """The networks that a training step calls, by name: what torch.compile takes whole, and what can be timed apart."""
-    parts = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
-    modules = dict(model.named_modules())
-    return {name: modules[name] for name in parts if name in modules} or {"model": model}
