@@ -5,6 +5,7 @@ import math
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +120,9 @@ class Checkpointer:
         """The validation NMSE of the checkpoints that have one, by step."""
         scores: dict[int, float] = {}
         for step, path in steps_of(self.folder).items():
-            try:
-                score = read_meta(path)["metrics"].get("nmse")
-            except CheckpointError:
-                continue  # a damaged one is nobody's best
-            if score is not None:
-                scores[step] = score
-        return scores
+            with suppress(CheckpointError):  # a damaged one is nobody's best
+                scores[step] = read_meta(path)["metrics"].get("nmse")
+        return {step: score for step, score in scores.items() if score is not None}
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """Store validation metrics with the checkpoint of `step`, which is written now if it is a new best; main process only."""
