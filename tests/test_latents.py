@@ -123,8 +123,8 @@ def test_what_processes_do_not_share_is_refused(radiomapseer, tmp_path, monkeypa
     monkeypatch.setattr("data.samples.cache.PATIENCE", 0)
     shapes, config = {"a": (2,)}, tiny_config("ldm", data={"train": {"data_root": str(radiomapseer)}})
     first_of_two = FillingProcesses(0, 2, lambda value: [value, value])  # the other one stores nothing
-    cache = SampleCache("x", 9, shapes, tmp_path, processes=first_of_two)
-    with pytest.raises(DataError, match="4 samples that other"), cache.filling() as missing:
+    cache = SampleCache("x", 9, shapes, tmp_path)
+    with pytest.raises(DataError, match="4 samples that other"), cache.filling(first_of_two) as missing:
         for index in missing:
             cache.write(index, {"a": torch.zeros(2)})
     other = FillingProcesses(0, 2, lambda value: [value, ("another digest", "another tree: 3 scenes")])

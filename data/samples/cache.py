@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,8 +41,6 @@ class SampleCache:
         000.npy        a shard, a run of samples: a structured array with one field per array of a sample
 
     A shard is there as a whole or not at all; an interrupted filling continues with those that are not there.
-
-    Raises DataError for an unusable folder, or one that not all processes see.
     """
 
     def __init__(
@@ -54,30 +52,15 @@ class SampleCache:
         identity: Mapping[str, object] | None = None,  # what the samples are made from, in JSON types
         *,
         group: int = 1,  # this many consecutive samples lie in one shard; `count` is a multiple of it
-        processes: FillingProcesses = FillingProcesses(),  # noqa: B008
     ):
-        self.count, self.processes = count, FillingProcesses() if folder is None else processes
+        self.count = count
         self.record = np.dtype([(name, DTYPE, tuple(shape)) for name, shape in shapes.items()])
         self.rows = count if folder is None else max(1, min(-(-count // (SHARDS * group)), ROWS // group)) * group
         self.memory: dict[str, np.ndarray] = {}
         self._shard = np.empty(0, self.record)  # that is being written
-        self.path: Path | None = None
-        if folder is None:
-            return
-        facts = {"layout": LAYOUT, "count": count, "rows": self.rows, "arrays": self.record.descr, **(identity or {})}
-        self.path = folder / f"{kind}_{digest(facts)}"
-        try:
-            if processes.rank == 0:
-                write_json(self.path / "cache.json", facts)
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be used ({error}); name another data.cache_folder") from error
-        processes.gather(None)  # until it is there
-        if not all(processes.gather((self.path / "cache.json").exists())):
-            said = "not all processes see this folder, or their copies of the data differ in sizes or times"
-            raise DataError(f"{self.path}: {said}; name a data.cache_folder and a data.train.data_root that all see")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"processes": None}  # a reader's process needs none
+        own = {"layout": LAYOUT, "count": count, "rows": self.rows, "arrays": self.record.descr}
+        self.facts = own | dict(identity or {})
+        self.path = None if folder is None else folder / f"{kind}_{digest(self.facts)}"
 
     def missing(self) -> list[int]:
         """Numbers of the samples that are not stored yet."""
@@ -85,17 +68,31 @@ class SampleCache:
         return [index for index in range(self.count) if self._place(index)[0] not in there]
 
     @contextmanager
-    def filling(self) -> Iterator[list[int]]:
-        """The missing samples that this process has to write, in order; at the end, all wait; DataError if one is missing."""
-        rank, count = self.processes.rank, self.processes.count
-        with nullcontext() if self.path is None else (self.path / ".lock").open("a") as file:
-            if file and rank == 0:
+    def filling(self, processes: FillingProcesses) -> Iterator[list[int]]:
+        """The missing samples that this process has to write, in order; at the end, all wait.
+
+        Raises DataError for an unusable folder, one that not all processes see, or a sample that is missing at the end.
+        """
+        if self.path is None:
+            yield self.missing()
+            return
+        try:
+            if processes.rank == 0:
+                write_json(self.path / "cache.json", self.facts)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be used ({error}); name another data.cache_folder") from error
+        processes.gather(None)  # until it is there
+        if not all(processes.gather((self.path / "cache.json").exists())):
+            said = "not all processes see this folder, or their copies of the data differ in sizes or times"
+            raise DataError(f"{self.path}: {said}; name a data.cache_folder and a data.train.data_root that all see")
+        with (self.path / ".lock").open("a") as file:
+            if processes.rank == 0:
                 lock(file, wait=True)  # until another run that fills it has ended
                 for left in self.path.glob(".*.npy"):  # by a run that was killed
                     left.unlink()
-            self.processes.gather(None)
-            yield [index for index in self.missing() if index // self.rows % count == rank]
-            self.processes.gather(None)
+            processes.gather(None)
+            yield [index for index in self.missing() if index // self.rows % processes.count == processes.rank]
+            processes.gather(None)
         end = time.monotonic() + PATIENCE
         while (absent := len(self.missing())) and time.monotonic() < end:
             time.sleep(1)

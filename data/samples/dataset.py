@@ -86,8 +86,8 @@ class RadioMapDataset(Dataset):
         """Prepare every sample once, in several threads."""
         shapes = {key: value.shape for key, value in self._read(0).items()}
         identity = self.identity() if folder else {}
-        cache = SampleCache("samples", len(self), shapes, folder, identity, processes=processes)
-        with cache.filling() as missing, ThreadPoolExecutor() as pool:
+        cache = SampleCache("samples", len(self), shapes, folder, identity)
+        with cache.filling(processes) as missing, ThreadPoolExecutor() as pool:
             quiet = processes.rank > 0 or not missing
             read = tqdm(pool.map(self._read, missing), "reading", len(missing), unit="map", disable=quiet)
             for index, sample in zip(missing, read, strict=True):

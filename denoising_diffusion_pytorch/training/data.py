@@ -81,8 +81,8 @@ class TrainingData:
         identity = dataset.identity(cond=False) | {"encoder": encoder, "symmetries": symmetries}
         shapes = {"moments": (2 * autoencoder.embed_dim, side, side)}
         folder, rows = Path(settings.cache_folder or self.config.trainer.results_folder), len(dataset) * count
-        cache = SampleCache("latents", rows, shapes, folder, identity, group=count, processes=self.processes)
-        with cache.filling() as missing:
+        cache = SampleCache("latents", rows, shapes, folder, identity, group=count)
+        with cache.filling(self.processes) as missing:
             mine = sorted({row // count for row in missing})
             size, workers = max(1, self.config.trainer.batch_size // count), settings.num_workers if mine else 0
             loader, row = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
