@@ -69,17 +69,13 @@ class Augmentation:
     @property
     def symmetries(self) -> list[int]:
         """All values that `symmetry_of` can return, sorted; 0 leaves a sample as it is."""
-        return sorted({0, *map(self._allowed, range(8))} if self.p else {0})
+        if self.p and self.rot90:
+            return list(range(8 if self.flip else 4))
+        return [0, 2, 4, 6] if self.p and self.flip else [0]  # both mirror images need the half turn
 
     def _draw_symmetry(self, random: np.random.Generator) -> int | None:
         """The index for `symmetry`; None for a sample that is not augmented."""
-        return self._allowed(int(random.integers(8))) if random.random() < self.p else None
-
-    def _allowed(self, index: int) -> int:
-        """The nearest symmetry that the settings allow."""
-        if not self.rot90:
-            index = (index & 4) | (index & 2 if self.flip else 0)  # both mirror images need the half turn
-        return index if self.flip else index & 3
+        return self.symmetries[random.integers(len(self.symmetries))] if random.random() < self.p else None
 
 
 def _move(x: Tensor, angle: float, shift: np.ndarray, fill: float) -> Tensor:
