@@ -49,7 +49,7 @@ class RadioMapDataset(Dataset):
         cache_folder: str | Path | None = None,  # of the cache, see cache.py; None for memory
         processes: FillingProcesses = FillingProcesses(),  # noqa: B008 - that fill a cache in files together
     ):
-        self.source, self.report = source, source.report
+        self.source = source
         self.image_size, self.cond_size, self.cond_channels = image_size, cond_size, tuple(cond_channels)
         self.augmentation, self.incomplete = augmentation, incomplete or Incomplete()
         if isinstance(source, RadioMapSeer):
@@ -132,7 +132,6 @@ class OwnSamples(Dataset):
 
     def __init__(self, dataset: Any, augmentation: Augmentation | None = None):
         self.dataset, self.augmentation = dataset, augmentation
-        self.report = f"{len(dataset)} samples of {type(dataset).__name__}"
 
     def __len__(self) -> int:
         return len(self.dataset)

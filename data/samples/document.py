@@ -67,7 +67,7 @@ def create_dataloader(config: Any) -> EpochLoader:
         options[name] = kind(**vars(getattr(data, name, kind())))
     dataset, workers = RadioUNet_c(**options), getattr(data, "num_workers", 4)
     if len(dataset) < batch_size:
-        raise DataError(f"{dataset.report}: fewer than one batch of {batch_size} (trainer.batch_size)")
+        raise DataError(f"{dataset.source.report}: fewer than one batch of {batch_size} (trainer.batch_size)")
     loader = EpochLoader(dataset, batch_sampler=Epochs(len(dataset), batch_size, seed), **worker_settings(workers))
     loader.endless = training_loader(dataset, batch_size, seed, num_workers=workers)
     return loader
