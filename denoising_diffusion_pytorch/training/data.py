@@ -55,15 +55,15 @@ class TrainingData:
 
     def __init__(self, config: Config, accelerator: Accelerator, dataset: Dataset | None = None):
         self.config, self.accelerator, self.processes = config, accelerator, processes_of(accelerator)
-        settings, augmentation = config.data, Augmentation(**vars(config.data.augmentation))
-        if dataset is not None and settings.cache_latents:
+        data, augmentation = config.data, Augmentation(**vars(config.data.augmentation))
+        self.dataset: Any
+        if dataset is None:
+            cache = {"cache": data.cache, "cache_folder": data.cache_folder}
+            self.dataset = open_dataset(config, data.train, self.processes, augmentation=augmentation, **cache)
+        elif data.cache_latents:
             raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")
-        cache = {"cache": settings.cache, "cache_folder": settings.cache_folder}
-        self.dataset: Any = (
-            open_dataset(config, settings.train, self.processes, augmentation=augmentation, **cache)
-            if dataset is None
-            else OwnSamples(dataset, augmentation)
-        )
+        else:
+            self.dataset = OwnSamples(dataset, augmentation)
 
     @torch.no_grad()
     def cache_latents(self, autoencoder: AutoencoderKL) -> None:
