@@ -11,10 +11,7 @@ from typing import Any
 from data.errors import DataError
 from data.files import lock
 
-COLUMNS = (  # of a CSV
-    *("predictor", "name", "nmse", "rmse", "ssim", "psnr"),
-    *("rmse_db", "nmse_los", "nmse_nlos"),
-)
+COLUMNS = ("predictor", "name", "nmse", "rmse", "ssim", "psnr", "rmse_db", "nmse_los", "nmse_nlos")  # of a CSV
 
 
 class Records:
