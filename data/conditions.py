@@ -99,7 +99,8 @@ def turns(scene: Scene, size: int) -> np.ndarray:
 @channel_of_transmitter
 def simulated(scene: Scene, size: int) -> np.ndarray:
     """The embedded simulator's map of what is shown, corrected by measured points; pointless where it made the truth."""
-    return resize(corrected(simulated_gain(scene), scene.measurements), size)
+    _, gain = simulated_gains(scene)
+    return resize(corrected(gain, scene.measurements), size)
 
 
 @channel
@@ -114,13 +115,10 @@ def measured(scene: Scene, size: int) -> np.ndarray:
     return spread_points(scene.measurements, scene.layout.shape[0], size)[1]
 
 
-def simulated_gain(scene: Scene) -> np.ndarray:
-    """Grey levels (H, W) of the embedded simulator for the buildings and cars shown; 0 inside the buildings. Not to be written to."""
-    return simulated_gains(scene)[1]
-
-
 def simulated_gains(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """`simulated_gain` without the cars, and with them."""
+    """Grey levels (H, W) of the embedded simulator for the buildings shown, without cars, and with those shown; 0 inside the
+    buildings. Not to be written to.
+    """
     x, y = scene.shown.nearest_open(_transmitter(scene))  # a layout from a picture may lie over the transmitter
     return _simulate(scene.shown, scene.shown_cars, float(x), float(y))
 

@@ -5,7 +5,7 @@ They see what a scene shows, and raise DataError where it does not show the tran
 
 import numpy as np
 
-from data.conditions import distance, free_gain, simulated_gain
+from data.conditions import distance, free_gain, simulated_gains
 from data.measurements import corrected
 from data.scene import Scene
 from data.units import GAIN_MAX_DB, db_to_gain
@@ -26,11 +26,9 @@ def los_nlos_model(scene: Scene) -> np.ndarray:
 
 
 def simulator_map(scene: Scene) -> np.ndarray:
-    """The embedded simulator's map of the buildings shown, corrected by measured points, buildings at zero; raises as
-    `simulated_gain` does.
-    """
-    gain = corrected(simulated_gain(scene), scene.measurements)
-    return np.where(scene.ori_mask, 0, gain).astype(np.float32)
+    """The embedded simulator's map of the buildings shown, corrected by measured points, buildings at zero."""
+    _, gain = simulated_gains(scene)
+    return np.where(scene.ori_mask, 0, corrected(gain, scene.measurements)).astype(np.float32)
 
 
 REFERENCES = {
