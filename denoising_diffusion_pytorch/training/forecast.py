@@ -43,12 +43,10 @@ class Forecast(NamedTuple):
     flops: int  # of products and convolutions, those that checkpointing repeats included
 
 
-def forecast(config: Config, stage: str, *, step: int | None = None) -> Forecast:
-    """What an optimizer step of a run needs; takes seconds on a CPU, whatever the sizes, and allocates next to nothing.
-
-    Args:
-        config: resolved. `mixed_precision: auto` counts as bf16, and fp16 has the sizes of bf16.
-        step: of the run, from 0 on; None: its last one, in which everything takes part that ever does.
+def forecast(config: Config, stage: str) -> Forecast:
+    """What the last optimizer step of a run needs, in which everything takes part that ever does; takes seconds on a CPU,
+    whatever the sizes, and allocates next to nothing. `config` is resolved; `mixed_precision: auto` counts as bf16, and
+    fp16 has the sizes of bf16.
     """
     accumulation, reduced = config.trainer.gradient_accumulation, config.trainer.mixed_precision != "no"
     settings = config.trainer.model_copy(update={"compile": False, "gradient_accumulation": 1})
@@ -56,7 +54,7 @@ def forecast(config: Config, stage: str, *, step: int | None = None) -> Forecast
     accelerator = Accelerator(cpu=True, mixed_precision="bf16" if reduced else "no")
     with FakeTensors(), Tally() as tally:
         trainer = random_trainer(config, stage, accelerator)
-        trainer.step = settings.training_steps - 1 if step is None else step
+        trainer.step = settings.training_steps - 1
         if reduced:
             norms_in_float32(trainer)
         for optimization in trainer.active():  # an update makes the moments
