@@ -130,7 +130,7 @@ class OwnSamples(Dataset):
     and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0; S and s as configured.
     """
 
-    def __init__(self, dataset: Any, augmentation: Augmentation | None = None):
+    def __init__(self, dataset: Any, augmentation: Augmentation):
         self.dataset, self.augmentation = dataset, augmentation
 
     def __len__(self) -> int:
@@ -140,9 +140,7 @@ class OwnSamples(Dataset):
         index, key = item
         given = self.dataset[index]
         sample = {name: given[name] for name in ("image", "cond", "ori_mask")}
-        if self.augmentation is not None:
-            sample = self.augmentation(sample, key)
-        return sample | {"name": str(index), "key": key}
+        return self.augmentation(sample, key) | {"name": str(index), "key": key}
 
 
 @dataclass(eq=False)
