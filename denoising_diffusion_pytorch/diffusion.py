@@ -110,15 +110,14 @@ class GaussianDiffusion(Diffusion):
     def __init__(self, timesteps: int = 1000, schedule: str = "scaled_linear", objective: str | None = None):
         super().__init__(objective)
         self.timesteps = timesteps
-        alpha_bar = torch.cumprod(1 - beta_schedule(schedule, timesteps), dim=0)
+        betas = nn.functional.pad(beta_schedule(schedule, timesteps), (1, 0))  # of t = -1, 0, ..., T - 1
+        alpha_bar = torch.cumprod(1 - betas, dim=0)
         # float32: some accelerators have no float64
         self.sqrt_alpha_bar = nn.Buffer(alpha_bar.sqrt().float(), persistent=False)
         self.sqrt_one_minus_alpha_bar = nn.Buffer((1 - alpha_bar).sqrt().float(), persistent=False)
 
     def amplitudes(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        index = t.clamp(min=0).long()
-        signal = torch.where(t < 0, 1.0, self.sqrt_alpha_bar[index])
-        return signal, torch.where(t < 0, 0.0, self.sqrt_one_minus_alpha_bar[index])
+        return self.sqrt_alpha_bar[t.long() + 1], self.sqrt_one_minus_alpha_bar[t.long() + 1]
 
     def sample_t(self, u: Tensor, final_step: Tensor) -> Tensor:
         t = (u * self.timesteps).long().clamp(max=self.timesteps - 1)
