@@ -147,8 +147,8 @@ def test_wrong_arguments(radiomapseer):
     radiomapseer.rename(nested)
     (nested.parent / "empty").mkdir()
     for arguments, message in (
-        (("path/to/RadioMapSeer",), "data_root is path/to/RadioMapSeer; set it"),
-        ((None,), "data_root is not set"),
+        (("path/to/RadioMapSeer",), "path/to/RadioMapSeer: no such folder; set data_root"),
+        ((None,), "None: no such folder; set data_root"),
         ((nested, "IRT4"), "there are: DPM"),
         ((nested, "DPM", "tset"), "known: all, train"),
         ((nested.parent,), f"is not a data set; .*gain/.*did you mean {nested}[?]"),  # too high, or too low

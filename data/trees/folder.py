@@ -83,11 +83,9 @@ def open_tree(
     max_samples: int | None = None,
 ) -> RadioMapSeer | FlatTree:
     """The scenes of a tree of either kind; raises DataError for a folder that is neither, or is incomplete."""
-    root = Path(data_root or "path/to")
-    if str(root).startswith("path/to"):
-        raise DataError(f"data_root is {data_root or 'not set'}; set it to the folder of your data")
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder (data_root)")
+    if data_root is None or not Path(data_root).is_dir():
+        raise DataError(f"{data_root}: no such folder; set data_root to the folder of your data")
+    root = Path(data_root)
     if not _is_tree(root):
         near = chain(sorted(root.glob("*/")), sorted(root.glob("*/*/")), list(root.absolute().parents)[:2])
         meant = next((f"; did you mean {folder}?" for folder in near if _is_tree(folder)), "")
