@@ -2,14 +2,13 @@
 
 import json
 import logging
-import math
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
+from pydantic_core import to_json
 
 from .errors import DataError
 
@@ -63,17 +62,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     """Write JSON atomically; NaN and infinities, which JSON does not have, become null."""
-    write_text(path, json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
-    if isinstance(content, np.generic):
-        content = content.item()
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    text = to_json(content, indent=indent, inf_nan_mode="null", fallback=lambda number: number.item())  # numpy's
+    write_text(path, text.decode() + "\n")
 
 
 def read_bytes(path: Path) -> bytes:
