@@ -19,8 +19,6 @@ from .report import interval
 class TestSet:
     """Scenes of a split, `maps` of them spread over it (None: all), as incomplete as wanted."""
 
-    __test__ = False  # pytest: not a class of tests
-
     def __init__(self, source: Any, maps: int | None, incomplete: Incomplete):
         self.source, self.incomplete = source, incomplete
         self.chosen = spread(len(source), maps or len(source))
