@@ -24,10 +24,13 @@ def changed(stage, discr_start=1, **trainer):
 
 
 @pytest.mark.parametrize("stage", ["vae", "ldm", "baseline"])
-@pytest.mark.parametrize("accumulation, precision", [(1, "no"), (2, "bf16")])
-def test_a_real_step_agrees(stage, accumulation, precision):
+@pytest.mark.parametrize(
+    "accumulation, precision, optimizer", [(1, "no", "adamw"), (2, "bf16", "adamw"), (2, "no", "muon")]
+)
+def test_a_real_step_agrees(stage, accumulation, precision, optimizer):
     """The second step's, whose optimizer has its moments, in two micro-batches."""
-    config = changed(stage, gradient_accumulation=accumulation, mixed_precision=precision)
+    how = {"gradient_accumulation": accumulation, "optimizer": {"type": optimizer}}
+    config = changed(stage, mixed_precision=precision, **how)
     expected = forecast(config, stage)
     with Tally() as tally:
         trainer = random_trainer(config, stage, Accelerator(cpu=True, mixed_precision=precision))

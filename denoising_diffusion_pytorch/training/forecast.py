@@ -66,8 +66,9 @@ def forecast(config: Config, stage: str) -> Forecast:
         setattr(trainer, "require_finite", lambda *_: None)  # noqa: B010 - fake tensors have no values
         gc.collect()
         fixed = tally.peak = tally.live
+        update, tally.flops = tally.flops, 0
         trainer.train_step(trainer.make_batches(0))
-    return Forecast(fixed, tally.peak, tally.flops * accumulation)
+    return Forecast(fixed, tally.peak, (tally.flops - update) * accumulation + update)
 
 
 def norms_in_float32(trainer: Trainer) -> None:

@@ -37,7 +37,8 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """As AdamW's; uses up the gradients of matrices."""
+        """As AdamW's."""
+        done: list[tuple[nn.Parameter, Tensor]] = []
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
@@ -50,13 +51,17 @@ class Muon(torch.optim.AdamW):
                 momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
                 update = gradient.lerp(momentum, MOMENTUM).movedim(1, -1)  # as convolutions lie in memory
                 alike[len(update), update[0].numel()].append((parameter, update))
+                done.append((parameter, gradient))
                 parameter.grad = None  # nothing is left for AdamW to do
             for (outputs, inputs), pairs in alike.items():
                 stacked = torch.stack([update.flatten(1) for _, update in pairs])
                 tall = outputs > inputs
-                done = orthogonalize(stacked.mT if tall else stacked)
-                for (parameter, update), direction in zip(pairs, done.mT if tall else done, strict=True):
+                level = orthogonalize(stacked.mT if tall else stacked)
+                for (parameter, update), direction in zip(pairs, level.mT if tall else level, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     scale = 0.2 * max(outputs, inputs) ** 0.5
                     parameter.add_(direction.reshape(update.shape).movedim(-1, 1), alpha=-scale * group["lr"])
-        return super().step(closure)
+        loss = super().step(closure)
+        for parameter, gradient in done:
+            parameter.grad = gradient
+        return loss
