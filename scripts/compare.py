@@ -5,7 +5,7 @@
 
 A plan is a YAML file: see configs/compare/ and `Plan` below. The speed of each row is measured first, `--parallel` at a
 time, and determines how many steps fit into the time: keep the machine to itself while that lasts; other programs that run
-later do not change the result. Reading the data and filling caches is not counted. A row with an autoencoder gives a third
+later do not change the result. Reading the data and filling caches is not counted. A row with an autoencoder gives a fifth
 of its time to it; one without has all for itself. What is finished is not run again: the same command resumes after an
 interruption, or after rows were added; a row that was changed is another run.
 """
@@ -52,7 +52,7 @@ PROBE = 40  # optimizer steps that measure a row's speed; the first half is not 
 QUIET = ("trainer.validate_every=0", "trainer.num_samples=0")
 CURVE_MAPS = 60  # scored along the training
 LONGEST_NAME = 60  # of a folder
-VAE_FRACTION = 1 / 3  # of the time of a row with an autoencoder
+VAE_FRACTION = 1 / 5  # of the time of a row with an autoencoder
 HEADS = ("", "parameters", "training steps", "sampling steps", "s per map", "minus the first row", "of the seeds")
 SCRIPTS = {"vae": "train_vae.py", "ldm": "train_cond_ldm.py", "baseline": "scripts/train_baseline.py"}
 

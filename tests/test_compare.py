@@ -68,7 +68,7 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
 
 
 def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplace, monkeypatch):
-    plan = compare.read_plan(workplace / "plan.yaml").model_copy(update={"seconds": 9.0})
+    plan = compare.read_plan(workplace / "plan.yaml").model_copy(update={"seconds": 10.0})
     trainings = compare.Trainings(plan, workplace / "timed", 1)
 
     def trained(command, **_):
@@ -79,8 +79,8 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
 
     monkeypatch.setattr(compare.subprocess, "run", trained)
     row, diffusion, batch = plan.rows["regression"], plan.rows["latent diffusion"], 4  # two micro-batches of two
-    assert trainings.steps(row) == {"baseline": 9 * 8 / batch}
-    assert trainings.steps(diffusion) == {"vae": 3 * 40 / batch, "ldm": 6 * 20 / batch}
+    assert trainings.steps(row) == {"baseline": 10 * 8 / batch}
+    assert trainings.steps(diffusion) == {"vae": 2 * 40 / batch, "ldm": 8 * 20 / batch}
     other = row.model_copy(update={"own": [*PMNET, "trainer.learning_rate=1.0e-2"]})
     runs = [("a", row, 6), ("a", row, 6), ("a", row, 3), ("a", other, 6), ("基线", row, 6), ("x" * 300, row, 6)]
     folders = {trainings.model(name, row, 0, {"baseline": steps}) for name, row, steps in runs}
