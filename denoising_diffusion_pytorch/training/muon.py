@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
-SMALLEST = 16  # side of a matrix; AdamW is as good for smaller ones, as in the last layer of a network
+SMALLEST = 16  # side of a matrix; smaller ones, as in the last layer of a network, are left to AdamW
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
