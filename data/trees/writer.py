@@ -4,6 +4,7 @@ Map N depends on (seed, N) alone, so the files do not depend on who writes them,
 """
 
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -104,8 +105,15 @@ def open_folder(root: Path, recipe: Recipe) -> None:
     manifest, settings = root / "dataset.json", recipe.settings
     # a hidden file may be the manifest of a process that starts at this moment
     if not root.is_dir() or all(name.startswith(".") for name in os.listdir(root)):
+        aside = root / f".{secrets.token_hex(8)}.json"
         content = {"settings": settings, "pixel": "g = v / 255, path gain = 99.16 g - 147 dB", "metres_per_pixel": 1}
-        write_json(manifest, content)
+        write_json(aside, content)
+        try:  # of several processes that begin at this moment, the first one's stays
+            os.link(aside, manifest)
+        except OSError:  # it is there, or the file system has no links
+            if not manifest.exists():
+                write_json(manifest, content)
+        aside.unlink()
     usual = {"engine": "dominant_path", "cars": False, "layouts": RANDOM}  # earlier manifests may name another engine
     try:
         made, wanted = usual | read_json(manifest)["settings"], usual | settings

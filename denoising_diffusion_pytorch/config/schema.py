@@ -227,7 +227,7 @@ class TrainerConfig(Section):
     channels_last: bool = setting(True, "memory layout of the convolutions")
     compile: bool = setting(False, "torch.compile: minutes at the start, for long runs")
     ema: EMAConfig = setting(EMAConfig(), "exponential moving average of the weights")
-    optimizer: OptimizerConfig = setting(OptimizerConfig(), "AdamW (Loshchilov & Hutter, 2019), or with Muon")
+    optimizer: OptimizerConfig = setting(OptimizerConfig(), "AdamW (Loshchilov & Hutter, 2019), or Muon for matrices")
     lr_scheduler: LRConfig = setting(LRConfig(), "max(min_lr, (1 - t / T)^power * lr); the document: cosine")
     results_folder: Text | None = setting(None, "null: ./radiodiff_results_VAE, _LDM or _baseline")
     init_from: Text | None = setting(None, "checkpoint or results folder of the same stage: a new run's first weights")

@@ -1,6 +1,7 @@
 """Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon): momentum whose singular values are set to 1."""
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,30 +39,34 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure=None):
         """As AdamW's."""
-        done: list[tuple[nn.Parameter, Tensor]] = []
-        for group in self.param_groups:
-            alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
-            for parameter in group["params"]:
-                gradient = parameter.grad
-                if gradient is None or gradient.ndim < 2 or min(len(gradient), gradient[0].numel()) < SMALLEST:
-                    continue
-                state = self.state[parameter]
-                if not state:  # AdamW expects a step in every state
-                    state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(parameter))
-                momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-                update = gradient.lerp(momentum, MOMENTUM).movedim(1, -1)  # as convolutions lie in memory
-                alike[len(update), update[0].numel()].append((parameter, update))
-                done.append((parameter, gradient))
-                parameter.grad = None  # nothing is left for AdamW to do
-            for (outputs, inputs), pairs in alike.items():
-                stacked = torch.stack([update.flatten(1) for _, update in pairs])
-                tall = outputs > inputs
-                level = orthogonalize(stacked.mT if tall else stacked)
-                for (parameter, update), direction in zip(pairs, level.mT if tall else level, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    scale = 0.2 * max(outputs, inputs) ** 0.5
-                    parameter.add_(direction.reshape(update.shape).movedim(-1, 1), alpha=-scale * group["lr"])
+        gradients = [pair for group in self.param_groups for pair in self._step_matrices(group)]
+        for parameter, _ in gradients:
+            parameter.grad = None  # nothing is left for AdamW to do
         loss = super().step(closure)
-        for parameter, gradient in done:
+        for parameter, gradient in gradients:
             parameter.grad = gradient
         return loss
+
+    def _step_matrices(self, group: dict[str, Any]) -> list[tuple[nn.Parameter, Tensor]]:
+        """Update the matrices of a group, those of one shape together; returns them with their gradients."""
+        done: list[tuple[nn.Parameter, Tensor]] = []
+        alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is None or gradient.ndim < 2 or min(len(gradient), gradient[0].numel()) < SMALLEST:
+                continue
+            state = self.state[parameter]
+            if not state:  # AdamW expects a step in every state
+                state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(parameter))
+            momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+            update = gradient.lerp(momentum, MOMENTUM).movedim(1, -1)  # as convolutions lie in memory
+            alike[len(update), update[0].numel()].append((parameter, update))
+            done.append((parameter, gradient))
+        for (outputs, inputs), pairs in alike.items():
+            stacked, tall = torch.stack([update.flatten(1) for _, update in pairs]), outputs > inputs
+            level = orthogonalize(stacked.mT if tall else stacked)
+            scale = 0.2 * max(outputs, inputs) ** 0.5
+            for (parameter, update), direction in zip(pairs, level.mT if tall else level, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(direction.reshape(update.shape).movedim(-1, 1), alpha=-scale * group["lr"])
+        return done
