@@ -5,14 +5,19 @@ import torch
 from torch import nn
 
 from denoising_diffusion_pytorch.errors import CheckpointError
+from denoising_diffusion_pytorch.training import muon
 from denoising_diffusion_pytorch.training.muon import MOMENTUM, Muon, orthogonalize
 from tests.training import make_trainer
 
 
-def test_orthogonalize_levels_the_singular_values():
+@pytest.mark.parametrize("native, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_orthogonalize_levels_the_singular_values(monkeypatch, native, dtype):
+    monkeypatch.setattr(muon, "has_bfloat16", lambda device: native)
     matrices = torch.randn(3, 20, 50, generator=torch.Generator().manual_seed(0))
     matrices[1] *= 1e-4  # of any size
-    done = orthogonalize(matrices).float()
+    done = orthogonalize(matrices)
+    assert done.dtype == dtype
+    done = done.float()
     assert ((torch.linalg.svdvals(done) - 0.95).abs() < 0.3).all()
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     assert all(torch.cosine_similarity(done.flatten(1), (u @ v).flatten(1)) > 0.98)
@@ -25,7 +30,7 @@ def test_a_step_moves_all_directions_by_the_same_length(shape):
     shapes = [shape, shape, (7,), (8, 40)]
     ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    muon = Muon(ours, lr=0.1, weight_decay=0.5)
+    ours_optimizer = Muon(ours, lr=0.1, weight_decay=0.5)
     adamw = torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.5)
     before = [p.detach().clone() for p in ours]
     average = [torch.zeros(shape) for shape in shapes]
@@ -36,7 +41,7 @@ def test_a_step_moves_all_directions_by_the_same_length(shape):
             other.grad = mine.grad.clone()
             mean.lerp_(mine.grad, 1 - MOMENTUM)
         gradients = [p.grad.clone() for p in theirs]
-        muon.step()
+        ours_optimizer.step()
         adamw.step()
     for number in (0, 1):
         u, _, v = torch.linalg.svd((gradients[number].lerp(average[number], MOMENTUM)).flatten(1), full_matrices=False)

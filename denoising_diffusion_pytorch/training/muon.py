@@ -6,17 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .speed import has_bfloat16
+
 MOMENTUM = 0.95
 SMALLEST = 16  # side of a matrix; smaller ones, as in the last layer of a network, are left to AdamW
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """About U V^T of the singular value decompositions U S V^T of matrices (B, m, n), m <= n: S becomes .7 to 1.2. bfloat16.
+    """About U V^T of the singular value decompositions U S V^T of matrices (B, m, n), m <= n: S becomes .7 to 1.2. In bfloat16
+    where that is native, else in float32.
 
     Five steps of the iteration of Newton and Schulz with Jordan's polynomial a x + b x^3 + c x^5.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if has_bfloat16(matrices.device) else matrices.float()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is above 1 now
     for _ in range(5):
         gram = x @ x.mT

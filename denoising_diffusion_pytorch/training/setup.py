@@ -21,6 +21,7 @@ from ..errors import CheckpointError, ConfigError
 from .forecast import report
 from .objectives import make_objectives
 from .run_folder import model_report
+from .speed import has_bfloat16
 from .validation import Validation
 
 log = logging.getLogger("radiodiff")
@@ -87,9 +88,7 @@ def choose_precision(setting: str) -> str:
     """`auto` -> bf16 where the processor computes it natively, else no; anything else is returned as it is."""
     if setting != "auto":
         return setting
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # torch has no public function for this yet
-    gpu = torch.cuda.is_available()
-    return "bf16" if (torch.cuda.get_device_capability() >= (8, 0) if gpu else native()) else "no"
+    return "bf16" if has_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "no"
 
 
 def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Accelerator:

@@ -5,6 +5,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from accelerate import Accelerator
@@ -43,6 +44,15 @@ class Meter:
         self.values.clear()
         self.steps, self.seconds, self.waited = 0, 0.0, 0.0
         return metrics
+
+
+@lru_cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 natively; others are up to sixteen times slower in it than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # torch has no public function for this yet
+    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
 
 
 def memory_gib(device: torch.device) -> float:
