@@ -63,8 +63,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     add("--invert", action="store_true", help="the buildings of the PNG are black on white")
     add("--measurements", type=Path, metavar="CSV", help="measured points: x,y or lon,lat, and gain_db or dbm")
     add("--eirp", type=float, metavar="DBM", help="turns measured dBm into path gain: dBm - EIRP")
-    covered = "path gain from which a pixel is covered (%(default)g)"
-    add("--threshold", type=float, default=COVERAGE_DB, metavar="DB", help=covered)
+    covered = f"with several --tx: path gain from which a pixel is covered ({COVERAGE_DB:g})"
+    add("--threshold", type=float, metavar="DB", help=covered)
     options = [(name, kind) for kind, names in SETTINGS.items() for name in names]
     for name, kind in options:
         field = SampleConfig.model_fields[name]
@@ -82,6 +82,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
             parser.error(f"--{name} belongs to --{other}")
     if arguments.tx and not own:
         parser.error("--tx belongs to --buildings or --simulate")
+    if arguments.threshold is not None and len(arguments.tx) < 2:
+        parser.error("--threshold belongs to several --tx, which give the coverage")
     if arguments.measurements and not (own and len(arguments.tx) <= 1):
         parser.error("--measurements belong to one --tx of --buildings or --simulate")
     if arguments.cfg:
@@ -208,10 +210,11 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         print(CIRCULAR)
     if len(crops) > 1:
         cities = [part.city for part in crops]
-        coverage = Coverage.of(np.stack(gains), cities[0].buildings, arguments.threshold)
-        write_coverage(folder, coverage, cities, arguments.threshold, place)
+        threshold = COVERAGE_DB if arguments.threshold is None else arguments.threshold
+        coverage = Coverage.of(np.stack(gains), cities[0].buildings, threshold)
+        write_coverage(folder, coverage, cities, threshold, place)
         predicted, covered = f"{coverage.predicted_fraction:.1%}", f"{coverage.covered_fraction:.1%}"
-        print(f"{predicted} of the open area was predicted; {covered} of that has at least {arguments.threshold:g} dB")
+        print(f"{predicted} of the open area was predicted; {covered} of that has at least {threshold:g} dB")
     if arguments.measurements:
         column, row = pixels_of(scenes[0].measurements, SIDE, SIDE)
         inside, given = int(scenes[0].layout.inside[row, column].sum()), len(crops[0].city.measurements)

@@ -82,6 +82,7 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
         (("--eirp", "20"), "measurements"),
     ):
         refused("sample.py", *option, words=[f"{option[0]} belongs to --{other}"])
+    refused("sample.py", *own, "5,6", "--threshold", "-90", words=["--threshold belongs to several --tx"])
     refused(*base, *own, "45,25", "--cars", tmp_path / "cars.png", words=["inside a car of city"])
     refused(*base, *own, "25,25", words=("inside a building", "the nearest open point is"))
     refused(*base, *own, "64,1", words=["outside"])

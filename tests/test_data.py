@@ -25,7 +25,7 @@ from data.incomplete import Incomplete
 from data.prepare import prepare, to_native
 from data.samples import cache as cache_module
 from data.samples.augment import Augmentation, symmetry
-from data.samples.dataset import RadioMapDataset, SampleStream
+from data.samples.dataset import OwnSamples, RadioMapDataset, SampleStream
 from data.samples.document import RadioUNet_c
 from data.trees.png import decode_grey, read_grey
 from data.trees.splits import standard_split
@@ -386,6 +386,18 @@ def test_augmentation_moves_everything_together_and_keeps_what_is_certain(settin
         turned = symmetry(marked()["ori_mask"], augment.symmetry_of(seed))
         assert poses is None or torch.equal(sample["ori_mask"], turned)
     assert len(seen) == len(augment.symmetries) == poses if poses else len(seen) > 40
+
+
+def test_own_samples_have_the_configured_shapes():
+    own, augmentation = [{name: marked()[name] for name in ("image", "cond", "ori_mask")}], Augmentation()
+    assert OwnSamples(own, augmentation, 32, 32, 2)[0, 5]["key"] == 5
+    for wrong, message in (
+        ({"cond": torch.zeros(3, 32, 32)}, r"cond is \(3, 32, 32\).*\(2, 32, 32\)"),
+        ({}, "mask is missing"),
+    ):
+        given = own[0] | wrong if wrong else {"image": own[0]["image"], "cond": own[0]["cond"]}
+        with pytest.raises(DataError, match=f"sample 0 of your dataset: .*{message}"):
+            OwnSamples([given], augmentation, 32, 32, 2)[0, 5]
 
 
 def test_stream_covers_every_epoch_and_is_shared_by_ranks():

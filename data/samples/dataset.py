@@ -127,11 +127,13 @@ class OwnSamples(Dataset):
     """Your own samples in the form that training expects: augmented by their key, named by their number.
 
     `dataset` has a length, and `dataset[i]` is a dict of tensors: `image` (1, S, S) in [-1, 1], `cond` (C, s, s) in [-1, 1]
-    and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0; S and s as configured.
+    and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0. DataError for other shapes.
     """
 
-    def __init__(self, dataset: Any, augmentation: Augmentation):
+    def __init__(self, dataset: Any, augmentation: Augmentation, image_size: int, cond_size: int, channels: int):
         self.dataset, self.augmentation = dataset, augmentation
+        image = (1, image_size, image_size)
+        self.shapes = {"image": image, "cond": (channels, cond_size, cond_size), "ori_mask": image}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -139,7 +141,12 @@ class OwnSamples(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, key = item
         given = self.dataset[index]
-        sample = {name: given[name] for name in ("image", "cond", "ori_mask")}
+        for name, shape in self.shapes.items():
+            found = tuple(given[name].shape) if name in given else "missing"
+            if found != shape:
+                said = f"sample {index} of your dataset: {name} is {found}"
+                raise DataError(f"{said}; data.image_size, cond_size and cond_channels need {shape}")
+        sample = {name: given[name] for name in self.shapes}
         return self.augmentation(sample, key) | {"name": str(index), "key": key}
 
 

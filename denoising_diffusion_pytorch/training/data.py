@@ -63,7 +63,8 @@ class TrainingData:
         elif data.cache_latents:
             raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")
         else:
-            self.dataset = OwnSamples(dataset, augmentation)
+            sizes = data.image_size, data.cond_size, len(data.cond_channels)
+            self.dataset = OwnSamples(dataset, augmentation, *sizes)
 
     @torch.no_grad()
     def cache_latents(self, autoencoder: AutoencoderKL) -> None:
