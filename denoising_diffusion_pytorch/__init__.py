@@ -1,7 +1,7 @@
 """RadioDiff's model package; the training loop is in `training`.
 
-A name is imported from its module when it is used for the first time: what reads a configuration need not wait for torch.
-The four of `document.py` take the design document's arguments.
+A name is imported from its module when it is first used, so that reading a configuration does not import torch. The four
+classes of `document.py` take the design document's arguments.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Settings -> networks: the last place that sees a configuration, and knows which setting becomes which argument."""
+"""Settings -> networks: the only module that knows which setting becomes which argument."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def build_autoencoder(config: Config) -> AutoencoderKL:
 
 
 def latent_diffusion_parts(config: Config) -> dict[str, Any]:
-    """The arguments of `LatentDiffusion` from a resolved configuration; what stage 2 does not train is frozen."""
+    """The arguments of `LatentDiffusion` from a resolved configuration; parts that stage 2 does not train are frozen."""
     cond, net, settings = config.cond_stage_config, config.unet_config, config.diffusion_config
     autoencoder = build_autoencoder(config)
     autoencoder.requires_grad_(config.first_stage_config.trainable)

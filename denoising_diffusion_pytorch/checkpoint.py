@@ -1,4 +1,4 @@
-"""The on-disk format of checkpoints, which no other module knows.
+"""The on-disk format of checkpoints; no other module knows it.
 
 `RESULTS/checkpoints/ckpt_STEP/` holds
 
@@ -37,7 +37,7 @@ log = logging.getLogger("radiodiff")
 Tensors = dict[str, Tensor]
 
 FORMAT = 3
-SCALE = ".scale"  # ends the name of what an exported tensor of 8-bit integers is to be multiplied by
+SCALE = ".scale"  # suffix of the name of the factors of an exported tensor of 8-bit integers
 _PROCESS = [
     f"diffusion_config.{name}" for name in ("model_type", "objective", "timesteps", "beta_schedule", "scale_factor")
 ]
@@ -72,16 +72,16 @@ class Checkpoint:
         if name == "averaged":
             return self.weights("model") | self.weights("ema")
         if name == "ema" and self.meta.get("exported"):
-            return {}  # its averaged weights are under `model`
+            return {}  # an exported model has its averaged weights under `model`
         return load_tensors(self.path / f"{name}.safetensors")
 
     def training_state(self) -> dict[str, Any]:
-        """What save_checkpoint was given as `training`, on the CPU."""
+        """The `training` that `save_checkpoint` got, on the CPU."""
         return load_tensors(self.path / "training.pt")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result."""
+    """Versions of Python and of the packages that affect results."""
     names = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
@@ -89,8 +89,8 @@ def versions() -> dict[str, str]:
 def save_checkpoint(
     results: Path, step: int, config: Config, model: Tensors, ema: Tensors, training: dict[str, Any], **facts: Any
 ) -> Path:
-    """Write `results/checkpoints/ckpt_STEP`, unless this very step was saved before, and return it; `facts` are stage and number
-    of processes. Raises CheckpointError where it cannot be written, for instance because the disk is full.
+    """Write `results/checkpoints/ckpt_STEP`, unless this step was saved before, and return its path; `facts` are stage and
+    number of processes. Raises CheckpointError if it cannot be written, for instance because the disk is full.
     """
     target = results / "checkpoints" / f"ckpt_{step}"
     if target.exists():
@@ -120,9 +120,9 @@ def save_checkpoint(
 
 
 def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = (), int8: bool = False) -> Path:
-    """What is needed to use a model, and no more: averaged weights, matrices and kernels in half precision or as 8-bit
-    integers, and meta.json. Raises CheckpointError where `folder` holds a model already, ConfigError for `overrides` of
-    settings not in SAMPLING.
+    """Write only what is needed to use a model: averaged weights, matrices and kernels in half precision or as 8-bit
+    integers, and meta.json. Raises CheckpointError if `folder` is not empty, ConfigError for `overrides` of settings not
+    in SAMPLING.
     """
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder}: is not empty; name a new folder")
@@ -141,7 +141,7 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
 
 
 def quantized(name: str, weight: Tensor) -> Tensors:
-    """A matrix or kernel as 8-bit integers, and what they are to be multiplied by: one number per output channel."""
+    """A matrix or kernel as 8-bit integers, and their factors, one per output channel."""
     scale = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-30) / 127
     return {name: (weight / scale).round().to(torch.int8).contiguous(), name + SCALE: scale}
 
@@ -181,8 +181,8 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def load_tensors(path: Path) -> Any:
-    """What a .safetensors file or a torch file of tensors and plain containers holds, on the CPU. It may come from anywhere:
-    nothing in it is executed. Raises CheckpointError where it is damaged, of another kind, or needs code to be unpickled.
+    """The content of a .safetensors file or a torch file of tensors and plain containers, on the CPU. The file need not be
+    trusted: nothing in it is executed. Raises CheckpointError if it is damaged, of another kind, or unpickling needs code.
     """
     try:
         if path.suffix != ".safetensors":
@@ -197,7 +197,7 @@ def load_tensors(path: Path) -> Any:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """meta.json; raises CheckpointError where it is damaged or of another format."""
+    """meta.json; raises CheckpointError if it is damaged or of another format."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         is_good = meta["checksum"] == _checksum(meta) and meta["format"] == FORMAT
@@ -209,7 +209,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint folder; raises CheckpointError where one of its files is not as it was written."""
+    """A checkpoint folder; raises CheckpointError if one of its files is missing or altered."""
     meta = read_meta(path)
     found = _digests(path)
     for name, digest in meta["sha256"].items():
@@ -227,8 +227,8 @@ def steps_of(results: Path) -> dict[int, Path]:
 def find_checkpoint(
     results: Path, milestone: int | str = "latest", warn: Callable[[str], None] = log.warning
 ) -> Checkpoint | None:
-    """The checkpoint of a step, or the newest good one (0 or `latest`), None where there is none at all. Raises CheckpointError
-    where the step is not there or damaged, or all are damaged.
+    """The checkpoint of a step, or the newest good one (0 or `latest`); None if there are no checkpoints. Raises
+    CheckpointError if that step is missing or damaged, or if all checkpoints are damaged.
     """
     steps = steps_of(results)
     if milestone not in (0, "latest"):
@@ -247,7 +247,7 @@ def find_checkpoint(
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint folder, or the newest checkpoint of a results folder; raises CheckpointError where neither is there."""
+    """A checkpoint folder, or the newest checkpoint of a results folder; raises CheckpointError if there is neither."""
     path = Path(path)
     if found := read_checkpoint(path) if (path / "meta.json").is_file() else find_checkpoint(path):
         return found
@@ -256,7 +256,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:
     """The checkpoint that a run continues from: the newest good one, or the chosen milestone; None for a new run. Raises
-    CheckpointError where the results folder holds checkpoints that this run must not touch or cannot continue.
+    CheckpointError if the results folder holds checkpoints that this run must not touch or cannot continue.
     """
     settings, elsewhere = config.trainer, "choose another trainer.results_folder"
     milestone = settings.resume_milestone if settings.enable_resume else 0
@@ -272,5 +272,5 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
     if altered := "; ".join(line for line in changed if line.startswith(ARCHITECTURE[stage])):
         raise CheckpointError(f"{found.path}: of another architecture: {altered}; use those settings, or {elsewhere}")
     if altered := "; ".join(line for line in changed if line.startswith("trainer.optimizer.type")):
-        raise CheckpointError(f"{found.path}: {altered}; one cannot continue from the other's moments; {elsewhere}")
+        raise CheckpointError(f"{found.path}: {altered}; an optimizer cannot resume another's state; {elsewhere}")
     return found

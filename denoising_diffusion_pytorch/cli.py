@@ -12,29 +12,29 @@ from data.errors import DataError
 from .errors import CheckpointError, ConfigError, TrainingError
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
-MISTAKES = (*USER_ERRORS, OSError)  # that end the processes of a command together
+MISTAKES = (*USER_ERRORS, OSError)  # errors that end all processes of a command
 
 
 def natural(text: str, least: int = 0) -> int:
-    """A whole number from 0 on, as a type of argparse."""
+    """An argparse type: a whole number, at least `least`."""
     if not text.isascii() or not text.isdigit() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on, as a type of argparse."""
+    """An argparse type: a whole number, at least 1."""
     return natural(text, 1)
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line; in `--tx -80.0003,43.0`, what argparse would take for a second option is a value."""
+    """Parse the command line; argparse alone would take the value in `--tx -80.0003,43.0` for another option."""
     parser._negative_number_matcher = re.compile(r"-\.?\d")
     return parser.parse_args()
 
 
 def new_file(text: str) -> Path:
-    """A file that can be written at the end of the work, as a type of argparse; its folder need not be there yet."""
+    """An argparse type: a file that can be written at the end of the work; its folder need not exist yet."""
     path = Path(text)
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
@@ -43,7 +43,7 @@ def new_file(text: str) -> Path:
 
 
 def new_figure(text: str, suffixes: Sequence[str] = (".png", ".pdf", ".svg", ".jpg")) -> Path:
-    """`new_file` of a format that pictures are written in."""
+    """`new_file` with the suffix of a picture format."""
     if Path(text).suffix.lower() not in suffixes:
         raise argparse.ArgumentTypeError(f"{text} is no picture; end its name with {' or '.join(suffixes)}")
     return new_file(text)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .errors import ConfigError
 from .processes import PROCESSES
 
-T_MIN = 1e-4  # earliest time that the processes without steps train
+T_MIN = 1e-4  # smallest t that processes in continuous time are trained on
 
 
 def beta_schedule(name: str, timesteps: int) -> Tensor:
@@ -30,7 +30,7 @@ def beta_schedule(name: str, timesteps: int) -> Tensor:
 
 
 class Diffusion(nn.Module, ABC):
-    """A forward process x_t = signal(t) x_start + sigma(t) noise, and what the network's output F stands for.
+    """A forward process x_t = signal(t) x_start + sigma(t) noise, and the meaning of the network's output F.
 
     With v = signal^2 + sigma^2, the variance of x_t if x_start has unit variance,
 
@@ -46,7 +46,7 @@ class Diffusion(nn.Module, ABC):
 
     model_type: str  # its name in `PROCESSES`
     heads = 1  # model outputs per latent channel
-    timesteps = 1  # the noisiest t, or T of a process in steps
+    timesteps = 1  # the noisiest t; T for a process with discrete steps
 
     def __init__(self, objective: str | None = None):
         super().__init__()
@@ -83,7 +83,7 @@ class Diffusion(nn.Module, ABC):
         return signal * x_start + sigma * noise
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Model output (B, heads Z, h, w) -> (x_start, noise), (B, Z, h, w) each, consistent with x_t; here of one head's F."""
+        """Model output (B, heads Z, h, w) -> (x_start, noise), (B, Z, h, w) each, consistent with x_t; here for one head F."""
         signal, sigma = self.coefficients(t, x_t)
         variance = signal.square() + sigma.square()
         x_start = signal / variance * x_t - sigma / variance.sqrt() * model_output
@@ -101,8 +101,8 @@ class Diffusion(nn.Module, ABC):
 
 
 class GaussianDiffusion(Diffusion):
-    """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I) (Ho et al., 2020), t in 0 .. T - 1; -1 stands for the
-    clean x_start. signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022).
+    """q(x_t | x_start) = N(sqrt(alpha_bar_t) x_start, (1 - alpha_bar_t) I) (Ho et al., 2020), t in 0 .. T - 1; -1 is the clean
+    x_start. signal^2 + sigma^2 = 1, so F is v of Salimans & Ho (2022).
     """
 
     model_type = "ddpm"
@@ -160,15 +160,15 @@ class DecoupledDiffusion(_Continuous):
     """x_t = x_start + C t + sqrt(t) noise with C = -x_start, t in (0, 1]: RadioDiff's `const_sde` (Huang et al., "Decoupled
     Diffusion Models", 2023).
 
-    Two heads F1 and F2 predict C and noise. As C = -x_start, both stand for the same F: C is -x_start of F1, noise is the
-    noise of F2. The loss compares C and noise separately and so weighs the squared errors of F1 and F2 by
+    Two heads F1 and F2 predict C and noise. As C = -x_start, both estimate the same F: C is -x_start from F1, noise is the
+    noise from F2. The loss compares C and noise separately and so weighs the squared errors of F1 and F2 by
 
         w1 = t / v,  w2 = (1 - t)^2 / v,  v = (1 - t)^2 + t,  w1 + w2 = 1
 
     Sampling needs one F, and a head's error falls as its weight in the loss rises. With error variances proportional to
     1 / w1 and 1 / w2 the best sum is F = w1 F1 + w2 F2, whose squared error is never above the loss (Jensen), whatever
     the errors are. At t = 1, where nothing trains F2, it is F1. RadioDiff's own x_start = x_t - C t - sqrt(t) noise is
-    F = t F1 + (1 - t) F2; the heads share all layers but the last, and it is nearly the same (docs/accuracy.md).
+    F = t F1 + (1 - t) F2, which is nearly the same, as the heads share all layers but the last.
     """
 
     model_type = "const_sde"
@@ -178,14 +178,14 @@ class DecoupledDiffusion(_Continuous):
         return 1 - t, t.sqrt()
 
     def predictions(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """As in `Diffusion`, of both heads together."""
+        """As in `Diffusion`, from both heads together."""
         f1, f2 = model_output.chunk(2, dim=1)
         signal, sigma = self.coefficients(t, x_t)
         w1, w2 = sigma.square(), signal.square()  # times v
         return super().predictions((w1 * f1 + w2 * f2) / (w1 + w2), x_t, t)
 
     def estimate(self, model_output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Model output (B, 2 Z, h, w) -> (C, noise) along the channels, each of its own head."""
+        """Model output (B, 2 Z, h, w) -> (C, noise) along the channels, each from its own head."""
         f1, f2 = model_output.chunk(2, dim=1)
         return self.target(super().predictions(f1, x_t, t)[0], t, super().predictions(f2, x_t, t)[1])
 

@@ -1,4 +1,4 @@
-"""The calls of the design document where they differ from ours. Nothing else knows the document's signatures."""
+"""The calls of the design document where they differ from ours. No other module knows the document's signatures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ class LatentDiffusion(latent_diffusion.LatentDiffusion):
 
     `first_stage_config`, `cond_stage_config`, `unet_config` and `diffusion_config` are models of config/schema.py, plain
     dicts in any spelling that a YAML file may use, or left out for the document's values. The autoencoder's weights are
-    read where the first one names a `ckpt_path`. `cond_size`: side of the condition image in pixels (None: the latent's).
+    read if `first_stage_config` names a `ckpt_path`. `cond_size`: side of the condition image in pixels (None: the latent's).
     """
 
     def __init__(self, *, cond_size: int | None = None, **sections: Any):
@@ -58,7 +58,7 @@ class Encoder(autoencoder.Encoder):
 
 
 class Unet(unet.Unet):
-    """Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]) with an encoder of its own for a condition of `cond_channels`."""
+    """Unet(dim=128, channels=3, dim_mults=[1, 2, 4, 4]) with its own encoder for a condition of `cond_channels`."""
 
     def __init__(
         self, dim: int = 128, channels: int = 3, dim_mults: Sequence[int] = (1, 2, 4, 4), *, cond_channels: int = 3

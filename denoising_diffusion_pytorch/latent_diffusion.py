@@ -24,9 +24,9 @@ class LatentDiffusion(nn.Module):
     Args:
         cond_stage_model: condition image (B, C, s, s) in [-1, 1] -> one map per level of the U-Net.
         unet: (x_t, time, maps) -> model output.
-        sampling: of `sample`, where its arguments say nothing else.
+        sampling: defaults for the arguments of `sample`.
         final_step_share: fraction of the training samples that are put at t = T.
-        scale_factor: of the latents, part of the weights; 1 until a checkpoint or `set_scale` gives the measured one.
+        scale_factor: factor of the latents, stored with the weights; 1 until a checkpoint or `set_scale` sets it.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def posterior(self, image: Tensor, moments: Tensor | None = None) -> DiagonalGaussianDistribution:
-        """Over z, of image (B, 1, H, W) in [-1, 1], or of its `moments` (B, 2 Z, h, w) where they are known already."""
+        """Posterior over z of image (B, 1, H, W) in [-1, 1], or from its `moments` (B, 2 Z, h, w) if they are known."""
         return self.encode_first_stage(image) if moments is None else DiagonalGaussianDistribution(moments)
 
     @torch.no_grad()
     def set_scale(self, posteriors: Iterable[DiagonalGaussianDistribution], reduce=lambda total: total) -> float:
-        """Measure 1 / std of z, keep and return it; nothing is sampled, as E[z^2] = mean^2 + var. `reduce` sums a (3,) float64
+        """Measure, store and return 1 / std of z; nothing is sampled, as E[z^2] = mean^2 + var. `reduce` sums a (3,) float64
         tensor over all processes.
         """
         total = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares; on the CPU, which has float64
@@ -90,12 +90,12 @@ class LatentDiffusion(nn.Module):
         return self.diffusion.q_sample(x_start, t, noise)
 
     def model_output(self, x_t: Tensor, t: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """The U-Net's output for x_t (B, Z, h, w) at t (B,), as `diffusion` takes it; float32."""
+        """The U-Net's output for x_t (B, Z, h, w) at t (B,), as `diffusion` expects it; float32."""
         return self.unet(x_t, self.diffusion.time_input(t), features).float()
 
     def denoise(self, x_t: Tensor, t: Tensor, cond: Tensor | Sequence[Tensor]) -> Tensor:
-        """What the objective names for x_t (B, Z, h, w) at t (B,): the predicted noise, x_start, v, velocity, or (C, noise) along
-        the channels; `cond` is an image (B, C, s, s), or what `cond_stage_model` makes of it.
+        """The objective's quantity for x_t (B, Z, h, w) at t (B,): the predicted noise, x_start, v, velocity, or (C, noise)
+        along the channels; `cond` is an image (B, C, s, s), or the output of `cond_stage_model` for it.
         """
         features = self.cond_stage_model(cond) if isinstance(cond, Tensor) else cond
         return self.diffusion.estimate(self.model_output(x_t, t, features), x_t, t)
@@ -110,7 +110,7 @@ class LatentDiffusion(nn.Module):
         return self.latent_loss(x_start, cond, random)[0]
 
     def latent_loss(self, x_start: Tensor, cond: Tensor, random: KeyedRandom) -> tuple[Tensor, Tensor]:
-        """The denoising loss at random times, a scalar, and the prediction of x_start (B, Z, h, w) that it came from."""
+        """The denoising loss at random times, a scalar, and the predicted x_start (B, Z, h, w)."""
         u, final = random.rand(), random.rand() < self.final_step_share
         t = self.diffusion.sample_t(u, final)
         noise = random.randn_like(x_start)
@@ -124,15 +124,15 @@ class LatentDiffusion(nn.Module):
         """One radio map per condition: grey levels (B, 1, H, W) in [0, 1], float32.
 
         Args:
-            cond, ori_mask: (B, C, s, s) in [-1, 1], and (B, 1, H, W), 1 where the map is zero beyond doubt; None: nowhere.
-            keys: one integer per map: the same map whatever batch it is in; None: torch's global generator.
-            sampling: fields of `Sampling`, None or left out for those of the model.
+            cond, ori_mask: (B, C, s, s) in [-1, 1], and (B, 1, H, W), 1 where the map is certainly zero; None: nowhere.
+            keys: one integer per map, so that a map does not depend on its batch; None: torch's global generator.
+            sampling: fields of `Sampling`; the model's where None or left out.
         """
         return next(self.predict({"cond": cond, "ori_mask": ori_mask, "keys": keys}, **sampling))
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any], num_samples: int = 1, **sampling: Any) -> Iterator[Tensor]:
-        """`num_samples` times what `sample` gives for a batch with its arguments; the condition is encoded once."""
+        """`num_samples` results of `sample` for a batch that holds its arguments; the condition is encoded once."""
         cond, keys = batch["cond"], batch["keys"]
         settings, features = self.sampling.changed(self.diffusion, **sampling), self.cond_stage_model(cond)
         shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size

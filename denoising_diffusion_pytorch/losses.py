@@ -136,8 +136,8 @@ class AutoencoderLoss(nn.Module):
 def adaptive_weight(nll: Tensor, generator: Tensor, reconstruction: Tensor, last_weight: Tensor) -> Tensor:
     """|grad nll| / (|grad generator| + 1e-4) at the decoder's last layer, in [0, 1e4] (Esser et al., 2021, eq. 7).
 
-    Taken over the micro-batch of all processes; accumulated micro-batches have separate weights. The two scalars are
-    functions of `reconstruction`, float32, and this one of `last_weight` through one layer, whatever its precision.
+    Taken over the micro-batch of all processes; accumulated micro-batches have separate weights. The two losses are
+    functions of `reconstruction` (float32), which depends on `last_weight` through one layer of any precision.
     """
     norms = []
     for loss in (nll, generator):

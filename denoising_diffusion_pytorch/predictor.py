@@ -48,13 +48,13 @@ class Predictor:
         path: checkpoint folder or results folder; None for the released model.
         use_ema: the averaged weights.
         pixel_noise: standard deviation in dB of independent noise on every pixel of several samples, for what the decoder
-            and enlarging leave out; None: as configured. Their mean is that of the samples without it.
-        seed: with a scene's name it decides the noise, whatever the batch size and the order.
+            and upsampling leave out; None: as configured. The mean is that of the samples without this noise.
+        seed: with a scene's name, determines the noise, independently of batch size and order.
         device: None for the GPU if there is one.
         sampling: fields of `Sampling`; None: as configured.
 
     Attributes:
-        title: of the model, in tables.
+        title: name of the model in tables.
 
     Raises CheckpointError for a checkpoint of an autoencoder, or none at all, and ConfigError for a sampler or a number of
     steps that does not fit the model.
@@ -105,10 +105,10 @@ class Predictor:
         return not POINTS_IN.isdisjoint(self.config.data.cond_channels)
 
     def sampling_of(self, num_samples: int) -> Sampling | None:
-        """How `num_samples` maps per scene are sampled; None for a baseline, which has no more than one (ConfigError).
+        """How `num_samples` maps per scene are sampled; None for a baseline, which has only one (else ConfigError).
 
-        Several that are configured with one step, with which they are nearly the same map, take a sampler whose samples
-        differ, unless the constructor was given `sampler` or `steps`.
+        With one step, several samples would be nearly the same map. If that is configured, they take a stochastic sampler
+        instead, unless the constructor was given `sampler` or `steps`.
         """
         model, sampling = self.model, self.sampling
         if num_samples == 1:
@@ -129,7 +129,7 @@ class Predictor:
         return facts | of_sampling | {"pixel_noise": self.pixel_noise, "num_samples": num_samples}
 
     def identity(self, num_samples: int) -> dict[str, Any]:
-        """All that decides the maps of a scene, in JSON types: `facts`, seed and device, and the weights in place of their path."""
+        """All that determines a scene's maps, in JSON types: `facts`, seed, device, and a digest of the weights, not their path."""
         meta = self.checkpoint.meta
         own = {"weights": digest(meta.get("sha256"), meta["config"], self.use_ema), "seed": self.seed}
         return self.facts(num_samples) | own | {"checkpoint": self.title, "device": self.device.type}
@@ -142,8 +142,8 @@ class Predictor:
     def predict(
         self, scenes: Iterable[Scene], batch_size: int = 16, *, num_samples: int = 1, reconstruct: bool = False
     ) -> Iterator[Prediction]:
-        """One prediction per scene, in order, the mean of `num_samples`; scenes are read as they are needed, `batch_size` of them
-        for a call of the networks. `reconstruct` as in the function `predict_batch`.
+        """One prediction per scene, in order, the mean of `num_samples`; scenes are read when they are needed, `batch_size` for
+        each call of the networks. `reconstruct` as in the function `predict_batch`.
         """
         scenes, prepared = iter(scenes), self.prepared()
         while batch := list(islice(scenes, batch_size)):
@@ -176,7 +176,7 @@ def predict_batch(
     Args:
         model: its `predict(batch, **how)` gives the samples. An AutoencoderKL reconstructs the truth.
         seed, pixel_noise: as for `Predictor`.
-        reconstruct: the truth too, where it is known and the model can: an encoder and a decoder pass more.
+        reconstruct: also pass the truth, if known, through a LatentDiffusion's encoder and decoder.
         how: `num_samples`, and for a LatentDiffusion fields of `Sampling`.
     """
     keys = [random_key(seed, scene.name) for scene in scenes]

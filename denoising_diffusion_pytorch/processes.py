@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 
 class Process(NamedTuple):
-    """What a forward process can be trained to predict, and what can sample it.
+    """What a forward process can be trained to predict, and its samplers.
 
     Attributes:
         objectives: quantities that the loss can compare, see the process in `diffusion.py`.
         samplers: functions `sample_...` of `samplers.py`; the first one is the default.
-        spread: the sampler of several samples, where one network call would make them nearly the same.
+        spread: the sampler used for several samples if one network call would make them nearly the same.
         discrete: whether it has T steps and a schedule of variances; if not, t runs from 0 to 1.
     """
 

@@ -1,8 +1,8 @@
 """Random numbers that belong to a sample, not to a process.
 
-Every sample of a batch carries an integer key. Time, noise and the sample of the posterior come from a
-generator seeded by its key, so they do not depend on the batch size, the number of processes, the device, or the step
-at which a run was interrupted.
+Every sample of a batch carries an integer key. Its time, its noise and its sample of the posterior come from a generator
+seeded by this key, so they do not depend on the batch size, the number of processes, the device, or the step at which a
+run was interrupted.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KEY_STRIDE = 0x1E3779B97F4A7C15  # between the keys of two samples of one map: odd, and no difference of two maps' keys
+KEY_STRIDE = 0x1E3779B97F4A7C15  # between the keys of two samples of one map: odd, and not a difference of maps' keys
 
 
 def sample_keys(keys: Sequence[int] | Tensor, number: int) -> list[int]:

@@ -79,8 +79,8 @@ class Sampling:
     eta: float = 0.0  # how stochastic ddim is, 0 to 1
 
     def changed(self, diffusion: Diffusion, **changes: Any) -> "Sampling":
-        """The same with those of its fields that are given (None: unchanged; another sampler does not inherit `eta`), and the
-        sampler named. ConfigError for what does not fit the process or the sampler.
+        """A copy with the given fields (None: unchanged; a new sampler does not inherit `eta`) and the sampler's name filled
+        in. ConfigError for what does not fit the process or the sampler.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         eta = self.eta if given.get("sampler", self.sampler) == self.sampler else 0.0
@@ -97,7 +97,7 @@ class Sampling:
         return replace(result, sampler=sampler)
 
     def run(self, diffusion: Diffusion, model: Model, noise: Tensor, randn: Randn) -> Tensor:
-        """x_start (B, Z, h, w) from standard normal noise of its shape; checked settings only."""
+        """x_start (B, Z, h, w) from standard normal noise of its shape; only after `changed`, which checks the settings."""
         scale, options = self.noise_scale, {"eta": self.eta} if self.sampler == "ddim" else {}
         function = SAMPLERS[str(self.sampler)]
         return function(diffusion, model, scale * noise, self.steps, lambda x: scale * randn(x), **options)

@@ -1,4 +1,4 @@
-"""Networks with the weights that a file or a checkpoint holds, ours or of other code."""
+"""Loads networks' weights from checkpoints and files, written by this code or by others."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,10 +38,10 @@ def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.de
 def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[[str], None] = print) -> None:
     """Fill what `build_model` builds with the weights that its run starts from: those of the checkpoint that it continues, of
     `trainer.init_from`, or of `first_stage_config.ckpt_path`; `say` is called with a line about them. Raises CheckpointError,
-    or ConfigError for stage 2 with an autoencoder that nothing has trained or trains.
+    or ConfigError for stage 2 with an autoencoder that is neither trained nor trainable.
     """
     first_stage = config.first_stage_config
-    # without a word about damaged ones: the trainer, which restores the rest, says it
+    # no warnings of damaged ones here: the trainer, which restores the rest, gives them
     continued = checkpoint_to_continue(config, stage, warn=lambda line: None)
     if continued is not None:
         load_strictly(model, continued.weights("model"), continued.path)

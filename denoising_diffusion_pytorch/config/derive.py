@@ -1,4 +1,4 @@
-"""What follows from what in a configuration, and what contradicts what."""
+"""Derives settings that follow from other settings, and finds contradictions."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from data.measurements import SIMULATED as BASE_CHANNEL  # what a residual decod
 from ..processes import PROCESSES
 from .schema import Config, get
 
-STAGES = {"vae": "VAE", "ldm": "LDM", "baseline": "baseline"}  # stage: end of its results folder's name
+STAGES = {"vae": "VAE", "ldm": "LDM", "baseline": "baseline"}  # stage: suffix of its results folder's name
 DD, DIFFUSION = "first_stage_config.ddconfig", "diffusion_config"
 
 
@@ -21,10 +21,10 @@ def derive(config: Config, stage: str) -> Iterator[str]:
 
     Args:
         config: valid in each field; filled in place.
-        stage: `vae` (checks only what the autoencoder needs), `ldm`, or `baseline` (whose side is data.image_size).
+        stage: `vae` (checks only what the autoencoder needs), `ldm`, or `baseline` (its image side is data.image_size).
     """
     data, dd = config.data, config.first_stage_config.ddconfig
-    if stage == "baseline":  # no autoencoder determines its sides
+    if stage == "baseline":  # no autoencoder determines the sides
         data.image_size = dd.resolution = data.image_size or dd.resolution
         yield from _agree(config, "data.cond_size", data.image_size, "data.image_size")
         multiple = {"radiounet": 64, "pmnet": 8}[config.baseline_config.architecture]
@@ -54,7 +54,7 @@ def derive(config: Config, stage: str) -> Iterator[str]:
 
 
 def is_placeholder(value: Any) -> bool:
-    """Whether a value is still one of a template: `path/to/...`, `specific_type`."""
+    """Whether a value is still a placeholder: `path/to/...`, `specific_type`."""
     return re.search("(^|/)path/to(/|$)|^specific_type$", str(value)) is not None
 
 
@@ -109,7 +109,7 @@ def _fill_trainer(config: Config, stage: str) -> Iterator[str]:
     trainer.sample_interval = trainer.sample_interval or trainer.save_interval
     trainer.results_folder = trainer.results_folder or f"./radiodiff_results_{STAGES[stage]}"
     if trainer.init_from and config.first_stage_config.ckpt_path:
-        yield "trainer.init_from and first_stage_config.ckpt_path exclude each other: both bring an autoencoder"
+        yield "trainer.init_from and first_stage_config.ckpt_path exclude each other: both load an autoencoder"
 
 
 def _check_networks(config: Config, side: int) -> Iterator[str]:

@@ -163,7 +163,7 @@ def _walk(tree: Any, section: str) -> Iterator[tuple[str, Any]]:
             yield from _walk(_plain(path, value), path)
         elif path in DEFAULTS:
             yield path, _plain(path, value)
-        elif path != "data.wrap" or value is not False:  # as the document has it: there is no wrapper around a dataset
+        elif path != "data.wrap" or value is not False:  # the document's `wrap: false`: there is no wrapper here
             raise ConfigError(f"{' '.join(path.split()):.200} is not a known key; {_suggestion(path)}")
 
 
@@ -205,7 +205,7 @@ def _written(value: Any) -> str:
 
 
 def _kind(field: dict[str, Any]) -> str:
-    """Type and range of a field of a JSON schema, in words; that null is allowed goes without saying."""
+    """Type and range of a field of a JSON schema, in words; null is not mentioned."""
     if "anyOf" in field:
         return " or ".join(filter(None, map(_kind, field["anyOf"])))
     if "enum" in field or "const" in field:

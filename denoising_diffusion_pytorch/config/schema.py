@@ -67,18 +67,18 @@ class DDConfig(Section):
     patch_size: Count = setting(1, "space-to-depth of the image before the first convolution; 1: none")
     mid_attention: bool = setting(True, "self-attention at the lowest resolution")
     decoder_cond: bool = setting(False, "the decoder sees the condition too, at full resolution")
-    decoder_residual: bool = setting(False, "and predicts the difference from its channel `simulated`")
+    decoder_residual: bool = setting(False, "the decoder predicts the difference from the channel `simulated`")
 
 
 class LossConfig(Section):
-    l1_weight: NotNegative = setting(1.0, "of the absolute error")
-    l2_weight: NotNegative = setting(1.0, "of the squared error")
-    kl_weight: NotNegative = setting(1e-6, "of the Kullback-Leibler divergence")
-    discr_weight: NotNegative = setting(0.5, "of the adversarial term, times the adaptive weight; 0: no such term")
+    l1_weight: NotNegative = setting(1.0, "weight of the absolute error")
+    l2_weight: NotNegative = setting(1.0, "weight of the squared error")
+    kl_weight: NotNegative = setting(1e-6, "weight of the Kullback-Leibler divergence")
+    discr_weight: NotNegative = setting(0.5, "weight of the adversarial term, times the adaptive weight; 0: none")
     discr_start: Natural = setting(50001, "optimizer step from which the discriminator takes part")
     discr_layers: Count = setting(3, "strided layers of the discriminator")
-    discr_channels: Annotated[int, Field(gt=0, multiple_of=8)] = setting(64, "channels of its first layer")
-    perceptual_weight: NotNegative = setting(0.0, "of LPIPS, which needs VGG16 weights; 0: no such term")
+    discr_channels: Annotated[int, Field(gt=0, multiple_of=8)] = setting(64, "the discriminator's first-layer channels")
+    perceptual_weight: NotNegative = setting(0.0, "weight of LPIPS, which needs VGG16 weights; 0: no such term")
     lpips_weights: Text | None = setting(None, "a VGG16 state dict; null: the one in torch's cache")
 
 
@@ -87,7 +87,7 @@ class FirstStageConfig(Section):
     ckpt_path: Text | None = setting(None, "trained weights: checkpoints, .safetensors, or RadioDiff's model-N.pt")
     trainable: bool = setting(False, "stage 2: train autoencoder and U-Net together")
     ddconfig: DDConfig = setting(DDConfig(), "architecture")
-    lossconfig: LossConfig = setting(LossConfig(), "weights of its loss, see losses.py")
+    lossconfig: LossConfig = setting(LossConfig(), "weights of the autoencoder's loss, see losses.py")
 
 
 class CondStageConfig(Section):
@@ -117,22 +117,22 @@ class UnetConfig(Section):
 
 class EndToEndConfig(Section):
     start_step: Natural | None = setting(None, "optimizer step at which the phase begins; null: never")
-    latent_weight: NotNegative = setting(0.05, "of the denoising loss, which is added")
+    latent_weight: NotNegative = setting(0.05, "weight of the denoising loss, which is added")
 
 
 class DiffusionConfig(Section):
     model_type: ModelType = setting("ddpm", "T discrete steps, RadioDiff's decoupled diffusion, or flow matching")
-    objective: Objective | None = setting(None, "what the network predicts; null: the process's first")
+    objective: Objective | None = setting(None, "quantity that the loss compares; null: the first one of model_type")
     timesteps: Count | None = setting(None, "T of ddpm; null: 1000")
     beta_schedule: Schedule | None = setting(None, "variances of ddpm: LDM's (null), DDPM's or improved DDPM's")
     final_step_share: Fraction = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
-    scale_factor: Positive | None = setting(None, "of the latents; null: 1 / std, measured at the start of stage 2")
+    scale_factor: Positive | None = setting(None, "factor of the latents; null: 1 / std, measured as stage 2 starts")
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")
-    sampling_timesteps: Count = setting(4, "number of sampling steps; more of them cost accuracy (docs/accuracy.md)")
+    sampling_timesteps: Count = setting(4, "number of sampling steps; more steps cost accuracy (docs/accuracy.md)")
     noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
-    pixel_noise: NotNegative = setting(0.0, "dB, added to every pixel of several samples: what the decoder leaves out")
-    ddim_eta: Fraction | None = setting(None, "noise of ddim; null: 0, deterministic after the first noise")
-    end_to_end: EndToEndConfig = setting(EndToEndConfig(), "last phase of stage 2: on the decoded map's error")
+    pixel_noise: NotNegative = setting(0.0, "noise on every pixel of several samples, dB: what the decoder leaves out")
+    ddim_eta: Fraction | None = setting(None, "noise of ddim; null: 0, deterministic after the initial noise")
+    end_to_end: EndToEndConfig = setting(EndToEndConfig(), "last phase of stage 2, trained on the decoded map's error")
 
 
 class BaselineConfig(Section):
@@ -144,7 +144,7 @@ class SourceConfig(Section):
     data_root: Text | None = setting(None, "the tree's folder")
     simulation_type: Text = setting("DPM", "DPM, IRT2, IRT4, carsDPM, carsIRT2 or carsIRT4, where the tree has several")
     split: Text | None = setting(None, "null: train, val and test for data.train, data.validation and sample.source")
-    missing_buildings: Annotated[int, Field(ge=0, le=4)] = setting(0, "RadioMapSeer's maps with this many missing")
+    missing_buildings: Annotated[int, Field(ge=0, le=4)] = setting(0, "RadioMapSeer's cities with this many missing")
     max_samples: Count | None = setting(None, "only the first samples of the split; null: all")
 
 
@@ -158,12 +158,12 @@ class AugmentConfig(Section):
 
 
 class IncompleteConfig(Section):
-    points: Natural = setting(0, "most measured points; needs measured_gain and measured, or simulated, as channels")
-    points_noise: NotNegative = setting(0.0, "error of their values, dB")
-    points_jitter: NotNegative = setting(0.0, "error of their positions, m")
-    missing_buildings: Natural = setting(0, "most buildings left out of the condition")
-    outline_error: NotNegative = setting(0.0, "error of each building's position, m")
-    transmitter_error: NotNegative = setting(0.0, "error of the transmitter's position, m")
+    points: Natural = setting(0, "maximum number of points; needs channels measured_gain and measured, or simulated")
+    points_noise: NotNegative = setting(0.0, "standard deviation of a measured value's error, dB")
+    points_jitter: NotNegative = setting(0.0, "standard deviation of a point's position in each direction, m")
+    missing_buildings: Natural = setting(0, "maximum number of buildings left out of the condition")
+    outline_error: NotNegative = setting(0.0, "standard deviation of each building's shift in each direction, m")
+    transmitter_error: NotNegative = setting(0.0, "standard deviation of the transmitter's shift in each direction, m")
     transmitter_unknown: Fraction = setting(0.0, "fraction of the scenes whose condition lacks the transmitter")
     cars_unknown: Fraction = setting(0.0, "fraction of the scenes whose condition lacks the cars")
 
@@ -174,11 +174,11 @@ class DataConfig(Section):
     image_size: Count | None = setting(None, "px; follows from ddconfig.resolution")
     cond_size: Count | None = setting(None, "px; null: the latent's side, or image_size for decoder_cond")
     cond_channels: Channels | None = setting(None, "see data/conditions.py; null: buildings, transmitter, cars")
-    augmentation: AugmentConfig = setting(AugmentConfig(), "one draw for image, condition and mask")
-    incomplete: IncompleteConfig = setting(IncompleteConfig(), "what the condition lacks, or knows from points")
+    augmentation: AugmentConfig = setting(AugmentConfig(), "the same for image, condition and mask")
+    incomplete: IncompleteConfig = setting(IncompleteConfig(), "what the condition lacks, and measured points")
     cache: bool = setting(False, "keep every prepared sample, in memory or in cache_folder")
     cache_latents: bool = setting(False, "stage 2: encode every map only once, in all its symmetries")
-    cache_folder: Text | None = setting(None, "of both, for later runs; null: memory, the results folder for latents")
+    cache_folder: Text | None = setting(None, "of both caches; null: memory, for latents the results folder")
     num_workers: Natural = setting(4, "processes that prepare batches; 0: the training process itself")
 
     data_root = property(lambda self: self.train.data_root, doc="Of the training source.")
@@ -187,7 +187,7 @@ class DataConfig(Section):
 
 
 class EMAConfig(Section):
-    start_step: Natural = setting(10000, "until then the average is a copy")
+    start_step: Natural = setting(10000, "until this step the average is a copy of the weights")
     update_interval: Count = setting(10, "steps between two updates")
     beta: BelowOne = setting(0.999, "weight of the old average at an update")
 
@@ -200,7 +200,7 @@ class OptimizerConfig(Section):
 
 
 class LRConfig(Section):
-    type: Literal["cosine"] = setting("cosine", "the only one")
+    type: Literal["cosine"] = setting("cosine", "the only choice")
     power: NotNegative = setting(0.96, "exponent")
     min_lr_ratio: Fraction | None = setting(None, "in place of min_learning_rate: as a fraction of learning_rate")
     warmup_steps: Natural = setting(0, "first steps, over which the rate grows linearly")
@@ -208,14 +208,14 @@ class LRConfig(Section):
 
 class TrainerConfig(Section):
     batch_size: Count = setting(16, "samples per micro-batch and process")
-    gradient_accumulation: Count = setting(8, "micro-batches per step, each with an adversarial weight of its own")
-    learning_rate: Positive = setting(5e-5, "at the start")
-    min_learning_rate: NotNegative | None = setting(None, "at the end; null: a tenth of learning_rate")
+    gradient_accumulation: Count = setting(8, "micro-batches per step, each with its own adaptive adversarial weight")
+    learning_rate: Positive = setting(5e-5, "rate at the start")
+    min_learning_rate: NotNegative | None = setting(None, "rate at the end; null: a tenth of learning_rate")
     training_steps: Count = setting(50000, "T, optimizer steps")
     save_interval: Count = setting(200, "steps between two checkpoints")
     sample_interval: Count | None = setting(None, "steps between two pictures; null: save_interval")
     log_interval: Count = setting(100, "steps between two lines of the log")
-    log_with: list[Text] = setting(["tensorboard"], "accelerate's trackers: wandb, mlflow, ...; besides train.log")
+    log_with: list[Text] = setting(["tensorboard"], "accelerate's trackers, added to train.log: wandb, mlflow, ...")
     num_samples: Natural = setting(8, "maps in a picture; 0: no pictures")
     validate_every: Natural = setting(1000, "steps between two scores on the validation split; 0: no scores")
     validation_samples: Count = setting(64, "maps scored each time, spread over the split; always the same ones")
@@ -232,8 +232,8 @@ class TrainerConfig(Section):
     results_folder: Text | None = setting(None, "null: ./radiodiff_results_VAE, _LDM or _baseline")
     init_from: Text | None = setting(None, "checkpoint or results folder of the same stage: a new run's first weights")
     enable_resume: bool = setting(True, "the same command continues where it stopped")
-    resume_milestone: Natural | Literal["latest"] = setting("latest", "step of the checkpoint to continue; 0: latest")
-    seed: Natural = setting(0, "of weights, order, noise and augmentation")
+    resume_milestone: Natural | Literal["latest"] = setting("latest", "checkpoint step to continue from; 0: latest")
+    seed: Natural = setting(0, "seed of weights, order, noise and augmentation")
 
 
 class SampleConfig(Section):
@@ -247,8 +247,8 @@ class SampleConfig(Section):
     pixel_noise: NotNegative | None = setting(None, "null: the checkpoint's")
     num_samples: Count = setting(1, "samples per scene; more than one give their mean and standard deviation")
     use_ema: bool = setting(True, "averaged weights")
-    seed: Natural = setting(0, "of the noise")
-    figures: Natural = setting(20, "pictures beside the maps, spread over the scenes")
+    seed: Natural = setting(0, "seed of the noise")
+    figures: Natural = setting(20, "number of pictures in addition to the maps, spread over the scenes")
 
 
 class Config(Section):

@@ -101,7 +101,7 @@ class Decoder(nn.Module):
 
     Args: as for `Encoder`, and
         cond_channels: channels of the full-resolution condition; 0: none.
-        base_channel: of the condition, to which the network's output, zero at first, is added; None: none.
+        base_channel: channel of the condition to which the network's output, zero at first, is added; None: none.
     """
 
     def __init__(

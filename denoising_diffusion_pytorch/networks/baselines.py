@@ -1,6 +1,6 @@
-"""Baselines: published architectures that regress the map from the condition at once, without a latent or noise.
+"""Baselines: published architectures that regress the map from the condition directly, without a latent or noise.
 
-RadioUNet (Levie et al., 2021, arXiv 1911.09002): two U-Nets in a row, the second one corrects the first one's map.
+RadioUNet (Levie et al., 2021, arXiv 1911.09002): two U-Nets in a row, of which the second corrects the first one's map.
 PMNet (Lee et al., 2023, arXiv 2211.10527): a ResNet with dilated convolutions and a pyramid of them, and a decoder with skips.
 """
 
@@ -50,7 +50,7 @@ class Regression(nn.Module):
 
 
 class PoolingUnet(nn.Module):
-    """One of the two: convolution - ReLU - max-pooling down, transposed convolutions up, no normalization. `down` and `up`
+    """One of RadioUNet's two: convolution - ReLU - max-pooling down, transposed convolutions up, no normalization. `down` and `up`
     are the channels of the layers of `DOWN` and `UP`.
     """
 
@@ -139,13 +139,13 @@ def residual_layer(in_channels: int, out_channels: int, dilations: Sequence[int]
 
 
 class AtrousPyramid(nn.Module):
-    """Atrous spatial pyramid pooling (Chen et al., 2017): a 1x1 and dilated 3x3 convolutions beside the mean over all pixels."""
+    """Atrous spatial pyramid pooling (Chen et al., 2017): a 1x1 and dilated 3x3 convolutions, and the mean over all pixels."""
 
     def __init__(self, in_channels: int, width: int, out_channels: int):
         super().__init__()
         branches = [conv_norm(in_channels, width), *(conv_norm(in_channels, width, 3, dilation=r) for r in RATES)]
         self.branches = nn.ModuleList(branches)
-        # one group: where each of several groups holds a single value, normalization would leave nothing of it
+        # one group: with several groups of a single value each, normalization would erase the values
         self.pooled = nn.Sequential(nn.Conv2d(in_channels, width, 1, bias=False), nn.GroupNorm(1, width))
         self.merge = conv_norm((len(branches) + 1) * width, out_channels)
 

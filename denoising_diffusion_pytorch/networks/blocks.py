@@ -114,7 +114,7 @@ class FourierFeatures(nn.Module):
 
 
 def apply_mask(x: Tensor, ori_mask: Tensor | None) -> Tensor:
-    """Zero gain where the mask is 1: x (B, 1, H, W) in [-1, 1], ori_mask (B, 1, H, W), 1 where the map is zero beyond doubt."""
+    """Zero gain where the mask is 1: x (B, 1, H, W) in [-1, 1], ori_mask (B, 1, H, W), 1 where the map is certainly zero."""
     return x if ori_mask is None else torch.where(ori_mask > 0.5, -1.0, x)
 
 

@@ -38,7 +38,7 @@ class Checkpointer:
         self.last: Path | None = None  # folder of the newest checkpoint that this run read or wrote
 
     def resume(self) -> int:
-        """Load the checkpoint that the run goes on from, if there is one; returns the steps taken, see `checkpoint_to_continue`."""
+        """Load the checkpoint that the run continues from, if any (`checkpoint_to_continue`); returns the steps taken."""
         found = checkpoint_to_continue(self.config, self.stage)
         steps = gather_object([found.step if found else 0])
         if len(set(steps)) > 1:
@@ -120,14 +120,14 @@ class Checkpointer:
         """The validation NMSE of the checkpoints that have one, by step."""
         scores: dict[int, float] = {}
         for step, path in steps_of(self.folder).items():
-            with suppress(CheckpointError):  # a damaged one is nobody's best
+            with suppress(CheckpointError):  # a damaged one cannot be the best
                 scores[step] = read_meta(path)["metrics"].get("nmse")
         return {step: score for step, score in scores.items() if score is not None}
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """Store validation metrics with the checkpoint of `step`, which is written now if it is a new best; main process only."""
         if self.last is None or self.last.name != f"ckpt_{step}":
-            if not metrics["nmse"] < min(self._scores().values(), default=math.inf):  # so, because it may be NaN
+            if not metrics["nmse"] < min(self._scores().values(), default=math.inf):  # not >=: it may be NaN
                 return
             self.write(step)
         metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}

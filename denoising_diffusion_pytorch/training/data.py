@@ -24,11 +24,11 @@ from ..errors import ConfigError
 from ..latent_diffusion import LatentDiffusion
 from ..networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 
-SCALE_SAMPLES = 512  # of all processes, over which the latents' standard deviation is measured
+SCALE_SAMPLES = 512  # over all processes, from which the latents' standard deviation is measured
 
 
 def processes_of(accelerator: Accelerator) -> FillingProcesses:
-    """The processes of a run, as a cache wants them."""
+    """The processes of a run, in the form that a cache expects."""
     return FillingProcesses(accelerator.process_index, accelerator.num_processes, lambda value: gather_object([value]))
 
 
@@ -36,7 +36,7 @@ def open_dataset(config: Config, source: SourceConfig, processes: FillingProcess
     """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `RadioMapDataset`.
 
     Raises:
-        data.DataError: no data where the configuration points, or other data than another process sees there.
+        data.DataError: no data at the configured place, or other data than another process sees there.
     """
     data, tree = config.data, open_tree(**vars(source))
     sizes = {name: getattr(data, name) for name in ("image_size", "cond_size", "cond_channels")}
@@ -50,7 +50,7 @@ def open_dataset(config: Config, source: SourceConfig, processes: FillingProcess
 class TrainingData:
     """The training samples of a run, from what the configuration names or a `dataset` of your own, see `OwnSamples`.
 
-    DataError: no data where the configuration points. ConfigError: `data.cache_latents` with a dataset of your own.
+    DataError: no data at the configured place. ConfigError: `data.cache_latents` with a dataset of your own.
     """
 
     def __init__(self, config: Config, accelerator: Accelerator, dataset: Dataset | None = None):
@@ -61,7 +61,7 @@ class TrainingData:
             cache = {"cache": data.cache, "cache_folder": data.cache_folder}
             self.dataset = open_dataset(config, data.train, self.processes, augmentation=augmentation, **cache)
         elif data.cache_latents:
-            raise ConfigError("data.cache_latents keeps trees of files; set it to false for a dataset of your own")
+            raise ConfigError("data.cache_latents works with trees of files; set it to false for a dataset of your own")
         else:
             sizes = data.image_size, data.cond_size, len(data.cond_channels)
             self.dataset = OwnSamples(dataset, augmentation, *sizes)
@@ -69,7 +69,7 @@ class TrainingData:
     @torch.no_grad()
     def cache_latents(self, autoencoder: AutoencoderKL) -> None:
         """Add to every sample the posterior of its image, from a cache below `data.cache_folder` or the results folder, one for
-        each encoder and data set. What is not there yet is encoded first, by all processes together, in full precision.
+        each encoder and data set. Missing posteriors are encoded first, by all processes together, in full precision.
 
         Raises:
             data.DataError: too little space on the disk, a map that cannot be read, or a folder that not all processes see.
@@ -102,7 +102,7 @@ class TrainingData:
         self.accelerator.print(f"latent scale factor {scale:.5f}")
 
     def first_posteriors(self, model: LatentDiffusion) -> Iterator[DiagonalGaussianDistribution]:
-        """Of this process's part of the first samples: together the same ones for any number of processes."""
+        """Posteriors of this process's part of the first samples, which are the same for any number of processes."""
         size, processes = self.config.trainer.batch_size, self.processes
         with closing(self.batches(0)) as batches:
             for first in range(processes.rank * size, SCALE_SAMPLES, size * processes.count):

@@ -26,7 +26,7 @@ class EMAModel:
 
     @torch.no_grad()
     def copy_buffers(self, model: nn.Module | None = None) -> None:
-        """Take over the model's buffers (scale factor, Fourier frequencies): facts, not averages."""
+        """Copy the model's buffers (scale factor, Fourier frequencies), which are not averaged."""
         for ours, theirs in zip(self.ema_model.buffers(), (model or self.model).buffers(), strict=True):
             ours.copy_(theirs)
 

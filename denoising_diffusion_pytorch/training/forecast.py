@@ -1,7 +1,7 @@
-"""What an optimizer step needs, before there is a GPU: memory and floating point operations.
+"""Forecast of the memory and the floating point operations of an optimizer step, without a GPU.
 
-The real trainer takes a real step on fake tensors, which have shapes but no content: nothing is allocated, and every
-operation reports the storages that it would have made. What a process on a GPU needs besides its tensors is `ALLOWANCE`.
+The real trainer takes a step on fake tensors, which have shapes but no content: nothing is allocated, and every operation
+reports the storages that it would have made. `ALLOWANCE` is what a process on a GPU needs in addition to its tensors.
 """
 
 import gc
@@ -26,7 +26,7 @@ from .trainer import Trainer
 GIB = 2**30
 ALLOWANCE = int(1.5 * GIB)  # for CUDA's context, cuDNN's workspaces and the allocator's gaps; an estimate
 CARDS = (16, 24, 40, 80)  # GiB
-ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # of which torch's table lacks the FLOPs
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # whose FLOPs are missing in torch's table
 BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 FORMULAS: dict[Any, Callable] = {
     ATTENTION: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
@@ -40,12 +40,12 @@ class Forecast(NamedTuple):
 
     fixed: int
     peak: int
-    flops: int  # of products and convolutions, those that checkpointing repeats included
+    flops: int  # of products and convolutions, including those that checkpointing repeats
 
 
 def forecast(config: Config, stage: str) -> Forecast:
-    """What the last optimizer step of a run needs, in which everything takes part that ever does; takes seconds on a CPU,
-    whatever the sizes, and allocates next to nothing. `config` is resolved; `mixed_precision: auto` counts as bf16, and
+    """What the last optimizer step of a run needs, in which all objectives take part. The forecast takes seconds on a CPU,
+    for any size, and allocates next to nothing. `config` is resolved; `mixed_precision: auto` counts as bf16, and
     fp16 has the sizes of bf16.
     """
     accumulation, reduced = config.trainer.gradient_accumulation, config.trainer.mixed_precision != "no"
@@ -72,34 +72,34 @@ def forecast(config: Config, stage: str) -> Forecast:
 
 
 def norms_in_float32(trainer: Trainer) -> None:
-    """Let normalisation layers compute as autocast for GPUs has it; that for CPUs leaves them in bf16."""
+    """Let normalisation layers compute as in autocast for GPUs; autocast for CPUs leaves them in bf16."""
     for module in (module for o in trainer.optimizations for module in o.objective.modules()):
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):
             module.register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
 
 
 def largest_batch(found: Forecast, batch_size: int, card: int) -> int:
-    """The largest micro-batch on a card of that many GiB, from the forecast of another one: what is not fixed grows linearly."""
+    """The largest micro-batch on a GPU of that many GiB, from another one's forecast: memory that is not fixed grows linearly."""
     per_sample = (found.peak - found.fixed) / batch_size
     return max(0, math.floor((card * GIB - ALLOWANCE - found.fixed) / per_sample))
 
 
 def report(config: Config, stage: str) -> str:
-    """A forecast in words, and the largest micro-batches that fit cards of usual sizes."""
+    """A forecast in words, and the largest micro-batches that fit GPUs of common sizes."""
     size, precision = config.trainer.batch_size, config.trainer.mixed_precision
     found = forecast(config, stage)
     fits = [f"{largest_batch(found, size, card) or 'none'} in {card} GiB" for card in CARDS]
     how = {"no": "full precision", "auto": "bf16"}.get(precision, precision)
     return (
         f"memory of a step on a GPU, {how}, micro-batches of {size}: {found.peak / GIB:.2f} GiB, "
-        f"{found.fixed / GIB:.2f} of it whatever their size\n"
+        f"{found.fixed / GIB:.2f} of it for any size\n"
         f"largest micro-batches, {ALLOWANCE / GIB:.1f} GiB kept free for CUDA and fragmentation: {', '.join(fits)}\n"
         f"work of a step: {found.flops / 1e12:.3g} TFLOP per process"
     )
 
 
 def random_trainer(config: Config, stage: str, accelerator: Any) -> Trainer:
-    """The real trainer of a new network on the same random micro-batch again and again: it needs no data."""
+    """The real trainer of a new network, always on the same random micro-batch: it needs no data."""
     model = build_model(config, stage)
     objectives = make_objectives(config, stage, model)
     data, count, side = config.data, config.trainer.batch_size, config.unet_config.image_size
@@ -155,10 +155,10 @@ class Tally(TorchDispatchMode):
 
 
 class FakeTensors(FakeTensorMode):
-    """Tensors have shapes but no content: asking for a value raises, as does whatever would wait for a device."""
+    """Tensors have shapes but no content: asking for a value raises, as does any operation that waits for a device."""
 
     def dispatch(self, *args: Any, **kwargs: Any) -> Any:
         result = super().dispatch(*args, **kwargs)
-        # torch moves no parameters that something refers to weakly, as this table does
+        # torch does not move parameters with weak references, such as this table's
         self.fake_tensor_converter.meta_converter.tensor_memo.clear()
         return result

@@ -109,7 +109,7 @@ class RegressionObjective(nn.Module):
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Output:
         images, masks = batch["image"], batch["ori_mask"]
         losses: list[Tensor] = []
-        for output in self.model(batch["cond"]):  # what the masks say is certain has no part in the loss
+        for output in self.model(batch["cond"]):  # masked pixels contribute nothing to the loss
             loss, logs = self.loss.reconstruction(images, apply_mask(output, masks))
             losses.append(loss)
         return torch.stack(losses).sum(), logs, carry
@@ -138,7 +138,7 @@ class JointObjective(nn.Module):
 
 
 def make_objectives(config: Config, stage: str, model: Any) -> list[nn.Module]:
-    """What a run minimises of the model that `build_model` builds, in the order in which the objectives see a batch."""
+    """The objectives of a run for the model that `build_model` builds, in the order in which they see a batch."""
     first_stage, end_to_end = config.first_stage_config, config.diffusion_config.end_to_end
     if stage == "baseline":
         return [RegressionObjective(model, AutoencoderLoss(first_stage.lossconfig))]

@@ -1,5 +1,5 @@
-"""The results folder of a run, apart from its checkpoints: its lock, how the run was started, metrics and pictures,
-which go to accelerate's trackers too.
+"""The results folder of a run, except its checkpoints: the lock, how the run was started, and metrics and pictures, which
+also go to accelerate's trackers.
 
 config.yaml         the resolved configuration
 starts.jsonl        one line per start: time, step, command, git revision, versions, processes, device, precision
@@ -48,7 +48,7 @@ class RunFolder:
         except BlockingIOError as error:
             said = "another process is training here; wait for it, or choose another trainer.results_folder"
             raise CheckpointError(f"{folder}: {said}") from error
-        # from now on, so that it holds what is said of damaged checkpoints
+        # from now on, so that it has the warnings of damaged checkpoints
         self._handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
         log.addHandler(self._handler)
@@ -77,7 +77,7 @@ class RunFolder:
         log.info("step=%d %s", step, " ".join(f"{prefix}{name}={value:.6g}" for name, value in values.items()))
 
     def picture(self, step: int, write: Callable[[Path], None]) -> None:
-        """The picture of a step, which `write` writes to the path that it is given; TensorBoard shows it."""
+        """The picture of a step, which `write` writes to a given path; TensorBoard shows the picture."""
         path = self.folder / "samples" / f"sample_{step}.png"
         write(path)
         for tracker in self.accelerator.trackers:
@@ -103,7 +103,7 @@ def git_revision() -> str | None:
 
 
 def read_log(path: str | Path) -> dict[str, dict[int, float]]:
-    """The metrics of a train.log: {name: {step: value}}; of a step that was taken again, the last line's."""
+    """The metrics of a train.log: {name: {step: value}}; the last line counts for a step that was repeated."""
     metrics: dict[str, dict[int, float]] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         pairs = [word.split("=", 1) for word in line.split()[1:] if "=" in word]

@@ -28,17 +28,17 @@ log = logging.getLogger("radiodiff")
 
 
 def read_command(stage: str, description: str) -> Config:
-    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; exits where it was only to be shown.
+    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; exits if it was only to be shown.
 
     Raises:
         ConfigError: naming what is wrong.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", help="YAML file, e.g. configs/radio_train_m.yaml")
-    parser.add_argument("--dry_run", action="store_true", help="print what the file means and all sizes, stop")
+    parser.add_argument("--dry_run", action="store_true", help="print all settings and sizes, and stop")
     parser.add_argument("--help_config", nargs="?", const="", metavar="WORD",
-                        help="print every setting (that names WORD), stop")  # fmt: skip
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+                        help="print every setting (if its line contains WORD), and stop")  # fmt: skip
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
     arguments = parser.parse_args()
     if arguments.help_config is not None:
         print(settings_table(arguments.help_config) or f"no setting names {arguments.help_config!r}")
@@ -54,7 +54,7 @@ def read_command(stage: str, description: str) -> Config:
     if arguments.dry_run:
         _dry_run(config, stage, unset)
         parser.exit()
-    # a `specific_type` is left to the dataset: a tree of ready-made conditions needs no simulation type
+    # a `specific_type` is not checked here: a tree of ready-made conditions needs no simulation type
     unset = [key for key in unset if not key.endswith("simulation_type")]
     if config.data.train.data_root is None:
         unset.append("data.train.data_root")
@@ -106,7 +106,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
     precision = launched if launched not in ("", "no") else choose_precision(config.mixed_precision)
     if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        log.warning("mixed_precision fp16 needs a GPU: training in full precision (bf16 is there for CPUs)")
+        log.warning("mixed_precision fp16 needs a GPU: training in full precision (CPUs can use bf16)")
         precision = "no"
     if absent := set(config.log_with) - {tracker.value for tracker in get_available_trackers()}:
         raise ConfigError(f"trainer.log_with: {', '.join(absent)}: not a tracker of accelerate's, or not installed")
@@ -130,6 +130,6 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
 
 
 def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:
-    """The scenes that are scored and shown along the run; None where nothing is."""
+    """The scenes that are scored and shown during the run; None if there are none."""
     wanted = (config.trainer.validate_every or config.trainer.num_samples) and config.data.validation.data_root
     return Validation(config, stage, accelerator) if wanted else None

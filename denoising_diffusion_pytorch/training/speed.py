@@ -48,7 +48,7 @@ class Meter:
 
 @lru_cache
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 natively; others are up to sixteen times slower in it than in float32."""
+    """Whether the device supports bfloat16 natively; on other devices it is up to sixteen times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # torch has no public function for this yet

@@ -15,17 +15,17 @@ REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # in the environment of the
 class StopRequest:
     """The first signal asks for a stop at the end of the step; the second one ends the process at once.
 
-    A context: afterwards the signals are handled as before. torchrun and SLURM's job script pass a signal on to processes
-    that may have received it already; that is still the first request. `accelerate launch` with one process passes
-    nothing on: when it has ended, whatever the reason, its run is asked to stop.
+    A context manager: afterwards the signals are handled as before. torchrun and SLURM's job script pass a signal on to
+    processes that may have received it already; that still counts as the first request. `accelerate launch` with one
+    process passes nothing on: when the launcher has ended, for any reason, its run is asked to stop.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.requested, self._since = False, 0.0
-        # on the CPU: it is used after every step, and a GPU need not wait for it
+        # on the CPU: the group is used after every step, and the GPU need not wait for this
         self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
         self._echo = ECHO if REPEATERS & os.environ.keys() else 0.0
-        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None  # which sets it
+        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None  # set by the launcher
 
     def __enter__(self) -> "StopRequest":
         self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -1,7 +1,7 @@
 """The training loop of all stages: accumulation, clipping, learning rate, EMA, logging, pictures, checkpoints.
 
-A step is an optimizer step. Everything that a step does follows from (seed, step, rank) and the samples' keys, so
-that an interrupted run continues as if it had not been interrupted.
+A step is an optimizer step. Everything in a step is determined by (seed, step, rank) and the samples' keys, so that an
+interrupted run continues as if it had not been interrupted.
 """
 
 import time
@@ -30,7 +30,7 @@ from .stopping import StopRequest
 from .validation import Validation, metrics_of
 
 NO_SCALER = torch.amp.GradScaler(enabled=False)
-# of a model, each compiled whole; a baseline is one itself
+# parts of a model that are compiled, each as a whole; a baseline is compiled as one
 NETWORKS = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
 LEAST_SCALE = 2.0**-24  # of fp16's gradients: after 40 overflows in a row
 
@@ -39,7 +39,7 @@ class Trainer:
     """Train `model` by its objectives until `training_steps`.
 
     Args:
-        config: resolved; `config.trainer` rules the loop, the rest is written into checkpoints.
+        config: resolved; `config.trainer` controls the loop, the rest is written into checkpoints.
         model: what is averaged, saved and validated.
         objectives: modules of objectives.py, in the order in which they see a batch.
         batches: function (first micro-batch) -> endless generator of batches on the device, as `to_device` gives them.
@@ -65,7 +65,7 @@ class Trainer:
         objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
         self.model = model = model.to(accelerator.device).to(memory_format=layout)
         self.ema = EMAModel(model, **dict(self.settings.ema))
-        # after the copy that EMA takes: validation runs rarely, and in batches of other sizes
+        # not the copy that EMA took above: validation runs rarely, and in batches of other sizes
         if self.settings.compile:
             modules = dict(model.named_modules())
             for network in [modules[name] for name in NETWORKS if name in modules] or [model]:
@@ -105,14 +105,14 @@ class Trainer:
                 raise
             if self.step:
                 self.checkpointer.save(self.step)
-            if main:  # of all machines, where accelerator.print has one on each
+            if main:  # one for all machines; accelerator.print would print on each
                 done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
                 stopped = f"stopped at step {self.step}; the same command continues from here"
                 print(done if self.step >= self.settings.training_steps else stopped)
             self.accelerator.end_training()
 
     def _loop(self, batches: Iterator[Batch]) -> None:
-        """Steps until the last one or a request to stop, with what is due after each of them."""
+        """Run steps until the last one or a request to stop, and what is due after each step."""
         settings, total, hidden = self.settings, self.settings.training_steps, not self.accelerator.is_main_process
         # smoothing 0: the mean speed, pauses for saving and validation included
         with tqdm(desc=self.stage, total=total, initial=self.step, unit="step", smoothing=0, disable=hidden) as bar:
@@ -191,7 +191,7 @@ class Trainer:
         return logs
 
     def active(self) -> list[Optimization]:
-        """What takes part in the step to be taken; the discriminator starts later."""
+        """The objectives that take part in the next step; the discriminator starts later."""
         return [o for o in self.optimizations if self.step >= o.objective.start_step]
 
     def require_finite(self, values: dict[str, Tensor], names: list[str]) -> None:

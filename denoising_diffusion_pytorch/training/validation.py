@@ -50,7 +50,7 @@ class Validation:
         self.samples = [(i, dataset.scene(i), sample) for i, sample in zip(mine, arrays, strict=True)]
 
     def predict(self, model: Any, *, only_drawn: bool = False) -> dict[int, Prediction]:
-        """Predictions by number of the scene, of the whole subset or of the scenes in the picture; the same on every process."""
+        """Predictions by scene number, of the whole subset or of the scenes in the picture; the same on every process."""
         chosen = [sample for sample in self.samples if not only_drawn or sample[0] in self.drawn]
         found: list[tuple[int, Prediction]] = []
         for start in range(0, len(chosen), self.batch_size):
@@ -68,8 +68,8 @@ class Validation:
 
 
 def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
-    """nmse, rmse, ssim, psnr at the scenes' own resolution; `thresholded_` in RadioUNet's convention; `reconstruction_` of the
-    autoencoder's reconstruction, if there is one. Means over maps (evaluation/metrics.py).
+    """nmse, rmse, ssim, psnr at the scenes' own resolution; with `thresholded_` in RadioUNet's convention; with
+    `reconstruction_` of the autoencoder's reconstruction, if any. Means over maps (evaluation/metrics.py).
     """
     sampled, reconstructed = Scores(), Scores()
     for p in predictions:
