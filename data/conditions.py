@@ -98,26 +98,26 @@ def turns(scene: Scene, size: int) -> np.ndarray:
 
 @channel_of_transmitter
 def simulated(scene: Scene, size: int) -> np.ndarray:
-    """The embedded simulator's map of what is shown, corrected by measured points; pointless where it made the truth."""
+    """The simulator's map of what is shown, corrected by measured points; useless if the simulator also made the truth."""
     _, gain = simulated_gains(scene)
     return resize(corrected(gain, scene.measurements), size)
 
 
 @channel
 def measured_gain(scene: Scene, size: int) -> np.ndarray:
-    """What measured points say, fading to 0 where none is near; belongs to `measured`."""
+    """The gain according to measured points, fading to 0 far from them; goes with `measured`."""
     return spread_points(scene.measurements, scene.layout.shape[0], size)[0]
 
 
 @channel
 def measured(scene: Scene, size: int) -> np.ndarray:
-    """How much the measured points say: almost 1 where one is, 0 where none is near."""
+    """The confidence of `measured_gain`: almost 1 at a measured point, 0 far from all of them."""
     return spread_points(scene.measurements, scene.layout.shape[0], size)[1]
 
 
 def simulated_gains(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Grey levels (H, W) of the embedded simulator for the buildings shown, without cars, and with those shown; 0 inside the
-    buildings. Not to be written to.
+    """Grey levels (H, W) of the embedded simulator for the buildings shown, without cars and with the cars shown; 0 inside
+    the buildings. Read-only.
     """
     x, y = scene.shown.nearest_open(_transmitter(scene))  # a layout from a picture may lie over the transmitter
     return _simulate(scene.shown, scene.shown_cars, float(x), float(y))

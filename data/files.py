@@ -23,7 +23,7 @@ log = logging.getLogger("radiodiff")
 def lock(file: IO[Any], *, wait: bool = False) -> None:
     """Lock an open file for this process until it ends or closes the file. Children do not inherit it.
 
-    Raises BlockingIOError if another process holds it, unless told to `wait`. A file system without locks gives a warning.
+    Raises BlockingIOError if another process holds it, unless `wait` is set. A file system without locks gives a warning.
     """
     try:
         if fcntl is not None:
@@ -31,7 +31,7 @@ def lock(file: IO[Any], *, wait: bool = False) -> None:
     except BlockingIOError:
         raise
     except OSError as error:
-        log.warning("%s: the file system has no locks (%s); let one run work here at a time", file.name, error)
+        log.warning("%s: the file system has no locks (%s); use this folder for one run at a time", file.name, error)
 
 
 def decoded(content: bytes) -> str:
@@ -43,7 +43,7 @@ def decoded(content: bytes) -> str:
 
 
 def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
-    """Call `save` with a temporary name of the same suffix, then rename: `path` is never incomplete, even after a crash."""
+    """Call `save` with a temporary path of the same suffix, then rename: `path` is never incomplete, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # process ids repeat on other machines
     try:

@@ -1,7 +1,7 @@
-"""What one does not know of a scene, or knows from a few measurements: for training and for scoring.
+"""Incomplete knowledge of a scene, and measured points: for training and for scoring.
 
-The map stays what it is; what the condition shows becomes poorer, and measured points become a part of it. Everything is
-drawn from a key, so that it depends on nothing but the sample.
+The map is unchanged; the condition is degraded, and measured points can become a part of it. Everything is drawn from a
+key, so that it depends only on the sample.
 """
 
 from dataclasses import dataclass, replace
@@ -26,17 +26,17 @@ class Incomplete:
     missing_buildings: int = 0  # at most, left out of the condition
     outline_error: float = 0.0  # standard deviation of each building's shift in each direction, m
     transmitter_error: float = 0.0  # standard deviation of the transmitter's shift in each direction, m
-    transmitter_unknown: float = 0.0  # fraction of the scenes whose condition does not tell the transmitter
+    transmitter_unknown: float = 0.0  # fraction of the scenes whose condition does not show the transmitter
     cars_unknown: float = 0.0  # fraction of the scenes whose condition shows no cars
     exactly: bool = False  # as many points and buildings as given, not up to that many
 
     @property
     def without_points(self) -> "Incomplete":
-        """What changes the scene."""
+        """The part that changes the scene."""
         return replace(self, points=0, points_noise=0.0, points_jitter=0.0)
 
     def shown(self, scene: Scene) -> Scene:
-        """The scene as it is known, by its name's key; its truth stays what it is."""
+        """The scene with a degraded condition, drawn by its name's key; the truth is unchanged."""
         if replace(self.without_points, exactly=False) == Incomplete():
             return scene
         rng = np.random.default_rng(random_key("incomplete", scene.name))
@@ -74,7 +74,7 @@ class Incomplete:
             raise DataError(f"{what}: has a ready-made condition; what it lacks cannot be left out (data.incomplete)")
 
     def measure(self, gain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Points of a map (H, W) where a receiver hears something, uniform over these pixels: (N, 3) float32 of x, y, level."""
+        """Points of a map (H, W) where a signal is received, uniform over these pixels: (N, 3) float32 of x, y, level."""
         wanted = self.points if self.exactly else int((self.points + 2) ** rng.random()) - 1
         rows, columns = np.nonzero(gain > 0)
         chosen = rng.choice(len(rows), min(wanted, len(rows)), replace=False)

@@ -10,14 +10,14 @@ from .geometry.georeference import pixel_of
 MEASURED = ("measured_gain", "measured")  # the two channels of measured points
 SIMULATED = "simulated"  # the channel that measured points correct
 POINTS_IN = frozenset((*MEASURED, SIMULATED))  # channels that measured points change
-REACH = 15.0  # m over which a measured value tells about its neighbourhood
-PRIOR = 0.02  # weight of what is known without the points, in 1 / m: that of a point at about 16 m
+REACH = 15.0  # m, decay length of the weight of a measured value
+PRIOR = 0.02  # weight of the value known without points, in 1 / m: that of a point at about 16 m
 
 
 def spread_points(
     points: np.ndarray | None, side: int, size: int, known: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What measured points say about every pixel: values (size, size) float32 and their confidence in [0, 1).
+    """Measured points interpolated to every pixel: values (size, size) float32 and their confidence in [0, 1).
 
     The mean of the points' values, each weighted by exp(-d / REACH) / d with d its distance in metres, and of the value
     `known` without them, weighted by PRIOR: inverse-distance weighting (Shepard, 1968) of the differences to what is

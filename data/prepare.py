@@ -9,8 +9,8 @@ from .errors import DataError
 from .geometry.resize import bilinear, resize
 from .scene import Scene
 
-# Of what files become; to be raised with every change of code after which the same files and settings give other samples
-# (reading, registration, drawing, simulation, what is left out), so that no cache of earlier ones is used.
+# Version of the samples. Raise it with every change of code after which the same files and settings give other samples
+# (reading, registration, drawing, simulation, what is left out), so that no earlier cache is used.
 SAMPLES_VERSION = 2
 
 

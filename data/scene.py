@@ -21,7 +21,7 @@ class Scene:
     cars_are_known: bool = True  # whether the condition shows them
     known: Layout | None = None  # the buildings that the condition may show; None for all of them
     known_tx: tuple[float, float] | None = None  # where the condition shows the transmitter; None for where it is
-    tx_is_known: bool = True  # whether the condition tells the transmitter at all
+    tx_is_known: bool = True  # whether the condition shows the transmitter at all
     outlines_are_wrong: bool = False  # `known` is not a part of `layout`: no pixel is certainly inside a building
     truth: str = "real"  # what `gain` is, or "simulated"; a title of figures
     measurements: np.ndarray | None = None  # (N, 3) float32, x, y and grey level of measured points
@@ -82,7 +82,7 @@ def scene_at(
         where = f"{column:g},{row:g}" if place is None else place.text(column, row)
         what = "a building" if layout.inside[pixel_of(tx)] else "a car"
         raise DataError(
-            f"transmitter {position}: is inside {what} of {name}; antennas stand in the street here, 1.5 m high, "
+            f"transmitter {position}: is inside {what} of {name}; all antennas are in the open here, 1.5 m high, "
             f"also those of base stations on roofs; the nearest open point is {where}"
         )
     name = "_".join([name, *(f"{value:.10g}" for value in parse_position(position))])

@@ -1,4 +1,4 @@
-"""Worker processes: how many there may be; they end when their parent does, and at no other time."""
+"""Worker processes: how many there may be; they end only when their parent does."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""What the page and the server send each other: cities, scenes, maps, and files of maps. All that comes in is checked."""
+"""What the page and the server send each other: cities, scenes, maps, and files of maps. All input is checked."""
 
 import base64
 from dataclasses import asdict

@@ -163,7 +163,7 @@ async function addCars() {  // instead of those in view
   changed();
 }
 function measure(at) {
-  if (!transmitters[active]) return say("Place the transmitter first that is measured.", true);
+  if (!transmitters[active]) return say("First place the transmitter that was measured.", true);
   if (built(at)) return say("Outside of buildings only.", true);
   spot = at;
   say(`Measured at ${coordinates(at)} of transmitter ${active + 1}: type the value, then Enter.`);

@@ -35,11 +35,11 @@ POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' d
 def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS) -> Flask:
     """The page and the requests that it makes.
 
-    No other web page can reach it through a name of its own (DNS rebinding): `hosts` are its names, None for any.
+    Only requests to one of `hosts` (None: any) are answered, so that no other web page can reach it by DNS rebinding.
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
-    Image.MAX_IMAGE_PIXELS = LARGEST**2 // 2  # pictures of more than twice as many are not unpacked
+    Image.MAX_IMAGE_PIXELS = LARGEST**2 // 2  # pictures with more than twice this number are not unpacked
     guard(app, hosts)
     add_cities(app)
     add_maps(app, predictor)

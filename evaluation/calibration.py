@@ -11,7 +11,7 @@ STEP_DB = GAIN_SPAN_DB / 255  # of one grey level
 
 
 def rank_fractions(samples: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Where the truth lies among the samples, in (0, 1): uniform if it is one more sample of the same distribution.
+    """Where the truth lies among the samples, in (0, 1): uniform if the truth is a sample of the same distribution.
 
     (samples below the truth + u (1 + samples equal to it)) / (K + 1), u uniform: the randomised PIT of discrete values
     (Czado, Gneiting & Held, 2009), unbiased for any number of samples. `samples` (K, N), `truth` (N,) of the same type.
@@ -37,7 +37,7 @@ def measure_samples(samples: np.ndarray, truth: np.ndarray, name: str) -> dict[s
     Samples are rounded to 8-bit levels first, as the truth is, so that a map that is known exactly is calibrated too.
 
     Args:
-        samples, truth: (K, N) and (N,) grey levels in [0, 1] of the pixels that count, K > 1.
+        samples, truth: (K, N) and (N,) grey levels in [0, 1] of the scored pixels, K > 1.
         name: of the scene; decides how ties are broken.
 
     Returns:

@@ -53,7 +53,7 @@ class Coverage:
 
     @classmethod
     def of(cls, gains: np.ndarray, buildings: np.ndarray, threshold_db: float) -> "Coverage":
-        """Of maps (N, H, W), grey levels with NaN where a map has no value; buildings (H, W) bool."""
+        """The coverage by maps (N, H, W), grey levels with NaN where a map has no value; buildings (H, W) bool."""
         filled = np.where(np.isnan(gains) | buildings, -np.inf, gains)
         best = filled.max(axis=0)
         predicted = np.isfinite(best)

@@ -68,12 +68,12 @@ def measure(
     Args:
         prediction, target: (H, W) grey levels in [0, 1].
         regions: of the scene.
-        samples: (K, H, W) that the prediction is the mean of, scored where the scene is uncertain; need `regions`.
+        samples: (K, H, W), whose mean is the prediction; scored where the scene is uncertain; need `regions`.
 
     Returns:
         `name`, `map_scores` on raw levels, and under `thresholded` those of RadioUNet's convention. With regions also
-        `rmse_db`, the error over the `open` pixels, that many; nmse_NAME of each of `regions.parts` (where both are zero, as
-        in buildings, nothing is contributed); `nmse_by_region`, fractions of the target's energy that add up to the NMSE;
+        `rmse_db`, the error over open pixels, and their number, `open`; nmse_NAME of each of `regions.parts` (where both are
+        zero, as in buildings, nothing is contributed); `nmse_by_region`, fractions of the target's energy that add up to the NMSE;
         and the convention `masked`. With samples `calibration` (`measure_samples`).
     """
     prediction, target = prediction.astype(np.float64), target.astype(np.float64)

@@ -1,4 +1,4 @@
-"""What was found out about maps, in a file that grows map by map: an interrupted command continues from it."""
+"""Results per map, in a file that grows map by map, so that an interrupted command can continue from it."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Where in a map it is scored apart."""
+"""The regions of a map that are scored separately."""
 
 from dataclasses import dataclass
 from functools import lru_cache

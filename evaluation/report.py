@@ -1,4 +1,4 @@
-"""Summaries of several predictors as text: on a terminal, in at most 80 columns, the scores that matter; all in files."""
+"""Summaries of several predictors as text: the main scores on a terminal, in at most 80 columns; all scores in files."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence

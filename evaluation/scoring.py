@@ -17,7 +17,7 @@ from .report import interval
 
 
 class TestSet:
-    """Scenes of a split, `maps` of them spread over it (None: all), as incomplete as wanted."""
+    """Scenes of a split, `maps` of them spread over it (None: all), with a condition as incomplete as requested."""
 
     def __init__(self, source: Any, maps: int | None, incomplete: Incomplete):
         self.source, self.incomplete = source, incomplete
@@ -32,7 +32,7 @@ class TestSet:
 
 
 def reference_scores(scene: Scene, regions: Regions) -> dict[str, dict[str, Any] | None]:
-    """`measure` of the predictors in REFERENCES; None of one that has no map, because no transmitter is shown in the open."""
+    """`measure` of the predictors in REFERENCES; None for one without a map, because no transmitter is shown in the open."""
     found: dict[str, dict[str, Any] | None] = {}
     for name, predict in REFERENCES.items():
         try:

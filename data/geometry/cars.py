@@ -16,7 +16,7 @@ from .registration import EDGE
 LENGTH, WIDTH = 4, 2  # m
 MANY, TURNED = 20, 4  # cars, and different outlines among them, by which a picture of RadioMapSeer is recognised
 STEPS = 200  # tries to split a blob into cars
-SAMPLE = (-7 * EDGE, 4 * EDGE)  # beside a pixel's centre, which is often on an outline: the point that decides
+SAMPLE = (-7 * EDGE, 4 * EDGE)  # offset of the point that decides from a pixel's centre, which is often on an outline
 
 
 def car_outline(centre: tuple[int, int], degrees: float) -> np.ndarray:
@@ -46,7 +46,7 @@ def cars_of(outlines: list[np.ndarray], shape: tuple[int, int]) -> Layout:
 
 
 def cars_from_picture(mask: np.ndarray) -> Layout:
-    """The cars of a picture (H, W) bool in the map's frame; what is no set of whole cars is traced."""
+    """The cars of a picture (H, W) bool in the map's frame; blobs that are no set of whole cars are traced."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     outlines, other = [], np.zeros_like(mask)
     for number, window in enumerate(ndimage.find_objects(labels), 1):

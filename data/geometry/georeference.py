@@ -1,4 +1,4 @@
-"""Where a position lies: in which pixel of a map, and where a map lies on the earth."""
+"""Positions: the pixel of a map in which a position lies, and where a map lies on the earth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -41,7 +41,7 @@ class Layout:
 
     @classmethod
     def traced(cls, mask: np.ndarray) -> "Layout":
-        """The layout of a picture (H, W) bool in the map's frame; `inside` is the picture, outlines are traced."""
+        """The layout of a picture (H, W) bool in the map's frame; `inside` is the picture, and outlines are traced."""
         return cls(None, mask.shape, inside=mask)
 
     @cached_property

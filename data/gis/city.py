@@ -1,4 +1,4 @@
-"""Cities of one's own: pictures, and building footprints, such as an extract of OpenStreetMap, as a layout in metres."""
+"""A user's cities: pictures and building footprints, such as an extract of OpenStreetMap, as a layout in metres."""
 
 import json
 import math
@@ -79,7 +79,7 @@ def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (
     """The city in a file's content, a PNG or footprints as GeoJSON; a DataError names the file.
 
     A city of more than LARGEST metres or MOST_VERTICES is cut `around` transmitters, in the coordinates of the footprints;
-    a smaller one grows if they stand in the open beside it. To `invert`: the buildings of a picture are its dark pixels.
+    a smaller one is extended if they stand outside it. `invert`: the buildings of a picture are its dark pixels.
     """
     if content.startswith(b"\x89PNG"):
         built = _white(decode_grey(content, name)) != invert
@@ -104,8 +104,8 @@ def _white(grey: np.ndarray) -> np.ndarray:
 def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> City:
     """Footprints, one pixel per metre, north up, and where they lie; `around` are positions (N, 2).
 
-    Coordinates are scaled to metres by their length on the ellipsoid in the middle of the positions or the city. What that
-    neglects, the narrowing of degrees towards the poles, moves what lies 1 km east and north by 0.2 m at a latitude of 50.
+    Coordinates are scaled to metres by their length on the ellipsoid in the middle of the positions or the city. This
+    neglects that degrees narrow towards the poles: a point 1 km east and north moves by 0.2 m at a latitude of 50 degrees.
     """
     whole = shapely.total_bounds(found.buildings).reshape(2, 2)
     origin = (np.clip(around, *whole) if len(around) else whole).mean(0)

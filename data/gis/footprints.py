@@ -10,9 +10,9 @@ from pyproj.exceptions import CRSError, ProjError
 from ..errors import DataError
 
 WGS_84 = CRS.from_epsg(4326)
-HOUSE = (0.1, 0.05)  # in m, what is shorter is no house, and in degrees, what is longer
-FARTHEST = 1e9  # no system has such coordinates; some programs write them for what they do not know
-NOT = ("", "no", "none", "false", "0")  # values of a tag that say that it does not hold
+HOUSE = (0.1, 0.05)  # smallest size of a house in m, largest in degrees
+FARTHEST = 1e9  # no system has such coordinates; some programs write them for unknown ones
+NOT = ("", "no", "none", "false", "0")  # values that negate a tag
 CARS = ("car", "vehicle")
 
 
@@ -39,7 +39,7 @@ def metres(crs: CRS | None, point: np.ndarray) -> np.ndarray:
 
 
 def footprints_of(content: Any, name: str) -> Footprints:
-    """The footprints in a file's JSON; where any feature says that it is a building, only those are buildings.
+    """The footprints in a file's JSON; if any feature says that it is a building, only such features are buildings.
 
     DataError if there is no building, or coordinates cannot be in the file's reference system.
     """
@@ -74,7 +74,7 @@ def _tags(feature: dict[str, Any]) -> dict[str, str]:
 
 
 def _shape(feature: Any) -> shapely.Geometry | None:
-    """Of a feature or a geometry; None for what is malformed, and for coordinates that nothing on the earth has."""
+    """The shape of a feature or a geometry; None if it is malformed, or its coordinates are impossible on the earth."""
     try:
         shape = shapely.geometry.shape(feature.get("geometry", feature))
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError):

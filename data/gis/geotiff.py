@@ -1,4 +1,4 @@
-"""Maps as GeoTIFF, which geographic information systems open in their place."""
+"""Maps as GeoTIFF, which geographic information systems open at the right place."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -10,14 +10,14 @@ from PIL.TiffTags import ASCII, DOUBLE, SHORT
 
 from ..geometry.georeference import Georeference
 
-# tags of OGC GeoTIFF 1.1, and GDAL's for the value that stands for nothing
+# tags of OGC GeoTIFF 1.1, and GDAL's for the value that means no data
 PIXEL_SCALE, TIE_POINT, GEO_KEYS, NO_DATA = 33550, 33922, 34735, 42113
 MODEL_TYPE, RASTER_TYPE, GEODETIC_CRS, PROJECTED_CRS = 1024, 1025, 2048, 3072
 PROJECTED, GEOGRAPHIC, PIXEL_IS_AREA, WGS_84 = 1, 2, 1, 4326
 
 
 def write_geotiff(file: Path | BinaryIO, values: np.ndarray, place: Georeference) -> None:
-    """Write a map, (H, W) float, as float32 with NaN for nothing."""
+    """Write a map, (H, W) float, as float32 with NaN for no data."""
     keys = {RASTER_TYPE: PIXEL_IS_AREA}
     if place.degrees:
         keys = {MODEL_TYPE: GEOGRAPHIC, **keys, GEODETIC_CRS: place.epsg or WGS_84}

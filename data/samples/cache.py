@@ -17,14 +17,14 @@ from ..files import lock, write_atomically, write_json
 from ..hashing import digest
 
 DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
-LAYOUT = 2  # of the folder; to be raised with every change, so that none of an earlier version is read
+LAYOUT = 2  # version of the folder; raise it with every change, so that no earlier folder is read
 SHARDS, ROWS = 64, 256  # files of a cache, unless they would hold more samples than this
 PATIENCE = 60  # s until a network file system shows what another machine wrote
 
 
 @dataclass(frozen=True)
 class FillingProcesses:
-    """Those that fill a cache together: number of this one, and of all; `gather(value)` waits for and returns all values."""
+    """The processes that fill a cache together: this one's rank, and their number; `gather(value)` waits for all values."""
 
     rank: int = 0
     count: int = 1
@@ -40,7 +40,7 @@ class SampleCache:
         cache.json     what the samples are made from
         000.npy        a shard, a run of samples: a structured array with one field per array of a sample
 
-    A shard is there as a whole or not at all; an interrupted filling continues with those that are not there.
+    A shard exists as a whole or not at all; an interrupted fill continues with the missing ones.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SampleCache:
 
     @contextmanager
     def filling(self, processes: FillingProcesses) -> Iterator[list[int]]:
-        """The missing samples that this process has to write, in order; at the end, all wait.
+        """The missing samples that this process must write, in order; at the end, all processes wait.
 
         Raises DataError for an unusable folder, one that not all processes see, or a sample that is missing at the end.
         """
@@ -104,7 +104,7 @@ class SampleCache:
         return f"{index // self.rows:03}.npy", index % self.rows
 
     def write(self, index: int, sample: Mapping[str, np.ndarray | torch.Tensor]) -> None:
-        """Store a sample. Those of a shard are written one after another, and count when the last one is there."""
+        """Store a sample. A shard's samples are written one after another, and count once the last one is written."""
         name, row = self._place(index)
         if row == 0:
             self._shard = np.empty(min(self.rows, self.count - index), self.record)

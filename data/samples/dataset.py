@@ -44,7 +44,7 @@ class RadioMapDataset(Dataset):
         cond_size: int = 80,  # s
         cond_channels: Sequence[str] = DOCUMENT_CHANNELS,  # of conditions.py; for a flat tree only their number counts
         augmentation: Augmentation | None = None,
-        incomplete: Incomplete | None = None,  # what the condition does not know
+        incomplete: Incomplete | None = None,  # what the condition lacks
         cache: bool = False,
         cache_folder: str | Path | None = None,  # of the cache, see cache.py; None for memory
         processes: FillingProcesses = FillingProcesses(),  # noqa: B008 - that fill a cache in files together
@@ -63,7 +63,7 @@ class RadioMapDataset(Dataset):
         return len(self.source)
 
     def scene(self, index: int) -> Scene:
-        """The scene that sample `index` is made from, at native resolution, as far as it is known."""
+        """The scene that sample `index` is made from, at native resolution, with a degraded condition."""
         return self.incomplete.shown(self.source.scene(index))
 
     def identity(self, *, cond: bool = True) -> dict[str, object]:

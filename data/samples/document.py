@@ -26,7 +26,7 @@ class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
 
 
 class Epochs:
-    """Batches of (index, key). Every iteration is an epoch of whole batches: a new order, new keys, another rest left out."""
+    """Batches of (index, key). Every iteration is an epoch of whole batches: new order, new keys, another remainder left out."""
 
     drop_last = True
 
@@ -54,7 +54,7 @@ class EpochLoader(DataLoader):
 
 
 def create_dataloader(config: Any) -> EpochLoader:
-    """Augmented batches of the data that `config.data.params` names; what a resolved Config of the package sets more counts too."""
+    """Augmented batches of the data that `config.data.params` names; further settings of a resolved Config are used, too."""
 
     def given(owner: Any, *names: str) -> dict[str, Any]:
         return {name: getattr(owner, name) for name in names if hasattr(owner, name)}

@@ -1,7 +1,7 @@
-"""Batches of scenes, shared by the processes of `accelerate launch` and prepared by workers beside the network.
+"""Batches of scenes, shared by the processes of `accelerate launch` and prepared by workers in parallel with the network.
 
-Scenes are cut into batches before these are handed out. What a batch holds, and so every digit of what a network makes of
-it, is therefore the same for any number of processes and workers.
+Scenes are grouped into batches before the batches are distributed. The content of a batch, and so every digit of a
+network's output for it, is therefore the same for any number of processes and workers.
 """
 
 import atexit
@@ -27,8 +27,8 @@ T = TypeVar("T")
 class Processes:
     """The processes of this run: one, or those that `accelerate launch` started. Only the main one prints and writes.
 
-    They exchange Python objects over gloo, also where networks are on GPUs. `mistakes` are a user's: in any process they
-    end all of them with one message. `rank` is the number of this process, `count` how many there are.
+    They exchange Python objects over gloo, also if networks are on GPUs. A user's mistake, an error of the types
+    `mistakes`, ends all processes with one message. `rank` is the number of this process, `count` how many there are.
     """
 
     def __init__(self, mistakes: tuple[type[Exception], ...]) -> None:
@@ -48,7 +48,7 @@ class Processes:
     def gather(self, do: Callable[[], T]) -> list[T]:
         """What `do` returns in each process, by rank, on the main one; an empty list on the others.
 
-        A mistake in any process ends all of them: the main one raises it, the others end without a word.
+        A mistake in any process ends all of them: the main one raises it, the others end silently.
 
         Raises:
             DataError: another process was killed.
@@ -63,7 +63,7 @@ class Processes:
         if self.count > 1:
             found = self._exchange("gather_object", (result, mistake), [None] * self.count if self.is_main else None)
         if mistake and not self.is_main:
-            self._exchange("barrier")  # until the main process has said it: whoever ends first has all others ended
+            self._exchange("barrier")  # until the main process has said it: once one ends, the launcher ends all
         for _, fault in found or ():
             if fault:
                 raise fault

@@ -11,7 +11,7 @@ STEPS = np.array([(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if dx *
 
 @njit(cache=True, nogil=True)
 def _clear(free, x0, y0, x1, y1):
-    """Whether the straight line between two cells, looked at every half cell, meets free cells only."""
+    """Whether the straight line between two cells, sampled every half cell, meets free cells only."""
     count = 2 * max(abs(x1 - x0), abs(y1 - y0))
     for i in range(1, count):  # noqa: SIM110 - numba compiles no generator
         if not free[int(y0 + (y1 - y0) * i / count + 0.5), int(x0 + (x1 - x0) * i / count + 0.5)]:

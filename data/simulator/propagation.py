@@ -7,8 +7,8 @@ path in m, at least 1; losses are in dB below the scale's strongest value (data/
     elsewhere         L = 28 log10 D + sum over bends of (2.25 + 10.75 min(phi / 70 degrees, 1)), phi the turn in 3D
 
 Paths are found by Theta* (Nash et al., 2007): Dijkstra's algorithm over the eight neighbours of a pixel, ordered by L,
-in which a neighbour that sees the path's last bend takes the straight way from there, and the path bends at the pixel
-otherwise. Buildings are passed at the height of their roofs, cars at the height of the antennas, see `_sees`.
+in which a neighbour that sees the path's last bend is reached straight from there; otherwise the path bends at the
+pixel. Buildings are passed at the height of their roofs, cars at the height of the antennas, see `_sees`.
 """
 
 import heapq
@@ -72,7 +72,7 @@ def make_walls(rings: list[np.ndarray], shape: tuple[int, int]) -> Walls:
 
 @njit(cache=True, nogil=True)
 def _crosses(segments, s, x0, y0, dx, dy, first, last):
-    """Whether wall `s` crosses the ray (x0, y0) + t (dx, dy), first < t < last; to begin or end at its corner is none."""
+    """Whether wall `s` crosses the ray (x0, y0) + t (dx, dy), first < t < last; beginning or ending at its corner does not count."""
     ax, ay = segments[s, 0], segments[s, 1]
     bx, by = segments[s, 2] - ax, segments[s, 3] - ay
     cross = dx * by - dy * bx
@@ -137,7 +137,7 @@ def _leg(bends, bend, x, y, z):
 
 @njit(cache=True, nogil=True)
 def _bend_at(bends, origin, new, x, y, z, on):
-    """Write row `new`: a bend at (x, y, z) on a path whose last bend was `origin`; False if they are one place."""
+    """Write row `new`: a bend at (x, y, z) on a path whose last bend was `origin`; False if both are at the same place."""
     dx, dy, dz = x - bends[origin, X], y - bends[origin, Y], z - bends[origin, Z]
     d = np.sqrt(dx * dx + dy * dy + dz * dz)
     if d < 1e-9:
@@ -208,7 +208,7 @@ def _search(ground, interior, walls, buildings, tx, ty, start):
                 bend = int(bends[bend, BEFORE])  # the first one on a roof, which sees every roof
             through, _ = _leg(bends, bend, c, r, top)
             if through >= loss[neighbour]:
-                continue  # and to bend once more costs more
+                continue  # another bend would only cost more
             if _sees(bends, bend, c, r, on, walls, buildings, interior, shadows):
                 loss[neighbour], last[neighbour] = through, bend
                 heapq.heappush(queue, (through, neighbour))
@@ -218,7 +218,7 @@ def _search(ground, interior, walls, buildings, tx, ty, start):
             through, _ = _leg(bends, count, c, r, top)
             if through >= loss[neighbour]:
                 continue
-            climbs = here == BUILDING or on == BUILDING  # cars block no step: it begins or ends on or beside them
+            climbs = here == BUILDING or on == BUILDING  # cars block no step: a step begins or ends on or beside them
             if not climbs and _blocking_wall(buildings, column, row, c, r, MARGIN, MARGIN, -1) >= 0:
                 continue
             if bend_of[cell] < 0:
@@ -288,7 +288,7 @@ class Simulator:
     def path_gains(self, tx: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
         """`path_gain` without and with the cars, which have half of their effect, as in RadioMapSeer.
 
-        That is the mean, in dB, of the map without them and of the one around them, and nowhere more than the first.
+        With cars, it is the mean, in dB, of the map without cars and of the one around them, and never above the former.
         """
 
         def gain(around_cars: bool = False) -> np.ndarray:

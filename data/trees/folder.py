@@ -1,4 +1,4 @@
-"""The flat tree: `images/NAME.png`, `conditions/NAME.npy`, and optionally `masks/NAME.png`, paired by name; a tree of either kind."""
+"""The flat tree: `images/NAME.png`, `conditions/NAME.npy` and optionally `masks/NAME.png`, paired by name. Opens any tree."""
 
 from itertools import chain
 from pathlib import Path
@@ -15,12 +15,12 @@ from .splits import HASHED_RULE, select
 
 
 class FlatTree:
-    """Scenes with ready-made conditions, see `RadioMapSeer`; DataError for no image, a lonely one, or no such split."""
+    """Scenes with ready-made conditions, see `RadioMapSeer`; DataError for no or unpaired images, or an unknown split."""
 
     def __init__(self, data_root: str | Path, split: str = "all", max_samples: int | None = None):
         self.root, self.rule = Path(data_root), HASHED_RULE
         images, conditions = (
-            {path.stem for path in self.root.glob(pattern)}  # files that the system hides are others'
+            {path.stem for path in self.root.glob(pattern)}  # hidden files belong to other programs
             for pattern in ("images/[!.]*.png", "conditions/[!.]*.npy")
         )
         lonely = sorted(images ^ conditions)

@@ -34,7 +34,7 @@ _fitting = threading.Lock()  # threads that read one layout's scenes wait for it
 class RadioMapSeer:
     """The scenes of one simulation type and split, sorted by map and transmitter; `scene(i)` reads one.
 
-    Raises DataError for no such tree, simulation type or split, or no complete scene.
+    Raises DataError if there is no such tree, simulation type or split, or no complete scene.
     """
 
     def __init__(

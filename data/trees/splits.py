@@ -2,8 +2,8 @@
 
 1. `ROOT/splits/NAME.txt`, if it exists, one entry per line: the name of a scene or an image, or a map (`12`), which
    stands for all scenes MAP_TX of it. Any name works this way.
-2. The rule of the tree, see below. It keeps the scenes of a map together, and leaves out maps of which a file of
-   `train`, `val` or `test` lists anything.
+2. The rule of the tree, see below. It keeps the scenes of a map together, and leaves out maps that occur in a file of
+   `train`, `val` or `test`.
 """
 
 import re
@@ -43,7 +43,7 @@ def standard_split(split: str) -> set[int]:
 
 
 def _by_rule(split: str, keys: set[str], rule: str) -> set[str]:
-    """Those of the keys of a tree that belong to a split."""
+    """The keys of a tree that belong to a split."""
     if rule == STANDARD_RULE:
         return keys & set(map(str, standard_split(split)))
     if rule == HASHED_RULE:
@@ -73,7 +73,7 @@ def select(root: Path, split: str, names: list[str], rule: str) -> list[str]:
 
 
 def members(root: Path, split: str, names: list[str], rule: str) -> list[str]:
-    """The names that the file of a split lists, or else those of the rule that no file of another split lists."""
+    """The names that a split's file lists, or else those that the rule selects and no other split's file lists."""
     own = own_splits(root)
     if split in own:
         return _listed(root, split, names)

@@ -24,7 +24,7 @@ from ..units import db_to_gain, gain_to_uint8
 from .radiomapseer import BUILDINGS, CARS, RadioMapSeer
 
 RANDOM = "random"
-VERSION = 4  # of the generator and the path-loss model; other versions make other maps from the same seed
+VERSION = 4  # of the generator and the path-loss model; another version makes other maps from the same seed
 BESIDE = 0.5  # m, between a transmitter and a car, at least: none stands in a car in RadioMapSeer
 
 
@@ -125,7 +125,7 @@ def open_folder(root: Path, recipe: Recipe) -> None:
 
 
 def incomplete_cities(root: Path, cities: Iterable[int], recipe: Recipe) -> list[int]:
-    """Those of the cities that lack a file."""
+    """The cities that lack a file."""
     there = set(root.rglob("*"))
     return [city for city in cities if not recipe.files(root, city) <= there]
 
