@@ -57,7 +57,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     footprints = "a city: footprints as GeoJSON, or a PNG, one pixel per metre, white inside buildings"
     city.add_argument("--buildings", type=Path, metavar="FILE", help=footprints)
     city.add_argument("--simulate", type=natural, metavar="SEED", help="a random city, and the simulator's map of it")
-    add("--cars", type=Path, metavar="PNG", help="a picture as large as that of the buildings, white inside cars")
+    add("--cars", type=Path, metavar="PNG", help="a picture of the buildings' size, white inside cars")
     position = "a transmitter: column and row, or coordinates of the footprints; may be repeated"
     add("--tx", action="append", default=[], metavar="X,Y", help=position)
     add("--invert", action="store_true", help="the buildings of the PNG are black on white")
@@ -71,7 +71,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
         default = "" if field.default is None else f" (default: {field.default})"
         add(f"--{name}", type=kind, help=field.description.replace("null:", "default:") + default)
     add("--cfg", metavar="YAML", help="a configuration file with a section `sample`, in place of these")
-    add("overrides", nargs="*", metavar="key=value", help="settings that win over the file's")
+    add("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
     arguments = parse(parser)
     given = {name: value for name, _ in options if (value := getattr(arguments, name)) is not None}
     own = arguments.buildings is not None or arguments.simulate is not None
@@ -123,7 +123,7 @@ def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference 
 
 
 def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any = None) -> "Predictor":
-    """The model; raises ConfigError if it would ignore measured points or cars, which are named by their files."""
+    """The model; raises ConfigError if it would ignore the files of measured points or cars."""
     if settings.ckpt and not Path(settings.ckpt).exists():
         raise ConfigError(f"{settings.ckpt}: no such file or folder (ckpt)")
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors

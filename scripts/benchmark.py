@@ -104,7 +104,7 @@ def measure(tiny: bool, repeats: int, part: str, overrides: list[str], batch: in
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()  # leave out the matrix products
     found = {"seconds": min(seconds_of(work, repeats)), "memory": memory_gib(DEVICE), "maps": maps}
-    if COMPILE not in overrides:  # whose operations are not seen one by one
+    if COMPILE not in overrides:  # compiled operations are not counted one by one
         with Tally() as tally:
             work()
         found |= {"flop": tally.flops, "of_peak": tally.flops / found["seconds"] / peak}
@@ -112,7 +112,7 @@ def measure(tiny: bool, repeats: int, part: str, overrides: list[str], batch: in
 
 
 def line(name: str, found: dict, first: dict) -> str:
-    """Of the table; `first`: of the part."""
+    """A line of the table; `first`: the first row of the part."""
     if "failed" in found:
         return f"{name:52s} failed: {found['failed']}"
     rate = found["maps"] / found["seconds"]

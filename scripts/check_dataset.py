@@ -1,4 +1,4 @@
-"""Check a data set before hours are spent on it: files, splits, odd pictures, levels.
+"""Check a data set before spending hours on it: files, splits, odd pictures, levels.
 
     python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all]
 
@@ -63,7 +63,7 @@ def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[li
     if shapes:
         lines.append(f"conditions: {', '.join(map(str, sorted(shapes)))}, from {low:.4g} to {high:.4g}")
     if max(-low, high) > 1:
-        lines.append("warning: conditions leave [-1, 1]; training uses them unchanged; order 1 is best")
+        lines.append("warning: conditions leave [-1, 1]; training uses them unchanged; values of order 1 are best")
     if len(shapes) > 1:
         problems.append("conditions have several shapes; all must be of data.cond_channels and data.cond_size")
     lines.append(f"registration: {inside / max(energy, 1e-12):.2%} of the maps' energy lies inside the buildings")

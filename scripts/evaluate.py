@@ -45,11 +45,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--ckpt", help="checkpoint or results folder, also of a baseline; default: the released model")
-    add("--data", type=Path, required=True, help="tree of either kind")
-    add("--maps", type=positive, help="that many, spread over the split; default: all")
+    add("--data", type=Path, required=True, help="a RadioMapSeer or flat tree")
+    add("--maps", type=positive, help="number of maps, spread over the split; default: all")
     add("--split", default="test", help="train, val, test, all, or your own split (%(default)s)")
     add("--simulation_type", help="default: that of the model's training maps")
-    add("--missing_buildings", type=natural, help="of RadioMapSeer's layouts; default: as in the training")
+    add("--missing_buildings", type=natural, help="of RadioMapSeer's cities, this many; default: as in training")
     add("--json", type=new_file, help="file for all scores")
     add("--markdown", type=new_file, help="file for the table of all scores")
     add("--csv", type=new_file, help="file for the scores of each map; they are kept in FILE.jsonl as they are made")
@@ -62,10 +62,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--noise_scale", type=float, help="above 1 samples differ more; default: as configured")
     add("--pixel_noise", type=float, help="dB on every pixel of several samples; default: as configured")
     add("--incomplete", nargs="+", default=[], metavar="key=value",
-        help="what the condition does not know: points=50 missing_buildings=2 transmitter_error=5 ..., "
+        help="what the condition lacks, and points: points=50 missing_buildings=2 transmitter_error=5 ..., "
              "see data/incomplete.py")  # fmt: skip
     add("--batch_size", type=positive, default=8)
-    add("--num_workers", type=natural, help="that prepare maps, per process; default: for all processors")
+    add("--num_workers", type=natural, help="map-preparing workers per process; default: all processors")
     add("--seed", type=natural, default=0)
     return parser.parse_args()
 

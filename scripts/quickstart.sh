@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to radio maps of unseen cities: set up .venv, simulate cities, train the tiny VAE and the tiny latent
-# diffusion (64 px), score them next to trivial predictors, draw a gallery. Run it again to resume where it stopped.
+# diffusion (64 px), score them and two references, draw a gallery. Run it again to resume where it stopped.
 #
 #   bash scripts/quickstart.sh                              simulated cities, nothing to download but packages
 #   DATA=path/to/RadioMapSeer bash scripts/quickstart.sh    your own data instead

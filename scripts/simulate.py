@@ -29,7 +29,7 @@ def main() -> None:
     add = parser.add_argument
     add("--buildings", type=Path, required=True, help="PNG, white inside buildings, or footprints as GeoJSON")
     add("--tx", required=True, metavar="X,Y", help="column and row, or coordinates of the footprints")
-    add("--cars", type=Path, metavar="PNG", help="a picture as large as that of the buildings, white inside cars")
+    add("--cars", type=Path, metavar="PNG", help="a picture of the buildings' size, white inside cars")
     add("--invert", action="store_true", help="the buildings of the PNG are black on white")
     add("--out", type=partial(new_figure, suffixes=[".png"]), required=True, help="PNG to write")
     add("--force", action="store_true", help="overwrite --out")
