@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .config import differences, parse_config, resolve, to_dict
+from .config import differences, parse_config, resolve
 from .config.schema import Config
 from .errors import CheckpointError, ConfigError
 
@@ -96,7 +96,7 @@ def save_checkpoint(
     if target.exists():
         return target
     aside = target.with_name(f".ckpt_{step}")
-    facts |= {"format": FORMAT, "step": step, "config": to_dict(config), "versions": versions(), "metrics": {}}
+    facts |= {"format": FORMAT, "step": step, "config": config.model_dump(), "versions": versions(), "metrics": {}}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for half_written in target.parent.glob(".ckpt_*"):  # by a run that was killed while it saved
@@ -129,13 +129,13 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
     for override in overrides:
         if override.partition("=")[0] not in SAMPLING:
             raise ConfigError(f"{override}: is fixed by training; what can be changed is {', '.join(SAMPLING)}")
-    config = resolve(parse_config(to_dict(checkpoint.config), overrides), checkpoint.stage)
+    config = resolve(parse_config(checkpoint.config.model_dump(), overrides), checkpoint.stage)
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.weights("averaged")
     for name in [name for name, weight in state.items() if weight.ndim > 1 and weight.is_floating_point()]:
         state |= quantized(name, state[name]) if int8 else {name: state[name].half().contiguous()}
     save_file(state, folder / "model.safetensors")
-    facts = {"exported": True, "config": to_dict(config), "sha256": _digests(folder)}
+    facts = {"exported": True, "config": config.model_dump(), "sha256": _digests(folder)}
     write_meta(folder, checkpoint.meta | facts)
     return folder
 

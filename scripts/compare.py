@@ -37,7 +37,7 @@ from data.files import read_json, write_text
 from data.hashing import digest
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import new_figure, new_file, positive, run
-from denoising_diffusion_pytorch.config import load_config, schema, to_dict
+from denoising_diffusion_pytorch.config import load_config, schema
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.run_folder import read_log
@@ -157,7 +157,7 @@ class Trainings:
             how.append(f"first_stage_config.ckpt_path={vae.resolve()}")
         file, overrides = self.settings(stage, row, how)
         readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:LONGEST_NAME]
-        config = to_dict(load_config(file, overrides, stage=stage))
+        config = load_config(file, overrides, stage=stage).model_dump()
         load = f"threads={self.threads} parallel={self.parallel}" if parent == "speed" else ""  # decides on the speed
         folder = self.out / parent / f"{readable}_{digest(config, load)[:8]}"
         with self._locks[folder]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from denoising_diffusion_pytorch.config import differences, load_config, parse_config, resolve, schema, to_dict, to_yaml
+from denoising_diffusion_pytorch.config import differences, load_config, parse_config, resolve, schema, to_yaml
 from denoising_diffusion_pytorch.config.reader import settings_table
 from denoising_diffusion_pytorch.errors import ConfigError
 from tests.commands import done
@@ -202,7 +202,7 @@ def test_round_trip(load, model_type):
     config = load("".join(BLOCKS.values()) + odd, "data.train.data_root='5'", "trainer.seed=3", process)
     written = to_yaml(config)
     assert differences(config, load(written)) == []
-    assert resolve(parse_config(to_dict(config)), "ldm") == parse_config(yaml.safe_load(written)) == config
+    assert resolve(parse_config(config.model_dump()), "ldm") == parse_config(yaml.safe_load(written)) == config
 
 
 # ---- every setting, and the files in configs/ --------------------------------------------------------------------

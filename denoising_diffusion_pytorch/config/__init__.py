@@ -2,6 +2,6 @@
 prints every one with default, range and meaning.
 """
 
-from .reader import differences, load_config, parse_config, resolve, to_dict, to_yaml
+from .reader import differences, load_config, parse_config, resolve, to_yaml
 
-__all__ = ["differences", "load_config", "parse_config", "resolve", "to_dict", "to_yaml"]
+__all__ = ["differences", "load_config", "parse_config", "resolve", "to_yaml"]

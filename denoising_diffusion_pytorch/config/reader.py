@@ -80,21 +80,16 @@ def resolve(config: Config, stage: str) -> Config:
     """
     if stage not in STAGES:
         raise ConfigError(f"stage must be one of {', '.join(STAGES)}, not {stage!r}")
-    parse_config(to_dict(config))
+    parse_config(config.model_dump())
     config = config.model_copy(deep=True)
     for problem in derive(config, stage):
         raise ConfigError(problem)
     return config
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """Nested plain values; `parse_config` makes an equal Config from them."""
-    return config.model_dump()
-
-
 def to_yaml(config: Config) -> str:
     """YAML with every setting; it loads back to an equal Config, once resolved."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
 
 
 def differences(a: Config, b: Config) -> list[str]:
