@@ -183,7 +183,6 @@ class DataConfig(Section):
 
     data_root = property(lambda self: self.train.data_root, doc="Of the training source.")
     simulation_type = property(lambda self: self.train.simulation_type, doc="Of the training source.")
-    split = property(lambda self: self.train.split, doc="Of the training source.")
 
 
 class EMAConfig(Section):
