@@ -25,9 +25,10 @@ from denoising_diffusion_pytorch.build import build_autoencoder
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.losses import AutoencoderLoss
 from denoising_diffusion_pytorch.randomness import KeyedRandom
+from denoising_diffusion_pytorch.training import setup
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective
 from denoising_diffusion_pytorch.training.run_folder import read_log
-from denoising_diffusion_pytorch.training.setup import choose_precision, make_accelerator
+from denoising_diffusion_pytorch.training.setup import make_accelerator
 from tests.processes import ROOT
 from tests.tiny import tiny_batch, tiny_batches, tiny_config
 from tests.training import OneScene, after_each_step, make_trainer, weights
@@ -259,8 +260,9 @@ def test_no_value_that_the_processor_needs_is_moved_to_the_device(radiomapseer):
 
 
 def test_precision(tmp_path, monkeypatch, caplog):
-    assert choose_precision("no") == "no" and choose_precision("fp16") == "fp16"
-    assert choose_precision("auto") in ("no", "bf16")
+    monkeypatch.setattr(setup, "has_bfloat16", lambda device: True)
+    assert make_accelerator(tiny_config(trainer={"mixed_precision": "auto"}).trainer).mixed_precision == "bf16"
+    AcceleratorState._reset_state(True)
     if not torch.cuda.is_available():
         accelerator = make_accelerator(tiny_config(trainer={"mixed_precision": "fp16"}).trainer)
         assert accelerator.mixed_precision == "no" and "needs a GPU" in caplog.text

@@ -84,13 +84,6 @@ def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
         print(f"to be replaced before training: {', '.join(unset)}")
 
 
-def choose_precision(setting: str) -> str:
-    """`auto` -> bf16 where the processor computes it natively, else no; anything else is returned as it is."""
-    if setting != "auto":
-        return setting
-    return "bf16" if has_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "no"
-
-
 def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Accelerator:
     """The process group and precision of a run; `accelerate launch --mixed_precision` wins over the file.
 
@@ -104,7 +97,10 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
             support.
     """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
-    precision = launched if launched not in ("", "no") else choose_precision(config.mixed_precision)
+    precision = launched if launched not in ("", "no") else config.mixed_precision
+    if precision == "auto":  # bf16 where the processor computes it natively
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        precision = "bf16" if has_bfloat16(device) else "no"
     if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         log.warning("mixed_precision fp16 needs a GPU: training in full precision (CPUs can use bf16)")
         precision = "no"
