@@ -190,9 +190,7 @@ def test_splits_of_a_flat_tree(flat_tree):
         divided()
     first = divided(*(f"sample_{number}" for number in range(60)))
     assert 40 < len(first["train"]) < 60 and all(len(part) > 1 for part in first.values())
-    second = divided(
-        *(f"new_{number}" for number in range(20)), *(f"{number // 4}_{number % 4}" for number in range(80))
-    )
+    second = divided(*(f"new_{n}" for n in range(20)), *(f"{n // 4}_{n % 4}" for n in range(80)))
     assert all(first[split] <= second[split] for split in first)
     cities = [{name.split("_")[0] for name in part if name[0].isdigit()} for part in second.values()]
     assert sum(map(len, cities)) == 20  # no city is in two splits

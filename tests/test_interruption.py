@@ -3,9 +3,9 @@
 import os
 import random
 import shutil
-import signal
 import subprocess
 import time
+from signal import SIGINT, SIGTERM
 
 import pytest
 import torch
@@ -87,9 +87,7 @@ def start(place, name, *overrides, until="loss=", launched_by=()):
     return process, results
 
 
-@pytest.mark.parametrize(
-    "receiver, number", [("group", signal.SIGTERM), ("group", signal.SIGINT), ("launcher", signal.SIGTERM)]
-)
+@pytest.mark.parametrize("receiver, number", [("group", SIGTERM), ("group", SIGINT), ("launcher", SIGTERM)])
 def test_a_signal_saves_and_ends_the_run(place, receiver, number):
     """Ctrl-C and batch systems reach the loading workers too; `accelerate launch` passes nothing on to the run."""
     launched_by = launcher(1) if receiver == "launcher" else ()
@@ -107,11 +105,11 @@ def test_a_signal_saves_and_ends_the_run(place, receiver, number):
 
 def test_the_second_signal_ends_at_once(place):
     process, results = start(place, "twice", "trainer.gradient_accumulation=4000", until="event=start")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(SIGTERM)
     time.sleep(0.3)
     assert process.poll() is None  # in the first step, which is long
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == -signal.SIGTERM
+    process.send_signal(SIGTERM)
+    assert process.wait(timeout=20) == -SIGTERM
     process.communicate()
     assert not (results / "checkpoints").exists()
 

@@ -91,9 +91,8 @@ def test_the_scale_factor_is_one_until_it_is_measured():
 def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
     config = tiny_config(diffusion_config={"end_to_end": {"start_step": 3, "latent_weight": 0.5}})
     model, batch = build_model(config, "ldm"), tiny_batch(0)
-    objective = LatentObjective(
-        model, AutoencoderLoss(config.first_stage_config.lossconfig), config.diffusion_config.end_to_end
-    )
+    loss = AutoencoderLoss(config.first_stage_config.lossconfig)
+    objective = LatentObjective(model, loss, config.diffusion_config.end_to_end)
     decoder = model.first_stage_model.decoder.conv_in.weight
     loss, logs, _ = objective(batch, 2, {})
     loss.backward()

@@ -212,9 +212,8 @@ def test_a_radiomapseer_tree(radiomapseer, tmp_path):
     victim = radiomapseer / "gain" / "DPM" / "1_0.png"
     victim.write_bytes(victim.read_bytes()[:100])
     save_grey(radiomapseer / "gain" / "DPM" / "0_0.png", np.ones((32, 24)))
-    save_json(
-        radiomapseer / "polygon" / "buildings_complete" / "2.json", [[[1, 1], [31, 1], [31, 31], [1, 31], [1, 1]]]
-    )
+    outlines = radiomapseer / "polygon" / "buildings_complete" / "2.json"
+    save_json(outlines, [[[1, 1], [31, 1], [31, 31], [1, 31], [1, 1]]])
     found = script(CHECK, radiomapseer)
     assert found.returncode == 1 and str(victim) in found.stdout and "do not lie over the maps" in found.stdout
     assert "0_0.png: is 24x32 px; maps must be square" in found.stdout

@@ -79,9 +79,7 @@ def test_four_processes_on_two_nodes_are_one(place):
     folder, config = place
     overrides = (*SETTINGS, f"first_stage_config.ckpt_path={folder / 'vae_1'}", "unet_config.use_checkpoint=true")
     overrides += ("diffusion_config.end_to_end.start_step=2", "data.cache=true", "data.cache_latents=true")
-    train_here(
-        "ldm", config, folder / "ldm_1", *overrides, "trainer.batch_size=4", f"data.cache_folder={folder / 'one'}"
-    )
+    train_here("ldm", config, folder / "ldm_1", *overrides, "trainer.batch_size=4", f"data.cache_folder={folder}/one")
     script, results = folder / "compiled.py", folder / "ldm_4"
     script.write_text(COMPILED.format(root=str(ROOT)), encoding="utf-8")
     command = [script, *train_command("ldm", config, results, *overrides)[2:], "trainer.compile=true"]
