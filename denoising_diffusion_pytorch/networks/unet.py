@@ -4,6 +4,7 @@ At the document's size: (3, 80, 80) -> 128x80x80, 256x40x40, 512x20x20, 512x10x1
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -92,23 +93,20 @@ class Unet(nn.Module):
         tokens = [F.adaptive_avg_pool2d(level, grid).flatten(2).transpose(1, 2) for level in cond]  # (B, N, C_l)
         emb = self.time_embed(timestep_embedding(t, self.dim).to(self.time_embed[0].weight.dtype))  # (B, 4 dim)
         h = self.conv_in(torch.cat([x, cond[0], self.fourier(x)], dim=1))  # (B, dim, h, w)
-        skips = []
+        compute, skips = partial(run, recompute=self.use_checkpoint), []
         for stage, context in zip(self.downs, tokens, strict=True):
             for number, block in enumerate(stage["blocks"], 1):
-                h = self._run(block, h, emb)
+                h = compute(block, h, emb)
                 if number == len(stage["blocks"]):
-                    h = self._run(stage["attn"][0], h, context)
+                    h = compute(stage["attn"][0], h, context)
                 skips.append(h)
             h = stage["downsample"](h)  # (B, C, H/2, W/2)
-        h = self._run(self.mid_block1, h, emb)
-        h = self._run(self.mid_attn[0], h, tokens[-1])
-        h = self._run(self.mid_block2, h, emb)
+        h = compute(self.mid_block1, h, emb)
+        h = compute(self.mid_attn[0], h, tokens[-1])
+        h = compute(self.mid_block2, h, emb)
         for stage, context in zip(self.ups, reversed(tokens), strict=True):
             for block in stage["blocks"]:
-                h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
-            h = self._run(stage["attn"][0], h, context)
+                h = compute(block, torch.cat([h, skips.pop()], dim=1), emb)
+            h = compute(stage["attn"][0], h, context)
             h = stage["upsample"](h)  # (B, C', 2H, 2W)
         return self.conv_out(F.silu(self.norm_out(h)))
-
-    def _run(self, block: nn.Module, h: Tensor, second: Tensor) -> Tensor:
-        return run(block, h, second, recompute=self.use_checkpoint)
