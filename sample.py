@@ -14,7 +14,6 @@ same command continues it where it was interrupted.
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,11 +137,6 @@ def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any =
     return predictor
 
 
-def read(scene: Scene, prepare: Any) -> tuple[Scene, Any]:
-    """What workers hand over; `prepare` as `Predictor.prepared` gives it."""
-    return scene, prepare(scene)
-
-
 def sample_split(settings: SampleConfig, processes: Processes) -> None:
     """Maps of all scenes of a split; those that are there, made with the same settings, are kept."""
     folder, count = Path(settings.output_folder), settings.num_samples
@@ -163,7 +157,7 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         return [(p.gain, p.std, measure(p.scene.name, p.gain, p.scene.gain)) for p in predictions]
 
     done = {number for number in records.known if is_there(number)}
-    how: dict[str, Any] = {"read": partial(read, prepare=predictor.prepared()), "work": work, "done": done}
+    how: dict[str, Any] = {"read": predictor.prepared(), "work": work, "done": done}
     for number, (gain, std, measured) in shared(processes, source, settings.batch_size, title="sampling", **how):
         write_map(folder, source.names[number], gain, std)
         if number in drawn:

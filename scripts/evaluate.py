@@ -38,7 +38,7 @@ from evaluation.scoring import Evaluation, TestSet, reference_scores
 
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
 RECONSTRUCTION = "autoencoder's reconstruction"
-Read = tuple[Scene, dict[str, np.ndarray], Regions, dict[str, Any]]  # prepared for the model; references' scores
+Read = tuple[dict[str, np.ndarray], Regions, dict[str, Any]]  # the scene prepared for the model; references' scores
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -98,9 +98,10 @@ class Task:
         asked["incomplete"] = sorted(self.arguments.incomplete)
         return self.predictor.identity(self.arguments.num_samples) | asked | self.scenes.source.identity()
 
-    def records(self, batch: Sequence[Read]) -> list[dict[str, Any]]:
+    def records(self, batch: Sequence[tuple[Scene, Read]]) -> list[dict[str, Any]]:
         """Of a batch of scenes: scores by predictor."""
-        scenes, prepared, regions, references = zip(*batch, strict=True)
+        scenes, ready = zip(*batch, strict=True)
+        prepared, regions, references = zip(*ready, strict=True)
         how = {"num_samples": self.arguments.num_samples, "reconstruct": self.arguments.reconstruction}
         predictions, found = self.predictor.predict_batch(scenes, prepared, **how), []
         for p, where, theirs in zip(predictions, regions, references, strict=True):
@@ -115,7 +116,7 @@ class Task:
 def read(scene: Scene, prepared: Callable[[Scene], Any], references: bool) -> Read:
     """What workers do; `prepared` as `Predictor.prepared` gives it."""
     regions = Regions.of(scene)
-    return scene, prepared(scene), regions, reference_scores(scene, regions) if references else {}
+    return prepared(scene), regions, reference_scores(scene, regions) if references else {}
 
 
 def score(task: Task, processes: Processes) -> list[dict[str, Any]]:

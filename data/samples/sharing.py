@@ -101,8 +101,8 @@ class Processes:
         return arguments[-1] if arguments else None
 
 
-def _read(numbers: Sequence[int], scenes: Any, read: Callable[[Scene], Any]) -> list[Any]:
-    return [read(scenes.scene(number)) for number in numbers]
+def _read(numbers: Sequence[int], scenes: Any, read: Callable[[Scene], Any]) -> list[tuple[Scene, Any]]:
+    return [(scene, read(scene)) for scene in map(scenes.scene, numbers)]
 
 
 def shared(
@@ -111,7 +111,7 @@ def shared(
     batch_size: int,
     *,
     read: Callable[[Scene], Any],
-    work: Callable[[list[Any]], Sequence[T]],
+    work: Callable[[list[tuple[Scene, Any]]], Sequence[T]],
     title: str,
     done: Collection[int] = (),
     num_workers: int | None = None,
@@ -123,7 +123,7 @@ def shared(
     Args:
         scenes: with `names`, `len` and `scene(number)`.
         read: called with each scene, by workers; can be pickled.
-        work: called with what was read of a batch; returns one result per scene.
+        work: called with each scene of a batch and what was read of it; returns one result per scene.
         title: of the progress bar.
         done: numbers whose results are known, in the main process; a batch with other ones is worked on as a whole.
         num_workers: that read, per process; None: one for every processor that is free.
