@@ -48,9 +48,6 @@ def changed(config):
     return sorted(line.split(": ", 1)[0] for line in differences(resolve(schema.Config(), "ldm"), config))
 
 
-# ---- the document's blocks -------------------------------------------------------------------------------------
-
-
 def test_each_block_of_the_document_means_the_defaults(load):
     config, roots = load("".join(BLOCKS.values())), ["data.train.data_root", "data.validation.data_root"]
     assert config.data.params.data_root == "path/to/RadioMapSeer"
@@ -70,9 +67,6 @@ def test_wrappers_and_two_spellings(load):
     data = load(source).data
     assert (data.train.missing_buildings, data.train.max_samples) == (2, 5)
     assert (data.validation.missing_buildings, data.validation.max_samples) == (2, None), "like training, but all of it"
-
-
-# ---- files and overrides -----------------------------------------------------------------------------------------
 
 
 def test_what_yaml_files_may_hold(load):
@@ -161,9 +155,6 @@ def test_what_contradicts_is_refused(refuse, line):
     refuse("", *parts, overrides=overrides.split())
 
 
-# ---- what follows from what --------------------------------------------------------------------------------------
-
-
 FOLLOWS = """
 data.train.data_root=/maps | data.validation.data_root=/maps data.train.split=train data.validation.split=val
 data.train.data_root=/maps data.validation.data_root=/other | data.train.data_root=/maps data.validation.data_root=/other
@@ -203,9 +194,6 @@ def test_round_trip(load, model_type):
     written = to_yaml(config)
     assert differences(config, load(written)) == []
     assert resolve(parse_config(config.model_dump()), "ldm") == parse_config(yaml.safe_load(written)) == config
-
-
-# ---- every setting, and the files in configs/ --------------------------------------------------------------------
 
 
 def test_help_config_names_every_setting():

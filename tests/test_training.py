@@ -36,9 +36,6 @@ from tests.training import OneScene, after_each_step, make_trainer, weights
 WITH_DISCRIMINATOR = {"first_stage_config": {"lossconfig": {"discr_start": 1}}}
 
 
-# ---- what a step does --------------------------------------------------------------------------------------------
-
-
 def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
     settings = {"num_samples": 1, "validate_every": 2, "sample_interval": 4}
     make_trainer(tmp_path, "vae", validation=OneScene([0.1, 0.05]), trainer=settings, **WITH_DISCRIMINATOR).train()
@@ -169,9 +166,6 @@ def test_joint_training_measures_the_latent_scale_at_every_save(tmp_path, capsys
     assert len(scales) == 5 and len(set(scales)) > 1
 
 
-# ---- values that are not finite -------------------------------------------------------------------------------------
-
-
 def test_nothing_is_updated_from_a_nonfinite_value(tmp_path):
     def spoiled(first):
         for batch in tiny_batches(first):
@@ -218,9 +212,6 @@ def test_endless_overflow_stops(tmp_path):
         trainer.train()
 
 
-# ---- errors and signals ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("end", ["whole", "signal", "error"])
 def test_a_run_leaves_no_handlers_however_it_ends(tmp_path, end):
     """A signal finishes the step and saves; afterwards Ctrl-C is the caller's again."""
@@ -242,9 +233,6 @@ def test_a_run_leaves_no_handlers_however_it_ends(tmp_path, end):
         trainer.train()
     assert handlers() == before and len(before) == 2
     assert ck.find_checkpoint(tmp_path).step == {"whole": 4, "signal": 2, "error": 1}[end]
-
-
-# ---- devices, precision, layout -------------------------------------------------------------------------------------
 
 
 def test_no_value_that_the_processor_needs_is_moved_to_the_device(radiomapseer):

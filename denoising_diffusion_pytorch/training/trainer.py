@@ -78,8 +78,6 @@ class Trainer:
         samples = self.settings.batch_size * self.settings.gradient_accumulation * accelerator.num_processes
         self.meter = Meter(accelerator, samples)
 
-    # ---- the run ---------------------------------------------------------------------------------------------
-
     def train(self) -> None:
         """Resume or start, train, and leave a checkpoint of the last step.
 
@@ -140,8 +138,6 @@ class Trainer:
     def _due(self, interval: int) -> bool:
         """Whether something that happens every `interval` steps, and after the last one, is due now; never for 0."""
         return interval > 0 and (self.step % interval == 0 or self.step == self.settings.training_steps)
-
-    # ---- a step ----------------------------------------------------------------------------------------------
 
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """Accumulate, backward, check, clip, step, EMA; returns detached scalars."""
@@ -215,8 +211,6 @@ class Trainer:
     def _advice(self) -> str:
         last = self.checkpointer.last or "none yet"
         return f"last good checkpoint: {last}; try a lower trainer.learning_rate or trainer.mixed_precision: 'no'"
-
-    # ---- what is due after a step ----------------------------------------------------------------------------
 
     def _log(self) -> dict[str, float]:
         """Means since the last line, over all processes, to train.log and the trackers."""
