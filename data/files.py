@@ -20,18 +20,19 @@ except ImportError:  # Windows: two processes that write one file go unnoticed t
 log = logging.getLogger("radiodiff")
 
 
-def lock(file: IO[Any], *, wait: bool = False) -> None:
+def lock(file: IO[Any], *, wait: bool = False) -> bool:
     """Lock an open file for this process until it ends or closes the file. Children do not inherit it.
 
-    Raises BlockingIOError if another process holds it, unless `wait` is set. A file system without locks gives a warning.
+    False if another process holds it, unless `wait` is set. A file system without locks gives a warning.
     """
     try:
         if fcntl is not None:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-        raise
+        return False
     except OSError as error:
         log.warning("%s: the file system has no locks (%s); use this folder for one run at a time", file.name, error)
+    return True
 
 
 def decoded(content: bytes) -> str:

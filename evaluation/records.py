@@ -28,11 +28,8 @@ class Records:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
-        try:
-            lock(self._file)
-        except BlockingIOError as error:
-            said = "another process is writing it; wait for its end, or name another place"
-            raise DataError(f"{path}: {said}") from error
+        if not lock(self._file):
+            raise DataError(f"{path}: another process is writing it; wait for its end, or name another place")
         self._file.seek(0)
         content, head = self._file.read(), _line({"settings": settings})
         whole = content[: content.rfind(b"\n") + 1]
