@@ -38,9 +38,7 @@ Tensors = dict[str, Tensor]
 
 FORMAT = 3
 SCALE = ".scale"  # suffix of the name of the factors of an exported tensor of 8-bit integers
-_PROCESS = [
-    f"diffusion_config.{name}" for name in ("model_type", "objective", "timesteps", "beta_schedule", "scale_factor")
-]
+_PROCESS = [f"diffusion_config.{k}" for k in ("model_type", "objective", "timesteps", "beta_schedule", "scale_factor")]
 _SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size", *_PROCESS)
 ARCHITECTURE = {  # settings that change what the weights of a stage mean
     "vae": ("first_stage_config.embed_dim", "first_stage_config.ddconfig", "data.cond_channels"),

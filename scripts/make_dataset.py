@@ -47,9 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
     parser.add_argument("--cars", action="store_true", help="make each map without cars and with them")
     parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="only every Nth city, from the Ith")
-    parser.add_argument(
-        "--workers", type=positive, default=usable_processors(), help="processes; default: the available CPUs"
-    )
+    parser.add_argument("--workers", type=positive, default=usable_processors(), help="default: one per available CPU")
     arguments = parser.parse_args()
     if arguments.size < 64 or arguments.size % 16:
         parser.error(f"--size is {arguments.size}; a multiple of 16, at least 64, is needed")
@@ -76,14 +74,13 @@ def main() -> None:
     arguments = parse_arguments()
     root, maps, (number, parts) = arguments.out, arguments.maps, arguments.part
     recipe = Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.split, arguments.cars)
-    if recipe.known and maps > len(recipe.known):
-        raise DataError(
-            f"--maps is {maps}, but {recipe.layouts} has {len(recipe.known)} layouts; more --tx make more maps"
-        )
+    known = recipe.known
+    if known and maps > len(known):
+        raise DataError(f"--maps is {maps}, but {recipe.layouts} has {len(known)} layouts; more --tx make more maps")
     open_folder(root, recipe)
-    if arguments.cars and recipe.known:
-        own = sum(cars is not None for _, cars in recipe.known)
-        print(f"{own} of {len(recipe.known)} layouts in {arguments.layouts} have cars; the others get random ones")
+    if arguments.cars and known:
+        own = sum(cars is not None for _, cars in known)
+        print(f"{own} of {len(known)} layouts in {arguments.layouts} have cars; the others get random ones")
     cities = range(number - 1, maps, parts)
     missing = incomplete_cities(root, cities, recipe)
     with tqdm(total=len(cities), initial=len(cities) - len(missing), unit="city", desc="simulating") as bar:

@@ -176,5 +176,5 @@ def test_a_ready_made_condition_cannot_be_measured_on(flat_tree):
         Incomplete(points=3).apply(scene)
     with pytest.raises(DataError, match="has a ready-made condition"):
         RadioUNet_c(flat_tree, incomplete=Incomplete(missing_buildings=1))
-    with pytest.raises(DataError, match="ready-made conditions, from which no buildings"):
+    with pytest.raises(DataError, match="ready-made conditions; no buildings"):
         open_tree(flat_tree, missing_buildings=1)

@@ -50,7 +50,7 @@ def read_city(
 ) -> City:
     """`city_of` a file; `cars` is a picture of the same size, white inside cars, for a city that is a picture."""
     city = city_of(read_bytes(path), str(path), around, invert)
-    in_tree, of_dataset, shown = OF_A_TREE.search(path.resolve().as_posix()) is not None, None, None
+    in_tree = OF_A_TREE.search(path.resolve().as_posix()) is not None
     if cars is not None:
         if city.place is not None:
             raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')
@@ -62,7 +62,7 @@ def read_city(
     if in_tree:
         city.layout = Layout(fit_outlines(city.layout.inside), city.layout.shape)
         city.notes.append("a picture of RadioMapSeer; outlines and positions are in the frame of its maps")
-    if shown is not None and of_dataset is not None:
+    if cars is not None:
         city.add_cars(of_dataset if in_tree else Layout.traced(shown))
     return city
 

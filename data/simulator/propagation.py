@@ -271,9 +271,7 @@ class Simulator:
         height, width = self.buildings.shape
         row, column = map(int, pixel_of((x, y)))
         if not (0 <= row < height and 0 <= column < width) or self.buildings[row, column]:
-            raise ValueError(
-                f"the transmitter ({x:g}, {y:g}) is outside the {width}x{height} px map or inside a building"
-            )
+            raise ValueError(f"transmitter ({x:g}, {y:g}): is outside the {width}x{height} px map or inside a building")
         ground = np.where(self.buildings, BUILDING, GROUND).astype(np.int8)
         walls = self.walls
         if around_cars and self.cars is not None:

@@ -92,8 +92,6 @@ def open_tree(
         raise DataError(f"{root}: is not a data set; expected RadioMapSeer's gain/, or images/ and conditions/{meant}")
     if _is_flat(root):
         if missing_buildings:
-            raise DataError(
-                f"{root}: has ready-made conditions, from which no buildings can be left out (missing_buildings)"
-            )
+            raise DataError(f"{root}: has ready-made conditions; no buildings can be left out (missing_buildings)")
         return FlatTree(root, split, max_samples)
     return RadioMapSeer(root, simulation_type, split, missing_buildings=missing_buildings, max_samples=max_samples)
