@@ -101,9 +101,8 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
             raise DataError("this model has no channel that shows measured points")
         if scenes[0].cars is not None and not predictor.sees_cars:
             raise DataError("this model has no channel that shows cars")
-        most = MAX_DRAWS if predictor.sampling else 1  # a regression has one map
-        if draws not in range(1, 1 + most):
-            raise DataError(f"draws: must be within 1 .. {most}")
+        if draws not in range(1, 1 + MAX_DRAWS):
+            raise DataError(f"draws: must be within 1 .. {MAX_DRAWS}")
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
         try:

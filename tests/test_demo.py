@@ -105,13 +105,6 @@ def test_requests_are_refused(client, path, key, values, words):
         assert refused(client.post(f"/{path}", json=whole | {key: value}), words), value
 
 
-def test_a_regression_has_one_map(monkeypatch):
-    predictor = Predictor()
-    monkeypatch.setattr(predictor, "sampling", None)
-    answer = create_app(predictor).test_client().post("/predict", json=TWO | {"tx": [[30, 120]], "draws": 4})
-    assert refused(answer, "draws: must be within 1 .. 1")
-
-
 def test_cars_along_streets(client):
     streets = client.post("/cars?seed=3", json=TWO).json
     drawn = random_cars(Layout.traced(CITY > 0), np.random.default_rng(3)).outlines
