@@ -29,7 +29,8 @@ def test_results_folder(tmp_path):
     assert validation.asked == ["drawn", "all"]
     assert all(model is trainer.ema.ema_model for model in validation.models)
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["sample_2.png", "sample_4.png"]
-    assert "frozen" in (tmp_path / "model_report.txt").read_text()
+    report = (tmp_path / "model_report.txt").read_text().splitlines()
+    assert [line.endswith("frozen") for line in report if line.startswith("model.first_stage_model ")] == [True]
     assert "training_steps: 4" in (tmp_path / "config.yaml").read_text()
     start = json.loads((tmp_path / "starts.jsonl").read_text())
     assert start["step"] == 0 and start["processes"] == 1 and "torch" in start["versions"] and "git" in start

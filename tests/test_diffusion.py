@@ -176,6 +176,7 @@ def test_sampling_settings_are_checked_against_the_process():
         (GaussianDiffusion, {"steps": 1001}, "1..1000"),
         (FlowMatching, {"steps": 0}, "at least 1"),
         (FlowMatching, {"noise_scale": 0.0}, "noise_scale is 0"),
+        (FlowMatching, {"noise_scale": float("inf")}, "noise_scale is inf; it must lie"),
     ):
         with pytest.raises(ValueError, match=words):
             Sampling().changed(process(), **changes)

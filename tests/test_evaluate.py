@@ -148,8 +148,6 @@ def test_arguments_that_mean_nothing_end_in_one_line(workplace):
         (("--ckpt", "."), "no checkpoint"),
         (("--ckpt", workplace / "vae"), "is an autoencoder"),
         ((*ldm, "--sampler", "decoupled"), "decoupled", "ddim"),
-        ((*ldm, "--steps", "2000"), "steps"),
-        ((*ldm, "--noise_scale", "inf"), "noise_scale is inf", "must lie"),
         ((*ldm, "--pixel_noise", "-1"), "pixel_noise is -1", "must lie"),
         ((*ldm, "--incomplete", "point=4"), "incomplete.point is not a known key"),
         ((*baseline, "--incomplete", "points=4"), "has no channel that shows measured points"),
