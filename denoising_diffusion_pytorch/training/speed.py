@@ -2,6 +2,7 @@
 
 import math
 import platform
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import lru_cache
@@ -73,12 +74,18 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 def seconds_of(work: Callable[[], object], repeats: int) -> list[float]:
     """Durations after one warm-up run."""
-    from torch.utils.benchmark import timer  # waits for a GPU and returns the time; slow to import
-
     work()
     times = []
     for _ in range(repeats):
-        started = timer()
+        synchronize()
+        started = time.perf_counter()
         work()
-        times.append(timer() - started)
+        synchronize()
+        times.append(time.perf_counter() - started)
     return times
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
