@@ -77,7 +77,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     if arguments.buildings and not arguments.tx:
         parser.error("--buildings needs --tx X,Y")
     for name, other in (("cars", "buildings"), ("invert", "buildings"), ("eirp", "measurements")):
-        if getattr(arguments, name) and not getattr(arguments, other):
+        if getattr(arguments, name) not in (None, False) and not getattr(arguments, other):
             parser.error(f"--{name} belongs to --{other}")
     if arguments.tx and not own:
         parser.error("--tx belongs to --buildings or --simulate")

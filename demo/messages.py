@@ -110,7 +110,10 @@ def write_layer(file: BinaryIO, kind: str, name: str, values: np.ndarray, buildi
     elif kind == "tif":
         try:
             x, y, dx, dy = (float(body["place"][key]) for key in ("x", "y", "dx", "dy"))
-            place = Georeference(x, y, dx, dy, body["place"]["degrees"], body["place"]["epsg"])
+            epsg = body["place"]["epsg"]
+            if epsg is not None and not (isinstance(epsg, int) and 0 < epsg < 2**16):
+                raise ValueError("epsg")
+            place = Georeference(x, y, dx, dy, body["place"]["degrees"], epsg)
         except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise DataError("place: must be that of the city in view") from error
         write_geotiff(file, values, place)

@@ -101,7 +101,7 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
             raise DataError("this model has no channel that shows measured points")
         if scenes[0].cars is not None and not predictor.sees_cars:
             raise DataError("this model has no channel that shows cars")
-        if draws not in range(1, 1 + MAX_DRAWS):
+        if not isinstance(draws, int) or draws not in range(1, 1 + MAX_DRAWS):
             raise DataError(f"draws: must be within 1 .. {MAX_DRAWS}")
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")

@@ -38,6 +38,7 @@ from data.hashing import digest
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config, schema
+from denoising_diffusion_pytorch.config.reader import StrictLoader
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.run_folder import read_log
@@ -83,7 +84,7 @@ class Plan(schema.Section):
 def read_plan(path: Path) -> Plan:
     """A plan from its file; a ConfigError names the key."""
     try:
-        plan = Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        plan = Plan.model_validate(yaml.load(path.read_text(encoding="utf-8"), StrictLoader))
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -242,12 +243,17 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     plan = read_plan(arguments.plan)
+    trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
+    trained = {name: row for name, row in plan.rows.items() if row.config}
+    for row in trained.values():  # mistakes show before any time is spent
+        for stage in ("vae", row.stage) if row.vae else (row.stage,):
+            made_later = ["first_stage_config.ckpt_path=vae"] if row.vae and stage != "vae" else []
+            file, overrides = trainings.settings(stage, row, made_later)
+            load_config(file, overrides, stage=stage)
     if arguments.figure and not plan.curve:
         raise ConfigError(f"--figure: {arguments.plan} has no `curve`, which scores rows along their training")
     trees = {where: open_tree(**vars(source)) for where, source in plan.test_sets.items()}
     test_sets = {where: [tree.scene(number) for number in range(len(tree))] for where, tree in trees.items()}
-    trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
-    trained = {name: row for name, row in plan.rows.items() if row.config}
     jobs = [(name, seed) for name, row in trained.items() for seed in row.seeds]
     jobs.sort(key=lambda job: trained[job[0]].seeds.index(job[1]))  # all rows once, then again
     with ThreadPoolExecutor(arguments.parallel) as pool:

@@ -44,13 +44,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
     parser.add_argument("--layouts", default=RANDOM, help="a RadioMapSeer tree, in place of random layouts")
-    parser.add_argument("--split", default="train", help="of that tree (%(default)s)")
+    parser.add_argument("--split", help="of that tree (train)")
     parser.add_argument("--cars", action="store_true", help="make each map without cars and with them")
     parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="only every Nth city, from the Ith")
     parser.add_argument("--workers", type=positive, default=usable_processors(), help="default: one per available CPU")
     arguments = parser.parse_args()
     if arguments.size < 64 or arguments.size % 16:
         parser.error(f"--size is {arguments.size}; a multiple of 16, at least 64, is needed")
+    if arguments.split and arguments.layouts == RANDOM:
+        parser.error("--split belongs to --layouts")
+    arguments.split = arguments.split or "train"
     return arguments
 
 

@@ -24,6 +24,8 @@ if [ -z "${DATA:-}" ]; then
 else
     echo "== 1/4 using $DATA: up to 3,000 maps of its train split to train on, 150 of its test split to score"
 fi
+$PY -c 'import sys; from data import open_tree; from denoising_diffusion_pytorch.cli import run
+run(lambda: print(*(open_tree(sys.argv[1], split=split).report for split in ("train", "val", "test")), sep="\n"))' "$DATA"
 TRAIN=(data.train.data_root="$DATA" data.train.max_samples=3000)
 echo "== 2/4 training the autoencoder"
 $PY train_vae.py --cfg configs/tiny_vae.yaml "${TRAIN[@]}" trainer.results_folder="$OUT/vae"

@@ -46,7 +46,11 @@ def shifted(ring, dx, dy=0):
 
 def placed(epsg, lon, lat, ring=HOUSE):
     """A ring in metres from (lon, lat), in another system, as PROJ has it."""
-    x, y = transform(f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84", f"EPSG:{epsg}", *np.transpose(ring))
+    x, y = transform(
+        f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84",
+        f"EPSG:{epsg}" if isinstance(epsg, int) else epsg,
+        *np.transpose(ring),
+    )
     return np.column_stack([x, y]).tolist()
 
 
@@ -76,12 +80,13 @@ def test_metres_north_up_and_courtyards():
     [
         (None, 4326, 4326), ("urn:ogc:def:crs:OGC:1.3:CRS84", 4326, 4326), ("urn:ogc:def:crs:EPSG::4258", 4258, 4258),
         ("urn:ogc:def:crs:ESRI::102100", 3857, 3857), ("EPSG:2263", 2263, 2263),  # in feet
+        ("ESRI:102662", "ESRI:102662", None), ("EPSG:900913", 3857, None),  # the former like EPSG:26962, but in feet
         (None, 25832, None), ("urn:x:local", 25832, None), ("EPSG:4326", 25832, None),
     ],
 )  # fmt: skip
 def test_a_house_has_its_size_in_every_system(tmp_path, label, system, written):
     """30 m x 20 m, and its GeoTIFF says where it lies; what cannot be degrees counts as metres."""
-    ring = placed(system, *((-74.0, 41.0) if system == 2263 else (9.0, 60.0)))
+    ring = placed(system, *{2263: (-74.0, 41.0), "ESRI:102662": (-156.5, 20.8)}.get(system, (9.0, 60.0)))
     city = read(feature(polygon(ring)), crs=label, around=[ring[0]])
     height, width = city.layout.shape
     assert abs(width - 62) <= 2 >= abs(height - 52) and city.layout.coverage.sum() == pytest.approx(600, rel=0.01)
@@ -257,7 +262,9 @@ def test_columns_are_found_by_their_names(tmp_path, text, place, eirp, said, enc
         ("lat,lon,gain_db\n6,2,-90\n", None, "must name the columns"),  # the city is a picture
         ("x,y,gain_db\n6,2,-90\n", 23, "or dbm with the transmitter's EIRP"), ("x,y,dbm\n6,2,-90\n", None, "gain_db, or dbm with"),
         ("", None, "must name the columns"), ("x,y,gain_db\n", None, "none of its points"),
-        ("x,y,gain_db\n6,2,-9O\n", None, "is no table of numbers"), ("x;y;gain_db\n6;2;-90,5\n", None, "must name the columns"),
+        ("x,y,gain_db\n6,2,-9O\n", None, "is no table of numbers"), ("x;y;gain_db\n6;2;-90,5\n", None, "is no table of numbers"),
+        ("gain_db,x,y\n-90,5,10,5,20,5\n", None, "with decimal points .a line has more values"),
+        ("x,y,gain_db,y\n6,2,-90,3\n", None, "several columns are named y"),
         ("x,y,gain_db\n64,2,-90\n", None, r"none of its points lies inside the map \(64x64 px\)"),
         ("x,y,gain_db\n6,2,-90\n6,2,90\n", None, "90 is no path gain.* is it a path loss"),
     ],

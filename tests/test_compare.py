@@ -95,6 +95,7 @@ def test_plans_that_make_no_sense_are_refused(workplace, tmp_path):
         ({"rows": {"a": {}}}, "rows.a: give either config or reference"),
         ({"rows": {"a": {"reference": "simulator", "sampling_steps": [1]}}}, "are for latent diffusion"),
         ({"rows": {"a": {"config": "x", "stage": "baseline", "vae": "x"}}}, "are for latent diffusion"),
+        ({"rows": {"a": {"config": str(workplace / "tiny.yaml"), "own": ["trainer.foo=1"]}}}, "trainer.foo is not"),
         ({"test_sets": {"a": {"data_root": "x"}}}, "x: no such folder"),
     ):
         (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan | change))

@@ -78,6 +78,7 @@ def test_what_yaml_files_may_hold(load):
         assert load(f"optimization: {{mixed_precision: {word}}}").trainer.mixed_precision == precision
     assert load("first_stage_config: {ckpt_path: None}").first_stage_config.ckpt_path is None
     assert type(load("trainer: {gradient_clip: 2}").trainer.gradient_clip) is float
+    assert load("trainer: {results_folder: ~/a}").trainer.results_folder == str(Path.home() / "a")
     merged = "data:\n  train: &source {data_root: /a, split: all}\n  validation: {<<: *source, data_root: /b}\n"
     assert (load(merged).data.validation.data_root, load(merged).data.validation.split) == ("/b", "all")
 
@@ -97,6 +98,8 @@ def test_overrides_win_over_every_spelling(load):
     [
         ("a: [1, 2\nb: 3\n", "line 2"),
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        ("trainer: {seed: 1}\ndata: {}\ntrainer: {batch_size: 2}\n", "trainer is given twice; keep one"),
+        ("diffusion_config: {noise_scale: .nan}", "diffusion_config.noise_scale: "),
         (b"a: \xff\xfe\n", "cannot be read"),
         ("trainer: {batchsize: 4}", "trainer.batchsize is not a known key; did you mean trainer.batch_size?"),
         ("data: {params: {trian: {}}}", "data.trian is not a known key; did you mean data.train?"),

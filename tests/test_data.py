@@ -231,6 +231,9 @@ def test_samples_of_both_trees(radiomapseer, flat_tree):
         assert (RadioUNet_c(flat_tree)[1]["cond"] == value).all()
     with pytest.raises(DataError, match=r"s1.*data\.cache"):
         RadioUNet_c(flat_tree, cache=True)  # in half precision
+    save_grey(flat_tree / "masks" / "s1_.png", np.zeros((32, 32)))
+    with pytest.raises(DataError, match="masks/s1_.png belongs to no image"):
+        FlatTree(flat_tree)
 
 
 OUTLINES = "polygon/buildings_complete/0.json"
@@ -390,7 +393,8 @@ def test_own_samples_have_the_configured_shapes():
     own, augmentation = [{name: marked()[name] for name in ("image", "cond", "ori_mask")}], Augmentation()
     assert OwnSamples(own, augmentation, 32, 32, 2)[0, 5]["key"] == 5
     for wrong, message in (
-        ({"cond": torch.zeros(3, 32, 32)}, r"cond is \(3, 32, 32\).*\(2, 32, 32\)"),
+        ({"cond": torch.zeros(3, 32, 32)}, r"cond is torch.float32 \(3, 32, 32\).*\(2, 32, 32\)"),
+        ({"image": torch.full((1, 32, 32), 2.0)}, "image has values beyond"),
         ({}, "mask is missing"),
     ):
         given = own[0] | wrong if wrong else {"image": own[0]["image"], "cond": own[0]["cond"]}

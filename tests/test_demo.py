@@ -89,14 +89,15 @@ def test_maps(client):
         ("predict", "buildings", [None, "", "AAAA", 3], "buildings: must be base64"),
         ("predict", "tx", [None, ["here"], [[1, 1]] * 2 + [[1, 300]], [[1, 1]] * 9, [[float("nan"), 1]]], "tx: at most 8"),
         ("predict", "tx", [[]], "place a transmitter"), ("predict", "tx", [[[80, 120]]], "inside a building"),
-        ("predict", "draws", [1000, 0, "many", [1]], "draws: must be within 1 .. 8"),
+        ("predict", "draws", [1000, 0, 2.0, "many", [1]], "draws: must be within 1 .. 8"),
         ("predict", "cars", [3, [[1, 2, 3]] * 501, [[1, 2]] * 2, [[1, 2, np.inf]], [[9, 256, 0]]], "cars: at most 500"),
         ("predict", "cars", [[[31, 121, 45]]], "inside a car"),
         ("predict", "points", [[[1, 2]], [[10**400, 2, -80, 0]], [[1, 300, -80, 0]], [[1, 2, -80, 0]] * 2001], "points: at most"),
         ("predict", "points", [[[1, 2, 80, 0]]], "80 is no path gain"),
         ("file/model/exe", "draws", [1], "maps are saved as"), ("file/difference/png", "draws", [1], "path gains also as png"),
         ("file/secret/png", "draws", [1], "there is no secret map"), ("file/std/npy", "draws", [1], "choose several samples"),
-        ("file/model/tif", "place", [3, METRES | {"x": "far"}, METRES | {"dy": 10**400}, {"z": 1}, None], "place: must be"),
+        ("file/model/tif", "place", [METRES | {"x": "far"}, METRES | {"dy": 10**400}, {"z": 1}, None], "place: must be"),
+        ("file/model/tif", "place", [METRES | {"epsg": 900913}, METRES | {"epsg": 2.0}], "place: must be"),
     ],
 )  # fmt: skip
 def test_requests_are_refused(client, path, key, values, words):

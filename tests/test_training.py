@@ -244,7 +244,9 @@ def test_no_value_that_the_processor_needs_is_moved_to_the_device(radiomapseer):
 
 def test_precision(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(setup, "has_bfloat16", lambda device: True)
-    assert make_accelerator(tiny_config(trainer={"mixed_precision": "auto"}).trainer).mixed_precision == "bf16"
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "7")
+    accelerator = make_accelerator(tiny_config(trainer={"mixed_precision": "auto"}).trainer)
+    assert accelerator.mixed_precision == "bf16" and accelerator.gradient_accumulation_steps != 7
     AcceleratorState._reset_state(True)
     if not torch.cuda.is_available():
         accelerator = make_accelerator(tiny_config(trainer={"mixed_precision": "fp16"}).trainer)

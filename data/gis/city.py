@@ -18,7 +18,7 @@ from ..geometry.layout import Layout
 from ..geometry.outlines import is_building
 from ..geometry.registration import fit_outlines
 from ..trees.png import decode_grey, read_grey
-from .footprints import Footprints, footprints_of, metres
+from .footprints import Footprints, epsg_of, footprints_of, metres
 
 MARGIN = 16  # m of open ground around the footprints
 LARGEST = 4096  # m
@@ -125,10 +125,10 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
         what = f"spans {width:.4g} m x {height:.4g} m with {shapely.get_num_coordinates(buildings).sum():,} vertices"
         raise DataError(f"{name}: {what}; cut it to at most {LARGEST} m per side and {MOST_VERTICES:,} vertices")
     degrees = bool(found.crs and found.crs.is_geographic)
-    epsg = found.crs.to_epsg(min_confidence=25) if found.crs else None
+    epsg = epsg_of(found.crs, origin) if found.crs else None
     (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
     layout = Layout(_outlines(buildings, low), (math.ceil(height), math.ceil(width)))
-    unit = f"{found.crs.name} (EPSG:{epsg})" if found.crs else "metres"
+    unit = f"{found.crs.name} (EPSG:{epsg})" if epsg else found.crs.name if found.crs else "metres"
     built = f"{layout.shape[1]} x {layout.shape[0]} m, {layout.inside.mean():.1%} of it built"
     notes = [f"footprints: {len(buildings):,} of {len(every):,}, in {unit}; {built}", *found.notes]
     city = City(layout, Georeference(left, top, dx, dy, degrees, epsg), notes)

@@ -14,6 +14,7 @@ HOUSE = (0.1, 0.05)  # smallest size of a house in m, largest in degrees
 FARTHEST = 1e9  # no system has such coordinates; some programs write them for unknown ones
 NOT = ("", "no", "none", "false", "0")  # values that negate a tag
 CARS = ("car", "vehicle")
+CONVERT = "convert it: ogr2ogr -t_srs EPSG:4326 converted.geojson"
 
 
 class Footprints(NamedTuple):
@@ -38,6 +39,19 @@ def metres(crs: CRS | None, point: np.ndarray) -> np.ndarray:
     return Geod(ellps="WGS84").inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])[2] / step
 
 
+def epsg_of(crs: CRS, point: np.ndarray) -> int | None:
+    """Number of the EPSG's system in which a point (x, y) is at the same place, to about 1 cm; None without such a system, or
+    where its number does not fit into a GeoTIFF.
+    """
+    code = crs.to_epsg(min_confidence=25)
+    if code is None or code >= 2**16:
+        return None
+    there, here = (
+        Transformer.from_crs(each, WGS_84, always_xy=True).transform(*point) for each in (crs, CRS.from_epsg(code))
+    )
+    return code if np.allclose(there, here, rtol=0, atol=1e-7) else None
+
+
 def footprints_of(content: Any, name: str) -> Footprints:
     """The footprints in a file's JSON; if any feature says that it is a building, only such features are buildings.
 
@@ -56,15 +70,18 @@ def footprints_of(content: Any, name: str) -> Footprints:
         raise DataError(f"{name}: holds {what}; export building footprints, for instance from overpass-turbo.eu")
     left_out = (~cars & ~chosen).sum()
     notes = [f"features that do not say they are buildings: {left_out:,}, left out"] if left_out else []
-    buildings, crs = _polygons(shapes[chosen]), _crs(content)
+    named = content.get("crs") if isinstance(content, dict) else None
+    buildings, crs = _polygons(shapes[chosen]), _crs(named)
     bounds = shapely.bounds(buildings)
     house, middle = np.median((bounds[:, 2:] - bounds[:, :2]).max(1)), np.median(bounds, axis=0)[:2]
     if crs is None or crs.is_geographic:  # GeoJSON that names no system should be in degrees, but not everybody's is
         degrees = (np.abs(bounds) <= (180, 90, 180, 90)).all(1).mean() > 0.5 and house < HOUSE[1]
+        if crs is None and not degrees and named:
+            notes.append(f'its "crs" is unknown: coordinates count as metres; if they are not, {CONVERT} {name}')
         crs = (crs or WGS_84) if degrees else None
     elif not HOUSE[0] < house * metres(crs, middle).max() < np.inf:
         what = f"coordinates such as {middle[0]:.7g},{middle[1]:.7g} cannot be in its system, {crs.name}"
-        raise DataError(f"{name}: {what}; convert it: ogr2ogr -t_srs EPSG:4326 converted.geojson {name}")
+        raise DataError(f"{name}: {what}; {CONVERT} {name}")
     return Footprints(buildings, _polygons(shapes[cars]), crs, notes)
 
 
@@ -82,11 +99,13 @@ def _shape(feature: Any) -> shapely.Geometry | None:
     return shape if (np.abs(shapely.get_coordinates(shape)) < FARTHEST).all() else None
 
 
-def _crs(content: Any) -> CRS | None:
-    """The system that a "crs" member names, without its heights; None for one that is unknown."""
+def _crs(named: Any) -> CRS | None:
+    """The system that a "crs" member names, by name or EPSG code, without its heights; None for one that is unknown."""
     try:
-        return CRS.from_user_input(str(content["crs"]["properties"]["name"])).to_2d()
-    except (CRSError, KeyError, TypeError):
+        properties = named if isinstance(named, str) else named["properties"]
+        name = properties if isinstance(properties, str) else properties.get("name", properties.get("code"))
+        return CRS.from_user_input(name if isinstance(name, int) else str(name)).to_2d()
+    except (CRSError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -29,7 +29,12 @@ def read_measurements(
         names = rows.fieldnames or []
         on_earth = place is not None and bool(place.degrees or place.epsg) and {"lon", "lat"} <= {*names}
         columns = ("lon", "lat", value) if on_earth else ("x", "y", value)
-        table = np.array([[float(row.get(name) or "nan") for name in columns] for row in rows]).reshape(-1, 3)
+        every = list(rows)
+        if any("".join(row.get(None, [])).strip() for row in every):
+            raise ValueError("a line has more values than the first one has names")
+        if repeated := [name for name in columns if names.count(name) > 1]:
+            raise ValueError(f"several columns are named {repeated[0]}")
+        table = np.array([[float(row.get(name) or "nan") for name in columns] for row in every]).reshape(-1, 3)
     except (csv.Error, ValueError) as error:
         raise DataError(f"{path}: is no table of numbers separated by commas, with decimal points ({error})") from error
     if not {*columns} <= {*names}:

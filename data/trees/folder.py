@@ -19,15 +19,17 @@ class FlatTree:
 
     def __init__(self, data_root: str | Path, split: str = "all", max_samples: int | None = None):
         self.root, self.rule = Path(data_root), HASHED_RULE
-        images, conditions = (
+        images, conditions, masks = (
             {path.stem for path in self.root.glob(pattern)}  # hidden files belong to other programs
-            for pattern in ("images/[!.]*.png", "conditions/[!.]*.npy")
+            for pattern in ("images/[!.]*.png", "conditions/[!.]*.npy", "masks/[!.]*.png")
         )
         lonely = sorted(images ^ conditions)
         if lonely or not images:
             name = lonely[0] if lonely else "NAME"
             missing = f"conditions/{name}.npy" if name in images else f"images/{name}.png"
             raise DataError(f"{self.root}: {missing} is missing ({len(lonely)} names have no partner)")
+        if masks - images:
+            raise DataError(f"{self.root}: masks/{min(masks - images)}.png belongs to no image")
         self.names = select(self.root, split, sorted(images), self.rule)[:max_samples]
         self.report = f"{self.root}: {len(images)} images with conditions; split {split}: {len(self.names)}"
 

@@ -111,9 +111,20 @@ def settings_table(word: str = "") -> str:
     return "\n".join(line for line in lines(schema, "") if word.lower() in line.lower())
 
 
+class StrictLoader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice with different values, of which yaml would take the last."""
+
+    def compose_mapping_node(self, anchor):
+        node, values = super().compose_mapping_node(anchor), dict[str, object]()
+        for key, value in node.value:
+            if values.setdefault(str(key.value), value.value) != value.value:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice; keep one", problem_mark=key.start_mark)
+        return node
+
+
 def _read_yaml(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: impossible dates, deep nesting
         raise ConfigError(f"is not valid YAML ({' '.join(str(error).split())})") from error
 
@@ -135,7 +146,7 @@ def _flat(tree: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for path, value in _walk(tree, ""):
         known = settings.setdefault(path, value)
-        if number(known) != number(value):
+        if known is not value and number(known) != number(value):
             raise ConfigError(f"{path} is given twice, as {known!r} and as {value!r}; keep one")
     return settings
 

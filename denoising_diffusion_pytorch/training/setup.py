@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 
 from data.conditions import CARS_IN, CONDITION_CHANNELS
 
@@ -107,7 +107,8 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
     if absent := set(config.log_with) - {tracker.value for tracker in get_available_trackers()}:
         raise ConfigError(f"trainer.log_with: {', '.join(absent)}: not a tracker of accelerate's, or not installed")
     accelerator = Accelerator(
-        gradient_accumulation_steps=config.gradient_accumulation,
+        # as a plugin, which wins over the launcher's environment
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.gradient_accumulation),
         mixed_precision=precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
         log_with=config.log_with or None,
