@@ -39,7 +39,7 @@ Objective = Annotated[str, one_of([name for process in PROCESSES.values() for na
 Sampler = Annotated[str, one_of([name for process in PROCESSES.values() for name in process.samplers])]
 Schedule = Literal["scaled_linear", "linear", "cosine"]
 Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
-Place = Annotated[Text, AfterValidator(os.path.expanduser)]  # a file or folder
+PathText = Annotated[Text, AfterValidator(os.path.expanduser)]  # a file or folder
 Channels = Annotated[list[Text], Field(min_length=1)]
 
 
@@ -81,12 +81,12 @@ class LossConfig(Section):
     discr_layers: Count = setting(3, "strided layers of the discriminator")
     discr_channels: Annotated[int, Field(gt=0, multiple_of=8)] = setting(64, "the discriminator's first-layer channels")
     perceptual_weight: NotNegative = setting(0.0, "weight of LPIPS, which needs VGG16 weights; 0: no such term")
-    lpips_weights: Place | None = setting(None, "a VGG16 state dict; null: the one in torch's cache")
+    lpips_weights: PathText | None = setting(None, "a VGG16 state dict; null: the one in torch's cache")
 
 
 class FirstStageConfig(Section):
     embed_dim: Count = setting(3, "channels of the latent")
-    ckpt_path: Place | None = setting(None, "trained weights: checkpoints, .safetensors, or RadioDiff's model-N.pt")
+    ckpt_path: PathText | None = setting(None, "trained weights: checkpoints, .safetensors, or RadioDiff's model-N.pt")
     trainable: bool = setting(False, "stage 2: train autoencoder and U-Net together")
     ddconfig: DDConfig = setting(DDConfig(), "architecture")
     lossconfig: LossConfig = setting(LossConfig(), "weights of the autoencoder's loss, see losses.py")
@@ -143,7 +143,7 @@ class BaselineConfig(Section):
 
 
 class SourceConfig(Section):
-    data_root: Place | None = setting(None, "the tree's folder")
+    data_root: PathText | None = setting(None, "the tree's folder")
     simulation_type: Text = setting("DPM", "DPM, IRT2, IRT4, carsDPM, carsIRT2 or carsIRT4, where the tree has several")
     split: Text | None = setting(None, "null: train, val and test for data.train, data.validation and sample.source")
     missing_buildings: Annotated[int, Field(ge=0, le=4)] = setting(0, "RadioMapSeer's cities with this many missing")
@@ -180,7 +180,7 @@ class DataConfig(Section):
     incomplete: IncompleteConfig = setting(IncompleteConfig(), "what the condition lacks, and measured points")
     cache: bool = setting(False, "keep every prepared sample, in memory or in cache_folder")
     cache_latents: bool = setting(False, "stage 2: encode every map only once, in all its symmetries")
-    cache_folder: Place | None = setting(None, "of both caches; null: memory, for latents the results folder")
+    cache_folder: PathText | None = setting(None, "of both caches; null: memory, for latents the results folder")
     num_workers: Natural = setting(4, "processes that prepare batches; 0: the training process itself")
 
     data_root = property(lambda self: self.train.data_root, doc="Of the training source.")
@@ -230,17 +230,19 @@ class TrainerConfig(Section):
     ema: EMAConfig = setting(EMAConfig(), "exponential moving average of the weights")
     optimizer: OptimizerConfig = setting(OptimizerConfig(), "AdamW (Loshchilov & Hutter, 2019), or Muon for matrices")
     lr_scheduler: LRConfig = setting(LRConfig(), "max(min_lr, (1 - t / T)^power * lr); the document: cosine")
-    results_folder: Place | None = setting(None, "null: ./radiodiff_results_VAE, _LDM or _baseline")
-    init_from: Place | None = setting(None, "checkpoint or results folder of the same stage: a new run's first weights")
+    results_folder: PathText | None = setting(None, "null: ./radiodiff_results_VAE, _LDM or _baseline")
+    init_from: PathText | None = setting(
+        None, "checkpoint or results folder of the same stage: a new run's first weights"
+    )
     enable_resume: bool = setting(True, "the same command continues where it stopped")
     resume_milestone: Natural | Literal["latest"] = setting("latest", "checkpoint step to continue from; 0: latest")
     seed: Natural = setting(0, "seed of weights, order, noise and augmentation")
 
 
 class SampleConfig(Section):
-    ckpt: Place | None = setting(None, "a checkpoint, or a results folder (its newest); null: the released model")
+    ckpt: PathText | None = setting(None, "a checkpoint, or a results folder (its newest); null: the released model")
     source: SourceConfig = setting(SourceConfig(split="test"), "scenes to sample")
-    output_folder: Place = setting("./radiodiff_samples", "where maps and pictures go")
+    output_folder: PathText = setting("./radiodiff_samples", "where maps and pictures go")
     batch_size: Count = setting(8, "scenes at a time")
     steps: Count | None = setting(None, "number of sampling steps; null: the checkpoint's")
     sampler: Sampler | None = setting(None, "null: the checkpoint's")
