@@ -11,7 +11,7 @@ from .geometry.layout import Layout
 
 @dataclass
 class Scene:
-    """At native resolution, one pixel per metre, indexed (row, column)."""
+    """At native resolution, one pixel per metre, indexed (row, column). DataError for a transmitter outside the map."""
 
     name: str  # e.g. `12_3`, map and transmitter
     layout: Layout  # the real buildings; a picture (H, W) bool is accepted too, and its outlines are traced
@@ -30,6 +30,11 @@ class Scene:
     def __post_init__(self) -> None:
         if isinstance(self.layout, np.ndarray):
             self.layout = Layout.traced(self.layout)
+        if self.tx is not None:
+            self.tx, (height, width) = (float(self.tx[0]), float(self.tx[1])), self.layout.shape
+            if not (-0.5 <= self.tx[0] < width - 0.5 and -0.5 <= self.tx[1] < height - 0.5):
+                where = f"the transmitter {self.tx[0]:g},{self.tx[1]:g} is outside the {width}x{height} px map"
+                raise DataError(f"{self.name}: {where}")
 
     @property
     def shown(self) -> Layout:

@@ -326,6 +326,13 @@ def test_channels_of_the_transmitter():
         condition(scene, ["elevation"], 16)
 
 
+def test_a_transmitter_lies_on_its_map():
+    assert Scene("a", np.zeros((8, 9), bool), np.array([8, 7])).tx == (8.0, 7.0)
+    for tx in ((9, 3), (-3, 2), (float("nan"), 2)):
+        with pytest.raises(DataError, match="a: the transmitter .* is outside the 9x8 px map"):
+            Scene("a", np.zeros((8, 9), bool), tx)
+
+
 def test_resizing(radiomapseer):
     image = np.arange(64, dtype=np.float32).reshape(8, 8) / 64
     assert np.allclose(resize(image, 4)[0, 0], image[:2, :2].mean()) and np.array_equal(resize(image, 8), image)
