@@ -35,6 +35,7 @@ from pydantic import ValidationError
 from data import Scene, open_tree
 from data.files import read_json, write_text
 from data.hashing import digest
+from data.workers import usable_processors
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config, schema
@@ -234,7 +235,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--plan", type=Path, required=True, help="YAML file, e.g. of configs/compare/")
     add("--out", type=Path, required=True, help="folder for all runs")
     add("--parallel", type=positive, default=1, help="concurrent runs (%(default)s)")
-    add("--threads", type=positive, default=os.cpu_count(), help="per run (%(default)s)")
+    add("--threads", type=positive, default=usable_processors(), help="per run (%(default)s)")
     add("--markdown", type=new_file, help="file for the tables")
     add("--figure", type=new_figure, help="figure of the error along the training, see `curve` of a plan")
     return parser.parse_args()

@@ -1,6 +1,5 @@
 """Scenes -> samples -> batches on the device."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, asdict, dataclass
@@ -23,7 +22,7 @@ from ..prepare import SAMPLES_VERSION, prepare
 from ..scene import Scene
 from ..trees.folder import FlatTree
 from ..trees.radiomapseer import RadioMapSeer
-from ..workers import start_worker
+from ..workers import start_worker, usable_processors
 from .augment import Augmentation
 from .cache import DTYPE, FillingProcesses, SampleCache
 
@@ -194,7 +193,7 @@ def training_loader(
 
 def worker_settings(num_workers: int) -> dict[str, Any]:
     """Arguments of a DataLoader that reads in `num_workers` processes, limited to the number of processors."""
-    workers = min(num_workers, os.cpu_count() or 1)
+    workers = min(num_workers, usable_processors())
     settings = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "worker_init_fn": start_worker}
     return settings | {"prefetch_factor": 4 if workers else None}
 
