@@ -15,7 +15,7 @@ from data.geometry.cars import car_outline, cars_of
 from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
 from data.gis.city import City
-from data.gis.geotiff import write_geotiff
+from data.gis.geotiff import EPSG_CODES, write_geotiff
 from data.gis.measured_points import grey_levels
 from data.scene import scene_at
 from data.units import GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
@@ -111,7 +111,7 @@ def write_layer(file: BinaryIO, kind: str, name: str, values: np.ndarray, buildi
         try:
             x, y, dx, dy = (float(body["place"][key]) for key in ("x", "y", "dx", "dy"))
             epsg = body["place"]["epsg"]
-            if epsg is not None and not (isinstance(epsg, int) and 0 < epsg < 2**16):
+            if epsg is not None and not (isinstance(epsg, int) and epsg in EPSG_CODES):
                 raise ValueError("epsg")
             place = Georeference(x, y, dx, dy, body["place"]["degrees"], epsg)
         except (TypeError, KeyError, ValueError, OverflowError) as error:

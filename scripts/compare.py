@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-import yaml
 from pydantic import ValidationError
 
 from data import Scene, open_tree
@@ -39,7 +38,7 @@ from data.workers import usable_processors
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.cli import new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import load_config, schema
-from denoising_diffusion_pytorch.config.reader import StrictLoader
+from denoising_diffusion_pytorch.config.reader import read_yaml
 from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.run_folder import read_log
@@ -85,11 +84,11 @@ class Plan(schema.Section):
 def read_plan(path: Path) -> Plan:
     """A plan from its file; a ConfigError names the key."""
     try:
-        plan = Plan.model_validate(yaml.load(path.read_text(encoding="utf-8"), StrictLoader))
+        plan = Plan.model_validate(read_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
     for source in plan.test_sets.values():
         source.split = source.split or "val"

@@ -17,8 +17,8 @@ from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.losses import hinge_gan_loss
 from tests.processes import ROOT
-from tests.test_data import marked
 from tests.test_networks import weights
+from tests.test_samples import marked
 from tests.tiny import TINY, merged, tiny_batch, tiny_config
 from tests.training import same
 

@@ -128,7 +128,7 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
     epsg = epsg_of(found.crs, origin) if found.crs else None
     (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
     layout = Layout(_outlines(buildings, low), (math.ceil(height), math.ceil(width)))
-    unit = f"{found.crs.name} (EPSG:{epsg})" if epsg else found.crs.name if found.crs else "metres"
+    unit = (found.crs.name if found.crs else "metres") + (f" (EPSG:{epsg})" if epsg else "")
     built = f"{layout.shape[1]} x {layout.shape[0]} m, {layout.inside.mean():.1%} of it built"
     notes = [f"footprints: {len(buildings):,} of {len(every):,}, in {unit}; {built}", *found.notes]
     city = City(layout, Georeference(left, top, dx, dy, degrees, epsg), notes)

@@ -8,6 +8,7 @@ from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import CRSError, ProjError
 
 from ..errors import DataError
+from .geotiff import EPSG_CODES
 
 WGS_84 = CRS.from_epsg(4326)
 HOUSE = (0.1, 0.05)  # smallest size of a house in m, largest in degrees
@@ -44,7 +45,7 @@ def epsg_of(crs: CRS, point: np.ndarray) -> int | None:
     where its number does not fit into a GeoTIFF.
     """
     code = crs.to_epsg(min_confidence=25)
-    if code is None or code >= 2**16:
+    if code is None or code not in EPSG_CODES:
         return None
     there, here = (
         Transformer.from_crs(each, WGS_84, always_xy=True).transform(*point) for each in (crs, CRS.from_epsg(code))

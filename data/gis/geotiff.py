@@ -14,6 +14,7 @@ from ..geometry.georeference import Georeference
 PIXEL_SCALE, TIE_POINT, GEO_KEYS, NO_DATA = 33550, 33922, 34735, 42113
 MODEL_TYPE, RASTER_TYPE, GEODETIC_CRS, PROJECTED_CRS = 1024, 1025, 2048, 3072
 PROJECTED, GEOGRAPHIC, PIXEL_IS_AREA, WGS_84 = 1, 2, 1, 4326
+EPSG_CODES = range(1, 2**16)  # numbers that fit into a key
 
 
 def write_geotiff(file: Path | BinaryIO, values: np.ndarray, place: Georeference) -> None:

@@ -141,12 +141,14 @@ class OwnSamples(Dataset):
         index, key = item
         given = self.dataset[index]
         for name, shape in self.shapes.items():
+            said = f"sample {index} of your dataset: {name}"
             found = f"{given[name].dtype} {tuple(given[name].shape)}" if name in given else "missing"
             if found != f"torch.float32 {shape}":
-                said = f"sample {index} of your dataset: {name} is {found}"
-                raise DataError(f"{said}; data.image_size, cond_size and cond_channels need torch.float32 {shape}")
+                raise DataError(
+                    f"{said} is {found}; data.image_size, cond_size and cond_channels need torch.float32 {shape}"
+                )
             if name != "cond" and given[name].abs().max() > 1.001:  # rounding aside
-                raise DataError(f"sample {index} of your dataset: {name} has values beyond [-1, 1]")
+                raise DataError(f"{said} has values beyond [-1, 1]")
         sample = {name: given[name] for name in self.shapes}
         return self.augmentation(sample, key) | {"name": str(index), "key": key}
 

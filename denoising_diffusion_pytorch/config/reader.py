@@ -45,7 +45,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, stage: str =
         ConfigError: one line that begins with the file's name.
     """
     try:
-        config = resolve(parse_config(_read_yaml(Path(path).read_text(encoding="utf-8")), overrides), stage)
+        config = resolve(parse_config(read_yaml(Path(path).read_text(encoding="utf-8")), overrides), stage)
         if config.data.cond_channels is None:
             given = f"cond_stage_config.in_channels is {config.cond_stage_config.in_channels}"
             raise ConfigError(f"{given}; name that many data.cond_channels, or leave it out")
@@ -122,7 +122,8 @@ class StrictLoader(yaml.SafeLoader):
         return node
 
 
-def _read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> Any:
+    """What a text in YAML holds; ConfigError for what is not valid, or gives a key twice."""
     try:
         return yaml.load(text, StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: impossible dates, deep nesting
@@ -136,7 +137,7 @@ def _override_tree(override: str) -> dict[str, Any]:
         said = f"{reprlib.repr(override)} on the command line is not key=value"
         raise ConfigError(f"{said}, e.g. trainer.batch_size=4, or trainer.batch_size=null for the default")
     try:
-        return reduce(lambda tree, part: {part: tree}, reversed(key.split(".")), _read_yaml(text))
+        return reduce(lambda tree, part: {part: tree}, reversed(key.split(".")), read_yaml(text))
     except ConfigError as error:
         raise ConfigError(f"{key}={text} on the command line {error}; quote the value as YAML does") from error
 
