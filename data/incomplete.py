@@ -18,7 +18,7 @@ from .units import GAIN_SPAN_DB
 
 @dataclass(frozen=True)
 class Incomplete:
-    """How incomplete a scene's condition is."""
+    """How incomplete a scene's condition is; DataError for errors of points where there are none."""
 
     points: int = 0  # at most: about half of the scenes have fewer than its square root, some have none
     points_noise: float = 0.0  # standard deviation of a measured value, dB
@@ -29,6 +29,10 @@ class Incomplete:
     transmitter_unknown: float = 0.0  # fraction of the scenes whose condition does not show the transmitter
     cars_unknown: float = 0.0  # fraction of the scenes whose condition shows no cars
     exactly: bool = False  # as many points and buildings as given, not up to that many
+
+    def __post_init__(self) -> None:
+        if not self.points and (self.points_noise or self.points_jitter):
+            raise DataError("data.incomplete.points_noise and points_jitter change measured points; set points, too")
 
     @property
     def without_points(self) -> "Incomplete":

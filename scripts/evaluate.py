@@ -67,7 +67,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch_size", type=positive, default=8)
     add("--num_workers", type=natural, help="map-preparing workers per process; default: all processors")
     add("--seed", type=natural, default=0)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    files = [path for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery) if path]
+    if len(set(files)) < len(files):
+        parser.error("--json, --markdown, --csv and --gallery need a file each")
+    return arguments
 
 
 class Task:

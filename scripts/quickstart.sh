@@ -6,6 +6,9 @@
 #   DATA=path/to/RadioMapSeer bash scripts/quickstart.sh    your own data instead
 #   OUT=runs/other bash scripts/quickstart.sh               another folder for the results
 set -euo pipefail
+for name in DATA OUT; do # relative paths start where the command was given
+    case ${!name:-/} in /*) ;; *) printf -v "$name" %s "$PWD/${!name}" ;; esac
+done
 cd "$(dirname "$0")/.."
 OUT=${OUT:-runs/quickstart}
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000} # threads that wait give their core to other programs

@@ -143,6 +143,7 @@ def test_arguments_that_mean_nothing_end_in_one_line(workplace):
     for arguments, *words in (
         (("--maps", "0"), "--maps", "from 1 on"),
         (("--json", "."), "--json", "is a folder"),
+        (("--json", "a", "--csv", "a"), "need a file each"),
         (("--gallery", "maps.txt"), "--gallery", "end its name with .png"),
         (("--csv", __file__ + "/x.csv"), "--csv", "is no folder"),
         (("--ckpt", "."), "no checkpoint"),

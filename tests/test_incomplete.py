@@ -32,6 +32,8 @@ def renamed(scene, count):
 
 def test_missing_buildings_go_whole_and_are_not_certain(scene):
     assert Incomplete().apply(scene) is scene
+    with pytest.raises(DataError, match="set points, too"):
+        Incomplete(points_noise=2.0)
     poorer = Incomplete(missing_buildings=3, exactly=True).shown(scene)
     assert len(poorer.shown.outlines) <= len(scene.layout.outlines) - 3
     assert (poorer.ori_mask == poorer.shown.inside).all() and (poorer.buildings == scene.buildings).all()
