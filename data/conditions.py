@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 
 import numpy as np
+import shapely
 
 from .errors import DataError
 from .geometry.layout import Layout
+from .geometry.outlines import united
 from .geometry.resize import resize
 from .measurements import corrected, spread_points
 from .scene import Scene
@@ -61,7 +63,10 @@ def transmitter(scene: Scene, size: int) -> np.ndarray:
 @channel
 def cars(scene: Scene, size: int) -> np.ndarray:
     """Fraction of each pixel's area that cars cover; the buildings again if the data has no cars, as in RadioDiff."""
-    return buildings(scene, size) if scene.shown_cars is None else resize(scene.shown_cars.coverage, size)
+    if scene.shown_cars is None:
+        return buildings(scene, size)
+    together = united([shapely.Polygon(ring) for ring in scene.shown_cars.outlines])  # cars may overlap
+    return resize(Layout(together, scene.shown_cars.shape).coverage, size)
 
 
 @channel_of_transmitter

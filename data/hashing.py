@@ -14,8 +14,9 @@ def digest(*parts: object) -> str:
     return found.hexdigest()[:16]
 
 
-def file_digest(paths: Iterable[Path]) -> str:
-    """Digest of the sizes and modification times of those files that exist; no file is read."""
+def file_digest(root: Path, names: Iterable[str]) -> str:
+    """Digest of the sizes and modification times of those files below a folder that exist; no file is read."""
+    paths = map(root.resolve().joinpath, names)
     states = ((path, path.stat()) for path in paths if path.exists())
     return digest([(str(path), state.st_size, state.st_mtime_ns) for path, state in states])
 

@@ -11,6 +11,7 @@ import shapely
 
 from .errors import DataError
 from .geometry.layout import Layout
+from .geometry.outlines import united
 from .hashing import random_key
 from .scene import Scene
 from .units import GAIN_SPAN_DB
@@ -52,7 +53,13 @@ class Incomplete:
             buildings = _buildings(layout)
             kept = [buildings[number] for number in sorted(rng.permutation(len(buildings))[int(missing) :])]
             moved = [(rings, rng.normal(0, 1, 2) * self.outline_error) for rings in kept]
-            layout = Layout([ring + error for rings, error in moved for ring in rings], layout.shape)
+            rings = [ring + error for rings, error in moved for ring in rings]
+            if self.outline_error:  # buildings may overlap now
+                shapes = ((outer + error, [ring + error for ring in inner]) for (outer, *inner), error in moved)
+                rings = united([shapely.Polygon(*shape) for shape in shapes])
+            layout = Layout(rings, layout.shape)
+            if not (self.outline_error or scene.shown.exact):  # traced outlines are less certain than the picture
+                layout = Layout.traced(layout.inside & scene.shown.inside)
         shows = tells and scene.tx is not None
         return replace(
             scene,

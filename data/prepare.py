@@ -11,7 +11,7 @@ from .scene import Scene
 
 # Version of the samples. Raise it with every change of code after which the same files and settings give other samples
 # (reading, registration, drawing, simulation, what is left out), so that no earlier cache is used.
-SAMPLES_VERSION = 2
+SAMPLES_VERSION = 3
 
 
 def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[str]) -> dict[str, np.ndarray]:
@@ -39,8 +39,7 @@ def to_native(gain: np.ndarray, scene: Scene) -> np.ndarray:
     """
     height, side = scene.layout.shape[0], gain.shape[0]
     if side != height:
-        inside = scene.shown.inside
-        pair = np.stack([gain, resize(~inside, side)])
+        pair = np.stack([gain, resize(~scene.ori_mask, side)])
         native, fraction = bilinear(pair, height, antialias=side > height)
-        gain = np.where(inside, 0, native / np.maximum(fraction, 1e-3))
+        gain = native / np.maximum(fraction, 1e-3)
     return np.where(scene.ori_mask, 0, gain).clip(0, 1).astype(np.float32)

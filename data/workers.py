@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 
-LOOK_AGAIN = 2.0  # s until a worker notices that its parent was killed
+LOOK_AGAIN = 2.0  # s until a worker, and then each one forked before it, notices that their parent was killed
 
 
 def usable_processors() -> int:
@@ -19,11 +19,11 @@ def start_worker(*_: object) -> None:
     if hasattr(signal, "sigwaitinfo"):  # on Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not be waited for
-        threading.Thread(target=_end_with_parent, args=[multiprocessing.parent_process().pid], daemon=True).start()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with_parent(parent: int) -> None:
-    received = None
-    while (received is None or received.si_pid != parent) and os.getppid() == parent:
+def _end_with_parent() -> None:
+    parent, received = multiprocessing.parent_process(), None  # a fork server may stand between them
+    while (received is None or received.si_pid != parent.pid) and parent.is_alive():
         received = signal.sigtimedwait({signal.SIGTERM}, LOOK_AGAIN)
     os._exit(0)

@@ -1,10 +1,12 @@
 """Summaries of several predictors as text: the main scores on a terminal, in at most 80 columns; all scores in files."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from data.trees.splits import map_of
 
 from .metrics import mean_of
 
@@ -31,31 +33,37 @@ COLUMNS = {  # heading: (key of a summary, digits)
 }
 SHORT = {name: COLUMNS[name] for name in ("NMSE", "RMSE dB", "SSIM")}
 LEGEND = (
-    "Grey levels v / 255, means over maps, with the 95 % bootstrap interval over maps. RMSE dB: over open pixels of the "
-    "whole set. LOS and NLOS: pixels that see the transmitter and those that do not. CRPS and 90 % interval (the "
-    "fraction of open pixels in it): of the samples. Set: errors summed over the whole set, not means over maps. "
-    "Masked: prediction and target times (1 - building picture). 0.2: levels max(g - 0.2, 0) / 0.8. Numbers under "
-    "different conventions must not be compared."
+    "Grey levels v / 255, means over maps, with the 95 % interval of a bootstrap over cities. RMSE dB: over open pixels "
+    "of the whole set. LOS and NLOS: pixels that see the transmitter and those that do not. CRPS and 90 % interval (the "
+    "fraction of pixels in it that are not certainly built): of the samples. Set: errors summed over the whole set, not "
+    "means over maps. Masked: prediction and target times (1 - building picture). 0.2: levels max(g - 0.2, 0) / 0.8. "
+    "Numbers under different conventions must not be compared."
 )
 WIDTH = 80
 Rows = Mapping[str, Mapping[str, Any]]  # `Evaluation.summaries`
 
 
-def interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
-    """95 % bootstrap interval of the mean over maps, [low, high], of the values that are finite; None for fewer than two."""
+def interval(values: Sequence[float] | np.ndarray, names: Sequence[str]) -> list[float] | None:
+    """95 % bootstrap interval of the mean over scenes with these names, [low, high], of the values that are finite.
+
+    Cities are drawn, each with all its scenes, because scenes of one city are alike. None for fewer than two cities.
+    """
     from scipy.stats import bootstrap  # slow to import
 
-    known = np.array(values, float)
-    known = known[np.isfinite(known)]
-    if len(known) < 2:
+    known = np.isfinite(values)
+    cities, city = np.unique([map_of(name) for name in np.array(names)[known]], return_inverse=True)
+    if len(cities) < 2:
         return None
-    found = bootstrap((known,), np.mean, confidence_level=0.95, n_resamples=2000, method="percentile", rng=0)
-    return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
+    sums, counts = np.bincount(city, np.array(values)[known]), np.bincount(city)
+    mean: Callable[..., Any] = lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis)  # noqa: E731
+    how: dict[str, Any] = {"paired": True, "n_resamples": 2000, "method": "percentile", "rng": 0}
+    found = bootstrap((sums, counts), mean, **how).confidence_interval
+    return [float(found.low), float(found.high)]
 
 
-def difference(values: np.ndarray) -> str:
-    """The mean over maps of differences, and its interval."""
-    bounds = interval(values)
+def difference(values: np.ndarray, names: Sequence[str]) -> str:
+    """The mean over scenes of differences, and its interval."""
+    bounds = interval(values, names)
     return f"{mean_of(values):+.4f}" + (f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else "")
 
 
@@ -119,7 +127,10 @@ def terminal_report(rows: Rows, notes: Iterable[str]) -> str:
         if found := row.get("calibration"):
             numbers = ", ".join(f"{key} {found[key.lower()]:.2f} dB" for key in ("CRPS", "spread", "error"))
             covered = ", ".join(f"{float(level):.0%}: {fraction:.1%}" for level, fraction in found["coverage"].items())
-            sentences += [f"{name}: {numbers}.", f"{name}: intervals cover {covered} of all open pixels."]
+            sentences += [
+                f"{name}: {numbers}.",
+                f"{name}: intervals cover {covered} of the pixels that are not certainly built.",
+            ]
     return "\n".join(["", *aligned, "", wrapped(*sentences, powers(summary), *notes)])
 
 

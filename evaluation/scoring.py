@@ -55,7 +55,8 @@ class Evaluation:
     def summaries(self) -> dict[str, dict[str, Any]]:
         """By predictor, `Scores.summary` with `nmse_interval`."""
         return {
-            name: scores.summary() | {"nmse_interval": interval([row["nmse"] for row in scores.rows])}
+            name: scores.summary()
+            | {"nmse_interval": interval(*([row[key] for row in scores.rows] for key in ("nmse", "name")))}
             for name, scores in self.scores.items()
             if scores.rows
         }

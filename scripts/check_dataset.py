@@ -1,4 +1,4 @@
-"""Check a data set before spending hours on it: files, splits, odd pictures, levels.
+"""Check a data set before spending hours on it: files, splits, registration, odd pictures.
 
     python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all]
 

@@ -3,11 +3,11 @@
     python scripts/compare.py --plan configs/compare/field_256.yaml --out runs/compare --threads 1 --parallel 2 \\
         --markdown table.md
 
-A plan is a YAML file: see configs/compare/ and `Plan` below. The speed of each row is measured first, `--parallel` at a
-time, and determines how many steps fit into the time: keep the machine to itself while that lasts; other programs that run
-later do not change the result. Reading the data and filling caches is not counted. A row with an autoencoder gives a fifth
-of its time to it; one without has all for itself. What is finished is not run again: the same command resumes after an
-interruption, or after rows were added; a row that was changed is another run.
+A plan is a YAML file: see configs/compare/ and `Plan` below. The speed of each row is measured first, one row at a time,
+and determines how many steps fit into the time: keep the machine to itself while that lasts; other programs that run
+later, and rows that are trained in parallel, do not change the result. Reading the data and filling caches is not
+counted. A row with an autoencoder gives a fifth of its time to it; one without has all for itself. What is finished is not
+run again: the same command resumes after an interruption, or after rows were added; a row that was changed is another run.
 """
 
 import argparse
@@ -104,11 +104,11 @@ class Trainings:
     """The runs of a plan below one folder; each runs once, and resumes if it was interrupted.
 
     A run's folder is named after its row, seed and a digest of all that makes it: another configuration, budget or
-    autoencoder is another run. A measured speed depends on `threads` (per process) and on how many run in `parallel`.
+    autoencoder is another run. A measured speed depends on `threads` (per process).
     """
 
-    def __init__(self, plan: Plan, out: Path, threads: int, parallel: int = 1):
-        self.plan, self.out, self.threads, self.parallel = plan, out, threads, parallel
+    def __init__(self, plan: Plan, out: Path, threads: int):
+        self.plan, self.out, self.threads = plan, out, threads
         self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # rows may have a run in common
 
     def steps(self, row: Row) -> dict[str, int]:
@@ -159,8 +159,8 @@ class Trainings:
         file, overrides = self.settings(stage, row, how)
         readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:LONGEST_NAME]
         config = load_config(file, overrides, stage=stage).model_dump()
-        load = f"threads={self.threads} parallel={self.parallel}" if parent == "speed" else ""  # decides on the speed
-        folder = self.out / parent / f"{readable}_{digest(config, load)[:8]}"
+        threads = self.threads if parent == "speed" else None  # the weights do not depend on it
+        folder = self.out / parent / f"{readable}_{digest(config, threads)[:8]}"
         with self._locks[folder]:
             found = find_checkpoint(folder)
             if found is None or found.step < steps[stage]:
@@ -170,8 +170,10 @@ class Trainings:
                 with (folder / "output.txt").open("a", encoding="utf-8") as output:
                     environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
                     done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-                if done.returncode:
-                    raise TrainingError(f"{folder / 'output.txt'}: training failed; its last lines say why")
+                found = find_checkpoint(folder)
+                if done.returncode or found is None or found.step < steps[stage]:  # a run that is stopped exits with 0
+                    said = "training failed or was stopped; its last lines say why"
+                    raise TrainingError(f"{folder / 'output.txt'}: {said}")
         return folder
 
 
@@ -203,7 +205,7 @@ def model_scores(folder: Path, steps: int | None, source: schema.SourceConfig, s
 def score_table(plan: Plan, where: str, scenes: list[Scene], runs: dict[str, list[Path]], steps: dict[str, Any]) -> str:
     """A line per row and number of sampling steps, with means over the seeds; `runs` and training `steps` by row."""
     lines: dict[tuple[str, ...], dict] = {}
-    first: np.ndarray | None = None
+    first, names = None, [scene.name for scene in scenes]
     for name, folders in runs.items():
         row, source = plan.rows[name], plan.test_sets[where]
         for sampling_steps in row.sampling_steps:
@@ -219,11 +221,11 @@ def score_table(plan: Plan, where: str, scenes: list[Scene], runs: dict[str, lis
                 f"{steps[name][row.stage]:,}" if row.config else "-",
                 str(seeds[0].get("steps", "-")),
                 f"{np.mean([seed['seconds'] for seed in seeds]):.3f}",
-                "-" if first is None else difference(nmse - first),
+                "-" if first is None else difference(nmse - first, names),
                 of_seeds if len(seeds) > 1 else "-",
             )
             scores = Scores([one for seed in seeds for one in seed["rows"]])
-            lines[cells] = scores.summary() | {"nmse_interval": interval(nmse)}
+            lines[cells] = scores.summary() | {"nmse_interval": interval(nmse, names)}
             first = nmse if first is None else first
     return f"{where}\n\n{markdown(table(lines, heads=HEADS))}"
 
@@ -243,7 +245,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     plan = read_plan(arguments.plan)
-    trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
+    trainings = Trainings(plan, arguments.out, arguments.threads)
     trained = {name: row for name, row in plan.rows.items() if row.config}
     for row in trained.values():  # mistakes show before any time is spent
         for stage in ("vae", row.stage) if row.vae else (row.stage,):
@@ -257,7 +259,7 @@ def main() -> None:
     jobs = [(name, seed) for name, row in trained.items() for seed in row.seeds]
     jobs.sort(key=lambda job: trained[job[0]].seeds.index(job[1]))  # all rows once, then again
     with ThreadPoolExecutor(arguments.parallel) as pool:
-        steps = dict(zip(trained, pool.map(trainings.steps, trained.values()), strict=True))
+        steps = {name: trainings.steps(row) for name, row in trained.items()}  # one at a time: under equal conditions
         for name, count in steps.items():
             print(name, count, flush=True)
         folders = list(pool.map(lambda job: trainings.model(job[0], trained[job[0]], job[1], steps[job[0]]), jobs))

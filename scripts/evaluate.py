@@ -65,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
         help="what the condition lacks, and points: points=50 missing_buildings=2 transmitter_error=5 ..., "
              "see data/incomplete.py")  # fmt: skip
     add("--batch_size", type=positive, default=8)
-    add("--num_workers", type=natural, help="map-preparing workers per process; default: all processors")
+    add("--num_workers", type=natural, help="map-preparing workers per process; default: the free processors")
     add("--seed", type=natural, default=0)
     arguments = parser.parse_args()
     files = [path for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery) if path]

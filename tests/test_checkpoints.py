@@ -55,7 +55,7 @@ def test_going_back_to_a_milestone_sets_newer_checkpoints_aside_and_says_that_ev
     assert sorted(path.name for path in aside.iterdir()) == ["ckpt_3", "ckpt_4"]
     assert not same(ck.Checkpoint(aside / "ckpt_4", {}).weights("model"), weights(tmp_path, 4))
     said = (tmp_path / "train.log").read_text()
-    assert said.count("resume_milestone is 2: as long as it is set, every start goes back to that step") == 1
+    assert said.count("as long as trainer.resume_milestone is set, every start goes back to that step") == 1
     assert "changed since the checkpoint: trainer.learning_rate: 0.001 -> 0.01" in said
 
 

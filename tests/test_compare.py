@@ -8,6 +8,7 @@ import yaml
 
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
 from denoising_diffusion_pytorch.config import load_config
+from denoising_diffusion_pytorch.errors import TrainingError
 from scripts import compare
 from tests.commands import done, refused
 from tests.processes import ROOT, set_up
@@ -75,9 +76,13 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
         per_second = {"train_vae": 40, "train_cond_ldm": 20, "train_baseline": 8}[Path(command[1]).stem]
         log = Path(command[-1].partition("=")[2]) / "train.log"
         log.write_text(f"12:00:00 step={compare.PROBE} samples_per_second={per_second}\n")
+        steps[log.parent.name] = compare.PROBE
         return SimpleNamespace(returncode=0)
 
+    steps = {}  # of the checkpoints, by folder
+    found = lambda folder: SimpleNamespace(step=steps[folder.name]) if folder.name in steps else None  # noqa: E731
     monkeypatch.setattr(compare.subprocess, "run", trained)
+    monkeypatch.setattr(compare, "find_checkpoint", found)
     row, diffusion, batch = plan.rows["regression"], plan.rows["latent diffusion"], 4  # two micro-batches of two
     assert trainings.steps(row) == {"baseline": 10 * 8 / batch}
     assert trainings.steps(diffusion) == {"vae": 2 * 40 / batch, "ldm": 8 * 20 / batch}
@@ -85,6 +90,8 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
     runs = [("a", row, 6), ("a", row, 6), ("a", row, 3), ("a", other, 6), ("基线", row, 6), ("x" * 300, row, 6)]
     folders = {trainings.model(name, row, 0, {"baseline": steps}) for name, row, steps in runs}
     assert len(folders) == 5 and all(len(path.name) < 80 for path in folders)
+    with pytest.raises(TrainingError, match="failed or was stopped"):  # before its last step, by Ctrl-C
+        trainings.model("a", row, 0, {"baseline": compare.PROBE + 1})
 
 
 def test_plans_that_make_no_sense_are_refused(workplace, tmp_path):

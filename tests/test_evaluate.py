@@ -100,7 +100,7 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
         ours = [float(row["nmse"]) for row in csv.DictReader(file) if row["predictor"] == "latent diffusion"]
     assert ours == [row["nmse"] for row in whole["per_map"]]
     text = (tmp_path / "whole.markdown").read_text()
-    assert f"| {whole['nmse']:.4f} [" in text and "NMSE masked" in text and "Mean power of the targets: raw" in text
+    assert f"| {whole['nmse']:.4f} |" in text and "NMSE masked" in text and "Mean power of the targets: raw" in text
 
 
 def test_the_released_model_is_scored_on_cities_that_it_has_not_seen(tmp_path):

@@ -66,9 +66,14 @@ def test_wrong_outlines_make_no_pixel_certain(scene):
     for each in renamed(near, 60):  # nor is the transmitter inside a building that came to lie over it
         known = Incomplete(outline_error=3.0).shown(each)
         assert not known.shown.inside[round(known.shown_tx[1]), round(known.shown_tx[0])]
-    moved = [a - b for a, b in zip(wrong.shown.outlines, scene.layout.outlines, strict=True)]
-    assert all(np.allclose(shift, shift[0]) for shift in moved)  # each building as a whole
-    assert 0.5 < np.std([shift[0] for shift in moved]) < 4
+    squares = np.array([[0.0, 0], [9, 0], [9, 9], [0, 9]]) + 40 * np.array([*np.ndindex(6, 6)])[:, None] + 10
+    moved = Incomplete(outline_error=2.0).shown(replace(scene, layout=Layout([*squares], (256, 256)))).shown.outlines
+    assert len(moved) == 36 and np.ptp(moved, axis=1) == pytest.approx(9)  # each building as a whole
+    assert 1 < np.std((np.mean(moved, axis=1) - 14.5 + 20) % 40) < 3
+    beside = replace(scene, layout=Layout([squares[0], squares[0] + (9, 0)], (256, 256)))
+    for each in renamed(beside, 20):  # open ground only between the two
+        known = Incomplete(outline_error=2.0).shown(each).shown
+        assert (np.diff(known.inside.astype(int), axis=1) == 1).sum(1).max() <= len(known.outlines)
 
 
 def test_an_uncertain_transmitter(scene):

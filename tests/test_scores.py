@@ -128,15 +128,15 @@ def test_maps_without_energy_and_missing_maps_are_named_and_left_out():
     assert len(lines) == 1 + 4 + 3 * 3 and lines[1].startswith("ours,0_0,,0.039")
 
 
-def test_interval_covers_the_mean_at_its_rate():
-    random = np.random.default_rng(0)
+def test_interval_covers_the_mean_at_its_rate_also_where_the_maps_of_a_city_are_alike():
+    random, names = np.random.default_rng(0), [f"{city}_{tx}" for city in range(40) for tx in range(5)]
     hits = 0
     for _ in range(100):
-        low, high = interval(random.exponential(1.0, 60))
+        low, high = interval((random.exponential(1.0, (40, 1)) * random.uniform(0.5, 1.5, (40, 5))).ravel(), names)
         hits += low < 1.0 < high
     assert 88 <= hits <= 99
-    assert interval([1.0]) is None and interval([0.5, 0.5]) == [0.5, 0.5]
-    assert difference(np.array([0.1, math.nan, 0.1])) == "+0.1000 [+0.1000, +0.1000]"
+    assert interval([1.0, 2.0], ["3_0", "3_1"]) is None and interval([0.5, 0.5], ["a", "b"]) == [0.5, 0.5]
+    assert difference(np.array([0.1, math.nan, 0.1]), ["1_0", "2_0", "3_0"]) == "+0.1000 [+0.1000, +0.1000]"
 
 
 def test_records_of_other_settings_and_other_files_are_left_alone(tmp_path):

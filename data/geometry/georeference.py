@@ -21,7 +21,7 @@ class Georeference:
     dx: float  # of one metre, in the unit of the coordinates
     dy: float
     degrees: bool  # whether they are longitude and latitude
-    epsg: int | None = None  # of their system; None for WGS 84 in degrees, and for metres of an unknown system
+    epsg: int | None = None  # of their system; None for one that has no number, or is unknown
 
     def pixels(self, x: float, y: float) -> tuple[float, float]:
         """Coordinates of the file -> column and row."""

@@ -1,5 +1,7 @@
 """Outlines of buildings: tracing, simplifying, shrinking. A ring is an (N, 2) float64 array of x, y in pixels."""
 
+from collections.abc import Sequence
+
 import contourpy
 import numpy as np
 import shapely
@@ -98,6 +100,16 @@ def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarr
 def is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether points (N, 2) lie inside the buildings (H, W) bool, (N,) bool; those beyond the map count at its border."""
     return buildings[pixel_of(points.clip(0, np.array(buildings.shape[::-1]) - 1))]
+
+
+def united(polygons: Sequence[shapely.Geometry] | np.ndarray) -> list[np.ndarray]:
+    """The rings of polygons that may overlap, as one shape: outlines and courtyards."""
+    return [
+        np.array(ring.coords)[:-1]
+        for part in shapely.get_parts(shapely.union_all(shapely.make_valid(np.array(polygons, object))))
+        if isinstance(part, shapely.Polygon) and not part.is_empty
+        for ring in (part.exterior, *part.interiors)
+    ]
 
 
 def segments_of(rings: list[np.ndarray]) -> np.ndarray:

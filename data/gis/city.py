@@ -15,7 +15,7 @@ from ..files import decoded, read_bytes
 from ..geometry.cars import are_of_radiomapseer, cars_from_picture
 from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
-from ..geometry.outlines import is_building
+from ..geometry.outlines import is_building, united
 from ..geometry.registration import fit_outlines
 from ..trees.png import decode_grey, read_grey
 from .footprints import Footprints, epsg_of, footprints_of, metres
@@ -127,13 +127,14 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
     degrees = bool(found.crs and found.crs.is_geographic)
     epsg = epsg_of(found.crs, origin) if found.crs else None
     (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
-    layout = Layout(_outlines(buildings, low), (math.ceil(height), math.ceil(width)))
+    layout = Layout([ring - low for ring in united(buildings)], (math.ceil(height), math.ceil(width)))
     unit = (found.crs.name if found.crs else "metres") + (f" (EPSG:{epsg})" if epsg else "")
     built = f"{layout.shape[1]} x {layout.shape[0]} m, {layout.inside.mean():.1%} of it built"
     notes = [f"footprints: {len(buildings):,} of {len(every):,}, in {unit}; {built}", *found.notes]
     city = City(layout, Georeference(left, top, dx, dy, degrees, epsg), notes)
     if len(cars):
-        city.add_cars(Layout(_outlines(shapely.intersection(cars, shapely.box(*low, *high)), low), layout.shape))
+        shown = united(shapely.intersection(cars, shapely.box(*low, *high)))
+        city.add_cars(Layout([ring - low for ring in shown], layout.shape))
     return city
 
 
@@ -143,13 +144,3 @@ def _span(buildings: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.
     beside = positions[((positions > low - NEAR) & (positions < high + NEAR)).all(1)]
     low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
     return low, high, (high - low).max() <= LARGEST and shapely.get_num_coordinates(buildings).sum() <= MOST_VERTICES
-
-
-def _outlines(shapes: np.ndarray, corner: np.ndarray) -> list[np.ndarray]:
-    """The outlines of shapes, from a corner; parts of a building, duplicates and overlaps count once."""
-    return [
-        np.array(ring.coords)[:-1] - corner
-        for part in shapely.get_parts(shapely.union_all(shapes))
-        if isinstance(part, shapely.Polygon) and not part.is_empty
-        for ring in (part.exterior, *part.interiors)
-    ]

@@ -44,8 +44,8 @@ def epsg_of(crs: CRS, point: np.ndarray) -> int | None:
     """Number of the EPSG's system in which a point (x, y) is at the same place, to about 1 cm; None without such a system, or
     where its number does not fit into a GeoTIFF.
     """
-    code = crs.to_epsg(min_confidence=25)
-    if code is None or code not in EPSG_CODES:
+    code = crs.to_epsg(min_confidence=25) or 4326  # what has no number may be WGS 84 by another name
+    if code not in EPSG_CODES:
         return None
     there, here = (
         Transformer.from_crs(each, WGS_84, always_xy=True).transform(*point) for each in (crs, CRS.from_epsg(code))

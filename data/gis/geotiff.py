@@ -13,17 +13,16 @@ from ..geometry.georeference import Georeference
 # tags of OGC GeoTIFF 1.1, and GDAL's for the value that means no data
 PIXEL_SCALE, TIE_POINT, GEO_KEYS, NO_DATA = 33550, 33922, 34735, 42113
 MODEL_TYPE, RASTER_TYPE, GEODETIC_CRS, PROJECTED_CRS = 1024, 1025, 2048, 3072
-PROJECTED, GEOGRAPHIC, PIXEL_IS_AREA, WGS_84 = 1, 2, 1, 4326
+PROJECTED, GEOGRAPHIC, PIXEL_IS_AREA = 1, 2, 1
 EPSG_CODES = range(1, 2**16)  # numbers that fit into a key
 
 
 def write_geotiff(file: Path | BinaryIO, values: np.ndarray, place: Georeference) -> None:
     """Write a map, (H, W) float, as float32 with NaN for no data."""
     keys = {RASTER_TYPE: PIXEL_IS_AREA}
-    if place.degrees:
-        keys = {MODEL_TYPE: GEOGRAPHIC, **keys, GEODETIC_CRS: place.epsg or WGS_84}
-    elif place.epsg:
-        keys = {MODEL_TYPE: PROJECTED, **keys, PROJECTED_CRS: place.epsg}
+    if place.epsg:
+        model, system = (GEOGRAPHIC, GEODETIC_CRS) if place.degrees else (PROJECTED, PROJECTED_CRS)
+        keys = {MODEL_TYPE: model, **keys, system: place.epsg}
     tags = ImageFileDirectory_v2()
     tags.tagtype.update({PIXEL_SCALE: DOUBLE, TIE_POINT: DOUBLE, GEO_KEYS: SHORT, NO_DATA: ASCII})
     tags[PIXEL_SCALE] = (place.dx, place.dy, 0.0)

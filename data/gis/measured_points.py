@@ -27,7 +27,7 @@ def read_measurements(
     try:
         rows = csv.DictReader(text.lower().splitlines(), skipinitialspace=True)
         names = rows.fieldnames or []
-        on_earth = place is not None and bool(place.degrees or place.epsg) and {"lon", "lat"} <= {*names}
+        on_earth = place is not None and place.epsg is not None and {"lon", "lat"} <= {*names}
         columns = ("lon", "lat", value) if on_earth else ("x", "y", value)
         every = list(rows)
         if any("".join(row.get(None, [])).strip() for row in every):
@@ -42,7 +42,7 @@ def read_measurements(
         raise DataError(f"{path}: its first line must name the columns {wanted}; it has {', '.join(names)[:99]}")
     x, y, measured = table.T
     if place is not None:
-        if on_earth and place.epsg:
+        if on_earth:
             x, y = Transformer.from_crs(WGS_84, CRS.from_epsg(place.epsg), always_xy=True).transform(x, y)
         x, y = (x - place.x) / place.dx, (place.y - y) / place.dy
     gain = measured - (eirp_dbm or 0)

@@ -1,5 +1,6 @@
 """Arrays of numbered samples that are computed once and kept, in memory or in files that later runs reuse."""
 
+import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -115,7 +116,8 @@ class SampleCache:
         if self.path is None:
             self.memory[name] = self._shard
         else:
-            write_atomically(self.path / name, lambda aside: np.save(aside, self._shard))
+            np.save(content := io.BytesIO(), self._shard)  # to a file it would miss errors of the last block
+            write_atomically(self.path / name, lambda aside: aside.write_bytes(content.getbuffer()))
 
     def read(self, index: int, name: str) -> torch.Tensor:
         """One array of a stored sample, float32."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -87,12 +88,16 @@ class RadioMapDataset(Dataset):
         identity = self.identity() if folder else {}
         cache = SampleCache("samples", len(self), shapes, folder, identity)
         with cache.filling(processes) as missing, ThreadPoolExecutor() as pool:
+            read: Any = pool.map(self._read, missing)
             quiet = processes.rank > 0 or not missing
-            read = tqdm(pool.map(self._read, missing), "reading", len(missing), unit="map", disable=quiet)
-            for index, sample in zip(missing, read, strict=True):
-                if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
-                    raise DataError(f"{self.source.names[index]}: its condition is too large for data.cache; scale it")
-                cache.write(index, sample)
+            with closing(read):  # after an error, nothing more is read
+                for index, sample in zip(
+                    missing, tqdm(read, "reading", len(missing), unit="map", disable=quiet), strict=True
+                ):
+                    if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
+                        said = "its condition is too large for data.cache; scale it"
+                        raise DataError(f"{self.source.names[index]}: {said}")
+                    cache.write(index, sample)
         return cache
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
@@ -202,8 +207,8 @@ def worker_settings(num_workers: int) -> dict[str, Any]:
 
 def close_dataloader(loader: DataLoader) -> None:
     """Stop the workers of a loader now. They ignore SIGTERM, which the interpreter would send them at exit."""
-    workers = getattr(loader, "_iterator", None)  # torch has no public method for this
-    if workers is not None and hasattr(workers, "_shutdown_workers"):
+    workers: Any = loader._iterator  # torch has no public method for this
+    if workers is not None:
         workers._shutdown_workers()
         loader._iterator = None
 

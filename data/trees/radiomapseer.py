@@ -104,7 +104,7 @@ class RadioMapSeer:
         for map_id in sorted({map_id for map_id, _ in self.scenes}):
             files.append(f"antenna/{map_id}.json")
             files += [file for part in self.parts.values() for file in _files(part, map_id)]
-        found = file_digest(self.root / file for file in files)
+        found = file_digest(self.root, files)
         return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": found}
 
     def layout(self, map_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:

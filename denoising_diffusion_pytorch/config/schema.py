@@ -130,7 +130,7 @@ class DiffusionConfig(Section):
     final_step_share: Fraction = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
     scale_factor: Positive | None = setting(None, "factor of the latents; null: 1 / std, measured as stage 2 starts")
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")
-    sampling_timesteps: Count = setting(4, "number of sampling steps; more steps cost accuracy (docs/accuracy.md)")
+    sampling_timesteps: Count = setting(4, "number of sampling steps; with pred_x0 more steps cost accuracy")
     noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
     pixel_noise: NotNegative = setting(0.0, "noise on every pixel of several samples, dB: what the decoder leaves out")
     ddim_eta: Fraction | None = setting(None, "noise of ddim; null: 0, deterministic after the initial noise")

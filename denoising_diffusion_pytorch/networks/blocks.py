@@ -83,7 +83,7 @@ def upsample(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding of time (Vaswani et al., 2017), cos first as in DDPM's U-Net: t (B,) in [0, 1000], not necessarily
+    """Sinusoidal embedding of time (Vaswani et al., 2017), cos first as in latent diffusion: t (B,) in [0, 1000], not necessarily
     integers -> (B, dim) float32; `dim` is even.
     """
     half = dim // 2

@@ -68,8 +68,8 @@ class Checkpointer:
             aside = Path(tempfile.mkdtemp(prefix=time.strftime("superseded_%Y%m%d_%H%M%S_"), dir=newer[0].parent))
             for path in newer:
                 path.rename(aside / path.name)
-            lasting = "as long as it is set, every start goes back to that step"
-            log.warning("trainer.resume_milestone is %d: %s; newer checkpoints are in %s now", step, lasting, aside)
+            lasting = "as long as trainer.resume_milestone is set, every start goes back to that step"
+            log.warning("continuing from step %d: newer checkpoints are in %s now; %s", step, aside, lasting)
 
     def _restore(self, found: Checkpoint) -> None:
         state = found.training_state()
@@ -114,7 +114,7 @@ class Checkpointer:
         keep = {*list(steps)[-settings.keep_last :], *best, settings.resume_milestone}
         for number in steps.keys() - keep:
             if not settings.keep_every or number % settings.keep_every:
-                shutil.rmtree(steps[number])
+                shutil.rmtree(steps[number], ignore_errors=True)  # tried again at the next save
 
     def _scores(self) -> dict[int, float]:
         """The validation NMSE of the checkpoints that have one, by step."""
@@ -136,7 +136,7 @@ class Checkpointer:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Restore an optimizer's moments; its options stay those of this run."""
-    options = {key: optimizer.param_groups[0][key] for key in ("betas", "eps", "weight_decay", "fused")}
+    options = {key: optimizer.param_groups[0][key] for key in ("betas", "eps", "weight_decay")}
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
         group.update(options)

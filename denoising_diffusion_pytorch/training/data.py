@@ -72,7 +72,7 @@ class TrainingData:
         each encoder and data set. Missing posteriors are encoded first, by all processes together, in full precision.
 
         Raises:
-            data.DataError: too little space on the disk, a map that cannot be read, or a folder that not all processes see.
+            data.DataError: a map that cannot be read, or a folder that not all processes see. OSError: a full disk.
         """
         settings, accelerator, dataset = self.config.data, self.accelerator, self.dataset
         autoencoder, symmetries = autoencoder.to(accelerator.device).eval(), dataset.augmentation.symmetries

@@ -13,10 +13,11 @@ SMALLEST = 16  # side of a matrix; smaller ones, as in the last layer of a netwo
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """About U V^T of the singular value decompositions U S V^T of matrices (B, m, n), m <= n: S becomes .7 to 1.2. In bfloat16
-    where that is native, else in float32.
+    """About U V^T of the singular value decompositions U S V^T of matrices (B, m, n), m <= n. In bfloat16 where that is native,
+    else in float32.
 
-    Five steps of the iteration of Newton and Schulz with Jordan's polynomial a x + b x^3 + c x^5.
+    All but very small singular values become .7 to 1.2, by five steps of the iteration of Newton and Schulz with Jordan's
+    polynomial a x + b x^3 + c x^5.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.bfloat16() if has_bfloat16(matrices.device) else matrices.float()
@@ -32,7 +33,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.AdamW):
     """Muon for matrices and for the kernels of convolutions, which are matrices (outputs, inputs); AdamW for all else.
 
-    An update has the root mean square of AdamW's, .2 (Liu et al., 2025, arXiv 2502.16982), so that both share a learning rate.
+    An update has about the root mean square of AdamW's, .16 to .2 (Liu et al., 2025, arXiv 2502.16982), so that both share a
+    learning rate.
     """
 
     def __init__(self, parameters: list[nn.Parameter], **how):

@@ -3,12 +3,18 @@
 import argparse
 import logging
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
 
 from data.conditions import CARS_IN, CONDITION_CHANNELS
 
@@ -110,7 +116,10 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         # as a plugin, which wins over the launcher's environment
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.gradient_accumulation),
         mixed_precision=precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=some_unused),
+            InitProcessGroupKwargs(timeout=timedelta(days=1)),  # others may fill a cache for longer than ten minutes
+        ],
         log_with=config.log_with or None,
         project_dir=Path(config.results_folder).resolve().parent,  # a tracker's folder has the project's name
         cpu=not torch.accelerator.is_available(),  # or several processes without GPUs would each run as if alone

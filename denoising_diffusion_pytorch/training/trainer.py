@@ -63,7 +63,7 @@ class Trainer:
         self.measure_scale = measure_scale
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         objectives = [o.to(accelerator.device).to(memory_format=layout).train() for o in objectives]
-        self.model = model = model.to(accelerator.device).to(memory_format=layout)
+        self.model = model  # a part of the objectives
         self.ema = EMAModel(model, **dict(self.settings.ema))
         # not the copy that EMA took above: validation runs rarely, and in batches of other sizes
         if self.settings.compile:
