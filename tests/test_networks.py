@@ -122,6 +122,15 @@ def test_gradient_checkpointing_changes_nothing_and_every_weight_gets_a_gradient
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))
 
 
+def test_the_condition_encoder_sees_a_single_pixel_in_the_same_way_at_every_place_in_a_patch():
+    encoder = SwinConditionEncoder(1, 16, (1,), depths=(0,), patch_size=4)
+    cond = -torch.ones(4, 1, 16, 16)
+    cond[[0, 1, 2], 0, [4, 7, 8], 4] = 1.0
+    first, same_patch, next_patch, nowhere = encoder(cond)[0]
+    assert torch.equal(first, same_patch) and not torch.allclose(first, next_patch)
+    assert (first - nowhere).abs().max() > 0.05
+
+
 def test_unet_inputs_matter_and_shapes_are_checked():
     torch.manual_seed(0)
     unet = wake(Unet(16, 3, [1, 2], [4, 5], **TINY))

@@ -143,7 +143,9 @@ class SwinConditionEncoder(nn.Module):
         in_channels: channels of the condition.
         dim, dim_mults: channels of level l are dim * dim_mults[l]; its side is 2^-l of level 0's.
         depths: Swin blocks per level; every second one has shifted windows.
-        patch_size: side of the condition / side of level 0 (the latent's).
+        patch_size: side of the condition / side of level 0 (the latent's). Above 1, patches are embedded by their means and
+            maxima and, at first with zero weights, pixel by pixel: a transmitter is another input at every place in a patch,
+            and what buildings do to it was not learnt from pixels alone.
     """
 
     def __init__(
@@ -162,6 +164,10 @@ class SwinConditionEncoder(nn.Module):
         self.in_channels, self.patch_size, self.use_checkpoint = in_channels, patch_size, use_checkpoint
         self.channels = [dim * mult for mult in dim_mults]
         self.patch_embed = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.pool_embed = None
+        if patch_size > 1:
+            zero_init(self.patch_embed)
+            self.pool_embed = nn.Conv2d(2 * in_channels, dim, 1, bias=False)
         self.fourier = FourierFeatures()
         self.conv_in = nn.Conv2d(dim + self.fourier.channels, dim, 3, padding=1)
         self.levels = nn.ModuleList()
@@ -182,6 +188,10 @@ class SwinConditionEncoder(nn.Module):
             right = f"(B, {self.in_channels}, H, W) with sides that are multiples of {multiple}"
             raise ValueError(f"condition {tuple(cond.shape)} must be {right}")
         x = self.patch_embed(cond)
+        if self.pool_embed is not None:
+            pools = [pool(cond, self.patch_size) for pool in (F.avg_pool2d, F.max_pool2d)]
+            pooled = torch.stack(pools, dim=2).flatten(1, 2)  # (B, 2 in_channels, h, w), channel by channel
+            x = x + self.pool_embed(pooled)
         x = self.conv_in(torch.cat([x, self.fourier(x)], dim=1))
         features = []
         for level in self.levels:
