@@ -1,7 +1,7 @@
 """Summaries of several predictors as text: the main scores on a terminal, in at most 80 columns; all scores in files."""
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,10 @@ def interval(values: Sequence[float] | np.ndarray, names: Sequence[str]) -> list
     if len(cities) < 2:
         return None
     sums, counts = np.bincount(city, np.array(values)[known]), np.bincount(city)
-    mean: Callable[..., Any] = lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis)  # noqa: E731
+
+    def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+        return sums.sum(axis) / counts.sum(axis)
+
     how: dict[str, Any] = {"paired": True, "n_resamples": 2000, "method": "percentile", "rng": 0}
     found = bootstrap((sums, counts), mean, **how).confidence_interval
     return [float(found.low), float(found.high)]
@@ -127,10 +130,7 @@ def terminal_report(rows: Rows, notes: Iterable[str]) -> str:
         if found := row.get("calibration"):
             numbers = ", ".join(f"{key} {found[key.lower()]:.2f} dB" for key in ("CRPS", "spread", "error"))
             covered = ", ".join(f"{float(level):.0%}: {fraction:.1%}" for level, fraction in found["coverage"].items())
-            sentences += [
-                f"{name}: {numbers}.",
-                f"{name}: intervals cover {covered} of the pixels that are not certainly built.",
-            ]
+            sentences += [f"{name}: {numbers}.", f"{name}: intervals cover {covered} of what is not certainly built."]
     return "\n".join(["", *aligned, "", wrapped(*sentences, powers(summary), *notes)])
 
 

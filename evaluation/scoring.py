@@ -54,12 +54,11 @@ class Evaluation:
 
     def summaries(self) -> dict[str, dict[str, Any]]:
         """By predictor, `Scores.summary` with `nmse_interval`."""
-        return {
-            name: scores.summary()
-            | {"nmse_interval": interval(*([row[key] for row in scores.rows] for key in ("nmse", "name")))}
-            for name, scores in self.scores.items()
-            if scores.rows
-        }
+        found = {}
+        for name, rows in ((name, scores.rows) for name, scores in self.scores.items() if scores.rows):
+            bounds = interval([row["nmse"] for row in rows], [row["name"] for row in rows])
+            found[name] = self.scores[name].summary() | {"nmse_interval": bounds}
+        return found
 
     def notes(self) -> list[str]:
         """What is missing from the scores."""

@@ -90,10 +90,9 @@ class RadioMapDataset(Dataset):
         with cache.filling(processes) as missing, ThreadPoolExecutor() as pool:
             read: Any = pool.map(self._read, missing)
             quiet = processes.rank > 0 or not missing
+            shown = tqdm(read, "reading", len(missing), unit="map", disable=quiet)
             with closing(read):  # after an error, nothing more is read
-                for index, sample in zip(
-                    missing, tqdm(read, "reading", len(missing), unit="map", disable=quiet), strict=True
-                ):
+                for index, sample in zip(missing, shown, strict=True):
                     if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
                         said = "its condition is too large for data.cache; scale it"
                         raise DataError(f"{self.source.names[index]}: {said}")
