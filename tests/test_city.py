@@ -81,12 +81,16 @@ def test_metres_north_up_and_courtyards():
         (None, 4326, 4326), ("urn:ogc:def:crs:OGC:1.3:CRS84", 4326, 4326), ("urn:ogc:def:crs:EPSG::4258", 4258, 4258),
         ("urn:ogc:def:crs:ESRI::102100", 3857, 3857), ("EPSG:2263", 2263, 2263),  # in feet
         ("ESRI:102662", "ESRI:102662", None), ("EPSG:900913", 3857, None),  # the former like EPSG:26962, but in feet
+        ("OGC:CRS27", "OGC:CRS27", None),  # NAD27 in degrees
         (None, 25832, None), ("urn:x:local", 25832, None), ("EPSG:4326", 25832, None),
     ],
 )  # fmt: skip
 def test_a_house_has_its_size_in_every_system(tmp_path, label, system, written):
     """30 m x 20 m, and its GeoTIFF says where it lies; what cannot be degrees counts as metres."""
-    ring = placed(system, *{2263: (-74.0, 41.0), "ESRI:102662": (-156.5, 20.8)}.get(system, (9.0, 60.0)))
+    ring = placed(
+        system,
+        *{2263: (-74.0, 41.0), "OGC:CRS27": (-74.0, 41.0), "ESRI:102662": (-156.5, 20.8)}.get(system, (9.0, 60.0)),
+    )
     city = read(feature(polygon(ring)), crs=label, around=[ring[0]])
     height, width = city.layout.shape
     assert abs(width - 62) <= 2 >= abs(height - 52) and city.layout.coverage.sum() == pytest.approx(600, rel=0.01)

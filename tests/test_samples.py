@@ -94,6 +94,8 @@ def test_resizing(radiomapseer):
     gain = np.where(buildings, 0, 0.6).astype(np.float32)
     assert np.allclose(to_native(resize(gain, 4), scene), gain, atol=1e-6)  # undoes the area mean
     assert np.array_equal(to_native(gain, scene), gain)
+    everywhere = replace(scene, outlines_are_wrong=True)
+    assert np.allclose(to_native(np.full((4, 4), 0.6), everywhere), 0.6)  # no pixel is certainly built
     scene = RadioMapSeer(radiomapseer).scene(0)  # at another size, no perfect answer is darkened by the mask
     sample = prepare(scene, 40, 40, ["buildings"])
     image, mask = (torch.from_numpy(sample[key])[None] for key in ("image", "ori_mask"))

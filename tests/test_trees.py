@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import DataError, FlatTree, RadioMapSeer, db_to_gain, gain_to_db, open_tree
+from data import DataError, FlatTree, RadioMapSeer, Scene, db_to_gain, gain_to_db, open_tree
 from data.conditions import condition
 from data.files import write_atomically, write_json
-from data.geometry.cars import car_outline, cars_from_picture, picture_of_cars
+from data.geometry.cars import car_outline, cars_from_picture, cars_of, picture_of_cars
 from data.geometry.layout import Layout
 from data.geometry.registration import fit_outlines, picture_of, snap
 from data.samples.document import RadioUNet_c
@@ -44,9 +44,11 @@ def test_grey_levels_and_decibels():
     assert apply_noise_floor(np.array([0.1, 0.2, 0.6, 1.0])) == pytest.approx([0, 0, 0.5, 1])
 
 
-def test_scenes_are_read_by_name(radiomapseer):
+def test_scenes_are_read_by_name(radiomapseer, monkeypatch):
     dataset = RadioMapSeer(radiomapseer)
     assert len(dataset) == 20 and dataset.names[:3] == ["0_0", "0_1", "1_0"]
+    monkeypatch.chdir(radiomapseer.parent)
+    assert RadioMapSeer(radiomapseer.name).identity() == dataset.identity()
     for scene in (dataset.scene(0), dataset.scene(7)):
         layout, gain, tx = make_scene_files(radiomapseer, *map(int, scene.name.split("_")))
         assert scene.tx == tx and np.array_equal(scene.gain * 255, gain.astype(np.float32))
@@ -99,6 +101,9 @@ def test_cars_are_read_from_their_picture():
     assert all(corners(cars_from_picture(picture_of_cars(layout))) == corners(layout) for layout in alone)
     assert len({str(corners(layout)) for layout in alone}) == 16
     both = Layout([car_outline((10, 10), 0), car_outline((12, 11), 60), car_outline((20, 5), 30)], (24, 32))
+    crossing = cars_of([car_outline((10, 10), 0), car_outline((10, 10), 90)], (32, 32))
+    shown = condition(Scene("a", np.zeros((32, 32), bool), (0, 0), cars=crossing), ["cars"], 32)
+    assert ((shown + 1) / 2).sum() == pytest.approx(12, rel=1e-3)  # 2 x 4 px twice, less 2 x 2 px
     drawn = cars_from_picture(picture_of_cars(both))
     inside = [Layout([ring], (24, 32)).inside for ring in both.outlines]
     assert corners(drawn) == corners(both) and np.array_equal(drawn.inside, np.any(inside, axis=0))
