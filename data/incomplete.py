@@ -52,14 +52,13 @@ class Incomplete:
         if (missing or self.outline_error) and layout.outlines:
             buildings = _buildings(layout)
             kept = [buildings[number] for number in sorted(rng.permutation(len(buildings))[int(missing) :])]
-            moved = [(rings, rng.normal(0, 1, 2) * self.outline_error) for rings in kept]
-            rings = [ring + error for rings, error in moved for ring in rings]
-            if self.outline_error:  # buildings may overlap now
+            moved = zip(kept, rng.normal(0, 1, (len(kept), 2)) * self.outline_error, strict=True)
+            if self.outline_error:  # buildings may overlap then
                 shapes = ((outer + error, [ring + error for ring in inner]) for (outer, *inner), error in moved)
-                rings = united([shapely.Polygon(*shape) for shape in shapes])
-            layout = Layout(rings, layout.shape)
-            if not (self.outline_error or scene.shown.exact):  # traced outlines are less certain than the picture
-                layout = Layout.traced(layout.inside & scene.shown.inside)
+                layout = Layout(united([shapely.Polygon(*shape) for shape in shapes]), layout.shape)
+            else:  # traced outlines are less certain than the picture
+                fewer = Layout([ring for rings in kept for ring in rings], layout.shape)
+                layout = fewer if layout.exact else Layout.traced(fewer.inside & layout.inside)
         shows = tells and scene.tx is not None
         return replace(
             scene,

@@ -55,9 +55,10 @@ class Evaluation:
     def summaries(self) -> dict[str, dict[str, Any]]:
         """By predictor, `Scores.summary` with `nmse_interval`."""
         found = {}
-        for name, rows in ((name, scores.rows) for name, scores in self.scores.items() if scores.rows):
-            bounds = interval([row["nmse"] for row in rows], [row["name"] for row in rows])
-            found[name] = self.scores[name].summary() | {"nmse_interval": bounds}
+        for name, scores in self.scores.items():
+            if rows := scores.rows:
+                bounds = interval([row["nmse"] for row in rows], [row["name"] for row in rows])
+                found[name] = scores.summary() | {"nmse_interval": bounds}
         return found
 
     def notes(self) -> list[str]:

@@ -76,13 +76,12 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
         per_second = {"train_vae": 40, "train_cond_ldm": 20, "train_baseline": 8}[Path(command[1]).stem]
         log = Path(command[-1].partition("=")[2]) / "train.log"
         log.write_text(f"12:00:00 step={compare.PROBE} samples_per_second={per_second}\n")
-        steps[log.parent.name] = compare.PROBE
+        steps[log.parent.name] = SimpleNamespace(step=compare.PROBE)
         return SimpleNamespace(returncode=0)
 
-    steps = {}  # of the checkpoints, by folder
-    found = lambda folder: SimpleNamespace(step=steps[folder.name]) if folder.name in steps else None  # noqa: E731
+    steps = {}  # the checkpoints, by folder
     monkeypatch.setattr(compare.subprocess, "run", trained)
-    monkeypatch.setattr(compare, "find_checkpoint", found)
+    monkeypatch.setattr(compare, "find_checkpoint", lambda folder: steps.get(folder.name))
     row, diffusion, batch = plan.rows["regression"], plan.rows["latent diffusion"], 4  # two micro-batches of two
     assert trainings.steps(row) == {"baseline": 10 * 8 / batch}
     assert trainings.steps(diffusion) == {"vae": 2 * 40 / batch, "ldm": 8 * 20 / batch}

@@ -145,7 +145,7 @@ def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
         _write(root / f"png/antennas/{map_id}_{number}.png", antenna)
         paths = [root / folder / f"{map_id}_{number}.png" for folder in recipe.gains]
         if not all(path.exists() for path in paths):
-            for path, path_gain in zip(paths, simulator.path_gains((x, y)), strict=False):
+            for path, path_gain in zip(paths, simulator.path_gains((x, y)), strict=False):  # the second only with cars
                 written += _write(path, gain_to_uint8(db_to_gain(path_gain)))
     return written
 

@@ -118,7 +118,9 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         mixed_precision=precision,
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=some_unused),
-            InitProcessGroupKwargs(timeout=timedelta(days=1)),  # others may fill a cache for longer than ten minutes
+            InitProcessGroupKwargs(
+                timeout=timedelta(hours=2)
+            ),  # another run may fill a cache for more than ten minutes
         ],
         log_with=config.log_with or None,
         project_dir=Path(config.results_folder).resolve().parent,  # a tracker's folder has the project's name
