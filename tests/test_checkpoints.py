@@ -47,6 +47,15 @@ def test_the_best_by_validation_milestones_and_the_last_ones_are_kept(tmp_path):
     assert json.loads(text, parse_constant=pytest.fail)["metrics"]["nmse"] is None  # NaN is no JSON
 
 
+def test_a_run_that_died_during_its_validation_repeats_it(tmp_path):
+    settings = {"save_interval": 2, "validate_every": 2}
+    with pytest.raises(IndexError):
+        make_trainer(tmp_path, validation=OneScene([]), trainer=settings).train()
+    make_trainer(tmp_path, validation=OneScene([0.1, 0.2]), trainer=settings).train()
+    scores = [ck.find_checkpoint(tmp_path, step).meta["metrics"]["nmse"] for step in (2, 4)]
+    assert scores == pytest.approx([0.04, 0.16], rel=1e-4)
+
+
 def test_going_back_to_a_milestone_sets_newer_checkpoints_aside_and_says_that_every_start_does(tmp_path):
     make_trainer(tmp_path, trainer={"save_interval": 1}).train()
     make_trainer(tmp_path, trainer={"save_interval": 1, "resume_milestone": 2, "learning_rate": 1e-2}).train()

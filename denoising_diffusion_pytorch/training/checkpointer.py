@@ -36,6 +36,7 @@ class Checkpointer:
         self.extra: dict[str, nn.Module] = {o.name: o.objective for o in optimizations[1:]}
         self.folder = Path(config.trainer.results_folder)
         self.last: Path | None = None  # folder of the newest checkpoint that this run read or wrote
+        self.unscored = False  # whether the run continues from a checkpoint without validation metrics
 
     def resume(self) -> int:
         """Load the checkpoint that the run continues from, if any (`checkpoint_to_continue`); returns the steps taken."""
@@ -46,6 +47,7 @@ class Checkpointer:
             raise CheckpointError(f"{self.folder}: {said}; trainer.results_folder must be one folder that all see")
         if found is not None:
             self._restore(found)
+            self.unscored = not found.meta["metrics"]
         self.accelerator.wait_for_everyone()  # no process may still be reading when the main process moves checkpoints
         if found is None:
             return 0

@@ -118,9 +118,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         mixed_precision=precision,
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=some_unused),
-            InitProcessGroupKwargs(
-                timeout=timedelta(hours=2)
-            ),  # another run may fill a cache for more than ten minutes
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # another run may be filling a cache
         ],
         log_with=config.log_with or None,
         project_dir=Path(config.results_folder).resolve().parent,  # a tracker's folder has the project's name

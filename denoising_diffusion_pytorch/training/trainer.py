@@ -94,6 +94,8 @@ class Trainer:
                 self.results.begin(self.config, report, self.accelerator, self.step)
             if self.step == 0:
                 self._measure_scale()
+            if self.checkpointer.unscored and self.validation is not None:  # killed during its validation
+                self._validate(self.validation)
             try:
                 with closing(self.make_batches(self.step * self.settings.gradient_accumulation)) as batches:
                     self._loop(batches)
