@@ -20,14 +20,13 @@ except ImportError:  # Windows: two processes that write one file go unnoticed t
 log = logging.getLogger("radiodiff")
 
 
-def lock(file: IO[Any], *, wait: bool = False) -> bool:
-    """Lock an open file for this process until it ends or closes the file. Children do not inherit it.
-
-    False if another process holds it, unless `wait` is set. A file system without locks gives a warning.
+def lock(file: IO[Any]) -> bool:
+    """Lock an open file for this process until it ends or closes the file; False if another process holds it. Children do
+    not inherit it. A file system without locks gives a warning.
     """
     try:
         if fcntl is not None:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -160,6 +160,7 @@ class Predictor:
 
 
 @torch.no_grad()
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # torch would let convolutions use it unasked
 def predict_batch(
     model: LatentDiffusion | Regression | AutoencoderKL,
     scenes: Sequence[Scene],

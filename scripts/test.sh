@@ -8,3 +8,6 @@ bash scripts/setup.sh
 .venv/bin/ruff format --check --quiet .
 .venv/bin/mypy
 .venv/bin/python -m pytest -n auto --dist loadfile -m "not slow" "$@"
+if command -v nvidia-smi >/dev/null; then
+    TEST_ON_GPU=1 .venv/bin/python -m pytest tests/test_gpu.py
+fi

@@ -1,6 +1,7 @@
 """Small trees that tests read."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from data.geometry.layout import Layout
 from data.geometry.registration import antennas_as_file, outlines_as_file, picture_of, snap
 
 torch.set_num_threads(1)
+if "TEST_ON_GPU" not in os.environ:  # set for test_gpu.py; all other tests are the same on every machine
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,8 @@ def test_scenes_are_read_by_name(radiomapseer, monkeypatch):
     dataset = RadioMapSeer(radiomapseer)
     assert len(dataset) == 20 and dataset.names[:3] == ["0_0", "0_1", "1_0"]
     monkeypatch.chdir(radiomapseer.parent)
-    assert RadioMapSeer(radiomapseer.name).identity() == dataset.identity()
+    shutil.copytree(radiomapseer, "copy")
+    assert RadioMapSeer(radiomapseer.name).identity() == RadioMapSeer("copy").identity() == dataset.identity()
     for scene in (dataset.scene(0), dataset.scene(7)):
         layout, gain, tx = make_scene_files(radiomapseer, *map(int, scene.name.split("_")))
         assert scene.tx == tx and np.array_equal(scene.gain * 255, gain.astype(np.float32))

@@ -20,6 +20,7 @@ from ..hashing import digest
 DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
 LAYOUT = 2  # version of the folder; raise it with every change, so that no earlier folder is read
 SHARDS, ROWS = 64, 256  # files of a cache, unless they would hold more samples than this
+LOOK_AGAIN = 2.0  # s
 PATIENCE = 60  # s until a network file system shows what another machine wrote
 
 
@@ -87,8 +88,9 @@ class SampleCache:
             said = "not all processes see this folder, or their copies of the data differ in sizes or times"
             raise DataError(f"{self.path}: {said}; name a data.cache_folder and a data.train.data_root that all see")
         with (self.path / ".lock").open("a") as file:
+            while not any(processes.gather(processes.rank == 0 and lock(file))):
+                time.sleep(LOOK_AGAIN)  # another run fills it; nobody waits in `gather` for hours
             if processes.rank == 0:
-                lock(file, wait=True)  # until another run that fills it has ended
                 for left in self.path.glob(".*.npy"):  # by a run that was killed
                     left.unlink()
             processes.gather(None)

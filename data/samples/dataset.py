@@ -1,8 +1,8 @@
 """Scenes -> samples -> batches on the device."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -26,6 +26,8 @@ from ..trees.radiomapseer import RadioMapSeer
 from ..workers import start_worker, usable_processors
 from .augment import Augmentation
 from .cache import DTYPE, FillingProcesses, SampleCache
+
+READ_AHEAD = 128  # samples of a cache that are prepared before the first of them is written: a disk may be slow
 
 
 class RadioMapDataset(Dataset):
@@ -88,15 +90,16 @@ class RadioMapDataset(Dataset):
         identity = self.identity() if folder else {}
         cache = SampleCache("samples", len(self), shapes, folder, identity)
         with cache.filling(processes) as missing, ThreadPoolExecutor() as pool:
-            read: Any = pool.map(self._read, missing)
-            quiet = processes.rank > 0 or not missing
-            shown = tqdm(read, "reading", len(missing), unit="map", disable=quiet)
-            with closing(read):  # after an error, nothing more is read
-                for index, sample in zip(missing, shown, strict=True):
+            bar = tqdm(total=len(missing), desc="reading", unit="map", disable=processes.rank > 0 or not missing)
+            for first in range(0, len(missing), READ_AHEAD):
+                part = missing[first : first + READ_AHEAD]
+                for index, sample in zip(part, pool.map(self._read, part), strict=True):
                     if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
                         said = "its condition is too large for data.cache; scale it"
                         raise DataError(f"{self.source.names[index]}: {said}")
                     cache.write(index, sample)
+                    bar.update()
+            bar.close()
         return cache
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
@@ -201,7 +204,9 @@ def worker_settings(num_workers: int) -> dict[str, Any]:
     """Arguments of a DataLoader that reads in `num_workers` processes, limited to the number of processors."""
     workers = min(num_workers, usable_processors())
     settings = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "worker_init_fn": start_worker}
-    return settings | {"prefetch_factor": 4 if workers else None}
+    # forked: other workers would each get a copy of a cache in memory
+    how = {"prefetch_factor": 4, "multiprocessing_context": "fork" if sys.platform == "linux" else None}
+    return settings | (how if workers else {})
 
 
 def close_dataloader(loader: DataLoader) -> None:

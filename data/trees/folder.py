@@ -39,8 +39,7 @@ class FlatTree:
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file changes."""
         kinds = ("images/{}.png", "conditions/{}.npy", "masks/{}.png")
-        files = file_digest(self.root, (kind.format(name) for kind in kinds for name in self.names))
-        return {"tree": str(self.root.resolve()), "files": files}
+        return {"files": file_digest(self.root, (kind.format(name) for kind in kinds for name in self.names))}
 
     def scene(self, index: int) -> Scene:
         """Image, mask and condition as a scene. The map is zero where the mask is set; without a mask nothing is built."""

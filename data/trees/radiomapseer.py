@@ -104,8 +104,7 @@ class RadioMapSeer:
         for map_id in sorted({map_id for map_id, _ in self.scenes}):
             files.append(f"antenna/{map_id}.json")
             files += [file for part in self.parts.values() for file in _files(part, map_id)]
-        found = file_digest(self.root, files)
-        return {"tree": str(self.root.resolve()), "scenes": digest(self.names), "files": found}
+        return {"scenes": digest(self.names), "files": file_digest(self.root, files)}
 
     def layout(self, map_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
         """The layout in the folder `part` of polygon/, else of png/, or None; pictures cut from the map `gain` are not offset."""

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -28,6 +27,7 @@ from .forecast import report
 from .objectives import make_objectives
 from .run_folder import model_report
 from .speed import has_bfloat16
+from .stopping import TIMEOUT
 from .validation import Validation
 
 log = logging.getLogger("radiodiff")
@@ -117,8 +117,8 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.gradient_accumulation),
         mixed_precision=precision,
         kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=some_unused),
-            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # another run may be filling a cache
+            DistributedDataParallelKwargs(find_unused_parameters=some_unused, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=TIMEOUT),
         ],
         log_with=config.log_with or None,
         project_dir=Path(config.results_folder).resolve().parent,  # a tracker's folder has the project's name

@@ -3,11 +3,13 @@
 import os
 import signal
 import time
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+TIMEOUT = timedelta(hours=2)  # of waiting for another process, which may be saving or scoring
 ECHO = 5.0  # seconds during which one of REPEATERS may repeat a signal that its processes have already received
 REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # in the environment of their processes
 
@@ -23,7 +25,8 @@ class StopRequest:
     def __init__(self, accelerator: Accelerator) -> None:
         self.requested, self._since = False, 0.0
         # on the CPU: the group is used after every step, and the GPU need not wait for this
-        self._group: Any = torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+        several = accelerator.num_processes > 1
+        self._group: Any = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT) if several else None
         self._echo = ECHO if REPEATERS & os.environ.keys() else 0.0
         self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None  # set by the launcher
 

@@ -19,6 +19,7 @@ from ..predictor import Prediction, predict_batch
 from .data import open_dataset, processes_of
 
 log = logging.getLogger("radiodiff")
+MOST_AT_ONCE = 8  # maps: decoding takes more memory per map than a training step
 COLUMNS = {"vae": ("reconstructed",), "ldm": ("reconstructed", "sampled"), "baseline": ("predicted",)}  # of the picture
 
 
@@ -34,7 +35,8 @@ class Validation:
 
     def __init__(self, config: Config, stage: str, accelerator: Accelerator):
         settings = config.trainer
-        self.accelerator, self.batch_size, self.columns = accelerator, settings.batch_size, COLUMNS[stage]
+        self.accelerator, self.columns = accelerator, COLUMNS[stage]
+        self.batch_size = min(settings.batch_size, MOST_AT_ONCE)
         dataset = open_dataset(config, config.data.validation, processes_of(accelerator))
         train, held_out = config.data.train, config.data.validation
         if train.data_root == held_out.data_root:
