@@ -29,6 +29,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.files import write_text
+
 from .config import differences, parse_config, resolve
 from .config.schema import Config
 from .errors import CheckpointError, ConfigError
@@ -146,11 +148,7 @@ def quantized(name: str, weight: Tensor) -> Tensors:
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write meta.json whole or not at all, with its own checksum."""
-    aside = folder / ".meta.json"
-    aside.write_text(json.dumps(meta | {"checksum": _checksum(meta)}, indent=1), encoding="utf-8")
-    _sync(aside)
-    os.replace(aside, folder / "meta.json")
-    _sync(folder)
+    write_text(folder / "meta.json", json.dumps(meta | {"checksum": _checksum(meta)}, indent=1))
 
 
 def _sync(path: Path) -> None:
