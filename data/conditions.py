@@ -94,7 +94,7 @@ def detour(scene: Scene, size: int) -> np.ndarray:
 
 @channel_of_transmitter
 def turns(scene: Scene, size: int) -> np.ndarray:
-    """By how much the shortest path turns: 1 - its sum of turns / 360 degrees, at least 0.1; 0 where there is no path."""
+    """How straight the shortest path is: 1 minus the sum of its turns / 360 degrees, at least 0.1; 0 where there is no path."""
     from .simulator import shortest_paths  # numba is slow to import
 
     _, turn = shortest_paths(scene.shown.inside, scene.shown_tx, straight=True)

@@ -19,12 +19,12 @@ from .units import GAIN_SPAN_DB
 
 @dataclass(frozen=True)
 class Incomplete:
-    """How incomplete a scene's condition is; DataError for errors of points where there are none."""
+    """How incomplete a scene's condition is; DataError for errors of measured points if there are no points."""
 
-    points: int = 0  # at most: about half of the scenes have fewer than its square root, some have none
+    points: int = 0  # maximum; about half of the scenes have fewer than its square root, some have none
     points_noise: float = 0.0  # standard deviation of a measured value, dB
     points_jitter: float = 0.0  # standard deviation of a point's position in each direction, m
-    missing_buildings: int = 0  # at most, left out of the condition
+    missing_buildings: int = 0  # maximum number left out of the condition
     outline_error: float = 0.0  # standard deviation of each building's shift in each direction, m
     transmitter_error: float = 0.0  # standard deviation of the transmitter's shift in each direction, m
     transmitter_unknown: float = 0.0  # fraction of the scenes whose condition does not show the transmitter

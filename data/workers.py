@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 
-LOOK_AGAIN = 2.0  # s until a worker, and then each one forked before it, notices that their parent was killed
+LOOK_AGAIN = 2.0  # s between checks whether the parent was killed; workers notice it one by one, the youngest first
 
 
 def usable_processors() -> int:

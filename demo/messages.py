@@ -91,7 +91,7 @@ def placed(cars: Layout) -> list[list[int]]:
 
 
 def layers_of(prediction: Prediction) -> dict[str, np.ndarray]:
-    """The maps of a transmitter in dB, (SIDE, SIDE) float32, by name; a spread of several samples, a loss by cars."""
+    """The maps of a transmitter by name, in dB, (SIDE, SIDE) float32; `std` for several samples, `car_loss` with cars."""
     scene = prediction.scene
     without, simulated = (gain_to_db(np.where(scene.buildings, 0, each)) for each in simulated_gains(scene))
     model = gain_to_db(prediction.gain)

@@ -39,7 +39,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
-    Image.MAX_IMAGE_PIXELS = LARGEST**2 // 2  # pictures with more than twice this number are not unpacked
+    Image.MAX_IMAGE_PIXELS = LARGEST**2 // 2  # Pillow refuses pictures with more than twice as many
     guard(app, hosts)
     add_cities(app)
     add_maps(app, predictor)
@@ -70,7 +70,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
 
 
 def add_cities(app: Flask) -> None:
-    """/city and /upload, which answer a whole city each, and /cars along the streets of what is in view."""
+    """/city and /upload, which each return a whole city, and /cars, which returns cars along the streets in view."""
 
     def seed() -> int:
         return abs(request.args.get("seed", 0, type=int))
@@ -131,7 +131,7 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
 
 
 def guard(app: Flask, hosts: Collection[str] | None) -> None:
-    """Refuse other hosts, protect the page, and answer every error as a sentence in JSON."""
+    """Refuse other hosts, protect the page, and return every error as a sentence in JSON."""
 
     @app.before_request
     def check_host():

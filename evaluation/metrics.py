@@ -96,7 +96,7 @@ def measure(
 
 
 def mean_of(values: Sequence[float | None] | np.ndarray) -> float:
-    """The mean of the values that are finite; NaN without any. None, as JSON has in place of NaN, is not."""
+    """The mean of the finite values; NaN if there are none. None, which JSON has in place of NaN, counts as NaN."""
     known = np.array(values, float)
     known = known[np.isfinite(known)]
     return float(known.mean()) if len(known) else math.nan

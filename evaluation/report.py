@@ -90,7 +90,7 @@ def table(
     columns: Mapping[str, tuple[str, int]] = COLUMNS,
     heads: Sequence[str] = ("",),
 ) -> list[list[str]]:
-    """Headings, and one line per summary, without the columns that none has; `rows` by the cells below `heads`."""
+    """Headings, and one line per summary, without columns that are empty in all; the keys of `rows` go below `heads`."""
     used = {n: c for n, c in columns.items() if any(entry(row, c[0]) is not None for row in rows.values())}
     lines = [[*heads, *used]]
     for first, row in rows.items():

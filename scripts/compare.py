@@ -4,10 +4,10 @@
         --markdown table.md
 
 A plan is a YAML file: see configs/compare/ and `Plan` below. The speed of each row is measured first, one row at a time,
-and determines how many steps fit into the time: keep the machine to itself while that lasts; other programs that run
-later, and rows that are trained in parallel, do not change the result. Reading the data and filling caches is not
-counted. A row with an autoencoder gives a fifth of its time to it; one without has all for itself. What is finished is not
-run again: the same command resumes after an interruption, or after rows were added; a row that was changed is another run.
+and determines how many steps fit into the time: run nothing else on the machine during this measurement. Later, other
+programs, and rows that are trained in parallel, do not change the result. Reading the data and filling caches is not
+counted. A row with an autoencoder spends a fifth of its time on it. What is finished is not run again: the same command
+resumes after an interruption, or after rows were added; a row that was changed is another run.
 """
 
 import argparse

@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Task:
-    """What the command line asks for: the model, the scenes that it is scored on, `facts` to say about the scores."""
+    """What the command line asks for: the model, the scenes that it is scored on, and `facts` that go with the scores."""
 
     def __init__(self) -> None:
         self.arguments = arguments = parse_arguments()

@@ -16,7 +16,7 @@ from .registration import EDGE
 LENGTH, WIDTH = 4, 2  # m
 MANY, TURNED = 20, 4  # cars, and different outlines among them, by which a picture of RadioMapSeer is recognised
 STEPS = 200  # tries to split a blob into cars
-SAMPLE = (-7 * EDGE, 4 * EDGE)  # offset of the point that decides from a pixel's centre, which is often on an outline
+SAMPLE = (-7 * EDGE, 4 * EDGE)  # from a pixel's centre, which is often on an outline, to the point that decides
 
 
 def car_outline(centre: tuple[int, int], degrees: float) -> np.ndarray:

@@ -35,7 +35,7 @@ class City:
     place: Georeference | None  # where it lies; None for pictures, whose coordinates are column and row
     notes: list[str] = field(default_factory=list)  # what was read and what was left out, a sentence each
     seems_inverted: bool = False  # more than half of a picture is built
-    cars: Layout | None = None  # None if none were named
+    cars: Layout | None = None  # None if none were given
 
     def add_cars(self, cars: Layout) -> None:
         """Take these cars, except those that stand inside buildings."""

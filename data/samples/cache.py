@@ -59,7 +59,7 @@ class SampleCache:
         self.record = np.dtype([(name, DTYPE, tuple(shape)) for name, shape in shapes.items()])
         self.rows = count if folder is None else max(1, min(-(-count // (SHARDS * group)), ROWS // group)) * group
         self.memory: dict[str, np.ndarray] = {}
-        self._shard = np.empty(0, self.record)  # that is being written
+        self._shard = np.empty(0, self.record)  # the one being written
         own = {"layout": LAYOUT, "count": count, "rows": self.rows, "arrays": self.record.descr}
         self.facts = own | dict(identity or {})
         self.path = None if folder is None else folder / f"{kind}_{digest(self.facts)}"

@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Processes:
     """The processes of this run: one, or those that `accelerate launch` started. Only the main one prints and writes.
 
-    They exchange Python objects over gloo, also if networks are on GPUs. A user's mistake, an error of the types
+    They exchange Python objects over gloo, even if networks are on GPUs. A user's mistake, which is an error of the types
     `mistakes`, ends all processes with one message. `rank` is the number of this process, `count` how many there are.
     """
 
@@ -63,7 +63,7 @@ class Processes:
         if self.count > 1:
             found = self._exchange("gather_object", (result, mistake), [None] * self.count if self.is_main else None)
         if mistake and not self.is_main:
-            self._exchange("barrier")  # until the main process has said it: once one ends, the launcher ends all
+            self._exchange("barrier")  # until the main process has reported it: once one ends, the launcher ends all
         for _, fault in found or ():
             if fault:
                 raise fault
@@ -96,7 +96,7 @@ class Processes:
             getattr(torch.distributed, operation)(*arguments)
         except RuntimeError as error:
             if not self.is_main:
-                raise SystemExit(2) from error  # the main process has ended, and has said why
+                raise SystemExit(2) from error  # the main process has ended, and has reported why
             raise DataError("another process ended early; was it killed, or its memory exhausted?") from error
         return arguments[-1] if arguments else None
 
@@ -125,8 +125,8 @@ def shared(
         read: called with each scene, by workers; can be pickled.
         work: called with each scene of a batch and what was read of it; returns one result per scene.
         title: of the progress bar.
-        done: numbers whose results are known, in the main process; a batch with other ones is worked on as a whole.
-        num_workers: that read, per process; None: one for every processor that is free.
+        done: numbers whose results are known, in the main process; a batch that also has others is worked on as a whole.
+        num_workers: workers that read, per process; None: one for each free processor.
     """
     import torch
     from torch.utils.data import DataLoader

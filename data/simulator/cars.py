@@ -14,7 +14,7 @@ TRIES = 20  # routes that are looked for until there are as many metres
 CELL = 4  # m, between the points of a route
 NARROW, WIDE = 6.0, 20.0  # m to the nearest wall: routes avoid what is closer or farther away
 CLEAR = 3.0  # m to the nearest wall, at least
-GROUP, SPREAD = 3, 4.0  # places looked for together, and their standard deviation along the street in m
+GROUP, SPREAD = 3, 4.0  # cars tried together, and the standard deviation of their places along the street, m
 LANE = 3.0  # m from the middle of a street to its cars
 APART = 1.5  # m between two cars, so that a picture shows which is which
 

@@ -23,11 +23,11 @@ class FlatTree:
             {path.stem for path in self.root.glob(pattern)}  # hidden files belong to other programs
             for pattern in ("images/[!.]*.png", "conditions/[!.]*.npy", "masks/[!.]*.png")
         )
-        lonely = sorted(images ^ conditions)
-        if lonely or not images:
-            name = lonely[0] if lonely else "NAME"
+        unpaired = sorted(images ^ conditions)
+        if unpaired or not images:
+            name = unpaired[0] if unpaired else "NAME"
             missing = f"conditions/{name}.npy" if name in images else f"images/{name}.png"
-            raise DataError(f"{self.root}: {missing} is missing ({len(lonely)} names have no partner)")
+            raise DataError(f"{self.root}: {missing} is missing ({len(unpaired)} names have no partner)")
         if masks - images:
             raise DataError(f"{self.root}: masks/{min(masks - images)}.png belongs to no image")
         self.names = select(self.root, split, sorted(images), self.rule)[:max_samples]

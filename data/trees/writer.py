@@ -69,7 +69,7 @@ class Recipe:
         return {root / file for file in files}
 
     def city(self, map_id: int) -> tuple[Layout, list[tuple[int, int]], Layout | None]:
-        """The layout of a map, its transmitters, and its cars, none of which stands at a transmitter; None without cars."""
+        """A map's layout, its transmitters, and its cars except those at a transmitter; None for a recipe without cars."""
         rng = np.random.default_rng((self.seed, map_id))
         city, cars = self.known[map_id] if self.known else (None, None)
         while True:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 TIMEOUT = timedelta(hours=2)  # of waiting for another process, which may be saving or scoring
 ECHO = 5.0  # seconds during which one of REPEATERS may repeat a signal that its processes have already received
-REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # in the environment of their processes
+REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # environment variables of the processes that they start
 
 
 class StopRequest:

@@ -42,8 +42,8 @@ class Validation:
         if train.data_root == held_out.data_root:
             trained = set(map(map_of, open_tree(**vars(train)).names))
             if both := sum(map_of(name) in trained for name in dataset.source.names):
-                told = f"{both} of {len(dataset)} validation maps are of cities that are trained on"
-                log.warning("%s; name other splits in data.train.split and data.validation.split", told)
+                overlap = f"{both} of {len(dataset)} validation maps are of cities that are trained on"
+                log.warning("%s; name other splits in data.train.split and data.validation.split", overlap)
         scored = settings.validation_samples if settings.validate_every else 0
         chosen = spread(len(dataset), max(scored, settings.num_samples))
         self.drawn = {chosen[place] for place in spread(len(chosen), settings.num_samples)}
