@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -68,7 +68,7 @@ class Row(schema.Section):
     own: list[schema.Text] = []  # key=value for `config` alone
     sampling_steps: list[schema.Count | None] = [None]  # each is scored; None: the configured number
     seeds: list[schema.Natural] = [0]  # of the runs, averaged map by map
-    reference: Literal["simulator", "line-of-sight path-loss model", "25 log10 d"] | None = None  # needs no training
+    reference: Annotated[str, schema.one_of(REFERENCES)] | None = None  # needs no training
 
 
 class Plan(schema.Section):

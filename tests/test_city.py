@@ -46,12 +46,9 @@ def shifted(ring, dx, dy=0):
 
 def placed(epsg, lon, lat, ring=HOUSE):
     """A ring in metres from (lon, lat), in another system, as PROJ has it."""
-    x, y = transform(
-        f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84",
-        f"EPSG:{epsg}" if isinstance(epsg, int) else epsg,
-        *np.transpose(ring),
-    )
-    return np.column_stack([x, y]).tolist()
+    local = f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84"
+    system = f"EPSG:{epsg}" if isinstance(epsg, int) else epsg
+    return np.column_stack(transform(local, system, *np.transpose(ring))).tolist()
 
 
 def read(*features, crs=None, around=()):
@@ -87,10 +84,8 @@ def test_metres_north_up_and_courtyards():
 )  # fmt: skip
 def test_a_house_has_its_size_in_every_system(tmp_path, label, system, written):
     """30 m x 20 m, and its GeoTIFF says where it lies; what cannot be degrees counts as metres."""
-    ring = placed(
-        system,
-        *{2263: (-74.0, 41.0), "OGC:CRS27": (-74.0, 41.0), "ESRI:102662": (-156.5, 20.8)}.get(system, (9.0, 60.0)),
-    )
+    places = {2263: (-74.0, 41.0), "OGC:CRS27": (-74.0, 41.0), "ESRI:102662": (-156.5, 20.8)}
+    ring = placed(system, *places.get(system, (9.0, 60.0)))
     city = read(feature(polygon(ring)), crs=label, around=[ring[0]])
     height, width = city.layout.shape
     assert abs(width - 62) <= 2 >= abs(height - 52) and city.layout.coverage.sum() == pytest.approx(600, rel=0.01)

@@ -138,10 +138,8 @@ def test_symmetries(index):
 def test_line_of_sight_against_shapely():
     city = random_city(np.random.default_rng(1), 64)
     tx = random_transmitter(city, np.random.default_rng(2))
-    visible, walls = (
-        line_of_sight(city, tx),
-        shapely.MultiLineString([ring[[*range(len(ring)), 0]] for ring in city.outlines]),
-    )
+    visible = line_of_sight(city, tx)
+    walls = shapely.MultiLineString([ring[[*range(len(ring)), 0]] for ring in city.outlines])
     assert not visible[city.inside].any() and visible[tx[1], tx[0]] and visible.any()
     for row, column in np.argwhere(~city.inside)[::7]:
         ray = shapely.LineString([tx, (column, row)])
