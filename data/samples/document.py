@@ -1,7 +1,7 @@
 """The names and calls of the design document for data, where they differ from ours. Nothing else knows them."""
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..hashing import random_key
 from ..incomplete import Incomplete
 from ..trees.folder import open_tree
 from .augment import Augmentation, Sample, moved, symmetry
-from .dataset import RadioMapDataset, SampleStream, to_device, training_loader, worker_settings
+from .dataset import RadioMapDataset, SampleStream, to_device, worker_settings
 
 
 class RadioUNet_c(RadioMapDataset):  # noqa: N801 - the document's name
@@ -42,14 +42,13 @@ class Epochs:
 
 
 class EpochLoader(DataLoader):
-    """`for batch in loader` is one epoch, see `Epochs`; `next(loader)` takes the batches of `endless`, which leaves nothing out."""
+    """`for batch in loader` is one epoch, see `Epochs`; `next(loader)` takes the batches of one epoch after another."""
 
-    endless: DataLoader
     _taken: Iterator[dict[str, Any]] | None = None
 
     def __next__(self) -> dict[str, Any]:
         if self._taken is None:
-            self._taken = iter(self.endless)
+            self._taken = (batch for _ in count() for batch in self)
         return next(self._taken)
 
 
@@ -68,9 +67,7 @@ def create_dataloader(config: Any) -> EpochLoader:
     dataset, workers = RadioUNet_c(**options), getattr(data, "num_workers", 4)
     if len(dataset) < batch_size:
         raise DataError(f"{dataset.source.report}: fewer than one batch of {batch_size} (trainer.batch_size)")
-    loader = EpochLoader(dataset, batch_sampler=Epochs(len(dataset), batch_size, seed), **worker_settings(workers))
-    loader.endless = training_loader(dataset, batch_size, seed, num_workers=workers)
-    return loader
+    return EpochLoader(dataset, batch_sampler=Epochs(len(dataset), batch_size, seed), **worker_settings(workers))
 
 
 def process_batch(batch: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
