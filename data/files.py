@@ -1,12 +1,13 @@
 """Reading and writing small files: whole or not at all, and JSON that every reader accepts."""
 
+import io
 import json
 import logging
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from pydantic_core import to_json
 
@@ -42,22 +43,29 @@ def decoded(content: bytes) -> str:
         return content.decode("cp1252", "replace")
 
 
-def write_atomically(path: Path, save: Callable[[Path], object]) -> None:
-    """Call `save` with a temporary path of the same suffix, then rename: `path` is never incomplete, even after a crash."""
+def write_atomically(path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """Call `save` with a file in memory and store its content: `path` is never incomplete, even after a crash or on a full disk,
+    of which numpy and Pillow may not notice that the last block is missing.
+    """
+    save(content := io.BytesIO())
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # process ids repeat on other machines
     try:
-        save(aside)
-        with aside.open("r+b") as file:
+        with aside.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not say which file it is
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write text atomically; the folder is made."""
-    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:

@@ -188,8 +188,9 @@ def load_tensors(path: Path) -> Any:
             stored[name] = stored[name] * stored.pop(name + SCALE)
         return stored
     except Exception as error:  # many kinds; all mean that the file cannot be trusted
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: cannot be loaded as plain tensors ({reason})") from error
+        # torch explains first how to execute what is in the file
+        reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())[:200] or type(error).__name__
+        raise CheckpointError(f"{path}: is no .safetensors or torch file of plain tensors ({reason})") from error
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def run(main: Callable[[], int | None]) -> None:
         # an error from a data loading worker carries the worker's traceback before its one line
         said = str(error).splitlines()[-1].removeprefix("data.errors.DataError: ")
     except OSError as error:
-        said = f"{error.strerror}: {error.filename or 'the results folder'}; free some space or choose another folder"
+        said = f"{error.strerror or error}: {error.filename or 'the results folder'}; free some space or choose another folder"
     except KeyboardInterrupt:
         sys.exit(130)
     print(f"error: {said}", file=sys.stderr)

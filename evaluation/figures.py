@@ -12,6 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from data.files import write_atomically
 from data.scene import Scene
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB, gain_to_db
 
@@ -63,8 +64,8 @@ def _mark_points(axes: Any, points: np.ndarray | None, label: str = "") -> None:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    path = Path(path)
+    write_atomically(path, lambda file: figure.savefig(file, dpi=110, format=path.suffix[1:]))
 
 
 def comparison_figure(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.files import write_json
+from data.files import write_atomically, write_json
 from data.geometry.georeference import Georeference
 from data.gis.geotiff import write_geotiff
 from data.scene import Scene
@@ -22,14 +22,23 @@ def write_map(
     """A map as NAME.png (grey levels) and NAME.npy (dB), the standard deviation of its samples as NAME_std.npy (dB); with a
     `place` on the earth as .tif too. (H, W) grey levels, NaN where nothing is predicted.
     """
-    Image.fromarray(gain_to_uint8(np.nan_to_num(gain))).save(folder / f"{name}.png")
+    picture = Image.fromarray(gain_to_uint8(np.nan_to_num(gain)))
+    write_atomically(folder / f"{name}.png", lambda file: picture.save(file, "PNG"))
     decibels = {name: gain_to_db(gain)}
     if std is not None:
         decibels[f"{name}_std"] = std * GAIN_SPAN_DB
     for stem, values in decibels.items():
-        np.save(folder / f"{stem}.npy", values.astype(np.float32))
+        _write_array(folder, stem, values.astype(np.float32))
         if place is not None:
-            write_geotiff(folder / f"{stem}.tif", values, place)
+            _write_geotiff(folder, stem, values, place)
+
+
+def _write_array(folder: Path, name: str, values: np.ndarray) -> None:
+    write_atomically(folder / f"{name}.npy", lambda file: np.save(file, values))
+
+
+def _write_geotiff(folder: Path, name: str, values: np.ndarray, place: Georeference) -> None:
+    write_atomically(folder / f"{name}.tif", lambda file: write_geotiff(file, values, place))
 
 
 def draw_map(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None = None) -> None:
@@ -84,8 +93,8 @@ def write_coverage(
         ],
     }
     write_json(folder / "coverage.json", summary)
-    np.save(folder / "best_server.npy", server.astype(np.int16))
+    _write_array(folder, "best_server", server.astype(np.int16))
     if place is not None:
         for name, values in (("best_server", server), ("coverage", coverage.covered)):
-            write_geotiff(folder / f"{name}.tif", np.where(server > 0, values, np.nan), place)
+            _write_geotiff(folder, name, np.where(server > 0, values, np.nan), place)
     coverage_figure(folder / "coverage.png", server, coverage.gain, scenes, threshold_db)

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from PIL import Image
 
 from data.errors import DataError
+from data.files import write_atomically
 from data.gis.city import print_city, read_city
 from data.scene import parse_position, scene_at
 from data.simulator import Simulator
@@ -40,8 +41,8 @@ def main() -> None:
     print_city(city, arguments.buildings)
     tx = scene_at(arguments.buildings.stem, city.layout, arguments.tx, city.place, city.cars).tx
     path_gain = Simulator(city.layout, cars=city.cars).path_gain(tx)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(gain_to_uint8(db_to_gain(path_gain))).save(arguments.out, format="PNG")
+    picture = Image.fromarray(gain_to_uint8(db_to_gain(path_gain)))
+    write_atomically(arguments.out, lambda file: picture.save(file, "PNG"))
     print(f"{arguments.out}: path gain from {path_gain[~city.layout.inside].min():.1f} to {path_gain.max():.1f} dB")
 
 

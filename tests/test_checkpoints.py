@@ -27,7 +27,7 @@ def test_results_folder(tmp_path):
     trainer.train()
     assert kept(tmp_path) == ["ckpt_2", "ckpt_4"]
     assert validation.asked == ["drawn", "all"]
-    assert all(model is trainer.ema.ema_model for model in validation.models)
+    assert all(model is trainer.ema.shadow for model in validation.models)
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["sample_2.png", "sample_4.png"]
     report = (tmp_path / "model_report.txt").read_text().splitlines()
     assert [line.endswith("frozen") for line in report if line.startswith("model.first_stage_model ")] == [True]

@@ -89,7 +89,8 @@ def test_a_house_has_its_size_in_every_system(tmp_path, label, system, written):
     city = read(feature(polygon(ring)), crs=label, around=[ring[0]])
     height, width = city.layout.shape
     assert abs(width - 62) <= 2 >= abs(height - 52) and city.layout.coverage.sum() == pytest.approx(600, rel=0.01)
-    write_geotiff(tmp_path / "a.tif", city.layout.coverage, city.place)
+    with (tmp_path / "a.tif").open("wb") as file:
+        write_geotiff(file, city.layout.coverage, city.place)
     with rasterio.open(tmp_path / "a.tif") as found:
         assert (found.crs and found.crs.to_epsg()) == written
         x, y = np.mean(ring[:4], axis=0)
@@ -259,7 +260,7 @@ def test_columns_are_found_by_their_names(tmp_path, text, place, eirp, said, enc
     [
         ("x,y\n1,2\n", None, "must name the columns x,y .* and gain_db.*; it has x, y"),
         ("lat,lon,gain_db\n6,2,-90\n", None, "must name the columns"),  # the city is a picture
-        ("x,y,gain_db\n6,2,-90\n", 23, "or dbm with the transmitter's EIRP"), ("x,y,dbm\n6,2,-90\n", None, "gain_db, or dbm with"),
+        ("x,y,gain_db\n6,2,-90\n", 23, "dbm, or gain_db without an EIRP"), ("x,y,dbm\n6,2,-90\n", None, "gain_db, or dbm with"),
         ("", None, "must name the columns"), ("x,y,gain_db\n", None, "none of its points"),
         ("x,y,gain_db\n6,2,-9O\n", None, "is no table of numbers"), ("x;y;gain_db\n6;2;-90,5\n", None, "is no table of numbers"),
         ("gain_db,x,y\n-90,5,10,5,20,5\n", None, "with decimal points .a line has more values"),

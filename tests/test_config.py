@@ -122,7 +122,7 @@ def test_bad_files(refuse, text, part):
 REFUSED = """
 trainer.batch_size | not key=value
 =4 | not key=value
-trainer.batch_size= | trainer.batch_size=null for the default
+trainer.batch_size= | is not key=value, e.g. trainer.batch_size=4
 first_stage_config.ddconfig.resolution=322 | ddconfig.resolution is 322 | multiple of 4
 first_stage_config.ddconfig.z_channels=4 | z_channels is 4 | first_stage_config.embed_dim
 unet_config.attention_resolutions=[40] | attention_resolutions names 40 | 1, 2, 4, 8

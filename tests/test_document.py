@@ -176,11 +176,11 @@ def test_ema_of_the_document():
     ema_model, before = EMAModel(model, beta=0.999), model.weight.item()
     model.weight.data += 1
     ema_model.update_after_step(10001)
-    assert ema_model.ema_model.weight.item() == pytest.approx(before)
+    assert ema_model.shadow.weight.item() == pytest.approx(before)
     ema_model.update_after_step(10010)
-    assert ema_model.ema_model.weight.item() == pytest.approx(before + 0.001)
+    assert ema_model.shadow.weight.item() == pytest.approx(before + 0.001)
     ema_model.update(model)
-    assert ema_model.ema_model.weight.item() == pytest.approx(before + 0.001999)
+    assert ema_model.shadow.weight.item() == pytest.approx(before + 0.001999)
 
 
 def test_the_documents_loop(flat_tree, tmp_path):
@@ -212,7 +212,7 @@ def test_the_documents_loop(flat_tree, tmp_path):
         if accelerator.sync_gradients:
             ema_model.update_after_step(step // 2 + 1)
     accelerator.log({"loss": 1.0}, step)
-    samples = ema_model.ema_model.sample(batch["cond"])
+    samples = ema_model.shadow.sample(batch["cond"])
     accelerator.save_state(tmp_path / "checkpoints" / "ckpt_3")
     state = load_file(tmp_path / "checkpoints" / "ckpt_3" / "model.safetensors")
     assert samples.shape == (2, 1, 40, 40) and state["scale_factor"] != 1 and state["unet.conv_out.weight"].any()

@@ -19,7 +19,7 @@ def test_load_model_rebuilds_from_the_checkpoint_alone(tmp_path):
     model, config, found = load_model(tmp_path)
     assert found.step == 4 and config.unet_config.model_channels == 8
     batch = tiny_batch(0)
-    expected = trainer.ema.ema_model.eval().sample(batch["cond"], keys=[1, 2])
+    expected = trainer.ema.shadow.eval().sample(batch["cond"], keys=[1, 2])
     assert torch.equal(model.sample(batch["cond"], keys=[1, 2]), expected)
     last, _, _ = load_model(tmp_path / "checkpoints" / "ckpt_4", use_ema=False)
     assert same(last.state_dict(), trainer.model.state_dict())
@@ -61,7 +61,7 @@ def test_original_checkpoints_and_our_own_load(tmp_path):
     trainer = make_trainer(tmp_path / "vae", "vae")
     trainer.train()
     load_first_stage(target, tmp_path / "vae")
-    assert same(target.state_dict(), trainer.ema.ema_model.state_dict())
+    assert same(target.state_dict(), trainer.ema.shadow.state_dict())
 
 
 PLAIN = {

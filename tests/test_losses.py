@@ -93,7 +93,7 @@ def test_ema_shares_frozen_weights_and_copies_buffers():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.BatchNorm1d(2))
     model[0].requires_grad_(False)
     ema = EMAModel(model, 0.5)
-    assert ema.ema_model[0].weight is model[0].weight and ema.ema_model[1].weight is not model[1].weight
+    assert ema.shadow[0].weight is model[0].weight and ema.shadow[1].weight is not model[1].weight
     nn.init.zeros_(model[1].weight)
     model[2].running_mean.fill_(7)
     ema.update()

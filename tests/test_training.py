@@ -91,7 +91,7 @@ def test_ema_of_every_step_under_accumulation(tmp_path):
     trained = trainer.optimizations[0].parameters
     history = after_each_step(trainer, lambda logs: torch.cat([p.detach().flatten() for p in trained]))
     trainer.train()
-    shadow = dict(trainer.ema.ema_model.named_parameters())
+    shadow = dict(trainer.ema.shadow.named_parameters())
     averaged = torch.cat([shadow[name].flatten() for name in trainer.ema.trainable])
     # a copy at step 1, then halfway at steps 2 and 4
     assert torch.allclose(averaged, (0.5 * history[0] + 0.5 * history[1]) * 0.5 + 0.5 * history[3], atol=1e-7)

@@ -1,6 +1,7 @@
 """Files, units, trees, splits, and what odd files lead to."""
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -21,8 +22,8 @@ from tests.conftest import make_scene_files, save_grey, save_json
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
-    def interrupted(aside):
-        aside.write_text("half")
+    def interrupted(file):
+        file.write(b"half")
         raise KeyboardInterrupt
 
     path = tmp_path / "new" / "a.json"
@@ -31,6 +32,13 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert json.loads(before) == {"nmse": None, "levels": [0.5, None, [1, "x"]], "count": 3} and "NaN" not in before
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, interrupted)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # like a full disk
+        with pytest.raises(OSError, match=r"large: .*a\.json"):
+            write_atomically(path, lambda file: np.save(file, np.zeros(200)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text() == before and [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
@@ -50,6 +58,9 @@ def test_scenes_are_read_by_name(radiomapseer, monkeypatch):
     monkeypatch.chdir(radiomapseer.parent)
     shutil.copytree(radiomapseer, "copy")
     assert RadioMapSeer(radiomapseer.name).identity() == RadioMapSeer("copy").identity() == dataset.identity()
+    shutil.copy(radiomapseer / "gain" / "DPM" / "0_0.png", radiomapseer / "gain" / "DPM" / "0_2.PNG")
+    (radiomapseer / "gain" / "DPM" / "0_3.png").mkdir()
+    assert RadioMapSeer(radiomapseer).names == dataset.names  # with neither
     for scene in (dataset.scene(0), dataset.scene(7)):
         layout, gain, tx = make_scene_files(radiomapseer, *map(int, scene.name.split("_")))
         assert scene.tx == tx and np.array_equal(scene.gain * 255, gain.astype(np.float32))

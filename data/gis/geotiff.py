@@ -1,6 +1,5 @@
 """Maps as GeoTIFF, which geographic information systems open at the right place."""
 
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -17,7 +16,7 @@ PROJECTED, GEOGRAPHIC, PIXEL_IS_AREA = 1, 2, 1
 EPSG_CODES = range(1, 2**16)  # numbers that fit into a key
 
 
-def write_geotiff(file: Path | BinaryIO, values: np.ndarray, place: Georeference) -> None:
+def write_geotiff(file: BinaryIO, values: np.ndarray, place: Georeference) -> None:
     """Write a map, (H, W) float, as float32 with NaN for no data."""
     keys = {RASTER_TYPE: PIXEL_IS_AREA}
     if place.epsg:

@@ -38,7 +38,8 @@ def read_measurements(
     except (csv.Error, ValueError) as error:
         raise DataError(f"{path}: is no table of numbers separated by commas, with decimal points ({error})") from error
     if not {*columns} <= {*names}:
-        wanted = "x,y (or lon,lat of a city that lies on the earth) and gain_db, or dbm with the transmitter's EIRP"
+        other = "dbm with the transmitter's EIRP" if eirp_dbm is None else "gain_db without an EIRP"
+        wanted = f"x,y (or lon,lat of a city that lies on the earth) and {value}, or {other}"
         raise DataError(f"{path}: its first line must name the columns {wanted}; it has {', '.join(names)[:99]}")
     x, y, measured = table.T
     if place is not None:

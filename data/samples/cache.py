@@ -1,6 +1,5 @@
 """Arrays of numbered samples that are computed once and kept, in memory or in files that later runs reuse."""
 
-import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -118,8 +117,7 @@ class SampleCache:
         if self.path is None:
             self.memory[name] = self._shard
         else:
-            np.save(content := io.BytesIO(), self._shard)  # to a file it would miss errors of the last block
-            write_atomically(self.path / name, lambda aside: aside.write_bytes(content.getbuffer()))
+            write_atomically(self.path / name, lambda file: np.save(file, self._shard))
 
     def read(self, index: int, name: str) -> torch.Tensor:
         """One array of a stored sample, float32."""

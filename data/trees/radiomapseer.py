@@ -6,6 +6,7 @@ gain, buildings and transmitter; of a partial download, the complete scenes are 
 """
 
 import logging
+import os
 import re
 import threading
 from functools import lru_cache
@@ -82,9 +83,12 @@ class RadioMapSeer:
         return complete, report
 
     def _stems(self, folder: str) -> set[str]:
-        """Names of the files in a folder, without suffix; empty if there is no such folder."""
+        """Names of the .png and .json files in a folder, without suffix; empty if there is no such folder."""
         path = self.root / folder
-        return {file.stem for file in path.iterdir()} if path.is_dir() else set()
+        if not path.is_dir():
+            return set()
+        with os.scandir(path) as files:
+            return {Path(file.name).stem for file in files if file.name.endswith((".png", ".json")) and file.is_file()}
 
     def __len__(self) -> int:
         return len(self.scenes)

@@ -155,7 +155,7 @@ def _write(path: Path, content: np.ndarray | list) -> bool:
     if path.exists():
         return False
     if isinstance(content, np.ndarray):
-        write_atomically(path, lambda aside: Image.fromarray(content).save(aside, format="PNG"))
+        write_atomically(path, lambda file: Image.fromarray(content).save(file, "PNG"))
     else:
         write_json(path, content, indent=None)
     return True

@@ -135,7 +135,7 @@ def _override_tree(override: str) -> dict[str, Any]:
     key, _, text = override.partition("=")
     if not (key and text):
         said = f"{reprlib.repr(override)} on the command line is not key=value"
-        raise ConfigError(f"{said}, e.g. trainer.batch_size=4, or trainer.batch_size=null for the default")
+        raise ConfigError(f"{said}, e.g. trainer.batch_size=4")
     try:
         return reduce(lambda tree, part: {part: tree}, reversed(key.split(".")), read_yaml(text))
     except ConfigError as error:

@@ -29,6 +29,7 @@ def one_of(names: Collection[str]) -> Any:
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
@@ -236,7 +237,7 @@ class TrainerConfig(Section):
     )
     enable_resume: bool = setting(True, "the same command continues where it stopped")
     resume_milestone: Natural | Literal["latest"] = setting("latest", "checkpoint step to continue from; 0: latest")
-    seed: Natural = setting(0, "seed of weights, order, noise and augmentation")
+    seed: Seed = setting(0, "seed of weights, order, noise and augmentation")
 
 
 class SampleConfig(Section):

@@ -10,7 +10,7 @@ class EMAModel:
     """shadow <- beta * shadow + (1 - beta) * weights, every `update_interval` steps from `start_step` on.
 
     Until `start_step` the shadow is a plain copy, so that it never lags behind a young model. Frozen parameters are
-    shared with the model: its current `requires_grad` flags say which ones. `ema_model` is the averaged model, in eval mode.
+    shared with the model: its current `requires_grad` flags say which ones. `shadow` is the averaged model, in eval mode.
     """
 
     def __init__(self, model: nn.Module, beta: float = 0.999, start_step: int = 10000, update_interval: int = 10):
@@ -22,8 +22,8 @@ class EMAModel:
             id(p): nn.Parameter(p.detach().clone()) if p.requires_grad else p for p in model.parameters()
         }
         memo |= {id(buffer): buffer.clone() for buffer in model.buffers()}
-        self.ema_model = copy.deepcopy(model, memo).eval().requires_grad_(False)
-        self._averages = self._trainable(self.ema_model)
+        self.shadow = copy.deepcopy(model, memo).eval().requires_grad_(False)
+        self._averages = self._trainable(self.shadow)
 
     def _trainable(self, model: nn.Module) -> list[torch.Tensor]:
         parameters = dict(model.named_parameters())
@@ -32,7 +32,7 @@ class EMAModel:
     @torch.no_grad()
     def copy_buffers(self, model: nn.Module | None = None) -> None:
         """Copy the model's buffers (scale factor, Fourier frequencies), which are not averaged."""
-        for ours, theirs in zip(self.ema_model.buffers(), (model or self.model).buffers(), strict=True):
+        for ours, theirs in zip(self.shadow.buffers(), (model or self.model).buffers(), strict=True):
             ours.copy_(theirs)
 
     @torch.no_grad()
@@ -51,8 +51,8 @@ class EMAModel:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The averaged parameters and the buffers by name (frozen parameters are the model's own)."""
-        frozen = dict(self.ema_model.named_parameters()).keys() - set(self.trainable)
-        return {name: value for name, value in self.ema_model.state_dict().items() if name not in frozen}
+        frozen = dict(self.shadow.named_parameters()).keys() - set(self.trainable)
+        return {name: value for name, value in self.shadow.state_dict().items() if name not in frozen}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restore what `state_dict` gave; raises KeyError on a name that is missing."""

@@ -230,7 +230,7 @@ class Trainer:
         showing = self._due(self.settings.sample_interval) and self.settings.num_samples > 0
         if not scoring and not showing:
             return
-        predictions = validation.predict(self.ema.ema_model, only_drawn=not scoring)
+        predictions = validation.predict(self.ema.shadow, only_drawn=not scoring)
         if self.results is not None and scoring:
             metrics = metrics_of(predictions.values())
             self.results.metrics("validation", metrics, self.step)
