@@ -119,6 +119,16 @@ def test_processes_fill_one_cache_and_read_every_map_once(radiomapseer, tmp_path
     assert not (tmp_path / "1").exists()
 
 
+def test_a_cache_that_another_run_fills_is_waited_for(tmp_path, monkeypatch, caplog):
+    locks = iter([False, False, True])
+    monkeypatch.setattr("data.samples.cache.lock", lambda file: next(locks))
+    monkeypatch.setattr("data.samples.cache.LOOK_AGAIN", 0)
+    cache = SampleCache("x", 1, {"a": (2,)}, tmp_path)
+    with cache.filling(FillingProcesses()) as missing:
+        cache.write(*missing, {"a": torch.zeros(2)})
+    assert "another run is filling this cache" in caplog.text and next(locks, None) is None
+
+
 def test_what_processes_do_not_share_is_refused(radiomapseer, tmp_path, monkeypatch):
     monkeypatch.setattr("data.samples.cache.PATIENCE", 0)
     shapes, config = {"a": (2,)}, tiny_config("ldm", data={"train": {"data_root": str(radiomapseer)}})

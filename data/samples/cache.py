@@ -1,5 +1,6 @@
 """Arrays of numbered samples that are computed once and kept, in memory or in files that later runs reuse."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,10 +17,11 @@ from ..errors import DataError
 from ..files import lock, write_atomically, write_json
 from ..hashing import digest
 
+log = logging.getLogger("radiodiff")
 DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
 LAYOUT = 2  # version of the folder; raise it with every change, so that no earlier folder is read
 SHARDS, ROWS = 64, 256  # files of a cache, unless they would hold more samples than this
-LOOK_AGAIN = 2.0  # s
+LOOK_AGAIN = 2.0  # s between checks whether another run has filled a cache
 PATIENCE = 60  # s until a network file system shows what another machine wrote
 
 
@@ -87,9 +89,12 @@ class SampleCache:
             said = "not all processes see this folder, or their copies of the data differ in sizes or times"
             raise DataError(f"{self.path}: {said}; name a data.cache_folder and a data.train.data_root that all see")
         with (self.path / ".lock").open("a") as file:
-            while not any(processes.gather(processes.rank == 0 and lock(file))):
-                time.sleep(LOOK_AGAIN)  # another run fills it; nobody waits in `gather` for hours
-            if processes.rank == 0:
+            is_main = processes.rank == 0
+            if is_main and not lock(file):
+                log.warning("%s: another run is filling this cache; waiting for its end", self.path)
+            while not any(processes.gather(is_main and lock(file))):  # nobody waits in `gather` for hours
+                time.sleep(LOOK_AGAIN)
+            if is_main:
                 for left in self.path.glob(".*.npy"):  # by a run that was killed
                     left.unlink()
             processes.gather(None)

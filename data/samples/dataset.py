@@ -89,8 +89,11 @@ class RadioMapDataset(Dataset):
         shapes = {key: value.shape for key, value in self._read(0).items()}
         identity = self.identity() if folder else {}
         cache = SampleCache("samples", len(self), shapes, folder, identity)
-        with cache.filling(processes) as missing, ThreadPoolExecutor() as pool:
-            bar = tqdm(total=len(missing), desc="reading", unit="map", disable=processes.rank > 0 or not missing)
+        with (
+            cache.filling(processes) as missing,
+            ThreadPoolExecutor() as pool,
+            tqdm(total=len(missing), desc="reading", unit="map", disable=processes.rank > 0 or not missing) as bar,
+        ):
             for first in range(0, len(missing), READ_AHEAD):
                 part = missing[first : first + READ_AHEAD]
                 for index, sample in zip(part, pool.map(self._read, part), strict=True):
@@ -99,7 +102,6 @@ class RadioMapDataset(Dataset):
                         raise DataError(f"{self.source.names[index]}: {said}")
                     cache.write(index, sample)
                     bar.update()
-            bar.close()
         return cache
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
