@@ -71,6 +71,7 @@ class Predictor:
         **sampling: Any,
     ):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.backends.cudnn.allow_tf32 = False  # torch would let convolutions use it unasked
         model, self.config, self.checkpoint = load_model(path or RELEASED, use_ema=use_ema, device=self.device)
         if isinstance(model, AutoencoderKL):
             raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
@@ -160,7 +161,6 @@ class Predictor:
 
 
 @torch.no_grad()
-@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # torch would let convolutions use it unasked
 def predict_batch(
     model: LatentDiffusion | Regression | AutoencoderKL,
     scenes: Sequence[Scene],

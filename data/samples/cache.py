@@ -21,7 +21,7 @@ log = logging.getLogger("radiodiff")
 DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
 LAYOUT = 2  # version of the folder; raise it with every change, so that no earlier folder is read
 SHARDS, ROWS = 64, 256  # files of a cache, unless they would hold more samples than this
-LOOK_AGAIN = 2.0  # s between checks whether another run has filled a cache
+LOOK_AGAIN = 1.0  # s between checks of what other processes have done
 PATIENCE = 60  # s until a network file system shows what another machine wrote
 
 
@@ -102,7 +102,7 @@ class SampleCache:
             processes.gather(None)
         end = time.monotonic() + PATIENCE
         while (absent := len(self.missing())) and time.monotonic() < end:
-            time.sleep(1)
+            time.sleep(LOOK_AGAIN)
         if absent:
             raise DataError(f"{self.path}: {absent} samples that other processes stored are not here; run it again")
 

@@ -23,11 +23,6 @@ class EMAModel:
         }
         memo |= {id(buffer): buffer.clone() for buffer in model.buffers()}
         self.shadow = copy.deepcopy(model, memo).eval().requires_grad_(False)
-        self._averages = self._trainable(self.shadow)
-
-    def _trainable(self, model: nn.Module) -> list[torch.Tensor]:
-        parameters = dict(model.named_parameters())
-        return [parameters[name].detach() for name in self.trainable]
 
     @torch.no_grad()
     def copy_buffers(self, model: nn.Module | None = None) -> None:
@@ -38,8 +33,10 @@ class EMAModel:
     @torch.no_grad()
     def update(self, model: nn.Module | None = None, beta: float | None = None) -> None:
         """One averaging step towards `model` (None: the model given at construction); `beta` 0 copies it."""
-        weights = self._trainable(model or self.model)
-        torch._foreach_lerp_(self._averages, weights, 1 - (self.beta if beta is None else beta))
+        ours, theirs = (dict(m.named_parameters()) for m in (self.shadow, model or self.model))
+        targets: list[torch.Tensor] = [ours[name] for name in self.trainable]
+        values = [theirs[name].detach() for name in self.trainable]
+        torch._foreach_lerp_(targets, values, 1 - (self.beta if beta is None else beta))
         self.copy_buffers(model)
 
     def update_after_step(self, step: int) -> None:

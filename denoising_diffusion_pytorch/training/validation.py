@@ -19,7 +19,7 @@ from ..predictor import Prediction, predict_batch
 from .data import open_dataset, processes_of
 
 log = logging.getLogger("radiodiff")
-MOST_AT_ONCE = 8  # maps: decoding takes more memory per map than a training step
+MOST_AT_ONCE = 8  # maps: decoding may take more memory per map than a step on cached latents
 COLUMNS = {"vae": ("reconstructed",), "ldm": ("reconstructed", "sampled"), "baseline": ("predicted",)}  # of the picture
 
 
