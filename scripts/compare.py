@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from queue import Queue
 from threading import Lock
 from typing import Annotated, Any, Literal
 
@@ -107,9 +108,14 @@ class Trainings:
     autoencoder is another run. A measured speed depends on `threads` (per process).
     """
 
-    def __init__(self, plan: Plan, out: Path, threads: int):
+    def __init__(self, plan: Plan, out: Path, threads: int, parallel: int = 1):
         self.plan, self.out, self.threads = plan, out, threads
         self._locks: defaultdict[Path, Lock] = defaultdict(Lock)  # rows may have a run in common
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        gpus = visible.split(",")  # one empty name where there is none
+        self._gpus: Queue[str] = Queue()  # one for each concurrent run
+        for number in range(parallel):
+            self._gpus.put(gpus[number % len(gpus)])
 
     def steps(self, row: Row) -> dict[str, int]:
         """Optimizer steps that fit into a row's time, of its autoencoder (`vae`) and of its stage."""
@@ -167,9 +173,11 @@ class Trainings:
                 folder.mkdir(parents=True, exist_ok=True)
                 command = [sys.executable, str(ROOT / SCRIPTS[stage]), "--cfg", file, *overrides]
                 command.append(f"trainer.results_folder={folder.resolve()}")
+                gpu = self._gpus.get()
+                environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "CUDA_VISIBLE_DEVICES": gpu}
                 with (folder / "output.txt").open("a", encoding="utf-8") as output:
-                    environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
                     done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+                self._gpus.put(gpu)
                 found = find_checkpoint(folder)
                 if done.returncode or found is None or found.step < steps[stage]:  # a run that is stopped exits with 0
                     said = "training failed or was stopped; its last lines say why"
@@ -235,7 +243,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--plan", type=Path, required=True, help="YAML file, e.g. of configs/compare/")
     add("--out", type=Path, required=True, help="folder for all runs")
-    add("--parallel", type=positive, default=1, help="concurrent runs (%(default)s)")
+    add("--parallel", type=positive, default=1, help="concurrent runs, spread over the GPUs (%(default)s)")
     add("--threads", type=positive, default=usable_processors(), help="per run (%(default)s)")
     add("--markdown", type=new_file, help="file for the tables")
     add("--figure", type=new_figure, help="figure of the error along the training, see `curve` of a plan")
@@ -245,7 +253,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     plan = read_plan(arguments.plan)
-    trainings = Trainings(plan, arguments.out, arguments.threads)
+    trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
     trained = {name: row for name, row in plan.rows.items() if row.config}
     for row in trained.values():  # mistakes show before any time is spent
         for stage in ("vae", row.stage) if row.vae else (row.stage,):

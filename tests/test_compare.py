@@ -1,6 +1,8 @@
 """Plans of scripts/compare.py, on a tiny tree."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 
 import pytest
@@ -91,6 +93,24 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
     assert len(folders) == 5 and all(len(path.name) < 80 for path in folders)
     with pytest.raises(TrainingError, match="failed or was stopped"):  # before its last step, by Ctrl-C
         trainings.model("a", row, 0, {"baseline": compare.PROBE + 1})
+
+
+def test_concurrent_runs_take_different_gpus(workplace, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    plan, together, used = compare.read_plan(workplace / "plan.yaml"), Barrier(2, timeout=60), []
+    trainings = compare.Trainings(plan, workplace / "gpus", 1, parallel=2)
+
+    def failed(command, env, **_):
+        used.append(env["CUDA_VISIBLE_DEVICES"])
+        together.wait()
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(compare.subprocess, "run", failed)
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as pool:
+            runs = [pool.submit(trainings.model, "a", plan.rows["regression"], n, {"baseline": 1}) for n in range(2)]
+        assert all(isinstance(run.exception(), TrainingError) for run in runs)
+    assert sorted(used[:2]) == sorted(used[2:]) == ["3", "5"]
 
 
 def test_plans_that_make_no_sense_are_refused(workplace, tmp_path):

@@ -15,7 +15,7 @@ from data.geometry.cars import car_outline, cars_from_picture, cars_of, picture_
 from data.geometry.layout import Layout
 from data.geometry.registration import fit_outlines, picture_of, snap
 from data.samples.document import RadioUNet_c
-from data.trees.png import decode_grey, read_grey
+from data.trees.png import decode_grey, read_grey, read_map
 from data.trees.splits import standard_split
 from data.units import apply_noise_floor, gain_to_uint8
 from tests.conftest import make_scene_files, save_grey, save_json
@@ -274,3 +274,8 @@ def test_damaged_and_unusual_pictures_are_refused_with_a_remedy(tmp_path):
             read_grey(tmp_path / name)
     Image.fromarray(np.dstack([*colours, np.full_like(pixels, 255)])).save(tmp_path / "opaque.png")
     assert (read_grey(tmp_path / "opaque.png") == pixels).all()
+    assert (255 * read_map(tmp_path / "opaque.png") == pixels).all()
+    Image.fromarray(np.dstack([pixels, pixels, pixels // 2])).save(tmp_path / "colours.png")
+    assert (read_grey(tmp_path / "colours.png") > 0).sum() == 25  # a building may be yellow
+    with pytest.raises(DataError, match="colours.png: .*in colours; a map's grey levels are its path gain"):
+        read_map(tmp_path / "colours.png")

@@ -19,15 +19,17 @@ def read_grey(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def read_map(path: Path) -> np.ndarray:
-    """The grey levels (H, H) float32 in [0, 1] of a gain map, which must be square."""
-    pixels = read_grey(path)
+    """The grey levels (H, H) float32 in [0, 1] of a gain map, which must be square, and grey."""
+    pixels = decode_grey(read_bytes(path), path, colours=False)
     if pixels.shape[0] != pixels.shape[1]:
         raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px; maps must be square, cut or pad them")
     return (pixels / 255).astype(np.float32)
 
 
-def decode_grey(content: bytes, path: Path | str) -> np.ndarray:
-    """An 8-bit PNG as (H, W) uint8, colours as grey; a DataError names one that is damaged, transparent or of another depth."""
+def decode_grey(content: bytes, path: Path | str, colours: bool = True) -> np.ndarray:
+    """An 8-bit PNG as (H, W) uint8; a DataError names one that is damaged, transparent or of another depth. `colours` become
+    grey, or are errors.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as file:  # readers of other formats may start programs
             file.verify()  # the checksums, which reading the pixels leaves out
@@ -38,6 +40,11 @@ def decode_grey(content: bytes, path: Path | str) -> np.ndarray:
                 if picture.getchannel("A").getextrema() != (255, 255):
                     raise ValueError("partly transparent; save it without transparency, buildings white on black")
             if picture.mode in ("1", "P", "RGB", "RGBA", "LA"):
+                red, green, blue = picture.convert("RGB").split()
+                if not colours and not red.tobytes() == green.tobytes() == blue.tobytes():
+                    raise ValueError(
+                        "in colours; a map's grey levels are its path gain, 0 to 255 for -147 to -47.84 dB"
+                    )
                 picture = picture.convert("L")
             if picture.mode != "L":
                 raise ValueError(f"of mode {picture.mode}; an 8-bit grey PNG is needed")
