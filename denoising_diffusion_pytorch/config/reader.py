@@ -104,6 +104,7 @@ def settings_table(word: str = "") -> str:
     def lines(section: dict[str, Any], path: str) -> Iterator[str]:
         for name, field in section["properties"].items():
             if "$ref" in field:
+                yield f"# {path}{name}: {field['description']}"
                 yield from lines(schema["$defs"][field["$ref"].rpartition("/")[2]], f"{path}{name}.")
             else:
                 yield f"{path}{name}={_written(field['default'])}  # {field['description']} ({_kind(field)})"

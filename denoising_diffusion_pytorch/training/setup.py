@@ -40,8 +40,8 @@ def read_command(stage: str, description: str) -> Config:
         ConfigError: naming what is wrong.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cfg", help="YAML file, e.g. configs/radio_train_m.yaml")
-    parser.add_argument("--dry_run", action="store_true", help="print all settings and sizes, and stop")
+    parser.add_argument("--cfg", help="YAML file, see configs/")
+    parser.add_argument("--dry_run", action="store_true", help="print all settings, sizes and the memory of a step, and stop")
     parser.add_argument("--help_config", nargs="?", const="", metavar="WORD",
                         help="print every setting (if its line contains WORD), and stop")  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
@@ -58,7 +58,8 @@ def read_command(stage: str, description: str) -> Config:
     config = load_config(arguments.cfg, arguments.overrides, stage=stage)
     unset = [key for key in DEFAULTS if is_placeholder(get(config, key)) and not key.startswith("sample.")]
     if arguments.dry_run:
-        _dry_run(config, stage, unset)
+        if os.environ.get("RANK", "0") == "0":
+            _dry_run(config, stage, unset)
         parser.exit()
     # a `specific_type` is not checked here: a tree of ready-made conditions needs no simulation type
     unset = [key for key in unset if not key.endswith("simulation_type")]
@@ -79,8 +80,7 @@ def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
             model = build_model(config, stage)
             objectives = make_objectives(config, stage, model)
         print(model_report({"model": model} | {str(objective.name): objective for objective in objectives[1:]}))
-        if "RANK" not in os.environ:
-            print(report(config, stage))
+        print("memory: start it without a launcher" if "RANK" in os.environ else report(config, stage))
     except CheckpointError as error:  # LPIPS' weights
         print(error)
     unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]
