@@ -31,7 +31,7 @@ from data.samples.sharing import Processes, shared
 from data.scene import Scene, parse_position, scene_at
 from data.trees.splits import spread
 from data.units import COVERAGE_DB
-from denoising_diffusion_pytorch.cli import MISTAKES, natural, parse, run
+from denoising_diffusion_pytorch.cli import MISTAKES, finite, natural, parse, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -48,6 +48,7 @@ SETTINGS = {  # of the section `sample`, that are options where there is no conf
     float: ("noise_scale", "pixel_noise"),
 }
 RECORDS = "metrics.jsonl"  # the scores of a split's maps, as they are made
+PARTS = ("gain", "png", "polygon", "antenna", "images", "conditions", "masks")  # folders of data sets
 
 
 def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
@@ -61,9 +62,9 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     add("--tx", action="append", default=[], metavar="X,Y", help=position)
     add("--invert", action="store_true", help="the buildings of the PNG are black on white")
     add("--measurements", type=Path, metavar="CSV", help="measured points: x,y or lon,lat, and gain_db or dbm")
-    add("--eirp", type=float, metavar="DBM", help="turns measured dBm into path gain: dBm - EIRP")
+    add("--eirp", type=finite, metavar="DBM", help="turns measured dBm into path gain: dBm - EIRP")
     covered = f"with several --tx: path gain from which a pixel is covered ({COVERAGE_DB:g})"
-    add("--threshold", type=float, metavar="DB", help=covered)
+    add("--threshold", type=finite, metavar="DB", help=covered)
     options = [(name, kind) for kind, names in SETTINGS.items() for name in names]
     for name, kind in options:
         field = SampleConfig.model_fields[name]
@@ -142,6 +143,9 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
     folder, count = Path(settings.output_folder), settings.num_samples
     source, predictor = processes.each(lambda: (open_tree(**vars(settings.source)), load_predictor(settings)))
     processes.agree(source, predictor.identity(count))
+    root, place = source.root.resolve(), folder.resolve()
+    if place == root or any(place.is_relative_to(root / part) for part in PARTS):
+        raise ConfigError(f"sample.output_folder: {folder} is a part of the data, whose maps have the same names")
     own = predictor.identity(count) | {"batch_size": settings.batch_size} | source.identity()
     records = processes.each(lambda: Records(folder / RECORDS if processes.is_main else None, own))
     drawn = spread(len(source), settings.figures)
@@ -185,6 +189,8 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     cars = (arguments.cars or arguments.buildings) if crops[0].city.cars is not None else None
     predictor = load_predictor(settings, arguments.measurements, cars)
     folder = Path(settings.output_folder)
+    if (folder / RECORDS).exists():
+        raise ConfigError(f"{folder}: holds the maps of a data set; name another output_folder")
     folder.mkdir(parents=True, exist_ok=True)
     scores, gains, drawn = Scores(), [], spread(len(crops), settings.figures)
     scenes = [part.scene for part in crops]

@@ -48,8 +48,9 @@ def write_atomically(path: Path, save: Callable[[BinaryIO], object]) -> None:
     of which numpy and Pillow may not notice that the last block is missing.
     """
     save(content := io.BytesIO())
+    path = Path(os.path.realpath(path))  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # process ids repeat on other machines
+    aside = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")  # process ids repeat on other machines
     try:
         with aside.open("wb") as file:
             file.write(content.getbuffer())

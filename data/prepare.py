@@ -11,7 +11,7 @@ from .scene import Scene
 
 # Version of the samples. Raise it with every change of code after which the same files and settings give other samples
 # (reading, registration, drawing, simulation, what is left out), so that no earlier cache is used.
-SAMPLES_VERSION = 3
+SAMPLES_VERSION = 4
 
 
 def prepare(scene: Scene, image_size: int, cond_size: int, channels: Sequence[str]) -> dict[str, np.ndarray]:

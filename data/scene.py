@@ -29,7 +29,14 @@ class Scene:
 
     def __post_init__(self) -> None:
         if isinstance(self.layout, np.ndarray):
+            if self.layout.ndim != 2:
+                raise DataError(f"{self.name}: buildings of shape {self.layout.shape}; they must be (H, W)")
             self.layout = Layout.traced(self.layout)
+        if self.gain is not None:
+            if self.gain.shape != self.layout.shape:
+                raise DataError(f"{self.name}: a map of shape {self.gain.shape} for buildings of {self.layout.shape}")
+            if not (self.gain.min() >= 0 and self.gain.max() <= 1):  # nor NaN
+                raise DataError(f"{self.name}: its map has values beyond the grey levels [0, 1]")
         if self.tx is not None:
             self.tx, (height, width) = (float(self.tx[0]), float(self.tx[1])), self.layout.shape
             if not (-0.5 <= self.tx[0] < width - 0.5 and -0.5 <= self.tx[1] < height - 0.5):

@@ -111,7 +111,9 @@ def write_layer(file: BinaryIO, kind: str, name: str, values: np.ndarray, buildi
         try:
             x, y, dx, dy = (float(body["place"][key]) for key in ("x", "y", "dx", "dy"))
             epsg = body["place"]["epsg"]
-            if epsg is not None and not (isinstance(epsg, int) and epsg in EPSG_CODES):
+            if not (np.isfinite([x, y]).all() and 0 < min(dx, dy) <= max(dx, dy) < np.inf):
+                raise ValueError("position")
+            if epsg is not None and not (type(epsg) is int and epsg in EPSG_CODES):
                 raise ValueError("epsg")
             place = Georeference(x, y, dx, dy, body["place"]["degrees"], epsg)
         except (TypeError, KeyError, ValueError, OverflowError) as error:

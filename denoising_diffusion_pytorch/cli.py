@@ -1,6 +1,7 @@
 """Shared by every command: a user's mistake ends in one line and exit code 2, never in a traceback."""
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -25,6 +26,13 @@ def natural(text: str, least: int = 0) -> int:
 def positive(text: str) -> int:
     """An argparse type: a whole number, at least 1."""
     return natural(text, 1)
+
+
+def finite(text: str) -> float:
+    """An argparse type: a number, neither NaN nor infinite."""
+    if not math.isfinite(value := float(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+    return value
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -14,7 +14,7 @@ from data import Scene
 from data.conditions import CARS_IN
 from data.hashing import digest, random_key
 from data.measurements import POINTS_IN
-from data.prepare import prepare, to_native
+from data.prepare import SAMPLES_VERSION, prepare, to_native
 from data.units import GAIN_SPAN_DB
 
 from .errors import CheckpointError, ConfigError
@@ -133,6 +133,7 @@ class Predictor:
         """All that determines a scene's maps, in JSON types: `facts`, seed, device, and a digest of the weights, not their path."""
         meta = self.checkpoint.meta
         own = {"weights": digest(meta.get("sha256"), meta["config"], self.use_ema), "seed": self.seed}
+        own |= {"samples_version": SAMPLES_VERSION}
         return self.facts(num_samples) | own | {"checkpoint": self.title, "device": self.device.type}
 
     def prepared(self) -> Callable[[Scene], Sample]:

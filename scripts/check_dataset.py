@@ -2,13 +2,14 @@
 
     python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all]
 
-Counts every file and opens some scenes, or all of them with --all; a tree with images/ and conditions/ is checked too.
+Counts the scenes of a simulation type and opens some of them, or all with --all; a tree with images/ and conditions/ is checked too.
 Exits with status 1 if something is wrong.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
 from data.geometry.georeference import pixel_of
-from data.trees.splits import known_splits, members, own_splits, spread
+from data.trees.splits import ORDERED, known_splits, map_of, members, own_splits, spread
 from denoising_diffusion_pytorch.cli import run
 
 OPENED = 300  # scenes opened without --all
@@ -26,14 +27,14 @@ PRINTED = 20  # oddities
 NO_ENERGY = 1e-3  # a larger fraction of the maps' energy where they should be zero gives a warning
 
 
-def oddities(scene: Scene) -> Iterator[str]:
-    """Whatever does not look like a radio map, in a few words each."""
-    inside, built = scene.gain[scene.ori_mask], scene.buildings.mean()
-    if not scene.gain.any():
+def oddities(scene: Scene, gain: np.ndarray) -> Iterator[str]:
+    """Whatever does not look like a radio map, in a few words each; `gain` is the map as it is in its file."""
+    inside, built = gain[scene.ori_mask], scene.buildings.mean()
+    if not gain.any():
         yield "the map is black everywhere"
     elif inside.size and (inside > 0).mean() > 0.01:
         yield f"{(inside > 0).mean():.0%} of the pixels inside buildings have a gain; they are zero in RadioMapSeer"
-    elif scene.tx is not None and scene.gain[pixel_of(scene.tx)] < scene.gain.max() - 0.05:
+    elif scene.tx is not None and gain[pixel_of(scene.tx)] < gain.max() - 0.05:
         yield "the strongest level is not at the transmitter"
     if scene.tx is not None and scene.buildings[pixel_of(scene.tx)]:
         yield "the transmitter is inside a building"
@@ -52,9 +53,11 @@ def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[li
         except DataError as error:
             problems.append(str(error))
             continue
-        problems += [f"{scene.name}: {text}" for text in oddities(scene)]
+        # a flat tree's scenes are zero inside the mask, right or wrong
+        gain = source.pictures(index)[0] if isinstance(source, FlatTree) else scene.gain
+        problems += [f"{scene.name}: {text}" for text in oddities(scene, gain)]
         sides.add(len(scene.gain))
-        power = scene.gain.astype(np.float64) ** 2
+        power = gain.astype(np.float64) ** 2
         energy, inside = energy + power.sum(), inside + power[scene.ori_mask].sum()
         if scene.cond is not None:
             shapes.add(scene.cond.shape)
@@ -68,7 +71,9 @@ def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[li
         problems.append("conditions have several shapes; all must be of data.cond_channels and data.cond_size")
     lines.append(f"registration: {inside / max(energy, 1e-12):.2%} of the maps' energy lies inside the buildings")
     if inside > NO_ENERGY * energy:
-        lines.append("warning: the buildings do not lie over the maps; are polygon/ or png/ of another data set?")
+        lines.append(
+            "warning: the buildings do not lie over the maps; are polygon/, png/ or masks/ of another data set?"
+        )
     return lines, problems
 
 
@@ -84,8 +89,11 @@ def main() -> None:
     rules = "; ".join([*(f"splits/{name}.txt" for name in own_splits(root)), rule])
     sizes = [f"{name} {len(members(root, name, source.names, rule)):,}" for name in known_splits(root, rule)]
     print(f"splits ({rules}): {', '.join(sizes)}")
+    maps = {name: set(map(map_of, members(root, name, source.names, rule))) for name in ORDERED}
+    shared = [f"{a} and {b} share {len(maps[a] & maps[b])} maps" for a, b in combinations(maps, 2) if maps[a] & maps[b]]
     indices = spread(len(source), len(source) if arguments.all else OPENED)
     lines, problems = inspect(source, indices)
+    problems = shared + problems
     print(f"opened {len(indices)} scenes")
     print("\n".join([*lines, *(f"odd: {problem}" for problem in problems[:PRINTED])]))
     if problems:

@@ -104,8 +104,8 @@ def read_plan(path: Path) -> Plan:
 class Trainings:
     """The runs of a plan below one folder; each runs once, and resumes if it was interrupted.
 
-    A run's folder is named after its row, seed and a digest of all that makes it: another configuration, budget or
-    autoencoder is another run. A measured speed depends on `threads` (per process).
+    A run's folder is named after its row, seed and a digest of all that makes it: another configuration, budget,
+    autoencoder or state of the data is another run. A measured speed depends on `threads` (per process).
     """
 
     def __init__(self, plan: Plan, out: Path, threads: int, parallel: int = 1):
@@ -136,7 +136,7 @@ class Trainings:
         scored = []
         if self.plan.curve:
             source = next(iter(self.plan.test_sets.values()))
-            scored = [f"data.validation.{key}={value}" for key, value in vars(source).items() if value is not None]
+            scored = [f"data.validation.{key}={json.dumps(v)}" for key, v in vars(source).items() if v is not None]
             scored.append(f"trainer.validate_every={-(-steps[row.stage] // self.plan.curve['points'])}")
             scored.append(f"trainer.validation_samples={CURVE_MAPS}")
         return self._trained("runs", name, row.stage, row, steps, [f"trainer.seed={seed}"], scored)
@@ -161,18 +161,19 @@ class Trainings:
         how = [*QUIET, f"trainer.training_steps={steps[stage]}", *more, *own]
         if row.vae and stage != "vae":
             vae = self._trained(parent, "vae", "vae", row, steps, more)
-            how.append(f"first_stage_config.ckpt_path={vae.resolve()}")
+            how.append(f"first_stage_config.ckpt_path={json.dumps(str(vae.resolve()))}")
         file, overrides = self.settings(stage, row, how)
         readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:LONGEST_NAME]
         config = load_config(file, overrides, stage=stage).model_dump()
         threads = self.threads if parent == "speed" else None  # the weights do not depend on it
-        folder = self.out / parent / f"{readable}_{digest(config, threads)[:8]}"
+        data = open_tree(**config["data"]["train"]).identity()
+        folder = self.out / parent / f"{readable}_{digest(config, threads, data)[:8]}"
         with self._locks[folder]:
             found = find_checkpoint(folder)
             if found is None or found.step < steps[stage]:
                 folder.mkdir(parents=True, exist_ok=True)
                 command = [sys.executable, str(ROOT / SCRIPTS[stage]), "--cfg", file, *overrides]
-                command.append(f"trainer.results_folder={folder.resolve()}")
+                command.append(f"trainer.results_folder={json.dumps(str(folder.resolve()))}")
                 gpu = self._gpus.get()
                 environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "CUDA_VISIBLE_DEVICES": gpu}
                 with (folder / "output.txt").open("a", encoding="utf-8") as output:
@@ -197,11 +198,11 @@ def timed_scores(predict: Callable[[Sequence[Scene]], Iterable[np.ndarray]], sce
     return {"rows": rows, "seconds": seconds / len(scenes)}
 
 
-def model_scores(folder: Path, steps: int | None, source: schema.SourceConfig, scenes: list[Scene]) -> dict[str, Any]:
+def model_scores(folder: Path, steps: int | None, source: dict[str, Any], scenes: list[Scene]) -> dict[str, Any]:
     """`timed_scores` of a run's model, with its `parameters` and number of sampling `steps`; kept in the run's folder."""
     predictor = Predictor(folder, steps=steps)
-    facts = predictor.facts(1) | {"checkpoint": None}
-    kept = folder / f"scores_{digest(facts, vars(source), [scene.name for scene in scenes])}.json"
+    facts = predictor.identity(1)
+    kept = folder / f"scores_{digest(facts, source, [scene.name for scene in scenes])}.json"
     if not kept.exists():
         found = timed_scores(lambda of: (prediction.gain for prediction in predictor.predict(of)), scenes)
         parameters = sum(p.numel() for p in predictor.model.parameters())
@@ -210,12 +211,21 @@ def model_scores(folder: Path, steps: int | None, source: schema.SourceConfig, s
     return read_json(kept)
 
 
-def score_table(plan: Plan, where: str, scenes: list[Scene], runs: dict[str, list[Path]], steps: dict[str, Any]) -> str:
-    """A line per row and number of sampling steps, with means over the seeds; `runs` and training `steps` by row."""
+def score_table(
+    plan: Plan,
+    where: str,
+    source: dict[str, Any],
+    scenes: list[Scene],
+    runs: dict[str, list[Path]],
+    steps: dict[str, Any],
+) -> str:
+    """A line per row and number of sampling steps, with means over the seeds, on the `scenes` of a `source` (its identity);
+    `runs` and training `steps` by row.
+    """
     lines: dict[tuple[str, ...], dict] = {}
     first, names = None, [scene.name for scene in scenes]
     for name, folders in runs.items():
-        row, source = plan.rows[name], plan.test_sets[where]
+        row = plan.rows[name]
         for sampling_steps in row.sampling_steps:
             if row.reference:
                 seeds = [timed_scores(partial(map, REFERENCES[row.reference]), scenes)]
@@ -278,7 +288,8 @@ def main() -> None:
         curves = [(name, *trainings.curve(plan.rows[name], f, steps[name])) for name in steps for f in runs[name]]
         curves_figure(arguments.figure, curves, plan.seconds / 60)
     torch.set_num_threads(arguments.threads)
-    text = "\n\n".join(score_table(plan, where, scenes, runs, steps) for where, scenes in test_sets.items())
+    tables = (score_table(plan, where, trees[where].identity(), test_sets[where], runs, steps) for where in trees)
+    text = "\n\n".join(tables)
     print(text)
     if arguments.markdown:
         write_text(arguments.markdown, text + "\n")

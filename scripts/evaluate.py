@@ -11,6 +11,7 @@ same command continues where it was interrupted. Any number of processes gives t
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 
 from data import Scene, open_tree
 from data.errors import DataError
-from data.files import write_json, write_text
+from data.files import decoded, read_bytes, write_json, write_text
 from data.incomplete import Incomplete
 from data.samples.sharing import Processes, shared
 from data.simulator.scenes import CIRCULAR
@@ -64,13 +65,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--incomplete", nargs="+", default=[], metavar="key=value",
         help="what the condition lacks, and points: points=50 missing_buildings=2 transmitter_error=5 ..., "
              "see data/incomplete.py")  # fmt: skip
-    add("--batch_size", type=positive, default=8)
+    add("--batch_size", type=positive, default=8, help="maps at a time (%(default)s)")
     add("--num_workers", type=natural, help="map-preparing workers per process; default: the free processors")
-    add("--seed", type=natural, default=0)
+    add("--seed", type=natural, default=0, help="seed of the noise (%(default)s)")
     arguments = parser.parse_args()
     files = [path for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery) if path]
+    files += [path.with_name(f"{path.name}.jsonl") for path in (arguments.csv,) if path]
     if len(set(files)) < len(files):
-        parser.error("--json, --markdown, --csv and --gallery need a file each")
+        parser.error("--json, --markdown, --csv, the FILE.jsonl of --csv, and --gallery need a file each")
     return arguments
 
 
@@ -99,7 +101,7 @@ class Task:
         """All that a map's record depends on."""
         names = ("references", "reconstruction", "batch_size", "split", "simulation_type", "missing_buildings")
         asked = {name: getattr(self.arguments, name) for name in names} | {"maps": len(self.scenes)}
-        asked["incomplete"] = sorted(self.arguments.incomplete)
+        asked["incomplete"] = asdict(self.scenes.incomplete)
         return self.predictor.identity(self.arguments.num_samples) | asked | self.scenes.source.identity()
 
     def records(self, batch: Sequence[tuple[Scene, Read]]) -> list[dict[str, Any]]:
@@ -130,7 +132,7 @@ def score(task: Task, processes: Processes) -> list[dict[str, Any]]:
 
     def kept() -> Records:
         records = Records(path and path.with_name(f"{path.name}.jsonl"), task.settings() if path else {})
-        if path and path.exists() and path.read_text(encoding="utf-8") != csv_of(records.known.values()):
+        if path and path.exists() and decoded(read_bytes(path)) != csv_of(records.known.values()):
             raise DataError(f"{path}: holds something else than its records say; name another file, or move it away")
         return records
 

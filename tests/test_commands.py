@@ -98,6 +98,8 @@ def test_sample_several_draws_and_transmitters(model, tmp_path):
     assert std[:256, :256].max() > 0 and (std[20:30, 20:30] == 0).all() and np.allclose(mean[20:30, 20:30], -147)
     assert "89.4% of the open area was predicted" in out and "of that has at least -127 dB" in out
     done("sample.py", *model, "--simulate", 3, "--output_folder", tmp_path / "s")
+    (tmp_path / "s" / "metrics.jsonl").write_text("")  # as if these were the maps of a split
+    refused("sample.py", *model, "--simulate", 3, "--output_folder", tmp_path / "s", words=["holds the maps of a data"])
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["maps"] == 1
 
 

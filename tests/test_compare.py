@@ -1,5 +1,7 @@
 """Plans of scripts/compare.py, on a tiny tree."""
 
+import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -76,7 +78,7 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
 
     def trained(command, **_):
         per_second = {"train_vae": 40, "train_cond_ldm": 20, "train_baseline": 8}[Path(command[1]).stem]
-        log = Path(command[-1].partition("=")[2]) / "train.log"
+        log = Path(json.loads(command[-1].partition("=")[2])) / "train.log"
         log.write_text(f"12:00:00 step={compare.PROBE} samples_per_second={per_second}\n")
         steps[log.parent.name] = SimpleNamespace(step=compare.PROBE)
         return SimpleNamespace(returncode=0)
@@ -91,6 +93,8 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
     runs = [("a", row, 6), ("a", row, 6), ("a", row, 3), ("a", other, 6), ("基线", row, 6), ("x" * 300, row, 6)]
     folders = {trainings.model(name, row, 0, {"baseline": steps}) for name, row, steps in runs}
     assert len(folders) == 5 and all(len(path.name) < 80 for path in folders)
+    os.utime(workplace / "data" / "gain" / "DPM" / "0_0.png", (1, 1))  # other data
+    assert trainings.model("a", row, 0, {"baseline": 6}) not in folders
     with pytest.raises(TrainingError, match="failed or was stopped"):  # before its last step, by Ctrl-C
         trainings.model("a", row, 0, {"baseline": compare.PROBE + 1})
 

@@ -136,6 +136,7 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
     np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
     elsewhere = f"sample.output_folder={tmp_path / 'others'}"
     refused(*sample[:-1], elsewhere, words=(f"conditions/{name}.npy", "has shape (1, 2, 2), not"))
+    refused(*sample[:-1], f"sample.output_folder={flat / 'images'}", words=("is a part of the data",))
 
 
 def test_arguments_that_mean_nothing_end_in_one_line(workplace):
@@ -144,6 +145,7 @@ def test_arguments_that_mean_nothing_end_in_one_line(workplace):
         (("--maps", "0"), "--maps", "from 1 on"),
         (("--json", "."), "--json", "is a folder"),
         (("--json", "a", "--csv", "a"), "need a file each"),
+        (("--json", "a.jsonl", "--csv", "a"), "need a file each"),
         (("--gallery", "maps.txt"), "--gallery", "end its name with .png"),
         (("--csv", __file__ + "/x.csv"), "--csv", "is no folder"),
         (("--ckpt", "."), "no checkpoint"),

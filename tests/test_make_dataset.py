@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from data import RadioMapSeer, Scene
+from data import FlatTree, RadioMapSeer, Scene
 from data.geometry.layout import Layout
 from data.geometry.registration import outlines_as_file
 from data.trees import writer
 from data.trees.png import read_grey
-from data.trees.writer import Recipe
+from data.trees.writer import Recipe, tree_layouts
 from scripts.check_dataset import oddities
 from tests.commands import done, refused, script
-from tests.conftest import save_json
+from tests.conftest import save_grey, save_json
 from tests.processes import ROOT, environment
 
 MAKE, SIMULATE, CHECK = "scripts/make_dataset.py", "scripts/simulate.py", "scripts/check_dataset.py"
@@ -67,6 +67,12 @@ def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
     other = ("--out", tmp_path / "b", "--maps", 4, "--split", "all", "--size", 64)
     refused(MAKE, *other, *layouts, words=["has 3 layouts"])
     refused(MAKE, *how, "--size", 64, "--maps", 2, words=["split"])
+    outlines = tree / "polygon/buildings_complete/1.json"
+    before = outlines.read_text()
+    outlines.write_text(outlines.with_name("0.json").read_text())  # city 1 would be another one
+    tree_layouts.cache_clear()
+    refused(MAKE, *how, "--split", "all", "--size", 64, words=["was made with outlines="])
+    outlines.write_text(before)
     refused(MAKE, "--out", tmp_path / "c", "--maps", 1, *layouts, words=["maps of 256 px are wanted; the layouts of"])
 
 
@@ -179,7 +185,7 @@ def scene(tx=(4.0, 5.0), gain=None):
 
 
 def test_oddities():
-    assert not list(oddities(scene()))
+    assert not list(oddities(scene(), scene().gain))
     for odd, what in (
         (scene((9.5, 12.0)), "inside a building"),  # halves round up
         (scene(gain={...: 0}), "black everywhere"),
@@ -187,12 +193,20 @@ def test_oddities():
         (scene(gain={(25, 25): 1.0, (5, 4): 0.5}), "not at the transmitter"),
         (replace(scene(), layout=Layout([], (32, 32))), "buildings cover 0%"),
     ):
-        assert what in "; ".join(oddities(odd))
+        assert what in "; ".join(oddities(odd, odd.gain))
 
 
 def test_a_flat_tree(flat_tree):
+    wrong = script(CHECK, flat_tree)  # its masks are random
+    assert wrong.returncode == 1 and "s0: 100% of the pixels inside buildings have a gain" in wrong.stdout
+    assert "the maps' energy lies inside" in wrong.stdout and "masks/ of another data set?" in wrong.stdout
+    for path in (flat_tree / "masks").iterdir():
+        mask, image = read_grey(path), flat_tree / "images" / path.name
+        save_grey(image, np.where(mask, 0, read_grey(image)))
+        save_grey(path, mask // 255)  # 0 and 1, as some programs write masks
     out = done(CHECK, flat_tree)
     assert "(3, 80, 80)" in out and "warning" not in out
+    assert FlatTree(flat_tree).scene(0).buildings.mean() == pytest.approx(0.5, abs=0.05)
     assert "splits (by a hash of the name, about 80 / 10 / 10 %): train" in out
     np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
     out = done(CHECK, flat_tree)
@@ -209,6 +223,11 @@ def test_a_radiomapseer_tree(radiomapseer, tmp_path):
     out = done(CHECK, radiomapseer)
     assert "20 scenes of 10 maps" in out and "nothing odd" in out and "warning" not in out
     assert "splits (maps in order, 80 / 10 / 10 %): train 16, val 2, test 2" in out
+    for split, entry in (("train", "1"), ("test", "1_0")):
+        (radiomapseer / "splits").mkdir(exist_ok=True)
+        (radiomapseer / "splits" / f"{split}.txt").write_text(entry)
+    assert "odd: train and test share 1 maps" in script(CHECK, radiomapseer).stdout
+    shutil.rmtree(radiomapseer / "splits")
     victim = radiomapseer / "gain" / "DPM" / "1_0.png"
     victim.write_bytes(victim.read_bytes()[:100])
     outlines = radiomapseer / "polygon" / "buildings_complete" / "2.json"

@@ -107,7 +107,7 @@ def test_resizing(radiomapseer):
 @pytest.mark.parametrize("shape", [(8, 8), (20, 30), (5, 30), (3, 4)])
 def test_a_crop_of_any_city(shape):
     """What is cut out is put back where it was; the transmitter stays on its pixel."""
-    values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    values = np.linspace(0, 1, np.prod(shape), dtype=np.float32).reshape(shape)
     for tx in ((0, 0), (shape[1] - 1, shape[0] - 1), (shape[1] // 2, shape[0] // 2)):
         seen = crop(Scene("c", Layout([], shape), tx, gain=values), side=8)
         x, y = seen.scene.tx
@@ -155,7 +155,9 @@ def test_own_samples_have_the_configured_shapes():
     assert OwnSamples(own, augmentation, 32, 32, 2)[0, 5]["key"] == 5
     for wrong, message in (
         ({"cond": torch.zeros(3, 32, 32)}, r"cond is torch.float32 \(3, 32, 32\).*\(2, 32, 32\)"),
-        ({"image": torch.full((1, 32, 32), 2.0)}, "image has values beyond"),
+        ({"image": torch.full((1, 32, 32), 2.0)}, r"image has values .*\[-1, 1\]"),
+        ({"ori_mask": torch.full((1, 32, 32), -1.0)}, r"ori_mask has values .*\[0, 1\]"),
+        ({"cond": torch.full((2, 32, 32), float("nan"))}, "cond has values that are not finite"),
         ({}, "mask is missing"),
     ):
         given = own[0] | wrong if wrong else {"image": own[0]["image"], "cond": own[0]["cond"]}

@@ -50,7 +50,7 @@ def read_city(
 ) -> City:
     """`city_of` a file; `cars` is a picture of the same size, white inside cars, for a city that is a picture."""
     city = city_of(read_bytes(path), str(path), around, invert)
-    in_tree = OF_A_TREE.search(path.resolve().as_posix()) is not None
+    in_tree = any(OF_A_TREE.search(each.as_posix()) for each in (path.absolute(), path.resolve()))  # through a link too
     if cars is not None:
         if city.place is not None:
             raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')

@@ -1,5 +1,6 @@
 """Scenes -> samples -> batches on the device."""
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -156,8 +157,9 @@ class OwnSamples(Dataset):
                 raise DataError(
                     f"{said} is {found}; data.image_size, cond_size and cond_channels need torch.float32 {shape}"
                 )
-            if name != "cond" and given[name].abs().max() > 1.001:  # rounding aside
-                raise DataError(f"{said} has values beyond [-1, 1]")
+            low, high = {"cond": (-math.inf, math.inf), "ori_mask": (0, 1)}.get(name, (-1, 1))
+            if not (given[name].isfinite() & (low - 0.001 <= given[name]) & (given[name] <= high + 0.001)).all():
+                raise DataError(f"{said} has values that are not finite, or beyond [{low:g}, {high:g}]")
         sample = {name: given[name] for name in self.shapes}
         return self.augmentation(sample, key) | {"name": str(index), "key": key}
 

@@ -27,6 +27,8 @@ from .splits import ORDERED_RULE, STANDARD_RULE, select
 log = logging.getLogger("radiodiff")
 
 BUILDINGS, CARS = "buildings_complete", "cars"  # folders below polygon/ and png/
+KINDS = (".png", ".json")  # of files
+NAME = r"(0|[1-9]\d*)_(0|[1-9]\d*)"  # of a scene: MAP_TX
 MISSING_VARIANT = 1  # of the six ways to leave buildings out; fixed, so that a scene has one condition
 EXACTLY_OVER = 1e-5  # largest fraction of a map's energy inside an aligned picture; about .01 at half a pixel's offset
 _fitting = threading.Lock()  # threads that read one layout's scenes wait for its outlines instead of fitting them too
@@ -64,8 +66,8 @@ class RadioMapSeer:
 
     def _complete(self) -> tuple[list[str], str]:
         """Names of the complete scenes, sorted; what was found and what is missing."""
-        found = self._stems(f"gain/{self.gains.name}")
-        complete = sorted((name for name in found if re.fullmatch(r"\d+_\d+", name)), key=_numbers)
+        found = self._stems(f"gain/{self.gains.name}", ".png")
+        complete = sorted((name for name in found if re.fullmatch(NAME, name)), key=_numbers)
         if not complete:
             kinds = ", ".join(sorted(path.name for path in self.root.glob("gain/*/"))) or "nothing"
             raise DataError(f"{self.gains}: holds no maps MAP_TX.png; in gain/ there are: {kinds} (simulation_type)")
@@ -82,13 +84,13 @@ class RadioMapSeer:
             raise DataError(f"{report}: no complete scene")
         return complete, report
 
-    def _stems(self, folder: str) -> set[str]:
-        """Names of the .png and .json files in a folder, without suffix; empty if there is no such folder."""
+    def _stems(self, folder: str, *suffixes: str) -> set[str]:
+        """Names of the files with these suffixes in a folder, without them; .png and .json if none are given."""
         path = self.root / folder
         if not path.is_dir():
             return set()
         with os.scandir(path) as files:
-            return {Path(file.name).stem for file in files if file.name.endswith((".png", ".json")) and file.is_file()}
+            return {Path(file.name).stem for file in files if file.name.endswith(suffixes or KINDS) and file.is_file()}
 
     def __len__(self) -> int:
         return len(self.scenes)

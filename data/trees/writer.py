@@ -19,6 +19,7 @@ from ..files import read_json, write_atomically, write_json
 from ..geometry.cars import cars_of, picture_of_cars
 from ..geometry.layout import Layout
 from ..geometry.registration import antennas_as_file, outlines_as_file, picture_of
+from ..hashing import digest
 from ..simulator import Simulator, random_cars, random_city, random_transmitter
 from ..units import db_to_gain, gain_to_uint8
 from .radiomapseer import BUILDINGS, CARS, RadioMapSeer
@@ -52,7 +53,9 @@ class Recipe:
     @property
     def settings(self) -> dict[str, int | str]:
         made = {"version": VERSION, "seed": self.seed, "size": self.size, "tx": self.transmitters}
-        split, cars = {"split": self.split} if self.known else {}, {"cars": True} if self.cars else {}
+        known = [outlines_as_file(each) for pair in self.known for each in pair if each is not None]
+        split = {"split": self.split, "outlines": digest(known)} if known else {}
+        cars = {"cars": True} if self.cars else {}
         return made | {"layouts": self.layouts} | split | cars
 
     @property
@@ -114,7 +117,8 @@ def open_folder(root: Path, recipe: Recipe) -> None:
             if not manifest.exists():
                 write_json(manifest, content)
         aside.unlink()
-    usual = {"engine": "dominant_path", "cars": False, "layouts": RANDOM}  # earlier manifests may name another engine
+    # earlier manifests may name another engine, and have no digest of outlines
+    usual = {"engine": "dominant_path", "cars": False, "layouts": RANDOM, "outlines": settings.get("outlines")}
     try:
         made, wanted = usual | read_json(manifest)["settings"], usual | settings
     except (DataError, KeyError, TypeError) as error:
@@ -126,7 +130,7 @@ def open_folder(root: Path, recipe: Recipe) -> None:
 
 def incomplete_cities(root: Path, cities: Iterable[int], recipe: Recipe) -> list[int]:
     """The cities that lack a file."""
-    there = set(root.rglob("*"))
+    there = {Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names}
     return [city for city in cities if not recipe.files(root, city) <= there]
 
 

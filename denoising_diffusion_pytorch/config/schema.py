@@ -133,7 +133,9 @@ class DiffusionConfig(Section):
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")
     sampling_timesteps: Count = setting(4, "number of sampling steps; with pred_x0 more steps cost accuracy")
     noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
-    pixel_noise: NotNegative = setting(0.0, "noise on every pixel of several samples, dB: detail that the decoder loses")
+    pixel_noise: NotNegative = setting(
+        0.0, "noise on every pixel of several samples, dB: detail that the decoder loses"
+    )
     ddim_eta: Fraction | None = setting(None, "noise of ddim; null: 0, deterministic after the initial noise")
     end_to_end: EndToEndConfig = setting(EndToEndConfig(), "last phase of stage 2, trained on the decoded map's error")
 
@@ -173,7 +175,9 @@ class IncompleteConfig(Section):
 
 class DataConfig(Section):
     train: SourceConfig = setting(SourceConfig(), "a RadioMapSeer tree, or images/ conditions/ masks/")
-    validation: SourceConfig = setting(SourceConfig(), "what is left out follows data.train, except split and max_samples")
+    validation: SourceConfig = setting(
+        SourceConfig(), "what is left out follows data.train, except split and max_samples"
+    )
     image_size: Count | None = setting(None, "px; follows from ddconfig.resolution")
     cond_size: Count | None = setting(None, "px; null: the latent's side, or image_size for decoder_cond")
     cond_channels: Channels | None = setting(None, "see data/conditions.py; null: buildings, transmitter, cars")
@@ -248,7 +252,9 @@ class SampleConfig(Section):
     steps: Count | None = setting(None, "number of sampling steps; null: the checkpoint's")
     sampler: Sampler | None = setting(None, "one that fits the model; null: the checkpoint's")
     noise_scale: Positive | None = setting(None, "standard deviation of the sampler's noise; null: the checkpoint's")
-    pixel_noise: NotNegative | None = setting(None, "noise on every pixel of several samples, dB; null: the checkpoint's")
+    pixel_noise: NotNegative | None = setting(
+        None, "noise on every pixel of several samples, dB; null: the checkpoint's"
+    )
     num_samples: Count = setting(1, "samples per scene; more than one give their mean and standard deviation")
     use_ema: bool = setting(True, "averaged weights")
     seed: Natural = setting(0, "seed of the noise")

@@ -41,7 +41,9 @@ def read_command(stage: str, description: str) -> Config:
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", help="YAML file, see configs/")
-    parser.add_argument("--dry_run", action="store_true", help="print all settings, sizes and the memory of a step, and stop")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print all settings, sizes and the memory of a step, and stop"
+    )
     parser.add_argument("--help_config", nargs="?", const="", metavar="WORD",
                         help="print every setting (if its line contains WORD), and stop")  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
