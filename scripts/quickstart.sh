@@ -2,14 +2,15 @@
 # From nothing to radio maps of unseen cities: set up .venv, simulate cities, train the tiny VAE and the tiny latent
 # diffusion (64 px), score them and two references, draw a gallery. Run it again to resume where it stopped.
 #
-#   bash scripts/quickstart.sh                                            simulated cities, nothing to download but packages
-#   DATA=path/to/RadioMapSeer OUT=runs/real bash scripts/quickstart.sh    real data, and another folder for the results
+#   bash scripts/quickstart.sh                              simulated cities, nothing to download but packages
+#   DATA=path/to/RadioMapSeer bash scripts/quickstart.sh    your own data instead -> runs/quickstart_data
+#   OUT=runs/other bash scripts/quickstart.sh               another folder for the results
 set -euo pipefail
 for name in DATA OUT; do # relative paths start where the command was given
     case ${!name:-/} in /*) ;; *) printf -v "$name" %s "$PWD/${!name}" ;; esac
 done
 cd "$(dirname "$0")/.."
-OUT=${OUT:-runs/quickstart}
+OUT=${OUT:-runs/quickstart${DATA:+_data}}
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-2000} # threads that wait give their core to other programs
 START=$(date +%s)
 bash scripts/setup.sh
