@@ -114,6 +114,9 @@ def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):
         done(MAKE, *how, "--maps", 3)
     assert " 0 of them new" in done(MAKE, *how, "--maps", 2)
     assert files(tmp_path) == files(tree) and kept.stat().st_mtime_ns == before
+    (tmp_path / "gain").rename(tmp_path / "elsewhere")
+    (tmp_path / "gain").symlink_to(tmp_path / "elsewhere")
+    assert " 0 of them new\nall 3 cities" in done(MAKE, *how, "--maps", 3)
 
 
 def test_tasks_of_an_array_at_once_beside_a_larger_one_that_is_killed(tree, tmp_path):

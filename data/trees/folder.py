@@ -49,11 +49,11 @@ class FlatTree:
         return Scene(name, Layout.traced(mask), tx=None, gain=gain, tx_is_known=False, cond=self.cond(index))
 
     def pictures(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Grey levels (H, H) float32 as they are in the file, and the mask (H, H) bool: where it is bright, 0 / 255 or 0 / 1."""
+        """Grey levels (H, H) float32 as they are in the file, and the mask (H, H) bool, bright pixels or ones."""
         name = f"{self.names[index]}.png"
         image, path = read_map(self.root / "images" / name), self.root / "masks" / name
         pixels = read_grey(path, image.shape) if path.exists() else np.zeros(image.shape, np.uint8)
-        return image, pixels > pixels.max() / 2
+        return image, pixels > (127 if pixels.max() > 1 else 0)
 
     def cond(self, index: int) -> np.ndarray:
         """The condition (C, s, s) float32, any finite numbers; uint8 is mapped to [-1, 1]. A DataError names an unusable file."""

@@ -130,7 +130,8 @@ def open_folder(root: Path, recipe: Recipe) -> None:
 
 def incomplete_cities(root: Path, cities: Iterable[int], recipe: Recipe) -> list[int]:
     """The cities that lack a file."""
-    there = {Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names}
+    folders = {path.parent for path in recipe.files(root, 0)}  # any of which may be a link
+    there = {path for folder in folders for path in folder.glob("*")}
     return [city for city in cities if not recipe.files(root, city) <= there]
 
 
