@@ -128,6 +128,7 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
     for data in (("--data", workplace / "data", "--split", "val"), ("--data", flat, "--split", "all")):
         out = done(EVALUATE, *ckpt, *data, "--json", tmp_path / "s.json", "--references")
         nmse.append(read(tmp_path / "s.json")["nmse"])
+    assert "note: the maps are 32 m wide" in " ".join(out.split())
     assert nmse[0] == pytest.approx(nmse[1], abs=1e-6) and "simulator: scored on 0 of 2 maps" in " ".join(out.split())
     source = (f"sample.ckpt={ckpt[1]}", f"sample.source.data_root={flat}", "sample.source.split=all")
     sample = ("sample.py", "--cfg", workplace / "tiny.yaml", *source, f"sample.output_folder={tmp_path / 'maps'}")
