@@ -41,11 +41,11 @@ def test_missing_buildings_go_whole_and_are_not_certain(scene):
     assert len(counts) == 3  # none, one or two
     square = np.array([[0.0, 0], [20, 0], [20, 20], [0, 20]])
     layout = Layout([square + 5, square / 2 + 10, square / 2 + 40], (64, 64))
-    for each in renamed(replace(scene, layout=layout, tx=(1.0, 1.0)), 8):
+    for each in renamed(replace(scene, layout=layout, gain=None, tx=(1.0, 1.0)), 8):
         known = Incomplete(missing_buildings=1, exactly=True).shown(each).shown
         assert len(known.outlines) in (1, 2)  # the small building, or the large one with its courtyard
         assert (layout.inside & ~known.inside).any() and not (known.inside & ~layout.inside).any()
-    empty = replace(scene, layout=Layout([], (64, 64)), tx=(1.0, 1.0))
+    empty = replace(scene, layout=Layout([], (64, 64)), gain=None, tx=(1.0, 1.0))
     assert not Incomplete(missing_buildings=2, exactly=True).shown(empty).shown.outlines
 
 
@@ -54,7 +54,7 @@ def test_buildings_of_one_or_two_pixels_and_courtyards_of_one_stay(scene):
     mask[4, 4] = mask[8, 8:10] = mask[16:18, 20] = True
     mask[12:15, 3:6] = True
     mask[13, 4] = False
-    small = replace(scene, layout=Layout.traced(mask), tx=(4.0, 1.0))
+    small = replace(scene, layout=Layout.traced(mask), gain=None, tx=(4.0, 1.0))
     assert np.array_equal(Incomplete(outline_error=1e-6).shown(small).shown.inside, mask)
     assert not line_of_sight(small.layout, (4.0, 1.0))[6, 4]  # it blocks
 
