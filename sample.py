@@ -29,6 +29,7 @@ from data.gis.measured_points import read_measurements
 from data.measurements import pixels_of
 from data.samples.sharing import Processes, shared
 from data.scene import Scene, parse_position, scene_at
+from data.trees.folder import is_part_of
 from data.trees.splits import spread
 from data.units import COVERAGE_DB
 from denoising_diffusion_pytorch.cli import MISTAKES, finite, natural, parse, run
@@ -48,7 +49,6 @@ SETTINGS = {  # of the section `sample`, that are options where there is no conf
     float: ("noise_scale", "pixel_noise"),
 }
 RECORDS = "metrics.jsonl"  # the scores of a split's maps, as they are made
-PARTS = ("gain", "png", "polygon", "antenna", "images", "conditions", "masks")  # folders of data sets
 
 
 def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
@@ -143,8 +143,7 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
     folder, count = Path(settings.output_folder), settings.num_samples
     source, predictor = processes.each(lambda: (open_tree(**vars(settings.source)), load_predictor(settings)))
     processes.agree(source, predictor.identity(count))
-    root, place = source.root.resolve(), folder.resolve()
-    if place == root or any(place.is_relative_to(root / part) for part in PARTS):
+    if is_part_of(source.root, folder):
         raise ConfigError(f"sample.output_folder: {folder} is a part of the data, whose maps have the same names")
     own = predictor.identity(count) | {"batch_size": settings.batch_size} | source.identity()
     records = processes.each(lambda: Records(folder / RECORDS if processes.is_main else None, own))
@@ -200,6 +199,8 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         if part.scene.gain is not None:
             scores.add(part.scene.name, prediction.gain, part.scene.gain)
         gain, std = part.place(prediction.gain), None if std is None else part.place(std)
+        for end in (".npy", ".tif"):  # of an earlier map of this transmitter
+            (folder / f"{part.city.name}_std{end}").unlink(missing_ok=True)
         gains.append(gain)
         write_map(folder, part.city.name, gain, std, place)
         if index in drawn:

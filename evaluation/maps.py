@@ -27,9 +27,6 @@ def write_map(
     decibels = {name: gain_to_db(gain)}
     if std is not None:
         decibels[f"{name}_std"] = std * GAIN_SPAN_DB
-    else:
-        for end in (".npy", ".tif"):  # of an earlier map with this name
-            (folder / f"{name}_std{end}").unlink(missing_ok=True)
     for stem, values in decibels.items():
         _write_array(folder, stem, values.astype(np.float32))
         if place is not None:

@@ -35,8 +35,8 @@ SHORT = {name: COLUMNS[name] for name in ("NMSE", "RMSE dB", "SSIM")}
 LEGEND = (
     "Grey levels v / 255, means over maps, with the 95 % interval of a bootstrap over cities. RMSE dB: over open pixels "
     "of the whole set. LOS and NLOS: pixels that see the transmitter and those that do not. CRPS and 90 % interval (the "
-    "fraction of the pixels not certainly built whose value lies in it): of the samples. Set: errors summed over the whole set, not "
-    "means over maps. Masked: prediction and target times (1 - building picture). 0.2: levels max(g - 0.2, 0) / 0.8. "
+    "fraction of the pixels not certainly built whose value lies in it): of the samples. Set: errors summed over the "
+    "whole set, not means over maps. Masked: prediction and target times (1 - building picture). 0.2: levels max(g - 0.2, 0) / 0.8. "
     "Numbers under different conventions must not be compared."
 )
 WIDTH = 80

@@ -2,7 +2,8 @@
 
     python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all]
 
-Counts the scenes of a simulation type and opens some of them, or all with --all; a tree with images/ and conditions/ is checked too.
+Counts the scenes of a simulation type and opens some of them, or all with --all; a tree with images/ and conditions/ is
+checked too.
 Exits with status 1 if something is wrong.
 """
 

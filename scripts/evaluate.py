@@ -71,10 +71,15 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=natural, default=0, help="seed of the noise (%(default)s)")
     arguments = parser.parse_args()
     files = [path for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery) if path]
-    files += [path.with_name(f"{path.name}.jsonl") for path in (arguments.csv,) if path]
+    files += [records_of(arguments.csv)] if arguments.csv else []
     if len(set(files)) < len(files):
         parser.error("--json, --markdown, --csv, the FILE.jsonl of --csv, and --gallery need a file each")
     return arguments
+
+
+def records_of(csv: Path) -> Path:
+    """The file that holds the records of a CSV."""
+    return csv.with_name(f"{csv.name}.jsonl")
 
 
 class Task:
@@ -132,7 +137,7 @@ def score(task: Task, processes: Processes) -> list[dict[str, Any]]:
     path = arguments.csv if processes.is_main else None
 
     def kept() -> Records:
-        records = Records(path and path.with_name(f"{path.name}.jsonl"), task.settings() if path else {})
+        records = Records(path and records_of(path), task.settings() if path else {})
         if path and path.exists() and decoded(read_bytes(path)) != csv_of(records.known.values()):
             raise DataError(f"{path}: holds something else than its records say; name another file, or move it away")
         return records

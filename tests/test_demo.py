@@ -92,7 +92,8 @@ def test_maps(client):
         ("file/model/exe", "draws", [1], "maps are saved as"), ("file/difference/png", "draws", [1], "path gains also as png"),
         ("file/secret/png", "draws", [1], "there is no secret map"), ("file/std/npy", "draws", [1], "choose several samples"),
         ("file/model/tif", "place", [METRES | {"x": "far"}, METRES | {"dy": 10**400}, {"z": 1}, None], "place: must be"),
-        ("file/model/tif", "place", [METRES | {"epsg": 900913}, METRES | {"epsg": True}, METRES | {"dx": 0}], "place: must be"),
+        ("file/model/tif", "place", [METRES | {"epsg": code} for code in (900913, 2.0, True)], "place: must be"),
+        ("file/model/tif", "place", [METRES | {"dx": 0}, METRES | {"x": float("nan")}], "place: must be"),
     ],
 )  # fmt: skip
 def test_requests_are_refused(client, path, key, values, words):

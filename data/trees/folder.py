@@ -13,6 +13,8 @@ from .png import read_grey, read_map
 from .radiomapseer import RadioMapSeer
 from .splits import HASHED_RULE, select
 
+PARTS = ("gain", "png", "polygon", "antenna", "images", "conditions", "masks")  # folders of trees of both kinds
+
 
 class FlatTree:
     """Scenes with ready-made conditions, see `RadioMapSeer`; DataError for no or unpaired images, or an unknown split."""
@@ -72,6 +74,12 @@ class FlatTree:
         if not np.isfinite(array).all():
             raise DataError(f"{path}: holds values that are not finite numbers")
         return array
+
+
+def is_part_of(root: Path, folder: Path) -> bool:
+    """Whether a folder is one of those in which the files of the tree at `root` are, or the tree itself."""
+    root, folder = root.resolve(), folder.resolve()
+    return folder == root or any(folder.is_relative_to(root / part) for part in PARTS)
 
 
 def _is_flat(root: Path) -> bool:
