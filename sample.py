@@ -8,9 +8,9 @@
 
 Each map is written as NAME.png (8-bit, RadioMapSeer's levels), NAME.npy (dB, NaN where nothing is predicted) and, --figures
 of them, NAME_figure.png; with --num_samples K as the mean of K samples, and NAME_std.npy (dB). metrics.json holds the scores
-where the truth is known. Several transmitters, numbered from 1, also give coverage.png, coverage.json and best_server.npy
-(0: none). For footprints every array is also a GeoTIFF. A split can be shared by processes (`accelerate launch`), and the
-same command continues it where it was interrupted.
+where the truth is known. Several transmitters, numbered from 1, also give CITY_coverage.png, CITY_coverage.json and
+CITY_best_server.npy (0: none). For footprints every array is also a GeoTIFF. A split can be shared by processes
+(`accelerate launch`), and the same command continues it where it was interrupted.
 """
 
 import argparse
@@ -145,6 +145,9 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
     processes.agree(source, predictor.identity(count))
     if is_part_of(source.root, folder):
         raise ConfigError(f"sample.output_folder: {folder} is a part of the data, whose maps have the same names")
+    derived = {f"{name}{end}" for name in source.names for end in ("_std", "_figure")}
+    if clash := sorted(derived.intersection(source.names)):
+        raise ConfigError(f"{source.root}: rename {clash[0]}: the files of another map would have this name")
     own = predictor.identity(count) | {"batch_size": settings.batch_size} | source.identity()
     records = processes.each(lambda: Records(folder / RECORDS if processes.is_main else None, own))
     drawn = spread(len(source), settings.figures)
@@ -213,7 +216,8 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         cities = [part.city for part in crops]
         threshold = COVERAGE_DB if arguments.threshold is None else arguments.threshold
         coverage = Coverage.of(np.stack(gains), cities[0].buildings, threshold)
-        write_coverage(folder, coverage, cities, threshold, place)
+        name = arguments.buildings.stem if arguments.buildings else f"city{arguments.simulate}"
+        write_coverage(folder, name, coverage, cities, threshold, place)
         predicted, covered = f"{coverage.predicted_fraction:.1%}", f"{coverage.covered_fraction:.1%}"
         print(f"{predicted} of the open area was predicted; {covered} of that has at least {threshold:g} dB")
     if arguments.measurements:

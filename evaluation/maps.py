@@ -74,9 +74,14 @@ class Coverage:
 
 
 def write_coverage(
-    folder: Path, coverage: Coverage, scenes: Sequence[Scene], threshold_db: float, place: Georeference | None = None
+    folder: Path,
+    name: str,
+    coverage: Coverage,
+    scenes: Sequence[Scene],
+    threshold_db: float,
+    place: Georeference | None = None,
 ) -> None:
-    """coverage.json, coverage.png, best_server.npy; with `place` best_server.tif and coverage.tif (1 where covered).
+    """NAME_coverage.json and .png, NAME_best_server.npy; with `place` both as .tif (coverage: 1 where covered).
 
     Args:
         scenes: one city, one transmitter each, in the order of their numbers.
@@ -92,9 +97,9 @@ def write_coverage(
             for number, scene in enumerate(scenes, 1)
         ],
     }
-    write_json(folder / "coverage.json", summary)
-    _write_array(folder, "best_server", server.astype(np.int16))
+    write_json(folder / f"{name}_coverage.json", summary)
+    _write_array(folder, f"{name}_best_server", server.astype(np.int16))
     if place is not None:
-        for name, values in (("best_server", server), ("coverage", coverage.covered)):
-            _write_geotiff(folder, name, np.where(server > 0, values, np.nan), place)
-    coverage_figure(folder / "coverage.png", server, coverage.gain, scenes, threshold_db)
+        for what, values in (("best_server", server), ("coverage", coverage.covered)):
+            _write_geotiff(folder, f"{name}_{what}", np.where(server > 0, values, np.nan), place)
+    coverage_figure(folder / f"{name}_coverage.png", server, coverage.gain, scenes, threshold_db)

@@ -138,6 +138,9 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
     elsewhere = f"sample.output_folder={tmp_path / 'others'}"
     refused(*sample[:-1], elsewhere, words=(f"conditions/{name}.npy", "has shape (1, 2, 2), not"))
     refused(*sample[:-1], f"sample.output_folder={flat / 'images'}", words=("is a part of the data",))
+    for path in (flat / "images" / f"{name}.png", flat / "conditions" / f"{name}.npy"):
+        path.with_stem(f"{name}_figure").write_bytes(path.read_bytes())
+    refused(*sample[:-1], elsewhere, words=(f"rename {name}_figure",))
 
 
 def test_arguments_that_mean_nothing_end_in_one_line(workplace):

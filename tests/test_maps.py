@@ -34,14 +34,14 @@ def test_maps_of_footprints_are_geotiffs_too(tmp_path):
         write_map(tmp_path, scene.name, gain, gain * 0.01, GRID)
         draw_map(tmp_path, scene, gain, gain * 0.01)
     coverage = Coverage.of(np.stack([gain, gain * 0.3]), scenes[0].buildings, -100)
-    write_coverage(tmp_path, coverage, scenes, -100, GRID)
+    write_coverage(tmp_path, "city", coverage, scenes, -100, GRID)
     kinds = (".npy", ".png", ".tif", "_figure.png", "_std.npy", "_std.tif")
     names = {f"{name}{kind}" for name in "ab" for kind in kinds}
-    both = {"coverage.json", "coverage.png", "coverage.tif", "best_server.npy", "best_server.tif"}
-    assert {path.name for path in tmp_path.iterdir()} == names | both
-    summary = json.loads((tmp_path / "coverage.json").read_text())
+    of_all = ("coverage.json", "coverage.png", "coverage.tif", "best_server.npy", "best_server.tif")
+    assert {path.name for path in tmp_path.iterdir()} == names | {f"city_{name}" for name in of_all}
+    summary = json.loads((tmp_path / "city_coverage.json").read_text())
     assert [t["best_server_fraction"] for t in summary["transmitters"]] == [1, 0] and summary["threshold_db"] == -100
-    for name, value in (("a", -97.42), ("a_std", 0.4958), ("best_server", 1), ("coverage", 1)):
+    for name, value in (("a", -97.42), ("a_std", 0.4958), ("city_best_server", 1), ("city_coverage", 1)):
         with rasterio.open(tmp_path / f"{name}.tif") as found:
             assert found.crs.to_epsg() == 32632 and found.shape == shape
             x, y = found.xy(1050, 2050)
