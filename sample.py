@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import open_tree
-from data.crop import SIDE, Crop, crop
+from data.crop import crop
 from data.files import write_json
 from data.geometry.georeference import Georeference
 from data.gis.city import print_city, read_city
@@ -100,8 +100,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     return arguments, parse_config({"sample": given}).sample
 
 
-def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference | None]:
-    """One crop per transmitter of the city on the command line, and where the city lies."""
+def city_scenes(arguments: argparse.Namespace) -> tuple[list[Scene], Georeference | None]:
+    """One scene per transmitter of the city on the command line, and where the city lies."""
     place = None
     if arguments.buildings is not None:
         city = read_city(arguments.buildings, list(map(parse_position, arguments.tx)), arguments.invert, arguments.cars)
@@ -116,10 +116,7 @@ def city_crops(arguments: argparse.Namespace) -> tuple[list[Crop], Georeference 
         shape = scenes[0].layout.shape
         scenes[0].measurements, note = read_measurements(arguments.measurements, shape, place, arguments.eirp)
         print(f"{arguments.measurements.name}: {note}")
-    crops = [crop(scene) for scene in scenes]
-    for note in sorted({part.note for part in crops if part.note}):
-        print(f"note: {note}")
-    return crops, place
+    return scenes, place
 
 
 def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any = None) -> "Predictor":
@@ -187,9 +184,12 @@ def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int
 
 def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     """Maps of one city, and its coverage."""
-    crops, place = city_crops(arguments)
-    cars = (arguments.cars or arguments.buildings) if crops[0].city.cars is not None else None
+    cities, place = city_scenes(arguments)
+    cars = (arguments.cars or arguments.buildings) if cities[0].cars is not None else None
     predictor = load_predictor(settings, arguments.measurements, cars)
+    crops = [crop(city, predictor.side) for city in cities]
+    for note in sorted({part.note for part in crops if part.note}):
+        print(f"note: {note}")
     folder = Path(settings.output_folder)
     if (folder / RECORDS).exists():
         raise ConfigError(f"{folder}: holds the maps of a data set; name another output_folder")
@@ -213,7 +213,6 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
 
         print(CIRCULAR)
     if len(crops) > 1:
-        cities = [part.city for part in crops]
         threshold = COVERAGE_DB if arguments.threshold is None else arguments.threshold
         coverage = Coverage.of(np.stack(gains), cities[0].buildings, threshold)
         name = arguments.buildings.stem if arguments.buildings else f"city{arguments.simulate}"
@@ -221,8 +220,8 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         predicted, covered = f"{coverage.predicted_fraction:.1%}", f"{coverage.covered_fraction:.1%}"
         print(f"{predicted} of the open area was predicted; {covered} of that has at least {threshold:g} dB")
     if arguments.measurements:
-        column, row = pixels_of(scenes[0].measurements, SIDE, SIDE)
-        inside, given = int(scenes[0].layout.inside[row, column].sum()), len(crops[0].city.measurements)
+        column, row = pixels_of(scenes[0].measurements, predictor.side, predictor.side)
+        inside, given = int(scenes[0].layout.inside[row, column].sum()), len(cities[0].measurements)
         print(f"{len(column)} of {given} measured points lie in what was predicted, {inside} of them inside buildings")
     print_end(len(crops), folder, predictor, settings.num_samples, scores)
 

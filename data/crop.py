@@ -1,4 +1,4 @@
-"""The crop that the networks see: 256 m x 256 m around the transmitter, of a city of any size."""
+"""The square around the transmitter that the networks see, of a city of any size."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ import numpy as np
 from .geometry.layout import cut
 from .scene import Scene
 
-SIDE = 256  # metres and pixels: the size of RadioMapSeer's maps, on which models are trained
+SIDE = 256  # metres and pixels: the size of RadioMapSeer's maps
 
 
 @dataclass

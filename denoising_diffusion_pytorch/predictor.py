@@ -12,6 +12,7 @@ import torch
 
 from data import Scene
 from data.conditions import CARS_IN
+from data.crop import SIDE
 from data.hashing import digest, random_key
 from data.measurements import POINTS_IN
 from data.prepare import SAMPLES_VERSION, prepare, to_native
@@ -89,6 +90,11 @@ class Predictor:
         if not 0 <= self.pixel_noise <= GAIN_SPAN_DB:
             raise ConfigError(f"pixel_noise is {self.pixel_noise:g}; it must lie within 0 .. {GAIN_SPAN_DB:g} dB")
         self.title = "latent diffusion" if isinstance(model, LatentDiffusion) else model.title
+
+    @property
+    def side(self) -> int:
+        """Of the maps that the model was trained on, in metres; maps of another size would be resized."""
+        return self.config.data.map_size or SIDE
 
     @property
     def sees_simulation(self) -> bool:

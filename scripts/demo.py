@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.crop import SIDE
 from data.simulator.scenes import random_scenes
 from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -38,6 +39,8 @@ def main() -> None:
     predictor = Predictor(arguments.ckpt)
     if not isinstance(predictor.model, LatentDiffusion):
         raise ConfigError(f"--ckpt {arguments.ckpt}: is a regression; the page shows samples of a latent diffusion")
+    if predictor.side != SIDE:
+        raise ConfigError(f"--ckpt {arguments.ckpt}: is for maps of {predictor.side} m; the page shows {SIDE} m")
     layers_of(*predictor.predict(random_scenes(0)))  # the first prediction compiles; done before anyone waits
     print(f"http://{arguments.host}:{arguments.port} (Ctrl-C ends it)", flush=True)
     app = create_app(predictor, LOCAL_HOSTS if arguments.host in LOCAL_HOSTS else None)

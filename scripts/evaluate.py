@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from data import Scene, open_tree
-from data.crop import SIDE
 from data.errors import DataError
 from data.files import decoded, read_bytes, write_json, write_text
 from data.incomplete import Incomplete
@@ -184,9 +183,8 @@ def main() -> None:
         notes, rows = evaluation.notes(), evaluation.summaries()
         if getattr(task.scenes.source, "truth", None) == "simulated" and task.predictor.sees_simulation:
             notes.append(CIRCULAR)
-        if (side := task.scenes.scene(0).layout.shape[0]) != SIDE:
-            trained = f"a model is for maps as wide as those it was trained on, RadioMapSeer's {SIDE} m"
-            notes.append(f"note: the maps are {side} m wide; {trained}")
+        if (side := task.scenes.scene(0).layout.shape[0]) != task.predictor.side:
+            notes.append(f"note: the maps are {side} m wide; the model was trained on {task.predictor.side} m")
         print(terminal_report(rows, notes))
         write(task, records, evaluation, rows)
 

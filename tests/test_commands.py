@@ -91,14 +91,14 @@ def test_sample_several_draws_and_transmitters(model, tmp_path):
     save_grey(tmp_path / "town.png", city)
     own = ("--buildings", tmp_path / "town.png", "--tx", "5,6", "--tx", "390,290", "--num_samples", 3)
     out = done("sample.py", *model, *own, "--sampler", "ddpm", "--steps", 3, "--output_folder", tmp_path / "o")
-    assert "256 m x 256 m around the transmitter" in out
+    assert "32 m x 32 m around the transmitter" in out  # the size of the training maps
     mean, std = np.load(tmp_path / "o" / "town_5_6.npy"), np.load(tmp_path / "o" / "town_5_6_std.npy")
     assert mean.shape == std.shape == (300, 400)
-    assert np.isfinite(mean[:256, :256]).all() and np.isnan(mean[256:]).all() and np.isnan(mean[:, 256:]).all()
-    assert std[:256, :256].max() > 0 and (std[20:30, 20:30] == 0).all() and np.allclose(mean[20:30, 20:30], -147)
+    assert np.isfinite(mean[:32, :32]).all() and np.isnan(mean[32:]).all() and np.isnan(mean[:, 32:]).all()
+    assert std[:32, :32].max() > 0 and (std[20:30, 20:30] == 0).all() and np.allclose(mean[20:30, 20:30], -147)
     done("sample.py", *model, *own[:4], "--output_folder", tmp_path / "o")
     assert not (tmp_path / "o" / "town_5_6_std.npy").exists()  # it was of another map
-    assert "89.4% of the open area was predicted" in out and "of that has at least -127 dB" in out
+    assert "1.6% of the open area was predicted" in out and "of that has at least -127 dB" in out
     done("sample.py", *model, "--simulate", 3, "--output_folder", tmp_path / "s")
     (tmp_path / "s" / "metrics.jsonl").write_text("")  # as if these were the maps of a split
     refused("sample.py", *model, "--simulate", 3, "--output_folder", tmp_path / "s", words=["holds the maps of a data"])

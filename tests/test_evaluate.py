@@ -104,11 +104,12 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
 
 
 def test_the_released_model_is_scored_on_cities_that_it_has_not_seen(tmp_path):
-    done("scripts/make_dataset.py", "--out", "cities", "--maps", 2, "--tx", 1, cwd=tmp_path)
+    done("scripts/make_dataset.py", "--out", "cities", "--maps", 2, "--tx", 1, "--size", 128, cwd=tmp_path)
     how = ("--data", "cities", "--split", "all", "--json", "s.json", "--references")
     out = done(EVALUATE, *how, cwd=tmp_path)
     scores = read(tmp_path / "s.json")
-    assert "only other maps show how good it is" in " ".join(out.split())
+    notes = "only other maps show how good it is", "the maps are 128 m wide; the model was trained on 256 m"
+    assert all(note in " ".join(out.split()) for note in notes)
     others = scores["baselines"]
     assert others["simulator"]["nmse"] < scores["nmse"] < others["line-of-sight path-loss model"]["nmse"]
 
@@ -128,7 +129,10 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
     for data in (("--data", workplace / "data", "--split", "val"), ("--data", flat, "--split", "all")):
         out = done(EVALUATE, *ckpt, *data, "--json", tmp_path / "s.json", "--references")
         nmse.append(read(tmp_path / "s.json")["nmse"])
-    assert "note: the maps are 32 m wide" in " ".join(out.split())
+    assert "m wide" not in out
+    done("sample.py", *ckpt, "--simulate", 3, "--output_folder", tmp_path / "city")  # also the size it was trained on
+    (path,) = (tmp_path / "city").glob("city3_*.npy")
+    assert np.isfinite(np.load(path)).sum() == 32 * 32
     assert nmse[0] == pytest.approx(nmse[1], abs=1e-6) and "simulator: scored on 0 of 2 maps" in " ".join(out.split())
     source = (f"sample.ckpt={ckpt[1]}", f"sample.source.data_root={flat}", "sample.source.split=all")
     sample = ("sample.py", "--cfg", workplace / "tiny.yaml", *source, f"sample.output_folder={tmp_path / 'maps'}")

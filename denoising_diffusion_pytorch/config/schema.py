@@ -179,6 +179,7 @@ class DataConfig(Section):
         SourceConfig(), "what is left out follows data.train, except split and max_samples"
     )
     image_size: Count | None = setting(None, "px; follows from ddconfig.resolution")
+    map_size: Count | None = setting(None, "m, of the maps as they are; null: that of the first training map")
     cond_size: Count | None = setting(None, "px; null: the latent's side, or image_size for decoder_cond")
     cond_channels: Channels | None = setting(None, "see data/conditions.py; null: buildings, transmitter, cars")
     augmentation: AugmentConfig = setting(AugmentConfig(), "the same for image, condition and mask")
