@@ -1,16 +1,16 @@
-"""Draw radio maps from a trained checkpoint: of a city of your own, of a simulated one, or of the scenes of a data set.
+"""Predict radio maps with a trained model: of your own city, a simulated one, or the scenes of a dataset.
 
     python sample.py --buildings city.png --tx 120,80 [--tx 30,200 ...] [--num_samples 8] [--cars cars.png]
     python sample.py --buildings footprints.geojson --tx 10.002543,49.999488 --measurements drive.csv --eirp 23
     python sample.py --simulate 7 [--tx 120,80 ...]
     python sample.py --ckpt radiodiff_results_LDM ...                   a model of your own in place of the released one
-    python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]  a split of a data set; settings as in the file
+    python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]  a split of a dataset; settings as in the file
 
-Each map is written as NAME.png (8-bit, RadioMapSeer's levels), NAME.npy (dB, NaN where nothing is predicted) and, --figures
-of them, NAME_figure.png; with --num_samples K as the mean of K samples, and NAME_std.npy (dB). metrics.json holds the scores
-where the truth is known. Several transmitters, numbered from 1, also give CITY_coverage.png, CITY_coverage.json and
-CITY_best_server.npy (0: none). For footprints every array is also a GeoTIFF. A split can be shared by processes
-(`accelerate launch`), and the same command continues it where it was interrupted.
+Each map is written as NAME.png (8-bit, RadioMapSeer's levels) and NAME.npy (dB, NaN where nothing is predicted), --figures
+of them also as NAME_figure.png. With --num_samples K, a map is the mean of K samples, and NAME_std.npy (dB) their standard
+deviation. metrics.json holds the scores where the true map is known. Several transmitters, numbered from 1, also give
+CITY_coverage.png, CITY_coverage.json and CITY_best_server.npy (0: none). For footprints every array is also a GeoTIFF. A
+split can be shared by processes (`accelerate launch`), and the same command continues it where it was interrupted.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from data.measurements import pixels_of
 from data.samples.sharing import Processes, shared
 from data.scene import Scene, parse_position, scene_at
 from data.trees.folder import is_part_of
-from data.trees.splits import spread
+from data.trees.splits import evenly_spaced
 from data.units import COVERAGE_DB
-from denoising_diffusion_pytorch.cli import MISTAKES, finite, natural, parse, run
+from denoising_diffusion_pytorch.cli import FATAL_ERRORS, finite, natural, parse, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -79,22 +79,22 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
         parser.error("--buildings needs --tx X,Y")
     for name, other in (("cars", "buildings"), ("invert", "buildings"), ("eirp", "measurements")):
         if getattr(arguments, name) not in (None, False) and not getattr(arguments, other):
-            parser.error(f"--{name} belongs to --{other}")
+            parser.error(f"--{name} needs --{other}")
     if arguments.tx and not own:
-        parser.error("--tx belongs to --buildings or --simulate")
+        parser.error("--tx needs --buildings or --simulate")
     if arguments.threshold is not None and len(arguments.tx) < 2:
-        parser.error("--threshold belongs to several --tx, which give the coverage")
+        parser.error("--threshold needs several --tx, which give the coverage")
     if arguments.measurements and not (own and len(arguments.tx) <= 1):
-        parser.error("--measurements belong to one --tx of --buildings or --simulate")
+        parser.error("--measurements needs --buildings or --simulate, and a single --tx")
     if arguments.cfg:
         for name, value in given.items():
             parser.error(f"--{name}: with --cfg, write sample.{name}={value}")
         settings = load_config(arguments.cfg, arguments.overrides).sample
         if not own and settings.source.data_root is None:
-            raise ConfigError("sample.source.data_root: is not set; name a tree, or use --buildings or --simulate")
+            raise ConfigError("sample.source.data_root: is not set; give a dataset, or use --buildings or --simulate")
         return arguments, settings
     if arguments.overrides:
-        parser.error(f"{arguments.overrides[0]} changes a configuration file; name it with --cfg")
+        parser.error(f"{arguments.overrides[0]} overrides a configuration file; give one with --cfg")
     if not own:
         arguments.simulate = 0  # nothing was asked for: show what the model does
     return arguments, parse_config({"sample": given}).sample
@@ -102,21 +102,21 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
 
 def city_scenes(arguments: argparse.Namespace) -> tuple[list[Scene], Georeference | None]:
     """One scene per transmitter of the city on the command line, and where the city lies."""
-    place = None
+    georeference = None
     if arguments.buildings is not None:
         city = read_city(arguments.buildings, list(map(parse_position, arguments.tx)), arguments.invert, arguments.cars)
         print_city(city, arguments.buildings)
-        name, place = arguments.buildings.stem, city.place
-        scenes = [scene_at(name, city.layout, text, place, city.cars) for text in arguments.tx]
+        name, georeference = arguments.buildings.stem, city.georeference
+        scenes = [scene_at(name, city.layout, text, georeference, city.cars) for text in arguments.tx]
     else:
         from data.simulator.scenes import random_scenes  # numba is slow to import
 
         scenes = random_scenes(arguments.simulate, arguments.tx)
     if arguments.measurements:
         shape = scenes[0].layout.shape
-        scenes[0].measurements, note = read_measurements(arguments.measurements, shape, place, arguments.eirp)
+        scenes[0].measurements, note = read_measurements(arguments.measurements, shape, georeference, arguments.eirp)
         print(f"{arguments.measurements.name}: {note}")
-    return scenes, place
+    return scenes, georeference
 
 
 def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any = None) -> "Predictor":
@@ -147,7 +147,7 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         raise ConfigError(f"{source.root}: rename {clash[0]}: the files of another map would have this name")
     own = predictor.identity(count) | {"batch_size": settings.batch_size} | source.identity()
     records = processes.each(lambda: Records(folder / RECORDS if processes.is_main else None, own))
-    drawn = spread(len(source), settings.figures)
+    drawn = evenly_spaced(len(source), settings.figures)
 
     def is_there(number: int) -> bool:
         ends = [".png", ".npy", *["_std.npy"] * (count > 1)]
@@ -160,8 +160,8 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         return [(p.gain, p.std, measure(p.scene.name, p.gain, p.scene.gain)) for p in predictions]
 
     done = {number for number in records.known if is_there(number)}
-    how: dict[str, Any] = {"read": predictor.prepared(), "work": work, "done": done}
-    for number, (gain, std, measured) in shared(processes, source, settings.batch_size, title="sampling", **how):
+    options: dict[str, Any] = {"read": predictor.prepared(), "work": work, "done": done}
+    for number, (gain, std, measured) in shared(processes, source, settings.batch_size, title="sampling", **options):
         write_map(folder, source.names[number], gain, std)
         if number in drawn:
             draw_map(folder, source.scene(number), gain, std)
@@ -178,13 +178,13 @@ def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int
         write_json(folder / "metrics.json", summary)
         print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
     sampling = predictor.sampling_of(num_samples)
-    how = f"{sampling.sampler}, {sampling.steps} steps" if sampling else predictor.title  # of a regression
-    print(f"{count} maps in {folder} ({how}, {predictor.checkpoint.path})")
+    method = f"{sampling.sampler}, {sampling.steps} steps" if sampling else predictor.title  # of a regression
+    print(f"{count} maps in {folder} ({method}, {predictor.checkpoint.path})")
 
 
 def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     """Maps of one city, and its coverage."""
-    cities, place = city_scenes(arguments)
+    cities, georeference = city_scenes(arguments)
     cars = (arguments.cars or arguments.buildings) if cities[0].cars is not None else None
     predictor = load_predictor(settings, arguments.measurements, cars)
     crops = [crop(city, predictor.side) for city in cities]
@@ -192,20 +192,20 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         print(f"note: {note}")
     folder = Path(settings.output_folder)
     if (folder / RECORDS).exists():
-        raise ConfigError(f"{folder}: holds the maps of a data set; name another output_folder")
+        raise ConfigError(f"{folder}: holds the maps of a dataset; choose another output_folder")
     folder.mkdir(parents=True, exist_ok=True)
-    scores, gains, drawn = Scores(), [], spread(len(crops), settings.figures)
+    scores, gains, drawn = Scores(), [], evenly_spaced(len(crops), settings.figures)
     scenes = [part.scene for part in crops]
     predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
     for index, prediction in enumerate(tqdm(predictions, total=len(crops), desc="sampling", unit="map")):
         part, std = crops[index], prediction.std
         if part.scene.gain is not None:
             scores.add(part.scene.name, prediction.gain, part.scene.gain)
-        gain, std = part.place(prediction.gain), None if std is None else part.place(std)
+        gain, std = part.paste(prediction.gain), None if std is None else part.paste(std)
         for end in (".npy", ".tif"):  # of an earlier map of this transmitter
             (folder / f"{part.city.name}_std{end}").unlink(missing_ok=True)
         gains.append(gain)
-        write_map(folder, part.city.name, gain, std, place)
+        write_map(folder, part.city.name, gain, std, georeference)
         if index in drawn:
             draw_map(folder, part.city, gain, std)
     if arguments.simulate is not None and predictor.sees_simulation:
@@ -216,18 +216,18 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         threshold = COVERAGE_DB if arguments.threshold is None else arguments.threshold
         coverage = Coverage.of(np.stack(gains), cities[0].buildings, threshold)
         name = arguments.buildings.stem if arguments.buildings else f"city{arguments.simulate}"
-        write_coverage(folder, name, coverage, cities, threshold, place)
+        write_coverage(folder, name, coverage, cities, threshold, georeference)
         predicted, covered = f"{coverage.predicted_fraction:.1%}", f"{coverage.covered_fraction:.1%}"
         print(f"{predicted} of the open area was predicted; {covered} of that has at least {threshold:g} dB")
     if arguments.measurements:
         column, row = pixels_of(scenes[0].measurements, predictor.side, predictor.side)
         inside, given = int(scenes[0].layout.inside[row, column].sum()), len(cities[0].measurements)
-        print(f"{len(column)} of {given} measured points lie in what was predicted, {inside} of them inside buildings")
+        print(f"{len(column)} of {given} measured points lie in the predicted area, {inside} of them inside buildings")
     print_end(len(crops), folder, predictor, settings.num_samples, scores)
 
 
 def main() -> None:
-    processes = Processes(MISTAKES)
+    processes = Processes(FATAL_ERRORS)
     arguments, settings = processes.each(parse_arguments)
     if arguments.buildings is None and arguments.simulate is None:
         sample_split(settings, processes)

@@ -20,7 +20,7 @@ from .units import GAIN_MAX_DB, db_to_gain
 
 Channel = Callable[[Scene, int], np.ndarray]
 CONDITION_CHANNELS: dict[str, Channel] = {}
-CARS_IN = frozenset({"cars", "simulated"})  # channels that cars change
+CAR_CHANNELS = frozenset({"cars", "simulated"})  # channels that cars change
 DOCUMENT_CHANNELS = ("buildings", "transmitter", "cars")  # the three of the design document: the default
 
 
@@ -30,7 +30,7 @@ def channel(function: Channel) -> Channel:
     return function
 
 
-def channel_of_transmitter(function: Channel) -> Channel:
+def transmitter_channel(function: Channel) -> Channel:
     """`channel` for one that needs the transmitter."""
 
     @wraps(function)
@@ -46,7 +46,7 @@ def buildings(scene: Scene, size: int) -> np.ndarray:
     return resize(scene.shown.coverage, size)
 
 
-@channel_of_transmitter
+@transmitter_channel
 def transmitter(scene: Scene, size: int) -> np.ndarray:
     """The transmitter spread over its four nearest pixels (sum 1), drawn at the target resolution."""
     side = scene.layout.shape[0]
@@ -69,7 +69,7 @@ def cars(scene: Scene, size: int) -> np.ndarray:
     return resize(Layout(together, scene.shown_cars.shape).coverage, size)
 
 
-@channel_of_transmitter
+@transmitter_channel
 def line_of_sight(scene: Scene, size: int) -> np.ndarray:
     """Fraction of each pixel that sees the transmitter past the buildings shown."""
     from .simulator import line_of_sight as cast_rays  # numba is slow to import, and only this channel needs it
@@ -77,13 +77,13 @@ def line_of_sight(scene: Scene, size: int) -> np.ndarray:
     return resize(cast_rays(scene.shown, scene.shown_tx), size)
 
 
-@channel_of_transmitter
+@transmitter_channel
 def log_distance(scene: Scene, size: int) -> np.ndarray:
-    """Grey level of free propagation, loss 25 log10 d with d in metres, at least 1."""
-    return resize(free_gain(scene), size)
+    """Grey level of the path-loss model in line of sight, 25 log10 d dB, d in metres, at least 1."""
+    return resize(los_gain(scene), size)
 
 
-@channel_of_transmitter
+@transmitter_channel
 def detour(scene: Scene, size: int) -> np.ndarray:
     """Grey level of a loss of 28.6 log10 d + 1.4 dB, d the geodesic distance in metres, at least 2; 0 where there is none."""
     from .simulator import shortest_paths  # numba is slow to import
@@ -92,7 +92,7 @@ def detour(scene: Scene, size: int) -> np.ndarray:
     return resize(db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(np.maximum(length, 2)) - 1.4), size)
 
 
-@channel_of_transmitter
+@transmitter_channel
 def turns(scene: Scene, size: int) -> np.ndarray:
     """How straight the shortest path is: 1 minus the sum of its turns / 360 degrees, at least 0.1; 0 where there is no path."""
     from .simulator import shortest_paths  # numba is slow to import
@@ -101,7 +101,7 @@ def turns(scene: Scene, size: int) -> np.ndarray:
     return resize(np.where(np.isinf(turn), 0, np.maximum(1 - turn / (2 * np.pi), 0.1)).astype(np.float32), size)
 
 
-@channel_of_transmitter
+@transmitter_channel
 def simulated(scene: Scene, size: int) -> np.ndarray:
     """The simulator's map of what is shown, corrected by measured points; useless if the simulator also made the truth."""
     _, gain = simulated_gains(scene)
@@ -150,7 +150,7 @@ def distance(scene: Scene) -> np.ndarray:
     return np.maximum(np.hypot(columns - x, rows - y), 1)
 
 
-def free_gain(scene: Scene) -> np.ndarray:
+def los_gain(scene: Scene) -> np.ndarray:
     """Grey levels (H, W) of the path-loss model in line of sight: 25 log10 d dB below the strongest value."""
     return db_to_gain(GAIN_MAX_DB - 25 * np.log10(distance(scene)))
 

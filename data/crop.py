@@ -20,7 +20,7 @@ class Crop:
     column: int
     note: str  # what was done, in a few words; '' if the city fills the crop exactly
 
-    def place(self, values: np.ndarray) -> np.ndarray:
+    def paste(self, values: np.ndarray) -> np.ndarray:
         """(side, side) -> (H, W) of the city, float32, NaN outside the crop."""
         placed = np.full(self.city.layout.shape, np.nan, np.float32)
         part = placed[self.row : self.row + values.shape[0], self.column : self.column + values.shape[1]]
@@ -49,7 +49,7 @@ def crop(city: Scene, side: int = SIDE) -> Crop:
     )
     notes = []
     if height > side or width > side:
-        notes.append(f"predicted in the {min(side, width)} m x {min(side, height)} m around the transmitter")
+        notes.append(f"only the {min(side, width)} m x {min(side, height)} m around the transmitter are predicted")
     if height < side or width < side:
-        notes.append(f"open ground around it up to {side} m x {side} m")
+        notes.append(f"padded with open ground to {side} m x {side} m")
     return Crop(scene, city, row, column, "; ".join(notes))

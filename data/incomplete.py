@@ -22,7 +22,7 @@ class Incomplete:
     """How incomplete a scene's condition is; DataError for errors of measured points if there are no points."""
 
     points: int = 0  # maximum; about half of the scenes have fewer than its square root, some have none
-    points_noise: float = 0.0  # standard deviation of a measured value, dB
+    points_noise: float = 0.0  # standard deviation of a measured value's error, dB
     points_jitter: float = 0.0  # standard deviation of a point's position in each direction, m
     missing_buildings: int = 0  # maximum number left out of the condition
     outline_error: float = 0.0  # standard deviation of each building's shift in each direction, m
@@ -66,7 +66,7 @@ class Incomplete:
             known_tx=layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if shows else None,
             tx_is_known=tells,
             cars_are_known=bool(rng.random() >= self.cars_unknown),
-            outlines_are_wrong=self.outline_error > 0,
+            outlines_are_shifted=self.outline_error > 0,
         )
 
     def apply(self, scene: Scene) -> Scene:
@@ -81,7 +81,7 @@ class Incomplete:
     def require_drawn_conditions(self, ready_made: bool, what: str) -> None:
         """Raise DataError if there is something to do and the condition is ready-made."""
         if ready_made and replace(self, exactly=False) != Incomplete():
-            raise DataError(f"{what}: has a ready-made condition; what it lacks cannot be left out (data.incomplete)")
+            raise DataError(f"{what}: has a ready-made condition, which data.incomplete cannot change")
 
     def measure(self, gain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Points of a map (H, W) where a signal is received, uniform over these pixels: (N, 3) float32 of x, y, level."""

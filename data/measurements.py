@@ -9,7 +9,7 @@ from .geometry.georeference import pixel_of
 
 MEASURED = ("measured_gain", "measured")  # the two channels of measured points
 SIMULATED = "simulated"  # the channel that measured points correct
-POINTS_IN = frozenset((*MEASURED, SIMULATED))  # channels that measured points change
+POINT_CHANNELS = frozenset((*MEASURED, SIMULATED))  # channels that measured points change
 REACH = 15.0  # m, decay length of the weight of a measured value
 PRIOR = 0.02  # weight of the value known without points, in 1 / m: that of a point at about 16 m
 

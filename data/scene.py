@@ -22,7 +22,7 @@ class Scene:
     known: Layout | None = None  # the buildings that the condition may show; None for all of them
     known_tx: tuple[float, float] | None = None  # where the condition shows the transmitter; None for where it is
     tx_is_known: bool = True  # whether the condition shows the transmitter at all
-    outlines_are_wrong: bool = False  # `known` is not a part of `layout`: no pixel is certainly inside a building
+    outlines_are_shifted: bool = False  # `known` is not a part of `layout`: no pixel is certainly inside a building
     truth: str = "real"  # what `gain` is, or "simulated"; a title of figures
     measurements: np.ndarray | None = None  # (N, 3) float32, x, y and grey level of measured points
     cond: np.ndarray | None = None  # (C, h, w) float32, a ready-made condition in place of all this
@@ -66,36 +66,36 @@ class Scene:
     @property
     def ori_mask(self) -> np.ndarray:
         """(H, W) bool: pixels inside the buildings shown, where the map is certainly zero."""
-        return np.zeros(self.layout.shape, bool) if self.outlines_are_wrong else self.shown.inside
+        return np.zeros(self.layout.shape, bool) if self.outlines_are_shifted else self.shown.inside
 
 
-def parse_position(text: str, place: Georeference | None = None) -> tuple[float, float]:
-    """`X,Y` from a command line, column and row or coordinates of the `place`, as column and row; DataError for anything else."""
+def parse_position(text: str, georeference: Georeference | None = None) -> tuple[float, float]:
+    """`X,Y`, column and row or coordinates of the `georeference`, as column and row; DataError for anything else."""
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
         x = y = np.nan
     if not np.isfinite([x, y]).all():
-        raise DataError(f"{text!r} is no position; write X,Y, e.g. 120,80")
-    return (x, y) if place is None else place.pixels(x, y)
+        raise DataError(f"{text!r} is not a position; write X,Y, e.g. 120,80")
+    return (x, y) if georeference is None else georeference.pixels(x, y)
 
 
 def scene_at(
-    name: str, layout: Layout, position: str, place: Georeference | None = None, cars: Layout | None = None
+    name: str, layout: Layout, position: str, georeference: Georeference | None = None, cars: Layout | None = None
 ) -> Scene:
     """The scene of a city with a transmitter at `X,Y`; DataError for a position outside the map or in a building or a car."""
-    tx = parse_position(position, place)
+    tx = parse_position(position, georeference)
     height, width = layout.shape
     if not (0 <= tx[0] <= width - 1 and 0 <= tx[1] <= height - 1):
-        raise DataError(f"transmitter {position}: is outside {name} ({extent(layout.shape, place)})")
+        raise DataError(f"transmitter {position}: is outside {name} ({extent(layout.shape, georeference)})")
     taken = layout if cars is None else Layout.traced(layout.inside | cars.inside)
     if taken.inside[pixel_of(tx)]:
         column, row = taken.nearest_open(tx)
-        where = f"{column:g},{row:g}" if place is None else place.text(column, row)
+        where = f"{column:g},{row:g}" if georeference is None else georeference.text(column, row)
         what = "a building" if layout.inside[pixel_of(tx)] else "a car"
         raise DataError(
-            f"transmitter {position}: is inside {what} of {name}; all antennas are in the open here, 1.5 m high, "
-            f"also those of base stations on roofs; the nearest open point is {where}"
+            f"transmitter {position}: is inside {what} of {name}; transmitters must be outdoors, 1.5 m high, "
+            f"even base stations on roofs; the nearest open point is {where}"
         )
     name = "_".join([name, *(f"{value:.10g}" for value in parse_position(position))])
     return Scene(name, layout, tx, cars=cars)

@@ -21,7 +21,7 @@ from data.scene import scene_at
 from data.units import GAIN_SPAN_DB, db_to_gain, gain_to_db, gain_to_uint8
 from denoising_diffusion_pytorch.predictor import Prediction
 
-MOST = {"tx": 8, "points": 2000, "cars": 500}
+MAX_ROWS = {"tx": 8, "points": 2000, "cars": 500}
 
 
 def encode(array: np.ndarray) -> str:
@@ -44,8 +44,8 @@ def rows(body: dict[str, Any], key: str, columns: int) -> np.ndarray:
         inside = (found[:, :2] >= 0) & (found[:, :2] <= SIDE - 1)
     except (TypeError, ValueError, OverflowError):
         found, inside = np.full((1, columns), np.nan), np.array(False)
-    if len(found) > MOST[key] or not (np.isfinite(found).all() and inside.all()):
-        raise DataError(f"{key}: at most {MOST[key]} rows of {columns} numbers, x and y within 0 .. {SIDE - 1}")
+    if len(found) > MAX_ROWS[key] or not (np.isfinite(found).all() and inside.all()):
+        raise DataError(f"{key}: at most {MAX_ROWS[key]} rows of {columns} numbers, x and y within 0 .. {SIDE - 1}")
     return found
 
 
@@ -71,7 +71,7 @@ def whole_city(name: str, city: City) -> dict[str, Any]:
         "buildings": encode(city.layout.inside),
         "width": city.layout.shape[1],
         "height": city.layout.shape[0],
-        "place": None if city.place is None else asdict(city.place),
+        "georeference": None if city.georeference is None else asdict(city.georeference),
         "cars": [] if city.cars is None else placed(city.cars),
         "note": "; ".join([name, *city.notes]),
         "inverted": city.seems_inverted,
@@ -104,21 +104,21 @@ def layers_of(prediction: Prediction) -> dict[str, np.ndarray]:
 
 
 def write_layer(file: BinaryIO, kind: str, name: str, values: np.ndarray, buildings: np.ndarray, body: Any) -> None:
-    """A map as PNG in RadioMapSeer's levels, or as it is in .npy and GeoTIFF; `body` holds the `place` of what is in view."""
+    """A map as PNG in RadioMapSeer's levels, or as it is in .npy and GeoTIFF; `body` holds the `georeference` of the view."""
     if kind == "npy":
         np.save(file, values)
     elif kind == "tif":
         try:
-            x, y, dx, dy = (float(body["place"][key]) for key in ("x", "y", "dx", "dy"))
-            epsg = body["place"]["epsg"]
+            x, y, dx, dy = (float(body["georeference"][key]) for key in ("x", "y", "dx", "dy"))
+            epsg = body["georeference"]["epsg"]
             if not (np.isfinite([x, y]).all() and 0 < min(dx, dy) <= max(dx, dy) < np.inf):
                 raise ValueError("position")
             if epsg is not None and not (type(epsg) is int and epsg in EPSG_CODES):
                 raise ValueError("epsg")
-            place = Georeference(x, y, dx, dy, body["place"]["degrees"], epsg)
+            georeference = Georeference(x, y, dx, dy, body["georeference"]["degrees"], epsg)
         except (TypeError, KeyError, ValueError, OverflowError) as error:
-            raise DataError("place: must be that of the city in view") from error
-        write_geotiff(file, values, place)
+            raise DataError("georeference: must be that of the city in view") from error
+        write_geotiff(file, values, georeference)
     elif kind == "png" and name in ("model", "simulator"):
         Image.fromarray(gain_to_uint8(np.where(buildings, 0, db_to_gain(values)))).save(file, "PNG")
     else:

@@ -5,15 +5,15 @@ const VIEWS = {  // by layer: title, colours, limits
   simulator: ["Embedded simulator, dB", "viridis", null],
   difference: ["Model − simulator, dB", "RdBu_r", [-20, 20]],
   car_loss: ["Loss by cars, dB", "OrRd", [0, 8]],
-  std: ["Spread of samples, dB", "magma", [0, 3]],
+  std: ["Standard deviation of samples, dB", "magma", [0, 3]],
 };
-const NAMES = {car_loss: "car loss", std: "spread"};  // of layers, where they are not their own
+const NAMES = {car_loss: "car loss", std: "standard deviation"};  // of layers, where they are not their own
 const COLOURS = ["#d62728", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf"];  // of transmitters
 const GRAB = 6;  // m from a transmitter or a measured value that still mean it
 let settings, side;
 
 // What undo restores; all of it is replaced when it changes.
-let city;                // {width, height, built, place, note, inverted, file}; at least side x side, place null for pixels
+let city;                // {width, height, built, georeference (null for pictures), note, inverted, file}; at least side x side
 let view = [0, 0];       // column and row of the city's first pixel in view
 let transmitters = [];   // {x, y, points: [{x, y, gain}]}, in the city's columns and rows
 let cars = [];           // {x, y, degrees}
@@ -56,9 +56,9 @@ const built = ([x, y]) => city.built[y * city.width + x];
 const inView = ({x, y}) => x >= view[0] && y >= view[1] && x < view[0] + side && y < view[1] + side;
 const near = ([x, y], distance = GRAB) => item => Math.hypot(item.x - x, item.y - y) <= distance;
 function coordinates([x, y]) {  // in the city's file
-  const {place} = city;
-  if (!place) return `${x}, ${y}`;
-  return [place.x + x * place.dx, place.y - y * place.dy].map(value => value.toFixed(place.degrees ? 6 : 1)).join(", ");
+  if (!city.georeference) return `${x}, ${y}`;
+  const {x: left, y: top, dx, dy, degrees} = city.georeference;
+  return [left + x * dx, top - y * dy].map(value => value.toFixed(degrees ? 6 : 1)).join(", ");
 }
 function part() {  // the buildings in view
   const cells = new Uint8Array(side * side);
@@ -69,12 +69,12 @@ function part() {  // the buildings in view
   return cells;
 }
 function scene(seen = transmitters.filter(inView)) {  // what every request says about what is in view
-  const [left, top] = view, {x, y, dx, dy, degrees, epsg} = city.place || {x: 0, y: 0, dx: 1, dy: 1, degrees: false, epsg: null};
+  const [left, top] = view, {x, y, dx, dy, degrees, epsg} = city.georeference || {x: 0, y: 0, dx: 1, dy: 1, degrees: false, epsg: null};
   const points = seen.flatMap((t, i) => t.points.filter(inView).map(({x, y, gain}) => [x - left, y - top, gain, i]));
   return {
-    buildings: base64(part()), tx: seen.map(({x, y}) => [x - left, y - top]), points, draws: Number($("draws").value),
+    buildings: base64(part()), tx: seen.map(({x, y}) => [x - left, y - top]), points, num_samples: Number($("samples").value),
     cars: cars.filter(inView).map(({x, y, degrees}) => [x - left, y - top, degrees]),
-    place: {x: x + left * dx, y: y - top * dy, dx, dy, degrees, epsg},
+    georeference: {x: x + left * dx, y: y - top * dy, dx, dy, degrees, epsg},
   };
 }
 
@@ -107,7 +107,7 @@ function take(found) {  // open ground around what is smaller than the view
   note(city.note); changed();
 }
 function clear() {
-  city = {width: side, height: side, built: new Uint8Array(side * side), place: null, inverted: false, note: ""};
+  city = {width: side, height: side, built: new Uint8Array(side * side), georeference: null, inverted: false, note: ""};
   view = [0, 0]; transmitters = []; cars = [];
 }
 function remember() {
@@ -127,7 +127,7 @@ function act(at) {  // what a click does
   if (tool === "measure") return measure(at);
   const found = tool === "car" ? cars.findIndex(near(at, 3)) : transmitters.findIndex(near(at));
   if (found >= 0 && tool === "place") { active = found; choices(); return draw(); }
-  if (built(at)) return say("Outside of buildings only.", true);
+  if (built(at)) return say("Click outside the buildings.", true);
   remember();
   if (tool === "place") {
     transmitters = [...transmitters, {x: at[0], y: at[1], points: []}];
@@ -164,7 +164,7 @@ async function addCars() {  // instead of those in view
 }
 function measure(at) {
   if (!transmitters[active]) return say("First place the transmitter that was measured.", true);
-  if (built(at)) return say("Outside of buildings only.", true);
+  if (built(at)) return say("Click outside the buildings.", true);
   spot = at;
   say(`Measured at ${coordinates(at)} of transmitter ${active + 1}: type the value, then Enter.`);
   $("measured").value = "";
@@ -387,7 +387,7 @@ function listen() {
   on("value", "submit", event => { event.preventDefault(); setValue(true); });
   on("forget", "click", () => setValue(false));
   on("shown", "change", () => { active = Number($("shown").value) - 1; draw(); });
-  on("draws", "change", changed);
+  on("samples", "change", changed);
   on("eirp", "input", draw);
   for (const button of document.querySelectorAll("[data-file]")) button.addEventListener("click", () => download(button.dataset.file).catch(fail));
   for (const kind of ["pointerdown", "pointermove"]) on("overview", kind, event => {

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from data import DataError, Scene
 from data.crop import SIDE
-from data.gis.city import LARGEST, City, city_of
+from data.gis.city import MAX_SIDE, City, city_of
 from data.simulator import random_cars
 from data.simulator.scenes import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB
@@ -25,7 +25,7 @@ from . import messages
 
 HERE = Path(__file__).parent
 MAX_UPLOAD = 8 * 2**20  # bytes
-MAX_DRAWS = 8
+MAX_SAMPLES = 8
 MAX_WAITING = 4  # requests for maps that may wait for the one that is being predicted
 EIRP_DBM = 23.0  # RadioMapSeer's
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -39,7 +39,7 @@ def create_app(predictor: Predictor, hosts: Collection[str] | None = LOCAL_HOSTS
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD
-    Image.MAX_IMAGE_PIXELS = LARGEST**2 // 2  # Pillow refuses pictures with more than twice as many
+    Image.MAX_IMAGE_PIXELS = MAX_SIDE**2 // 2  # Pillow refuses pictures with more than twice as many
     guard(app, hosts)
     add_cities(app)
     add_maps(app, predictor)
@@ -96,25 +96,25 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
     one_at_a_time = threading.Lock()  # a prediction uses all cores
     places = app.extensions["places"] = threading.BoundedSemaphore(1 + MAX_WAITING)
 
-    def maps_of(scenes: list[Scene], draws: int) -> list[dict[str, np.ndarray]]:
+    def maps_of(scenes: list[Scene], num_samples: int) -> list[dict[str, np.ndarray]]:
         if any(scene.measurements is not None for scene in scenes) and not predictor.sees_measurements:
             raise DataError("this model has no channel that shows measured points")
         if scenes[0].cars is not None and not predictor.sees_cars:
             raise DataError("this model has no channel that shows cars")
-        if not isinstance(draws, int) or draws not in range(1, 1 + MAX_DRAWS):
-            raise DataError(f"draws: must be within 1 .. {MAX_DRAWS}")
+        if not isinstance(num_samples, int) or num_samples not in range(1, 1 + MAX_SAMPLES):
+            raise DataError(f"num_samples: must be within 1 .. {MAX_SAMPLES}")
         if not places.acquire(blocking=False):
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
         try:
             with one_at_a_time:
-                return [messages.layers_of(each) for each in predictor.predict(scenes, num_samples=draws)]
+                return [messages.layers_of(each) for each in predictor.predict(scenes, num_samples=num_samples)]
         finally:
             places.release()
 
     @app.post("/predict")
     def predict():
         body, start = request.get_json(), time.perf_counter()
-        maps = maps_of(messages.scenes_of(body), body.get("draws", 1))
+        maps = maps_of(messages.scenes_of(body), body.get("num_samples", 1))
         answer = [{name: messages.encode(layer) for name, layer in each.items()} for each in maps]
         return jsonify(maps=answer, seconds=time.perf_counter() - start)
 
@@ -122,7 +122,7 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
     def file(layer: str, kind: str):
         body, content = request.get_json(), io.BytesIO()
         scene = messages.scenes_of(body)[0]
-        maps = maps_of([scene], body.get("draws", 1))[0]
+        maps = maps_of([scene], body.get("num_samples", 1))[0]
         if layer not in maps:
             raise DataError(f"there is no {layer} map here: place a car, or choose several samples")
         messages.write_layer(content, kind, layer, maps[layer], scene.buildings, body)
@@ -136,7 +136,7 @@ def guard(app: Flask, hosts: Collection[str] | None) -> None:
     @app.before_request
     def check_host():
         if hosts is not None and urlsplit(f"//{request.host}").hostname not in hosts:
-            abort(403, f"this server answers to {', '.join(sorted(hosts))} only")
+            abort(403, f"this server only accepts requests for {', '.join(sorted(hosts))}")
 
     @app.after_request
     def protect(response: Response):

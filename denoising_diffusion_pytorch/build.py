@@ -67,7 +67,7 @@ def latent_diffusion_parts(config: Config) -> dict[str, Any]:
         "sampling": Sampling(
             settings.sampler, settings.sampling_timesteps, settings.noise_scale, settings.ddim_eta or 0.0
         ),
-        "final_step_share": settings.final_step_share,
+        "final_step_fraction": settings.final_step_fraction,
         "scale_factor": settings.scale_factor or 1.0,
     }
 

@@ -47,7 +47,7 @@ ARCHITECTURE = {  # settings that change what the weights of a stage mean
     "ldm": ("first_stage_config.embed_dim", "first_stage_config.ddconfig", *_SECOND_STAGE),
     "baseline": ("baseline_config", "data.cond_channels", "data.image_size"),
 }
-NOT_DECISIVE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
+MAY_CHANGE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 SAMPLING = [  # settings that a trained model can be exported with
     f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise", "ddim_eta")
 ]
@@ -125,10 +125,10 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
     in SAMPLING.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise CheckpointError(f"{folder}: is not empty; name a new folder")
+        raise CheckpointError(f"{folder}: is not empty; choose a new folder")
     for override in overrides:
         if override.partition("=")[0] not in SAMPLING:
-            raise ConfigError(f"{override}: is fixed by training; what can be changed is {', '.join(SAMPLING)}")
+            raise ConfigError(f"{override}: is fixed by training; only these can be changed: {', '.join(SAMPLING)}")
     config = resolve(parse_config(checkpoint.config.model_dump(), overrides), checkpoint.stage)
     folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.weights("averaged")
@@ -190,7 +190,7 @@ def load_tensors(path: Path) -> Any:
     except Exception as error:  # many kinds; all mean that the file cannot be trusted
         # torch explains first how to execute what is in the file
         reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())[:200] or type(error).__name__
-        raise CheckpointError(f"{path}: is no .safetensors or torch file of plain tensors ({reason})") from error
+        raise CheckpointError(f"{path}: is not a .safetensors or torch file of plain tensors ({reason})") from error
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if found := read_checkpoint(path) if (path / "meta.json").is_file() else find_checkpoint(path):
         return found
-    raise CheckpointError(f"{path}: no checkpoint; name a ckpt_STEP folder, or a results folder that has one")
+    raise CheckpointError(f"{path}: no checkpoint; give a ckpt_STEP folder, or a results folder that has one")
 
 
 def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], None] = log.warning) -> Checkpoint | None:
@@ -261,11 +261,11 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
     if found is None:
         return None
     if not settings.enable_resume:
-        said = f"{found.path.parent}: already holds checkpoints; set trainer.enable_resume=true to continue"
-        raise CheckpointError(f"{said}, or {elsewhere}")
+        message = f"{found.path.parent}: already holds checkpoints; set trainer.enable_resume=true to continue"
+        raise CheckpointError(f"{message}, or {elsewhere}")
     if found.stage != stage:
         raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; {elsewhere}")
-    changed = [line for line in differences(found.config, config) if not line.startswith(NOT_DECISIVE)]
+    changed = [line for line in differences(found.config, config) if not line.startswith(MAY_CHANGE)]
     if altered := "; ".join(line for line in changed if line.startswith(ARCHITECTURE[stage])):
         raise CheckpointError(f"{found.path}: of another architecture: {altered}; use those settings, or {elsewhere}")
     if altered := "; ".join(line for line in changed if line.startswith("trainer.optimizer.type")):

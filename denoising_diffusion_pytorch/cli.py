@@ -13,13 +13,13 @@ from data.errors import DataError
 from .errors import CheckpointError, ConfigError, TrainingError
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
-MISTAKES = (*USER_ERRORS, OSError)  # errors that end all processes of a command
+FATAL_ERRORS = (*USER_ERRORS, OSError)  # errors that end all processes of a command
 
 
 def natural(text: str, least: int = 0) -> int:
     """An argparse type: a whole number, at least `least`."""
     if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
@@ -31,7 +31,7 @@ def positive(text: str) -> int:
 def finite(text: str) -> float:
     """An argparse type: a number, neither NaN nor infinite."""
     if not math.isfinite(value := float(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
 
 
@@ -46,14 +46,14 @@ def new_file(text: str) -> Path:
     path = Path(text)
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text} is a folder, or there is no folder to write it to; name another file")
+        raise argparse.ArgumentTypeError(f"{text} is a folder, or there is no folder to write it to; choose another")
     return path
 
 
 def new_figure(text: str, suffixes: Sequence[str] = (".png", ".pdf", ".svg", ".jpg")) -> Path:
     """`new_file` with the suffix of a picture format."""
     if Path(text).suffix.lower() not in suffixes:
-        raise argparse.ArgumentTypeError(f"{text} is no picture; end its name with {' or '.join(suffixes)}")
+        raise argparse.ArgumentTypeError(f"{text} is not a picture; end its name with {' or '.join(suffixes)}")
     return new_file(text)
 
 
@@ -63,10 +63,10 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(main() or 0)
     except USER_ERRORS as error:
         # an error from a data loading worker carries the worker's traceback before its one line
-        said = str(error).splitlines()[-1].removeprefix("data.errors.DataError: ")
+        message = str(error).splitlines()[-1].removeprefix("data.errors.DataError: ")
     except OSError as error:
-        said = f"{error.strerror or error}: {error.filename or 'the results folder'}; free some space or choose another folder"
+        message = f"{error.strerror or error}: {error.filename or 'the results folder'}; free some space or choose another folder"
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"error: {said}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -25,7 +25,7 @@ class LatentDiffusion(nn.Module):
         cond_stage_model: condition image (B, C, s, s) in [-1, 1] -> one map per level of the U-Net.
         unet: (x_t, time, maps) -> model output.
         sampling: defaults for the arguments of `sample`.
-        final_step_share: fraction of the training samples that are put at t = T.
+        final_step_fraction: fraction of the training samples that are put at t = T.
         scale_factor: factor of the latents, stored with the weights; 1 until a checkpoint or `set_scale` sets it.
     """
 
@@ -37,14 +37,14 @@ class LatentDiffusion(nn.Module):
         diffusion: Diffusion,
         *,
         sampling: Sampling | None = None,
-        final_step_share: float = 0.0,
+        final_step_fraction: float = 0.0,
         scale_factor: float = 1.0,
     ):
         super().__init__()
         self.first_stage_model, self.cond_stage_model = first_stage_model, cond_stage_model
         self.unet, self.diffusion = unet, diffusion
         self.sampling = (sampling or Sampling()).changed(diffusion)
-        self.final_step_share = final_step_share
+        self.final_step_fraction = final_step_fraction
         self.scale_factor = nn.Buffer(torch.tensor(float(scale_factor)))
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
@@ -111,7 +111,7 @@ class LatentDiffusion(nn.Module):
 
     def latent_loss(self, x_start: Tensor, cond: Tensor, random: KeyedRandom) -> tuple[Tensor, Tensor]:
         """The denoising loss at random times, a scalar, and the predicted x_start (B, Z, h, w)."""
-        u, final = random.rand(), random.rand() < self.final_step_share
+        u, final = random.rand(), random.rand() < self.final_step_fraction
         t = self.diffusion.sample_t(u, final)
         noise = random.randn_like(x_start)
         x_t = self.q_sample(x_start, t, noise)

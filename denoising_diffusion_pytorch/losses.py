@@ -64,7 +64,7 @@ class LPIPSLoss(nn.Module):
 
         path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
         if not path.is_file():
-            get = "download vgg16-397923af.pth from pytorch.org there, name a copy in first_stage_config.lossconfig.lpips_weights"
+            get = "download vgg16-397923af.pth from pytorch.org there, set first_stage_config.lossconfig.lpips_weights to a copy"
             raise CheckpointError(f"{path}: VGG16 weights for LPIPS not found; {get}, or set perceptual_weight to 0")
         state = load_tensors(path)
         self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)

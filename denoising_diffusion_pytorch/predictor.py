@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from data import Scene
-from data.conditions import CARS_IN
+from data.conditions import CAR_CHANNELS
 from data.crop import SIDE
 from data.hashing import digest, random_key
-from data.measurements import POINTS_IN
+from data.measurements import POINT_CHANNELS
 from data.prepare import SAMPLES_VERSION, prepare, to_native
 from data.units import GAIN_SPAN_DB
 
@@ -27,7 +27,7 @@ from .samplers import Sampling
 from .weights import load_model
 
 RELEASED = Path(__file__).resolve().parents[1] / "released"  # weights that come with the repository; see its README.md
-SPREAD_STEPS = 4
+ENSEMBLE_STEPS = 4
 Sample = dict[str, np.ndarray]  # as `data.prepare.prepare` gives it
 
 
@@ -75,7 +75,7 @@ class Predictor:
         torch.backends.cudnn.allow_tf32 = False  # torch would let convolutions use it unasked
         model, self.config, self.checkpoint = load_model(path or RELEASED, use_ema=use_ema, device=self.device)
         if isinstance(model, AutoencoderKL):
-            raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; name a checkpoint of train_cond_ldm.py")
+            raise CheckpointError(f"{self.checkpoint.path}: is an autoencoder; use a checkpoint of train_cond_ldm.py")
         self.model: LatentDiffusion | Regression = model
         self.seed, self.use_ema, self.pixel_noise = seed, use_ema, pixel_noise or 0.0
         self.sampling: Sampling | None = None
@@ -104,12 +104,12 @@ class Predictor:
     @property
     def sees_cars(self) -> bool:
         """Whether cars change the condition."""
-        return not CARS_IN.isdisjoint(self.config.data.cond_channels)
+        return not CAR_CHANNELS.isdisjoint(self.config.data.cond_channels)
 
     @property
     def sees_measurements(self) -> bool:
         """Whether measured points change the condition."""
-        return not POINTS_IN.isdisjoint(self.config.data.cond_channels)
+        return not POINT_CHANNELS.isdisjoint(self.config.data.cond_channels)
 
     def sampling_of(self, num_samples: int) -> Sampling | None:
         """How `num_samples` maps per scene are sampled; None for a baseline, which has only one (else ConfigError).
@@ -121,12 +121,12 @@ class Predictor:
         if num_samples == 1:
             return sampling
         if not isinstance(model, LatentDiffusion):
-            said = f"has one map per scene, not {num_samples} (num_samples)"
-            raise ConfigError(f"{self.checkpoint.path}: a regression baseline {said}")
+            message = f"has one map per scene, not {num_samples} (num_samples)"
+            raise ConfigError(f"{self.checkpoint.path}: a regression baseline {message}")
         if self._is_chosen or sampling.steps > 1:
             return sampling
-        sampler = PROCESSES[model.diffusion.model_type].spread
-        return sampling.changed(model.diffusion, sampler=sampler, steps=SPREAD_STEPS)
+        sampler = PROCESSES[model.diffusion.model_type].ensemble
+        return sampling.changed(model.diffusion, sampler=sampler, steps=ENSEMBLE_STEPS)
 
     def facts(self, num_samples: int) -> dict[str, Any]:
         """What maps are predicted with: checkpoint and step, sampler, steps, noise_scale, pixel_noise and num_samples."""
@@ -162,9 +162,9 @@ class Predictor:
     ) -> list[Prediction]:
         """Predictions of scenes that `prepared` was called with, in one batch; arguments as of `predict`."""
         sampling = self.sampling_of(num_samples)
-        how: dict[str, Any] = {"num_samples": num_samples, "seed": self.seed, "pixel_noise": self.pixel_noise}
-        how |= asdict(sampling) if sampling else {}
-        return predict_batch(self.model, scenes, prepared, self.device, reconstruct=reconstruct, **how)
+        options: dict[str, Any] = {"num_samples": num_samples, "seed": self.seed, "pixel_noise": self.pixel_noise}
+        options |= asdict(sampling) if sampling else {}
+        return predict_batch(self.model, scenes, prepared, self.device, reconstruct=reconstruct, **options)
 
 
 @torch.no_grad()
@@ -177,22 +177,22 @@ def predict_batch(
     seed: int = 0,
     reconstruct: bool = False,
     pixel_noise: float = 0.0,
-    **how,
+    **options,
 ) -> list[Prediction]:
     """Predictions for several scenes, at their own resolution and `prepared`, in one batch.
 
     Args:
-        model: its `predict(batch, **how)` gives the samples. An AutoencoderKL reconstructs the truth.
+        model: its `predict(batch, **options)` gives the samples. An AutoencoderKL reconstructs the truth.
         seed, pixel_noise: as for `Predictor`.
         reconstruct: also pass the truth, if known, through a LatentDiffusion's encoder and decoder.
-        how: `num_samples`, and for a LatentDiffusion fields of `Sampling`.
+        options: `num_samples`, and for a LatentDiffusion fields of `Sampling`.
     """
     keys = [random_key(seed, scene.name) for scene in scenes]
     known = all("image" in sample for sample in prepared)
     batch: dict[str, Any] = {"keys": keys}
     for name in ["image", "cond", "ori_mask"] if known else ["cond", "ori_mask"]:
         batch[name] = torch.from_numpy(np.stack([sample[name] for sample in prepared])).to(device)
-    samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **how)]  # each (B, h, w)
+    samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **options)]  # each (B, h, w)
     mean = np.mean(samples, axis=0)
     reconstructions = None
     if reconstruct and known and isinstance(model, LatentDiffusion):

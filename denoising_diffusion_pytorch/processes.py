@@ -9,13 +9,13 @@ class Process(NamedTuple):
     Attributes:
         objectives: quantities that the loss can compare, see the process in `diffusion.py`.
         samplers: functions `sample_...` of `samplers.py`; the first one is the default.
-        spread: the sampler used for several samples if one network call would make them nearly the same.
+        ensemble: the sampler used for several samples if one network call would make them nearly the same.
         discrete: whether it has T steps and a schedule of variances; if not, t runs from 0 to 1.
     """
 
     objectives: tuple[str, ...]
     samplers: tuple[str, ...]
-    spread: str
+    ensemble: str
     discrete: bool = False
 
 

@@ -21,7 +21,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str | Pat
         module.load_state_dict(state)
     except RuntimeError as error:
         wrong = "; ".join(line.strip()[:200] for line in str(error).splitlines()[1:5])
-        raise CheckpointError(f"{source}: weights of another architecture: {wrong}") from error
+        raise CheckpointError(f"{source}: weights of a different architecture: {wrong}") from error
 
 
 def load_model(path: str | Path, *, use_ema: bool = True, device: str | torch.device = "cpu"):
@@ -51,7 +51,7 @@ def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[
         autoencoder = model.first_stage_model if stage == "ldm" else model
         say(load_first_stage(autoencoder, first_stage.ckpt_path, config.data.cond_channels))
     elif stage == "ldm" and not first_stage.trainable:
-        needs = "stage 2 needs a trained autoencoder; name the results folder of train_vae.py here"
+        needs = "stage 2 needs a trained autoencoder; set it to the results folder of train_vae.py"
         raise ConfigError(f"first_stage_config.ckpt_path: {needs}, or set first_stage_config.trainable: true")
 
 

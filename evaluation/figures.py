@@ -22,18 +22,18 @@ BUILDING_GREY, CAR = "0.75", "white"
 UNPREDICTED, UNCOVERED = "white", "#d95f5f"
 GAIN: dict[str, Any] = {"cmap": "viridis", "vmin": GAIN_MIN_DB, "vmax": GAIN_MAX_DB}
 ERROR: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -20, "vmax": 20, "mark": False}  # dB
-SPREAD: dict[str, Any] = {"cmap": "magma", "vmin": 0, "vmax": 10, "mark": False}
+STD: dict[str, Any] = {"cmap": "magma", "vmin": 0, "vmax": 10, "mark": False}
 Part = tuple[slice, slice]  # rows and columns
 
 
-def _show(axes: Any, values: np.ndarray, scene: Scene, mark: bool = True, **how: Any) -> Any:
+def _show(axes: Any, values: np.ndarray, scene: Scene, mark: bool = True, **options: Any) -> Any:
     """Draw values (H, W) of a scene, NaN where they are unknown.
 
-    `mark` shows the transmitter and the cars; `how`: `cmap`, `vmin` and `vmax`.
+    `mark` shows the transmitter and the cars; `options`: `cmap`, `vmin` and `vmax`.
     """
     axes.set_facecolor(UNPREDICTED)
     shown = np.ma.masked_where(scene.buildings | np.isnan(values), values)
-    image = axes.imshow(shown, interpolation="nearest", **how)
+    image = axes.imshow(shown, interpolation="nearest", **options)
     if mark and scene.cars is not None:
         _paint(axes, scene.cars.inside, CAR)
     _paint(axes, scene.buildings, BUILDING_GREY)
@@ -76,7 +76,7 @@ def comparison_figure(
     `rows`: scenes, with (H, W) grey levels by column, and in all rows or none `std` of the last column.
     """
     spread_is_known = rows[0][1].get("std") is not None
-    titles = (rows[0][0].truth, *columns, "error", *(["spread"] if spread_is_known else []))
+    titles = (rows[0][0].truth, *columns, "error", *(["standard deviation"] if spread_is_known else []))
     count, last = len(titles), len(columns) + 1  # the error's column follows the maps
     figure = Figure(figsize=(2.5 * count + 1.2, 2.45 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
@@ -91,14 +91,14 @@ def comparison_figure(
         line[last].set_xlabel(f"NMSE {nmse_of(predicted, real):.4f}", fontsize=8)
         _mark_points(line[0], scene.measurements)
         if spread_is_known:
-            spread = _show(line[-1], maps["std"] * GAIN_SPAN_DB, scene, **SPREAD)
+            spread = _show(line[-1], maps["std"] * GAIN_SPAN_DB, scene, **STD)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=10)
     bars: dict[str, Any] = {"shrink": 0.9, "aspect": 40}
     figure.colorbar(power, ax=axes[:, :last], label="path gain (dB)", location="left", **bars)
     figure.colorbar(error, ax=axes[:, last], label="error (dB)", **bars)
     if spread_is_known:
-        figure.colorbar(spread, ax=axes[:, -1], label="spread (dB)", **bars)
+        figure.colorbar(spread, ax=axes[:, -1], label="standard deviation (dB)", **bars)
     _save(figure, path)
 
 

@@ -17,10 +17,10 @@ from .figures import comparison_figure, coverage_figure, radio_map_figure
 
 
 def write_map(
-    folder: Path, name: str, gain: np.ndarray, std: np.ndarray | None = None, place: Georeference | None = None
+    folder: Path, name: str, gain: np.ndarray, std: np.ndarray | None = None, georeference: Georeference | None = None
 ) -> None:
     """A map as NAME.png (grey levels) and NAME.npy (dB), the standard deviation of its samples as NAME_std.npy (dB); with a
-    `place` on the earth as .tif too. (H, W) grey levels, NaN where nothing is predicted.
+    `georeference` on the earth as .tif too. (H, W) grey levels, NaN where nothing is predicted.
     """
     picture = Image.fromarray(gain_to_uint8(np.nan_to_num(gain)))
     write_atomically(folder / f"{name}.png", lambda file: picture.save(file, "PNG"))
@@ -29,16 +29,16 @@ def write_map(
         decibels[f"{name}_std"] = std * GAIN_SPAN_DB
     for stem, values in decibels.items():
         _write_array(folder, stem, values.astype(np.float32))
-        if place is not None:
-            _write_geotiff(folder, stem, values, place)
+        if georeference is not None:
+            _write_geotiff(folder, stem, values, georeference)
 
 
 def _write_array(folder: Path, name: str, values: np.ndarray) -> None:
     write_atomically(folder / f"{name}.npy", lambda file: np.save(file, values))
 
 
-def _write_geotiff(folder: Path, name: str, values: np.ndarray, place: Georeference) -> None:
-    write_atomically(folder / f"{name}.tif", lambda file: write_geotiff(file, values, place))
+def _write_geotiff(folder: Path, name: str, values: np.ndarray, georeference: Georeference) -> None:
+    write_atomically(folder / f"{name}.tif", lambda file: write_geotiff(file, values, georeference))
 
 
 def draw_map(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None = None) -> None:
@@ -79,9 +79,9 @@ def write_coverage(
     coverage: Coverage,
     scenes: Sequence[Scene],
     threshold_db: float,
-    place: Georeference | None = None,
+    georeference: Georeference | None = None,
 ) -> None:
-    """NAME_coverage.json and .png, NAME_best_server.npy; with `place` both as .tif (coverage: 1 where covered).
+    """NAME_coverage.json and .png, NAME_best_server.npy; with `georeference` both as .tif (coverage: 1 where covered).
 
     Args:
         scenes: one city, one transmitter each, in the order of their numbers.
@@ -99,7 +99,7 @@ def write_coverage(
     }
     write_json(folder / f"{name}_coverage.json", summary)
     _write_array(folder, f"{name}_best_server", server.astype(np.int16))
-    if place is not None:
+    if georeference is not None:
         for what, values in (("best_server", server), ("coverage", coverage.covered)):
-            _write_geotiff(folder, f"{name}_{what}", np.where(server > 0, values, np.nan), place)
+            _write_geotiff(folder, f"{name}_{what}", np.where(server > 0, values, np.nan), georeference)
     coverage_figure(folder / f"{name}_coverage.png", server, coverage.gain, scenes, threshold_db)

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from data.units import GAIN_SPAN_DB, apply_noise_floor
 
 from .calibration import measure_samples
-from .regions import PLACES, Regions
+from .regions import REGION_NAMES, Regions
 
 PERFECT_PSNR = 100.0  # dB, assigned to an exact map so that means stay finite
 
@@ -86,8 +86,8 @@ def measure(
         for part, where in regions.parts.items():
             row[f"nmse_{part}"] = nmse_of(prediction[where], target[where])
         if regions.parts:
-            errors = np.bincount(regions.place.ravel(), error.ravel(), len(PLACES)) / power
-            row["nmse_by_region"] = dict(zip(PLACES, errors.tolist(), strict=True))
+            errors = np.bincount(regions.region.ravel(), error.ravel(), len(REGION_NAMES)) / power
+            row["nmse_by_region"] = dict(zip(REGION_NAMES, errors.tolist(), strict=True))
         row["masked"] = map_scores(prediction * ~regions.picture, target * ~regions.picture)  # ControlRadio
     row["thresholded"] = map_scores(apply_noise_floor(prediction), apply_noise_floor(target))  # RadioUNet, RMDM, ...
     if samples is not None:

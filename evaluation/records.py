@@ -29,7 +29,7 @@ class Records:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         if not lock(self._file):
-            raise DataError(f"{path}: another process is writing it; wait for its end, or name another place")
+            raise DataError(f"{path}: another process is writing it; wait for its end, or choose another file")
         self._file.seek(0)
         content, head = self._file.read(), _line({"settings": settings})
         whole = content[: content.rfind(b"\n") + 1]
@@ -45,11 +45,11 @@ class Records:
             theirs = next(lines, None)["settings"]
             self.known = {record.pop("number"): record for record in lines}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{path}: does not hold scores as this command keeps them; name another place") from error
+            raise DataError(f"{path}: does not hold scores as this command keeps them; choose another file") from error
         for key in settings | theirs:
             if json.dumps(settings.get(key)) != json.dumps(theirs.get(key)):
-                said = f"was written with {key} {theirs.get(key)}, not {settings.get(key)}"
-                raise DataError(f"{path}: {said}; name another place, or delete it to start again")
+                message = f"was written with {key} {theirs.get(key)}, not {settings.get(key)}"
+                raise DataError(f"{path}: {message}; choose another file, or delete it to start again")
 
     def add(self, number: int, record: dict[str, Any]) -> None:
         """Keep a map's record."""

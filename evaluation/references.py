@@ -5,7 +5,7 @@ They see what a scene shows, and raise DataError where it does not show the tran
 
 import numpy as np
 
-from data.conditions import distance, free_gain, simulated_gains
+from data.conditions import distance, los_gain, simulated_gains
 from data.measurements import corrected
 from data.scene import Scene
 from data.units import GAIN_MAX_DB, db_to_gain
@@ -13,7 +13,7 @@ from data.units import GAIN_MAX_DB, db_to_gain
 
 def log_distance_model(scene: Scene) -> np.ndarray:
     """25 log10 d everywhere, buildings at zero."""
-    return np.where(scene.ori_mask, 0, free_gain(scene)).astype(np.float32)
+    return np.where(scene.ori_mask, 0, los_gain(scene)).astype(np.float32)
 
 
 def los_nlos_model(scene: Scene) -> np.ndarray:
@@ -22,7 +22,7 @@ def los_nlos_model(scene: Scene) -> np.ndarray:
 
     shadow = db_to_gain(GAIN_MAX_DB - 28.6 * np.log10(distance(scene)) - 8)
     visible = line_of_sight(scene.shown, scene.shown_tx)
-    return np.where(scene.ori_mask, 0, np.where(visible, free_gain(scene), shadow)).astype(np.float32)
+    return np.where(scene.ori_mask, 0, np.where(visible, los_gain(scene), shadow)).astype(np.float32)
 
 
 def simulator_map(scene: Scene) -> np.ndarray:

@@ -11,7 +11,7 @@ from data.geometry.registration import picture_of
 from data.scene import Scene
 from data.units import NOISE_FLOOR
 
-PLACES = (  # each pixel is in the first that applies
+REGION_NAMES = (  # each pixel is in the first that applies
     "inside buildings",
     "outage (zero in the open)",
     "next to a wall",
@@ -29,7 +29,7 @@ class Regions:
     uncertain: np.ndarray  # not certainly inside a building, as far as the condition shows them
     picture: np.ndarray  # RadioMapSeer's building picture, which is offset by half a pixel from the map
     parts: dict[str, np.ndarray]  # `los`, in line of sight, and `nlos`
-    place: np.ndarray  # (H, W) int: the number of each pixel's place in PLACES
+    region: np.ndarray  # (H, W) int: the number of each pixel's region in REGION_NAMES
 
     @classmethod
     def of(cls, scene: Scene) -> "Regions":
@@ -40,8 +40,8 @@ class Regions:
         visible = np.zeros(shape, bool) if scene.tx is None else line_of_sight(scene.layout, scene.tx)
         parts = {} if scene.tx is None else {"los": visible, "nlos": ~visible}
         by_wall = ndimage.binary_dilation(inside, np.ones((3, 3)))
-        place = np.select([inside, gain == 0, by_wall, visible, gain < NOISE_FLOOR], np.arange(5), 5)
-        return cls(~inside, ~scene.ori_mask, _picture(scene.layout), parts, place)
+        region = np.select([inside, gain == 0, by_wall, visible, gain < NOISE_FLOOR], np.arange(5), 5)
+        return cls(~inside, ~scene.ori_mask, _picture(scene.layout), parts, region)
 
 
 @lru_cache(4)  # the scenes of a map share it

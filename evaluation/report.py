@@ -59,8 +59,8 @@ def interval(values: Sequence[float] | np.ndarray, names: Sequence[str]) -> list
     def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
         return sums.sum(axis) / counts.sum(axis)
 
-    how: dict[str, Any] = {"paired": True, "n_resamples": 2000, "method": "percentile", "rng": 0}
-    found = bootstrap((sums, counts), mean, **how).confidence_interval
+    options: dict[str, Any] = {"paired": True, "n_resamples": 2000, "method": "percentile", "rng": 0}
+    found = bootstrap((sums, counts), mean, **options).confidence_interval
     return [float(found.low), float(found.high)]
 
 
@@ -81,8 +81,8 @@ def entry(summary: Mapping[str, Any], key: str) -> float | None:
 def powers(summary: Mapping[str, Any]) -> str:
     """The mean power of the targets under each convention, which tells the convention of a published row: RMSE^2 / NMSE."""
     found = {"raw": summary, "masked": summary["masked"], "0.2": summary["thresholded"]}
-    said = ", ".join(f"{name} {row['target_power']:.3f}" for name, row in found.items())
-    return f"Mean power of the targets: {said}."
+    powers = ", ".join(f"{name} {row['target_power']:.3f}" for name, row in found.items())
+    return f"Mean power of the targets: {powers}."
 
 
 def table(
@@ -111,8 +111,8 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def wrapped(*sentences: str) -> str:
     """Each sentence on lines of its own."""
-    how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": "  "}
-    return "\n".join(textwrap.fill(sentence, WIDTH, **how) for sentence in sentences)
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": "  "}
+    return "\n".join(textwrap.fill(sentence, WIDTH, **options) for sentence in sentences)
 
 
 def terminal_report(rows: Rows, notes: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from data.errors import DataError
 from data.incomplete import Incomplete
 from data.scene import Scene
-from data.trees.splits import spread
+from data.trees.splits import evenly_spaced
 
 from .metrics import Scores, measure
 from .references import REFERENCES
@@ -21,7 +21,7 @@ class TestSet:
 
     def __init__(self, source: Any, maps: int | None, incomplete: Incomplete):
         self.source, self.incomplete = source, incomplete
-        self.chosen = spread(len(source), maps or len(source))
+        self.chosen = evenly_spaced(len(source), maps or len(source))
         self.names = [source.names[index] for index in self.chosen]
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Check a data set before spending hours on it: files, splits, registration, odd pictures.
+"""Check a dataset before spending hours on it: files, splits, registration, odd pictures.
 
     python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all]
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
 from data.geometry.georeference import pixel_of
-from data.trees.splits import ORDERED, known_splits, map_of, members, own_splits, spread
+from data.trees.splits import ORDERED, evenly_spaced, known_splits, map_of, members, own_splits
 from denoising_diffusion_pytorch.cli import run
 
 OPENED = 300  # scenes opened without --all
@@ -67,13 +67,13 @@ def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[li
     if shapes:
         lines.append(f"conditions: {', '.join(map(str, sorted(shapes)))}, from {low:.4g} to {high:.4g}")
     if max(-low, high) > 1:
-        lines.append("warning: conditions leave [-1, 1]; training uses them unchanged; values of order 1 are best")
+        lines.append("warning: conditions exceed [-1, 1]; training uses them unchanged; values of order 1 are best")
     if len(shapes) > 1:
         problems.append("conditions have several shapes; all must be of data.cond_channels and data.cond_size")
     lines.append(f"registration: {inside / max(energy, 1e-12):.2%} of the maps' energy lies inside the buildings")
     if inside > NO_ENERGY * energy:
         lines.append(
-            "warning: the buildings do not lie over the maps; are polygon/, png/ or masks/ of another data set?"
+            "warning: the buildings are not aligned with the maps; are polygon/, png/ or masks/ from another dataset?"
         )
     return lines, problems
 
@@ -92,7 +92,7 @@ def main() -> None:
     print(f"splits ({rules}): {', '.join(sizes)}")
     maps = {name: set(map(map_of, members(root, name, source.names, rule))) for name in ORDERED}
     shared = [f"{a} and {b} share {len(maps[a] & maps[b])} maps" for a, b in combinations(maps, 2) if maps[a] & maps[b]]
-    indices = spread(len(source), len(source) if arguments.all else OPENED)
+    indices = evenly_spaced(len(source), len(source) if arguments.all else OPENED)
     lines, problems = inspect(source, indices)
     problems = shared + problems
     print(f"opened {len(indices)} scenes")
@@ -100,7 +100,7 @@ def main() -> None:
     if problems:
         more = f", the first {PRINTED} above" if len(problems) > PRINTED else ""
         sys.exit(f"{len(problems)} oddities in {len(indices)} scenes{more}")
-    print("nothing odd")
+    print("no problems found")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ A plan is a YAML file: see configs/compare/ and `Plan` in this file. The speed o
 a time, and determines how many steps fit into the time: run nothing else on the machine during this measurement. Later,
 other programs, and rows that are trained in parallel, do not change the result. Reading the data and filling caches is not
 counted. A row with an autoencoder spends a fifth of its time on it. What is finished is not run again: the same command
-resumes after an interruption, or after rows were added; a row that was changed is another run.
+resumes after an interruption, or after rows were added; a changed row is a new run.
 """
 
 import argparse
@@ -53,9 +53,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PROBE = 40  # optimizer steps that measure a row's speed; the first half is not counted
 QUIET = ("trainer.validate_every=0", "trainer.num_samples=0")
 CURVE_MAPS = 60  # scored along the training
-LONGEST_NAME = 60  # of a folder
+MAX_NAME = 60  # of a folder
 VAE_FRACTION = 1 / 5  # of the time of a row with an autoencoder
-HEADS = ("", "parameters", "training steps", "sampling steps", "s per map", "minus the first row", "of the seeds")
+HEADS = ("", "parameters", "training steps", "sampling steps", "s per map", "minus the first row", "NMSE by seed")
 SCRIPTS = {"vae": "train_vae.py", "ldm": "train_cond_ldm.py", "baseline": "scripts/train_baseline.py"}
 
 
@@ -101,7 +101,7 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-class Trainings:
+class Runs:
     """The runs of a plan below one folder; each runs once, and resumes if it was interrupted.
 
     A run's folder is named after its row, seed and a digest of all that makes it: another configuration, budget,
@@ -158,12 +158,12 @@ class Trainings:
         more: Sequence[str], own: Sequence[str] = (),
     ) -> Path:  # fmt: skip
         """Train a row's autoencoder with settings `more`, then its stage with `own` too; returns the results folder."""
-        how = [*QUIET, f"trainer.training_steps={steps[stage]}", *more, *own]
+        options = [*QUIET, f"trainer.training_steps={steps[stage]}", *more, *own]
         if row.vae and stage != "vae":
             vae = self._trained(parent, "vae", "vae", row, steps, more)
-            how.append(f"first_stage_config.ckpt_path={json.dumps(str(vae.resolve()))}")
-        file, overrides = self.settings(stage, row, how)
-        readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:LONGEST_NAME]
+            options.append(f"first_stage_config.ckpt_path={json.dumps(str(vae.resolve()))}")
+        file, overrides = self.settings(stage, row, options)
+        readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:MAX_NAME]
         config = load_config(file, overrides, stage=stage).model_dump()
         threads = self.threads if parent == "speed" else None  # the weights do not depend on it
         data = open_tree(**config["data"]["train"]).identity()
@@ -181,8 +181,8 @@ class Trainings:
                 self._gpus.put(gpu)
                 found = find_checkpoint(folder)
                 if done.returncode or found is None or found.step < steps[stage]:  # a run that is stopped exits with 0
-                    said = "training failed or was stopped; its last lines say why"
-                    raise TrainingError(f"{folder / 'output.txt'}: {said}")
+                    message = "training failed or was stopped; its last lines say why"
+                    raise TrainingError(f"{folder / 'output.txt'}: {message}")
         return folder
 
 
@@ -251,7 +251,7 @@ def score_table(
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--plan", type=Path, required=True, help="YAML file, e.g. of configs/compare/")
+    add("--plan", type=Path, required=True, help="YAML file, e.g. from configs/compare/")
     add("--out", type=Path, required=True, help="folder for all runs")
     add("--parallel", type=positive, default=1, help="concurrent runs, spread over the GPUs (%(default)s)")
     add("--threads", type=positive, default=usable_processors(), help="per run (%(default)s)")
@@ -263,7 +263,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     plan = read_plan(arguments.plan)
-    trainings = Trainings(plan, arguments.out, arguments.threads, arguments.parallel)
+    trainings = Runs(plan, arguments.out, arguments.threads, arguments.parallel)
     trained = {name: row for name, row in plan.rows.items() if row.config}
     for row in trained.values():  # mistakes show before any time is spent
         for stage in ("vae", row.stage) if row.vae else (row.stage,):

@@ -26,7 +26,7 @@ from data.files import decoded, read_bytes, write_json, write_text
 from data.incomplete import Incomplete
 from data.samples.sharing import Processes, shared
 from data.simulator.scenes import CIRCULAR
-from denoising_diffusion_pytorch.cli import MISTAKES, natural, new_figure, new_file, positive, run
+from denoising_diffusion_pytorch.cli import FATAL_ERRORS, natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import parse_config
 from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.predictor import Predictor
@@ -47,23 +47,23 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--ckpt", help="checkpoint or results folder, also of a baseline; default: the released model")
     add("--data", type=Path, required=True, help="a RadioMapSeer or flat tree")
-    add("--maps", type=positive, help="number of maps, spread over the split; default: all")
+    add("--maps", type=positive, help="number of maps, evenly spaced in the split; default: all")
     add("--split", default="test", help="train, val, test, all, or your own split (%(default)s)")
     add("--simulation_type", help="default: that of the model's training maps")
-    add("--missing_buildings", type=natural, help="of RadioMapSeer's cities, this many; default: as in training")
+    add("--missing_buildings", type=natural, help="RadioMapSeer's variants that lack this many; default: as trained")
     add("--json", type=new_file, help="file for all scores")
     add("--markdown", type=new_file, help="file for the table of all scores")
     add("--csv", type=new_file, help="file for the scores of each map; they are kept in FILE.jsonl as they are made")
     add("--references", action="store_true", help="score the simulator and two path-loss models, too")
-    add("--reconstruction", action="store_true", help="score the autoencoder's reconstruction of the real maps, too")
-    add("--gallery", type=new_figure, help="figure: real | sampled | error | spread, from the best map to the worst")
+    add("--reconstruction", action="store_true", help="score the autoencoder's reconstruction of the true maps, too")
+    add("--gallery", type=new_figure, help="figure: true map | sample | error | its std, from best to worst")
     add("--steps", type=positive, help="network calls per map; default: as configured for the checkpoint")
     add("--sampler", help="ddim, ddpm, decoupled or euler; default: as configured for the checkpoint")
     add("--num_samples", type=positive, default=1, help="samples per map, whose mean is scored (%(default)s)")
-    add("--noise_scale", type=float, help="above 1 samples differ more; default: as configured")
+    add("--noise_scale", type=float, help="of the sampler's noise: above 1, samples differ more; default: as trained")
     add("--pixel_noise", type=float, help="dB on every pixel of several samples; default: as configured")
     add("--incomplete", nargs="+", default=[], metavar="key=value",
-        help="what the condition lacks, and points: points=50 missing_buildings=2 transmitter_error=5 ..., "
+        help="errors of the condition, and measured points: points=50 missing_buildings=2 transmitter_error=5 ..., "
              "see data/incomplete.py")  # fmt: skip
     add("--batch_size", type=positive, default=8, help="maps at a time (%(default)s)")
     add("--num_workers", type=natural, help="map-preparing workers per process; default: the free processors")
@@ -88,13 +88,15 @@ class Task:
         self.arguments = arguments = parse_arguments()
         given = parse_config({}, [f"data.incomplete.{setting}" for setting in arguments.incomplete])
         incomplete = Incomplete(**vars(given.data.incomplete), exactly=True)
-        how = {name: getattr(arguments, name) for name in ("sampler", "steps", "noise_scale", "pixel_noise", "seed")}
-        self.predictor = Predictor(arguments.ckpt, **how)
+        options = {
+            name: getattr(arguments, name) for name in ("sampler", "steps", "noise_scale", "pixel_noise", "seed")
+        }
+        self.predictor = Predictor(arguments.ckpt, **options)
         self.facts = self.predictor.facts(arguments.num_samples)
         self.facts["incomplete"] = " ".join(arguments.incomplete) or None
         if incomplete.points and not self.predictor.sees_measurements:
-            said = "has no channel that shows measured points; --incomplete points needs one"
-            raise ConfigError(f"{self.predictor.checkpoint.path}: {said}")
+            message = "has no channel that shows measured points; --incomplete points needs one"
+            raise ConfigError(f"{self.predictor.checkpoint.path}: {message}")
         trained = self.predictor.config.data.train
         for name in ("simulation_type", "missing_buildings"):
             if getattr(arguments, name) is None:
@@ -113,8 +115,8 @@ class Task:
         """Of a batch of scenes: scores by predictor."""
         scenes, ready = zip(*batch, strict=True)
         prepared, regions, references = zip(*ready, strict=True)
-        how = {"num_samples": self.arguments.num_samples, "reconstruct": self.arguments.reconstruction}
-        predictions, found = self.predictor.predict_batch(scenes, prepared, **how), []
+        options = {"num_samples": self.arguments.num_samples, "reconstruct": self.arguments.reconstruction}
+        predictions, found = self.predictor.predict_batch(scenes, prepared, **options), []
         for p, where, theirs in zip(predictions, regions, references, strict=True):
             name, truth = p.scene.name, p.scene.gain
             record = {self.predictor.title: measure(name, p.gain, truth, where, p.samples)}
@@ -138,13 +140,15 @@ def score(task: Task, processes: Processes) -> list[dict[str, Any]]:
     def kept() -> Records:
         records = Records(path and records_of(path), task.settings() if path else {})
         if path and path.exists() and decoded(read_bytes(path)) != csv_of(records.known.values()):
-            raise DataError(f"{path}: holds something else than its records say; name another file, or move it away")
+            raise DataError(f"{path}: does not match its records; choose another file, or move it away")
         return records
 
     records = processes.each(kept)
     reading = partial(read, prepared=task.predictor.prepared(), references=arguments.references)
-    how: dict[str, Any] = {"done": records.known, "num_workers": arguments.num_workers, "title": "scoring"}
-    for number, record in shared(processes, task.scenes, arguments.batch_size, read=reading, work=task.records, **how):
+    options: dict[str, Any] = {"done": records.known, "num_workers": arguments.num_workers, "title": "scoring"}
+    for number, record in shared(
+        processes, task.scenes, arguments.batch_size, read=reading, work=task.records, **options
+    ):
         records.add(number, record)
     return list(records.known.values())
 
@@ -171,7 +175,7 @@ def write(task: Task, records: list[dict[str, Any]], evaluation: Evaluation, row
 
 
 def main() -> None:
-    processes = Processes(MISTAKES)
+    processes = Processes(FATAL_ERRORS)
     task = processes.each(Task)
     processes.agree(task.scenes, task.predictor.identity(task.arguments.num_samples))
     title, facts = task.predictor.title, {key: value for key, value in task.facts.items() if value is not None}

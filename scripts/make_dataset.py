@@ -1,4 +1,4 @@
-"""Simulate a data set: random cities with dominant-path radio maps, as a RadioMapSeer tree.
+"""Simulate a dataset: random cities with dominant-path radio maps, as a RadioMapSeer tree.
 
     python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
     python scripts/make_dataset.py --out runs/more --maps 34 --tx 30 --layouts path/to/RadioMapSeer --split train [--cars]
@@ -32,7 +32,7 @@ def part(text: str) -> tuple[int, int]:
     found = re.fullmatch("([0-9]+)/([0-9]+)", text)
     number, count = map(int, found.groups()) if found else (0, 0)
     if not 1 <= number <= count:
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; the parts are 1/N, 2/N, ..., N/N")
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, for example 1/20")
     return number, count
 
 
@@ -44,15 +44,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
     parser.add_argument("--layouts", default=RANDOM, help="a RadioMapSeer tree, in place of random layouts")
-    parser.add_argument("--split", help="of that tree (train)")
+    parser.add_argument("--split", help="split of the tree of --layouts (train)")
     parser.add_argument("--cars", action="store_true", help="make each map without cars and with them")
     parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="only every Nth city, from the Ith")
     parser.add_argument("--workers", type=positive, default=usable_processors(), help="default: one per available CPU")
     arguments = parser.parse_args()
     if arguments.size < 64 or arguments.size % 16:
-        parser.error(f"--size is {arguments.size}; a multiple of 16, at least 64, is needed")
+        parser.error(f"--size is {arguments.size}; it must be a multiple of 16, at least 64")
     if arguments.split and arguments.layouts == RANDOM:
-        parser.error("--split belongs to --layouts")
+        parser.error("--split needs --layouts")
     arguments.split = arguments.split or "train"
     return arguments
 
@@ -90,7 +90,7 @@ def main() -> None:
         written = make_maps(root, missing, recipe, arguments.workers, bar)
     what = f"part {number} of {parts}: " if parts > 1 else ""
     total = len(cities) * arguments.tx * len(recipe.gains)
-    print(f"{root}: {what}{total} maps of {len(cities)} cities are there, {written} of them new")
+    print(f"{root}: {what}{total} maps of {len(cities)} cities, {written} of them new")
     lacking = len(incomplete_cities(root, range(maps), recipe))  # others may write to the folder
     print(f"{lacking} of the {maps} cities are not complete yet" if lacking else f"all {maps} cities are complete")
 

@@ -39,7 +39,7 @@ def main() -> None:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
     city = read_city(arguments.buildings, [parse_position(arguments.tx)], arguments.invert, arguments.cars)
     print_city(city, arguments.buildings)
-    tx = scene_at(arguments.buildings.stem, city.layout, arguments.tx, city.place, city.cars).tx
+    tx = scene_at(arguments.buildings.stem, city.layout, arguments.tx, city.georeference, city.cars).tx
     path_gain = Simulator(city.layout, cars=city.cars).path_gain(tx)
     picture = Image.fromarray(gain_to_uint8(db_to_gain(path_gain)))
     write_atomically(arguments.out, lambda file: picture.save(file, "PNG"))

@@ -53,7 +53,7 @@ def run(root, *more):
 
 
 def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
-    monkeypatch.setattr(compare.Trainings, "steps", lambda _, row: {"vae": 4, row.stage: 4})  # no speed is measured
+    monkeypatch.setattr(compare.Runs, "steps", lambda _, row: {"vae": 4, row.stage: 4})  # no speed is measured
     tables = run(workplace, "--parallel", 2)
     runs = sorted((folder.name[:-9], find_checkpoint(folder).step) for folder in (workplace / "out" / "runs").iterdir())
     assert runs == [("latent_diffusion", 4), ("regression", 4), ("regression", 4), ("vae", 4)]
@@ -61,7 +61,7 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
         assert [row[""] for row in rows] == ["25 log10 d", "latent diffusion", "latent diffusion", "regression"]
         assert [row["sampling steps"] for row in rows] == ["-", "1", "2", "1"]
         assert rows[0]["minus the first row"] == "-" and rows[1]["minus the first row"][0] in "+-"
-        assert ", " in rows[3]["of the seeds"] and rows[1]["of the seeds"] == "-"
+        assert ", " in rows[3]["NMSE by seed"] and rows[1]["NMSE by seed"] == "-"
         assert [row["training steps"] for row in rows] == ["-", "4", "4", "4"]
     assert (workplace / "curves.png").stat().st_size > 5000
 
@@ -74,7 +74,7 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
 
 def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplace, monkeypatch):
     plan = compare.read_plan(workplace / "plan.yaml").model_copy(update={"seconds": 10.0})
-    trainings = compare.Trainings(plan, workplace / "timed", 1)
+    trainings = compare.Runs(plan, workplace / "timed", 1)
 
     def trained(command, **_):
         per_second = {"train_vae": 40, "train_cond_ldm": 20, "train_baseline": 8}[Path(command[1]).stem]
@@ -102,7 +102,7 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
 def test_concurrent_runs_take_different_gpus(workplace, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     plan, together, used = compare.read_plan(workplace / "plan.yaml"), Barrier(2, timeout=60), []
-    trainings = compare.Trainings(plan, workplace / "gpus", 1, parallel=2)
+    trainings = compare.Runs(plan, workplace / "gpus", 1, parallel=2)
 
     def failed(command, env, **_):
         used.append(env["CUDA_VISIBLE_DEVICES"])
@@ -138,7 +138,7 @@ def test_plans_that_make_no_sense_are_refused(workplace, tmp_path):
 def test_the_repository_s_plan_reads_and_names_valid_settings(monkeypatch):
     monkeypatch.chdir(ROOT)
     for path in (ROOT / "configs" / "compare").glob("*.yaml"):
-        trainings = compare.Trainings(compare.read_plan(path), Path("nowhere"), 1)
+        trainings = compare.Runs(compare.read_plan(path), Path("nowhere"), 1)
         for row in trainings.plan.rows.values():
             for stage in ("vae",) * bool(row.vae) + (row.stage,) * bool(row.config):
                 assert load_config(*trainings.settings(stage, row), stage=stage).trainer.batch_size > 0

@@ -125,7 +125,7 @@ trainer.batch_size | not key=value
 trainer.batch_size= | is not key=value, e.g. trainer.batch_size=4
 first_stage_config.ddconfig.resolution=322 | ddconfig.resolution is 322 | multiple of 4
 first_stage_config.ddconfig.z_channels=4 | z_channels is 4 | first_stage_config.embed_dim
-unet_config.attention_resolutions=[40] | attention_resolutions names 40 | 1, 2, 4, 8
+unet_config.attention_resolutions=[40] | attention_resolutions has 40 | 1, 2, 4, 8
 unet_config.num_heads=3 | unet_config.model_channels is 128 | num_heads 3
 data.image_size=256 | data.image_size is 256 | ddconfig.resolution makes it 320
 data.cond_size=100 | data.cond_size is 100 | multiple of 80
@@ -135,12 +135,12 @@ cond_stage_config.size=160 cond_stage_config.depths=[1] | cond_stage_config.dept
 first_stage_config.ddconfig.decoder_residual=true data.cond_channels=[buildings,simulated] | decoder_residual needs decoder_cond
 first_stage_config.ddconfig.decoder_residual=true first_stage_config.ddconfig.decoder_cond=true | simulated among data.cond_channels
 data.incomplete.points=9 | incomplete.points is 9 | no measured points
-data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; measured points need a number and both
+data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; give points above 0, and simulated or both
 diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
 diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler
 diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3
-diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta belongs to the sampler ddim
-diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps and beta_schedule belong to model_type ddpm
+diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta is only for the sampler ddim
+diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps and beta_schedule are only for model_type ddpm
 trainer.init_from=a first_stage_config.ckpt_path=b | trainer.init_from and first_stage_config.ckpt_path exclude
 first_stage_config.trainable=true diffusion_config.end_to_end.start_step=1 | start_step and first_stage_config.trainable
 first_stage_config.trainable=true data.cache_latents=true | data.cache_latents needs first_stage_config.trainable: false
@@ -200,7 +200,7 @@ def test_round_trip(load, model_type):
 def test_help_config_names_every_setting():
     lines = settings_table().splitlines()
     assert [line.partition("=")[0] for line in lines if line[0] != "#"] == [*schema.DEFAULTS]
-    assert "# data.validation: what is left out follows data.train, except split and max_samples" in lines
+    assert "# data.validation: unset settings follow data.train, except split and max_samples" in lines
     assert "trainer.batch_size=16  # samples per micro-batch and process (whole number >= 1)" in lines
     assert done("train_vae.py", "--help_config", "lr_scheduler").strip() == settings_table("lr_scheduler") != ""
 

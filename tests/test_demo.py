@@ -71,7 +71,7 @@ def test_maps(client):
     assert np.abs(first["difference"])[CITY == 0].mean() < 3  # dB
     assert np.unravel_index(second["model"].argmax(), (256, 256)) == pytest.approx((40, 200), abs=2)
     assert {*first} == {"model", "simulator", "difference"}
-    assert predict(client, tx=[[30, 120]], draws=4)[0]["std"][CITY == 0].mean() > 0.1
+    assert predict(client, tx=[[30, 120]], num_samples=4)[0]["std"][CITY == 0].mean() > 0.1
     behind, beside = predict(client, cars=[[30, 150, 0]])
     loss = behind["car_loss"]
     assert loss[200, 30] > 2 and loss[:140].max() == 0 == loss.min() == beside["car_loss"][200, 30]
@@ -84,20 +84,22 @@ def test_maps(client):
         ("predict", "buildings", [None, "", "AAAA", 3], "buildings: must be base64"),
         ("predict", "tx", [None, ["here"], [[1, 1]] * 2 + [[1, 300]], [[1, 1]] * 9, [[float("nan"), 1]]], "tx: at most 8"),
         ("predict", "tx", [[]], "place a transmitter"), ("predict", "tx", [[[80, 120]]], "inside a building"),
-        ("predict", "draws", [1000, 0, 2.0, "many", [1]], "draws: must be within 1 .. 8"),
+        ("predict", "num_samples", [1000, 0, 2.0, "many", [1]], "num_samples: must be within 1 .. 8"),
         ("predict", "cars", [3, [[1, 2, 3]] * 501, [[1, 2]] * 2, [[1, 2, np.inf]], [[9, 256, 0]]], "cars: at most 500"),
         ("predict", "cars", [[[31, 121, 45]]], "inside a car"),
         ("predict", "points", [[[1, 2]], [[10**400, 2, -80, 0]], [[1, 300, -80, 0]], [[1, 2, -80, 0]] * 2001], "points: at most"),
-        ("predict", "points", [[[1, 2, 80, 0]]], "80 is no path gain"),
-        ("file/model/exe", "draws", [1], "maps are saved as"), ("file/difference/png", "draws", [1], "path gains also as png"),
-        ("file/secret/png", "draws", [1], "there is no secret map"), ("file/std/npy", "draws", [1], "choose several samples"),
-        ("file/model/tif", "place", [METRES | {"x": "far"}, METRES | {"dy": 10**400}, {"z": 1}, None], "place: must be"),
-        ("file/model/tif", "place", [METRES | {"epsg": code} for code in (900913, 2.0, True)], "place: must be"),
-        ("file/model/tif", "place", [METRES | {"dx": 0}, METRES | {"x": float("nan")}], "place: must be"),
+        ("predict", "points", [[[1, 2, 80, 0]]], "80 is not a path gain"),
+        ("file/model/exe", "num_samples", [1], "maps are saved as"),
+        ("file/difference/png", "num_samples", [1], "path gains also as png"),
+        ("file/secret/png", "num_samples", [1], "there is no secret map"),
+        ("file/std/npy", "num_samples", [1], "choose several samples"),
+        ("file/model/tif", "georeference", [METRES | {"x": "far"}, METRES | {"dy": 10**400}, {"z": 1}, None], "georeference: must be"),
+        ("file/model/tif", "georeference", [METRES | {"epsg": code} for code in (900913, 2.0, True)], "georeference: must be"),
+        ("file/model/tif", "georeference", [METRES | {"dx": 0}, METRES | {"x": float("nan")}], "georeference: must be"),
     ],
 )  # fmt: skip
 def test_requests_are_refused(client, path, key, values, words):
-    whole = TWO | {"tx": [[30, 120]], "place": METRES}
+    whole = TWO | {"tx": [[30, 120]], "georeference": METRES}
     for value in values:
         assert refused(client.post(f"/{path}", json=whole | {key: value}), words), value
 
@@ -128,18 +130,18 @@ def test_cities_are_answered_whole(client):
     large = np.zeros((401, 603), np.uint8)
     large[72:328, 172:428] = CITY * 200
     city = upload(client, png(large)).json
-    assert (built(city) == (large > 0)).all() and city["place"] is None and not city["inverted"]
+    assert (built(city) == (large > 0)).all() and city["georeference"] is None and not city["inverted"]
     assert upload(client, BLACK).json["inverted"]
     assert (built(upload(client, BLACK, more="&invert=1").json) == CITY).all()
     town = json.loads(TOWN)
     car = {"type": "Polygon", "coordinates": [[[10.0, 50.0], [10.0, 50.00003], [10.00003, 50.00003]]]}
     town["features"].append({"type": "Feature", "properties": {"class": "car"}, "geometry": car})
     city = upload(client, json.dumps(town).encode()).json
-    assert city["place"]["epsg"] == 4326 and city["height"] > 256 and len(city["cars"]) == 1
+    assert city["georeference"]["epsg"] == 4326 and city["height"] > 256 and len(city["cars"]) == 1
 
 
 def test_files(client):
-    body = TWO | {"place": METRES}
+    body = TWO | {"georeference": METRES}
     model = predict(client, tx=[[30, 120]])[0]["model"]
 
     def file(kind, layer="model"):

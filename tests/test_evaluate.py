@@ -150,7 +150,7 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
 def test_arguments_that_mean_nothing_end_in_one_line(workplace):
     ldm, baseline = ("--ckpt", workplace / "ldm"), ("--ckpt", workplace / "baseline")
     for arguments, *words in (
-        (("--maps", "0"), "--maps", "from 1 on"),
+        (("--maps", "0"), "--maps", "at least 1"),
         (("--json", "."), "--json", "is a folder"),
         (("--json", "a", "--csv", "a"), "need a file each"),
         (("--json", "a.jsonl", "--csv", "a"), "need a file each"),

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from data import DataError, RadioMapSeer
-from data.samples.cache import FillingProcesses, SampleCache
+from data.samples.cache import CacheProcesses, SampleCache
 from data.samples.dataset import RadioMapDataset
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.training.data import TrainingData, open_dataset
@@ -88,7 +88,7 @@ def together(count, work):
             barrier.wait()
             return seen
 
-        return FillingProcesses(rank, count, gather)
+        return CacheProcesses(rank, count, gather)
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(work, map(processes, range(count))))
@@ -124,7 +124,7 @@ def test_a_cache_that_another_run_fills_is_waited_for(tmp_path, monkeypatch, cap
     monkeypatch.setattr("data.samples.cache.lock", lambda file: next(locks))
     monkeypatch.setattr("data.samples.cache.LOOK_AGAIN", 0)
     cache = SampleCache("x", 1, {"a": (2,)}, tmp_path)
-    with cache.filling(FillingProcesses()) as missing:
+    with cache.filling(CacheProcesses()) as missing:
         cache.write(*missing, {"a": torch.zeros(2)})
     assert "another run is filling this cache" in caplog.text and next(locks, None) is None
 
@@ -132,12 +132,12 @@ def test_a_cache_that_another_run_fills_is_waited_for(tmp_path, monkeypatch, cap
 def test_what_processes_do_not_share_is_refused(radiomapseer, tmp_path, monkeypatch):
     monkeypatch.setattr("data.samples.cache.PATIENCE", 0)
     shapes, config = {"a": (2,)}, tiny_config("ldm", data={"train": {"data_root": str(radiomapseer)}})
-    first_of_two = FillingProcesses(0, 2, lambda value: [value, value])  # the other one stores nothing
+    first_of_two = CacheProcesses(0, 2, lambda value: [value, value])  # the other one stores nothing
     cache = SampleCache("x", 9, shapes, tmp_path)
-    with pytest.raises(DataError, match="4 samples that other"), cache.filling(first_of_two) as missing:
+    with pytest.raises(DataError, match="4 samples of other processes"), cache.filling(first_of_two) as missing:
         for index in missing:
             cache.write(index, {"a": torch.zeros(2)})
-    other = FillingProcesses(0, 2, lambda value: [value, ("another digest", "another tree: 3 scenes")])
+    other = CacheProcesses(0, 2, lambda value: [value, ("another digest", "another tree: 3 scenes")])
     with pytest.raises(DataError, match="different scenes: .*16 scenes.*another tree: 3 scenes"):
         open_dataset(config, config.data.train, other)
 
@@ -148,7 +148,7 @@ def test_the_latent_scale_is_of_the_same_samples_for_any_number_of_processes(rad
         config = tiny_config("ldm", data=settings, trainer={"batch_size": size})
         data, images = TrainingData(config, Accelerator(cpu=True)), []
         for rank in range(count):
-            data.processes = FillingProcesses(rank, count)
+            data.processes = CacheProcesses(rank, count)
             model = SimpleNamespace(posterior=lambda image, moments: image)
             images += data.first_posteriors(model)
         return torch.cat(images).flatten(1).sum(1).sort()[0]

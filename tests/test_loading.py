@@ -40,7 +40,7 @@ def test_foreign_files_run_no_code_and_fail_clearly(tmp_path, monkeypatch):
     (tmp_path / "half.safetensors").write_bytes(b"\xff" * 40)
     target = build_model(tiny_config("vae"), "vae")
     for name in ("evil.pt", "noise.pt", "list.pt", "odd.pt", "half.safetensors", "absent.pt", "other.pt"):
-        message = "another architecture.*conv_in" if name == "other.pt" else name
+        message = "different architecture.*conv_in" if name == "other.pt" else name
         with pytest.raises(CheckpointError, match=message):
             load_first_stage(target, tmp_path / name)
     assert not (tmp_path / "executed").exists()
@@ -122,7 +122,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
     trained_ldm(tmp_path / "residual", RESIDUAL)
     for changes, source, message in (
         ({"data": {"cond_channels": ["simulated", "buildings"]}}, "plain", "data.cond_channels .* must begin with its"),
-        ({"unet_config": {"model_channels": 16}}, "plain", "another architecture: .*unet"),
+        ({"unet_config": {"model_channels": 16}}, "plain", "different architecture: .*unet"),
         ({"diffusion_config": {"objective": "pred_v"}}, "plain", "for ddpm pred_x0, not ddpm pred_v"),
         (RESIDUAL, "plain", "decoder_residual: false; only a decoder that is trained"),
         ({}, "residual", "decoder_residual: true; keep it"),

@@ -1,4 +1,4 @@
-"""The commands that simulate a data set or one given city, and the one that checks a data set."""
+"""The commands that simulate a dataset or one given city, and the one that checks a dataset."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_the_tree_is_radiomapseer_s(tree):
         assert not scene.gain[ndimage.binary_erosion(picture)].any()
         assert np.argwhere(read_grey(tree / f"png/antennas/{scene.name}.png")).tolist() == [list(scene.tx[::-1])]
     found = done(CHECK, tree)
-    assert "nothing odd" in found and "0.00% of the maps' energy" in found and "warning" not in found
+    assert "no problems found" in found and "0.00% of the maps' energy" in found and "warning" not in found
 
 
 def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
@@ -73,7 +73,7 @@ def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
     tree_layouts.cache_clear()
     refused(MAKE, *how, "--split", "all", "--size", 64, words=["was made with outlines="])
     outlines.write_text(before)
-    refused(MAKE, "--out", tmp_path / "c", "--maps", 1, *layouts, words=["maps of 256 px are wanted; the layouts of"])
+    refused(MAKE, "--out", tmp_path / "c", "--maps", 1, *layouts, words=["maps of 256 px requested; the layouts of"])
 
 
 def test_maps_without_and_with_cars(tree, tmp_path):
@@ -202,7 +202,7 @@ def test_oddities():
 def test_a_flat_tree(flat_tree):
     wrong = script(CHECK, flat_tree)  # its masks are random
     assert wrong.returncode == 1 and "s0: 100% of the pixels inside buildings have a gain" in wrong.stdout
-    assert "the maps' energy lies inside" in wrong.stdout and "masks/ of another data set?" in wrong.stdout
+    assert "the maps' energy lies inside" in wrong.stdout and "masks/ from another dataset?" in wrong.stdout
     for path in (flat_tree / "masks").iterdir():
         mask, image = read_grey(path), flat_tree / "images" / path.name
         save_grey(image, np.where(mask, 0, read_grey(image)))
@@ -213,7 +213,7 @@ def test_a_flat_tree(flat_tree):
     assert "splits (by a hash of the name, about 80 / 10 / 10 %): train" in out
     np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
     out = done(CHECK, flat_tree)
-    assert "from -40 to" in out and "warning: conditions leave [-1, 1]" in out
+    assert "from -40 to" in out and "warning: conditions exceed [-1, 1]" in out
     np.save(flat_tree / "conditions" / "s1.npy", np.zeros((3, 80, 60)))
     (flat_tree / "splits").mkdir()
     (flat_tree / "splits" / "val.txt").write_text("s0\ns1.png\n")
@@ -224,7 +224,7 @@ def test_a_flat_tree(flat_tree):
 
 def test_a_radiomapseer_tree(radiomapseer, tmp_path):
     out = done(CHECK, radiomapseer)
-    assert "20 scenes of 10 maps" in out and "nothing odd" in out and "warning" not in out
+    assert "20 scenes of 10 maps" in out and "no problems found" in out and "warning" not in out
     assert "splits (maps in order, 80 / 10 / 10 %): train 16, val 2, test 2" in out
     for split, entry in (("train", "1"), ("test", "1_0")):
         (radiomapseer / "splits").mkdir(exist_ok=True)
@@ -236,5 +236,5 @@ def test_a_radiomapseer_tree(radiomapseer, tmp_path):
     outlines = radiomapseer / "polygon" / "buildings_complete" / "2.json"
     save_json(outlines, [[[1, 1], [31, 1], [31, 31], [1, 31], [1, 1]]])
     found = script(CHECK, radiomapseer)
-    assert found.returncode == 1 and str(victim) in found.stdout and "do not lie over the maps" in found.stdout
+    assert found.returncode == 1 and str(victim) in found.stdout and "are not aligned with the maps" in found.stdout
     refused(CHECK, tmp_path, words=[f"did you mean {radiomapseer}?"])

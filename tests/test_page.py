@@ -105,7 +105,7 @@ def test_draw_place_measure_and_download(visit, tmp_path):
     visit.drag((100, 60), (100, 180))
     page.click("[data-tool=place]")
     visit.click(100, 100)
-    assert "Outside of buildings" in page.inner_text("#status")
+    assert "Click outside the buildings" in page.inner_text("#status")
     visit.click(40, 120)
     shadow, _ = visit.value(140, 120)
     seen, received = visit.value(60, 120)
@@ -114,7 +114,10 @@ def test_draw_place_measure_and_download(visit, tmp_path):
     assert page.inner_text("#readout") == "(100, 120) building"
     assert np.load(visit.download("model", "npy", tmp_path / "a.npy"))[120, 60] == pytest.approx(seen, abs=0.06)
     page.click("[data-tool=measure]")
-    for value, said in ((20, "-3 is no path gain"), (seen - 15 + 23, "^Model.*measured values: 1")):  # received power
+    for value, said in (
+        (20, "-3 is not a path gain"),
+        (seen - 15 + 23, "^Model.*measured values: 1"),
+    ):  # received power
         visit.click(60, 120)
         page.click("#forget")
         visit.click(60, 120)

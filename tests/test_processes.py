@@ -85,7 +85,7 @@ def test_four_processes_on_two_nodes_are_one(place):
     command = [script, *train_command("ldm", config, results, *overrides)[2:], "trainer.compile=true"]
     with Job(folder, *command, "trainer.batch_size=1", f"data.cache_folder={folder / 'four'}", nodes=2, gpus=2) as job:
         assert job.process.wait(timeout=300) == 0, job.log.read_text()
-    assert not job.requeued.exists() and job.log.read_text().count("all 4 steps are taken") == 1
+    assert not job.requeued.exists() and job.log.read_text().count("finished at step 4") == 1
     require_equal(folder / "ldm_1", results, 4)
     one, four = ({p.name: p.read_bytes() for p in (folder / n).glob("*/*.npy")} for n in ("one", "four"))
     assert one.keys() == four.keys() and all(one[name] == four[name] for name in one)

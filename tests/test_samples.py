@@ -94,7 +94,7 @@ def test_resizing(radiomapseer):
     gain = np.where(buildings, 0, 0.6).astype(np.float32)
     assert np.allclose(to_native(resize(gain, 4), scene), gain, atol=1e-6)  # undoes the area mean
     assert np.array_equal(to_native(gain, scene), gain)
-    everywhere = replace(scene, outlines_are_wrong=True)
+    everywhere = replace(scene, outlines_are_shifted=True)
     assert np.allclose(to_native(np.full((4, 4), 0.6), everywhere), 0.6)  # no pixel is certainly built
     scene = RadioMapSeer(radiomapseer).scene(0)  # at another size, no perfect answer is darkened by the mask
     sample = prepare(scene, 40, 40, ["buildings"])
@@ -112,7 +112,7 @@ def test_a_crop_of_any_city(shape):
         seen = crop(Scene("c", Layout([], shape), tx, gain=values), side=8)
         x, y = seen.scene.tx
         assert seen.scene.gain[int(y), int(x)] == values[tx[1], tx[0]] and bool(seen.note) == (shape != (8, 8))
-        back = seen.place(seen.scene.gain)
+        back = seen.paste(seen.scene.gain)
         assert back.shape == shape and (~np.isnan(back)).sum() == min(shape[0], 8) * min(shape[1], 8)
         assert np.array_equal(back[~np.isnan(back)], values[~np.isnan(back)])
     for x, corner in ((10.5, 7), (11.5, 8), (20, 16)):
@@ -198,7 +198,7 @@ def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, mo
     monkeypatch.setattr(cache_module, "LAYOUT", 1)  # files of another version are not read
     assert cached().cached.path != first.cached.path
     (tmp_path / "a file").touch()
-    with pytest.raises(DataError, match="a file.*name another data.cache_folder"):
+    with pytest.raises(DataError, match="a file.*choose another data.cache_folder"):
         cached(32, tmp_path / "a file")
     victim.write_bytes(b"no picture")
     with pytest.raises(DataError, match=victim.name):

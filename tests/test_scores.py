@@ -13,7 +13,7 @@ from data.units import apply_noise_floor
 from evaluation.metrics import PERFECT_PSNR, Scores, map_scores, measure, ssim
 from evaluation.records import Records, csv_of
 from evaluation.references import log_distance_model, los_nlos_model
-from evaluation.regions import PLACES, Regions
+from evaluation.regions import REGION_NAMES, Regions
 from evaluation.report import difference, interval, terminal_report
 from evaluation.scoring import Evaluation, reference_scores
 
@@ -60,7 +60,7 @@ def test_parts_of_a_map_are_scored_apart():
     prediction = np.where(scene.buildings, 0.1, 0.4).astype(np.float32)
     row = measure("a", prediction, scene.gain, Regions.of(scene))
     found, power = row["nmse_by_region"], float((scene.gain**2).sum())
-    assert list(found) == list(PLACES) and sum(found.values()) == pytest.approx(row["nmse"])
+    assert list(found) == list(REGION_NAMES) and sum(found.values()) == pytest.approx(row["nmse"])
     assert found["inside buildings"] == pytest.approx(16 * 0.01 / power, rel=1e-5)
     assert found["outage (zero in the open)"] == pytest.approx(0.16 / power, rel=1e-5)
     assert found["next to a wall"] == pytest.approx(32 * 0.01 / power, rel=1e-5)
@@ -145,7 +145,7 @@ def test_records_of_other_settings_and_other_files_are_left_alone(tmp_path):
     for cut, known in ((0, 1), (1, 0), (25, 0)):  # a record, and the settings, that were cut in half
         path.write_bytes(path.read_bytes()[: -cut or None])
         assert len(Records(path, settings).known) == known
-    with pytest.raises(DataError, match="r.jsonl: was written with seed 0, not 1; name another place"):
+    with pytest.raises(DataError, match="r.jsonl: was written with seed 0, not 1; choose another file"):
         Records(path, {"seed": 1, "steps": None})
     for content in (b"my own\n", b"no line", b"[]\n", b'{"settings": {}}\n{}\n'):
         path.write_bytes(content)

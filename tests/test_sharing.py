@@ -108,7 +108,7 @@ def test_what_is_there_is_kept_and_other_settings_do_not_mix_with_it(place, one,
     refused("scripts/evaluate.py", *score, "--csv", scored / "maps.csv", "--seed", 1, words=words)
     assert "NMSE" in done("scripts/evaluate.py", *score, *files_of(scored)) and content(scored) == one[0]
     mine.write_bytes(b"pr\xe9dicteur,b\n1,2\n")  # in Latin 1
-    refused("scripts/evaluate.py", *score, "--csv", mine, words=["mine.csv: holds something else"])
+    refused("scripts/evaluate.py", *score, "--csv", mine, words=["mine.csv: does not match its records"])
     assert mine.read_bytes() == b"pr\xe9dicteur,b\n1,2\n"
     into, words = f"sample.output_folder={maps}", ["metrics.jsonl: was written with batch_size 2, not 3"]
     refused("sample.py", *sample, into, "sample.batch_size=3", words=words)

@@ -74,7 +74,7 @@ def test_a_tree_without_outlines_is_read_from_its_pictures(radiomapseer):
     shutil.rmtree(radiomapseer / "polygon")
     shutil.rmtree(radiomapseer / "antenna")
     dataset = RadioMapSeer(radiomapseer)
-    assert "10 layouts come from png/" in dataset.report and dataset.scene(0).tx == scenes[0].tx
+    assert "10 cities only have png/" in dataset.report and dataset.scene(0).tx == scenes[0].tx
     wrong = uncorrected = 0
     for number, exact in enumerate(scenes):
         path = radiomapseer / "png" / "buildings_complete" / f"{number}.png"
@@ -153,7 +153,7 @@ def test_wrong_arguments(radiomapseer):
         ((None,), "None: no such folder; set data_root"),
         ((nested, "IRT4"), "there are: DPM"),
         ((nested, "DPM", "tset"), "known: all, train"),
-        ((nested.parent,), f"is not a data set; .*gain/.*did you mean {nested}[?]"),  # too high, or too low
+        ((nested.parent,), f"is not a dataset; .*gain/.*did you mean {nested}[?]"),  # too high, or too low
         ((nested.parent.parent,), f"did you mean {nested}[?]"),
         ((nested / "gain" / "DPM",), f"did you mean {nested}[?]"),
         ((nested.parent / "empty",), "images/ and conditions/$"),
@@ -206,7 +206,7 @@ def test_splits_of_a_flat_tree(flat_tree):
     (own / "mine.txt").write_text("\ufeffs3.png\n\ns0\n", encoding="utf-8")
     assert FlatTree(flat_tree, "mine").names == ["s0", "s3"]
     (own / "mine.txt").write_text("s0\ns9\n")
-    for split, message in (("mine", r"mine\.txt: 's9' is no"), ("vla", "no split 'vla' .* test, mine ")):
+    for split, message in (("mine", r"mine\.txt: 's9' is neither"), ("vla", "no split 'vla' .* test, mine ")):
         with pytest.raises(DataError, match=message):
             FlatTree(flat_tree, split)
 
@@ -224,7 +224,7 @@ ODD = [  # of RadioMapSeer
     (OUTLINES, "no json", "not readable JSON"),
     (OUTLINES, "[[[1, 1], [9, 1], [9, 9], [1, 9]]]", "not closed"),
     (OUTLINES, "[[[1, 1], [99, 1], [9, 9], [1, 1]]]", "outside of the 32x32 px map"),
-    (OUTLINES, "[[[1, 1], [NaN, 1], [9, 9], [1, 1]]]", "no list of"),
+    (OUTLINES, "[[[1, 1], [NaN, 1], [9, 9], [1, 1]]]", "is not a list of"),
     ("antenna/0.json", "[[3, 4]]", "no transmitter 1"),
     ("antenna/0.json", "[[3, 4], [99, 4]]", "inside the 32x32 px map"),
     ("png/antennas/0_1.png", np.zeros((32, 32)), ""),
@@ -266,7 +266,7 @@ def test_damaged_and_unusual_pictures_are_refused_with_a_remedy(tmp_path):
     colours = [pixels] * 3
     for name, picture, message in (
         ("alpha.png", Image.fromarray(np.dstack([*colours, pixels])), "partly transparent; save it without"),
-        ("photo.jpg", Image.fromarray(pixels), "is no PNG; convert it to one"),
+        ("photo.jpg", Image.fromarray(pixels), "is not a PNG; convert it to one"),
         ("deep.png", Image.fromarray(pixels.astype(np.uint16)), "deep.png"),
     ):
         picture.save(tmp_path / name)

@@ -46,7 +46,7 @@ def cars_of(outlines: list[np.ndarray], shape: tuple[int, int]) -> Layout:
 
 
 def cars_from_picture(mask: np.ndarray) -> Layout:
-    """The cars of a picture (H, W) bool in the map's frame; blobs that are no set of whole cars are traced."""
+    """The cars of a picture (H, W) bool in the map's frame; blobs that are not sets of whole cars are traced."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     outlines, other = [], np.zeros_like(mask)
     for number, window in enumerate(ndimage.find_objects(labels), 1):
@@ -59,7 +59,7 @@ def cars_from_picture(mask: np.ndarray) -> Layout:
     return cars_of(outlines + rings_from_mask(other), mask.shape)
 
 
-def are_of_radiomapseer(cars: Layout) -> bool:
+def look_like_radiomapseer(cars: Layout) -> bool:
     """Whether cars read from a picture look like the dataset's: many, all of them whole, and in several directions."""
     if len(cars.outlines) < MANY or any(len(ring) != 4 for ring in cars.outlines):
         return False

@@ -33,7 +33,11 @@ class Georeference:
         return f"{self.x + column * self.dx:.{places}f},{self.y - row * self.dy:.{places}f}"
 
 
-def extent(shape: tuple[int, int], place: Georeference | None) -> str:
-    """What a map of this shape (H, W) spans, for messages: coordinates, or pixels where it has no place."""
+def extent(shape: tuple[int, int], georeference: Georeference | None) -> str:
+    """What a map of this shape (H, W) spans, for messages: coordinates, or pixels where it has no georeference."""
     height, width = shape
-    return f"{place.text(0, height - 1)} .. {place.text(width - 1, 0)}" if place else f"{width}x{height} px"
+    return (
+        f"{georeference.text(0, height - 1)} .. {georeference.text(width - 1, 0)}"
+        if georeference
+        else f"{width}x{height} px"
+    )

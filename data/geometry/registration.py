@@ -35,12 +35,12 @@ def _points(value: Any, path: Path, what: str) -> np.ndarray:
     except (ValueError, TypeError, OverflowError):
         points = np.full(1, np.nan)
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-        raise DataError(f"{path}: {what} is no list of [x, y]")
+        raise DataError(f"{path}: {what} is not a list of [x, y]")
     return points
 
 
 def read_outlines(path: Path, shape: tuple[int, int]) -> Layout:
-    """The layout in a file of polygon/, for a map of shape (H, W); DataError if it is no list of closed rings inside it."""
+    """The layout in a file of polygon/, for a map of shape (H, W); DataError if it is not a list of closed rings inside it."""
     content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: holds no list of outlines")

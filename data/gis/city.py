@@ -12,7 +12,7 @@ import shapely
 
 from ..errors import DataError
 from ..files import decoded, read_bytes
-from ..geometry.cars import are_of_radiomapseer, cars_from_picture
+from ..geometry.cars import cars_from_picture, look_like_radiomapseer
 from ..geometry.georeference import Georeference
 from ..geometry.layout import Layout
 from ..geometry.outlines import is_building, united
@@ -21,8 +21,8 @@ from ..trees.png import decode_grey, read_grey
 from .footprints import Footprints, epsg_of, footprints_of, metres
 
 MARGIN = 16  # m of open ground around the footprints
-LARGEST = 4096  # m
-MOST_VERTICES = 50_000
+MAX_SIDE = 4096  # m
+MAX_VERTICES = 50_000
 OF_A_TREE = re.compile(r"/png/buildings_(complete|missing\d/\d)/[^/]+$")  # where RadioMapSeer has its pictures
 NEAR = 512  # m around the transmitters that are kept of a larger city
 
@@ -32,7 +32,7 @@ class City:
     """A city as it was read."""
 
     layout: Layout  # one pixel per metre, north up
-    place: Georeference | None  # where it lies; None for pictures, whose coordinates are column and row
+    georeference: Georeference | None  # where it lies; None for pictures, whose coordinates are column and row
     notes: list[str] = field(default_factory=list)  # what was read and what was left out, a sentence each
     seems_inverted: bool = False  # more than half of a picture is built
     cars: Layout | None = None  # None if none were given
@@ -52,13 +52,13 @@ def read_city(
     city = city_of(read_bytes(path), str(path), around, invert)
     in_tree = any(OF_A_TREE.search(each.as_posix()) for each in (path.absolute(), path.resolve()))  # through a link too
     if cars is not None:
-        if city.place is not None:
+        if city.georeference is not None:
             raise DataError(f'{cars}: {path} holds footprints; mark its cars in that file, with "class": "car"')
         shown = _white(read_grey(cars, city.layout.shape))
         if shown.mean() > 0.5:
             raise DataError(f"{cars}: shows cars on {shown.mean():.0%} of the map; save it with cars white on black")
         of_dataset = cars_from_picture(shown)
-        in_tree = in_tree or are_of_radiomapseer(of_dataset)  # a copy, whatever its name
+        in_tree = in_tree or look_like_radiomapseer(of_dataset)  # a copy, whatever its name
     if in_tree:
         city.layout = Layout(fit_outlines(city.layout.inside), city.layout.shape)
         city.notes.append("a picture of RadioMapSeer; outlines and positions are in the frame of its maps")
@@ -78,7 +78,7 @@ def print_city(city: City, path: Path) -> None:
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:
     """The city in a file's content, a PNG or footprints as GeoJSON; a DataError names the file.
 
-    A city of more than LARGEST metres or MOST_VERTICES is cut `around` transmitters, in the coordinates of the footprints;
+    A city of more than MAX_SIDE metres or MAX_VERTICES is cut `around` transmitters, in the coordinates of the footprints;
     a smaller one is extended if they stand outside it. `invert`: the buildings of a picture are its dark pixels.
     """
     if content.startswith(b"\x89PNG"):
@@ -86,7 +86,7 @@ def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (
         notes = [f"{built.shape[1]} x {built.shape[0]} px, {built.mean():.1%} of them built"]
         return City(Layout.traced(built), None, notes, seems_inverted=bool(built.mean() > 0.5))
     if invert:
-        raise DataError(f"{name}: is no PNG; only pictures can be inverted")
+        raise DataError(f"{name}: is not a PNG; only pictures can be inverted")
     try:
         value = json.loads(decoded(content))
     except (ValueError, RecursionError) as error:
@@ -123,7 +123,7 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
     width, height = high - low
     if not fits:
         what = f"spans {width:.4g} m x {height:.4g} m with {shapely.get_num_coordinates(buildings).sum():,} vertices"
-        raise DataError(f"{name}: {what}; cut it to at most {LARGEST} m per side and {MOST_VERTICES:,} vertices")
+        raise DataError(f"{name}: {what}; cut it to at most {MAX_SIDE} m per side and {MAX_VERTICES:,} vertices")
     degrees = bool(found.crs and found.crs.is_geographic)
     epsg = epsg_of(found.crs, origin) if found.crs else None
     (left, top), (dx, dy) = (origin + low / scale).tolist(), np.abs(1 / scale).tolist()
@@ -143,4 +143,4 @@ def _span(buildings: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.
     low, high = shapely.total_bounds(buildings).reshape(2, 2)
     beside = positions[((positions > low - NEAR) & (positions < high + NEAR)).all(1)]
     low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN
-    return low, high, (high - low).max() <= LARGEST and shapely.get_num_coordinates(buildings).sum() <= MOST_VERTICES
+    return low, high, (high - low).max() <= MAX_SIDE and shapely.get_num_coordinates(buildings).sum() <= MAX_VERTICES

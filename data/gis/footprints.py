@@ -70,7 +70,7 @@ def footprints_of(content: Any, name: str) -> Footprints:
         what = f"only cars ({cars.sum():,}), no building" if cars.any() else "no polygon of GeoJSON"
         raise DataError(f"{name}: holds {what}; export building footprints, for instance from overpass-turbo.eu")
     left_out = (~cars & ~chosen).sum()
-    notes = [f"features that do not say they are buildings: {left_out:,}, left out"] if left_out else []
+    notes = [f"left out: {left_out:,} features without a building tag"] if left_out else []
     named = content.get("crs") if isinstance(content, dict) else None
     buildings, crs = _polygons(shapes[chosen]), _crs(named)
     bounds = shapely.bounds(buildings)

@@ -16,16 +16,17 @@ PROJECTED, GEOGRAPHIC, PIXEL_IS_AREA = 1, 2, 1
 EPSG_CODES = range(1, 2**16)  # numbers that fit into a key
 
 
-def write_geotiff(file: BinaryIO, values: np.ndarray, place: Georeference) -> None:
+def write_geotiff(file: BinaryIO, values: np.ndarray, georeference: Georeference) -> None:
     """Write a map, (H, W) float, as float32 with NaN for no data."""
     keys = {RASTER_TYPE: PIXEL_IS_AREA}
-    if place.epsg:
-        model, system = (GEOGRAPHIC, GEODETIC_CRS) if place.degrees else (PROJECTED, PROJECTED_CRS)
-        keys = {MODEL_TYPE: model, **keys, system: place.epsg}
+    if georeference.epsg:
+        model, system = (GEOGRAPHIC, GEODETIC_CRS) if georeference.degrees else (PROJECTED, PROJECTED_CRS)
+        keys = {MODEL_TYPE: model, **keys, system: georeference.epsg}
     tags = ImageFileDirectory_v2()
     tags.tagtype.update({PIXEL_SCALE: DOUBLE, TIE_POINT: DOUBLE, GEO_KEYS: SHORT, NO_DATA: ASCII})
-    tags[PIXEL_SCALE] = (place.dx, place.dy, 0.0)
-    tags[TIE_POINT] = (0.0, 0.0, 0.0, place.x - place.dx / 2, place.y + place.dy / 2, 0.0)  # of the first pixel's area
+    tags[PIXEL_SCALE] = (georeference.dx, georeference.dy, 0.0)
+    left, top = georeference.x - georeference.dx / 2, georeference.y + georeference.dy / 2  # of the first pixel's area
+    tags[TIE_POINT] = (0.0, 0.0, 0.0, left, top, 0.0)
     tags[GEO_KEYS] = (1, 1, 0, len(keys), *(number for key, value in keys.items() for number in (key, 0, 1, value)))
     tags[NO_DATA] = "nan"
     Image.fromarray(np.ascontiguousarray(values, np.float32)).save(file, "TIFF", tiffinfo=tags)

@@ -83,5 +83,5 @@ def _move(x: Tensor, angle: float, shift: np.ndarray, fill: float) -> Tensor:
     import torchvision.transforms.v2.functional as TF  # takes two seconds to import, and few runs need it
 
     translate = [float(part) * x.shape[-1] for part in shift]
-    how: dict[str, Any] = {"scale": 1.0, "shear": [0.0, 0.0], "interpolation": TF.InterpolationMode.BILINEAR}
-    return TF.affine(x, angle=angle, translate=translate, fill=[fill] * x.shape[-3], **how)
+    options: dict[str, Any] = {"scale": 1.0, "shear": [0.0, 0.0], "interpolation": TF.InterpolationMode.BILINEAR}
+    return TF.affine(x, angle=angle, translate=translate, fill=[fill] * x.shape[-3], **options)

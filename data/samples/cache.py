@@ -26,7 +26,7 @@ PATIENCE = 60  # s until a network file system shows what another machine wrote
 
 
 @dataclass(frozen=True)
-class FillingProcesses:
+class CacheProcesses:
     """The processes that fill a cache together: this one's rank, and their number; `gather(value)` waits for all values."""
 
     rank: int = 0
@@ -71,7 +71,7 @@ class SampleCache:
         return [index for index in range(self.count) if self._place(index)[0] not in there]
 
     @contextmanager
-    def filling(self, processes: FillingProcesses) -> Iterator[list[int]]:
+    def filling(self, processes: CacheProcesses) -> Iterator[list[int]]:
         """The missing samples that this process must write, in order; at the end, all processes wait.
 
         Raises DataError for an unusable folder, one that not all processes see, or a sample that is missing at the end.
@@ -83,11 +83,11 @@ class SampleCache:
             if processes.rank == 0:
                 write_json(self.path / "cache.json", self.facts)
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be used ({error}); name another data.cache_folder") from error
+            raise DataError(f"{self.path}: cannot be used ({error}); choose another data.cache_folder") from error
         processes.gather(None)  # until it is there
         if not all(processes.gather((self.path / "cache.json").exists())):
-            said = "not all processes see this folder, or their copies of the data differ in sizes or times"
-            raise DataError(f"{self.path}: {said}; name a data.cache_folder and a data.train.data_root that all see")
+            message = "not all processes see this folder, or their copies of the data differ in sizes or times"
+            raise DataError(f"{self.path}: {message}; cache_folder and data_root must be folders that all see")
         with (self.path / ".lock").open("a") as file:
             is_main = processes.rank == 0
             if is_main and not lock(file):
@@ -104,7 +104,7 @@ class SampleCache:
         while (absent := len(self.missing())) and time.monotonic() < end:
             time.sleep(LOOK_AGAIN)
         if absent:
-            raise DataError(f"{self.path}: {absent} samples that other processes stored are not here; run it again")
+            raise DataError(f"{self.path}: {absent} samples of other processes did not appear here; run it again")
 
     def _place(self, index: int) -> tuple[str, int]:
         """Name of the shard's file, and the sample's row in it."""

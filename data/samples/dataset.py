@@ -26,7 +26,7 @@ from ..trees.folder import FlatTree
 from ..trees.radiomapseer import RadioMapSeer
 from ..workers import start_worker, usable_processors
 from .augment import Augmentation
-from .cache import DTYPE, FillingProcesses, SampleCache
+from .cache import DTYPE, CacheProcesses, SampleCache
 
 READ_AHEAD = 128  # samples of a cache that are prepared before the first of them is written: a disk may be slow
 
@@ -50,7 +50,7 @@ class RadioMapDataset(Dataset):
         incomplete: Incomplete | None = None,  # what the condition lacks
         cache: bool = False,
         cache_folder: str | Path | None = None,  # of the cache, see cache.py; None for memory
-        processes: FillingProcesses = FillingProcesses(),  # noqa: B008 - that fill a cache in files together
+        processes: CacheProcesses = CacheProcesses(),  # noqa: B008 - that fill a cache in files together
     ):
         self.source = source
         self.image_size, self.cond_size, self.cond_channels = image_size, cond_size, tuple(cond_channels)
@@ -85,7 +85,7 @@ class RadioMapDataset(Dataset):
             sample["native"] = np.stack(native)
         return sample
 
-    def _filled_cache(self, folder: Path | None, processes: FillingProcesses) -> SampleCache:
+    def _filled_cache(self, folder: Path | None, processes: CacheProcesses) -> SampleCache:
         """Prepare every sample once, in several threads."""
         shapes = {key: value.shape for key, value in self._read(0).items()}
         identity = self.identity() if folder else {}
@@ -99,8 +99,8 @@ class RadioMapDataset(Dataset):
                 part = missing[first : first + READ_AHEAD]
                 for index, sample in zip(part, pool.map(self._read, part), strict=True):
                     if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
-                        said = "its condition is too large for data.cache; scale it"
-                        raise DataError(f"{self.source.names[index]}: {said}")
+                        message = "its condition is too large for data.cache; scale it"
+                        raise DataError(f"{self.source.names[index]}: {message}")
                     cache.write(index, sample)
                     bar.update()
         return cache
@@ -151,15 +151,15 @@ class OwnSamples(Dataset):
         index, key = item
         given = self.dataset[index]
         for name, shape in self.shapes.items():
-            said = f"sample {index} of your dataset: {name}"
+            message = f"sample {index} of your dataset: {name}"
             found = f"{given[name].dtype} {tuple(given[name].shape)}" if name in given else "missing"
             if found != f"torch.float32 {shape}":
                 raise DataError(
-                    f"{said} is {found}; data.image_size, cond_size and cond_channels need torch.float32 {shape}"
+                    f"{message} is {found}; data.image_size, cond_size and cond_channels need torch.float32 {shape}"
                 )
             low, high = {"cond": (-math.inf, math.inf), "ori_mask": (0, 1)}.get(name, (-1, 1))
             if not (given[name].isfinite() & (low - 0.001 <= given[name]) & (given[name] <= high + 0.001)).all():
-                raise DataError(f"{said} has values that are not finite, or beyond [{low:g}, {high:g}]")
+                raise DataError(f"{message} has values that are not finite, or beyond [{low:g}, {high:g}]")
         sample = {name: given[name] for name in self.shapes}
         return self.augmentation(sample, key) | {"name": str(index), "key": key}
 
@@ -209,8 +209,8 @@ def worker_settings(num_workers: int) -> dict[str, Any]:
     workers = min(num_workers, usable_processors())
     settings = {"num_workers": workers, "pin_memory": torch.cuda.is_available(), "worker_init_fn": start_worker}
     # forked: other workers would each get a copy of a cache in memory
-    how = {"prefetch_factor": 4, "multiprocessing_context": "fork" if sys.platform == "linux" else None}
-    return settings | (how if workers else {})
+    options = {"prefetch_factor": 4, "multiprocessing_context": "fork" if sys.platform == "linux" else None}
+    return settings | (options if workers else {})
 
 
 def close_dataloader(loader: DataLoader) -> None:

@@ -20,7 +20,7 @@ from ..hashing import digest
 from ..scene import Scene
 from ..workers import usable_processors
 
-MOST_WORKERS = 8  # of one process; more would only wait for the network
+MAX_WORKERS = 8  # of one process; more would only wait for the network
 T = TypeVar("T")
 
 
@@ -81,8 +81,8 @@ class Processes:
         for rank, theirs in enumerate(self.gather(lambda: facts)):
             for key, value in facts.items():
                 if theirs[key] != value:
-                    said = f"process {rank} has {key} {theirs[key]}, process 0 has {value}"
-                    raise DataError(f"{said}; all processes must see the same files")
+                    message = f"process {rank} has {key} {theirs[key]}, process 0 has {value}"
+                    raise DataError(f"{message}; all processes must see the same files")
 
     def broadcast(self, value: T) -> T:
         """The main process's value, in every process."""
@@ -97,7 +97,7 @@ class Processes:
         except RuntimeError as error:
             if not self.is_main:
                 raise SystemExit(2) from error  # the main process has ended, and has reported why
-            raise DataError("another process ended early; was it killed, or its memory exhausted?") from error
+            raise DataError("another process ended early; was it killed, or out of memory?") from error
         return arguments[-1] if arguments else None
 
 
@@ -137,7 +137,7 @@ def shared(
     batches = [list(range(start, min(start + batch_size, len(scenes)))) for start in range(0, len(scenes), batch_size)]
     batches = processes.broadcast([batch for batch in batches if any(number not in done for number in batch)])
     if num_workers is None:  # for the processors that the processes of this machine leave free
-        num_workers = max(0, min(usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, MOST_WORKERS))
+        num_workers = max(0, min(usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, MAX_WORKERS))
     settings = worker_settings(num_workers)
     if settings["num_workers"]:
         settings |= {"persistent_workers": True, "prefetch_factor": 2}

@@ -15,7 +15,7 @@ from ..geometry.outlines import drop_straight
 from ..geometry.registration import snap
 
 BORDER_LOSS = 0.7  # fraction of lots across the map's border that stay open; real maps have few cut buildings
-LOTS_A_BLOCK = 12  # area of the largest block, in median lots
+LOTS_PER_BLOCK = 12  # area of the largest block, in median lots
 EDGE_STEP = 14.0  # m; walls are cut into pieces of at most this length before the bend
 
 
@@ -102,7 +102,7 @@ def _lots(rng: np.random.Generator, style: Style, size: int) -> list[Lot]:
         wanted = style.lot_area * np.exp(rng.normal(0, style.lot_spread))
         if sides.min() < 5:
             continue
-        streets = sides.prod() > LOTS_A_BLOCK * style.lot_area
+        streets = sides.prod() > LOTS_PER_BLOCK * style.lot_area
         if not streets and not inside_block:
             inside_block = True
             if rng.random() < style.open_blocks:

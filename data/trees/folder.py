@@ -104,7 +104,7 @@ def open_tree(
     if not _is_tree(root):
         near = chain(sorted(root.glob("*/")), sorted(root.glob("*/*/")), list(root.absolute().parents)[:2])
         meant = next((f"; did you mean {folder}?" for folder in near if _is_tree(folder)), "")
-        raise DataError(f"{root}: is not a data set; expected RadioMapSeer's gain/, or images/ and conditions/{meant}")
+        raise DataError(f"{root}: is not a dataset; expected RadioMapSeer's gain/, or images/ and conditions/{meant}")
     if _is_flat(root):
         if missing_buildings:
             raise DataError(f"{root}: has ready-made conditions; no buildings can be left out (missing_buildings)")

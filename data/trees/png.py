@@ -50,6 +50,6 @@ def decode_grey(content: bytes, path: Path | str, colours: bool = True) -> np.nd
                 raise ValueError(f"of mode {picture.mode}; an 8-bit grey PNG is needed")
             return np.array(picture)
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: is no PNG; convert it to one (a JPEG blurs the walls)") from error
+        raise DataError(f"{path}: is not a PNG; convert it to one (a JPEG blurs the walls)") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a usable picture ({error}); download or make it again") from error

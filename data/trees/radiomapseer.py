@@ -79,7 +79,7 @@ class RadioMapSeer:
             complete = [name for name in complete if {name, name.split("_")[0]} & present]
             report += f", {count - len(complete)} without {better} or {other}" if len(complete) < count else ""
             traced = {name.split("_")[0] for name in complete} - known if "buildings" in better else ()
-            report += f"; {len(traced)} layouts come from {other}, at 2.5 times the error of outlines" if traced else ""
+            report += f"; {len(traced)} cities only have {other}: 2.5 times the error of outlines" if traced else ""
         if not complete:
             raise DataError(f"{report}: no complete scene")
         return complete, report

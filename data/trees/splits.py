@@ -90,11 +90,11 @@ def _listed(root: Path, split: str, names: list[str]) -> list[str]:
     entries = {line.strip().removesuffix(".png") for line in decoded(read_bytes(path)).splitlines()} - {""}
     odd = [entry for entry in sorted(entries.difference(names)) if not re.fullmatch(r"\d+(_\d+)?", entry)]
     if odd:
-        raise DataError(f"{path}: {odd[0]!r} is no scene of this tree, nor a map (one entry per line)")
+        raise DataError(f"{path}: {odd[0]!r} is neither a scene of this tree nor a city (one entry per line)")
     return [name for name in names if {name, map_of(name)} & entries]
 
 
-def spread(length: int, count: int) -> list[int]:
+def evenly_spaced(length: int, count: int) -> list[int]:
     """`count` numbers spread evenly over 0 .. length - 1, or all of them if there are fewer."""
     count = min(length, count)
     return [place * length // count for place in range(count)]

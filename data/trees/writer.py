@@ -43,7 +43,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for layout, _ in self.known:
             if layout.shape != (self.size, self.size):
-                raise DataError(f"maps of {self.size} px are wanted; the layouts of {self.layouts} are {layout.shape}")
+                raise DataError(f"maps of {self.size} px requested; the layouts of {self.layouts} are {layout.shape}")
 
     @property
     def known(self) -> list[tuple[Layout, Layout | None]]:
@@ -82,7 +82,7 @@ class Recipe:
                 break
             except ValueError as error:  # no open pixel in the middle: draw another city from the same stream
                 if city:
-                    raise DataError(f"{self.layouts}: map {map_id}'s layout has no open place in its middle") from error
+                    raise DataError(f"{self.layouts}: city {map_id} has no open pixel in its centre") from error
         if not self.cars:
             return layout, transmitters, None
         cars = cars or random_cars(layout, np.random.default_rng((self.seed, map_id, 1)))
@@ -101,7 +101,7 @@ def tree_layouts(root: str, split: str, cars: bool) -> list[tuple[Layout, Layout
 
 
 def open_folder(root: Path, recipe: Recipe) -> None:
-    """Write the manifest of a tree, unless it is there; raise DataError if it names another recipe, or the folder is no tree.
+    """Write the manifest of a tree, unless it is there; DataError if it names another recipe, or there is another tree.
 
     It is written once and does not say how many cities there are, so that processes on several machines can add to a tree.
     """

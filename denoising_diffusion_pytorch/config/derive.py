@@ -45,9 +45,9 @@ def derive(config: Config, stage: str) -> Iterator[str]:
         diffusion.timesteps = diffusion.timesteps or 1000
         diffusion.beta_schedule = diffusion.beta_schedule or "scaled_linear"
     elif diffusion.timesteps or diffusion.beta_schedule:
-        yield f"{DIFFUSION}.timesteps and beta_schedule belong to model_type ddpm; set them to null"
+        yield f"{DIFFUSION}.timesteps and beta_schedule are only for model_type ddpm; set them to null"
     if diffusion.ddim_eta is not None and diffusion.sampler != "ddim":
-        yield f"{DIFFUSION}.ddim_eta belongs to the sampler ddim, not to {diffusion.sampler}; set it to null"
+        yield f"{DIFFUSION}.ddim_eta is only for the sampler ddim, not {diffusion.sampler}; set it to null"
     if stage == "ldm":
         yield from _check_networks(config, side)
         yield from _check_second_stage(config)
@@ -68,7 +68,7 @@ def _agree(config: Config, key: str, derived: Any, reason: str) -> Iterator[str]
 
 def _must_divide(key: str, size: int, factor: int) -> Iterator[str]:
     if size % factor:
-        yield f"{key} is {size}, which the networks' levels do not divide; choose a multiple of {factor}"
+        yield f"{key} is {size}, but the networks need a multiple of {factor}"
 
 
 def _fill_condition(config: Config, side: int) -> Iterator[str]:
@@ -83,11 +83,11 @@ def _fill_condition(config: Config, side: int) -> Iterator[str]:
     if channels:  # none: a model without data, whose channels have no names
         yield from _agree(config, "cond_stage_config.in_channels", len(channels), "the number of data.cond_channels")
     if dd.decoder_residual and not (dd.decoder_cond and BASE_CHANNEL in channels):
-        yield f"{DD}.decoder_residual needs decoder_cond: true and {BASE_CHANNEL} among data.cond_channels, to which it adds"
+        yield f"{DD}.decoder_residual needs decoder_cond: true and {BASE_CHANNEL} among data.cond_channels, which it corrects"
     points, measured = data.incomplete.points, [name for name in MEASURED if name in channels]
     if len(measured) == 1 or (measured and not points) or (points and not measured and BASE_CHANNEL not in channels):
         shown = f"data.incomplete.points is {points}, and data.cond_channels has {' and '.join(measured) or 'no measured points'}"
-        yield f"{shown}; measured points need a number and both of {', '.join(MEASURED)}, or {BASE_CHANNEL}, which they correct"
+        yield f"{shown}; give points above 0, and {BASE_CHANNEL} or both of {', '.join(MEASURED)}"
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
     for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, "test")):
         source.split = source.split or split
@@ -120,7 +120,7 @@ def _check_networks(config: Config, side: int) -> Iterator[str]:
     if len(cond.depths) != len(factors):
         yield f"cond_stage_config.depths has {len(cond.depths)} numbers, unet_config.channel_mult {len(factors)}; give one per level"
     for value in set(unet.attention_resolutions) - set(factors):  # else it would be ignored silently
-        yield f"unet_config.attention_resolutions names {value}, which no level has; there are {', '.join(map(str, factors))}"
+        yield f"unet_config.attention_resolutions has {value}, but the levels have {', '.join(map(str, factors))}"
     for name, heads in (("model_channels", unet.num_heads), ("context_dim", cond.num_heads)):
         if any(getattr(unet, name) * mult % heads for mult in unet.channel_mult):
             yield f"unet_config.{name} is {getattr(unet, name)}, which num_heads {heads} does not divide at every level"

@@ -32,6 +32,7 @@ ALIASES = {
     "trainer.min_lr": "trainer.min_learning_rate",
     "trainer.lr_decay_power": "trainer.lr_scheduler.power",
     "trainer.weight_decay": "trainer.optimizer.weight_decay",
+    "diffusion_config.final_step_share": "diffusion_config.final_step_fraction",  # of earlier checkpoints
 }
 
 SIGN = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<", "multipleOf": "multiple of"}
@@ -135,8 +136,8 @@ def _override_tree(override: str) -> dict[str, Any]:
     """`a.b=1` -> {a: {b: 1}}."""
     key, _, text = override.partition("=")
     if not (key and text):
-        said = f"{reprlib.repr(override)} on the command line is not key=value"
-        raise ConfigError(f"{said}, e.g. trainer.batch_size=4")
+        message = f"{reprlib.repr(override)} on the command line is not key=value"
+        raise ConfigError(f"{message}, e.g. trainer.batch_size=4")
     try:
         return reduce(lambda tree, part: {part: tree}, reversed(key.split(".")), read_yaml(text))
     except ConfigError as error:

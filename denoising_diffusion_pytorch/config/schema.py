@@ -128,7 +128,7 @@ class DiffusionConfig(Section):
     objective: Objective | None = setting(None, "quantity that the loss compares; null: the first one of model_type")
     timesteps: Count | None = setting(None, "T of ddpm; null: 1000")
     beta_schedule: Schedule | None = setting(None, "variances of ddpm: LDM's (null), DDPM's or improved DDPM's")
-    final_step_share: Fraction = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
+    final_step_fraction: Fraction = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
     scale_factor: Positive | None = setting(None, "factor of the latents; null: 1 / std, measured as stage 2 starts")
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")
     sampling_timesteps: Count = setting(4, "number of sampling steps; with pred_x0 more steps cost accuracy")
@@ -141,7 +141,7 @@ class DiffusionConfig(Section):
 
 
 class BaselineConfig(Section):
-    architecture: Literal["radiounet", "pmnet"] = setting("radiounet", "image sides: multiples of 64 px, of 8 px")
+    architecture: Literal["radiounet", "pmnet"] = setting("radiounet", "image sides: multiples of 64 px, or 8 (pmnet)")
     width: Positive = setting(1.0, "fraction of the published channels in every layer")
 
 
@@ -149,7 +149,7 @@ class SourceConfig(Section):
     data_root: PathText | None = setting(None, "the tree's folder")
     simulation_type: Text = setting("DPM", "DPM, IRT2, IRT4, carsDPM, carsIRT2 or carsIRT4, where the tree has several")
     split: Text | None = setting(None, "null: train, val and test for data.train, data.validation and sample.source")
-    missing_buildings: Annotated[int, Field(ge=0, le=4)] = setting(0, "RadioMapSeer's cities with this many missing")
+    missing_buildings: Annotated[int, Field(ge=0, le=4)] = setting(0, "RadioMapSeer's variants that lack this many")
     max_samples: Count | None = setting(None, "only the first samples of the split; null: all")
 
 
@@ -175,9 +175,7 @@ class IncompleteConfig(Section):
 
 class DataConfig(Section):
     train: SourceConfig = setting(SourceConfig(), "a RadioMapSeer tree, or images/ conditions/ masks/")
-    validation: SourceConfig = setting(
-        SourceConfig(), "what is left out follows data.train, except split and max_samples"
-    )
+    validation: SourceConfig = setting(SourceConfig(), "unset settings follow data.train, except split and max_samples")
     image_size: Count | None = setting(None, "px; follows from ddconfig.resolution")
     map_size: Count | None = setting(None, "m, of the maps as they are; null: that of the first training map")
     cond_size: Count | None = setting(None, "px; null: the latent's side, or image_size for decoder_cond")
@@ -186,7 +184,7 @@ class DataConfig(Section):
     incomplete: IncompleteConfig = setting(IncompleteConfig(), "what the condition lacks, and measured points")
     cache: bool = setting(False, "keep every prepared sample, in memory or in cache_folder")
     cache_latents: bool = setting(False, "stage 2: encode every map only once, in all its symmetries")
-    cache_folder: PathText | None = setting(None, "of both caches; null: memory, for latents the results folder")
+    cache_folder: PathText | None = setting(None, "of both caches; null: samples in memory, latents in results_folder")
     num_workers: Natural = setting(4, "processes that prepare batches; 0: the training process itself")
 
     data_root = property(lambda self: self.train.data_root, doc="Of the training source.")
@@ -209,7 +207,7 @@ class OptimizerConfig(Section):
 class LRConfig(Section):
     type: Literal["cosine"] = setting("cosine", "the only choice")
     power: NotNegative = setting(0.96, "exponent")
-    min_lr_ratio: Fraction | None = setting(None, "in place of min_learning_rate: as a fraction of learning_rate")
+    min_lr_ratio: Fraction | None = setting(None, "min_learning_rate as a fraction of learning_rate")
     warmup_steps: Natural = setting(0, "first steps, over which the rate grows linearly")
 
 
@@ -218,7 +216,7 @@ class TrainerConfig(Section):
     gradient_accumulation: Count = setting(8, "micro-batches per step, each with its own adaptive adversarial weight")
     learning_rate: Positive = setting(5e-5, "rate at the start")
     min_learning_rate: NotNegative | None = setting(None, "rate at the end; null: a tenth of learning_rate")
-    training_steps: Count = setting(50000, "T, optimizer steps")
+    training_steps: Count = setting(50000, "number of optimizer steps")
     save_interval: Count = setting(200, "steps between two checkpoints")
     sample_interval: Count | None = setting(None, "steps between two pictures; null: save_interval")
     log_interval: Count = setting(100, "steps between two lines of the log")
@@ -232,10 +230,10 @@ class TrainerConfig(Section):
     mixed_precision: Literal["no", "fp16", "bf16", "auto"] = setting("no", "auto: bf16 where the processor supports it")
     tf32: bool = setting(False, "full-precision products and convolutions in TF32, on GPUs that support it")
     channels_last: bool = setting(True, "memory layout of the convolutions")
-    compile: bool = setting(False, "torch.compile: minutes at the start, for long runs")
+    compile: bool = setting(False, "torch.compile: takes minutes at the start; for long runs")
     ema: EMAConfig = setting(EMAConfig(), "exponential moving average of the weights")
     optimizer: OptimizerConfig = setting(OptimizerConfig(), "AdamW (Loshchilov & Hutter, 2019), or Muon for matrices")
-    lr_scheduler: LRConfig = setting(LRConfig(), "max(min_lr, (1 - t / T)^power * lr); the document: cosine")
+    lr_scheduler: LRConfig = setting(LRConfig(), "max(min_lr, (1 - step / training_steps)^power * lr); called cosine")
     results_folder: PathText | None = setting(None, "null: ./radiodiff_results_VAE, _LDM or _baseline")
     init_from: PathText | None = setting(
         None, "checkpoint or results folder of the same stage: a new run's first weights"

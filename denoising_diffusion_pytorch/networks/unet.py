@@ -55,8 +55,8 @@ class Unet(nn.Module):
             return ResnetBlock(in_channels, width, emb_channels=4 * dim, dropout=dropout)
 
         def attend(level: int, self_attention: bool) -> nn.ModuleList:
-            how = {"num_heads": num_heads, "context_dim": context_channels[level]}
-            return nn.ModuleList([TransformerBlock(widths[level], window_size * self_attention, **how)])
+            options = {"num_heads": num_heads, "context_dim": context_channels[level]}
+            return nn.ModuleList([TransformerBlock(widths[level], window_size * self_attention, **options)])
 
         def stage(level: int, inputs: Sequence[int]) -> nn.ModuleDict:
             """One residual block per number of input channels, and the level's attention."""

@@ -43,8 +43,8 @@ class Checkpointer:
         found = checkpoint_to_continue(self.config, self.stage)
         steps = gather_object([found.step if found else 0])
         if len(set(steps)) > 1:
-            said = f"processes find checkpoints of steps {min(steps)} and {max(steps)} here"
-            raise CheckpointError(f"{self.folder}: {said}; trainer.results_folder must be one folder that all see")
+            message = f"processes find checkpoints of steps {min(steps)} and {max(steps)} here"
+            raise CheckpointError(f"{self.folder}: {message}; trainer.results_folder must be one folder that all see")
         if found is not None:
             self._restore(found)
             self.unscored = not found.meta["metrics"]
@@ -84,7 +84,7 @@ class Checkpointer:
                 objective.load_state_dict(state["extra"][name])
         except (KeyError, ValueError, RuntimeError) as error:
             changes = "; ".join(differences(found.config, self.config))
-            raise CheckpointError(f"{found.path}: its run trained other weights; changed since: {changes}") from error
+            raise CheckpointError(f"{found.path}: trained other weights; changed since: {changes}") from error
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -15,7 +15,7 @@ from data import DataError
 from data.hashing import digest
 from data.incomplete import Incomplete
 from data.samples.augment import Augmentation, symmetry
-from data.samples.cache import FillingProcesses, SampleCache
+from data.samples.cache import CacheProcesses, SampleCache
 from data.samples.dataset import OwnSamples, RadioMapDataset, close_dataloader, to_device, training_loader
 from data.trees.folder import open_tree
 
@@ -27,12 +27,12 @@ from ..networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution
 SCALE_SAMPLES = 512  # over all processes, from which the latents' standard deviation is measured
 
 
-def processes_of(accelerator: Accelerator) -> FillingProcesses:
+def processes_of(accelerator: Accelerator) -> CacheProcesses:
     """The processes of a run, in the form that a cache expects."""
-    return FillingProcesses(accelerator.process_index, accelerator.num_processes, lambda value: gather_object([value]))
+    return CacheProcesses(accelerator.process_index, accelerator.num_processes, lambda value: gather_object([value]))
 
 
-def open_dataset(config: Config, source: SourceConfig, processes: FillingProcesses, **options: Any) -> RadioMapDataset:
+def open_dataset(config: Config, source: SourceConfig, processes: CacheProcesses, **options: Any) -> RadioMapDataset:
     """The dataset of a source, with the sizes and channels that the networks expect; `options` as in `RadioMapDataset`.
 
     Raises:
@@ -70,7 +70,7 @@ class TrainingData:
     @torch.no_grad()
     def cache_latents(self, autoencoder: AutoencoderKL) -> None:
         """Add to every sample the posterior of its image, from a cache below `data.cache_folder` or the results folder, one for
-        each encoder and data set. Missing posteriors are encoded first, by all processes together, in full precision.
+        each encoder and dataset. Missing posteriors are encoded first, by all processes together, in full precision.
 
         Raises:
             data.DataError: a map that cannot be read, or a folder that not all processes see. OSError: a full disk.

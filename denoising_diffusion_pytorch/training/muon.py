@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .speed import has_bfloat16
 
 MOMENTUM = 0.95
-SMALLEST = 16  # side of a matrix; smaller ones, as in the last layer of a network, are left to AdamW
+MIN_SIDE = 16  # side of a matrix; smaller ones, as in the last layer of a network, are left to AdamW
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -37,8 +37,8 @@ class Muon(torch.optim.AdamW):
     learning rate.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], **how):
-        super().__init__(parameters, **how)
+    def __init__(self, parameters: list[nn.Parameter], **options):
+        super().__init__(parameters, **options)
         self._step_supports_amp_scaling = False  # a gradient scaler must not call `step` where a gradient overflowed
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class Muon(torch.optim.AdamW):
         alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
         for parameter in group["params"]:
             gradient = parameter.grad
-            if gradient is None or gradient.ndim < 2 or min(len(gradient), gradient[0].numel()) < SMALLEST:
+            if gradient is None or gradient.ndim < 2 or min(len(gradient), gradient[0].numel()) < MIN_SIDE:
                 continue
             state = self.state[parameter]
             if not state:  # AdamW expects a step in every state

@@ -162,8 +162,8 @@ class Optimization:
     def __init__(self, objective: Any, accelerator: Accelerator, settings: TrainerConfig):
         self.objective, self.name = objective, objective.name
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        how: dict[str, Any] = settings.optimizer.model_dump(exclude={"type"})
+        options: dict[str, Any] = settings.optimizer.model_dump(exclude={"type"})
         # not prepared by accelerate, whose wrapper updates the gradient scaler once per optimizer
         optimizer = {"adamw": torch.optim.AdamW, "muon": Muon}[settings.optimizer.type]
-        self.optimizer = optimizer(self.parameters, lr=settings.learning_rate, fused=True, **how)
+        self.optimizer = optimizer(self.parameters, lr=settings.learning_rate, fused=True, **options)
         self.prepared = accelerator.prepare(objective)

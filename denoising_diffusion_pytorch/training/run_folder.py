@@ -44,8 +44,8 @@ class RunFolder:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         if not lock(self._lock):
-            said = "another process is training here; wait for it, or choose another trainer.results_folder"
-            raise CheckpointError(f"{folder}: {said}")
+            message = "another process is training here; wait for it, or choose another trainer.results_folder"
+            raise CheckpointError(f"{folder}: {message}")
         # from now on, so that it has the warnings of damaged checkpoints
         self._handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))

@@ -15,7 +15,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 
-from data.conditions import CARS_IN, CONDITION_CHANNELS
+from data.conditions import CAR_CHANNELS, CONDITION_CHANNELS
 
 from ..build import build_model
 from ..config import load_config, to_yaml
@@ -34,7 +34,7 @@ log = logging.getLogger("radiodiff")
 
 
 def read_command(stage: str, description: str) -> Config:
-    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; exits if it was only to be shown.
+    """Parse `--cfg FILE [--dry_run] [key=value ...]` -> the resolved configuration; exits after `--dry_run` and `--help_config`.
 
     Raises:
         ConfigError: naming what is wrong.
@@ -42,17 +42,17 @@ def read_command(stage: str, description: str) -> Config:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", help="YAML file, see configs/")
     parser.add_argument(
-        "--dry_run", action="store_true", help="print all settings, sizes and the memory of a step, and stop"
+        "--dry_run", action="store_true", help="print all settings, sizes and the memory of a step, and exit"
     )
     parser.add_argument("--help_config", nargs="?", const="", metavar="WORD",
-                        help="print every setting (if its line contains WORD), and stop")  # fmt: skip
+                        help="print all settings, or those whose line contains WORD, and exit")  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
     arguments = parser.parse_args()
     if arguments.help_config is not None:
-        print(settings_table(arguments.help_config) or f"no setting names {arguments.help_config!r}")
+        print(settings_table(arguments.help_config) or f"no setting contains {arguments.help_config!r}")
         parser.exit()
     if arguments.cfg is None:
-        parser.error("name a configuration file with --cfg")
+        parser.error("give a configuration file with --cfg")
     # warnings to the terminal, from the main process only; progress bars and train.log show the rest
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
@@ -69,7 +69,9 @@ def read_command(stage: str, description: str) -> Config:
         unset.append("data.train.data_root")
     if unset:
         raise ConfigError(f"{', '.join(unset)}: still a placeholder; set it in the file or as key=value")
-    if config.data.train.simulation_type.startswith("cars") and CARS_IN.isdisjoint(config.data.cond_channels or ()):
+    if config.data.train.simulation_type.startswith("cars") and CAR_CHANNELS.isdisjoint(
+        config.data.cond_channels or ()
+    ):
         log.warning("data.train.simulation_type has cars, which no channel shows: add cars to data.cond_channels")
     return config
 
@@ -82,7 +84,7 @@ def _dry_run(config: Config, stage: str, unset: list[str]) -> None:
             model = build_model(config, stage)
             objectives = make_objectives(config, stage, model)
         print(model_report({"model": model} | {str(objective.name): objective for objective in objectives[1:]}))
-        print("memory: start it without a launcher" if "RANK" in os.environ else report(config, stage))
+        print("memory: forecast only without a launcher" if "RANK" in os.environ else report(config, stage))
     except CheckpointError as error:  # LPIPS' weights
         print(error)
     unknown = [name for name in config.data.cond_channels if name not in CONDITION_CHANNELS]

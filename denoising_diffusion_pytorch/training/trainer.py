@@ -32,7 +32,7 @@ from .validation import Validation, metrics_of
 NO_SCALER = torch.amp.GradScaler(enabled=False)
 # parts of a model that are compiled, each as a whole; a baseline is compiled as one
 NETWORKS = ("unet", "cond_stage_model", "first_stage_model.encoder", "first_stage_model.decoder", "encoder", "decoder")
-LEAST_SCALE = 2.0**-24  # of fp16's gradients: after 40 overflows in a row
+MIN_SCALE = 2.0**-24  # of fp16's gradients: after 40 overflows in a row
 
 
 class Trainer:
@@ -106,7 +106,7 @@ class Trainer:
             if self.step:
                 self.checkpointer.save(self.step)
             if main:  # one for all machines; accelerator.print would print on each
-                done = f"{self.stage}: all {self.step:,} steps are taken; the result is {self.checkpointer.last}"
+                done = f"{self.stage}: finished at step {self.step:,}; the result is {self.checkpointer.last}"
                 stopped = f"stopped at step {self.step}; the same command continues from here"
                 print(done if self.step >= self.settings.training_steps else stopped)
             self.accelerator.end_training()
@@ -160,11 +160,11 @@ class Trainer:
             norms[f"grad_norm_{optimization.name}"] = nn.utils.get_total_norm(gradients).detach()
         # a gradient scaler expects gradients to overflow now and then; a loss must be finite all the same
         self.require_finite(logs | ({} if scaler.is_enabled() else norms), names)
-        how = self.settings
-        curve = (how.training_steps, how.lr_scheduler.power, how.lr_scheduler.warmup_steps)
-        rate = learning_rate(self.step, how.learning_rate, how.min_learning_rate, *curve)
+        settings = self.settings
+        curve = (settings.training_steps, settings.lr_scheduler.power, settings.lr_scheduler.warmup_steps)
+        rate = learning_rate(self.step, settings.learning_rate, settings.min_learning_rate, *curve)
         for optimization, norm in zip(active, norms.values(), strict=True):
-            nn.utils.clip_grads_with_norm_(optimization.parameters, how.gradient_clip, norm)
+            nn.utils.clip_grads_with_norm_(optimization.parameters, settings.gradient_clip, norm)
             for group in optimization.optimizer.param_groups:
                 group["lr"] = rate
             scaler.step(optimization.optimizer)  # skips where a gradient overflowed
@@ -197,17 +197,17 @@ class Trainer:
         finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
         if not all(finite):
             what = ", ".join(name for name, good in zip(values, finite, strict=True) if not good)
-            said = f"non-finite at step {self.step}: {what}, in the batch {', '.join(names[:32])}"
-            raise TrainingError(f"{said}; nothing was updated; {self._advice()}")
+            message = f"non-finite at step {self.step}: {what}, in the batch {', '.join(names[:32])}"
+            raise TrainingError(f"{message}; nothing was updated; {self._advice()}")
 
     def _update_scaler(self, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
         """Update the gradient scaler; raises TrainingError after too many overflows in a row."""
         before = scaler.get_scale()
         scaler.update()
         overflowed = scaler.get_scale() < before
-        if overflowed and before < LEAST_SCALE:
-            said = f"step {self.step} overflowed in fp16 like many before it, with gradients scaled by {before:.2g}"
-            raise TrainingError(f"{said}; {self._advice()}; bf16 or full precision does not overflow")
+        if overflowed and before < MIN_SCALE:
+            message = f"gradients overflowed in fp16 at step {self.step} and many before it (scale {before:.2g})"
+            raise TrainingError(f"{message}; {self._advice()}; bf16 or full precision does not overflow")
         return {"grad_scale": torch.tensor(before), "skipped": torch.tensor(float(overflowed))}
 
     def _advice(self) -> str:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from data.trees.folder import open_tree
-from data.trees.splits import map_of, spread
+from data.trees.splits import evenly_spaced, map_of
 from evaluation.figures import comparison_figure
 from evaluation.metrics import Scores
 
@@ -19,7 +19,7 @@ from ..predictor import Prediction, predict_batch
 from .data import open_dataset, processes_of
 
 log = logging.getLogger("radiodiff")
-MOST_AT_ONCE = 8  # maps: decoding may take more memory per map than a step on cached latents
+MAX_BATCH = 8  # maps: decoding may take more memory per map than a step on cached latents
 COLUMNS = {"vae": ("reconstructed",), "ldm": ("reconstructed", "sampled"), "baseline": ("predicted",)}  # of the picture
 
 
@@ -36,17 +36,17 @@ class Validation:
     def __init__(self, config: Config, stage: str, accelerator: Accelerator):
         settings = config.trainer
         self.accelerator, self.columns = accelerator, COLUMNS[stage]
-        self.batch_size = min(settings.batch_size, MOST_AT_ONCE)
+        self.batch_size = min(settings.batch_size, MAX_BATCH)
         dataset = open_dataset(config, config.data.validation, processes_of(accelerator))
         train, held_out = config.data.train, config.data.validation
         if train.data_root == held_out.data_root:
             trained = set(map(map_of, open_tree(**vars(train)).names))
             if both := sum(map_of(name) in trained for name in dataset.source.names):
                 overlap = f"{both} of {len(dataset)} validation maps are of cities that are trained on"
-                log.warning("%s; name other splits in data.train.split and data.validation.split", overlap)
+                log.warning("%s; choose other splits with data.train.split and data.validation.split", overlap)
         scored = settings.validation_samples if settings.validate_every else 0
-        chosen = spread(len(dataset), max(scored, settings.num_samples))
-        self.drawn = {chosen[place] for place in spread(len(chosen), settings.num_samples)}
+        chosen = evenly_spaced(len(dataset), max(scored, settings.num_samples))
+        self.drawn = {chosen[place] for place in evenly_spaced(len(chosen), settings.num_samples)}
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
         arrays = ({k: v.numpy() for k, v in dataset[i].items() if torch.is_tensor(v)} for i in mine)
         self.samples = [(i, dataset.scene(i), sample) for i, sample in zip(mine, arrays, strict=True)]
