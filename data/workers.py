@@ -14,8 +14,11 @@ def usable_processors() -> int:
 
 
 def start_worker(*_: object) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, unless the parent sends the signal or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore Ctrl-C, the terminal's end and SIGTERM, which reach the whole process group, unless the parent sends SIGTERM or
+    is gone.
+    """
+    for name in {"SIGINT", "SIGHUP"} & set(dir(signal)):  # Windows has no SIGHUP
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # on Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would not be waited for

@@ -5,7 +5,7 @@ import random
 import shutil
 import subprocess
 import time
-from signal import SIGINT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGTERM
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def start(place, name, *overrides, until="loss=", launched_by=()):
     return process, results
 
 
-@pytest.mark.parametrize("receiver, number", [("group", SIGTERM), ("group", SIGINT), ("launcher", SIGTERM)])
+@pytest.mark.parametrize("receiver, number", [("group", SIGTERM), ("group", SIGHUP), ("launcher", SIGTERM)])
 def test_a_signal_saves_and_ends_the_run(place, receiver, number):
     """Ctrl-C and batch systems reach the loading workers too; `accelerate launch` passes nothing on to the run."""
     launched_by = launcher(1) if receiver == "launcher" else ()
@@ -101,6 +101,14 @@ def test_a_signal_saves_and_ends_the_run(place, receiver, number):
     assert process.returncode == (0 if receiver == "group" else -number), output
     assert "the same command continues from here" in output and "Traceback" not in output
     assert find_checkpoint(results).step > 0
+
+
+def test_a_run_saves_without_a_reader_of_its_output(place):
+    """Ctrl-C also ends `tee` in `2>&1 | tee log`."""
+    process, results = start(place, "unread", "trainer.save_interval=50000")
+    process.stdout.close()
+    os.killpg(process.pid, SIGINT)
+    assert process.wait(timeout=60) == 0 and find_checkpoint(results).step > 0
 
 
 def test_the_second_signal_ends_at_once(place):

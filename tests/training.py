@@ -11,6 +11,7 @@ from denoising_diffusion_pytorch.predictor import Prediction
 from denoising_diffusion_pytorch.training.objectives import make_objectives
 from denoising_diffusion_pytorch.training.setup import make_accelerator
 from denoising_diffusion_pytorch.training.trainer import Trainer
+from denoising_diffusion_pytorch.training.validation import scores_of
 from tests.conftest import save_grey
 from tests.tiny import tiny_batches, tiny_config
 
@@ -59,7 +60,8 @@ class OneScene:
         truth = np.full((16, 16), 0.5, np.float32)
         scene = Scene("s", Layout([], (16, 16)), (3, 3), truth)
         gain = truth + self.errors.pop(0)
-        return {0: Prediction(scene, gain, reconstruction=truth + 0.001)}
+        prediction = Prediction(scene, gain, reconstruction=truth + 0.001)
+        return {0: (prediction, scores_of(prediction))}
 
-    def draw(self, predictions, path):
-        save_grey(path, predictions[0].gain * 255)
+    def draw(self, found, path):
+        save_grey(path, found[0][0].gain * 255)

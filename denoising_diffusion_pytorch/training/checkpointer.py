@@ -41,13 +41,13 @@ class Checkpointer:
     def resume(self) -> int:
         """Load the checkpoint that the run continues from, if any (`checkpoint_to_continue`); returns the steps taken."""
         found = checkpoint_to_continue(self.config, self.stage)
-        steps = gather_object([found.step if found else 0])
-        if len(set(steps)) > 1:
+        states = gather_object([(found.step, not found.meta["metrics"]) if found else (0, False)])
+        steps, self.unscored = {step for step, _ in states}, states[0][1]  # the others' meta.json may be an old copy
+        if len(steps) > 1:
             message = f"processes find checkpoints of steps {min(steps)} and {max(steps)} here"
             raise CheckpointError(f"{self.folder}: {message}; trainer.results_folder must be one folder that all see")
         if found is not None:
             self._restore(found)
-            self.unscored = not found.meta["metrics"]
         self.accelerator.wait_for_everyone()  # no process may still be reading when the main process moves checkpoints
         if found is None:
             return 0

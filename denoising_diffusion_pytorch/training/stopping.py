@@ -1,16 +1,20 @@
-"""Requests to stop: SIGTERM and SIGINT, as a terminal, a batch system or a launcher sends them, and the launcher's death."""
+"""Requests to stop: SIGTERM, SIGINT and SIGHUP, as a terminal, a batch system or a launcher sends them, and the launcher's
+death; and a terminal that may end before the run.
+"""
 
 import os
 import signal
+import sys
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from accelerate import Accelerator
 
 TIMEOUT = timedelta(hours=2)  # of waiting for another process, which may be saving or scoring
 ECHO = 5.0  # seconds during which one of REPEATERS may repeat a signal that its processes have already received
+HANGUP = getattr(signal, "SIGHUP", None)  # of the terminal; Windows has none
 REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # environment variables of the processes that they start
 
 
@@ -31,7 +35,10 @@ class StopRequest:
         self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None  # set by the launcher
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:  # ignored: after nohup
+            numbers.append(HANGUP)
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -50,6 +57,28 @@ class StopRequest:
     def _handle(self, number: int, frame: object) -> None:
         if not self.requested:
             self.requested, self._since = True, time.monotonic()
-        elif time.monotonic() - self._since >= self._echo:
+        elif number != HANGUP and time.monotonic() - self._since >= self._echo:  # shell and kernel both send a hangup
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line to stdout, or a text to a `stream`. What reads it may be gone: Ctrl-C also ends the `tee` of `2>&1 | tee log`,
+    and a run must save all the same. From then on the stream leads nowhere.
+    """
+    stream, text = (sys.stdout, f"{text}\n") if stream is None else (stream, text)
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Terminal:
+    """stderr for a progress bar, written by `say`."""
+
+    def write(self, text: str) -> None:
+        say(text, sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)

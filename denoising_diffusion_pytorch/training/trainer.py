@@ -26,7 +26,7 @@ from .objectives import Batch, Optimization
 from .run_folder import RunFolder, model_report
 from .schedule import learning_rate
 from .speed import Meter
-from .stopping import StopRequest
+from .stopping import StopRequest, Terminal, say
 from .validation import Validation, metrics_of
 
 NO_SCALER = torch.amp.GradScaler(enabled=False)
@@ -108,14 +108,15 @@ class Trainer:
             if main:  # one for all machines; accelerator.print would print on each
                 done = f"{self.stage}: finished at step {self.step:,}; the result is {self.checkpointer.last}"
                 stopped = f"stopped at step {self.step}; the same command continues from here"
-                print(done if self.step >= self.settings.training_steps else stopped)
+                say(done if self.step >= self.settings.training_steps else stopped)
             self.accelerator.end_training()
 
     def _loop(self, batches: Iterator[Batch]) -> None:
         """Run steps until the last one or a request to stop, and what is due after each step."""
         settings, total, hidden = self.settings, self.settings.training_steps, not self.accelerator.is_main_process
         # smoothing 0: the mean speed, pauses for saving and validation included
-        with tqdm(desc=self.stage, total=total, initial=self.step, unit="step", smoothing=0, disable=hidden) as bar:
+        look: dict[str, Any] = {"unit": "step", "smoothing": 0, "dynamic_ncols": True, "file": Terminal()}
+        with tqdm(desc=self.stage, total=total, initial=self.step, disable=hidden, **look) as bar:
             while self.step < total:
                 started = time.monotonic()
                 if self.stop.agreed():  # where the processes wait for the slowest one
@@ -230,10 +231,10 @@ class Trainer:
         showing = self._due(self.settings.sample_interval) and self.settings.num_samples > 0
         if not scoring and not showing:
             return
-        predictions = validation.predict(self.ema.shadow, only_drawn=not scoring)
+        found = validation.predict(self.ema.shadow, only_drawn=not scoring)
         if self.results is not None and scoring:
-            metrics = metrics_of(predictions.values())
+            metrics = metrics_of([scores for _, scores in found.values()])
             self.results.metrics("validation", metrics, self.step)
             self.checkpointer.record(self.step, metrics)
         if self.results is not None and showing:
-            self.results.picture(self.step, partial(validation.draw, predictions))
+            self.results.picture(self.step, partial(validation.draw, found))

@@ -1,7 +1,7 @@
 """The fixed validation subset of a run: predicted with the averaged weights, scored, shown in a picture."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ from accelerate.utils import gather_object
 from data.trees.folder import open_tree
 from data.trees.splits import evenly_spaced, map_of
 from evaluation.figures import comparison_figure
-from evaluation.metrics import Scores
+from evaluation.metrics import Scores, measure
 
 from ..config.schema import Config
 from ..predictor import Prediction, predict_batch
 from .data import open_dataset, processes_of
 
 log = logging.getLogger("radiodiff")
+Rows = dict[str, dict[str, Any]]  # scores of one map by what was scored
 MAX_BATCH = 8  # maps: decoding may take more memory per map than a step on cached latents
 COLUMNS = {"vae": ("reconstructed",), "ldm": ("reconstructed", "sampled"), "baseline": ("predicted",)}  # of the picture
 
@@ -51,35 +52,40 @@ class Validation:
         arrays = ({k: v.numpy() for k, v in dataset[i].items() if torch.is_tensor(v)} for i in mine)
         self.samples = [(i, dataset.scene(i), sample) for i, sample in zip(mine, arrays, strict=True)]
 
-    def predict(self, model: Any, *, only_drawn: bool = False) -> dict[int, Prediction]:
-        """Predictions by scene number, of the whole subset or of the scenes in the picture; the same on every process."""
+    def predict(self, model: Any, *, only_drawn: bool = False) -> dict[int, tuple[Prediction | None, Rows]]:
+        """By scene number, of the whole subset or of the scenes in the picture, `scores_of` the prediction, and itself if it is in
+        the picture; the same on every process.
+        """
         chosen = [sample for sample in self.samples if not only_drawn or sample[0] in self.drawn]
-        found: list[tuple[int, Prediction]] = []
+        found: list[tuple[int, tuple[Prediction | None, Rows]]] = []
         for start in range(0, len(chosen), self.batch_size):
             indices, scenes, samples = zip(*chosen[start : start + self.batch_size], strict=True)
             with self.accelerator.autocast():
                 predictions = predict_batch(model, scenes, samples, self.accelerator.device, reconstruct=True)
-            found += zip(indices, predictions, strict=True)
+            for index, prediction in zip(indices, predictions, strict=True):
+                found.append((index, (prediction if index in self.drawn else None, scores_of(prediction))))
         return dict(sorted(gather_object(found), key=lambda pair: pair[0]))
 
-    def draw(self, predictions: dict[int, Prediction], path: Path) -> None:
+    def draw(self, found: dict[int, tuple[Prediction | None, Rows]], path: Path) -> None:
         """real | reconstruction | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
-        shown = [prediction for index, prediction in predictions.items() if index in self.drawn]
+        shown = [prediction for prediction, _ in found.values() if prediction is not None]
         rows = [(p.scene, {"reconstructed": p.reconstruction, self.columns[-1]: p.gain}) for p in shown]
         comparison_figure(path, rows, self.columns)
 
 
-def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
+def scores_of(prediction: Prediction) -> Rows:
+    """`measure` of a prediction, `sampled`, and of its reconstruction, `reconstructed`, if there is one."""
+    scene, maps = prediction.scene, {"sampled": prediction.gain, "reconstructed": prediction.reconstruction}
+    return {kind: measure(scene.name, gain, scene.gain) for kind, gain in maps.items() if gain is not None}
+
+
+def metrics_of(found: Sequence[Rows]) -> dict[str, float]:
     """nmse, rmse, ssim, psnr at the scenes' own resolution; with `thresholded_` in RadioUNet's convention; with
     `reconstruction_` of the autoencoder's reconstruction, if any. Means over maps (evaluation/metrics.py).
     """
-    sampled, reconstructed = Scores(), Scores()
-    for p in predictions:
-        sampled.add(p.scene.name, p.gain, p.scene.gain)
-        if p.reconstruction is not None:
-            reconstructed.add(p.scene.name, p.reconstruction, p.scene.gain)
-    metrics = sampled.summary()
+    metrics = Scores([rows["sampled"] for rows in found]).summary()
     metrics |= {f"thresholded_{key}": value for key, value in metrics.pop("thresholded").items()}
+    reconstructed = Scores([rows["reconstructed"] for rows in found if "reconstructed" in rows])
     best = reconstructed.summary() if reconstructed.rows else {}
     metrics |= {f"reconstruction_{key}": value for key, value in best.items() if key != "thresholded"}
     of_the_set = ("maps", "without_energy", "target_power")  # the same at every validation
