@@ -5,7 +5,7 @@ import random
 import shutil
 import subprocess
 import time
-from signal import SIGHUP, SIGINT, SIGTERM
+from signal import SIG_DFL, SIGHUP, SIGINT, SIGTERM, signal
 
 import pytest
 import torch
@@ -80,8 +80,9 @@ def start(place, name, *overrides, until="loss=", launched_by=()):
     results = folder / name
     overrides = ("data.num_workers=2", "trainer.training_steps=100000", *overrides)
     command = train_command("vae", config, results, *overrides, launcher=launched_by)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, env=environment(), start_new_session=True, **pipes)
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    how["preexec_fn"] = lambda: signal(SIGHUP, SIG_DFL)  # not ignored, even if the tests run under nohup
+    process = subprocess.Popen(command, env=environment(), **how)
     while process.poll() is None and (not lives(results) or until not in (results / "train.log").read_text()):
         time.sleep(0.02)
     return process, results
