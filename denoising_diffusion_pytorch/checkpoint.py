@@ -270,7 +270,9 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
         raise CheckpointError(f"{found.path}: belongs to stage {found.stage}; {elsewhere}")
     changed = [line for line in differences(found.config, config) if not line.startswith(MAY_CHANGE)]
     if altered := "; ".join(line for line in changed if line.startswith(ARCHITECTURE[stage])):
-        raise CheckpointError(f"{found.path}: of another architecture: {altered}; use those settings, or {elsewhere}")
+        raise CheckpointError(
+            f"{found.path}: of a different architecture: {altered}; use those settings, or {elsewhere}"
+        )
     if altered := "; ".join(line for line in changed if line.startswith("trainer.optimizer.type")):
         raise CheckpointError(f"{found.path}: {altered}; an optimizer cannot resume another's state; {elsewhere}")
     return found

@@ -88,10 +88,8 @@ class Task:
         self.arguments = arguments = parse_arguments()
         given = parse_config({}, [f"data.incomplete.{setting}" for setting in arguments.incomplete])
         incomplete = Incomplete(**vars(given.data.incomplete), exactly=True)
-        options = {
-            name: getattr(arguments, name) for name in ("sampler", "steps", "noise_scale", "pixel_noise", "seed")
-        }
-        self.predictor = Predictor(arguments.ckpt, **options)
+        names = ("sampler", "steps", "noise_scale", "pixel_noise", "seed")
+        self.predictor = Predictor(arguments.ckpt, **{name: getattr(arguments, name) for name in names})
         self.facts = self.predictor.facts(arguments.num_samples)
         self.facts["incomplete"] = " ".join(arguments.incomplete) or None
         if incomplete.points and not self.predictor.sees_measurements:
@@ -145,10 +143,9 @@ def score(task: Task, processes: Processes) -> list[dict[str, Any]]:
 
     records = processes.each(kept)
     reading = partial(read, prepared=task.predictor.prepared(), references=arguments.references)
-    options: dict[str, Any] = {"done": records.known, "num_workers": arguments.num_workers, "title": "scoring"}
-    for number, record in shared(
-        processes, task.scenes, arguments.batch_size, read=reading, work=task.records, **options
-    ):
+    options: dict[str, Any] = {"read": reading, "work": task.records, "num_workers": arguments.num_workers}
+    options |= {"done": records.known, "title": "scoring"}
+    for number, record in shared(processes, task.scenes, arguments.batch_size, **options):
         records.add(number, record)
     return list(records.known.values())
 

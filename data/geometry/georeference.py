@@ -36,8 +36,6 @@ class Georeference:
 def extent(shape: tuple[int, int], georeference: Georeference | None) -> str:
     """What a map of this shape (H, W) spans, for messages: coordinates, or pixels where it has no georeference."""
     height, width = shape
-    return (
-        f"{georeference.text(0, height - 1)} .. {georeference.text(width - 1, 0)}"
-        if georeference
-        else f"{width}x{height} px"
-    )
+    if georeference is None:
+        return f"{width}x{height} px"
+    return f"{georeference.text(0, height - 1)} .. {georeference.text(width - 1, 0)}"

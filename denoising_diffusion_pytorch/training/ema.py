@@ -27,13 +27,13 @@ class EMAModel:
     @torch.no_grad()
     def copy_buffers(self, model: nn.Module | None = None) -> None:
         """Copy the model's buffers (scale factor, Fourier frequencies), which are not averaged."""
+        # not kept in a list: where accelerate wraps a model for several processes, its buffers become other tensors
         for ours, theirs in zip(self.shadow.buffers(), (model or self.model).buffers(), strict=True):
             ours.copy_(theirs)
 
     @torch.no_grad()
     def update(self, model: nn.Module | None = None, beta: float | None = None) -> None:
         """One averaging step towards `model` (None: the model given at construction); `beta` 0 copies it."""
-        # at every update, as wrappers may replace a parameter
         ours, theirs = (dict(m.named_parameters()) for m in (self.shadow, model or self.model))
         targets: list[torch.Tensor] = [ours[name] for name in self.trainable]
         values = [theirs[name].detach() for name in self.trainable]

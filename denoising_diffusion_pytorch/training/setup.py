@@ -69,9 +69,8 @@ def read_command(stage: str, description: str) -> Config:
         unset.append("data.train.data_root")
     if unset:
         raise ConfigError(f"{', '.join(unset)}: still a placeholder; set it in the file or as key=value")
-    if config.data.train.simulation_type.startswith("cars") and CAR_CHANNELS.isdisjoint(
-        config.data.cond_channels or ()
-    ):
+    has_cars = config.data.train.simulation_type.startswith("cars")
+    if has_cars and CAR_CHANNELS.isdisjoint(config.data.cond_channels or ()):
         log.warning("data.train.simulation_type has cars, which no channel shows: add cars to data.cond_channels")
     return config
 

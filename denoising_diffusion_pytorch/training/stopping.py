@@ -62,11 +62,10 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line to stdout, or a text to a `stream`. What reads it may be gone: Ctrl-C also ends the `tee` of `2>&1 | tee log`,
-    and a run must save all the same. From then on the stream leads nowhere.
+def write(stream: TextIO, text: str) -> None:
+    """Write to stdout or stderr, whose reader may be gone: Ctrl-C also ends the `tee` of `2>&1 | tee log`, and a run must save
+    all the same. From then on the stream leads nowhere.
     """
-    stream, text = (sys.stdout, f"{text}\n") if stream is None else (stream, text)
     try:
         stream.write(text)
         stream.flush()
@@ -75,10 +74,10 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 class Terminal:
-    """stderr for a progress bar, written by `say`."""
+    """stderr for a progress bar, with this module's `write`."""
 
     def write(self, text: str) -> None:
-        say(text, sys.stderr)
+        write(sys.stderr, text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)

@@ -4,6 +4,7 @@ A step is an optimizer step. Everything in a step is determined by (seed, step, 
 interrupted run continues as if it had not been interrupted.
 """
 
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -26,7 +27,7 @@ from .objectives import Batch, Optimization
 from .run_folder import RunFolder, model_report
 from .schedule import learning_rate
 from .speed import Meter
-from .stopping import StopRequest, Terminal, say
+from .stopping import StopRequest, Terminal, write
 from .validation import Validation, metrics_of
 
 NO_SCALER = torch.amp.GradScaler(enabled=False)
@@ -108,15 +109,16 @@ class Trainer:
             if main:  # one for all machines; accelerator.print would print on each
                 done = f"{self.stage}: finished at step {self.step:,}; the result is {self.checkpointer.last}"
                 stopped = f"stopped at step {self.step}; the same command continues from here"
-                say(done if self.step >= self.settings.training_steps else stopped)
+                write(sys.stdout, f"{done if self.step >= self.settings.training_steps else stopped}\n")
             self.accelerator.end_training()
 
     def _loop(self, batches: Iterator[Batch]) -> None:
         """Run steps until the last one or a request to stop, and what is due after each step."""
         settings, total, hidden = self.settings, self.settings.training_steps, not self.accelerator.is_main_process
-        # smoothing 0: the mean speed, pauses for saving and validation included
-        look: dict[str, Any] = {"unit": "step", "smoothing": 0, "dynamic_ncols": True, "file": Terminal()}
-        with tqdm(desc=self.stage, total=total, initial=self.step, disable=hidden, **look) as bar:
+        bar = tqdm(desc=self.stage, total=total, initial=self.step, unit="step", disable=hidden,
+                   smoothing=0,  # the mean speed, pauses for saving and validation included
+                   file=Terminal(), dynamic_ncols=True)  # fmt: skip
+        with bar:
             while self.step < total:
                 started = time.monotonic()
                 if self.stop.agreed():  # where the processes wait for the slowest one
