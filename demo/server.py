@@ -147,6 +147,10 @@ def guard(app: Flask, hosts: Collection[str] | None) -> None:
     def refused(error: DataError):
         return jsonify(error=str(error)), 400
 
+    @app.errorhandler(RecursionError)
+    def nested(error: RecursionError):
+        return jsonify(error="the request is nested too deeply"), 400
+
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException):
         return jsonify(error=error.description), error.code

@@ -112,12 +112,14 @@ class Predictor:
         return not POINT_CHANNELS.isdisjoint(self.config.data.cond_channels)
 
     def sampling_of(self, num_samples: int) -> Sampling | None:
-        """How `num_samples` maps per scene are sampled; None for a baseline, which has only one (else ConfigError).
+        """How `num_samples` maps per scene are sampled, at least 1; None for a baseline, which has only one (else ConfigError).
 
         With one step, several samples would be nearly the same map. If that is configured, they take a stochastic sampler
         instead, unless the constructor was given `sampler` or `steps`.
         """
         model, sampling = self.model, self.sampling
+        if num_samples < 1:
+            raise ConfigError(f"num_samples is {num_samples}; it must be at least 1")
         if num_samples == 1:
             return sampling
         if not isinstance(model, LatentDiffusion):

@@ -6,8 +6,9 @@
 A plan is a YAML file: see configs/compare/ and `Plan` in this file. The speed of each row is measured first, one row at
 a time, and determines how many steps fit into the time: run nothing else on the machine during this measurement. Later,
 other programs, and rows that are trained in parallel, do not change the result. Reading the data and filling caches is not
-counted. A row with an autoencoder spends a fifth of its time on it. What is finished is not run again: the same command
-resumes after an interruption, or after rows were added; a changed row is a new run.
+counted. A row spends a fifth of its time on its autoencoder and the last fifth on its second training (`finish`), where it
+has them. What is complete is not run again: the same command resumes after an interruption, or after rows were added; a
+changed row is a new run.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from queue import Queue
 from threading import Lock
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -54,9 +55,19 @@ PROBE = 40  # optimizer steps that measure a row's speed; the first half is not 
 QUIET = ("trainer.validate_every=0", "trainer.num_samples=0")
 CURVE_MAPS = 60  # scored along the training
 MAX_NAME = 60  # of a folder
-VAE_FRACTION = 1 / 5  # of the time of a row with an autoencoder
+FRACTION = 1 / 5  # of a row's time, for its autoencoder and for its `finish`
 HEADS = ("", "parameters", "training steps", "sampling steps", "s per map", "minus the first row", "NMSE by seed")
 SCRIPTS = {"vae": "train_vae.py", "ldm": "train_cond_ldm.py", "baseline": "scripts/train_baseline.py"}
+
+
+class Training(NamedTuple):
+    """One of a row's trainings, with the fraction of the row's time for it."""
+
+    fraction: float
+    stage: Literal["vae", "ldm", "baseline"]
+    file: str
+    settings: list[str]  # key=value
+    start: str | None = None  # key for the folder of the training before
 
 
 class Row(schema.Section):
@@ -67,9 +78,24 @@ class Row(schema.Section):
     vae: schema.Text | None = None  # autoencoder's file, trained first; once for rows with equal `vae` and `settings`
     settings: list[schema.Text] = []  # key=value for both
     own: list[schema.Text] = []  # key=value for `config` alone
+    finish: list[schema.Text] = []  # key=value for a second training with `config`, from the weights of the first
     sampling_steps: list[schema.Count | None] = [None]  # each is scored; None: the configured number
     seeds: list[schema.Natural] = [0]  # of the runs, averaged map by map
     reference: Annotated[str, schema.one_of(REFERENCES)] | None = None  # needs no training
+
+    def trainings(self) -> dict[str, Training]:
+        """In their order: `vae`, `ldm` or `baseline`, `finish`."""
+        found: dict[str, Training] = {}
+        if self.vae:
+            found["vae"] = Training(FRACTION, "vae", self.vae, self.settings)
+        if self.config:
+            fraction, settings = 1 - FRACTION * (bool(self.vae) + bool(self.finish)), [*self.settings, *self.own]
+            start = "first_stage_config.ckpt_path" if self.vae else None
+            found[self.stage] = Training(fraction, self.stage, self.config, settings, start)
+            if self.finish:
+                settings = [*settings, "first_stage_config.ckpt_path=null", *self.finish]
+                found["finish"] = Training(FRACTION, self.stage, self.config, settings, "trainer.init_from")
+        return found
 
 
 class Plan(schema.Section):
@@ -96,8 +122,8 @@ def read_plan(path: Path) -> Plan:
     for name, row in plan.rows.items():
         if (row.config is None) == (row.reference is None):
             raise ConfigError(f"{path}: rows.{name}: give either config or reference")
-        if (row.vae or row.sampling_steps != [None]) and (row.reference or row.stage == "baseline"):
-            raise ConfigError(f"{path}: rows.{name}: vae and sampling_steps are for latent diffusion")
+        if (row.vae or row.finish or row.sampling_steps != [None]) and (row.reference or row.stage == "baseline"):
+            raise ConfigError(f"{path}: rows.{name}: vae, finish and sampling_steps are for latent diffusion")
     return plan
 
 
@@ -118,72 +144,85 @@ class Runs:
             self._gpus.put(gpus[number % len(gpus)])
 
     def steps(self, row: Row) -> dict[str, int]:
-        """Optimizer steps that fit into a row's time, of its autoencoder (`vae`) and of its stage."""
-        stages = {"vae": VAE_FRACTION, "ldm": 1 - VAE_FRACTION} if row.vae else {row.stage: 1.0}
-        return {name: max(1, round(part * self.plan.seconds * self.speed(name, row))) for name, part in stages.items()}
-
-    def speed(self, stage: str, row: Row) -> float:
-        """Optimizer steps per second."""
+        """Optimizer steps of each training of a row that fit into its time, by their measured speeds."""
         few = ["data.train.max_samples=64", "data.cache_latents=false", "trainer.ema.start_step=0"]
         few.append(f"trainer.log_interval={PROBE // 2}")
-        folder = self._trained("speed", stage, stage, row, {"vae": PROBE, stage: PROBE}, few)
-        config = load_config(*self.settings(stage, row), stage=stage).trainer
-        rate = read_log(folder / "train.log")["samples_per_second"][PROBE]
-        return rate / (config.batch_size * config.gradient_accumulation)
+        trainings, steps = row.trainings(), {}
+        for name, folder in self._train("speed", "speed", row, dict.fromkeys(trainings, PROBE), few).items():
+            config = self._load(trainings[name]).trainer
+            rate = read_log(folder / "train.log")["samples_per_second"][PROBE]
+            rate /= config.batch_size * config.gradient_accumulation
+            steps[name] = max(1, round(trainings[name].fraction * self.plan.seconds * rate))
+        return steps
 
-    def model(self, name: str, row: Row, seed: int, steps: dict[str, int]) -> Path:
-        """Train a row's autoencoder and its stage, unless that is done; returns the results folder."""
-        scored = []
-        if self.plan.curve:
-            source = next(iter(self.plan.test_sets.values()))
-            scored = [f"data.validation.{key}={json.dumps(v)}" for key, v in vars(source).items() if v is not None]
-            scored.append(f"trainer.validate_every={-(-steps[row.stage] // self.plan.curve['points'])}")
-            scored.append(f"trainer.validation_samples={CURVE_MAPS}")
-        return self._trained("runs", name, row.stage, row, steps, [f"trainer.seed={seed}"], scored)
+    def models(self, name: str, row: Row, seed: int, steps: dict[str, int]) -> dict[str, Path]:
+        """Train what is not trained yet of a row; returns the results folder of each training."""
+        return self._train("runs", name, row, steps, [f"trainer.seed={seed}"])
 
-    def curve(self, row: Row, folder: Path, steps: dict[str, int]) -> tuple[list[float], list[float]]:
-        """Minutes of training, and the NMSE, at every score along a run."""
-        scores = read_log(folder / "train.log").get("validation_nmse", {})
-        before = VAE_FRACTION if row.vae else 0.0
-        used = [self.plan.seconds / 60 * (before + (1 - before) * step / steps[row.stage]) for step in scores]
-        return used, [*scores.values()]
+    def curve(self, row: Row, folders: dict[str, Path], steps: dict[str, int]) -> tuple[list[float], list[float]]:
+        """Minutes of training, and the NMSE, at every score along a row's trainings."""
+        minutes, scores, before = [], [], 0.0
+        for name, training in row.trainings().items():
+            found = read_log(folders[name] / "train.log").get("validation_nmse", {})
+            minutes += [self.plan.seconds / 60 * (before + training.fraction * step / steps[name]) for step in found]
+            scores += found.values()
+            before += training.fraction
+        return minutes, scores
 
-    def settings(self, stage: str, row: Row, more: Sequence[str] = ()) -> tuple[str, list[str]]:
-        """File and overrides of one of a row's trainings."""
-        own = row.own if stage != "vae" else ()
-        return str(row.vae if stage == "vae" else row.config), [*self.plan.settings, *row.settings, *own, *more]
+    def check(self, row: Row) -> None:
+        """Raise a ConfigError for settings that no training of the row could have."""
+        for training in row.trainings().values():
+            self._load(training, [f"{training.start}=made_later"] if training.start else [])
 
-    def _trained(
-        self, parent: str, name: str, stage: str, row: Row, steps: dict[str, int],
-        more: Sequence[str], own: Sequence[str] = (),
-    ) -> Path:  # fmt: skip
-        """Train a row's autoencoder with settings `more`, then its stage with `own` too; returns the results folder."""
-        options = [*QUIET, f"trainer.training_steps={steps[stage]}", *more, *own]
-        if row.vae and stage != "vae":
-            vae = self._trained(parent, "vae", "vae", row, steps, more)
-            options.append(f"first_stage_config.ckpt_path={json.dumps(str(vae.resolve()))}")
-        file, overrides = self.settings(stage, row, options)
-        readable = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:MAX_NAME]
-        config = load_config(file, overrides, stage=stage).model_dump()
-        threads = self.threads if parent == "speed" else None  # the weights do not depend on it
-        data = open_tree(**config["data"]["train"]).identity()
-        folder = self.out / parent / f"{readable}_{digest(config, threads, data)[:8]}"
+    def _load(self, training: Training, more: Sequence[str] = ()) -> schema.Config:
+        return load_config(training.file, [*self.plan.settings, *training.settings, *more], stage=training.stage)
+
+    def _scored(self, training: Training, row: Row, steps: int) -> list[str]:
+        """Settings for the scores along a training, whose number is its fraction of the curve's points."""
+        if not self.plan.curve or training.stage == "vae":
+            return []
+        source = next(iter(self.plan.test_sets.values()))
+        scored = [f"data.validation.{key}={json.dumps(v)}" for key, v in vars(source).items() if v is not None]
+        points = max(1, round(self.plan.curve["points"] * training.fraction / (1 - FRACTION * bool(row.vae))))
+        return [*scored, f"trainer.validate_every={-(-steps // points)}", f"trainer.validation_samples={CURVE_MAPS}"]
+
+    def _train(self, parent: str, name: str, row: Row, steps: dict[str, int], more: Sequence[str]) -> dict[str, Path]:
+        """All trainings of a row with settings `more`, each from the folder of the one before; returns the results folders."""
+        folders: dict[str, Path] = {}
+        for key, training in row.trainings().items():
+            options = [*QUIET, f"trainer.training_steps={steps[key]}", *more]
+            if parent == "runs":
+                options += self._scored(training, row, steps[key])
+            if training.start:
+                options.append(f"{training.start}={json.dumps(str([*folders.values()][-1].resolve()))}")
+            readable = {"vae": "vae", "finish": f"finish {name}"}.get(key, name)
+            readable = re.sub(r"[^a-z0-9]+", "_", readable.lower()).strip("_")[:MAX_NAME]
+            config = self._load(training, options).model_dump()
+            threads = self.threads if parent == "speed" else None  # the weights do not depend on it
+            data = open_tree(**config["data"]["train"]).identity()
+            folders[key] = self.out / parent / f"{readable}_{digest(config, threads, data)[:8]}"
+            self._run(training, folders[key], steps[key], options)
+        return folders
+
+    def _run(self, training: Training, folder: Path, steps: int, options: Sequence[str]) -> None:
+        """One training in a process of its own, unless it is complete."""
         with self._locks[folder]:
             found = find_checkpoint(folder)
-            if found is None or found.step < steps[stage]:
-                folder.mkdir(parents=True, exist_ok=True)
-                command = [sys.executable, str(ROOT / SCRIPTS[stage]), "--cfg", file, *overrides]
-                command.append(f"trainer.results_folder={json.dumps(str(folder.resolve()))}")
-                gpu = self._gpus.get()
-                environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "CUDA_VISIBLE_DEVICES": gpu}
-                with (folder / "output.txt").open("a", encoding="utf-8") as output:
-                    done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-                self._gpus.put(gpu)
-                found = find_checkpoint(folder)
-                if done.returncode or found is None or found.step < steps[stage]:  # a run that is stopped exits with 0
-                    message = "training failed or was stopped; its last lines say why"
-                    raise TrainingError(f"{folder / 'output.txt'}: {message}")
-        return folder
+            if found is not None and found.step >= steps:
+                return
+            folder.mkdir(parents=True, exist_ok=True)
+            command = [sys.executable, str(ROOT / SCRIPTS[training.stage]), "--cfg", training.file]
+            command += [*self.plan.settings, *training.settings, *options]
+            command.append(f"trainer.results_folder={json.dumps(str(folder.resolve()))}")
+            gpu = self._gpus.get()
+            environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "CUDA_VISIBLE_DEVICES": gpu}
+            with (folder / "output.txt").open("a", encoding="utf-8") as output:
+                done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            self._gpus.put(gpu)
+            found = find_checkpoint(folder)
+            if done.returncode or found is None or found.step < steps:  # a run that is stopped exits with 0
+                message = "training failed or was stopped; its last lines say why"
+                raise TrainingError(f"{folder / 'output.txt'}: {message}")
 
 
 def timed_scores(predict: Callable[[Sequence[Scene]], Iterable[np.ndarray]], scenes: Sequence[Scene]) -> dict[str, Any]:
@@ -216,7 +255,7 @@ def score_table(
     where: str,
     source: dict[str, Any],
     scenes: list[Scene],
-    runs: dict[str, list[Path]],
+    runs: dict[str, list[dict[str, Path]]],
     steps: dict[str, Any],
 ) -> str:
     """A line per row and number of sampling steps, with means over the seeds, on the `scenes` of a `source` (its identity);
@@ -230,13 +269,13 @@ def score_table(
             if row.reference:
                 seeds = [timed_scores(partial(map, REFERENCES[row.reference]), scenes)]
             else:
-                seeds = [model_scores(folder, sampling_steps, source, scenes) for folder in folders]
+                seeds = [model_scores([*run.values()][-1], sampling_steps, source, scenes) for run in folders]
             nmse = np.array([[one["nmse"] for one in seed["rows"]] for seed in seeds]).mean(0)
             of_seeds = ", ".join(f"{mean_of([one['nmse'] for one in seed['rows']]):.4f}" for seed in seeds)
             cells = (
                 name,
                 f"{seeds[0]['parameters'] / 1e6:.2f} M" if row.config else "-",
-                f"{steps[name][row.stage]:,}" if row.config else "-",
+                " + ".join(f"{count:,}" for count in steps[name].values()) if row.config else "-",
                 str(seeds[0].get("steps", "-")),
                 f"{np.mean([seed['seconds'] for seed in seeds]):.3f}",
                 "-" if first is None else difference(nmse - first, names),
@@ -265,11 +304,8 @@ def main() -> None:
     plan = read_plan(arguments.plan)
     trainings = Runs(plan, arguments.out, arguments.threads, arguments.parallel)
     trained = {name: row for name, row in plan.rows.items() if row.config}
-    for row in trained.values():  # mistakes show before any time is spent
-        for stage in ("vae", row.stage) if row.vae else (row.stage,):
-            made_later = ["first_stage_config.ckpt_path=vae"] if row.vae and stage != "vae" else []
-            file, overrides = trainings.settings(stage, row, made_later)
-            load_config(file, overrides, stage=stage)
+    for row in trained.values():
+        trainings.check(row)  # mistakes show before any time is spent
     if arguments.figure and not plan.curve:
         raise ConfigError(f"--figure: {arguments.plan} has no `curve`, which scores rows along their training")
     trees = {where: open_tree(**vars(source)) for where, source in plan.test_sets.items()}
@@ -280,8 +316,8 @@ def main() -> None:
         steps = {name: trainings.steps(row) for name, row in trained.items()}  # one at a time: under equal conditions
         for name, count in steps.items():
             print(name, count, flush=True)
-        folders = list(pool.map(lambda job: trainings.model(job[0], trained[job[0]], job[1], steps[job[0]]), jobs))
-    runs: dict[str, list[Path]] = {name: [] for name in plan.rows}
+        folders = list(pool.map(lambda job: trainings.models(job[0], trained[job[0]], job[1], steps[job[0]]), jobs))
+    runs: dict[str, list[dict[str, Path]]] = {name: [] for name in plan.rows}
     for (name, _), folder in zip(jobs, folders, strict=True):
         runs[name].append(folder)
     if arguments.figure:

@@ -90,5 +90,7 @@ def test_a_run_predicts_and_is_continued_as_it_was(tmp_path, name):
     assert one.gain.shape == (64, 64) and one.std is None
     with pytest.raises(ConfigError, match="one map per scene, not 3"):
         next(Predictor(tmp_path).predict(scenes, num_samples=3))
+    with pytest.raises(ConfigError, match="num_samples is 0; it must be at least 1"):
+        next(Predictor(tmp_path).predict(scenes, num_samples=0))
     with pytest.raises(CheckpointError, match="baseline_config.width"):
         trainer(width=0.2).train()

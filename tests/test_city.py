@@ -57,7 +57,8 @@ def read(*features, crs=None, around=()):
 
 NOTHING = [
     *(None, {"type": "LineString", "coordinates": [[0, 0], [9, 9]]}, polygon([[0, 0], [5, 5], [0, 0]])),
-    *(polygon([[1, 2], [-1.7e308, 3], [5, 6]]), {"type": "MultiPolygon", "coordinates": [[], None, [[]]]}),
+    *(polygon([[1, 2], [x, 3], [5, 6]]) for x in (-1.7e308, 10**400)),
+    {"type": "MultiPolygon", "coordinates": [[], None, [[]]]},
     together(polygon(), {"type": "Point", "coordinates": [1, 2]}),
 ]
 

@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from denoising_diffusion_pytorch.checkpoint import find_checkpoint
-from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.errors import TrainingError
 from scripts import compare
 from tests.commands import done, refused
 from tests.processes import ROOT, set_up
 
+END_TO_END = ["diffusion_config.end_to_end.start_step=0", "trainer.learning_rate=1.0e-4"]
 PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125"]
 
 
@@ -34,6 +34,7 @@ def workplace(tmp_path_factory):
             "25 log10 d": {"reference": "25 log10 d"},
             "latent diffusion": {"config": config, "vae": config, "sampling_steps": [None, 2]},
             "regression": {"config": config, "stage": "baseline", "own": PMNET, "seeds": [0, 1]},
+            "two trainings": {"config": config, "vae": config, "finish": END_TO_END},
         },
     }
     (root / "plan.yaml").write_text(yaml.safe_dump(plan))
@@ -53,16 +54,19 @@ def run(root, *more):
 
 
 def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
-    monkeypatch.setattr(compare.Runs, "steps", lambda _, row: {"vae": 4, row.stage: 4})  # no speed is measured
+    monkeypatch.setattr(compare.Runs, "steps", lambda _, row: dict.fromkeys(row.trainings(), 4))  # no speed
     tables = run(workplace, "--parallel", 2)
     runs = sorted((folder.name[:-9], find_checkpoint(folder).step) for folder in (workplace / "out" / "runs").iterdir())
-    assert runs == [("latent_diffusion", 4), ("regression", 4), ("regression", 4), ("vae", 4)]
+    names = ("finish_two_trainings", "latent_diffusion", "regression", "regression", "two_trainings", "vae")
+    assert runs == [(name, 4) for name in names]
+    (ended,) = (workplace / "out" / "runs").glob("finish_*")
+    assert "initial weights from" in (ended / "output.txt").read_text()
     for rows in tables:
-        assert [row[""] for row in rows] == ["25 log10 d", "latent diffusion", "latent diffusion", "regression"]
-        assert [row["sampling steps"] for row in rows] == ["-", "1", "2", "1"]
+        assert [row[""] for row in rows] == ["25 log10 d", *["latent diffusion"] * 2, "regression", "two trainings"]
+        assert [row["sampling steps"] for row in rows] == ["-", "1", "2", "1", "1"]
         assert rows[0]["minus the first row"] == "-" and rows[1]["minus the first row"][0] in "+-"
         assert ", " in rows[3]["NMSE by seed"] and rows[1]["NMSE by seed"] == "-"
-        assert [row["training steps"] for row in rows] == ["-", "4", "4", "4"]
+        assert [row["training steps"] for row in rows] == ["-", "4 + 4", "4 + 4", "4", "4 + 4 + 4"]
     assert (workplace / "curves.png").stat().st_size > 5000
 
     for owner, name in ((compare.subprocess, "run"), (compare.Predictor, "predict")):
@@ -78,6 +82,8 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
 
     def trained(command, **_):
         per_second = {"train_vae": 40, "train_cond_ldm": 20, "train_baseline": 8}[Path(command[1]).stem]
+        if any("init_from" in option for option in command):
+            per_second = 12
         log = Path(json.loads(command[-1].partition("=")[2])) / "train.log"
         log.write_text(f"12:00:00 step={compare.PROBE} samples_per_second={per_second}\n")
         steps[log.parent.name] = SimpleNamespace(step=compare.PROBE)
@@ -89,14 +95,15 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
     row, diffusion, batch = plan.rows["regression"], plan.rows["latent diffusion"], 4  # two micro-batches of two
     assert trainings.steps(row) == {"baseline": 10 * 8 / batch}
     assert trainings.steps(diffusion) == {"vae": 2 * 40 / batch, "ldm": 8 * 20 / batch}
+    assert trainings.steps(plan.rows["two trainings"]) == {"vae": 20, "ldm": 6 * 20 / batch, "finish": 2 * 12 / batch}
     other = row.model_copy(update={"own": [*PMNET, "trainer.learning_rate=1.0e-2"]})
     runs = [("a", row, 6), ("a", row, 6), ("a", row, 3), ("a", other, 6), ("基线", row, 6), ("x" * 300, row, 6)]
-    folders = {trainings.model(name, row, 0, {"baseline": steps}) for name, row, steps in runs}
+    folders = {trainings.models(name, row, 0, {"baseline": steps})["baseline"] for name, row, steps in runs}
     assert len(folders) == 5 and all(len(path.name) < 80 for path in folders)
     os.utime(workplace / "data" / "gain" / "DPM" / "0_0.png", (1, 1))  # other data
-    assert trainings.model("a", row, 0, {"baseline": 6}) not in folders
+    assert trainings.models("a", row, 0, {"baseline": 6})["baseline"] not in folders
     with pytest.raises(TrainingError, match="failed or was stopped"):  # before its last step, by Ctrl-C
-        trainings.model("a", row, 0, {"baseline": compare.PROBE + 1})
+        trainings.models("a", row, 0, {"baseline": compare.PROBE + 1})
 
 
 def test_concurrent_runs_take_different_gpus(workplace, monkeypatch):
@@ -112,7 +119,7 @@ def test_concurrent_runs_take_different_gpus(workplace, monkeypatch):
     monkeypatch.setattr(compare.subprocess, "run", failed)
     for _ in range(2):
         with ThreadPoolExecutor(2) as pool:
-            runs = [pool.submit(trainings.model, "a", plan.rows["regression"], n, {"baseline": 1}) for n in range(2)]
+            runs = [pool.submit(trainings.models, "a", plan.rows["regression"], n, {"baseline": 1}) for n in range(2)]
         assert all(isinstance(run.exception(), TrainingError) for run in runs)
     assert sorted(used[:2]) == sorted(used[2:]) == ["3", "5"]
 
@@ -125,6 +132,7 @@ def test_plans_that_make_no_sense_are_refused(workplace, tmp_path):
         ({"rows": {"a": {}}}, "rows.a: give either config or reference"),
         ({"rows": {"a": {"reference": "simulator", "sampling_steps": [1]}}}, "are for latent diffusion"),
         ({"rows": {"a": {"config": "x", "stage": "baseline", "vae": "x"}}}, "are for latent diffusion"),
+        ({"rows": {"a": {"config": "x", "stage": "baseline", "finish": ["a=1"]}}}, "are for latent diffusion"),
         ({"rows": {"a": {"config": str(workplace / "tiny.yaml"), "own": ["trainer.foo=1"]}}}, "trainer.foo is not"),
         ({"test_sets": {"a": {"data_root": "x"}}}, "x: no such folder"),
     ):
@@ -140,5 +148,4 @@ def test_the_repository_s_plan_reads_and_names_valid_settings(monkeypatch):
     for path in (ROOT / "configs" / "compare").glob("*.yaml"):
         trainings = compare.Runs(compare.read_plan(path), Path("nowhere"), 1)
         for row in trainings.plan.rows.values():
-            for stage in ("vae",) * bool(row.vae) + (row.stage,) * bool(row.config):
-                assert load_config(*trainings.settings(stage, row), stage=stage).trainer.batch_size > 0
+            trainings.check(row)

@@ -163,6 +163,12 @@ def test_own_samples_have_the_configured_shapes():
         given = own[0] | wrong if wrong else {"image": own[0]["image"], "cond": own[0]["cond"]}
         with pytest.raises(DataError, match=f"sample 0 of your dataset: .*{message}"):
             OwnSamples([given], augmentation, 32, 32, 2)[0, 5]
+    for wrong, message in (
+        ([own[0] | {"cond": None}], "0 of your dataset: cond is a NoneType"), ([[1]], "0 of your dataset is a list, not a dict"),
+        ([], "your dataset is empty"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            OwnSamples(wrong, augmentation, 32, 32, 2)[0, 5]
 
 
 def test_stream_covers_every_epoch_and_is_shared_by_ranks():

@@ -95,7 +95,7 @@ def _shape(feature: Any) -> shapely.Geometry | None:
     """The shape of a feature or a geometry; None if it is malformed, or its coordinates are impossible on the earth."""
     try:
         shape = shapely.geometry.shape(feature.get("geometry", feature))
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.errors.ShapelyError):
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError, shapely.errors.ShapelyError):
         return None
     return shape if (np.abs(shapely.get_coordinates(shape)) < FARTHEST).all() else None
 

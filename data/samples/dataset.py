@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import count
@@ -140,6 +140,8 @@ class OwnSamples(Dataset):
     """
 
     def __init__(self, dataset: Any, augmentation: Augmentation, image_size: int, cond_size: int, channels: int):
+        if len(dataset) == 0:
+            raise DataError("your dataset is empty")
         self.dataset, self.augmentation = dataset, augmentation
         image = (1, image_size, image_size)
         self.shapes = {"image": image, "cond": (channels, cond_size, cond_size), "ori_mask": image}
@@ -150,15 +152,18 @@ class OwnSamples(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index, key = item
         given = self.dataset[index]
+        if not isinstance(given, Mapping):
+            raise DataError(f"sample {index} of your dataset is a {type(given).__name__}, not a dict of tensors")
         for name, shape in self.shapes.items():
-            message = f"sample {index} of your dataset: {name}"
-            found = f"{given[name].dtype} {tuple(given[name].shape)}" if name in given else "missing"
+            message, value = f"sample {index} of your dataset: {name}", given.get(name)
+            missing = f"a {type(value).__name__}" if name in given else "missing"
+            found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else missing
             if found != f"torch.float32 {shape}":
                 raise DataError(
                     f"{message} is {found}; data.image_size, cond_size and cond_channels need torch.float32 {shape}"
                 )
             low, high = {"cond": (-math.inf, math.inf), "ori_mask": (0, 1)}.get(name, (-1, 1))
-            if not (given[name].isfinite() & (low - 0.001 <= given[name]) & (given[name] <= high + 0.001)).all():
+            if not (value.isfinite() & (low - 0.001 <= value) & (value <= high + 0.001)).all():
                 raise DataError(f"{message} has values that are not finite, or beyond [{low:g}, {high:g}]")
         sample = {name: given[name] for name in self.shapes}
         return self.augmentation(sample, key) | {"name": str(index), "key": key}
