@@ -66,6 +66,11 @@ def run(main: Callable[[], int | None]) -> None:
         message = str(error).splitlines()[-1].removeprefix("data.errors.DataError: ")
     except OSError as error:
         message = f"{error.strerror or error}: {error.filename or 'the results folder'}; free some space or choose another folder"
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
+            raise
+        remedy = "use smaller batches: trainer.batch_size with more gradient_accumulation, sample.batch_size, or --batch_size"
+        message = f"out of GPU memory; {remedy} ({' '.join(str(error).split())})"
     except KeyboardInterrupt:
         sys.exit(130)
     print(f"error: {message}", file=sys.stderr)

@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import train_vae
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training import setup
 from tests.commands import done, refused
@@ -150,6 +152,15 @@ def test_every_configuration_passes_a_dry_run(path, tmp_path, monkeypatch):
         assert "data.cond_channels: transmittr: only a tree of ready-made" in out
     if path.stem == "radio_train_m":
         assert "data.train.data_root" in out.splitlines()[-1]
+
+
+def test_a_full_gpu_ends_in_one_line(workplace, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 0 bytes free.")
+
+    monkeypatch.setattr(train_vae, "build_model", full)
+    words = ["out of GPU memory", "trainer.batch_size", "2.00 GiB. GPU 0 has"]
+    refused("train_vae.py", "--cfg", workplace / "tiny.yaml", words=words, cwd=tmp_path)
 
 
 def test_mistakes_end_in_one_line(workplace, tmp_path, caplog):
