@@ -14,6 +14,7 @@ split can be shared by processes (`accelerate launch`), and the same command con
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ from denoising_diffusion_pytorch.config import load_config, parse_config
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from evaluation.maps import Coverage, draw_map, write_coverage, write_map
-from evaluation.metrics import Scores, measure
+from evaluation.metrics import measure, summary_of
 from evaluation.records import Records
 
 if TYPE_CHECKING:
@@ -168,13 +169,13 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         if number not in records.known:
             records.add(number, measured)
     if processes.is_main:
-        print_end(len(source), folder, predictor, count, Scores(list(records.known.values())))
+        print_end(len(source), folder, predictor, count, list(records.known.values()))
 
 
-def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int, scores: Scores) -> None:
-    """Write and print the scores, where the truth is known, and say what was made."""
-    if scores.rows:
-        summary = scores.summary() | {"checkpoint": str(predictor.checkpoint.path), "per_map": scores.rows}
+def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int, rows: Sequence[Any]) -> None:
+    """Write and print the scores, `rows` of the maps whose truth is known, and say what was made."""
+    if rows:
+        summary = summary_of(rows) | {"checkpoint": str(predictor.checkpoint.path), "per_map": rows}
         write_json(folder / "metrics.json", summary)
         print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
     sampling = predictor.sampling_of(num_samples)
@@ -194,13 +195,13 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     if (folder / RECORDS).exists():
         raise ConfigError(f"{folder}: holds the maps of a dataset; choose another output_folder")
     folder.mkdir(parents=True, exist_ok=True)
-    scores, gains, drawn = Scores(), [], evenly_spaced(len(crops), settings.figures)
+    rows, gains, drawn = [], [], evenly_spaced(len(crops), settings.figures)
     scenes = [part.scene for part in crops]
     predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
     for index, prediction in enumerate(tqdm(predictions, total=len(crops), desc="sampling", unit="map")):
         part, std = crops[index], prediction.std
         if part.scene.gain is not None:
-            scores.add(part.scene.name, prediction.gain, part.scene.gain)
+            rows.append(measure(part.scene.name, prediction.gain, part.scene.gain))
         gain, std = part.paste(prediction.gain), None if std is None else part.paste(std)
         for end in (".npy", ".tif"):  # of an earlier map of this transmitter
             (folder / f"{part.city.name}_std{end}").unlink(missing_ok=True)
@@ -223,7 +224,7 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         column, row = pixels_of(scenes[0].measurements, predictor.side, predictor.side)
         inside, given = int(scenes[0].layout.inside[row, column].sum()), len(cities[0].measurements)
         print(f"{len(column)} of {given} measured points lie in the predicted area, {inside} of them inside buildings")
-    print_end(len(crops), folder, predictor, settings.num_samples, scores)
+    print_end(len(crops), folder, predictor, settings.num_samples, rows)
 
 
 def main() -> None:

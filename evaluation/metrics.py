@@ -7,7 +7,6 @@ compared.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -109,31 +108,23 @@ def pooled(rows: Sequence[Mapping[str, Any]], key: str, weight: str = "pixels", 
     return float((total / pixels) ** (1 / power))
 
 
-@dataclass
-class Scores:
-    """A predictor's scores: `rows`, what `measure` found, one dict per map."""
+def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Scores of a set of maps, at least one, from what `measure` found for each.
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, *map_and_truth: Any) -> None:
-        """Score one map; arguments as of `measure`."""
-        self.rows.append(measure(*map_and_truth))
-
-    def summary(self) -> dict[str, Any]:
-        """On raw levels means over maps, of those that have the score: nmse, rmse, ssim, psnr, nmse_PART; over the
-        whole set nmse_whole_set, rmse_whole_set, target_power (mean square of the target) and rmse_db. `maps`, and in
-        `without_energy` how many of them are zero everywhere and have no nmse. Under `masked` and `thresholded` the same
-        of these conventions; `nmse_by_region`; under `calibration` the mean of crps, the rest over all pixels.
-        """
-        found = _of_convention(self.rows)
-        found |= {"maps": len(self.rows), "without_energy": sum(math.isnan(row["nmse"]) for row in self.rows)}
-        parts = {key: [row[key] for row in self.rows] for key in self.rows[0] if isinstance(self.rows[0][key], dict)}
-        if "rmse_db" in found:
-            found["rmse_db"] = pooled(self.rows, "rmse_db", "open", 2)
-            found["nmse_by_region"] = _means(parts.pop("nmse_by_region", []))
-        if "calibration" in parts:
-            found["calibration"] = _of_calibration(parts.pop("calibration"))
-        return found | {convention: _of_convention(rows) for convention, rows in parts.items()}
+    On raw levels means over maps, of those that have the score: nmse, rmse, ssim, psnr, nmse_PART; over the whole set
+    nmse_whole_set, rmse_whole_set, target_power (mean square of the target) and rmse_db. `maps`, and in `without_energy`
+    how many of them are zero everywhere and have no nmse. Under `masked` and `thresholded` the same of these
+    conventions; `nmse_by_region`; under `calibration` the mean of crps, the rest over all pixels.
+    """
+    found = _of_convention(rows)
+    found |= {"maps": len(rows), "without_energy": sum(math.isnan(row["nmse"]) for row in rows)}
+    parts = {key: [row[key] for row in rows] for key, value in rows[0].items() if isinstance(value, dict)}
+    if "rmse_db" in found:
+        found["rmse_db"] = pooled(rows, "rmse_db", "open", 2)
+        found["nmse_by_region"] = _means(parts.pop("nmse_by_region", []))
+    if "calibration" in parts:
+        found["calibration"] = _of_calibration(parts.pop("calibration"))
+    return found | {convention: _of_convention(of_maps) for convention, of_maps in parts.items()}
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

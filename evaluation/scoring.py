@@ -10,7 +10,7 @@ from data.incomplete import Incomplete
 from data.scene import Scene
 from data.trees.splits import evenly_spaced
 
-from .metrics import Scores, measure
+from .metrics import measure, summary_of
 from .references import REFERENCES
 from .regions import Regions
 from .report import interval
@@ -43,32 +43,32 @@ def reference_scores(scene: Scene, regions: Regions) -> dict[str, dict[str, Any]
 
 
 class Evaluation:
-    """Scores of several predictors on the same scenes: `scores`, by predictor.
+    """Scores of several predictors on the same scenes: `rows`, by predictor, of the maps that it has.
 
     `records`: of each map, what `measure` found with regions, by predictor; None where a predictor has no map.
     """
 
     def __init__(self, records: Sequence[Mapping[str, dict[str, Any] | None]]) -> None:
         self.maps = len(records)
-        self.scores = {name: Scores([r[name] for r in records if r[name] is not None]) for name in records[0]}
+        self.rows = {name: [r[name] for r in records if r[name] is not None] for name in records[0]}
 
     def summaries(self) -> dict[str, dict[str, Any]]:
-        """By predictor, `Scores.summary` with `nmse_interval`."""
+        """By predictor, `summary_of` its maps with `nmse_interval`."""
         found = {}
-        for name, scores in self.scores.items():
-            if rows := scores.rows:
+        for name, rows in self.rows.items():
+            if rows:
                 bounds = interval([row["nmse"] for row in rows], [row["name"] for row in rows])
-                found[name] = scores.summary() | {"nmse_interval": bounds}
+                found[name] = summary_of(rows) | {"nmse_interval": bounds}
         return found
 
     def notes(self) -> list[str]:
         """What is missing from the scores."""
         found = [
-            f"{name}: scored on {len(scores.rows)} of {self.maps} maps; it needs a transmitter in the open"
-            for name, scores in self.scores.items()
-            if len(scores.rows) < self.maps
+            f"{name}: scored on {len(rows)} of {self.maps} maps; it needs a transmitter in the open"
+            for name, rows in self.rows.items()
+            if len(rows) < self.maps
         ]
-        empty = [row["name"] for row in next(iter(self.scores.values())).rows if np.isnan(row["nmse"])]
+        empty = [row["name"] for row in next(iter(self.rows.values())) if np.isnan(row["nmse"])]
         if empty:
             named = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
             found.append(f"{len(empty)} of {self.maps} maps are zero everywhere and have no NMSE: {named}")
@@ -76,6 +76,6 @@ class Evaluation:
 
     def best_to_worst(self, predictor: str, count: int) -> list[int]:
         """The numbers of up to `count` maps, evenly from the predictor's best to its worst; only maps with energy."""
-        nmse = np.array([row["nmse"] for row in self.scores[predictor].rows])
+        nmse = np.array([row["nmse"] for row in self.rows[predictor]])
         ranked = np.argsort(nmse)[: np.isfinite(nmse).sum()]  # NaN is sorted to the end
         return [int(ranked[round(place)]) for place in np.linspace(0, len(ranked) - 1, min(count, len(ranked)))]

@@ -45,7 +45,7 @@ from denoising_diffusion_pytorch.errors import ConfigError, TrainingError
 from denoising_diffusion_pytorch.predictor import Predictor
 from denoising_diffusion_pytorch.training.run_folder import read_log
 from evaluation.figures import curves_figure
-from evaluation.metrics import Scores, mean_of, measure
+from evaluation.metrics import mean_of, measure, summary_of
 from evaluation.references import REFERENCES
 from evaluation.regions import Regions
 from evaluation.report import difference, interval, markdown, table
@@ -281,8 +281,8 @@ def score_table(
                 "-" if first is None else difference(nmse - first, names),
                 of_seeds if len(seeds) > 1 else "-",
             )
-            scores = Scores([one for seed in seeds for one in seed["rows"]])
-            lines[cells] = scores.summary() | {"nmse_interval": interval(nmse, names)}
+            scores = summary_of([one for seed in seeds for one in seed["rows"]])
+            lines[cells] = scores | {"nmse_interval": interval(nmse, names)}
             first = nmse if first is None else first
     return f"{where}\n\n{markdown(table(lines, heads=HEADS))}"
 

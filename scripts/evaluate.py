@@ -157,7 +157,7 @@ def write(task: Task, records: list[dict[str, Any]], evaluation: Evaluation, row
     if arguments.json:
         baselines = {name: row for name, row in rows.items() if name not in (predictor.title, RECONSTRUCTION)}
         content = dict(rows[predictor.title]) | {"reconstruction": rows.get(RECONSTRUCTION), "baselines": baselines}
-        per_map = evaluation.scores[predictor.title].rows
+        per_map = evaluation.rows[predictor.title]
         write_json(arguments.json, content | facts | {"convention": LEGEND, "per_map": per_map})
     if arguments.markdown:
         write_text(arguments.markdown, markdown_report(rows, facts))

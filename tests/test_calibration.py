@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.calibration import STEP_DB, crps, measure_samples
-from evaluation.metrics import Scores
+from evaluation.metrics import measure, summary_of
 from evaluation.regions import Regions
 
 SIDE = 60
@@ -15,12 +15,12 @@ WHERE = Regions(*np.ones((3, SIDE, SIDE), bool), {}, np.zeros((SIDE, SIDE), int)
 
 def summary(spread_ratio, count=20):
     """Of truths from N(0.5, 0.02) and samples from N(0.5, 0.02 * spread_ratio)."""
-    rng, scores = np.random.default_rng(0), Scores()
+    rng, rows = np.random.default_rng(0), []
     for number in range(20):
         truth = 0.5 + 0.02 * rng.standard_normal((SIDE, SIDE))
         samples = 0.5 + 0.02 * spread_ratio * rng.standard_normal((count, SIDE, SIDE))
-        scores.add(str(number), samples.mean(0), truth, WHERE, samples)
-    return scores.summary()["calibration"]
+        rows.append(measure(str(number), samples.mean(0), truth, WHERE, samples))
+    return summary_of(rows)["calibration"]
 
 
 @pytest.mark.parametrize("ratio, count, within", [(1, 2, 0.012), (1, 20, 0.012), (0.5, 20, 0.05), (2, 20, 0.05)])

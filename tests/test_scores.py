@@ -10,7 +10,7 @@ from data import DataError, Scene
 from data.geometry.layout import Layout
 from data.geometry.registration import picture_of, snap
 from data.units import apply_noise_floor
-from evaluation.metrics import PERFECT_PSNR, Scores, map_scores, measure, ssim
+from evaluation.metrics import PERFECT_PSNR, map_scores, measure, ssim, summary_of
 from evaluation.records import Records, csv_of
 from evaluation.references import log_distance_model, los_nlos_model
 from evaluation.regions import REGION_NAMES, Regions
@@ -71,10 +71,8 @@ def test_conventions_against_their_definitions():
     random = np.random.default_rng(1)
     layout = Layout([snap(np.array([[5, 6], [15, 6], [15, 20], [5, 20]], float))], (32, 32))
     pairs = [(random.random((32, 32)), random.random((32, 32))) for _ in range(3)]
-    scores, own = Scores(), Regions.of(Scene("0_0", layout, (1, 1), gain=np.ones((32, 32))))
-    for index, (p, t) in enumerate(pairs):
-        scores.add(str(index), p, t, own)
-    summary = scores.summary()
+    own = Regions.of(Scene("0_0", layout, (1, 1), gain=np.ones((32, 32))))
+    summary = summary_of([measure(str(index), p, t, own) for index, (p, t) in enumerate(pairs)])
     assert summary["maps"] == 3 and summary["without_energy"] == 0
     errors = [(p - t)[~layout.inside] for p, t in pairs]
     assert summary["rmse_db"] == pytest.approx(99.16 * np.sqrt(np.mean(np.square(errors))))
@@ -118,7 +116,7 @@ def test_maps_without_energy_and_missing_maps_are_named_and_left_out():
         *(f"{name}: scored on 3 of 4 maps" for name in ("simulator", "line-of-sight path-loss model", "25 log10 d")),
         "1 of 4 maps are zero everywhere and have no NMSE: 0_0",
     ]
-    ours = [row["nmse"] for row in evaluation.scores["ours"].rows]
+    ours = [row["nmse"] for row in evaluation.rows["ours"]]
     assert rows["ours"]["nmse"] == pytest.approx(np.mean(ours[1:])) and rows["ours"]["without_energy"] == 1
     assert sum(rows["ours"]["nmse_by_region"].values()) == pytest.approx(rows["ours"]["nmse"])
     assert evaluation.best_to_worst("ours", 3) == [3, 2, 1] and evaluation.best_to_worst("ours", 2) == [3, 1]

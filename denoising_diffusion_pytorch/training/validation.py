@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from data.trees.folder import open_tree
 from data.trees.splits import evenly_spaced, map_of
 from evaluation.figures import comparison_figure
-from evaluation.metrics import Scores, measure
+from evaluation.metrics import measure, summary_of
 
 from ..config.schema import Config
 from ..predictor import Prediction, predict_batch
@@ -83,10 +83,10 @@ def metrics_of(found: Sequence[Rows]) -> dict[str, float]:
     """nmse, rmse, ssim, psnr at the scenes' own resolution; with `thresholded_` in RadioUNet's convention; with
     `reconstruction_` of the autoencoder's reconstruction, if any. Means over maps (evaluation/metrics.py).
     """
-    metrics = Scores([rows["sampled"] for rows in found]).summary()
+    metrics = summary_of([rows["sampled"] for rows in found])
     metrics |= {f"thresholded_{key}": value for key, value in metrics.pop("thresholded").items()}
-    reconstructed = Scores([rows["reconstructed"] for rows in found if "reconstructed" in rows])
-    best = reconstructed.summary() if reconstructed.rows else {}
+    reconstructed = [rows["reconstructed"] for rows in found if "reconstructed" in rows]
+    best = summary_of(reconstructed) if reconstructed else {}
     metrics |= {f"reconstruction_{key}": value for key, value in best.items() if key != "thresholded"}
     of_the_set = ("maps", "without_energy", "target_power")  # the same at every validation
     return {key: value for key, value in metrics.items() if not key.endswith(of_the_set)}
