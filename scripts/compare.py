@@ -161,7 +161,9 @@ class Runs:
 
     def curve(self, row: Row, folders: dict[str, Path], steps: dict[str, int]) -> tuple[list[float], list[float]]:
         """Minutes of training, and the NMSE, at every score along a row's trainings."""
-        minutes, scores, before = [], [], 0.0
+        minutes: list[float] = []
+        scores: list[float] = []
+        before = 0.0
         for name, training in row.trainings().items():
             found = read_log(folders[name] / "train.log").get("validation_nmse", {})
             minutes += [self.plan.seconds / 60 * (before + training.fraction * step / steps[name]) for step in found]
