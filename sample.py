@@ -37,7 +37,7 @@ from denoising_diffusion_pytorch.cli import FATAL_ERRORS, finite, natural, parse
 from denoising_diffusion_pytorch.config import load_config, parse_config
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
-from evaluation.maps import Coverage, draw_map, write_coverage, write_map
+from evaluation.maps import draw_map, write_coverage, write_map
 from evaluation.metrics import measure, summary_of
 from evaluation.records import Records
 
@@ -90,7 +90,8 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
     if arguments.cfg:
         for name, value in given.items():
             parser.error(f"--{name}: with --cfg, write sample.{name}={value}")
-        settings = load_config(arguments.cfg, arguments.overrides).sample
+        settings = load_config(arguments.cfg, arguments.overrides, stage=None).sample  # of any stage's file
+        settings.source.split = settings.source.split or "test"
         if not own and settings.source.data_root is None:
             raise ConfigError("sample.source.data_root: is not set; give a dataset, or use --buildings or --simulate")
         return arguments, settings
@@ -215,11 +216,10 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         print(CIRCULAR)
     if len(crops) > 1:
         threshold = COVERAGE_DB if arguments.threshold is None else arguments.threshold
-        coverage = Coverage.of(np.stack(gains), cities[0].buildings, threshold)
         name = arguments.buildings.stem if arguments.buildings else f"city{arguments.simulate}"
-        write_coverage(folder, name, coverage, cities, threshold, georeference)
-        predicted, covered = f"{coverage.predicted_fraction:.1%}", f"{coverage.covered_fraction:.1%}"
-        print(f"{predicted} of the open area was predicted; {covered} of that has at least {threshold:g} dB")
+        summary = write_coverage(folder, name, np.stack(gains), cities, threshold, georeference)
+        predicted, covered = summary["predicted_fraction_of_open_area"], summary["covered_fraction_of_predicted_area"]
+        print(f"{predicted:.1%} of the open area was predicted; {covered:.1%} of that has at least {threshold:g} dB")
     if arguments.measurements:
         column, row = pixels_of(scenes[0].measurements, predictor.side, predictor.side)
         inside, given = int(scenes[0].layout.inside[row, column].sum()), len(cities[0].measurements)

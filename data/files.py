@@ -44,8 +44,8 @@ def decoded(content: bytes) -> str:
 
 
 def write_atomically(path: Path, save: Callable[[BinaryIO], object]) -> None:
-    """Call `save` with a file in memory and store its content: `path` is never incomplete, even after a crash or on a full disk,
-    of which numpy and Pillow may not notice that the last block is missing.
+    """Call `save` with a file in memory and store its content: `path` is never incomplete, even after a crash or on a full disk.
+    numpy and Pillow do not always notice that the last block of a file is missing.
     """
     save(content := io.BytesIO())
     path = Path(os.path.realpath(path))  # a link stays one

@@ -47,7 +47,7 @@ class Incomplete:
         rng = np.random.default_rng(random_key("incomplete", scene.name))
         missing = self.missing_buildings if self.exactly else rng.integers(self.missing_buildings + 1)
         shift = rng.normal(0, 1, 2) * self.transmitter_error
-        tells = rng.random() >= self.transmitter_unknown
+        tx_is_known = rng.random() >= self.transmitter_unknown
         layout = scene.shown
         if (missing or self.outline_error) and layout.outlines:
             buildings = _buildings(layout)
@@ -59,12 +59,12 @@ class Incomplete:
             else:  # traced outlines are less certain than the picture
                 fewer = Layout([ring for rings in kept for ring in rings], layout.shape)
                 layout = fewer if layout.exact else Layout.traced(fewer.inside & layout.inside)
-        shows = tells and scene.tx is not None
+        tx_is_shown = tx_is_known and scene.tx is not None
         return replace(
             scene,
             known=layout,
-            known_tx=layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if shows else None,
-            tx_is_known=tells,
+            known_tx=layout.nearest_open((scene.tx[0] + shift[0], scene.tx[1] + shift[1])) if tx_is_shown else None,
+            tx_is_known=tx_is_known,
             cars_are_known=bool(rng.random() >= self.cars_unknown),
             outlines_are_shifted=self.outline_error > 0,
         )

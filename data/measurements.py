@@ -46,7 +46,7 @@ def pixels_of(points: np.ndarray, side: int, size: int) -> np.ndarray:
 
 @lru_cache(4)
 def _weights(metres_per_pixel: float, size: int) -> tuple[np.ndarray, int]:
-    """Spectrum of the weights that a point has around it, zero beyond 5 REACH, and the length that leaves them room on a circle."""
+    """Spectrum of a point's weights, zero beyond 5 REACH, and the transform's length, at which they do not wrap around."""
     length = next_fast_len(size + int(5 * REACH / metres_per_pixel), real=True)
     offset = np.minimum(np.arange(length), length - np.arange(length)) * metres_per_pixel
     distance = np.hypot(offset, offset[:, None])

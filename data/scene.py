@@ -23,7 +23,7 @@ class Scene:
     known_tx: tuple[float, float] | None = None  # where the condition shows the transmitter; None for where it is
     tx_is_known: bool = True  # whether the condition shows the transmitter at all
     outlines_are_shifted: bool = False  # `known` is not a part of `layout`: no pixel is certainly inside a building
-    truth: str = "real"  # what `gain` is, or "simulated"; a title of figures
+    truth: str = "real"  # "real" or "simulated", also a title in figures
     measurements: np.ndarray | None = None  # (N, 3) float32, x, y and grey level of measured points
     cond: np.ndarray | None = None  # (C, h, w) float32, a ready-made condition in place of all this
 

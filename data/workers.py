@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 
-LOOK_AGAIN = 2.0  # s between checks whether the parent was killed; workers notice it one by one, the youngest first
+LOOK_AGAIN = 2.0  # s between checks whether the parent is alive
 
 
 def usable_processors() -> int:

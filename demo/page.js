@@ -272,8 +272,8 @@ async function askForMaps(mine) {
       return {...layers, number: transmitters.indexOf(seen[i]) + 1, built: part()};
     });
     choices(); draw();
-    const told = asked.points.length ? `; measured values: ${asked.points.length}` : "";
-    say(`Model and simulator: ${found.seconds.toFixed(2)} s; transmitters: ${maps.length}${told}.`);
+    const measured = asked.points.length ? `; measured values: ${asked.points.length}` : "";
+    say(`Model and simulator: ${found.seconds.toFixed(2)} s; transmitters: ${maps.length}${measured}.`);
   } catch (error) { if (mine === version) { hide(); fail(error); } }
 }
 function choices() {
@@ -351,7 +351,9 @@ function read(at) {
   let text = built(at) ? "building" : "";
   if (map && inView({x: at[0], y: at[1]}) && !map.built[i]) {
     const values = Object.keys(VIEWS).filter(key => map[key]).map(key => `${NAMES[key] || key} ${map[key][i].toFixed(1)} dB`);
-    text = `transmitter ${map.number}: ${values.join(", ")}, received ${(map.model[i] + $("eirp").valueAsNumber).toFixed(1)} dBm`;
+    const received = map.model[i] + $("eirp").valueAsNumber;
+    text = `transmitter ${map.number}: ${values.join(", ")}`;
+    if (Number.isFinite(received)) text += `, received ${received.toFixed(1)} dBm`;
   }
   $("readout").textContent = `(${coordinates(at)}) ${text}`;
 }

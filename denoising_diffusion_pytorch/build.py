@@ -1,4 +1,4 @@
-"""Settings -> networks: the only module that knows which setting becomes which argument."""
+"""Settings -> networks."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The on-disk format of checkpoints; no other module knows it.
+"""The format of checkpoints on disk.
 
 `RESULTS/checkpoints/ckpt_STEP/` holds
 
@@ -18,8 +18,10 @@ import logging
 import os
 import platform
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ log = logging.getLogger("radiodiff")
 Tensors = dict[str, Tensor]
 
 FORMAT = 3
-SCALE = ".scale"  # suffix of the name of the factors of an exported tensor of 8-bit integers
+SCALE = ".scale"  # suffix of the names of the factors of int8 tensors
 _PROCESS = [f"diffusion_config.{k}" for k in ("model_type", "objective", "timesteps", "beta_schedule", "scale_factor")]
 _SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size", *_PROCESS)
 ARCHITECTURE = {  # settings that change what the weights of a stage mean
@@ -95,34 +97,40 @@ def save_checkpoint(
     target = results / "checkpoints" / f"ckpt_{step}"
     if target.exists():
         return target
-    aside = target.with_name(f".ckpt_{step}")
     facts |= {"format": FORMAT, "step": step, "config": config.model_dump(), "versions": versions(), "metrics": {}}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for half_written in target.parent.glob(".ckpt_*"):  # by a run that was killed while it saved
-            shutil.rmtree(half_written)
-        aside.mkdir()
+    for half_written in target.parent.glob(".ckpt_*"):  # by a run that was killed while it saved
+        shutil.rmtree(half_written, ignore_errors=True)
+    with _complete(target, "older ones are untouched; free some space, or lower trainer.keep_last") as aside:
         for name, tensors in (("model", model), ("ema", ema)):
             tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
             save_file(tensors, aside / f"{name}.safetensors")
         torch.save(training, aside / "training.pt")
         write_meta(aside, facts | {"sha256": _digests(aside)})
+    return target
+
+
+@contextmanager
+def _complete(target: Path, remedy: str) -> Iterator[Path]:
+    """A hidden folder to write to, which becomes `target` at the end; raises CheckpointError if it cannot be written."""
+    aside = target.with_name(f".{target.name}_{secrets.token_hex(4)}")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
         for path in (*aside.iterdir(), aside):
             _sync(path)
         os.rename(aside, target)
         _sync(target.parent)
     except (SafetensorError, RuntimeError, OSError) as error:  # the first two are what a full disk raises
-        reason = f"could not be written ({' '.join(str(error).split())}); older ones are untouched"
-        raise CheckpointError(f"{target}: {reason}; free some space, or lower trainer.keep_last") from error
+        reason = f"could not be written ({' '.join(str(error).split())})"
+        raise CheckpointError(f"{target}: {reason}; {remedy}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return target
 
 
 def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = (), int8: bool = False) -> Path:
     """Write only what is needed to use a model: averaged weights, matrices and kernels in half precision or as 8-bit
-    integers, and meta.json. Raises CheckpointError if `folder` is not empty, ConfigError for `overrides` of settings not
-    in SAMPLING.
+    integers, and meta.json. Raises CheckpointError if `folder` is not empty or cannot be written, ConfigError for
+    `overrides` of settings not in SAMPLING.
     """
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder}: is not empty; choose a new folder")
@@ -130,13 +138,13 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
         if override.partition("=")[0] not in SAMPLING:
             raise ConfigError(f"{override}: is fixed by training; only these can be changed: {', '.join(SAMPLING)}")
     config = resolve(parse_config(checkpoint.config.model_dump(), overrides), checkpoint.stage)
-    folder.mkdir(parents=True, exist_ok=True)
     state = checkpoint.weights("averaged")
     for name in [name for name, weight in state.items() if weight.ndim > 1 and weight.is_floating_point()]:
         state |= quantized(name, state[name]) if int8 else {name: state[name].half().contiguous()}
-    save_file(state, folder / "model.safetensors")
-    facts = {"exported": True, "config": config.model_dump(), "sha256": _digests(folder)}
-    write_meta(folder, checkpoint.meta | facts)
+    with _complete(folder.absolute(), "free some space, or choose another folder") as aside:
+        save_file(state, aside / "model.safetensors")
+        facts = {"exported": True, "config": config.model_dump(), "sha256": _digests(aside)}
+        write_meta(aside, checkpoint.meta | facts)
     return folder
 
 
@@ -271,7 +279,7 @@ def checkpoint_to_continue(config: Config, stage: str, warn: Callable[[str], Non
     changed = [line for line in differences(found.config, config) if not line.startswith(MAY_CHANGE)]
     if altered := "; ".join(line for line in changed if line.startswith(ARCHITECTURE[stage])):
         raise CheckpointError(
-            f"{found.path}: of a different architecture: {altered}; use those settings, or {elsewhere}"
+            f"{found.path}: has a different architecture: {altered}; use those settings, or {elsewhere}"
         )
     if altered := "; ".join(line for line in changed if line.startswith("trainer.optimizer.type")):
         raise CheckpointError(f"{found.path}: {altered}; an optimizer cannot resume another's state; {elsewhere}")

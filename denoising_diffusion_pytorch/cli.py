@@ -1,6 +1,7 @@
 """Shared by every command: a user's mistake ends in one line and exit code 2, never in a traceback."""
 
 import argparse
+import errno
 import math
 import os
 import re
@@ -13,6 +14,7 @@ from data.errors import DataError
 from .errors import CheckpointError, ConfigError, TrainingError
 
 USER_ERRORS = (ConfigError, CheckpointError, TrainingError, DataError)
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 FATAL_ERRORS = (*USER_ERRORS, OSError)  # errors that end all processes of a command
 
 
@@ -46,7 +48,7 @@ def new_file(text: str) -> Path:
     path = Path(text)
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text} is a folder, or there is no folder to write it to; choose another")
+        raise argparse.ArgumentTypeError(f"{text} is a folder, or cannot be written there; choose another")
     return path
 
 
@@ -65,7 +67,9 @@ def run(main: Callable[[], int | None]) -> None:
         # an error from a data loading worker carries the worker's traceback before its one line
         message = str(error).splitlines()[-1].removeprefix("data.errors.DataError: ")
     except OSError as error:
-        message = f"{error.strerror or error}: {error.filename or 'the results folder'}; free some space or choose another folder"
+        message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        if error.errno in UNWRITABLE:
+            message += "; free some space or choose another folder"
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
             raise

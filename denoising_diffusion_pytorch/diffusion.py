@@ -41,7 +41,7 @@ class Diffusion(nn.Module, ABC):
     unit variance at every t and is not correlated with x_t (preconditioning, after Karras et al., 2022). Nothing is
     divided by the signal, which is almost zero at the noisy end: if the network predicted the noise itself, its error
     would be multiplied by sigma / signal. The objective, one of `PROCESSES[model_type].objectives` (None: the first), is
-    the quantity that the loss compares.
+    the quantity whose squared error is the loss.
     """
 
     model_type: str  # its name in `PROCESSES`

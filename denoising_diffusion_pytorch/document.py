@@ -1,4 +1,4 @@
-"""The calls of the design document where they differ from ours. No other module knows the document's signatures."""
+"""The calls of the design document where they differ from ours."""
 
 from collections.abc import Sequence
 from pathlib import Path

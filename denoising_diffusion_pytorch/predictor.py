@@ -37,9 +37,9 @@ class Prediction:
 
     scene: Scene
     gain: np.ndarray  # (H, W)
-    std: np.ndarray | None = None  # (H, W), of several samples, whose mean `gain` is
+    std: np.ndarray | None = None  # (H, W), standard deviation of several samples; `gain` is their mean
     samples: np.ndarray | None = None  # (K, H, W), if there are several
-    reconstruction: np.ndarray | None = None  # (H, W), the truth through the autoencoder and back, if asked for
+    reconstruction: np.ndarray | None = None  # (H, W), the true map, encoded and decoded, if requested
 
 
 class Predictor:
@@ -93,7 +93,7 @@ class Predictor:
 
     @property
     def side(self) -> int:
-        """Of the maps that the model was trained on, in metres; maps of another size would be resized."""
+        """Side of the model's training maps in metres; maps of another size are resized."""
         return self.config.data.map_size or SIDE
 
     @property
@@ -131,9 +131,9 @@ class Predictor:
         return sampling.changed(model.diffusion, sampler=sampler, steps=ENSEMBLE_STEPS)
 
     def facts(self, num_samples: int) -> dict[str, Any]:
-        """What maps are predicted with: checkpoint and step, sampler, steps, noise_scale, pixel_noise and num_samples."""
+        """What maps are predicted with: checkpoint and step, sampler, steps, noise_scale, eta, pixel_noise and num_samples."""
         sampling = self.sampling_of(num_samples)
-        of_sampling = {name: getattr(sampling, name, None) for name in ("sampler", "steps", "noise_scale")}
+        of_sampling = {name: getattr(sampling, name, None) for name in ("sampler", "steps", "noise_scale", "eta")}
         facts = {"checkpoint": str(self.checkpoint.path), "step": self.checkpoint.step}
         return facts | of_sampling | {"pixel_noise": self.pixel_noise, "num_samples": num_samples}
 
@@ -153,8 +153,10 @@ class Predictor:
         self, scenes: Iterable[Scene], batch_size: int = 16, *, num_samples: int = 1, reconstruct: bool = False
     ) -> Iterator[Prediction]:
         """One prediction per scene, in order, the mean of `num_samples`; scenes are read when they are needed, `batch_size` for
-        each call of the networks. `reconstruct` as in the function `predict_batch`.
+        each call of the networks. `reconstruct` as in `predict_prepared`.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         scenes, prepared = iter(scenes), self.prepared()
         while batch := list(islice(scenes, batch_size)):
             yield from self.predict_batch(batch, list(map(prepared, batch)), num_samples, reconstruct)
@@ -162,15 +164,15 @@ class Predictor:
     def predict_batch(
         self, scenes: Sequence[Scene], prepared: Sequence[Sample], num_samples: int = 1, reconstruct: bool = False
     ) -> list[Prediction]:
-        """Predictions of scenes that `prepared` was called with, in one batch; arguments as of `predict`."""
+        """Predictions for one batch of scenes, each with what `prepared` made of it; arguments as of `predict`."""
         sampling = self.sampling_of(num_samples)
         options: dict[str, Any] = {"num_samples": num_samples, "seed": self.seed, "pixel_noise": self.pixel_noise}
         options |= asdict(sampling) if sampling else {}
-        return predict_batch(self.model, scenes, prepared, self.device, reconstruct=reconstruct, **options)
+        return predict_prepared(self.model, scenes, prepared, self.device, reconstruct=reconstruct, **options)
 
 
 @torch.no_grad()
-def predict_batch(
+def predict_prepared(
     model: LatentDiffusion | Regression | AutoencoderKL,
     scenes: Sequence[Scene],
     prepared: Sequence[Sample],
@@ -190,15 +192,18 @@ def predict_batch(
         options: `num_samples`, and for a LatentDiffusion fields of `Sampling`.
     """
     keys = [random_key(seed, scene.name) for scene in scenes]
-    known = all("image" in sample for sample in prepared)
-    batch: dict[str, Any] = {"keys": keys}
-    for name in ["image", "cond", "ori_mask"] if known else ["cond", "ori_mask"]:
-        batch[name] = torch.from_numpy(np.stack([sample[name] for sample in prepared])).to(device)
+    known = [sample for sample in prepared if "image" in sample]
+
+    def collated(samples: Sequence[Sample]) -> dict[str, Any]:
+        names = [name for name in ("image", "cond", "ori_mask") if all(name in sample for sample in samples)]
+        return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])).to(device) for name in names}
+
+    batch = collated(prepared) | {"keys": keys}
     samples = [gain[:, 0].cpu().numpy() for gain in model.predict(batch, **options)]  # each (B, h, w)
     mean = np.mean(samples, axis=0)
-    reconstructions = None
+    reconstructions: Iterator[np.ndarray] = iter(())
     if reconstruct and known and isinstance(model, LatentDiffusion):
-        reconstructions = model.first_stage_model.predict(batch)[0][:, 0].cpu().numpy()
+        reconstructions = iter(model.first_stage_model.predict(collated(known))[0][:, 0].cpu().numpy())
     predictions = []
     for index, scene in enumerate(scenes):
         prediction = Prediction(scene, to_native(mean[index], scene))
@@ -209,7 +214,7 @@ def predict_batch(
                 noise *= np.float32(pixel_noise / GAIN_SPAN_DB)
                 natives = np.where(natives > 0, (natives + noise).clip(0, 1), 0)
             prediction.std, prediction.samples = natives.std(0, ddof=1), natives
-        if reconstructions is not None:
-            prediction.reconstruction = to_native(reconstructions[index], scene)
+        if "image" in prepared[index] and (truth := next(reconstructions, None)) is not None:
+            prediction.reconstruction = to_native(truth, scene)
         predictions.append(prediction)
     return predictions

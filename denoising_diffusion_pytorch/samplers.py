@@ -92,6 +92,8 @@ class Sampling:
             raise ConfigError(f"sampler {sampler!r} does not fit this model; choose from {', '.join(fitting)}")
         if result.eta and sampler != "ddim":
             raise ConfigError(f"eta is {result.eta:g}, but only the sampler ddim has one, not {sampler}")
+        if not 0 <= result.eta <= 1:
+            raise ConfigError(f"eta is {result.eta:g}; it must lie within 0 .. 1")
         if not 0 < result.noise_scale < math.inf:
             raise ConfigError(f"noise_scale is {result.noise_scale:g}; it must lie above 0")
         return replace(result, sampler=sampler)

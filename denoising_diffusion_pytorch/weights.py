@@ -41,7 +41,7 @@ def load_starting_weights(model: Any, config: Config, stage: str, say: Callable[
     or ConfigError for stage 2 with an autoencoder that is neither trained nor trainable.
     """
     first_stage = config.first_stage_config
-    # no warnings of damaged ones here: the trainer, which restores the rest, gives them
+    # the trainer, which restores the rest, warns about damaged checkpoints
     continued = checkpoint_to_continue(config, stage, warn=lambda line: None)
     if continued is not None:
         load_strictly(model, continued.weights("model"), continued.path)

@@ -88,7 +88,8 @@ def comparison_figure(
             ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(scene.name, fontsize=8)
         error = _show(line[last], (predicted - real) * GAIN_SPAN_DB, scene, **ERROR)
-        line[last].set_xlabel(f"NMSE {nmse_of(predicted, real):.4f}", fontsize=8)
+        known = np.isfinite(predicted)
+        line[last].set_xlabel(f"NMSE {nmse_of(predicted[known], real[known]):.4f}", fontsize=8)
         _mark_points(line[0], scene.measurements)
         if spread_is_known:
             spread = _show(line[-1], maps["std"] * GAIN_SPAN_DB, scene, **STD)
@@ -125,13 +126,14 @@ def radio_map_figure(path: str | Path, scene: Scene, gain: np.ndarray, std: np.n
 def coverage_figure(
     path: str | Path, server: np.ndarray, gain: np.ndarray, scenes: Sequence[Scene], threshold_db: float
 ) -> None:
-    """Best server and coverage of several transmitters; arguments as of `evaluation.maps.write_coverage` and `Coverage`."""
+    """Best server and coverage of several transmitters; `server` and `gain` as `evaluation.maps.best_server`
+    gives them, the rest as for `write_coverage`."""
     figure = Figure(figsize=(11, 5.3), layout="constrained")
     left, right = figure.subplots(1, 2)
     decibels, buildings = gain_to_db(gain), scenes[0].buildings
     unknown = (server == 0) & ~buildings
     uncovered = (server > 0) & (decibels < threshold_db)
-    servers = np.where(server > 0, server - 1.0, np.nan)
+    servers = np.where(server > 0, (server - 1) % 20, np.nan)  # colours repeat
     _show(left, servers, scenes[0], mark=False, cmap="tab20", vmin=0, vmax=20)
     image = _show(right, np.where(unknown | uncovered, np.nan, decibels), scenes[0], mark=False, **GAIN)
     _paint(right, uncovered, UNCOVERED)

@@ -1,8 +1,8 @@
 """Predicted maps as files: pictures, arrays and GeoTIFF; best server and coverage of several transmitters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -50,48 +50,41 @@ def draw_map(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | Non
         comparison_figure(figure, [(scene, {"sampled": gain})])
 
 
-@dataclass
-class Coverage:
-    """What several transmitters of one city cover together."""
+def best_server(gains: np.ndarray, buildings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The transmitter received best, (H, W) from 1, 0 in buildings and where nothing is predicted, and its gain, NaN there.
 
-    server: np.ndarray  # (H, W) int, the one received best, from 1; 0 in buildings and where nothing is predicted
-    gain: np.ndarray  # (H, W) grey levels of that transmitter; NaN there
-    covered: np.ndarray  # (H, W) bool: at least the threshold is received
-    predicted_fraction: float  # of the open area
-    covered_fraction: float  # of the predicted area
-
-    @classmethod
-    def of(cls, gains: np.ndarray, buildings: np.ndarray, threshold_db: float) -> "Coverage":
-        """The coverage by maps (N, H, W), grey levels with NaN where a map has no value; buildings (H, W) bool."""
-        filled = np.where(np.isnan(gains) | buildings, -np.inf, gains)
-        best = filled.max(axis=0)
-        predicted = np.isfinite(best)
-        gain = np.where(predicted, best, np.nan).astype(np.float32)
-        covered = predicted & (gain_to_db(gain) >= threshold_db)
-        server = np.where(predicted, filled.argmax(axis=0) + 1, 0)
-        predicted_fraction = float(predicted.sum() / max((~buildings).sum(), 1))
-        return cls(server, gain, covered, predicted_fraction, float(covered.sum() / max(predicted.sum(), 1)))
+    `gains` (N, H, W) are grey levels, NaN where a map has no value; `buildings` (H, W) is bool.
+    """
+    filled = np.where(np.isnan(gains) | buildings, -np.inf, gains)
+    best = filled.max(axis=0)
+    predicted = np.isfinite(best)
+    return np.where(predicted, filled.argmax(axis=0) + 1, 0), np.where(predicted, best, np.nan).astype(np.float32)
 
 
 def write_coverage(
     folder: Path,
     name: str,
-    coverage: Coverage,
+    gains: np.ndarray,
     scenes: Sequence[Scene],
     threshold_db: float,
     georeference: Georeference | None = None,
-) -> None:
-    """NAME_coverage.json and .png, NAME_best_server.npy; with `georeference` both as .tif (coverage: 1 where covered).
+) -> dict[str, Any]:
+    """What several transmitters cover together: NAME_coverage.json and .png, NAME_best_server.npy; with `georeference` both
+    as .tif (coverage: 1 where covered). Returns the content of the JSON file.
 
     Args:
+        gains: the maps (N, H, W), as of `best_server`.
         scenes: one city, one transmitter each, in the order of their numbers.
         threshold_db: path gain from which a pixel is covered.
     """
-    server, area = coverage.server, max(int((coverage.server > 0).sum()), 1)
+    buildings = scenes[0].buildings
+    server, gain = best_server(gains, buildings)
+    predicted, covered = server > 0, (server > 0) & (gain_to_db(gain) >= threshold_db)
+    area = max(int(predicted.sum()), 1)
     summary = {
         "threshold_db": threshold_db,
-        "predicted_fraction_of_open_area": coverage.predicted_fraction,
-        "covered_fraction_of_predicted_area": coverage.covered_fraction,
+        "predicted_fraction_of_open_area": float(predicted.sum() / max((~buildings).sum(), 1)),
+        "covered_fraction_of_predicted_area": float(covered.sum() / area),
         "transmitters": [
             {"number": number, "name": scene.name, "best_server_fraction": float((server == number).sum() / area)}
             for number, scene in enumerate(scenes, 1)
@@ -100,6 +93,7 @@ def write_coverage(
     write_json(folder / f"{name}_coverage.json", summary)
     _write_array(folder, f"{name}_best_server", server.astype(np.int16))
     if georeference is not None:
-        for what, values in (("best_server", server), ("coverage", coverage.covered)):
-            _write_geotiff(folder, f"{name}_{what}", np.where(server > 0, values, np.nan), georeference)
-    coverage_figure(folder / f"{name}_coverage.png", server, coverage.gain, scenes, threshold_db)
+        for what, values in (("best_server", server), ("coverage", covered)):
+            _write_geotiff(folder, f"{name}_{what}", np.where(predicted, values, np.nan), georeference)
+    coverage_figure(folder / f"{name}_coverage.png", server, gain, scenes, threshold_db)
+    return summary

@@ -102,7 +102,7 @@ def mean_of(values: Sequence[float | None] | np.ndarray) -> float:
 
 
 def pooled(rows: Sequence[Mapping[str, Any]], key: str, weight: str = "pixels", power: int = 1) -> float:
-    """The power mean over all pixels of a score that is known per map, with its number of pixels; NaN without pixels."""
+    """Power mean of a score over all pixels, from its values per map and their numbers of pixels (`weight`); NaN without any."""
     sums = [(row[weight] * row[key] ** power, row[weight]) for row in rows if row[weight]]
     total, pixels = np.sum(sums, axis=0) if sums else (math.nan, 1)
     return float((total / pixels) ** (1 / power))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data.trees.splits import map_of
+from data.trees.splits import city_name
 
 from .metrics import mean_of
 
@@ -51,7 +51,7 @@ def interval(values: Sequence[float] | np.ndarray, names: Sequence[str]) -> list
     from scipy.stats import bootstrap  # slow to import
 
     known = np.isfinite(values)
-    cities, city = np.unique([map_of(name) for name in np.array(names)[known]], return_inverse=True)
+    cities, city = np.unique([city_name(name) for name in np.array(names)[known]], return_inverse=True)
     if len(cities) < 2:
         return None
     sums, counts = np.bincount(city, np.array(values)[known]), np.bincount(city)
@@ -130,7 +130,7 @@ def terminal_report(rows: Rows, notes: Iterable[str]) -> str:
         if found := row.get("calibration"):
             numbers = ", ".join(f"{key} {found[key.lower()]:.2f} dB" for key in ("CRPS", "spread", "error"))
             covered = ", ".join(f"{float(level):.0%}: {fraction:.1%}" for level, fraction in found["coverage"].items())
-            sentences += [f"{name}: {numbers}.", f"{name}: intervals cover {covered} of what is not certainly built."]
+            sentences.append(f"{name}: {numbers}; intervals cover {covered} of the pixels not certainly built.")
     return "\n".join(["", *aligned, "", wrapped(*sentences, powers(summary), *notes)])
 
 

@@ -8,6 +8,7 @@ Exits with status 1 if something is wrong.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
 from data.geometry.georeference import pixel_of
-from data.trees.splits import ORDERED, evenly_spaced, known_splits, map_of, members, own_splits
+from data.trees.splits import ORDERED, city_name, evenly_spaced, known_splits, members, own_splits
 from denoising_diffusion_pytorch.cli import run
 
 OPENED = 300  # scenes opened without --all
@@ -47,7 +48,7 @@ def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[li
     """Open scenes; returns lines of statistics and warnings, and one line per oddity."""
     problems: list[str] = []
     sides, shapes = set(), set()
-    low, high, energy, inside = 0.0, 0.0, 0.0, 0.0
+    low, high, energy, inside = math.inf, -math.inf, 0.0, 0.0
     for index in tqdm(indices, "opening", unit="scene"):
         try:
             scene = source.scene(index)
@@ -90,8 +91,9 @@ def main() -> None:
     rules = "; ".join([*(f"splits/{name}.txt" for name in own_splits(root)), rule])
     sizes = [f"{name} {len(members(root, name, source.names, rule)):,}" for name in known_splits(root, rule)]
     print(f"splits ({rules}): {', '.join(sizes)}")
-    maps = {name: set(map(map_of, members(root, name, source.names, rule))) for name in ORDERED}
-    shared = [f"{a} and {b} share {len(maps[a] & maps[b])} maps" for a, b in combinations(maps, 2) if maps[a] & maps[b]]
+    cities = {name: set(map(city_name, members(root, name, source.names, rule))) for name in ORDERED}
+    both = {(a, b): len(cities[a] & cities[b]) for a, b in combinations(cities, 2)}
+    shared = [f"{a} and {b} share {count} cities" for (a, b), count in both.items() if count]
     indices = evenly_spaced(len(source), len(source) if arguments.all else OPENED)
     lines, problems = inspect(source, indices)
     problems = shared + problems

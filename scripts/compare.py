@@ -218,9 +218,11 @@ class Runs:
             command.append(f"trainer.results_folder={json.dumps(str(folder.resolve()))}")
             gpu = self._gpus.get()
             environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "CUDA_VISIBLE_DEVICES": gpu}
-            with (folder / "output.txt").open("a", encoding="utf-8") as output:
-                done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-            self._gpus.put(gpu)
+            try:
+                with (folder / "output.txt").open("a", encoding="utf-8") as output:
+                    done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            finally:
+                self._gpus.put(gpu)
             found = find_checkpoint(folder)
             if done.returncode or found is None or found.step < steps:  # a run that is stopped exits with 0
                 message = "training failed or was stopped; its last lines say why"

@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--csv", type=new_file, help="file for the scores of each map; they are kept in FILE.jsonl as they are made")
     add("--references", action="store_true", help="score the simulator and two path-loss models, too")
     add("--reconstruction", action="store_true", help="score the autoencoder's reconstruction of the true maps, too")
-    add("--gallery", type=new_figure, help="figure: true map | sample | error | its std, from best to worst")
+    add("--gallery", type=new_figure, help="figure: true map | sample | error | standard deviation, from best to worst")
     add("--steps", type=positive, help="network calls per map; default: as configured for the checkpoint")
     add("--sampler", help="ddim, ddpm, decoupled or euler; default: as configured for the checkpoint")
     add("--num_samples", type=positive, default=1, help="samples per map, whose mean is scored (%(default)s)")
@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
         help="errors of the condition, and measured points: points=50 missing_buildings=2 transmitter_error=5 ..., "
              "see data/incomplete.py")  # fmt: skip
     add("--batch_size", type=positive, default=8, help="maps at a time (%(default)s)")
-    add("--num_workers", type=natural, help="map-preparing workers per process; default: the free processors")
+    add("--num_workers", type=natural, help="workers per process that prepare maps; default: one per free processor")
     add("--seed", type=natural, default=0, help="seed of the noise (%(default)s)")
     arguments = parser.parse_args()
     files = [path for path in (arguments.json, arguments.markdown, arguments.csv, arguments.gallery) if path]

@@ -1,13 +1,13 @@
 """Simulate a dataset: random cities with dominant-path radio maps, as a RadioMapSeer tree.
 
-    python scripts/make_dataset.py --out runs/cities --maps 500 --tx 3 --seed 1 [--size 256] [--workers 2]
-    python scripts/make_dataset.py --out runs/more --maps 34 --tx 30 --layouts path/to/RadioMapSeer --split train [--cars]
+    python scripts/make_dataset.py --out runs/cities --cities 500 --tx 3 --seed 1 [--size 256] [--workers 2]
+    python scripts/make_dataset.py --out runs/more --cities 34 --tx 30 --layouts path/to/RadioMapSeer --split train [--cars]
 
 The second line puts new transmitters into the layouts of a tree. --cars makes each map without cars (gain/DPM) and with
 them (gain/carsDPM): those that the tree shows, else random ones along streets. Map N depends on (seed, N) alone, so the
 files do not depend on the number of workers, nor on the parts: `--part 1/20` to `--part 20/20` may run at once, on any
 machines that share the folder (scripts/slurm/make_dataset.sbatch). Run the command again to resume after an
-interruption, or with more --maps to extend the set; existing files are kept. dataset.json records how it was made.
+interruption, or with more --cities to extend the set; existing files are kept. dataset.json records how it was made.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def part(text: str) -> tuple[int, int]:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the new tree")
-    parser.add_argument("--maps", type=positive, required=True, help="number of cities")
+    parser.add_argument("--cities", "--maps", type=positive, required=True, help="number of cities")
     parser.add_argument("--tx", type=positive, required=True, help="transmitters per city")
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--size", type=int, default=256, help="side in pixels = metres, a multiple of 16, at least 64")
@@ -75,24 +75,24 @@ def make_maps(root: Path, missing: list[int], recipe: Recipe, workers: int, bar:
 
 def main() -> None:
     arguments = parse_arguments()
-    root, maps, (number, parts) = arguments.out, arguments.maps, arguments.part
+    root, count, (number, parts) = arguments.out, arguments.cities, arguments.part
     recipe = Recipe(arguments.tx, arguments.seed, arguments.size, arguments.layouts, arguments.split, arguments.cars)
     known = recipe.known
-    if known and maps > len(known):
-        raise DataError(f"--maps is {maps}, but {recipe.layouts} has {len(known)} layouts; more --tx make more maps")
+    if known and count > len(known):
+        raise DataError(f"--cities is {count}, but {recipe.layouts} has {len(known)} cities; more --tx make more maps")
     open_folder(root, recipe)
     if arguments.cars and known:
         own = sum(cars is not None for _, cars in known)
         print(f"{own} of {len(known)} layouts in {arguments.layouts} have cars; the others get random ones")
-    cities = range(number - 1, maps, parts)
+    cities = range(number - 1, count, parts)
     missing = incomplete_cities(root, cities, recipe)
     with tqdm(total=len(cities), initial=len(cities) - len(missing), unit="city", desc="simulating") as bar:
         written = make_maps(root, missing, recipe, arguments.workers, bar)
     what = f"part {number} of {parts}: " if parts > 1 else ""
     total = len(cities) * arguments.tx * len(recipe.gains)
     print(f"{root}: {what}{total} maps of {len(cities)} cities, {written} of them new")
-    lacking = len(incomplete_cities(root, range(maps), recipe))  # others may write to the folder
-    print(f"{lacking} of the {maps} cities are not complete yet" if lacking else f"all {maps} cities are complete")
+    lacking = len(incomplete_cities(root, range(count), recipe))  # others may write to the folder
+    print(f"{lacking} of the {count} cities are not complete yet" if lacking else f"all {count} cities are complete")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ echo "see $OUT/first/town_182_57_figure.png; now a model of your own"
 if [ -z "${DATA:-}" ]; then
     DATA=$OUT/data
     echo "== 1/4 simulating cities"
-    $PY scripts/make_dataset.py --out "$DATA" --maps 500 --tx 3 --seed 1
+    $PY scripts/make_dataset.py --out "$DATA" --cities 500 --tx 3 --seed 1
 else
     echo "== 1/4 using $DATA: up to 3,000 maps of its train split to train on, 150 of its test split to score"
 fi

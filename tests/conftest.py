@@ -30,34 +30,34 @@ def save_grey(path, pixels):
     Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
 
 
-def make_scene_files(root, map_id, tx, size=32, simulation="DPM"):
+def make_scene_files(root, city_id, tx, size=32, simulation="DPM"):
     """One scene of random rectangles in RadioMapSeer's registration; returns its layout, grey levels and transmitter."""
-    random = np.random.default_rng(map_id)
+    random = np.random.default_rng(city_id)
     rings = []
     for left in (3, 13, 23):  # apart: an outline inside another would be a courtyard
         y, x = random.integers(2, size - 8), left + random.integers(0, 3)
         rings.append(snap(np.array([[x, y], [x + 5, y + 2], [x + 4, y + 7], [x, y + 6]], float)))
     layout = Layout(rings, (size, size))
     rows, columns = np.nonzero(~layout.inside)
-    pick = np.random.default_rng((map_id, tx)).integers(len(rows))
+    pick = np.random.default_rng((city_id, tx)).integers(len(rows))
     position = int(columns[pick]), int(rows[pick])
     y, x = np.indices((size, size))
     distance = np.maximum(np.hypot(x - position[0], y - position[1]), 1)
     gain = np.where(layout.inside, 0, np.round(255 * (1 - 25 * np.log10(distance) / 99.16)))
     antenna = np.zeros((size, size))
     antenna[position[1], position[0]] = 255
-    save_grey(root / "gain" / simulation / f"{map_id}_{tx}.png", gain)
-    save_grey(root / "png" / "buildings_complete" / f"{map_id}.png", picture_of(layout) * 255)
-    save_grey(root / "png" / "antennas" / f"{map_id}_{tx}.png", antenna)
-    save_json(root / "polygon" / "buildings_complete" / f"{map_id}.json", outlines_as_file(layout))
+    save_grey(root / "gain" / simulation / f"{city_id}_{tx}.png", gain)
+    save_grey(root / "png" / "buildings_complete" / f"{city_id}.png", picture_of(layout) * 255)
+    save_grey(root / "png" / "antennas" / f"{city_id}_{tx}.png", antenna)
+    save_json(root / "polygon" / "buildings_complete" / f"{city_id}.json", outlines_as_file(layout))
     return layout, gain.astype(np.uint8), position
 
 
 def make_tree(root):
     """A simulated tree of 10 maps with 2 transmitters each, 32 px (split 8 / 1 / 1)."""
-    for map_id in range(10):
-        positions = [make_scene_files(root, map_id, tx)[2] for tx in range(2)]
-        save_json(root / "antenna" / f"{map_id}.json", antennas_as_file(positions, 32))
+    for city_id in range(10):
+        positions = [make_scene_files(root, city_id, tx)[2] for tx in range(2)]
+        save_json(root / "antenna" / f"{city_id}.json", antennas_as_file(positions, 32))
     save_json(root / "dataset.json", {"settings": {}})
     return root
 

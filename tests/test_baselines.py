@@ -92,5 +92,7 @@ def test_a_run_predicts_and_is_continued_as_it_was(tmp_path, name):
         next(Predictor(tmp_path).predict(scenes, num_samples=3))
     with pytest.raises(ConfigError, match="num_samples is 0; it must be at least 1"):
         next(Predictor(tmp_path).predict(scenes, num_samples=0))
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        next(Predictor(tmp_path).predict(scenes, batch_size=0))
     with pytest.raises(CheckpointError, match="baseline_config.width"):
         trainer(width=0.2).train()

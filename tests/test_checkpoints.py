@@ -10,6 +10,7 @@ import torch
 
 from denoising_diffusion_pytorch import checkpoint as ck
 from denoising_diffusion_pytorch.errors import CheckpointError
+from denoising_diffusion_pytorch.training import checkpointer
 from tests.processes import ROOT
 from tests.training import OneScene, make_trainer, same, weights
 
@@ -95,6 +96,16 @@ def test_a_run_is_continued_only_as_it_was(tmp_path):
             make_trainer(tmp_path, stage, **changes).train()
 
 
+def test_a_full_gpu_is_not_taken_for_other_weights(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    make_trainer(tmp_path).train()
+    monkeypatch.setattr(checkpointer, "load_optimizer", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        make_trainer(tmp_path).train()
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     make_trainer(tmp_path).train()
     path = tmp_path / "checkpoints" / "ckpt_4"
@@ -134,9 +145,11 @@ def test_a_full_disk_leaves_no_half_file_and_takes_none(tmp_path, largest, messa
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
         with pytest.raises((CheckpointError, OSError), match=message):
             trainer.train()
+        with pytest.raises(CheckpointError, match="shared: could not be written .*free some space"):
+            ck.export_model(ck.find_checkpoint(tmp_path), tmp_path / "shared")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert kept(tmp_path) == before and ck.find_checkpoint(tmp_path).step == 4
+    assert kept(tmp_path) == before and ck.find_checkpoint(tmp_path).step == 4 and not list(tmp_path.glob("*shared*"))
     assert largest > 2**10 or (tmp_path / "config.yaml").read_bytes() == config
 
 

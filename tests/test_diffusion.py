@@ -173,6 +173,7 @@ def test_sampling_settings_are_checked_against_the_process():
         (FlowMatching, {"sampler": "ddpm"}, "choose from euler"),
         (FlowMatching, {"eta": 0.5}, "eta is 0.5.*euler"),
         (GaussianDiffusion, {"sampler": "ddpm", "eta": 1.0}, "eta is 1.*ddpm"),
+        (GaussianDiffusion, {"eta": -1.0}, "eta is -1; it must lie within 0 .. 1"),
         (GaussianDiffusion, {"steps": 1001}, "1..1000"),
         (FlowMatching, {"steps": 0}, "at least 1"),
         (FlowMatching, {"noise_scale": 0.0}, "noise_scale is 0"),

@@ -16,7 +16,7 @@ from denoising_diffusion_pytorch.predictor import Predictor
 from scripts import benchmark, train_baseline
 from tests.commands import done, refused
 from tests.conftest import save_grey
-from tests.processes import set_up, train_here
+from tests.processes import ROOT, set_up, train_here
 
 EVALUATE, EXPORT = "scripts/evaluate.py", "scripts/export_model.py"
 CHANNELS = ["buildings", "transmitter", "measured_gain", "measured"]
@@ -104,7 +104,7 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
 
 
 def test_the_released_model_is_scored_on_cities_that_it_has_not_seen(tmp_path):
-    done("scripts/make_dataset.py", "--out", "cities", "--maps", 2, "--tx", 1, "--size", 128, cwd=tmp_path)
+    done("scripts/make_dataset.py", "--out", "cities", "--cities", 2, "--tx", 1, "--size", 128, cwd=tmp_path)
     how = ("--data", "cities", "--split", "all", "--json", "s.json", "--references")
     out = done(EVALUATE, *how, cwd=tmp_path)
     scores = read(tmp_path / "s.json")
@@ -138,6 +138,13 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
     sample = ("sample.py", "--cfg", workplace / "tiny.yaml", *source, f"sample.output_folder={tmp_path / 'maps'}")
     done(*sample)
     assert len(list((tmp_path / "maps").glob("*_figure.png"))) == len(dataset)
+    other_stage = (
+        "--cfg",
+        ROOT / "configs" / "tiny_baseline.yaml",
+        *source,
+        f"sample.output_folder={tmp_path / 'again'}",
+    )
+    assert f"{len(dataset)} maps in" in done("sample.py", *other_stage)
     np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
     elsewhere = f"sample.output_folder={tmp_path / 'others'}"
     refused(*sample[:-1], elsewhere, words=(f"conditions/{name}.npy", "has shape (1, 2, 2), not"))
@@ -155,7 +162,7 @@ def test_arguments_that_mean_nothing_end_in_one_line(workplace):
         (("--json", "a", "--csv", "a"), "need a file each"),
         (("--json", "a.jsonl", "--csv", "a"), "need a file each"),
         (("--gallery", "maps.txt"), "--gallery", "end its name with .png"),
-        (("--csv", __file__ + "/x.csv"), "--csv", "is no folder"),
+        (("--csv", __file__ + "/x.csv"), "--csv", "cannot be written there"),
         (("--ckpt", "."), "no checkpoint"),
         (("--ckpt", workplace / "vae"), "is an autoencoder"),
         ((*ldm, "--sampler", "decoupled"), "decoupled", "ddim"),

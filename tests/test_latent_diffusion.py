@@ -9,7 +9,7 @@ from data.geometry.layout import Layout
 from data.prepare import prepare
 from denoising_diffusion_pytorch.build import build_model
 from denoising_diffusion_pytorch.losses import AutoencoderLoss
-from denoising_diffusion_pytorch.predictor import predict_batch
+from denoising_diffusion_pytorch.predictor import predict_prepared
 from denoising_diffusion_pytorch.processes import PROCESSES
 from denoising_diffusion_pytorch.training.objectives import AutoencoderObjective, JointObjective, LatentObjective
 from tests.tiny import tiny_batch, tiny_config
@@ -39,7 +39,7 @@ def test_loss_and_sample(model_type, objective):
 
 def predicted(model, scenes, **how):
     samples = [prepare(scene, 16, 8, ["buildings", "transmitter", "cars"]) for scene in scenes]
-    return predict_batch(model, scenes, samples, torch.device("cpu"), **how)
+    return predict_prepared(model, scenes, samples, torch.device("cpu"), **how)
 
 
 def test_seeds_and_names_draw_different_maps_and_the_reconstruction_is_asked_for():
@@ -51,7 +51,9 @@ def test_seeds_and_names_draw_different_maps_and_the_reconstruction_is_asked_for
     (a, b), (again, _), (other, _) = (predicted(model, scenes, seed=seed, **how) for seed in (1, 1, 2))
     assert not np.array_equal(a.gain, b.gain) and not np.array_equal(a.gain, other.gain)
     assert np.array_equal(a.gain, again.gain) and a.reconstruction is None and not calls
-    assert predicted(model, scenes, reconstruct=True, **how)[0].reconstruction is not None
+    unknown = Scene("c", Layout([], (16, 16)), (3.0, 4.0))
+    found = predicted(model, [unknown, *scenes], reconstruct=True, **how)
+    assert [each.reconstruction is not None for each in found] == [False, True, True]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])

@@ -36,7 +36,7 @@ def files(root):
 def tree(tmp_path_factory):
     """Three cities of two transmitters, made by one process."""
     root = tmp_path_factory.mktemp("made") / "tree"
-    done(MAKE, "--out", root, "--maps", 3, "--workers", 1, *COMMON)
+    done(MAKE, "--out", root, "--cities", 3, "--workers", 1, *COMMON)
     return root
 
 
@@ -58,27 +58,27 @@ def test_the_tree_is_radiomapseer_s(tree):
 
 def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
     made, layouts = tmp_path / "more", ("--layouts", tree, "--tx", 1)
-    how = ("--out", made, "--maps", 3, "--seed", 9, *layouts)
+    how = ("--out", made, "--cities", 3, "--seed", 9, *layouts)
     done(MAKE, *how, "--split", "all", "--size", 64, "--workers", 1)
     old, new = RadioMapSeer(tree), RadioMapSeer(made)
     for number in range(3):
         ours, theirs = new.scene(number), old.scene(2 * number)
         assert np.array_equal(ours.buildings, theirs.buildings) and ours.tx != theirs.tx
-    other = ("--out", tmp_path / "b", "--maps", 4, "--split", "all", "--size", 64)
-    refused(MAKE, *other, *layouts, words=["has 3 layouts"])
-    refused(MAKE, *how, "--size", 64, "--maps", 2, words=["split"])
+    other = ("--out", tmp_path / "b", "--cities", 4, "--split", "all", "--size", 64)
+    refused(MAKE, *other, *layouts, words=["has 3 cities"])
+    refused(MAKE, *how, "--size", 64, "--cities", 2, words=["split"])
     outlines = tree / "polygon/buildings_complete/1.json"
     before = outlines.read_text()
     outlines.write_text(outlines.with_name("0.json").read_text())  # city 1 would be another one
     tree_layouts.cache_clear()
     refused(MAKE, *how, "--split", "all", "--size", 64, words=["was made with outlines="])
     outlines.write_text(before)
-    refused(MAKE, "--out", tmp_path / "c", "--maps", 1, *layouts, words=["maps of 256 px requested; the layouts of"])
+    refused(MAKE, "--out", tmp_path / "c", "--cities", 1, *layouts, words=["maps of 256 px requested; the layouts of"])
 
 
 def test_maps_without_and_with_cars(tree, tmp_path):
     root, how = tmp_path / "cars", ("--workers", 1, "--cars", *COMMON)
-    done(MAKE, "--out", root, "--maps", 3, *how)
+    done(MAKE, "--out", root, "--cities", 3, *how)
     made, plain = files(root), files(tree)
     assert made.items() >= {name: content for name, content in plain.items() if name.name != "dataset.json"}.items()
     added = {f"gain/carsDPM/{m}_{t}.png" for m in range(3) for t in range(2)}
@@ -86,8 +86,8 @@ def test_maps_without_and_with_cars(tree, tmp_path):
     assert {str(name) for name in made.keys() - plain.keys()} == added
     for lost in ("gain/carsDPM/0_1.png", "png/cars/1.png", "polygon/cars/2.json"):
         (root / lost).unlink()
-    assert "1 of them new\nall 3 cities" in done(MAKE, "--out", root, "--maps", 3, *how) and files(root) == made
-    refused(MAKE, "--out", tree, "--maps", 3, *how, words=["was made with cars="])  # a tree has cars or none
+    assert "1 of them new\nall 3 cities" in done(MAKE, "--out", root, "--cities", 3, *how) and files(root) == made
+    refused(MAKE, "--out", tree, "--cities", 3, *how, words=["was made with cars="])  # a tree has cars or none
     scenes = [(RadioMapSeer(root).scene(n), RadioMapSeer(root, "carsDPM").scene(n)) for n in range(6)]
     assert all(cars.cars.outlines and (bare.gain >= cars.gain).all() for bare, cars in scenes)
 
@@ -97,7 +97,7 @@ def test_the_cars_of_a_tree_stay_but_where_a_transmitter_stands(tree, tmp_path, 
     shutil.copytree(tree, source)
     save_json(source / "polygon" / "cars" / "1.json", [car])
     how = ("--layouts", source, "--split", "all", "--tx", 1, "--size", 64, "--workers", 1, "--cars")
-    assert "1 of 3 layouts" in done(MAKE, "--out", made, "--maps", 2, *how)
+    assert "1 of 3 layouts" in done(MAKE, "--out", made, "--cities", 2, *how)
     other, found = map(RadioMapSeer(made, "carsDPM").scene, range(2))
     assert outlines_as_file(found.cars) == [car] and other.cars.outlines
     monkeypatch.setattr(writer, "random_transmitter", lambda city, rng: (6, 59))
@@ -111,12 +111,12 @@ def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):
     before = kept.stat().st_mtime_ns
     for lost in ("gain/DPM/0_1.png", "antenna/0.json"):
         (tmp_path / lost).unlink()
-        done(MAKE, *how, "--maps", 3)
-    assert " 0 of them new" in done(MAKE, *how, "--maps", 2)
+        done(MAKE, *how, "--cities", 3)
+    assert " 0 of them new" in done(MAKE, *how, "--cities", 2)
     assert files(tmp_path) == files(tree) and kept.stat().st_mtime_ns == before
     (tmp_path / "gain").rename(tmp_path / "elsewhere")
     (tmp_path / "gain").symlink_to(tmp_path / "elsewhere")
-    assert " 0 of them new\nall 3 cities" in done(MAKE, *how, "--maps", 3)
+    assert " 0 of them new\nall 3 cities" in done(MAKE, *how, "--cities", 3)
 
 
 def test_tasks_of_an_array_at_once_beside_a_larger_one_that_is_killed(tree, tmp_path):
@@ -124,7 +124,7 @@ def test_tasks_of_an_array_at_once_beside_a_larger_one_that_is_killed(tree, tmp_
         variables = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_CPUS_PER_TASK": "2"}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         variables |= {"PATH": path, "NUMBA_CACHE_DIR": ""}  # the code that this process has compiled
-        line = ["bash", "scripts/slurm/make_dataset.sbatch", "--out", tmp_path, *COMMON, "--maps", maps]
+        line = ["bash", "scripts/slurm/make_dataset.sbatch", "--out", tmp_path, *COMMON, "--cities", maps]
         where = {"cwd": ROOT, "env": environment() | variables}
         return subprocess.Popen(list(map(str, line)), **where, stdout=subprocess.PIPE, text=True)
 
@@ -224,12 +224,12 @@ def test_a_flat_tree(flat_tree):
 
 def test_a_radiomapseer_tree(radiomapseer, tmp_path):
     out = done(CHECK, radiomapseer)
-    assert "20 scenes of 10 maps" in out and "no problems found" in out and "warning" not in out
-    assert "splits (maps in order, 80 / 10 / 10 %): train 16, val 2, test 2" in out
+    assert "20 scenes of 10 cities" in out and "no problems found" in out and "warning" not in out
+    assert "splits (cities in order, 80 / 10 / 10 %): train 16, val 2, test 2" in out
     for split, entry in (("train", "1"), ("test", "1_0")):
         (radiomapseer / "splits").mkdir(exist_ok=True)
         (radiomapseer / "splits" / f"{split}.txt").write_text(entry)
-    assert "odd: train and test share 1 maps" in script(CHECK, radiomapseer).stdout
+    assert "odd: train and test share 1 cities" in script(CHECK, radiomapseer).stdout
     shutil.rmtree(radiomapseer / "splits")
     victim = radiomapseer / "gain" / "DPM" / "1_0.png"
     victim.write_bytes(victim.read_bytes()[:100])

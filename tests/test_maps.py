@@ -10,18 +10,19 @@ from PIL import Image
 from data.geometry.georeference import Georeference
 from data.geometry.layout import Layout
 from data.scene import Scene
-from evaluation.maps import Coverage, draw_map, write_coverage, write_map
+from evaluation.maps import best_server, draw_map, write_coverage, write_map
 
 GRID = Georeference(500_000.0, 4_000_000.0, 1.0, 1.0, False, 32632)
 
 
-def test_best_server_and_coverage():
-    gains = np.array([[[0.5, 0.1, np.nan, 0.9]], [[0.1, 0.15, np.nan, 0.3]]])
-    found = Coverage.of(gains, np.array([[False, False, False, True]]), -127)
-    assert found.server.tolist() == [[1, 2, 0, 0]] and found.covered.tolist() == [[True, False, False, False]]
-    assert np.allclose(found.gain, [[0.5, 0.15, np.nan, np.nan]], equal_nan=True)
-    assert (found.predicted_fraction, found.covered_fraction) == (2 / 3, 1 / 2)
-    assert not Coverage.of(gains, np.ones((1, 4), bool), -127).server.any()
+def test_best_server_and_coverage(tmp_path):
+    gains, built = np.array([[[0.5, 0.1, np.nan, 0.9]], [[0.1, 0.15, np.nan, 0.3]]]), np.array([[False] * 3 + [True]])
+    server, gain = best_server(gains, built)
+    assert server.tolist() == [[1, 2, 0, 0]] and np.allclose(gain, [[0.5, 0.15, np.nan, np.nan]], equal_nan=True)
+    assert not best_server(gains, np.ones((1, 4), bool))[0].any()
+    summary = write_coverage(tmp_path, "city", gains, [Scene("a", built, (0, 0)), Scene("b", built, (1, 0))], -127)
+    assert summary["predicted_fraction_of_open_area"] == 2 / 3
+    assert summary["covered_fraction_of_predicted_area"] == 1 / 2
 
 
 def test_maps_of_footprints_are_geotiffs_too(tmp_path):
@@ -33,8 +34,7 @@ def test_maps_of_footprints_are_geotiffs_too(tmp_path):
     for scene in scenes:
         write_map(tmp_path, scene.name, gain, gain * 0.01, GRID)
         draw_map(tmp_path, scene, gain, gain * 0.01)
-    coverage = Coverage.of(np.stack([gain, gain * 0.3]), scenes[0].buildings, -100)
-    write_coverage(tmp_path, "city", coverage, scenes, -100, GRID)
+    write_coverage(tmp_path, "city", np.stack([gain, gain * 0.3]), scenes, -100, GRID)
     kinds = (".npy", ".png", ".tif", "_figure.png", "_std.npy", "_std.tif")
     names = {f"{name}{kind}" for name in "ab" for kind in kinds}
     of_all = ("coverage.json", "coverage.png", "coverage.tif", "best_server.npy", "best_server.tif")

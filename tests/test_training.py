@@ -51,6 +51,9 @@ def test_figures_are_the_same_in_log_and_tensorboard(tmp_path):
         tag = name.replace("validation_", "validation/") if name.startswith("validation_") else f"train/{name}"
         shown = {event.step: event.value for event in events.Scalars(tag)}
         assert shown == {step: pytest.approx(value, rel=1e-4) for step, value in values.items()}
+    with (tmp_path / "train.log").open("a") as log:  # cut when the disk was full, and written to again
+        log.write("2026-01-01T00:00:00 step=5\n2026-01-01T00:00:00 step=6 lo2026-01-01T00:00:00 step=4 event=start\n")
+    assert read_log(tmp_path / "train.log") == figures
     assert figures["validation_nmse"][4] == pytest.approx(0.01, rel=1e-3)  # (0.05 / 0.5)^2
     assert figures["lr_discriminator"].keys() == {2, 3, 4}
     assert [event.step for event in events.Images("samples")] == [4]  # not at every validation

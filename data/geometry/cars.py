@@ -1,6 +1,6 @@
 """RadioMapSeer's cars: rectangles of 2 x 4 m in any direction, whose corners are whole metres around a whole centre.
 
-That leaves sixteen outlines. Unlike buildings, cars have the same frame in their pictures and in the maps.
+There are sixteen such outlines. Unlike buildings, cars have the same frame in their pictures and in the maps.
 """
 
 from functools import cache
@@ -14,9 +14,9 @@ from .outlines import rings_from_mask
 from .registration import EDGE
 
 LENGTH, WIDTH = 4, 2  # m
-MANY, TURNED = 20, 4  # cars, and different outlines among them, by which a picture of RadioMapSeer is recognised
+MANY, TURNED = 20, 4  # least numbers of cars, and of different outlines, in a picture of RadioMapSeer
 STEPS = 200  # tries to split a blob into cars
-SAMPLE = (-7 * EDGE, 4 * EDGE)  # from a pixel's centre, which is often on an outline, to the point that decides
+SAMPLE = (-7 * EDGE, 4 * EDGE)  # from a pixel's centre, which often lies on an outline, to the point that is tested
 
 
 def car_outline(centre: tuple[int, int], degrees: float) -> np.ndarray:
@@ -35,7 +35,7 @@ def picture_of_cars(cars: Layout) -> np.ndarray:
 
 
 def cars_of(outlines: list[np.ndarray], shape: tuple[int, int]) -> Layout:
-    """The layout of cars, which may overlap; of buildings, an outline inside another one is a courtyard."""
+    """The layout of cars, which may overlap; among buildings, an outline inside another one would be a courtyard."""
     inside = np.zeros(shape, bool)
     for ring in outlines:  # each in its own window
         column, row = np.maximum(np.floor(ring.min(axis=0)).astype(int), 0)

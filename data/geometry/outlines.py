@@ -98,7 +98,7 @@ def shrink(ring: np.ndarray, buildings: np.ndarray, distance: float) -> np.ndarr
 
 
 def is_building(buildings: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Whether points (N, 2) lie inside the buildings (H, W) bool, (N,) bool; those beyond the map count at its border."""
+    """Whether points (N, 2) lie inside the buildings (H, W) bool, (N,) bool; points beyond the map are moved to its border."""
     return buildings[pixel_of(points.clip(0, np.array(buildings.shape[::-1]) - 1))]
 
 

@@ -80,7 +80,8 @@ def picture_of(layout: Layout) -> np.ndarray:
 def fit_outlines(mask: np.ndarray) -> list[np.ndarray]:
     """Outlines, in the map's frame, of one of RadioMapSeer's building pictures (H, W) bool.
 
-    The fit looks for whole corners that reproduce the picture. Several can give the same, so walls may be a pixel off.
+    The fit looks for corners at whole metres that reproduce the picture. Different corners can draw the same picture, so that a
+    wall may be a pixel off.
     """
     return [_fit(ring, mask) for ring in rings_from_mask(mask)]
 

@@ -139,7 +139,7 @@ def _city_of_footprints(found: Footprints, around: np.ndarray, name: str) -> Cit
 
 
 def _span(buildings: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """The corners of the map, with positions in the open beside the buildings and MARGIN, and whether it can be read."""
+    """Corners of a map of the buildings and the positions near them, with MARGIN around, and whether it is small enough."""
     low, high = shapely.total_bounds(buildings).reshape(2, 2)
     beside = positions[((positions > low - NEAR) & (positions < high + NEAR)).all(1)]
     low, high = np.min([low, *beside], axis=0) - MARGIN, np.max([high, *beside], axis=0) + MARGIN

@@ -41,8 +41,8 @@ def metres(crs: CRS | None, point: np.ndarray) -> np.ndarray:
 
 
 def epsg_of(crs: CRS, point: np.ndarray) -> int | None:
-    """Number of the EPSG's system in which a point (x, y) is at the same place, to about 1 cm; None without such a system, or
-    where its number does not fit into a GeoTIFF.
+    """EPSG code of a system, if a point (x, y) has the same place under that code, to about 1 cm; else None, also for codes
+    that do not fit into a GeoTIFF.
     """
     code = crs.to_epsg(min_confidence=25) or 4326  # what has no number may be WGS 84 by another name
     if code not in EPSG_CODES:
@@ -75,7 +75,7 @@ def footprints_of(content: Any, name: str) -> Footprints:
     buildings, crs = _polygons(shapes[chosen]), _crs(named)
     bounds = shapely.bounds(buildings)
     house, middle = np.median((bounds[:, 2:] - bounds[:, :2]).max(1)), np.median(bounds, axis=0)[:2]
-    if crs is None or crs.is_geographic:  # GeoJSON that names no system should be in degrees, but not everybody's is
+    if crs is None or crs.is_geographic:  # GeoJSON that names no system should be in degrees, but some is not
         degrees = (np.abs(bounds) <= (180, 90, 180, 90)).all(1).mean() > 0.5 and house < HOUSE[1]
         if crs is None and not degrees and named:
             notes.append(f'its "crs" is unknown: coordinates count as metres; if they are not, {CONVERT} {name}')

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 Sample = dict[str, Any]
-# what moves, and what comes in from outside a moved image: zero gain, an empty condition, and a building (where the map is
-# zero); `native`, the map at its own resolution, where it is there
+# what is transformed, with the value of pixels from outside: zero gain, an empty condition, a building; `native`, if
+# present, is the map at its own resolution
 FILL = {"image": -1.0, "cond": -1.0, "ori_mask": 1.0, "native": 0.0}
 
 

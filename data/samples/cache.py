@@ -22,7 +22,7 @@ DTYPE = np.float16  # relative error 5e-4, about that of an 8-bit grey level
 LAYOUT = 2  # version of the folder; raise it with every change, so that no earlier folder is read
 SHARDS, ROWS = 64, 256  # files of a cache, unless they would hold more samples than this
 LOOK_AGAIN = 1.0  # s between checks of what other processes have done
-PATIENCE = 60  # s until a network file system shows what another machine wrote
+PATIENCE = 60  # s to wait for files that another machine wrote to a network file system
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ..workers import start_worker, usable_processors
 from .augment import Augmentation
 from .cache import DTYPE, CacheProcesses, SampleCache
 
-READ_AHEAD = 128  # samples of a cache that are prepared before the first of them is written: a disk may be slow
+READ_AHEAD = 128  # samples that are prepared together and then written to a cache
 
 
 class RadioMapDataset(Dataset):
@@ -219,7 +219,7 @@ def worker_settings(num_workers: int) -> dict[str, Any]:
 
 
 def close_dataloader(loader: DataLoader) -> None:
-    """Stop the workers of a loader now. They ignore SIGTERM, which the interpreter would send them at exit."""
+    """Stop the workers of a loader now, not when its iterator is collected."""
     workers: Any = loader._iterator  # torch has no public method for this
     if workers is not None:
         workers._shutdown_workers()

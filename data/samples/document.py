@@ -1,4 +1,4 @@
-"""The names and calls of the design document for data, where they differ from ours. Nothing else knows them."""
+"""The names and calls of the design document for data, where they differ from ours."""
 
 from collections.abc import Callable, Iterator
 from itertools import count, islice

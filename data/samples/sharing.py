@@ -76,7 +76,7 @@ class Processes:
         return own[0]
 
     def agree(self, scenes: Any, models: Any) -> None:
-        """Raise DataError, on the main process, where the processes do not see the same scenes, or `models`, in JSON types."""
+        """Raise DataError on the main process if the processes see different scenes, or have different `models` (JSON types)."""
         facts = {"maps": len(scenes), "names of maps": digest(scenes.names), "models": digest(models)}
         for rank, theirs in enumerate(self.gather(lambda: facts)):
             for key, value in facts.items():

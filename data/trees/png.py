@@ -14,7 +14,7 @@ def read_grey(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     """`decode_grey` of a file, which must have this shape, that of its gain map; a DataError names it otherwise."""
     pixels = decode_grey(read_bytes(path), path)
     if shape is not None and pixels.shape != shape:
-        raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px, its map {shape[1]}x{shape[0]}")
+        raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px instead of {shape[1]}x{shape[0]}")
     return pixels
 
 

@@ -28,14 +28,14 @@ log = logging.getLogger("radiodiff")
 
 BUILDINGS, CARS = "buildings_complete", "cars"  # folders below polygon/ and png/
 KINDS = (".png", ".json")  # of files
-NAME = r"(0|[1-9]\d*)_(0|[1-9]\d*)"  # of a scene: MAP_TX
+NAME = r"(0|[1-9]\d*)_(0|[1-9]\d*)"  # of a scene: CITY_TX
 MISSING_VARIANT = 1  # of the six ways to leave buildings out; fixed, so that a scene has one condition
 EXACTLY_OVER = 1e-5  # largest fraction of a map's energy inside an aligned picture; about .01 at half a pixel's offset
 _fitting = threading.Lock()  # threads that read one layout's scenes wait for its outlines instead of fitting them too
 
 
 class RadioMapSeer:
-    """The scenes of one simulation type and split, sorted by map and transmitter; `scene(i)` reads one.
+    """The scenes of one simulation type and split, sorted by city and transmitter; `scene(i)` reads one.
 
     Raises DataError if there is no such tree, simulation type or split, or no complete scene.
     """
@@ -60,8 +60,8 @@ class RadioMapSeer:
         complete, found = self._complete()
         self.names = select(self.root, split, complete, self.rule)[:max_samples]
         self.scenes = [_numbers(name) for name in self.names]
-        maps = len({map_id for map_id, _ in self.scenes})
-        self.report = f"{found}; split {split}: {len(self.names)} scenes of {maps} maps"
+        cities = len({city_id for city_id, _ in self.scenes})
+        self.report = f"{found}; split {split}: {len(self.names)} scenes of {cities} cities"
         log.info(self.report)
 
     def _complete(self) -> tuple[list[str], str]:
@@ -70,7 +70,7 @@ class RadioMapSeer:
         complete = sorted((name for name in found if re.fullmatch(NAME, name)), key=_numbers)
         if not complete:
             kinds = ", ".join(sorted(path.name for path in self.root.glob("gain/*/"))) or "nothing"
-            raise DataError(f"{self.gains}: holds no maps MAP_TX.png; in gain/ there are: {kinds} (simulation_type)")
+            raise DataError(f"{self.gains}: holds no maps CITY_TX.png; in gain/ there are: {kinds} (simulation_type)")
         report = f"{self.root}: {len(complete)} {self.gains.name} maps"
         needed = [("antenna", "png/antennas"), *((f"polygon/{part}", f"png/{part}") for part in self.parts.values())]
         for better, other in needed:
@@ -79,7 +79,7 @@ class RadioMapSeer:
             complete = [name for name in complete if {name, name.split("_")[0]} & present]
             report += f", {count - len(complete)} without {better} or {other}" if len(complete) < count else ""
             traced = {name.split("_")[0] for name in complete} - known if "buildings" in better else ()
-            report += f"; {len(traced)} cities only have {other}: 2.5 times the error of outlines" if traced else ""
+            report += f"; {len(traced)} cities have {other} but no outlines: 2.5 times the error" if traced else ""
         if not complete:
             raise DataError(f"{report}: no complete scene")
         return complete, report
@@ -97,24 +97,24 @@ class RadioMapSeer:
 
     def scene(self, index: int) -> Scene:
         """Read one scene; raises DataError that names a file that is unreadable."""
-        map_id, transmitter = self.scenes[index]
+        city_id, transmitter = self.scenes[index]
         gain = read_map(self.gains / f"{self.names[index]}.png")
-        layouts: dict[str, Any] = {key: self.layout(map_id, part, gain.shape, gain) for key, part in self.parts.items()}
-        tx = self._transmitter(map_id, transmitter, gain.shape)
+        layouts: dict[str, Any] = {k: self.layout(city_id, part, gain.shape, gain) for k, part in self.parts.items()}
+        tx = self._transmitter(city_id, transmitter, gain.shape)
         return Scene(self.names[index], tx=tx, gain=gain, truth=self.truth, **layouts)
 
     def identity(self) -> dict[str, object]:
         """What is read, in JSON types; changes when a file of these scenes changes."""
         pictures = (f"gain/{self.gains.name}", "png/antennas")
         files = [f"{folder}/{name}.png" for folder in pictures for name in self.names]
-        for map_id in sorted({map_id for map_id, _ in self.scenes}):
-            files.append(f"antenna/{map_id}.json")
-            files += [file for part in self.parts.values() for file in _files(part, map_id)]
+        for city_id in sorted({city_id for city_id, _ in self.scenes}):
+            files.append(f"antenna/{city_id}.json")
+            files += [file for part in self.parts.values() for file in _files(part, city_id)]
         return {"scenes": digest(self.names), "files": file_digest(self.root, files)}
 
-    def layout(self, map_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
+    def layout(self, city_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
         """The layout in the folder `part` of polygon/, else of png/, or None; pictures cut from the map `gain` are not offset."""
-        path = next((path for path in (self.root / file for file in _files(part, map_id)) if path.exists()), None)
+        path = next((path for path in (self.root / file for file in _files(part, city_id)) if path.exists()), None)
         if path is None:
             return None
         fit = path.suffix == ".png" and part != CARS
@@ -123,14 +123,14 @@ class RadioMapSeer:
             fit = power[read_grey(path, shape) > 0].sum() > EXACTLY_OVER * power.sum()
         return _layout(path, path.stat().st_mtime_ns, shape, part == CARS, fit)
 
-    def _transmitter(self, map_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
+    def _transmitter(self, city_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
         """(x, y), listed, or the brightest pixel of a picture; the centre if several are equally bright."""
-        path = self.root / f"antenna/{map_id}.json"
+        path = self.root / f"antenna/{city_id}.json"
         if path.exists():
             positions = read_antennas(path, shape[0])
             x, y = map(float, positions[transmitter]) if transmitter < len(positions) else (np.nan, np.nan)
         else:
-            path = self.root / f"png/antennas/{map_id}_{transmitter}.png"
+            path = self.root / f"png/antennas/{city_id}_{transmitter}.png"
             antenna = read_grey(path, shape)
             rows, columns = np.nonzero(antenna == max(antenna.max(), 1))
             x, y = (float(columns.mean()), float(rows.mean())) if len(rows) else (np.nan, np.nan)
@@ -143,8 +143,8 @@ def _numbers(name: str) -> tuple[int, ...]:
     return tuple(map(int, name.split("_")))
 
 
-def _files(part: str, map_id: int) -> list[str]:
-    return [f"polygon/{part}/{map_id}.json", f"png/{part}/{map_id}.png"]
+def _files(part: str, city_id: int) -> list[str]:
+    return [f"polygon/{part}/{city_id}.json", f"png/{part}/{city_id}.png"]
 
 
 @lru_cache(64)  # consecutive scenes share their layout

@@ -63,18 +63,18 @@ class Recipe:
         """The folders of the maps, one each per transmitter."""
         return ["gain/DPM", "gain/carsDPM"] if self.cars else ["gain/DPM"]
 
-    def files(self, root: Path, map_id: int) -> set[Path]:
-        files = [f"antenna/{map_id}.json"]
+    def files(self, root: Path, city_id: int) -> set[Path]:
+        files = [f"antenna/{city_id}.json"]
         for part in (BUILDINGS, CARS) if self.cars else (BUILDINGS,):
-            files += [f"polygon/{part}/{map_id}.json", f"png/{part}/{map_id}.png"]
+            files += [f"polygon/{part}/{city_id}.json", f"png/{part}/{city_id}.png"]
         for folder in ("png/antennas", *self.gains):
-            files += [f"{folder}/{map_id}_{tx}.png" for tx in range(self.transmitters)]
+            files += [f"{folder}/{city_id}_{tx}.png" for tx in range(self.transmitters)]
         return {root / file for file in files}
 
-    def city(self, map_id: int) -> tuple[Layout, list[tuple[int, int]], Layout | None]:
+    def city(self, city_id: int) -> tuple[Layout, list[tuple[int, int]], Layout | None]:
         """A map's layout, its transmitters, and its cars except those at a transmitter; None for a recipe without cars."""
-        rng = np.random.default_rng((self.seed, map_id))
-        city, cars = self.known[map_id] if self.known else (None, None)
+        rng = np.random.default_rng((self.seed, city_id))
+        city, cars = self.known[city_id] if self.known else (None, None)
         while True:
             layout = city or random_city(rng, self.size)
             try:
@@ -82,10 +82,10 @@ class Recipe:
                 break
             except ValueError as error:  # no open pixel in the middle: draw another city from the same stream
                 if city:
-                    raise DataError(f"{self.layouts}: city {map_id} has no open pixel in its centre") from error
+                    raise DataError(f"{self.layouts}: city {city_id} has no open pixel in its centre") from error
         if not self.cars:
             return layout, transmitters, None
-        cars = cars or random_cars(layout, np.random.default_rng((self.seed, map_id, 1)))
+        cars = cars or random_cars(layout, np.random.default_rng((self.seed, city_id, 1)))
         places = shapely.multipoints(transmitters)
         kept = [ring for ring in cars.outlines if shapely.distance(shapely.Polygon(ring), places) > BESIDE]
         return layout, transmitters, cars_of(kept, layout.shape)
@@ -95,9 +95,9 @@ class Recipe:
 def tree_layouts(root: str, split: str, cars: bool) -> list[tuple[Layout, Layout | None]]:
     """The layouts of a RadioMapSeer tree's split, one per map, each with its `cars` if the tree shows them."""
     tree = RadioMapSeer(root, split=split)
-    first = {map_id: index for index, (map_id, _) in reversed(list(enumerate(tree.scenes)))}
-    layouts = {map_id: tree.scene(first[map_id]).layout for map_id in sorted(first)}
-    return [(layout, tree.layout(map_id, CARS, layout.shape) if cars else None) for map_id, layout in layouts.items()]
+    first = {city_id: index for index, (city_id, _) in reversed(list(enumerate(tree.scenes)))}
+    layouts = {city_id: tree.scene(first[city_id]).layout for city_id in sorted(first)}
+    return [(layout, tree.layout(city_id, CARS, layout.shape) if cars else None) for city_id, layout in layouts.items()]
 
 
 def open_folder(root: Path, recipe: Recipe) -> None:
@@ -135,20 +135,20 @@ def incomplete_cities(root: Path, cities: Iterable[int], recipe: Recipe) -> list
     return [city for city in cities if not recipe.files(root, city) <= there]
 
 
-def write_city(root: Path, map_id: int, recipe: Recipe) -> int:
+def write_city(root: Path, city_id: int, recipe: Recipe) -> int:
     """Write one city and its maps, except files that exist; returns the number of maps written."""
-    city, transmitters, cars = recipe.city(map_id)
-    _write(root / f"antenna/{map_id}.json", antennas_as_file(transmitters, recipe.size))
+    city, transmitters, cars = recipe.city(city_id)
+    _write(root / f"antenna/{city_id}.json", antennas_as_file(transmitters, recipe.size))
     for part, layout, draw in ((BUILDINGS, city, picture_of), (CARS, cars, picture_of_cars)):
         if layout is not None:
-            _write(root / f"polygon/{part}/{map_id}.json", outlines_as_file(layout))
-            _write(root / f"png/{part}/{map_id}.png", draw(layout) * np.uint8(255))
+            _write(root / f"polygon/{part}/{city_id}.json", outlines_as_file(layout))
+            _write(root / f"png/{part}/{city_id}.png", draw(layout) * np.uint8(255))
     simulator, written = Simulator(city, cars=cars), 0
     for number, (x, y) in enumerate(transmitters):
         antenna = np.zeros(city.shape, np.uint8)
         antenna[y, x] = 255
-        _write(root / f"png/antennas/{map_id}_{number}.png", antenna)
-        paths = [root / folder / f"{map_id}_{number}.png" for folder in recipe.gains]
+        _write(root / f"png/antennas/{city_id}_{number}.png", antenna)
+        paths = [root / folder / f"{city_id}_{number}.png" for folder in recipe.gains]
         if not all(path.exists() for path in paths):
             for path, path_gain in zip(paths, simulator.path_gains((x, y)), strict=False):  # the second only with cars
                 written += _write(path, gain_to_uint8(db_to_gain(path_gain)))

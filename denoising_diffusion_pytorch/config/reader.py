@@ -39,15 +39,17 @@ SIGN = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMax
 TYPES = {"integer": "whole number", "boolean": "true or false", "string": "text", "null": ""}
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), *, stage: str = "ldm") -> Config:
-    """A resolved Config from a YAML file (an empty one means the design document's values) and `key=value` overrides.
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, stage: str | None = "ldm") -> Config:
+    """A Config from a YAML file (an empty one means the design document's values) and `key=value` overrides, resolved for a
+    stage; None: nothing is derived.
 
     Raises:
         ConfigError: one line that begins with the file's name.
     """
     try:
-        config = resolve(parse_config(read_yaml(Path(path).read_text(encoding="utf-8")), overrides), stage)
-        if config.data.cond_channels is None:
+        config = parse_config(read_yaml(Path(path).read_text(encoding="utf-8")), overrides)
+        config = resolve(config, stage) if stage else config
+        if stage and config.data.cond_channels is None:
             given = f"cond_stage_config.in_channels is {config.cond_stage_config.in_channels}"
             raise ConfigError(f"{given}; name that many data.cond_channels, or leave it out")
     except ConfigError as error:

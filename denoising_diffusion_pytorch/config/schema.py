@@ -125,23 +125,23 @@ class EndToEndConfig(Section):
 
 class DiffusionConfig(Section):
     model_type: ModelType = setting("ddpm", "T discrete steps, RadioDiff's decoupled diffusion, or flow matching")
-    objective: Objective | None = setting(None, "quantity that the loss compares; null: the first one of model_type")
+    objective: Objective | None = setting(None, "what the squared error is of; null: the first one of model_type")
     timesteps: Count | None = setting(None, "T of ddpm; null: 1000")
     beta_schedule: Schedule | None = setting(None, "variances of ddpm: LDM's (null), DDPM's or improved DDPM's")
     final_step_fraction: Fraction = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
     scale_factor: Positive | None = setting(None, "factor of the latents; null: 1 / std, measured as stage 2 starts")
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")
-    sampling_timesteps: Count = setting(4, "number of sampling steps; with pred_x0 more steps cost accuracy")
+    sampling_timesteps: Count = setting(4, "number of sampling steps; with pred_x0, more steps lower the accuracy")
     noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
     pixel_noise: NotNegative = setting(
-        0.0, "noise on every pixel of several samples, dB: detail that the decoder loses"
+        0.0, "noise added to every pixel of several samples, dB; stands for detail that the decoder loses"
     )
     ddim_eta: Fraction | None = setting(None, "noise of ddim; null: 0, deterministic after the initial noise")
     end_to_end: EndToEndConfig = setting(EndToEndConfig(), "last phase of stage 2, trained on the decoded map's error")
 
 
 class BaselineConfig(Section):
-    architecture: Literal["radiounet", "pmnet"] = setting("radiounet", "image sides: multiples of 64 px, or 8 (pmnet)")
+    architecture: Literal["radiounet", "pmnet"] = setting("radiounet", "64 must divide the image side, for pmnet 8")
     width: Positive = setting(1.0, "fraction of the published channels in every layer")
 
 
@@ -149,8 +149,8 @@ class SourceConfig(Section):
     data_root: PathText | None = setting(None, "the tree's folder")
     simulation_type: Text = setting("DPM", "DPM, IRT2, IRT4, carsDPM, carsIRT2 or carsIRT4, where the tree has several")
     split: Text | None = setting(None, "null: train, val and test for data.train, data.validation and sample.source")
-    missing_buildings: Annotated[int, Field(ge=0, le=4)] = setting(0, "RadioMapSeer's variants that lack this many")
-    max_samples: Count | None = setting(None, "only the first samples of the split; null: all")
+    missing_buildings: Annotated[int, Field(ge=0, le=4)] = setting(0, "buildings that RadioMapSeer's variant lacks")
+    max_samples: Count | None = setting(None, "use only this many samples, the first of the split; null: all")
 
 
 class AugmentConfig(Section):
@@ -177,14 +177,14 @@ class DataConfig(Section):
     train: SourceConfig = setting(SourceConfig(), "a RadioMapSeer tree, or images/ conditions/ masks/")
     validation: SourceConfig = setting(SourceConfig(), "unset settings follow data.train, except split and max_samples")
     image_size: Count | None = setting(None, "px; follows from ddconfig.resolution")
-    map_size: Count | None = setting(None, "m, of the maps as they are; null: that of the first training map")
+    map_size: Count | None = setting(None, "side of the maps in m; null: that of the first training map")
     cond_size: Count | None = setting(None, "px; null: the latent's side, or image_size for decoder_cond")
     cond_channels: Channels | None = setting(None, "see data/conditions.py; null: buildings, transmitter, cars")
     augmentation: AugmentConfig = setting(AugmentConfig(), "the same for image, condition and mask")
     incomplete: IncompleteConfig = setting(IncompleteConfig(), "what the condition lacks, and measured points")
     cache: bool = setting(False, "keep every prepared sample, in memory or in cache_folder")
     cache_latents: bool = setting(False, "stage 2: encode every map only once, in all its symmetries")
-    cache_folder: PathText | None = setting(None, "of both caches; null: samples in memory, latents in results_folder")
+    cache_folder: PathText | None = setting(None, "for both caches; null: samples in memory, latents in results_folder")
     num_workers: Natural = setting(4, "processes that prepare batches; 0: the training process itself")
 
     data_root = property(lambda self: self.train.data_root, doc="Of the training source.")
@@ -252,7 +252,7 @@ class SampleConfig(Section):
     sampler: Sampler | None = setting(None, "one that fits the model; null: the checkpoint's")
     noise_scale: Positive | None = setting(None, "standard deviation of the sampler's noise; null: the checkpoint's")
     pixel_noise: NotNegative | None = setting(
-        None, "noise on every pixel of several samples, dB; null: the checkpoint's"
+        None, "noise added to every pixel of several samples, dB; null: the checkpoint's"
     )
     num_samples: Count = setting(1, "samples per scene; more than one give their mean and standard deviation")
     use_ema: bool = setting(True, "averaged weights")

@@ -144,8 +144,8 @@ class SwinConditionEncoder(nn.Module):
         dim, dim_mults: channels of level l are dim * dim_mults[l]; its side is 2^-l of level 0's.
         depths: Swin blocks per level; every second one has shifted windows.
         patch_size: side of the condition / side of level 0 (the latent's). Above 1, patches are embedded by their means and
-            maxima and, at first with zero weights, pixel by pixel: a single pixel, such as a transmitter, is another input
-            at every place in a patch, and networks that saw pixels alone did not learn line of sight.
+            maxima and, at first with zero weights, pixel by pixel: a single pixel, such as a transmitter, is a different
+            input at every place in a patch, and networks that saw pixels alone did not learn line of sight.
     """
 
     def __init__(

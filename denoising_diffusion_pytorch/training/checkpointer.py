@@ -42,7 +42,7 @@ class Checkpointer:
         """Load the checkpoint that the run continues from, if any (`checkpoint_to_continue`); returns the steps taken."""
         found = checkpoint_to_continue(self.config, self.stage)
         states = gather_object([(found.step, not found.meta["metrics"]) if found else (0, False)])
-        steps, self.unscored = {step for step, _ in states}, states[0][1]  # the others' meta.json may be an old copy
+        steps, self.unscored = {step for step, _ in states}, states[0][1]  # others may read an old meta.json
         if len(steps) > 1:
             message = f"processes find checkpoints of steps {min(steps)} and {max(steps)} here"
             raise CheckpointError(f"{self.folder}: {message}; trainer.results_folder must be one folder that all see")
@@ -82,8 +82,10 @@ class Checkpointer:
                 load_optimizer(optimization.optimizer, state["optimizers"][optimization.name])
             for name, objective in self.extra.items():
                 objective.load_state_dict(state["extra"][name])
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, ValueError, RuntimeError) as error:
-            changes = "; ".join(differences(found.config, self.config))
+            changes = "; ".join(differences(found.config, self.config)) or "the code"
             raise CheckpointError(f"{found.path}: trained other weights; changed since: {changes}") from error
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -16,7 +16,14 @@ from data.hashing import digest
 from data.incomplete import Incomplete
 from data.samples.augment import Augmentation, symmetry
 from data.samples.cache import CacheProcesses, SampleCache
-from data.samples.dataset import OwnSamples, RadioMapDataset, close_dataloader, to_device, training_loader
+from data.samples.dataset import (
+    OwnSamples,
+    RadioMapDataset,
+    close_dataloader,
+    to_device,
+    training_loader,
+    worker_settings,
+)
 from data.trees.folder import open_tree
 
 from ..config.schema import Config, SourceConfig
@@ -87,7 +94,7 @@ class TrainingData:
         with cache.filling(self.processes) as missing:
             mine = sorted({row // count for row in missing})
             size, workers = max(1, self.config.trainer.batch_size // count), settings.num_workers if mine else 0
-            loader, row = DataLoader(dataset, size, sampler=mine, num_workers=workers), iter(mine)
+            loader, row = DataLoader(dataset, size, sampler=mine, **worker_settings(workers)), iter(mine)
             for batch in tqdm(loader, desc="encoding", unit="batch", disable=not accelerator.is_main_process):
                 images = batch["image"].to(accelerator.device)
                 turned = torch.stack([symmetry(images, s) for s in symmetries], dim=1).flatten(0, 1)  # map by map

@@ -36,7 +36,7 @@ FORMULAS: dict[Any, Callable] = {
 
 
 class Forecast(NamedTuple):
-    """Bytes per process between two micro-batches and at most, FLOPs per optimizer step and process."""
+    """Per process: bytes between two micro-batches (`fixed`) and at the peak, and FLOPs per optimizer step."""
 
     fixed: int
     peak: int
@@ -79,7 +79,7 @@ def norms_in_float32(trainer: Trainer) -> None:
 
 
 def largest_batch(found: Forecast, batch_size: int, card: int) -> int:
-    """The largest micro-batch on a GPU of that many GiB, from another one's forecast: memory that is not fixed grows linearly."""
+    """The largest micro-batch that fits a GPU of `card` GiB, extrapolated from the forecast for `batch_size`."""
     per_sample = (found.peak - found.fixed) / batch_size
     return max(0, math.floor((card * GIB - ALLOWANCE - found.fixed) / per_sample))
 

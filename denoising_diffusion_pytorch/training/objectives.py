@@ -39,7 +39,7 @@ class AutoencoderObjective(nn.Module):
 
     def pixel_loss(self, batch: Batch, posterior, noise: Tensor, step: int) -> Output:
         """The loss of decoding a sample of the posterior."""
-        image = batch["image"]  # -1, zero gain, where the mask is 1, except after free rotations
+        image = batch["image"]  # -1, zero gain, where the mask is 1
         decoded = self.autoencoder.decode(posterior.sample(noise), batch["cond"])
         reconstruction = apply_mask(decoded.float(), batch["ori_mask"])
         fake_pred, adversary = None, self.adversary[0]

@@ -46,7 +46,7 @@ class RunFolder:
         if not lock(self._lock):
             message = "another process is training here; wait for it, or choose another trainer.results_folder"
             raise CheckpointError(f"{folder}: {message}")
-        # from now on, so that it has the warnings of damaged checkpoints
+        # opened before the run resumes, which may warn about damaged checkpoints
         self._handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
         log.addHandler(self._handler)
@@ -101,18 +101,23 @@ def git_revision() -> str | None:
 
 
 def read_log(path: str | Path) -> dict[str, dict[int, float]]:
-    """The metrics of a train.log: {name: {step: value}}; the last line counts for a step that was repeated."""
+    """The metrics of a train.log: {name: {step: value}}; the last line counts for a step that was repeated. Other lines, and
+    one that was cut by a full disk, are left out.
+    """
     metrics: dict[str, dict[int, float]] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
-        pairs = [word.split("=", 1) for word in line.split()[1:] if "=" in word]
-        if pairs and pairs[0][0] == "step" and pairs[1][0] != "event":
-            for key, value in pairs[1:]:
-                metrics.setdefault(key, {})[int(pairs[0][1])] = float(value)
+        try:
+            values = {key: float(value) for key, value in (word.split("=") for word in line.split()[1:])}
+            step = int(values.pop("step"))
+        except (ValueError, KeyError):
+            continue
+        for key, value in values.items():
+            metrics.setdefault(key, {})[step] = value
     return metrics
 
 
 def model_report(modules: dict[str, nn.Module]) -> str:
-    """A line for every part down to two levels: its parameters, and those that are trained."""
+    """One line per part, two levels deep: its number of parameters, and how many of them are trained."""
     lines = []
     for name, module in modules.items():
         for path, part in module.named_modules(prefix=name):

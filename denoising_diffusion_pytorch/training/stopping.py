@@ -1,5 +1,5 @@
-"""Requests to stop: SIGTERM, SIGINT and SIGHUP, as a terminal, a batch system or a launcher sends them, and the launcher's
-death; and a terminal that may end before the run.
+"""Stops a run when a terminal, a batch system or a launcher sends SIGTERM, SIGINT or SIGHUP, or when the launcher is gone;
+and writes to terminals that may close before the run ends.
 """
 
 import os
@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 
 TIMEOUT = timedelta(hours=2)  # of waiting for another process, which may be saving or scoring
-ECHO = 5.0  # seconds during which one of REPEATERS may repeat a signal that its processes have already received
+ECHO = 5.0  # seconds within which the same signal again is not a second request, under one of REPEATERS
 HANGUP = getattr(signal, "SIGHUP", None)  # of the terminal; Windows has none
-REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # environment variables of the processes that they start
+REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # of launchers that repeat signals
 
 
 class StopRequest:
@@ -63,8 +63,8 @@ class StopRequest:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write to stdout or stderr, whose reader may be gone: Ctrl-C also ends the `tee` of `2>&1 | tee log`, and a run must save
-    all the same. From then on the stream leads nowhere.
+    """Write to stdout or stderr, whose reader may be gone: Ctrl-C also ends the `tee` of `2>&1 | tee log`, and a run must
+    still save. After the first failure the stream is /dev/null.
     """
     try:
         stream.write(text)

@@ -106,7 +106,7 @@ class Trainer:
                 raise
             if self.step:
                 self.checkpointer.save(self.step)
-            if main:  # one for all machines; accelerator.print would print on each
+            if main:  # once; accelerator.print prints once per machine
                 done = f"{self.stage}: finished at step {self.step:,}; the result is {self.checkpointer.last}"
                 stopped = f"stopped at step {self.step}; the same command continues from here"
                 write(sys.stdout, f"{done if self.step >= self.settings.training_steps else stopped}\n")

@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from data.trees.folder import open_tree
-from data.trees.splits import evenly_spaced, map_of
+from data.trees.splits import city_name, evenly_spaced
 from evaluation.figures import comparison_figure
 from evaluation.metrics import measure, summary_of
 
 from ..config.schema import Config
-from ..predictor import Prediction, predict_batch
+from ..predictor import Prediction, predict_prepared
 from .data import open_dataset, processes_of
 
 log = logging.getLogger("radiodiff")
@@ -28,7 +28,7 @@ class Validation:
     """Scenes spread over the validation split, always the same ones; each process reads and predicts some of them.
 
     Args:
-        config: resolved; `trainer.validation_samples` scenes are scored, `trainer.num_samples` of them are in the picture.
+        config: resolved; `trainer.validation_samples` scenes are scored, up to `trainer.num_samples` of them are in the picture.
 
     Raises:
         data.DataError: no validation data, or a scene that cannot be read.
@@ -41,27 +41,27 @@ class Validation:
         dataset = open_dataset(config, config.data.validation, processes_of(accelerator))
         train, held_out = config.data.train, config.data.validation
         if train.data_root == held_out.data_root:
-            trained = set(map(map_of, open_tree(**vars(train)).names))
-            if both := sum(map_of(name) in trained for name in dataset.source.names):
+            trained = set(map(city_name, open_tree(**vars(train)).names))
+            if both := sum(city_name(name) in trained for name in dataset.source.names):
                 overlap = f"{both} of {len(dataset)} validation maps are of cities that are trained on"
                 log.warning("%s; choose other splits with data.train.split and data.validation.split", overlap)
-        scored = settings.validation_samples if settings.validate_every else 0
-        chosen = evenly_spaced(len(dataset), max(scored, settings.num_samples))
+        scored = settings.validation_samples if settings.validate_every else settings.num_samples
+        chosen = evenly_spaced(len(dataset), scored)
         self.drawn = {chosen[place] for place in evenly_spaced(len(chosen), settings.num_samples)}
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
         arrays = ({k: v.numpy() for k, v in dataset[i].items() if torch.is_tensor(v)} for i in mine)
         self.samples = [(i, dataset.scene(i), sample) for i, sample in zip(mine, arrays, strict=True)]
 
     def predict(self, model: Any, *, only_drawn: bool = False) -> dict[int, tuple[Prediction | None, Rows]]:
-        """By scene number, of the whole subset or of the scenes in the picture, `scores_of` the prediction, and itself if it is in
-        the picture; the same on every process.
+        """(prediction, `scores_of` it) by scene number, of the whole subset or only of the scenes in the picture; the prediction
+        is None for scenes that are not in the picture. The same on every process.
         """
         chosen = [sample for sample in self.samples if not only_drawn or sample[0] in self.drawn]
         found: list[tuple[int, tuple[Prediction | None, Rows]]] = []
         for start in range(0, len(chosen), self.batch_size):
             indices, scenes, samples = zip(*chosen[start : start + self.batch_size], strict=True)
             with self.accelerator.autocast():
-                predictions = predict_batch(model, scenes, samples, self.accelerator.device, reconstruct=True)
+                predictions = predict_prepared(model, scenes, samples, self.accelerator.device, reconstruct=True)
             for index, prediction in zip(indices, predictions, strict=True):
                 found.append((index, (prediction if index in self.drawn else None, scores_of(prediction))))
         return dict(sorted(gather_object(found), key=lambda pair: pair[0]))
