@@ -225,7 +225,7 @@ def test_pictures_of_cars(tmp_path):
     assert scene_at("town", city.layout, "10,22", None, city.cars).cars is city.cars
     (tmp_path / "a.geojson").write_bytes(collection(feature(polygon(HOUSE))))
     for path, other, message in (
-        (town, picture(tmp_path / "small.png", cars[1:]), "small.png: is 30x39 px, its map 30x40"),
+        (town, picture(tmp_path / "small.png", cars[1:]), "small.png: is 30x39 px instead of 30x40"),
         (town, dark, "dark.png: shows cars on 88% of the map; save it with cars white on black"),
         (town, tmp_path / "a.geojson", "a.geojson: is not a PNG"),
         (tmp_path / "a.geojson", given, 'cars.png: .*a.geojson holds footprints; mark .* "class": "car"'),

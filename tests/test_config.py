@@ -110,6 +110,7 @@ def test_overrides_win_over_every_spelling(load):
         ("unet_config: {target: os.system, params: {}}", "unet_config.target: 'os.system' is not a known class"),
         ("trainer: {batch_size: 4}\ndata: {batch_size: 16}", "trainer.batch_size is given twice, as 4 and as 16"),
         ("first_stage_config: {ddconfig: {channels: 3, in_channels: 1}}", "ddconfig.in_channels is given twice"),
+        ("trainer: {seed: !!bool maybe}", "is not valid YAML ('maybe')"),
         ("trainer: 4", "trainer must be a mapping (key: value lines), not 4"),
         ('trainer: {results_folder: "a\\u0007"}', "trainer.results_folder: "),
         ("diffusion_config: {model_type: edm}", "ddpm|const_sde|flow"),

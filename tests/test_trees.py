@@ -229,7 +229,7 @@ ODD = [  # of RadioMapSeer
     ("antenna/0.json", "[[3, 4], [99, 4]]", "inside the 32x32 px map"),
     ("png/antennas/0_1.png", np.zeros((32, 32)), ""),
     *((name, content, "") for name in PICTURES for content in ("no picture", np.ones((32, 16)))),
-    *((name, np.ones((16, 16)), "is 16x16 px, its map 32x32") for name in PICTURES if "gain" not in name),
+    *((name, np.ones((16, 16)), "is 16x16 px instead of 32x32") for name in PICTURES if "gain" not in name),
 ]
 ODD_FLAT = [
     ("conditions/s1.npy", np.zeros((2, 80, 80)), ""),

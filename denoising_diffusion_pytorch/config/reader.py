@@ -130,13 +130,13 @@ def read_yaml(text: str) -> Any:
     """What a text in YAML holds; ConfigError for what is not valid, or gives a key twice."""
     try:
         return yaml.load(text, StrictLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two: impossible dates, deep nesting
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # odd tags, deep nesting
         raise ConfigError(f"is not valid YAML ({' '.join(str(error).split())})") from error
 
 
 def _override_tree(override: str) -> dict[str, Any]:
     """`a.b=1` -> {a: {b: 1}}."""
-    key, _, text = override.partition("=")
+    key, text = (part.strip() for part in override.partition("=")[::2])
     if not (key and text):
         message = f"{reprlib.repr(override)} on the command line is not key=value"
         raise ConfigError(f"{message}, e.g. trainer.batch_size=4")
