@@ -65,6 +65,8 @@ def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[li
             shapes.add(scene.cond.shape)
             low, high = min(low, scene.cond.min()), max(high, scene.cond.max())
     lines = [f"sizes: {', '.join(f'{side}x{side}' for side in sorted(sides))} px"]
+    if len(sides) > 1:
+        problems.append("maps have several sizes; training resizes them all to data.image_size")
     if shapes:
         lines.append(f"conditions: {', '.join(map(str, sorted(shapes)))}, from {low:.4g} to {high:.4g}")
     if max(-low, high) > 1:

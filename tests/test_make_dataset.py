@@ -214,12 +214,18 @@ def test_a_flat_tree(flat_tree):
     np.save(flat_tree / "conditions" / "s1.npy", np.full((3, 80, 80), -40.0))
     out = done(CHECK, flat_tree)
     assert "from -40 to" in out and "warning: conditions exceed [-1, 1]" in out
+    for wrong, message in ((np.zeros((3, 0, 0)), "(3, 0, 0)"), (np.zeros((3, 8, 8), bool), "not an array of")):
+        np.save(flat_tree / "conditions" / "s1.npy", wrong)
+        assert f"s1.npy: {message}" in script(CHECK, flat_tree).stdout.replace("has shape ", "")
     np.save(flat_tree / "conditions" / "s1.npy", np.zeros((3, 80, 60)))
     (flat_tree / "splits").mkdir()
     (flat_tree / "splits" / "val.txt").write_text("s0\ns1.png\n")
     found = script(CHECK, flat_tree)
     assert found.returncode == 1 and "splits (splits/val.txt; by a hash" in found.stdout and "val 2" in found.stdout
     assert "s1.npy: has shape (3, 80, 60); conditions are square arrays" in found.stdout
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(flat_tree / "images" / "s2.png")
+    (flat_tree / "masks" / "s2.png").unlink()
+    assert "odd: maps have several sizes" in script(CHECK, flat_tree).stdout
 
 
 def test_a_radiomapseer_tree(radiomapseer, tmp_path):

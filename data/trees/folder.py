@@ -64,9 +64,10 @@ class FlatTree:
             array = np.load(path, allow_pickle=False)
         except Exception as error:  # numpy evaluates the header; a broken one can raise anything
             raise DataError(f"{path}: not a readable array of numbers ({type(error).__name__})") from error
-        shape: tuple[int, ...] = array.shape if isinstance(array, np.ndarray) and array.dtype.kind in "uif" else ()
-        if len(shape) != 3 or shape[1] != shape[2]:
-            raise DataError(f"{path}: has shape {shape}; conditions are square arrays of numbers, (C, s, s)")
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
+            raise DataError(f"{path}: not an array of numbers; conditions are integers or floating point numbers")
+        if array.ndim != 3 or array.shape[1] != array.shape[2] or not array.size:
+            raise DataError(f"{path}: has shape {array.shape}; conditions are square arrays of numbers, (C, s, s)")
         if array.dtype == np.uint8:
             return array.astype(np.float32) / 127.5 - 1
         with np.errstate(over="ignore"):  # too large for float32: not finite
