@@ -148,8 +148,18 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
     if clash := sorted(derived.intersection(source.names)):
         raise ConfigError(f"{source.root}: rename {clash[0]}: the files of another map would have this name")
     own = predictor.identity(count) | {"batch_size": settings.batch_size} | source.identity()
-    records = processes.each(lambda: Records(folder / RECORDS if processes.is_main else None, own))
     drawn = evenly_spaced(len(source), settings.figures)
+
+    def open_records() -> Records:
+        path = folder / RECORDS
+        if processes.is_main and not path.exists():
+            for file in (folder / f"{name}{end}" for name in source.names for end in (".png", ".npy")):
+                if file.is_file():
+                    message = f"would be replaced, and is not of this command ({RECORDS} is missing)"
+                    raise ConfigError(f"{file}: {message}; delete it, or choose another output_folder")
+        return Records(path if processes.is_main else None, own)
+
+    records = processes.each(open_records)
 
     def is_there(number: int) -> bool:
         ends = [".png", ".npy", *["_std.npy"] * (count > 1)]
@@ -196,6 +206,10 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     if (folder / RECORDS).exists():
         raise ConfigError(f"{folder}: holds the maps of a dataset; choose another output_folder")
     folder.mkdir(parents=True, exist_ok=True)
+    made = tuple(city.name for city in cities)
+    for file in (arguments.cars, arguments.measurements):
+        if file and file.resolve().parent == folder.resolve() and file.name.startswith(made):
+            raise ConfigError(f"{file}: would be replaced by a map; rename it, or choose another output_folder")
     rows, gains, drawn = [], [], evenly_spaced(len(crops), settings.figures)
     scenes = [part.scene for part in crops]
     predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)

@@ -29,15 +29,26 @@ class Scene:
 
     def __post_init__(self) -> None:
         if isinstance(self.layout, np.ndarray):
-            if self.layout.ndim != 2:
-                raise DataError(f"{self.name}: buildings of shape {self.layout.shape}; they must be (H, W)")
+            if self.layout.ndim != 2 or self.layout.dtype.kind not in "bui":
+                what = f"buildings of {self.layout.dtype} {self.layout.shape}"
+                raise DataError(f"{self.name}: {what}; they must be bool (H, W), true inside")
             self.layout = Layout.traced(self.layout)
+        elif not isinstance(self.layout, Layout):
+            what = f"buildings are a {type(self.layout).__name__}"
+            raise DataError(f"{self.name}: {what}; give a numpy array (H, W) bool or a Layout")
         if self.gain is not None:
             if self.gain.shape != self.layout.shape:
                 raise DataError(f"{self.name}: a map of shape {self.gain.shape} for buildings of {self.layout.shape}")
             if not (self.gain.min() >= 0 and self.gain.max() <= 1):  # nor NaN
                 raise DataError(f"{self.name}: its map has values beyond the grey levels [0, 1]")
+        if self.measurements is not None:
+            points = self.measurements = np.asarray(self.measurements, np.float32)
+            if points.ndim != 2 or points.shape[1] != 3 or not ((points[:, 2] >= 0) & (points[:, 2] <= 1)).all():
+                levels = "grey levels within [0, 1] (data.units.db_to_gain)"
+                raise DataError(f"{self.name}: measurements must be (N, 3): columns, rows and {levels}")
         if self.tx is not None:
+            if isinstance(self.tx, str) or len(self.tx) != 2:
+                raise DataError(f"{self.name}: the transmitter is {self.tx!r}; give (column, row)")
             self.tx, (height, width) = (float(self.tx[0]), float(self.tx[1])), self.layout.shape
             if not (-0.5 <= self.tx[0] < width - 0.5 and -0.5 <= self.tx[1] < height - 0.5):
                 where = f"the transmitter {self.tx[0]:g},{self.tx[1]:g} is outside the {width}x{height} px map"

@@ -41,6 +41,7 @@ log = logging.getLogger("radiodiff")
 Tensors = dict[str, Tensor]
 
 FORMAT = 3
+META = {"stage", "step", "config", "metrics", "sha256"}  # in every meta.json
 SCALE = ".scale"  # suffix of the names of the factors of int8 tensors
 _PROCESS = [f"diffusion_config.{k}" for k in ("model_type", "objective", "timesteps", "beta_schedule", "scale_factor")]
 _SECOND_STAGE = ("cond_stage_config", "unet_config", "data.cond_channels", "data.cond_size", *_PROCESS)
@@ -98,7 +99,7 @@ def save_checkpoint(
     if target.exists():
         return target
     facts |= {"format": FORMAT, "step": step, "config": config.model_dump(), "versions": versions(), "metrics": {}}
-    for half_written in target.parent.glob(".ckpt_*"):  # by a run that was killed while it saved
+    for half_written in target.parent.glob(".ckpt_[0-9]*"):  # by a run that was killed while it saved
         shutil.rmtree(half_written, ignore_errors=True)
     with _complete(target, "older ones are untouched; free some space, or lower trainer.keep_last") as aside:
         for name, tensors in (("model", model), ("ema", ema)):
@@ -208,7 +209,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """meta.json; raises CheckpointError if it is damaged or of another format."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        is_good = meta["checksum"] == _checksum(meta) and meta["format"] == FORMAT
+        is_good = meta["checksum"] == _checksum(meta) and meta["format"] == FORMAT and meta.keys() >= META
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         is_good = False
     if not is_good:

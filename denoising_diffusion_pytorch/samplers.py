@@ -4,7 +4,6 @@
 argument's shape. N steps are N calls of the model. `PROCESSES` says which processes a sampler accepts.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -61,6 +60,7 @@ def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int,
     return x_t
 
 
+MAX_NOISE_SCALE = 100.0
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": sample_ddim,
     "ddpm": sample_ddpm,
@@ -94,8 +94,8 @@ class Sampling:
             raise ConfigError(f"eta is {result.eta:g}, but only the sampler ddim has one, not {sampler}")
         if not 0 <= result.eta <= 1:
             raise ConfigError(f"eta is {result.eta:g}; it must lie within 0 .. 1")
-        if not 0 < result.noise_scale < math.inf:
-            raise ConfigError(f"noise_scale is {result.noise_scale:g}; it must lie above 0")
+        if not 0 < result.noise_scale <= MAX_NOISE_SCALE:
+            raise ConfigError(f"noise_scale is {result.noise_scale:g}; it must lie above 0, up to {MAX_NOISE_SCALE:g}")
         return replace(result, sampler=sampler)
 
     def run(self, diffusion: Diffusion, model: Model, noise: Tensor, randn: Randn) -> Tensor:

@@ -43,7 +43,7 @@ class Records:
         try:
             lines = map(json.loads, content.splitlines())
             theirs = next(lines, None)["settings"]
-            self.known = {record.pop("number"): record for record in lines}
+            self.known = {int(record.pop("number")): record for record in lines}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{path}: does not hold scores as this command keeps them; choose another file") from error
         for key in settings | theirs:

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from data import Scene, open_tree
 from data.files import read_json, write_text
@@ -58,6 +58,7 @@ MAX_NAME = 60  # of a folder
 FRACTION = 1 / 5  # of a row's time, for its autoencoder and for its `finish`
 HEADS = ("", "parameters", "training steps", "sampling steps", "s per map", "minus the first row", "NMSE by seed")
 SCRIPTS = {"vae": "train_vae.py", "ldm": "train_cond_ldm.py", "baseline": "scripts/train_baseline.py"}
+SOME = Field(min_length=1)
 
 
 class Training(NamedTuple):
@@ -79,8 +80,8 @@ class Row(schema.Section):
     settings: list[schema.Text] = []  # key=value for both
     own: list[schema.Text] = []  # key=value for `config` alone
     finish: list[schema.Text] = []  # key=value for a second training with `config`, from the weights of the first
-    sampling_steps: list[schema.Count | None] = [None]  # each is scored; None: the configured number
-    seeds: list[schema.Natural] = [0]  # of the runs, averaged map by map
+    sampling_steps: Annotated[list[schema.Count | None], SOME] = [None]  # each is scored; None: the configured number
+    seeds: Annotated[list[schema.Natural], SOME] = [0]  # of the runs, averaged map by map
     reference: Annotated[str, schema.one_of(REFERENCES)] | None = None  # needs no training
 
     def trainings(self) -> dict[str, Training]:
@@ -103,9 +104,9 @@ class Plan(schema.Section):
 
     seconds: schema.Positive
     settings: list[schema.Text] = []  # key=value for all rows
-    test_sets: dict[str, schema.SourceConfig]
+    test_sets: Annotated[dict[str, schema.SourceConfig], SOME]
     curve: dict[Literal["points"], schema.Count] = {}  # scores along each training, on maps of the first test set
-    rows: dict[str, Row]  # differences are taken against the first
+    rows: Annotated[dict[str, Row], SOME]  # differences are taken against the first
 
 
 def read_plan(path: Path) -> Plan:

@@ -37,6 +37,8 @@ def main() -> None:
     arguments = parse(parser)
     if arguments.out.exists() and not arguments.force:
         raise DataError(f"{arguments.out}: exists; choose another --out, or --force to overwrite it")
+    if arguments.out.resolve() in [path.resolve() for path in (arguments.buildings, arguments.cars) if path]:
+        raise DataError(f"{arguments.out}: is an input, too; choose another --out")
     city = read_city(arguments.buildings, [parse_position(arguments.tx)], arguments.invert, arguments.cars)
     print_city(city, arguments.buildings)
     tx = scene_at(arguments.buildings.stem, city.layout, arguments.tx, city.georeference, city.cars).tx

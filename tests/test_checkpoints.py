@@ -82,6 +82,23 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     make_trainer(tmp_path).train()
 
 
+def test_what_a_user_keeps_in_the_folder_is_not_replaced(tmp_path):
+    (tmp_path / "config.yaml").write_text("# mine")
+    with pytest.raises(CheckpointError, match="its config.yaml is not a run's"):
+        make_trainer(tmp_path).train()
+    assert (tmp_path / "config.yaml").read_text() == "# mine"
+    (tmp_path / "config.yaml").unlink()
+    own = tmp_path / "checkpoints" / ".ckpt_backup"
+    own.mkdir(parents=True)
+    make_trainer(tmp_path).train()
+    assert own.is_dir() and "training_steps" in (tmp_path / "config.yaml").read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "checkpoints").write_text("a file")
+    with pytest.raises(FileExistsError):  # before the first step
+        make_trainer(other).train()
+
+
 def test_a_run_is_continued_only_as_it_was(tmp_path):
     make_trainer(tmp_path).train()
     end_to_end = {"diffusion_config": {"end_to_end": {"start_step": 4}}, "trainer": {"training_steps": 6}}

@@ -63,6 +63,10 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     decibels, grey = np.load(tmp_path / "a" / "9_0.npy"), np.array(Image.open(tmp_path / "a" / "9_0.png"))
     assert np.allclose(decibels, grey / 255 * 99.16 - 147, atol=0.21) and grey.shape == (32, 32)
     assert np.allclose(decibels, np.load(tmp_path / "b" / "9_0.npy"), atol=0.01)  # whatever the batch
+    copy = shutil.copytree(workplace / "data", tmp_path / "another tree") / "gain" / "DPM"
+    before = (copy / "9_0.png").read_bytes()
+    refused(*base, f"sample.output_folder={copy}", words=["9_0.png: would be replaced"], cwd=workplace)
+    assert (copy / "9_0.png").read_bytes() == before
     city = np.zeros((64, 64))
     city[20:30, 20:30] = 255
     save_grey(tmp_path / "city.png", city)
@@ -73,6 +77,9 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     save_grey(tmp_path / "cars.png", np.roll(city, 20))
     done(*base, f"sample.output_folder={tmp_path / 'd'}", *own, "5,6", "--cars", tmp_path / "cars.png")
     assert (np.array(Image.open(tmp_path / "d" / "city_5_6.png")) != grey).any()
+    shutil.copy(tmp_path / "cars.png", tmp_path / "d" / "city_5_6_cars.png")
+    own_cars = (*own, "5,6", "--cars", tmp_path / "d" / "city_5_6_cars.png")
+    refused(*base, f"sample.output_folder={tmp_path / 'd'}", *own_cars, words=["would be replaced by a map; rename it"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Predictor, "sees_cars", False)
         refused(*base, *own, "5,6", "--cars", tmp_path / "cars.png", words=["has no channel that shows cars"])

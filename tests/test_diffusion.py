@@ -178,6 +178,7 @@ def test_sampling_settings_are_checked_against_the_process():
         (FlowMatching, {"steps": 0}, "at least 1"),
         (FlowMatching, {"noise_scale": 0.0}, "noise_scale is 0"),
         (FlowMatching, {"noise_scale": float("inf")}, "noise_scale is inf; it must lie"),
+        (FlowMatching, {"noise_scale": 1e9}, "up to 100"),
     ):
         with pytest.raises(ValueError, match=words):
             Sampling().changed(process(), **changes)

@@ -166,6 +166,7 @@ def test_simulate_one_city(tmp_path):
     assert levels.shape == (48, 64) and levels[12, 10] == 255 and (levels[pixels > 0] == 0).all()
     assert levels[12, 40] == round(255 * (1 - 25 * np.log10(30) / 99.16))
     refused(SIMULATE, *city, "--tx", "10,12", *out, words=["--force"])
+    refused(SIMULATE, *city, "--tx", "10,12", "--out", city[1], "--force", words=["is an input, too"])
     for tx, message in (("24.5,5", "inside a building"), ("99,9", "outside"), ("nine", "X,Y")):  # halves round up
         refused(SIMULATE, *city, "--tx", tx, "--out", tmp_path / "x.png", words=[message])
     assert not (tmp_path / "x.png").exists()

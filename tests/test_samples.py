@@ -83,6 +83,14 @@ def test_a_transmitter_lies_on_its_map():
     for tx in ((9, 3), (-3, 2), (float("nan"), 2)):
         with pytest.raises(DataError, match="a: the transmitter .* is outside the 9x8 px map"):
             Scene("a", np.zeros((8, 9), bool), tx)
+    built, points = np.zeros((8, 9), bool), "measurements must be .N, 3.: .*db_to_gain"
+    for wrong, message in (
+        ({"tx": "3,4"}, "the transmitter is '3,4'; give"), ({"tx": (3, 4, 5)}, "the transmitter is .3, 4, 5.; give"),
+        ({"layout": built * 0.3}, "buildings of float64 .8, 9.; they must be bool"), ({"layout": [[0]]}, "buildings are a list"),
+        ({"measurements": [[1, 2, -90.0]]}, points), ({"measurements": [1, 2, 0.5]}, points),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            Scene(**{"name": "a", "layout": built, "tx": (3, 4)} | wrong)
 
 
 def test_resizing(radiomapseer):

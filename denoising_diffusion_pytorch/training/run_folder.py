@@ -41,7 +41,10 @@ class RunFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        if (folder / "config.yaml").exists() and not (folder / "starts.jsonl").exists():
+            raise CheckpointError(f"{folder}: its config.yaml is not a run's and would be replaced; move it elsewhere")
+        for part in ("samples", "checkpoints"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
         self._lock = (folder / ".lock").open("a")
         if not lock(self._lock):
             message = "another process is training here; wait for it, or choose another trainer.results_folder"
@@ -58,14 +61,14 @@ class RunFolder:
         # TensorBoard's events continue after `step`
         continued = {"tensorboard": {"purge_step": step + 1 if step else None}}
         accelerator.init_trackers(self.folder.resolve().name, init_kwargs=continued)
-        write_text(self.folder / "config.yaml", to_yaml(config))
-        write_text(self.folder / "model_report.txt", report)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "command": sys.argv, "git": git_revision()}
         start |= {"directory": os.getcwd(), "versions": versions(), "host": platform.node(), "device": name}
         start |= {"processes": accelerator.num_processes, "precision": accelerator.mixed_precision}
         with (self.folder / "starts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(start) + "\n")
+        write_text(self.folder / "config.yaml", to_yaml(config))
+        write_text(self.folder / "model_report.txt", report)
         log.info("step=%d event=start processes=%d precision=%s", step, start["processes"], start["precision"])
 
     def metrics(self, group: str, values: dict[str, float], step: int) -> None:
