@@ -155,8 +155,9 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         if processes.is_main and not path.exists():
             for file in (folder / f"{name}{end}" for name in source.names for end in (".png", ".npy")):
                 if file.is_file():
-                    message = f"would be replaced, and is not of this command ({RECORDS} is missing)"
-                    raise ConfigError(f"{file}: {message}; delete it, or choose another output_folder")
+                    message = f"would be replaced, and {RECORDS}, which would list it, is missing"
+                    remedy = "choose another output_folder, or delete the maps in this one"
+                    raise ConfigError(f"{file}: {message}; {remedy}")
         return Records(path if processes.is_main else None, own)
 
     records = processes.each(open_records)
@@ -206,10 +207,10 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     if (folder / RECORDS).exists():
         raise ConfigError(f"{folder}: holds the maps of a dataset; choose another output_folder")
     folder.mkdir(parents=True, exist_ok=True)
-    made = tuple(city.name for city in cities)
-    for file in (arguments.cars, arguments.measurements):
-        if file and file.resolve().parent == folder.resolve() and file.name.startswith(made):
-            raise ConfigError(f"{file}: would be replaced by a map; rename it, or choose another output_folder")
+    stem = arguments.buildings.stem if arguments.buildings else f"city{arguments.simulate}"
+    made = {f"{city.name}{end}.png" for city in cities for end in ("", "_figure")} | {f"{stem}_coverage.png"}
+    if arguments.cars and arguments.cars.resolve() in [(folder / file).resolve() for file in made]:
+        raise ConfigError(f"{arguments.cars}: would be replaced; rename it, or choose another output_folder")
     rows, gains, drawn = [], [], evenly_spaced(len(crops), settings.figures)
     scenes = [part.scene for part in crops]
     predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
@@ -230,8 +231,7 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         print(CIRCULAR)
     if len(crops) > 1:
         threshold = COVERAGE_DB if arguments.threshold is None else arguments.threshold
-        name = arguments.buildings.stem if arguments.buildings else f"city{arguments.simulate}"
-        summary = write_coverage(folder, name, np.stack(gains), cities, threshold, georeference)
+        summary = write_coverage(folder, stem, np.stack(gains), cities, threshold, georeference)
         predicted, covered = summary["predicted_fraction_of_open_area"], summary["covered_fraction_of_predicted_area"]
         print(f"{predicted:.1%} of the open area was predicted; {covered:.1%} of that has at least {threshold:g} dB")
     if arguments.measurements:

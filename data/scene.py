@@ -43,11 +43,12 @@ class Scene:
                 raise DataError(f"{self.name}: its map has values beyond the grey levels [0, 1]")
         if self.measurements is not None:
             points = self.measurements = np.asarray(self.measurements, np.float32)
-            if points.ndim != 2 or points.shape[1] != 3 or not ((points[:, 2] >= 0) & (points[:, 2] <= 1)).all():
+            is_table = points.ndim == 2 and points.shape[1] == 3 and np.isfinite(points).all()
+            if not is_table or (points[:, 2] < 0).any() or (points[:, 2] > 1).any():
                 levels = "grey levels within [0, 1] (data.units.db_to_gain)"
                 raise DataError(f"{self.name}: measurements must be (N, 3): columns, rows and {levels}")
         if self.tx is not None:
-            if isinstance(self.tx, str) or len(self.tx) != 2:
+            if np.ndim(self.tx) != 1 or len(self.tx) != 2:
                 raise DataError(f"{self.name}: the transmitter is {self.tx!r}; give (column, row)")
             self.tx, (height, width) = (float(self.tx[0]), float(self.tx[1])), self.layout.shape
             if not (-0.5 <= self.tx[0] < width - 0.5 and -0.5 <= self.tx[1] < height - 0.5):

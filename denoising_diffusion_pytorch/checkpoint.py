@@ -119,6 +119,8 @@ def _complete(target: Path, remedy: str) -> Iterator[Path]:
         yield aside
         for path in (*aside.iterdir(), aside):
             _sync(path)
+        if target.is_dir():
+            target.rmdir()  # an empty one
         os.rename(aside, target)
         _sync(target.parent)
     except (SafetensorError, RuntimeError, OSError) as error:  # the first two are what a full disk raises
@@ -136,13 +138,13 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
     if folder.exists() and any(folder.iterdir()):
         raise CheckpointError(f"{folder}: is not empty; choose a new folder")
     for override in overrides:
-        if override.partition("=")[0] not in SAMPLING:
+        if override.partition("=")[0].strip() not in SAMPLING:
             raise ConfigError(f"{override}: is fixed by training; only these can be changed: {', '.join(SAMPLING)}")
     config = resolve(parse_config(checkpoint.config.model_dump(), overrides), checkpoint.stage)
     state = checkpoint.weights("averaged")
     for name in [name for name, weight in state.items() if weight.ndim > 1 and weight.is_floating_point()]:
         state |= quantized(name, state[name]) if int8 else {name: state[name].half().contiguous()}
-    with _complete(folder.absolute(), "free some space, or choose another folder") as aside:
+    with _complete(folder.resolve(), "free some space, or choose another folder") as aside:
         save_file(state, aside / "model.safetensors")
         facts = {"exported": True, "config": config.model_dump(), "sha256": _digests(aside)}
         write_meta(aside, checkpoint.meta | facts)

@@ -131,9 +131,10 @@ class Predictor:
         return sampling.changed(model.diffusion, sampler=sampler, steps=ENSEMBLE_STEPS)
 
     def facts(self, num_samples: int) -> dict[str, Any]:
-        """What maps are predicted with: checkpoint and step, sampler, steps, noise_scale, eta, pixel_noise and num_samples."""
+        """What maps are predicted with: checkpoint and step, sampler, steps, noise_scale, pixel_noise, num_samples; eta unless 0."""
         sampling = self.sampling_of(num_samples)
-        of_sampling = {name: getattr(sampling, name, None) for name in ("sampler", "steps", "noise_scale", "eta")}
+        of_sampling = {name: getattr(sampling, name, None) for name in ("sampler", "steps", "noise_scale")}
+        of_sampling |= {"eta": sampling.eta} if sampling and sampling.eta else {}
         facts = {"checkpoint": str(self.checkpoint.path), "step": self.checkpoint.step}
         return facts | of_sampling | {"pixel_noise": self.pixel_noise, "num_samples": num_samples}
 

@@ -75,7 +75,7 @@ class Sampling:
 
     sampler: str | None = None  # a name that `PROCESSES` has for the process; None: its first one
     steps: int = 4  # number of sampling steps, each of which calls the network once
-    noise_scale: float = 1.0  # standard deviation of all noise, above 0; above 1 samples differ more
+    noise_scale: float = 1.0  # standard deviation of all noise, up to MAX_NOISE_SCALE; above 1 samples differ more
     eta: float = 0.0  # how stochastic ddim is, 0 to 1
 
     def changed(self, diffusion: Diffusion, **changes: Any) -> "Sampling":

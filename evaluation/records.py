@@ -49,7 +49,8 @@ class Records:
         for key in settings | theirs:
             if json.dumps(settings.get(key)) != json.dumps(theirs.get(key)):
                 message = f"was written with {key} {theirs.get(key)}, not {settings.get(key)}"
-                raise DataError(f"{path}: {message}; choose another file, or delete it to start again")
+                remedy = "choose another file or folder, or delete what was written to start again"
+                raise DataError(f"{path}: {message}; {remedy}")
 
     def add(self, number: int, record: dict[str, Any]) -> None:
         """Keep a map's record."""

@@ -96,7 +96,7 @@ def main() -> None:
     cities = {name: set(map(city_name, members(root, name, source.names, rule))) for name in ORDERED}
     both = {(a, b): len(cities[a] & cities[b]) for a, b in combinations(cities, 2)}
     odd = [f"{a} and {b} share {count} cities" for (a, b), count in both.items() if count]
-    empty = (name for name in own_splits(root) if not cities.get(name, "another name"))
+    empty = (name for name in own_splits(root) if not members(root, name, source.names, rule))
     odd += [f"splits/{name}.txt lists no scene of this tree" for name in empty]
     indices = evenly_spaced(len(source), len(source) if arguments.all else OPENED)
     lines, problems = inspect(source, indices)

@@ -149,7 +149,7 @@ class Runs:
         few = ["data.train.max_samples=64", "data.cache_latents=false", "trainer.ema.start_step=0"]
         few.append(f"trainer.log_interval={PROBE // 2}")
         trainings, steps = row.trainings(), {}
-        for name, folder in self._train("speed", "speed", row, dict.fromkeys(trainings, PROBE), few).items():
+        for name, folder in self._train("speed", "", row, dict.fromkeys(trainings, PROBE), few).items():
             config = self._load(trainings[name]).trainer
             rate = read_log(folder / "train.log")["samples_per_second"][PROBE]
             rate /= config.batch_size * config.gradient_accumulation
@@ -198,7 +198,7 @@ class Runs:
                 options += self._scored(training, row, steps[key])
             if training.start:
                 options.append(f"{training.start}={json.dumps(str([*folders.values()][-1].resolve()))}")
-            readable = {"vae": "vae", "finish": f"finish {name}"}.get(key, name)
+            readable = {"vae": "vae", "finish": f"finish {name}"}.get(key, name or key)
             readable = re.sub(r"[^a-z0-9]+", "_", readable.lower()).strip("_")[:MAX_NAME]
             config = self._load(training, options).model_dump()
             threads = self.threads if parent == "speed" else None  # the weights do not depend on it

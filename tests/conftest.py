@@ -54,7 +54,7 @@ def make_scene_files(root, city_id, tx, size=32, simulation="DPM"):
 
 
 def make_tree(root):
-    """A simulated tree of 10 maps with 2 transmitters each, 32 px (split 8 / 1 / 1)."""
+    """A simulated tree of 10 cities with 2 transmitters each, 32 px (split 8 / 1 / 1)."""
     for city_id in range(10):
         positions = [make_scene_files(root, city_id, tx)[2] for tx in range(2)]
         save_json(root / "antenna" / f"{city_id}.json", antennas_as_file(positions, 32))

@@ -25,7 +25,7 @@ TOWN = ROOT / "examples" / "town.geojson"
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A tree of 10 maps of 32 px, a configuration for it, both stages trained for a few steps."""
+    """A tree of 10 cities of 32 px, a configuration for it, both stages trained for a few steps."""
     root = tmp_path_factory.mktemp("work")
     sample = {"source": {"data_root": str(root / "data")}, "output_folder": str(root / "maps")}
     config = set_up(root, {"trainer": {"num_samples": 2, "results_folder": None}, "sample": sample})
@@ -77,9 +77,10 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
     save_grey(tmp_path / "cars.png", np.roll(city, 20))
     done(*base, f"sample.output_folder={tmp_path / 'd'}", *own, "5,6", "--cars", tmp_path / "cars.png")
     assert (np.array(Image.open(tmp_path / "d" / "city_5_6.png")) != grey).any()
-    shutil.copy(tmp_path / "cars.png", tmp_path / "d" / "city_5_6_cars.png")
-    own_cars = (*own, "5,6", "--cars", tmp_path / "d" / "city_5_6_cars.png")
-    refused(*base, f"sample.output_folder={tmp_path / 'd'}", *own_cars, words=["would be replaced by a map; rename it"])
+    for name in ("city_5_6.png", "city_coverage.png"):
+        shutil.copy(tmp_path / "cars.png", tmp_path / "d" / name)
+        own_cars = (*own, "5,6", "--cars", tmp_path / "d" / name)
+        refused(*base, f"sample.output_folder={tmp_path / 'd'}", *own_cars, words=["would be replaced; rename it"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Predictor, "sees_cars", False)
         refused(*base, *own, "5,6", "--cars", tmp_path / "cars.png", words=["has no channel that shows cars"])

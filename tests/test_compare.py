@@ -22,7 +22,7 @@ PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125"]
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A tree of 10 maps of 32 px, a configuration, and a plan of three rows for it."""
+    """A tree of 10 cities of 32 px, a configuration, and a plan of four rows for it."""
     root = tmp_path_factory.mktemp("compare")
     quick = {"diffusion_config": {"sampling_timesteps": 1}, "trainer": {"validate_every": 0}}
     config, test = str(set_up(root, quick)), {"data_root": str(root / "data"), "split": "val"}

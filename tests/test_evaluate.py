@@ -25,7 +25,7 @@ PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125", "d
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A tree of 10 maps of 32 px, of which one is black; both stages and a baseline trained for a few steps."""
+    """A tree of 10 cities of 32 px, of which one is black; both stages and a baseline trained for a few steps."""
     root = tmp_path_factory.mktemp("evaluate")
     data = {"cond_channels": CHANNELS, "incomplete": {"points": 5}}
     config = set_up(root, {"trainer": {"validate_every": 0, "training_steps": 2}, "data": data})

@@ -120,11 +120,11 @@ def test_resumed_extended_and_parallel_runs_make_the_same_files(tree, tmp_path):
 
 
 def test_tasks_of_an_array_at_once_beside_a_larger_one_that_is_killed(tree, tmp_path):
-    def start(task, maps):
+    def start(task, count):
         variables = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_CPUS_PER_TASK": "2"}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         variables |= {"PATH": path, "NUMBA_CACHE_DIR": ""}  # the code that this process has compiled
-        line = ["bash", "scripts/slurm/make_dataset.sbatch", "--out", tmp_path, *COMMON, "--cities", maps]
+        line = ["bash", "scripts/slurm/make_dataset.sbatch", "--out", tmp_path, *COMMON, "--cities", count]
         where = {"cwd": ROOT, "env": environment() | variables}
         return subprocess.Popen(list(map(str, line)), **where, stdout=subprocess.PIPE, text=True)
 

@@ -162,11 +162,11 @@ def test_wrong_arguments(radiomapseer):
             open_tree(*arguments)
 
 
-def test_splits_never_share_a_map(radiomapseer):
+def test_splits_never_share_a_city(radiomapseer):
     train, val, test = (RadioMapSeer(radiomapseer, split=s) for s in ("train", "val", "test"))
     assert (len(train), len(val), len(test)) == (16, 2, 2)
     assert not {m for m, _ in train.scenes} & {m for m, _ in test.scenes}
-    held_out = f"{test.names[0].split('_')[0]}\n{val.names[0]}"  # a map, and a scene, whose map goes with it
+    held_out = f"{test.names[0].split('_')[0]}\n{val.names[0]}"  # a city, and a scene, whose city goes with it
     (radiomapseer / "splits").mkdir()
     for name, content in (("mine", "3\n4_1\n"), ("train", held_out), ("odd", "three\n")):
         (radiomapseer / "splits" / f"{name}.txt").write_text(content)

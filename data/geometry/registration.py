@@ -1,6 +1,6 @@
 """How RadioMapSeer's files are registered to the map.
 
-Measured on 2,720 maps of 34 layouts (docs/data.md). The map's frame has x = column, y = row, and pixel centres at
+Measured on 2,720 maps of 34 cities (docs/data.md). The map's frame has x = column, y = row, and pixel centres at
 whole numbers. In it, a point (x, y) of a file lies at:
 
     polygon/    x - 1, H - y; a pixel of the map is zero if its centre lies inside; see EDGE for its walls

@@ -1,6 +1,6 @@
 """Simulated trees in RadioMapSeer's form: one city and its maps at a time, resumable.
 
-Map N depends on (seed, N) alone, so the files do not depend on who writes them, and files that exist are kept.
+City N depends on (seed, N) alone, so the files do not depend on who writes them, and files that exist are kept.
 """
 
 import os
@@ -72,7 +72,7 @@ class Recipe:
         return {root / file for file in files}
 
     def city(self, city_id: int) -> tuple[Layout, list[tuple[int, int]], Layout | None]:
-        """A map's layout, its transmitters, and its cars except those at a transmitter; None for a recipe without cars."""
+        """A city's layout, its transmitters, and its cars except those at a transmitter; None for a recipe without cars."""
         rng = np.random.default_rng((self.seed, city_id))
         city, cars = self.known[city_id] if self.known else (None, None)
         while True:
@@ -93,7 +93,7 @@ class Recipe:
 
 @cache
 def tree_layouts(root: str, split: str, cars: bool) -> list[tuple[Layout, Layout | None]]:
-    """The layouts of a RadioMapSeer tree's split, one per map, each with its `cars` if the tree shows them."""
+    """The layouts of a RadioMapSeer tree's split, one per city, each with its `cars` if the tree shows them."""
     tree = RadioMapSeer(root, split=split)
     first = {city_id: index for index, (city_id, _) in reversed(list(enumerate(tree.scenes)))}
     layouts = {city_id: tree.scene(first[city_id]).layout for city_id in sorted(first)}

@@ -125,7 +125,7 @@ class EndToEndConfig(Section):
 
 class DiffusionConfig(Section):
     model_type: ModelType = setting("ddpm", "T discrete steps, RadioDiff's decoupled diffusion, or flow matching")
-    objective: Objective | None = setting(None, "what the squared error is of; null: the first one of model_type")
+    objective: Objective | None = setting(None, "quantity whose error is the loss; null: the first of model_type")
     timesteps: Count | None = setting(None, "T of ddpm; null: 1000")
     beta_schedule: Schedule | None = setting(None, "variances of ddpm: LDM's (null), DDPM's or improved DDPM's")
     final_step_fraction: Fraction = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
@@ -221,7 +221,7 @@ class TrainerConfig(Section):
     sample_interval: Count | None = setting(None, "steps between two pictures; null: save_interval")
     log_interval: Count = setting(100, "steps between two lines of the log")
     log_with: list[Text] = setting(["tensorboard"], "accelerate's trackers, added to train.log: wandb, mlflow, ...")
-    num_samples: Natural = setting(8, "maps in a picture; 0: no pictures")
+    num_samples: Natural = setting(8, "maps in a picture, of those that are scored; 0: no pictures")
     validate_every: Natural = setting(1000, "steps between two scores on the validation split; 0: no scores")
     validation_samples: Count = setting(64, "maps scored each time, spread over the split; always the same ones")
     keep_last: Count = setting(5, "newest checkpoints kept; older ones are deleted, except the best by validation")

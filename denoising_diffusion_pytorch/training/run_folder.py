@@ -28,7 +28,7 @@ from torch import nn
 
 from data.files import lock, write_text
 
-from ..checkpoint import versions
+from ..checkpoint import steps_of, versions
 from ..config import to_yaml
 from ..config.schema import Config
 from ..errors import CheckpointError
@@ -37,11 +37,14 @@ log = logging.getLogger("radiodiff")
 
 
 class RunFolder:
-    """Writes the folder's files; a context, used by the main process only. CheckpointError: another process trains there."""
+    """Writes the folder's files; a context, used by the main process only. CheckpointError: another process trains there, or
+    config.yaml is not a run's.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        if (folder / "config.yaml").exists() and not (folder / "starts.jsonl").exists():
+        is_run = (folder / "starts.jsonl").exists() or steps_of(folder)
+        if (folder / "config.yaml").exists() and not is_run:
             raise CheckpointError(f"{folder}: its config.yaml is not a run's and would be replaced; move it elsewhere")
         for part in ("samples", "checkpoints"):
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,8 @@ def read_log(path: str | Path) -> dict[str, dict[int, float]]:
     one that was cut by a full disk, are left out.
     """
     metrics: dict[str, dict[int, float]] = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    text = Path(path).read_text(encoding="utf-8")
+    for line in text[: text.rfind("\n") + 1].splitlines():
         try:
             values = {key: float(value) for key, value in (word.split("=") for word in line.split()[1:])}
             step = int(values.pop("step"))

@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 
 TIMEOUT = timedelta(hours=2)  # of waiting for another process, which may be saving or scoring
-ECHO = 5.0  # seconds within which the same signal again is not a second request, under one of REPEATERS
+ECHO = 5.0  # seconds after the first signal in which one of REPEATERS may repeat it
 HANGUP = getattr(signal, "SIGHUP", None)  # of the terminal; Windows has none
-REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # of launchers that repeat signals
+REPEATERS = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"}  # set by launchers that repeat signals
 
 
 class StopRequest:
