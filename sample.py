@@ -35,6 +35,7 @@ from data.trees.splits import evenly_spaced
 from data.units import COVERAGE_DB
 from denoising_diffusion_pytorch.cli import FATAL_ERRORS, finite, natural, parse, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
+from denoising_diffusion_pytorch.config.derive import TEST
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from evaluation.maps import draw_map, write_coverage, write_map
@@ -91,7 +92,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
         for name, value in given.items():
             parser.error(f"--{name}: with --cfg, write sample.{name}={value}")
         settings = load_config(arguments.cfg, arguments.overrides, stage=None).sample  # of any stage's file
-        settings.source.split = settings.source.split or "test"
+        settings.source.split = settings.source.split or TEST
         if not own and settings.source.data_root is None:
             raise ConfigError("sample.source.data_root: is not set; give a dataset, or use --buildings or --simulate")
         return arguments, settings
