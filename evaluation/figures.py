@@ -126,8 +126,9 @@ def radio_map_figure(path: str | Path, scene: Scene, gain: np.ndarray, std: np.n
 def coverage_figure(
     path: str | Path, server: np.ndarray, gain: np.ndarray, scenes: Sequence[Scene], threshold_db: float
 ) -> None:
-    """Best server and coverage of several transmitters; `server` and `gain` as `evaluation.maps.best_server`
-    gives them, the rest as for `write_coverage`."""
+    """Best server and coverage of several transmitters: `server` and `gain` as `evaluation.maps.best_server` gives them, the
+    rest as for `write_coverage`.
+    """
     figure = Figure(figsize=(11, 5.3), layout="constrained")
     left, right = figure.subplots(1, 2)
     decibels, buildings = gain_to_db(gain), scenes[0].buildings
