@@ -77,7 +77,7 @@ class Row(schema.Section):
     config: schema.Text | None = None  # file of stage 2 or of a baseline, as `stage` says
     stage: Literal["ldm", "baseline"] = "ldm"
     vae: schema.Text | None = None  # autoencoder's file, trained first; once for rows with equal `vae` and `settings`
-    settings: list[schema.Text] = []  # key=value for both
+    settings: list[schema.Text] = []  # key=value for all its trainings
     own: list[schema.Text] = []  # key=value for `config` alone
     finish: list[schema.Text] = []  # key=value for a second training with `config`, from the weights of the first
     sampling_steps: Annotated[list[schema.Count | None], SOME] = [None]  # each is scored; None: the configured number
