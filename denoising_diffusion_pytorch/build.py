@@ -43,9 +43,11 @@ def latent_diffusion_parts(config: Config) -> dict[str, Any]:
         window_size=cond.window_size,
         use_checkpoint=net.use_checkpoint,
     )
-    diffusion: Diffusion = DecoupledDiffusion() if settings.model_type == "const_sde" else FlowMatching()
+    diffusion: Diffusion
     if settings.model_type == "ddpm":
         diffusion = GaussianDiffusion(settings.timesteps, settings.beta_schedule, settings.objective)
+    else:
+        diffusion = {"const_sde": DecoupledDiffusion, "flow": FlowMatching}[settings.model_type](settings.objective)
     unet = Unet(
         dim=net.model_channels,
         channels=net.in_channels,
@@ -64,9 +66,7 @@ def latent_diffusion_parts(config: Config) -> dict[str, Any]:
         "cond_stage_model": cond_encoder,
         "unet": unet,
         "diffusion": diffusion,
-        "sampling": Sampling(
-            settings.sampler, settings.sampling_timesteps, settings.noise_scale, settings.ddim_eta or 0.0
-        ),
+        "sampling": Sampling(settings.sampler, settings.sampling_timesteps, settings.noise_scale),
         "final_step_fraction": settings.final_step_fraction,
         "scale_factor": settings.scale_factor or 1.0,
     }

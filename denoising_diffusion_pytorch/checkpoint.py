@@ -52,7 +52,7 @@ ARCHITECTURE = {  # settings that change what the weights of a stage mean
 }
 MAY_CHANGE = ("unet_config.use_checkpoint", "unet_config.dropout", "first_stage_config.ddconfig.dropout")
 SAMPLING = [  # settings that a trained model can be exported with
-    f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise", "ddim_eta")
+    f"diffusion_config.{name}" for name in ("sampler", "sampling_timesteps", "noise_scale", "pixel_noise")
 ]
 
 

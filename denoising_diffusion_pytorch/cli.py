@@ -49,8 +49,8 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def new_file(text: str) -> Path:
     """An argparse type: a file that can be written at the end of the work; its folder need not exist yet."""
     path = Path(text)
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
+    above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if path.is_dir() or not (above.is_dir() or above == path.absolute()) or not os.access(above, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text} is a folder, or cannot be written there; choose another")
     return path
 

@@ -21,11 +21,13 @@ def beta_schedule(name: str, timesteps: int) -> Tensor:
         betas = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
     elif name == "scaled_linear":
         betas = torch.linspace((0.00085 * scale) ** 0.5, (0.012 * scale) ** 0.5, timesteps, dtype=torch.float64) ** 2
-    else:
+    elif name == "cosine":
         s = 0.008
         u = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
         betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    else:
+        raise ConfigError(f"beta schedule {name!r} is not linear, scaled_linear or cosine")
     return betas.clamp(max=0.999)
 
 
@@ -50,7 +52,12 @@ class Diffusion(nn.Module, ABC):
 
     def __init__(self, objective: str | None = None):
         super().__init__()
-        self.objective = objective or PROCESSES[self.model_type].objectives[0]
+        known = PROCESSES[self.model_type].objectives
+        self.objective = objective or known[0]
+        if self.objective not in known:
+            raise ConfigError(
+                f"objective {self.objective!r} does not fit {self.model_type}; choose {' or '.join(known)}"
+            )
 
     @abstractmethod
     def amplitudes(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ x_start = scale_factor * z has unit standard deviation.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -136,10 +137,7 @@ class LatentDiffusion(nn.Module):
         cond, keys = batch["cond"], batch["keys"]
         settings, features = self.sampling.changed(self.diffusion, **sampling), self.cond_stage_model(cond)
         shape = (self.first_stage_model.embed_dim, *features[0].shape[-2:])  # level 0 has the latent's size
-
-        def model(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.model_output(x_t, t, features)
-
+        model = partial(self.model_output, features=features)
         for number in range(num_samples):
             random = self._random(len(cond), None if keys is None else sample_keys(keys, number))
             x_start = settings.run(self.diffusion, model, random.randn(*shape), random.randn_like)

@@ -131,19 +131,18 @@ class Predictor:
         return sampling.changed(model.diffusion, sampler=sampler, steps=ENSEMBLE_STEPS)
 
     def facts(self, num_samples: int) -> dict[str, Any]:
-        """What maps are predicted with: checkpoint and step, sampler, steps, noise_scale, pixel_noise, num_samples; eta unless 0."""
+        """What maps are predicted with: checkpoint and step, sampler, steps, noise_scale, pixel_noise, num_samples."""
         sampling = self.sampling_of(num_samples)
         of_sampling = {name: getattr(sampling, name, None) for name in ("sampler", "steps", "noise_scale")}
-        of_sampling |= {"eta": sampling.eta} if sampling and sampling.eta else {}
         facts = {"checkpoint": str(self.checkpoint.path), "step": self.checkpoint.step}
         return facts | of_sampling | {"pixel_noise": self.pixel_noise, "num_samples": num_samples}
 
     def identity(self, num_samples: int) -> dict[str, Any]:
-        """All that determines a scene's maps, in JSON types: `facts`, seed, device, and a digest of the weights, not their path."""
+        """All that determines a scene's maps, in JSON types; with a digest of the weights in place of their path."""
         meta = self.checkpoint.meta
         own = {"weights": digest(meta.get("sha256"), meta["config"], self.use_ema), "seed": self.seed}
-        own |= {"samples_version": SAMPLES_VERSION}
-        return self.facts(num_samples) | own | {"checkpoint": self.title, "device": self.device.type}
+        own |= {"model": self.title, "samples_version": SAMPLES_VERSION, "device": self.device.type}
+        return {key: value for key, value in self.facts(num_samples).items() if key != "checkpoint"} | own
 
     def prepared(self) -> Callable[[Scene], Sample]:
         """`data.prepare.prepare` with the sizes and channels that the model expects; can be sent to another process."""

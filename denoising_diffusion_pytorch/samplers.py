@@ -76,30 +76,22 @@ class Sampling:
     sampler: str | None = None  # a name that `PROCESSES` has for the process; None: its first one
     steps: int = 4  # number of sampling steps, each of which calls the network once
     noise_scale: float = 1.0  # standard deviation of all noise, up to MAX_NOISE_SCALE; above 1 samples differ more
-    eta: float = 0.0  # how stochastic ddim is, 0 to 1
 
     def changed(self, diffusion: Diffusion, **changes: Any) -> "Sampling":
-        """A copy with the given fields (None: unchanged; a new sampler does not inherit `eta`) and the sampler's name filled
-        in. ConfigError for what does not fit the process or the sampler.
+        """A copy with the given fields (None: unchanged) and the sampler's name filled in. ConfigError for what does not fit
+        the process.
         """
-        given = {name: value for name, value in changes.items() if value is not None}
-        eta = self.eta if given.get("sampler", self.sampler) == self.sampler else 0.0
-        result = replace(self, **{"eta": eta} | given)
+        result = replace(self, **{name: value for name, value in changes.items() if value is not None})
         fitting = PROCESSES[diffusion.model_type].samplers
         sampler = result.sampler or fitting[0]
         diffusion.schedule(result.steps)  # raises
         if sampler not in fitting:
             raise ConfigError(f"sampler {sampler!r} does not fit this model; choose from {', '.join(fitting)}")
-        if result.eta and sampler != "ddim":
-            raise ConfigError(f"eta is {result.eta:g}, but only the sampler ddim has one, not {sampler}")
-        if not 0 <= result.eta <= 1:
-            raise ConfigError(f"eta is {result.eta:g}; it must lie within 0 .. 1")
         if not 0 < result.noise_scale <= MAX_NOISE_SCALE:
             raise ConfigError(f"noise_scale is {result.noise_scale:g}; it must lie above 0, up to {MAX_NOISE_SCALE:g}")
         return replace(result, sampler=sampler)
 
     def run(self, diffusion: Diffusion, model: Model, noise: Tensor, randn: Randn) -> Tensor:
         """x_start (B, Z, h, w) from standard normal noise of its shape; only after `changed`, which checks the settings."""
-        scale, options = self.noise_scale, {"eta": self.eta} if self.sampler == "ddim" else {}
-        function = SAMPLERS[str(self.sampler)]
-        return function(diffusion, model, scale * noise, self.steps, lambda x: scale * randn(x), **options)
+        scale, sample = self.noise_scale, SAMPLERS[str(self.sampler)]
+        return sample(diffusion, model, scale * noise, self.steps, lambda x: scale * randn(x))

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data.files import write_atomically, write_json
 from data.geometry.georeference import Georeference
 from data.gis.geotiff import write_geotiff
 from data.scene import Scene
+from data.trees.png import write_grey
 from data.units import GAIN_SPAN_DB, gain_to_db, gain_to_uint8
 
 from .figures import comparison_figure, coverage_figure, radio_map_figure
@@ -22,8 +22,7 @@ def write_map(
     """A map as NAME.png (grey levels) and NAME.npy (dB), the standard deviation of its samples as NAME_std.npy (dB); with a
     `georeference` on the earth as .tif too. (H, W) grey levels, NaN where nothing is predicted.
     """
-    picture = Image.fromarray(gain_to_uint8(np.nan_to_num(gain)))
-    write_atomically(folder / f"{name}.png", lambda file: picture.save(file, "PNG"))
+    write_grey(folder / f"{name}.png", gain_to_uint8(np.nan_to_num(gain)))
     decibels = {name: gain_to_db(gain)}
     if std is not None:
         decibels[f"{name}_std"] = std * GAIN_SPAN_DB

@@ -16,7 +16,7 @@ from .regions import Regions
 from .report import interval
 
 
-class TestSet:
+class SelectedScenes:
     """Scenes of a split, `maps` of them spread over it (None: all), with a condition as incomplete as requested."""
 
     def __init__(self, source: Any, maps: int | None, incomplete: Incomplete):

@@ -35,7 +35,7 @@ from evaluation.metrics import measure
 from evaluation.records import Records, csv_of
 from evaluation.regions import Regions
 from evaluation.report import LEGEND, Rows, markdown_report, terminal_report, wrapped
-from evaluation.scoring import Evaluation, TestSet, reference_scores
+from evaluation.scoring import Evaluation, SelectedScenes, reference_scores
 
 GALLERY_ROWS = 5  # best, lower quartile, median, upper quartile, worst
 RECONSTRUCTION = "autoencoder's reconstruction"
@@ -90,6 +90,9 @@ class Task:
         incomplete = Incomplete(**vars(given.data.incomplete), exactly=True)
         names = ("sampler", "steps", "noise_scale", "pixel_noise", "seed")
         self.predictor = Predictor(arguments.ckpt, **{name: getattr(arguments, name) for name in names})
+        if arguments.reconstruction and self.predictor.sampling is None:
+            message = "is a regression baseline, without an autoencoder; leave out --reconstruction"
+            raise ConfigError(f"{self.predictor.checkpoint.path}: {message}")
         self.facts = self.predictor.facts(arguments.num_samples)
         self.facts["incomplete"] = " ".join(arguments.incomplete) or None
         if incomplete.points and not self.predictor.sees_measurements:
@@ -100,7 +103,7 @@ class Task:
             if getattr(arguments, name) is None:
                 setattr(arguments, name, getattr(trained, name))
         source = open_tree(arguments.data, arguments.simulation_type, arguments.split, arguments.missing_buildings)
-        self.scenes = TestSet(source, arguments.maps, incomplete)
+        self.scenes = SelectedScenes(source, arguments.maps, incomplete)
 
     def settings(self) -> dict[str, Any]:
         """All that a map's record depends on."""

@@ -14,13 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from PIL import Image
-
 from data.errors import DataError
-from data.files import write_atomically
 from data.gis.city import print_city, read_city
 from data.scene import parse_position, scene_at
 from data.simulator import Simulator
+from data.trees.png import write_grey
 from data.units import db_to_gain, gain_to_uint8
 from denoising_diffusion_pytorch.cli import new_figure, parse, run
 
@@ -43,8 +41,7 @@ def main() -> None:
     print_city(city, arguments.buildings)
     tx = scene_at(arguments.buildings.stem, city.layout, arguments.tx, city.georeference, city.cars).tx
     path_gain = Simulator(city.layout, cars=city.cars).path_gain(tx)
-    picture = Image.fromarray(gain_to_uint8(db_to_gain(path_gain)))
-    write_atomically(arguments.out, lambda file: picture.save(file, "PNG"))
+    write_grey(arguments.out, gain_to_uint8(db_to_gain(path_gain)))
     print(f"{arguments.out}: path gain from {path_gain[~city.layout.inside].min():.1f} to {path_gain.max():.1f} dB")
 
 

@@ -106,8 +106,10 @@ def test_sample_several_draws_and_transmitters(model, tmp_path):
     assert mean.shape == std.shape == (300, 400)
     assert np.isfinite(mean[:32, :32]).all() and np.isnan(mean[32:]).all() and np.isnan(mean[:, 32:]).all()
     assert std[:32, :32].max() > 0 and (std[20:30, 20:30] == 0).all() and np.allclose(mean[20:30, 20:30], -147)
-    done("sample.py", *model, *own[:4], "--output_folder", tmp_path / "o")
-    assert not (tmp_path / "o" / "town_5_6_std.npy").exists()  # it was of another map
+    (tmp_path / "o" / "metrics.json").write_text("{}")
+    done("sample.py", *model, *own[:4], "--output_folder", tmp_path / "o", "--figures", 0)
+    for name in ("town_5_6_std.npy", "town_5_6_figure.png", "metrics.json"):
+        assert not (tmp_path / "o" / name).exists()  # they were of another map
     assert "1.6% of the open area was predicted" in out and "of that has at least -127 dB" in out
     done("sample.py", *model, "--simulate", 3, "--output_folder", tmp_path / "s")
     (tmp_path / "s" / "metrics.jsonl").write_text("")  # as if these were the maps of a split

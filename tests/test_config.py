@@ -107,6 +107,7 @@ def test_overrides_win_over_every_spelling(load):
         ("trainer: {zzzzzz: 4}", "trainer.zzzzzz is not a known key; --help_config lists all"),
         ("? 'a\\nb'\n: 4", "is not a known key"),
         ("data: {wrap: true}", "data.wrap is not a known key"),
+        ("diffusion_config: {ddim_eta: 0.5}", "diffusion_config.ddim_eta is not a known key"),
         ("unet_config: {target: os.system, params: {}}", "unet_config.target: 'os.system' is not a known class"),
         ("trainer: {batch_size: 4}\ndata: {batch_size: 16}", "trainer.batch_size is given twice, as 4 and as 16"),
         ("first_stage_config: {ddconfig: {channels: 3, in_channels: 1}}", "ddconfig.in_channels is given twice"),
@@ -136,11 +137,11 @@ cond_stage_config.size=160 cond_stage_config.depths=[1] | cond_stage_config.dept
 first_stage_config.ddconfig.decoder_residual=true data.cond_channels=[buildings,simulated] | decoder_residual needs decoder_cond
 first_stage_config.ddconfig.decoder_residual=true first_stage_config.ddconfig.decoder_cond=true | simulated among data.cond_channels
 data.incomplete.points=9 | incomplete.points is 9 | no measured points
+data.incomplete.points=9 data.cond_channels=[simulated] data.augmentation.color_jitter=0.1 | color_jitter changes | points to 0
 data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; give points above 0, and simulated or both
 diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
 diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler
 diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3
-diffusion_config.sampler=ddpm diffusion_config.ddim_eta=0 | ddim_eta is only for the sampler ddim
 diffusion_config.model_type=flow diffusion_config.timesteps=1000 | timesteps and beta_schedule are only for model_type ddpm
 trainer.init_from=a first_stage_config.ckpt_path=b | trainer.init_from and first_stage_config.ckpt_path exclude
 first_stage_config.trainable=true diffusion_config.end_to_end.start_step=1 | start_step and first_stage_config.trainable

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from denoising_diffusion_pytorch.diffusion import DecoupledDiffusion, FlowMatching, GaussianDiffusion, beta_schedule
+from denoising_diffusion_pytorch.errors import ConfigError
 from denoising_diffusion_pytorch.processes import PROCESSES
 from denoising_diffusion_pytorch.samplers import SAMPLERS, Sampling, sample_euler
 
@@ -104,17 +105,6 @@ def test_an_oracle_makes_every_sampler_return_x_start(diffusion, steps):
         assert model.calls == steps and torch.allclose(result, x_start, atol=1e-5)
 
 
-def test_ddim_with_eta_one_is_ancestral():
-    diffusion, (_, noise) = GaussianDiffusion(objective="pred_x0"), pair()
-
-    def sampled(sampling):
-        torch.manual_seed(1)
-        return sampling.run(diffusion, lambda x_t, t: 0.5 * x_t.clamp(-2, 2), noise, randn)
-
-    assert torch.allclose(sampled(Sampling("ddpm", 10)), sampled(Sampling("ddim", 10, eta=1.0)), atol=1e-5)
-    assert not torch.allclose(sampled(Sampling("ddpm", 10)), sampled(Sampling("ddim", 10)), atol=1e-2)
-
-
 @pytest.mark.parametrize("model_type, sampler", [("ddpm", "ddpm"), ("const_sde", "decoupled")])
 def test_a_stochastic_sampler_gives_a_gaussian_its_moments(model_type, sampler):
     torch.manual_seed(0)
@@ -127,6 +117,16 @@ def test_a_flow_carries_noise_to_a_gaussian():
     """Noise z to M + S z."""
     diffusion, noise = FlowMatching(), torch.linspace(-3, 3, 101, dtype=torch.double).view(-1, 1, 1, 1)
     assert (sample_euler(diffusion, ideal(diffusion), noise, 200, randn) - (M + S * noise)).abs().max() < 0.03
+
+
+def test_unknown_objectives_and_schedules_are_refused():
+    for make, words in (
+        (lambda: GaussianDiffusion(objective="pred_eps"), "pred_eps.*choose pred_noise or pred_x0 or pred_v"),
+        (lambda: FlowMatching("pred_noise"), "pred_noise.*flow"),
+        (lambda: GaussianDiffusion(schedule="scaled-linear"), "scaled-linear.*scaled_linear"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make()
 
 
 def test_times_run_from_pure_noise_to_the_end():
@@ -164,16 +164,11 @@ def test_two_heads_are_weighted_by_the_inverse_of_their_errors_variances():
 
 
 def test_sampling_settings_are_checked_against_the_process():
-    chosen = Sampling(eta=0.5).changed(GaussianDiffusion(), steps=7, noise_scale=None)
-    assert chosen == Sampling("ddim", 7, 1.0, 0.5)
-    assert chosen.changed(GaussianDiffusion(), sampler="ddpm") == Sampling("ddpm", 7)  # which has no eta
+    assert Sampling().changed(GaussianDiffusion(), steps=7, noise_scale=None) == Sampling("ddim", 7, 1.0)
     assert Sampling().changed(FlowMatching()).sampler == "euler"
     for process, changes, words in (
         (DecoupledDiffusion, {"sampler": "ddim"}, "ddim.*choose from decoupled"),
         (FlowMatching, {"sampler": "ddpm"}, "choose from euler"),
-        (FlowMatching, {"eta": 0.5}, "eta is 0.5.*euler"),
-        (GaussianDiffusion, {"sampler": "ddpm", "eta": 1.0}, "eta is 1.*ddpm"),
-        (GaussianDiffusion, {"eta": -1.0}, "eta is -1; it must lie within 0 .. 1"),
         (GaussianDiffusion, {"steps": 1001}, "1..1000"),
         (FlowMatching, {"steps": 0}, "at least 1"),
         (FlowMatching, {"noise_scale": 0.0}, "noise_scale is 0"),

@@ -46,7 +46,7 @@ def test_samples_of_both_trees(radiomapseer, flat_tree):
         FlatTree(flat_tree)
 
 
-# of SAMPLES_VERSION 2: image, ori_mask, and the channels in alphabetical order
+# of SAMPLES_VERSION 4: image, ori_mask, and the channels in alphabetical order
 GOLDEN = [32.699, -0.603, -17.651, -17.651, -1.674, 13.642, 13.874, -2.692, -10.763, 2.419, -32.356, 16.552]
 
 
@@ -190,6 +190,14 @@ def test_stream_covers_every_epoch_and_is_shared_by_ranks():
     assert take(3, batch_size=2, start_batch=4) == take(7, batch_size=2)[4:]
     two = [take(3, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
     assert take(3, batch_size=4) == [a + b for a, b in zip(*two, strict=True)]
+
+
+def test_maps_of_several_sizes_do_not_fit_a_cache(radiomapseer):
+    """With measured points, a cached sample has the map at its own size."""
+    save_grey(radiomapseer / "gain" / "DPM" / "9_0.png", np.full((48, 48), 90))
+    source, points = RadioMapSeer(radiomapseer), Incomplete(points=3)
+    with pytest.raises(DataError, match="9_0: is not of the first map's size; set data.cache to false"):
+        RadioMapDataset(source, 16, 16, cache=True, incomplete=points)
 
 
 def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, monkeypatch):

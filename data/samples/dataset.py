@@ -101,6 +101,9 @@ class RadioMapDataset(Dataset):
                     if np.abs(sample["cond"]).max() > np.finfo(DTYPE).max:  # a flat tree may hold any numbers
                         message = "its condition is too large for data.cache; scale it"
                         raise DataError(f"{self.source.names[index]}: {message}")
+                    if any(sample[key].shape != shape for key, shape in shapes.items()):
+                        message = "is not of the first map's size; set data.cache to false, or resize the maps"
+                        raise DataError(f"{self.source.names[index]}: {message}")
                     cache.write(index, sample)
                     bar.update()
         return cache

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
-from ..files import read_bytes
+from ..files import read_bytes, write_atomically
 
 
 def read_grey(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -24,6 +24,11 @@ def read_map(path: Path) -> np.ndarray:
     if pixels.shape[0] != pixels.shape[1]:
         raise DataError(f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} px; maps must be square, cut or pad them")
     return (pixels / 255).astype(np.float32)
+
+
+def write_grey(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) uint8 as a PNG, whole or not at all."""
+    write_atomically(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
 
 
 def decode_grey(content: bytes, path: Path | str, colours: bool = True) -> np.ndarray:

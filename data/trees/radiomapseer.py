@@ -5,7 +5,6 @@ Without outlines, they are traced from the pictures, which are offset by half a 
 gain, buildings and transmitter; of a partial download, the complete scenes are used and the others counted.
 """
 
-import logging
 import os
 import re
 import threading
@@ -23,8 +22,6 @@ from ..hashing import digest, file_digest
 from ..scene import Scene
 from .png import read_grey, read_map
 from .splits import ORDERED_RULE, STANDARD_RULE, select
-
-log = logging.getLogger("radiodiff")
 
 BUILDINGS, CARS = "buildings_complete", "cars"  # folders below polygon/ and png/
 KINDS = (".png", ".json")  # of files
@@ -62,7 +59,6 @@ class RadioMapSeer:
         self.scenes = [_numbers(name) for name in self.names]
         cities = len({city_id for city_id, _ in self.scenes})
         self.report = f"{found}; split {split}: {len(self.names)} scenes of {cities} cities"
-        log.info(self.report)
 
     def _complete(self) -> tuple[list[str], str]:
         """Names of the complete scenes, sorted; what was found and what is missing."""

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from PIL import Image
 
 from ..errors import DataError
-from ..files import read_json, write_atomically, write_json
+from ..files import read_json, write_json
 from ..geometry.cars import cars_of, picture_of_cars
 from ..geometry.layout import Layout
 from ..geometry.registration import antennas_as_file, outlines_as_file, picture_of
 from ..hashing import digest
 from ..simulator import Simulator, random_cars, random_city, random_transmitter
 from ..units import db_to_gain, gain_to_uint8
+from .png import write_grey
 from .radiomapseer import BUILDINGS, CARS, RadioMapSeer
 
 RANDOM = "random"
@@ -160,7 +160,7 @@ def _write(path: Path, content: np.ndarray | list) -> bool:
     if path.exists():
         return False
     if isinstance(content, np.ndarray):
-        write_atomically(path, lambda file: Image.fromarray(content).save(file, "PNG"))
+        write_grey(path, content)
     else:
         write_json(path, content, indent=None)
     return True

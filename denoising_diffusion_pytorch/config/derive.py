@@ -47,8 +47,6 @@ def derive(config: Config, stage: str) -> Iterator[str]:
         diffusion.beta_schedule = diffusion.beta_schedule or "scaled_linear"
     elif diffusion.timesteps or diffusion.beta_schedule:
         yield f"{DIFFUSION}.timesteps and beta_schedule are only for model_type ddpm; set them to null"
-    if diffusion.ddim_eta is not None and diffusion.sampler != "ddim":
-        yield f"{DIFFUSION}.ddim_eta is only for the sampler ddim, not {diffusion.sampler}; set it to null"
     if stage == "ldm":
         yield from _check_networks(config, side)
         yield from _check_second_stage(config)
@@ -89,6 +87,8 @@ def _fill_condition(config: Config, side: int) -> Iterator[str]:
     if len(measured) == 1 or (measured and not points) or (points and not measured and BASE_CHANNEL not in channels):
         shown = f"data.incomplete.points is {points}, and data.cond_channels has {' and '.join(measured) or 'no measured points'}"
         yield f"{shown}; give points above 0, and {BASE_CHANNEL} or both of {', '.join(MEASURED)}"
+    if points and data.augmentation.color_jitter:
+        yield "data.augmentation.color_jitter changes the image, but not the points measured on it; set data.incomplete.points to 0"
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
     for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, TEST)):
         source.split = source.split or split

@@ -34,6 +34,10 @@ ALIASES = {
     "trainer.weight_decay": "trainer.optimizer.weight_decay",
     "diffusion_config.final_step_share": "diffusion_config.final_step_fraction",  # of earlier checkpoints
 }
+WITHOUT_EFFECT = {
+    "data.wrap",
+    "diffusion_config.ddim_eta",
+}  # accepted if off: the document's, and of earlier checkpoints
 
 SIGN = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<", "multipleOf": "multiple of"}
 TYPES = {"integer": "whole number", "boolean": "true or false", "string": "text", "null": ""}
@@ -174,7 +178,7 @@ def _walk(tree: Any, section: str) -> Iterator[tuple[str, Any]]:
             yield from _walk(_plain(path, value), path)
         elif path in DEFAULTS:
             yield path, _plain(path, value)
-        elif path != "data.wrap" or value is not False:  # the document's `wrap: false`: there is no wrapper here
+        elif path not in WITHOUT_EFFECT or value:
             raise ConfigError(f"{' '.join(path.split()):.200} is not a known key; {_suggestion(path)}")
 
 

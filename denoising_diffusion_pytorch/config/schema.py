@@ -136,7 +136,6 @@ class DiffusionConfig(Section):
     pixel_noise: NotNegative = setting(
         0.0, "noise added to every pixel of several samples, dB; stands for detail that the decoder loses"
     )
-    ddim_eta: Fraction | None = setting(None, "noise of ddim; null: 0, deterministic after the initial noise")
     end_to_end: EndToEndConfig = setting(EndToEndConfig(), "last phase of stage 2, trained on the decoded map's error")
 
 

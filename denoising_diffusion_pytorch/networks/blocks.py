@@ -21,7 +21,7 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-def run(block: nn.Module, *inputs: Tensor | None, recompute: bool) -> Tensor:
+def checkpointed(block: nn.Module, *inputs: Tensor | None, recompute: bool) -> Tensor:
     """The block's output; with `recompute` its activations are computed again in the backward pass, not kept."""
     if recompute and block.training and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .blocks import FourierFeatures, run, zero_init
+from .blocks import FourierFeatures, checkpointed, zero_init
 
 FEW_KEYS = 128
 
@@ -197,6 +197,6 @@ class SwinConditionEncoder(nn.Module):
         for level in self.levels:
             x = level["merge"](x)
             for block in level["blocks"]:
-                x = run(block, x, recompute=self.use_checkpoint)
+                x = checkpointed(block, x, recompute=self.use_checkpoint)
             features.append(x)
         return features

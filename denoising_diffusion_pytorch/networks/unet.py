@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import FourierFeatures, ResnetBlock, downsample, normalize, run, timestep_embedding, upsample, zero_init
+from .blocks import (
+    FourierFeatures,
+    ResnetBlock,
+    checkpointed,
+    downsample,
+    normalize,
+    timestep_embedding,
+    upsample,
+    zero_init,
+)
 from .swin import TransformerBlock
 
 
@@ -93,7 +102,7 @@ class Unet(nn.Module):
         tokens = [F.adaptive_avg_pool2d(level, grid).flatten(2).transpose(1, 2) for level in cond]  # (B, N, C_l)
         emb = self.time_embed(timestep_embedding(t, self.dim).to(self.time_embed[0].weight.dtype))  # (B, 4 dim)
         h = self.conv_in(torch.cat([x, cond[0], self.fourier(x)], dim=1))  # (B, dim, h, w)
-        compute, skips = partial(run, recompute=self.use_checkpoint), []
+        compute, skips = partial(checkpointed, recompute=self.use_checkpoint), []
         for stage, context in zip(self.downs, tokens, strict=True):
             for number, block in enumerate(stage["blocks"], 1):
                 h = compute(block, h, emb)

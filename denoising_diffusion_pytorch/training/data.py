@@ -67,6 +67,7 @@ class TrainingData:
         if dataset is None:
             cache = {"cache": data.cache, "cache_folder": data.cache_folder}
             self.dataset = open_dataset(config, data.train, self.processes, augmentation=augmentation, **cache)
+            accelerator.print(self.dataset.source.report)
             data.map_size = data.map_size or self.dataset.scene(0).layout.shape[0]
         elif data.cache_latents:
             raise ConfigError("data.cache_latents works with trees of files; set it to false for a dataset of your own")
