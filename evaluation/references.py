@@ -33,6 +33,6 @@ def simulator_map(scene: Scene) -> np.ndarray:
 
 REFERENCES = {
     "simulator": simulator_map,
-    "line-of-sight path-loss model": los_nlos_model,
+    "LOS/NLOS path-loss model": los_nlos_model,
     "25 log10 d": log_distance_model,
 }

@@ -2,9 +2,8 @@
 
     python scripts/check_dataset.py path/to/RadioMapSeer [--simulation_type DPM] [--all]
 
-Counts the scenes of a simulation type and opens some of them, or all with --all; a tree with images/ and conditions/ is
-checked too.
-Exits with status 1 if something is wrong.
+Counts the scenes of a simulation type and opens some of them, or all with --all. Also checks trees with images/ and
+conditions/. Exits with status 1 if something is wrong.
 """
 
 import argparse

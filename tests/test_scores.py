@@ -113,7 +113,7 @@ def test_maps_without_energy_and_missing_maps_are_named_and_left_out():
     evaluation = Evaluation(records)
     rows, notes = evaluation.summaries(), evaluation.notes()
     assert [note.split(";")[0] for note in notes] == [
-        *(f"{name}: scored on 3 of 4 maps" for name in ("simulator", "line-of-sight path-loss model", "25 log10 d")),
+        *(f"{name}: scored on 3 of 4 maps" for name in ("simulator", "LOS/NLOS path-loss model", "25 log10 d")),
         "1 of 4 maps are zero everywhere and have no NMSE: 0_0",
     ]
     ours = [row["nmse"] for row in evaluation.rows["ours"]]

@@ -9,7 +9,7 @@ from ..scene import Scene, scene_at
 from ..units import db_to_gain, gain_to_uint8
 from . import Simulator, random_city, random_transmitter
 
-CIRCULAR = "note: the true maps are the simulator's, and an input of this model; only other maps show how good it is"
+CIRCULAR = "note: the true map is the simulator's, which is also an input of this model: these scores mean nothing"
 
 
 def random_scenes(seed: int, positions: Sequence[str] | None = None) -> list[Scene]:

@@ -134,7 +134,7 @@ class DiffusionConfig(Section):
     sampling_timesteps: Count = setting(4, "number of sampling steps; with pred_x0, more steps lower the accuracy")
     noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
     pixel_noise: NotNegative = setting(
-        0.0, "noise added to every pixel of several samples, dB; stands for detail that the decoder loses"
+        0.0, "noise added to every pixel if num_samples > 1, dB; stands for detail that the decoder loses"
     )
     end_to_end: EndToEndConfig = setting(EndToEndConfig(), "last phase of stage 2, trained on the decoded map's error")
 
