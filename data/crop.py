@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .errors import DataError
 from .geometry.layout import cut
 from .scene import Scene
 
@@ -30,6 +31,8 @@ class Crop:
 
 def crop(city: Scene, side: int = SIDE) -> Crop:
     """The `side` x `side` px of a city, and of its map, centred on its transmitter as far as the city's borders allow."""
+    if city.tx is None:
+        raise DataError(f"{city.name}: has no transmitter to cut a square around")
     height, width = city.layout.shape
     first = np.floor(np.array(city.tx) - side / 2 + 0.5).clip(0, np.maximum([width - side, height - side], 0))
     column, row = map(int, first)

@@ -1,10 +1,13 @@
 """A scene: one city, one transmitter, and the measured or simulated map if it is known."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .errors import DataError
+from .geometry.cars import cars_from_picture
 from .geometry.georeference import Georeference, extent, pixel_of
 from .geometry.layout import Layout
 
@@ -14,7 +17,9 @@ class Scene:
     """At native resolution, one pixel per metre, indexed (row, column). DataError for a transmitter outside the map."""
 
     name: str  # e.g. `12_3`, map and transmitter
-    layout: Layout  # the real buildings; a picture (H, W) bool is accepted too, and its outlines are traced
+    layout: (
+        Layout  # the real buildings; like `cars` and `known` also accepted as a picture (H, W) bool, which is traced
+    )
     tx: tuple[float, float] | None  # (column, row), possibly fractional; None if only a ready-made condition has it
     gain: np.ndarray | None = None  # (H, W) float32 grey levels in [0, 1]; None if the truth is unknown
     cars: Layout | None = None  # None if the data has none
@@ -28,15 +33,12 @@ class Scene:
     cond: np.ndarray | None = None  # (C, h, w) float32, a ready-made condition in place of all this
 
     def __post_init__(self) -> None:
-        if isinstance(self.layout, np.ndarray):
-            if self.layout.ndim != 2 or self.layout.dtype.kind not in "bui":
-                what = f"buildings of {self.layout.dtype} {self.layout.shape}"
-                raise DataError(f"{self.name}: {what}; they must be bool (H, W), true inside")
-            self.layout = Layout.traced(self.layout)
-        elif not isinstance(self.layout, Layout):
-            what = f"buildings are a {type(self.layout).__name__}"
-            raise DataError(f"{self.name}: {what}; give a numpy array (H, W) bool or a Layout")
+        self.layout = self._layout(self.layout, "buildings")
+        self.known = None if self.known is None else self._layout(self.known, "known buildings")
+        self.cars = None if self.cars is None else self._layout(self.cars, "cars", cars_from_picture)
+        height, width = self.layout.shape
         if self.gain is not None:
+            self.gain = np.asarray(self.gain, np.float32)
             if self.gain.shape != self.layout.shape:
                 raise DataError(f"{self.name}: a map of shape {self.gain.shape} for buildings of {self.layout.shape}")
             if not (self.gain.min() >= 0 and self.gain.max() <= 1):  # nor NaN
@@ -47,13 +49,28 @@ class Scene:
             if not is_table or (points[:, 2] < 0).any() or (points[:, 2] > 1).any():
                 levels = "grey levels within [0, 1] (data.units.db_to_gain)"
                 raise DataError(f"{self.name}: measurements must be (N, 3): columns, rows and {levels}")
+            if not ((points[:, :2] >= -0.5) & (points[:, :2] < (width - 0.5, height - 0.5))).all():
+                raise DataError(f"{self.name}: measured points lie outside the {width}x{height} px map; leave them out")
         if self.tx is not None:
             if np.ndim(self.tx) != 1 or len(self.tx) != 2:
                 raise DataError(f"{self.name}: the transmitter is {self.tx!r}; give (column, row)")
-            self.tx, (height, width) = (float(self.tx[0]), float(self.tx[1])), self.layout.shape
+            self.tx = float(self.tx[0]), float(self.tx[1])
             if not (-0.5 <= self.tx[0] < width - 0.5 and -0.5 <= self.tx[1] < height - 0.5):
                 where = f"the transmitter {self.tx[0]:g},{self.tx[1]:g} is outside the {width}x{height} px map"
                 raise DataError(f"{self.name}: {where}")
+
+    def _layout(self, given: Any, what: str, traced: Callable[[np.ndarray], Layout] = Layout.traced) -> Layout:
+        if isinstance(given, Layout):
+            return given
+        if not isinstance(given, np.ndarray):
+            raise DataError(
+                f"{self.name}: {what} are a {type(given).__name__}; give a numpy array (H, W) bool or a Layout"
+            )
+        if given.ndim != 2 or given.dtype.kind not in "bui":
+            raise DataError(
+                f"{self.name}: {what} of {given.dtype} {given.shape}; they must be bool (H, W), true inside"
+            )
+        return traced(given)
 
     @property
     def shown(self) -> Layout:

@@ -103,8 +103,7 @@ def save_checkpoint(
         shutil.rmtree(half_written, ignore_errors=True)
     with _complete(target, "older ones are untouched; free some space, or lower trainer.keep_last") as aside:
         for name, tensors in (("model", model), ("ema", ema)):
-            tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            save_file(tensors, aside / f"{name}.safetensors")
+            _save_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside / f"{name}.safetensors")
         torch.save(training, aside / "training.pt")
         write_meta(aside, facts | {"sha256": _digests(aside)})
     return target
@@ -112,16 +111,20 @@ def save_checkpoint(
 
 @contextmanager
 def _complete(target: Path, remedy: str) -> Iterator[Path]:
-    """A hidden folder to write to, which becomes `target` at the end; raises CheckpointError if it cannot be written."""
-    aside = target.with_name(f".{target.name}_{secrets.token_hex(4)}")
+    """A hidden folder to write to, which becomes `target` at the end, or whose files move to `target` if that is an empty
+    folder, meta.json last; raises CheckpointError if it cannot be written.
+    """
+    aside = (target if target.is_dir() else target.parent) / f".{target.name}_{secrets.token_hex(4)}"
     try:
         aside.mkdir(parents=True)
         yield aside
         for path in (*aside.iterdir(), aside):
             _sync(path)
-        if target.is_dir():
-            target.rmdir()  # an empty one
-        os.rename(aside, target)
+        if target.is_dir():  # it may be a mount point, or somebody's working directory
+            for path in sorted(aside.iterdir(), key=lambda path: path.name == "meta.json"):
+                os.rename(path, target / path.name)
+        else:
+            os.rename(aside, target)
         _sync(target.parent)
     except (SafetensorError, RuntimeError, OSError) as error:  # the first two are what a full disk raises
         reason = f"could not be written ({' '.join(str(error).split())})"
@@ -145,10 +148,15 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
     for name in [name for name, weight in state.items() if weight.ndim > 1 and weight.is_floating_point()]:
         state |= quantized(name, state[name]) if int8 else {name: state[name].half().contiguous()}
     with _complete(folder.resolve(), "free some space, or choose another folder") as aside:
-        save_file(state, aside / "model.safetensors")
+        _save_tensors(state, aside / "model.safetensors")
         facts = {"exported": True, "config": config.model_dump(), "sha256": _digests(aside)}
         write_meta(aside, checkpoint.meta | facts)
     return folder
+
+
+def _save_tensors(tensors: Tensors, path: Path) -> None:
+    save_file(tensors, path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # as the umask wants it; safetensors makes private files
 
 
 def quantized(name: str, weight: Tensor) -> Tensors:

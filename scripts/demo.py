@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=int, default=7860, help="(%(default)s)")
     arguments = parser.parse_args()
     if not 0 <= arguments.port < 2**16:
         raise ConfigError(f"--port {arguments.port}: must lie within 0 .. 65535")
@@ -46,7 +46,8 @@ def main() -> None:
     app = create_app(predictor, LOCAL_HOSTS if arguments.host in LOCAL_HOSTS else None)
     threads, most = 4 + MAX_WAITING, 4 * MAX_UPLOAD  # the application refuses what is above MAX_UPLOAD, with a reason
     try:
-        serve(app, host=arguments.host, port=arguments.port, threads=threads, max_request_body_size=most)
+        options = {"threads": threads, "max_request_body_size": most, "channel_request_lookahead": 1}  # sees who left
+        serve(app, host=arguments.host, port=arguments.port, **options)
     except OSError as error:
         raise ConfigError(f"--host {arguments.host} --port {arguments.port}: {error}; choose another port") from error
 

@@ -60,7 +60,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--steps", type=positive, help="network calls per map; default: as configured for the checkpoint")
     add("--sampler", help="ddim, ddpm, decoupled or euler; default: as configured for the checkpoint")
     add("--num_samples", type=positive, default=1, help="samples per map, whose mean is scored (%(default)s)")
-    add("--noise_scale", type=float, help="of the sampler's noise: above 1, samples differ more; default: as configured")
+    add(
+        "--noise_scale", type=float, help="of the sampler's noise: above 1, samples differ more; default: as configured"
+    )
     add("--pixel_noise", type=float, help="noise on every pixel with --num_samples above 1, dB; default: as configured")
     add("--incomplete", nargs="+", default=[], metavar="key=value",
         help="errors of the condition, and measured points: points=50 missing_buildings=2 transmitter_error=5 ..., "

@@ -26,7 +26,7 @@ DATA = {
     "geometry": "errors files",
     "measurements": "geometry",
     "scene": "errors geometry",
-    "crop": "geometry scene",
+    "crop": "errors geometry scene",
     "incomplete": "errors geometry hashing scene units",
     "simulator": "crop geometry scene units",
     "conditions": "errors geometry measurements scene simulator units",

@@ -27,6 +27,8 @@ def test_results_folder(tmp_path):
     trainer = make_trainer(tmp_path, validation=validation, trainer={"num_samples": 1, "validate_every": 4})
     trainer.train()
     assert kept(tmp_path) == ["ckpt_2", "ckpt_4"]
+    modes = {path.stat().st_mode for path in (tmp_path / "checkpoints" / "ckpt_4").iterdir()}
+    assert len(modes) == 1  # the umask's: others may read all files or none
     assert validation.asked == ["drawn", "all"]
     assert all(model is trainer.ema.shadow for model in validation.models)
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["sample_2.png", "sample_4.png"]

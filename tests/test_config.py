@@ -152,6 +152,18 @@ trainer.min_lr=1e-6 trainer.lr_scheduler.min_lr_ratio=0.1 | trainer.min_learning
 """
 
 
+def test_texts_on_the_command_line_are_taken_as_they_are():
+    """A path may hold what is a comment or a mapping in YAML, a name be a number."""
+    given = ["trainer.results_folder=runs #1", "trainer.init_from=a: b", "data.params.train.params.split=12"]
+    config = parse_config({}, [*given, 'sample.ckpt="a b"', "first_stage_config.ckpt_path=null", "trainer.seed=4"])
+    assert (config.trainer.results_folder, config.trainer.init_from, config.data.train.split) == (
+        "runs #1",
+        "a: b",
+        "12",
+    )
+    assert (config.sample.ckpt, config.first_stage_config.ckpt_path, config.trainer.seed) == ("a b", None, 4)
+
+
 @pytest.mark.parametrize("line", REFUSED.strip().splitlines())
 def test_what_contradicts_is_refused(refuse, line):
     overrides, *parts = line.split(" | ")

@@ -175,4 +175,6 @@ def test_a_crowd_is_told_to_wait(app, client):
     taken = [places.acquire(blocking=False) for _ in range(1 + MAX_WAITING)]
     assert all(taken) and refused(client.post("/predict", json=TWO), "others are waiting", 503)
     places.release(len(taken))
+    left = {"waitress.client_disconnected": lambda: True}
+    assert refused(client.post("/predict", json=TWO, environ_overrides=left), "nobody waits", 503)
     assert client.post("/predict", json=TWO).status_code == 200

@@ -74,7 +74,9 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
     export = (EXPORT, "--ckpt", workplace / "ldm", "--out")
     done(*export, tmp_path / "model", "diffusion_config.pixel_noise=2", "diffusion_config.noise_scale=1.5")
     refused(*export, tmp_path / "model", words=["is not empty"])
-    done(*export, tmp_path / "small", "--int8")
+    (tmp_path / "small").mkdir()
+    done(*export, ".", "--int8", cwd=tmp_path / "small")
+    assert (tmp_path / "small" / "meta.json").exists()  # the folder is the same one
     weights, small = (open_checkpoint(folder).weights("averaged") for folder in (workplace / "ldm", tmp_path / "small"))
     for name, weight in weights.items():
         rows, error = weight.flatten(1) if weight.ndim > 1 else weight[..., None], (small[name] - weight).abs()

@@ -64,6 +64,8 @@ def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
     for number in range(3):
         ours, theirs = new.scene(number), old.scene(2 * number)
         assert np.array_equal(ours.buildings, theirs.buildings) and ours.tx != theirs.tx
+    same = [f"{argument}/." if argument == tree else argument for argument in how]  # another spelling
+    done(MAKE, *same, "--split", "all", "--size", 64, "--workers", 1)
     other = ("--out", tmp_path / "b", "--cities", 4, "--split", "all", "--size", 64)
     refused(MAKE, *other, *layouts, words=["has 3 cities"])
     refused(MAKE, *how, "--size", 64, "--cities", 2, words=["split"])

@@ -87,11 +87,17 @@ def test_a_transmitter_lies_on_its_map():
     for wrong, message in (
         ({"tx": "3,4"}, "the transmitter is '3,4'; give"), ({"tx": (3, 4, 5)}, "the transmitter is .3, 4, 5.; give"),
         ({"layout": built * 0.3}, "buildings of float64 .8, 9.; they must be bool"), ({"layout": [[0]]}, "buildings are a list"),
+        ({"cars": built * 0.3}, "cars of float64"), ({"measurements": [[9, 2, 0.5]]}, "outside the 9x8 px map; leave them out"),
         ({"measurements": [[1, 2, -90.0]]}, points), ({"measurements": [1, 2, 0.5]}, points),
         ({"measurements": [[np.nan, 2, 0.5]]}, points), ({"tx": 5}, "the transmitter is 5; give"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=message):
             Scene(**{"name": "a", "layout": built, "tx": (3, 4)} | wrong)
+    built[2:4, 1:5] = True
+    scene = Scene("a", ~built, (3, 4), gain=torch.zeros(8, 9), cars=built, known=built)
+    assert np.array_equal(scene.shown.inside, built) and scene.cars.inside.any() and scene.gain.dtype == np.float32
+    with pytest.raises(DataError, match="a: has no transmitter"):
+        crop(Scene("a", built, None))
 
 
 def test_resizing(radiomapseer):
@@ -215,6 +221,9 @@ def test_cache_on_disk_is_filled_once_and_found_again(radiomapseer, tmp_path, mo
     for dataset in (again, pickle.loads(pickle.dumps(again))):  # as a worker of a spawned process gets it
         for index, key in itertools.product((3, 5), ("image", "cond", "ori_mask")):
             assert torch.allclose(plain[index][key], dataset[index][key], atol=1e-3)
+    with monkeypatch.context() as patch:  # a complete cache is not written to
+        patch.setattr(cache_module, "write_json", lambda *_: pytest.fail("written"))
+        assert cached().cached.path == first.cached.path
     victim = next((radiomapseer / "gain" / "DPM").iterdir())
     os.utime(victim, ns=(1, 1))
     assert len({each.cached.path for each in (first, cached(8), cached(source=RadioMapSeer(radiomapseer)))}) == 3

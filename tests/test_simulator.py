@@ -14,6 +14,7 @@ from data.geometry.layout import SUBROWS, Layout
 from data.geometry.registration import EDGE
 from data.samples.augment import symmetry
 from data.simulator import Simulator, line_of_sight, random_cars, random_city, random_transmitter, shortest_paths
+from data.simulator.compiled import compiled
 from data.simulator.propagation import LOS_SLOPE, PER_BEND, SLOPE, TURN_ANGLE, TURN_LIMIT
 from data.simulator.scenes import random_scenes
 from data.units import GAIN_MAX_DB, GAIN_MIN_DB, GAIN_SPAN_DB
@@ -28,6 +29,16 @@ def block(rows=slice(24, 40), columns=slice(28, 36)):
     buildings = np.zeros((64, 64), bool)
     buildings[rows, columns] = True
     return buildings
+
+
+def test_code_is_compiled_where_no_folder_can_keep_it(monkeypatch):
+    def njit(cache=False, nogil=False):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr("data.simulator.compiled.njit", njit)
+    assert compiled(block) is block
 
 
 def test_free_space_is_25_log10_d():

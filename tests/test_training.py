@@ -11,7 +11,6 @@ from functools import partial
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.utils import _recursive_to
@@ -250,11 +249,9 @@ def test_precision(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "7")
     accelerator = make_accelerator(tiny_config(trainer={"mixed_precision": "auto"}).trainer)
     assert accelerator.mixed_precision == "bf16" and accelerator.gradient_accumulation_steps != 7
-    AcceleratorState._reset_state(True)
     if not torch.cuda.is_available():
         accelerator = make_accelerator(tiny_config(trainer={"mixed_precision": "fp16"}).trainer)
         assert accelerator.mixed_precision == "no" and "needs a GPU" in caplog.text
-        AcceleratorState._reset_state(True)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     trainer = make_trainer(tmp_path, "vae", **WITH_DISCRIMINATOR)
     assert trainer.accelerator.mixed_precision == "bf16"

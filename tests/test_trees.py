@@ -92,13 +92,20 @@ def test_a_tree_without_outlines_is_read_from_its_pictures(radiomapseer):
 
 
 def test_a_partial_download_works_and_says_what_is_missing(radiomapseer):
+    complete = RadioMapSeer(radiomapseer)
+    tx = complete.scene(complete.names.index("2_1")).tx
     shutil.rmtree(radiomapseer / "antenna")
     for lost in ("png/antennas/3_1.png", "png/buildings_complete/5.png", "polygon/buildings_complete/5.json"):
         (radiomapseer / lost).unlink()
+    save_json(radiomapseer / "antenna" / "2.json", [[3, 4]])  # fewer than there are pictures
     dataset = RadioMapSeer(radiomapseer)
+    assert dataset.scene(dataset.names.index("2_1")).tx == tx
     assert len(dataset) == 17 and not {"3_1", "5_0", "5_1"} & set(dataset.names)
     assert "20 DPM maps, 1 without antenna or png/antennas, 2 without polygon/buildings_complete" in dataset.report
     shutil.rmtree(radiomapseer / "png" / "antennas")
+    with pytest.raises(DataError, match="antenna/2.json: shows no transmitter 1"):
+        RadioMapSeer(radiomapseer).scene(1)
+    shutil.rmtree(radiomapseer / "antenna")
     with pytest.raises(DataError, match="20 without antenna or png/antennas.*no complete scene"):
         RadioMapSeer(radiomapseer)
 
@@ -225,7 +232,6 @@ ODD = [  # of RadioMapSeer
     (OUTLINES, "[[[1, 1], [9, 1], [9, 9], [1, 9]]]", "not closed"),
     (OUTLINES, "[[[1, 1], [99, 1], [9, 9], [1, 1]]]", "outside of the 32x32 px map"),
     (OUTLINES, "[[[1, 1], [NaN, 1], [9, 9], [1, 1]]]", "is not a list of"),
-    ("antenna/0.json", "[[3, 4]]", "no transmitter 1"),
     ("antenna/0.json", "[[3, 4], [99, 4]]", "inside the 32x32 px map"),
     ("png/antennas/0_1.png", np.zeros((32, 32)), ""),
     *((name, content, "") for name in PICTURES for content in ("no picture", np.ones((32, 16)))),

@@ -3,13 +3,14 @@
 import heapq
 
 import numpy as np
-from numba import njit
+
+from .compiled import compiled
 
 # king's and knight's moves on a grid: 16 directions keep the length within 3 % of the true one
 STEPS = np.array([(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3) if dx * dx + dy * dy in (1, 2, 5)])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _clear(free, x0, y0, x1, y1):
     """Whether the straight line between two cells, sampled every half cell, meets free cells only."""
     count = 2 * max(abs(x1 - x0), abs(y1 - y0))
@@ -19,7 +20,7 @@ def _clear(free, x0, y0, x1, y1):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _shortest(free, x, y, straight):
     """Length and turn (radians) of the paths from (x, y) over the free cells (H, W), both infinite where there is none.
 

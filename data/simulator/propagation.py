@@ -16,13 +16,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from ..geometry.georeference import pixel_of
 from ..geometry.layout import Layout
 from ..geometry.outlines import segments_of, shrink
 from ..units import GAIN_MAX_DB, GAIN_MIN_DB
+from .compiled import compiled
 
 LOS_SLOPE, SLOPE = 25.0, 28.0  # dB per decade, in line of sight and elsewhere
 PER_BEND, TURN_LIMIT, TURN_ANGLE = 2.25, 10.75, 70.0  # dB, dB, and degrees from which on a turn costs TURN_LIMIT
@@ -70,7 +70,7 @@ def make_walls(rings: list[np.ndarray], shape: tuple[int, int]) -> Walls:
     return Walls(segments, np.searchsorted(cells, np.arange(height * width + 1)), items, height, width)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _crosses(segments, s, x0, y0, dx, dy, first, last):
     """Whether wall `s` crosses the ray (x0, y0) + t (dx, dy), first < t < last; beginning or ending at its corner does not count."""
     ax, ay = segments[s, 0], segments[s, 1]
@@ -84,7 +84,7 @@ def _crosses(segments, s, x0, y0, dx, dy, first, last):
     return min(t, 1 - t) * np.hypot(dx, dy) > TOUCH or min(u, 1 - u) * np.hypot(bx, by) > TOUCH
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _blocking_wall(walls, x0, y0, x1, y1, begin, end, guess):
     """Index of a wall that crosses the segment from (x0, y0) to (x1, y1), less `begin` and `end` px at its ends, or -1.
 
@@ -121,7 +121,7 @@ def _blocking_wall(walls, x0, y0, x1, y1, begin, end, guess):
     return -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _leg(bends, bend, x, y, z):
     """Loss at (x, y, z) and loss of all bends on the way there, when `bend` is the last one."""
     dx, dy, dz = x - bends[bend, X], y - bends[bend, Y], z - bends[bend, Z]
@@ -135,7 +135,7 @@ def _leg(bends, bend, x, y, z):
     return SLOPE * np.log10(length) + bent, bent
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _bend_at(bends, origin, new, x, y, z, on):
     """Write row `new`: a bend at (x, y, z) on a path whose last bend was `origin`; False if both are at the same place."""
     dx, dy, dz = x - bends[origin, X], y - bends[origin, Y], z - bends[origin, Z]
@@ -150,7 +150,7 @@ def _bend_at(bends, origin, new, x, y, z, on):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sees(bends, bend, x, y, on, walls, buildings, interior, shadows):
     """Whether a straight leg leads from a bend to (x, y); `walls` of everything, `buildings` those of buildings alone.
 
@@ -173,7 +173,7 @@ def _sees(bends, bend, x, y, on, walls, buildings, interior, shadows):
     return on == BUILDING or last == BUILDING or not interior[middle]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _search(ground, interior, walls, buildings, tx, ty, start):
     """Loss (H * W,) of the dominant paths, infinite where there is none.
 
@@ -229,7 +229,7 @@ def _search(ground, interior, walls, buildings, tx, ty, start):
     return loss
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _cast_rays(buildings, walls, tx, ty):
     visible = np.zeros(buildings.shape, np.bool_)
     shadow = -1

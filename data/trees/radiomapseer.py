@@ -121,12 +121,13 @@ class RadioMapSeer:
 
     def _transmitter(self, city_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
         """(x, y), listed, or the brightest pixel of a picture; the centre if several are equally bright."""
-        path = self.root / f"antenna/{city_id}.json"
-        if path.exists():
-            positions = read_antennas(path, shape[0])
-            x, y = map(float, positions[transmitter]) if transmitter < len(positions) else (np.nan, np.nan)
-        else:
-            path = self.root / f"png/antennas/{city_id}_{transmitter}.png"
+        path, x, y = self.root / f"antenna/{city_id}.json", np.nan, np.nan
+        positions = read_antennas(path, shape[0]) if path.exists() else ()
+        picture = self.root / f"png/antennas/{city_id}_{transmitter}.png"
+        if transmitter < len(positions):
+            x, y = map(float, positions[transmitter])
+        elif picture.exists():
+            path = picture
             antenna = read_grey(path, shape)
             rows, columns = np.nonzero(antenna == max(antenna.max(), 1))
             x, y = (float(columns.mean()), float(rows.mean())) if len(rows) else (np.nan, np.nan)

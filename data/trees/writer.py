@@ -123,6 +123,10 @@ def open_folder(root: Path, recipe: Recipe) -> None:
         made, wanted = usual | read_json(manifest)["settings"], usual | settings
     except (DataError, KeyError, TypeError) as error:
         raise DataError(f"{root}: exists and is not a simulated tree (dataset.json); choose another folder") from error
+    if {made.get("outlines"), wanted["outlines"]}.isdisjoint(
+        {None}
+    ):  # the digest says whether the layouts are the same
+        wanted["layouts"] = made.get("layouts")
     wrong = ", ".join(f"{key}={made.get(key)}" for key, value in wanted.items() if made.get(key) != value)
     if wrong:
         raise DataError(f"{root}: was made with {wrong}; use the same, or choose another folder")

@@ -6,9 +6,10 @@ section and of its data module. A `target` is looked up by its last name; a file
 
 import difflib
 import json
+import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +107,13 @@ def differences(a: Config, b: Config) -> list[str]:
 
 def settings_table(word: str = "") -> str:
     """The settings whose line contains `word`: `trainer.seed=0  # meaning (type and range)`."""
-    schema = Config.model_json_schema()
-
-    def lines(section: dict[str, Any], path: str) -> Iterator[str]:
-        for name, field in section["properties"].items():
-            if "$ref" in field:
-                yield f"# {path}{name}: {field['description']}"
-                yield from lines(schema["$defs"][field["$ref"].rpartition("/")[2]], f"{path}{name}.")
-            else:
-                yield f"{path}{name}={_written(field['default'])}  # {field['description']} ({_kind(field)})"
-
-    return "\n".join(line for line in lines(schema, "") if word.lower() in line.lower())
+    lines = [
+        f"# {path}: {field['description']}"
+        if "$ref" in field
+        else f"{path}={_written(field['default'])}  # {field['description']} ({_kind(field)})"
+        for path, field in _fields()
+    ]
+    return "\n".join(line for line in lines if word.lower() in line.lower())
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -144,10 +141,16 @@ def _override_tree(override: str) -> dict[str, Any]:
     if not (key and text):
         message = f"{reprlib.repr(override)} on the command line is not key=value"
         raise ConfigError(f"{message}, e.g. trainer.batch_size=4")
+    parts = key.split(".")
     try:
-        return reduce(lambda tree, part: {part: tree}, reversed(key.split(".")), read_yaml(text))
+        path = ".".join(part for part in parts if part not in WRAPPERS)
+        is_text = ALIASES.get(path, path) in _texts() and not re.match("null$|~$|['\"]", text)
+        tree: Any = text if is_text else read_yaml(text)
     except ConfigError as error:
         raise ConfigError(f"{key}={text} on the command line {error}; quote the value as YAML does") from error
+    for part in reversed(parts):
+        tree = {part: tree}
+    return tree
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -213,6 +216,25 @@ def _validated(settings: Mapping[str, Any]) -> Config:
         path = ".".join(map(str, first["loc"]))
         key = next(known for known in settings if f"{path}.".startswith(f"{known}."))
         raise ConfigError(f"{key}: {first['msg']}, not {reprlib.repr(first['input'])}") from errors
+
+
+@cache
+def _texts() -> set[str]:
+    """The settings that are texts, which the command line takes as they are: a path may have ` #` in it, a name be a number."""
+    return {path for path, field in _fields() if "$ref" not in field and _kind(field) == TYPES["string"]}
+
+
+def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Dotted path and JSON schema of every section and setting; a section's has a `$ref`."""
+    schema = Config.model_json_schema()
+
+    def below(section: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, field in section["properties"].items():
+            yield f"{path}{name}", field
+            if "$ref" in field:
+                yield from below(schema["$defs"][field["$ref"].rpartition("/")[2]], f"{path}{name}.")
+
+    return below(schema, "")
 
 
 def _written(value: Any) -> str:

@@ -86,7 +86,8 @@ class Checkpointer:
             raise
         except (KeyError, ValueError, RuntimeError) as error:
             changes = "; ".join(differences(found.config, self.config)) or "the code"
-            raise CheckpointError(f"{found.path}: trained other weights; changed since: {changes}") from error
+            remedy = "to start a new run from its weights, use trainer.init_from"
+            raise CheckpointError(f"{found.path}: trained other weights; {remedy}; changed since: {changes}") from error
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
