@@ -191,8 +191,8 @@ def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int
         summary = summary_of(rows) | {"checkpoint": str(predictor.checkpoint.path), "per_map": rows}
         write_json(folder / "metrics.json", summary)
         print(f"NMSE {summary['nmse']:.4f}, SSIM {summary['ssim']:.3f} over {summary['maps']} maps")
-    else:
-        (folder / "metrics.json").unlink(missing_ok=True)  # the scores of earlier maps
+    elif (folder / "metrics.json").exists():
+        print(f"note: {folder / 'metrics.json'} has the scores of earlier maps")
     sampling = predictor.sampling_of(num_samples)
     method = f"{sampling.sampler}, {sampling.steps} steps" if sampling else predictor.title  # of a regression
     print(f"{count} maps in {folder} ({method}, {predictor.checkpoint.path})")
@@ -222,7 +222,7 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         if part.scene.gain is not None:
             rows.append(measure(part.scene.name, prediction.gain, part.scene.gain))
         gain, std = part.paste(prediction.gain), None if std is None else part.paste(std)
-        for end in ("_std.npy", "_std.tif", "_figure.png"):  # of an earlier map of this transmitter
+        for end in (".tif", "_std.npy", "_std.tif", "_figure.png"):  # of an earlier map of this transmitter
             (folder / f"{part.city.name}{end}").unlink(missing_ok=True)
         gains.append(gain)
         write_map(folder, part.city.name, gain, std, georeference)

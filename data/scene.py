@@ -14,12 +14,13 @@ from .geometry.layout import Layout
 
 @dataclass
 class Scene:
-    """At native resolution, one pixel per metre, indexed (row, column). DataError for a transmitter outside the map."""
+    """At native resolution, one pixel per metre, indexed (row, column). DataError for parts that do not fit together.
+
+    Layouts can also be given as pictures (H, W) bool, whose outlines are traced.
+    """
 
     name: str  # e.g. `12_3`, map and transmitter
-    layout: (
-        Layout  # the real buildings; like `cars` and `known` also accepted as a picture (H, W) bool, which is traced
-    )
+    layout: Layout  # the real buildings
     tx: tuple[float, float] | None  # (column, row), possibly fractional; None if only a ready-made condition has it
     gain: np.ndarray | None = None  # (H, W) float32 grey levels in [0, 1]; None if the truth is unknown
     cars: Layout | None = None  # None if the data has none
@@ -60,6 +61,9 @@ class Scene:
                 raise DataError(f"{self.name}: {where}")
 
     def _layout(self, given: Any, what: str, traced: Callable[[np.ndarray], Layout] = Layout.traced) -> Layout:
+        shape = self.layout.shape if isinstance(self.layout, Layout) else np.shape(given)
+        if isinstance(given, Layout | np.ndarray) and given.shape != shape:
+            raise DataError(f"{self.name}: {what} of shape {given.shape} on a map of {shape}")
         if isinstance(given, Layout):
             return given
         if not isinstance(given, np.ndarray):

@@ -107,7 +107,8 @@ def add_maps(app: Flask, predictor: Predictor) -> None:
             abort(503, f"{MAX_WAITING} others are waiting for their maps; try again in a moment")
         try:
             with one_at_a_time:
-                if request.environ.get("waitress.client_disconnected", bool)():
+                has_left = request.environ.get("waitress.client_disconnected")
+                if has_left and has_left():
                     abort(503, "nobody waits for these maps any more")
                 return [messages.layers_of(each) for each in predictor.predict(scenes, num_samples=num_samples)]
         finally:

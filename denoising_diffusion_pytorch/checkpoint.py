@@ -21,7 +21,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,20 +111,14 @@ def save_checkpoint(
 
 @contextmanager
 def _complete(target: Path, remedy: str) -> Iterator[Path]:
-    """A hidden folder to write to, which becomes `target` at the end, or whose files move to `target` if that is an empty
-    folder, meta.json last; raises CheckpointError if it cannot be written.
-    """
-    aside = (target if target.is_dir() else target.parent) / f".{target.name}_{secrets.token_hex(4)}"
+    """A hidden folder to write to, which becomes `target` at the end; raises CheckpointError if it cannot be written."""
+    aside = target.with_name(f".{target.name}_{secrets.token_hex(4)}")
     try:
         aside.mkdir(parents=True)
         yield aside
         for path in (*aside.iterdir(), aside):
             _sync(path)
-        if target.is_dir():  # it may be a mount point, or somebody's working directory
-            for path in sorted(aside.iterdir(), key=lambda path: path.name == "meta.json"):
-                os.rename(path, target / path.name)
-        else:
-            os.rename(aside, target)
+        os.rename(aside, target)
         _sync(target.parent)
     except (SafetensorError, RuntimeError, OSError) as error:  # the first two are what a full disk raises
         reason = f"could not be written ({' '.join(str(error).split())})"
@@ -135,11 +129,11 @@ def _complete(target: Path, remedy: str) -> Iterator[Path]:
 
 def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] = (), int8: bool = False) -> Path:
     """Write only what is needed to use a model: averaged weights, matrices and kernels in half precision or as 8-bit
-    integers, and meta.json. Raises CheckpointError if `folder` is not empty or cannot be written, ConfigError for
+    integers, and meta.json. Raises CheckpointError if `folder` exists or cannot be written, ConfigError for
     `overrides` of settings not in SAMPLING.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise CheckpointError(f"{folder}: is not empty; choose a new folder")
+    if folder.exists():
+        raise CheckpointError(f"{folder}: exists; choose a new folder")
     for override in overrides:
         if override.partition("=")[0].strip() not in SAMPLING:
             raise ConfigError(f"{override}: is fixed by training; only these can be changed: {', '.join(SAMPLING)}")
@@ -156,7 +150,8 @@ def export_model(checkpoint: Checkpoint, folder: Path, overrides: Sequence[str] 
 
 def _save_tensors(tensors: Tensors, path: Path) -> None:
     save_file(tensors, path)
-    path.chmod(path.parent.stat().st_mode & 0o666)  # as the umask wants it; safetensors makes private files
+    with suppress(OSError):  # some file systems have no modes
+        path.chmod(path.parent.stat().st_mode & 0o666)  # the umask's; safetensors makes private files
 
 
 def quantized(name: str, weight: Tensor) -> Tensors:

@@ -72,7 +72,7 @@ def run(main: Callable[[], int | None]) -> None:
     except OSError as error:
         message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         if error.errno in UNWRITABLE:
-            message += "; free some space or choose another folder"
+            message += "; check permissions and free space, or choose another folder"
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
             raise

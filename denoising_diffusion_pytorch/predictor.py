@@ -141,8 +141,8 @@ class Predictor:
         """All that determines a scene's maps, in JSON types; with a digest of the weights in place of their path."""
         meta = self.checkpoint.meta
         own = {"weights": digest(meta.get("sha256"), meta["config"], self.use_ema), "seed": self.seed}
-        own |= {"model": self.title, "samples_version": SAMPLES_VERSION, "device": self.device.type}
-        return {key: value for key, value in self.facts(num_samples).items() if key != "checkpoint"} | own
+        own |= {"samples_version": SAMPLES_VERSION}
+        return self.facts(num_samples) | own | {"checkpoint": self.title, "device": self.device.type}
 
     def prepared(self) -> Callable[[Scene], Sample]:
         """`data.prepare.prepare` with the sizes and channels that the model expects; can be sent to another process."""

@@ -5,10 +5,10 @@
 
 A plan is a YAML file: see configs/compare/ and `Plan` in this file. The speed of each row is measured first, one row at
 a time, and determines how many steps fit into the time: run nothing else on the machine during this measurement. Later,
-other programs, and rows that are trained in parallel, do not change the result. Reading the data and filling caches is not
-counted. A row spends a fifth of its time on its autoencoder and the last fifth on its second training (`finish`), where it
-has them. What is complete is not run again: the same command resumes after an interruption, or after rows were added; a
-changed row is a new run.
+other programs, and rows that are trained in parallel, do not change the result. Reading the data and filling caches is
+not counted. A row spends a fifth of its time on its autoencoder, and the last three fifths on its second training
+(`finish`), where it has them. What is complete is not run again: the same command resumes after an interruption, or
+after rows were added; a changed row is a new run.
 """
 
 import argparse
@@ -55,7 +55,7 @@ PROBE = 40  # optimizer steps that measure a row's speed; the first half is not 
 QUIET = ("trainer.validate_every=0", "trainer.num_samples=0")
 CURVE_MAPS = 60  # scored along the training
 MAX_NAME = 60  # of a folder
-FRACTION = 1 / 5  # of a row's time, for its autoencoder and for its `finish`
+AUTOENCODER, FINISH = 1 / 5, 3 / 5  # of a row's time, where it has an autoencoder and a `finish`
 HEADS = ("", "parameters", "training steps", "sampling steps", "s per map", "minus the first row", "NMSE by seed")
 SCRIPTS = {"vae": "train_vae.py", "ldm": "train_cond_ldm.py", "baseline": "scripts/train_baseline.py"}
 SOME = Field(min_length=1)
@@ -88,14 +88,15 @@ class Row(schema.Section):
         """In their order: `vae`, `ldm` or `baseline`, `finish`."""
         found: dict[str, Training] = {}
         if self.vae:
-            found["vae"] = Training(FRACTION, "vae", self.vae, self.settings)
+            found["vae"] = Training(AUTOENCODER, "vae", self.vae, self.settings)
         if self.config:
-            fraction, settings = 1 - FRACTION * (bool(self.vae) + bool(self.finish)), [*self.settings, *self.own]
+            fraction = 1 - AUTOENCODER * bool(self.vae) - FINISH * bool(self.finish)
+            settings = [*self.settings, *self.own]
             start = "first_stage_config.ckpt_path" if self.vae else None
             found[self.stage] = Training(fraction, self.stage, self.config, settings, start)
             if self.finish:
                 settings = [*settings, "first_stage_config.ckpt_path=null", *self.finish]
-                found["finish"] = Training(FRACTION, self.stage, self.config, settings, "trainer.init_from")
+                found["finish"] = Training(FINISH, self.stage, self.config, settings, "trainer.init_from")
         return found
 
 
@@ -186,7 +187,7 @@ class Runs:
             return []
         source = next(iter(self.plan.test_sets.values()))
         scored = [f"data.validation.{key}={json.dumps(v)}" for key, v in vars(source).items() if v is not None]
-        points = max(1, round(self.plan.curve["points"] * training.fraction / (1 - FRACTION * bool(row.vae))))
+        points = max(1, round(self.plan.curve["points"] * training.fraction / (1 - AUTOENCODER * bool(row.vae))))
         return [*scored, f"trainer.validate_every={-(-steps // points)}", f"trainer.validation_samples={CURVE_MAPS}"]
 
     def _train(self, parent: str, name: str, row: Row, steps: dict[str, int], more: Sequence[str]) -> dict[str, Path]:

@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", help="checkpoint or results folder of train_cond_ldm.py; default: the released model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=7860, help="(%(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
     arguments = parser.parse_args()
     if not 0 <= arguments.port < 2**16:
         raise ConfigError(f"--port {arguments.port}: must lie within 0 .. 65535")

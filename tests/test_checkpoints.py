@@ -1,6 +1,7 @@
 """Checkpoints: resuming, what is kept, damaged ones."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -25,10 +26,12 @@ def test_results_folder(tmp_path):
     (left / "model.safetensors").write_bytes(b"half")
     validation = OneScene([0.1, 0.05])
     trainer = make_trainer(tmp_path, validation=validation, trainer={"num_samples": 1, "validate_every": 4})
+    umask = os.umask(0o022)
     trainer.train()
+    os.umask(umask)
     assert kept(tmp_path) == ["ckpt_2", "ckpt_4"]
-    modes = {path.stat().st_mode for path in (tmp_path / "checkpoints" / "ckpt_4").iterdir()}
-    assert len(modes) == 1  # the umask's: others may read all files or none
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "checkpoints" / "ckpt_4").iterdir()]
+    assert modes == [0o644] * 4  # the umask's: others may read them
     assert validation.asked == ["drawn", "all"]
     assert all(model is trainer.ema.shadow for model in validation.models)
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["sample_2.png", "sample_4.png"]

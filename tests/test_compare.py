@@ -95,7 +95,7 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
     row, diffusion, batch = plan.rows["regression"], plan.rows["latent diffusion"], 4  # two micro-batches of two
     assert trainings.steps(row) == {"baseline": 10 * 8 / batch}
     assert trainings.steps(diffusion) == {"vae": 2 * 40 / batch, "ldm": 8 * 20 / batch}
-    assert trainings.steps(plan.rows["two trainings"]) == {"vae": 20, "ldm": 6 * 20 / batch, "finish": 2 * 12 / batch}
+    assert trainings.steps(plan.rows["two trainings"]) == {"vae": 20, "ldm": 2 * 20 / batch, "finish": 6 * 12 / batch}
     other = row.model_copy(update={"own": [*PMNET, "trainer.learning_rate=1.0e-2"]})
     runs = [("a", row, 6), ("a", row, 6), ("a", row, 3), ("a", other, 6), ("基线", row, 6), ("x" * 300, row, 6)]
     folders = {trainings.models(name, row, 0, {"baseline": steps})["baseline"] for name, row, steps in runs}

@@ -137,7 +137,6 @@ cond_stage_config.size=160 cond_stage_config.depths=[1] | cond_stage_config.dept
 first_stage_config.ddconfig.decoder_residual=true data.cond_channels=[buildings,simulated] | decoder_residual needs decoder_cond
 first_stage_config.ddconfig.decoder_residual=true first_stage_config.ddconfig.decoder_cond=true | simulated among data.cond_channels
 data.incomplete.points=9 | incomplete.points is 9 | no measured points
-data.incomplete.points=9 data.cond_channels=[simulated] data.augmentation.color_jitter=0.1 | color_jitter changes | points to 0
 data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; give points above 0, and simulated or both
 diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
 diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler
@@ -160,6 +159,10 @@ def test_texts_on_the_command_line_are_taken_as_they_are():
         "runs #1",
         "a: b",
         "12",
+    )
+    assert parse_config({}, ["optimization.init_from=a #1"]).trainer.init_from == "a #1"
+    assert (
+        parse_config({}, ["sample.ckpt=None"]).sample.ckpt is parse_config({}, ["sample.ckpt=NULL"]).sample.ckpt is None
     )
     assert (config.sample.ckpt, config.first_stage_config.ckpt_path, config.trainer.seed) == ("a b", None, 4)
 

@@ -69,6 +69,11 @@ def test_new_transmitters_in_the_layouts_of_a_tree(tree, tmp_path):
     other = ("--out", tmp_path / "b", "--cities", 4, "--split", "all", "--size", 64)
     refused(MAKE, *other, *layouts, words=["has 3 cities"])
     refused(MAKE, *how, "--size", 64, "--cities", 2, words=["split"])
+    shutil.copytree(tree, tmp_path / "another")
+    outlines = tmp_path / "another" / "polygon/buildings_complete/1.json"
+    outlines.write_text(outlines.with_name("0.json").read_text())
+    elsewhere = [tmp_path / "another" if argument == tree else argument for argument in how]
+    refused(MAKE, *elsewhere, "--split", "all", "--size", 64, words=["was made with layouts="])
     outlines = tree / "polygon/buildings_complete/1.json"
     before = outlines.read_text()
     outlines.write_text(outlines.with_name("0.json").read_text())  # city 1 would be another one

@@ -88,6 +88,7 @@ def test_a_transmitter_lies_on_its_map():
         ({"tx": "3,4"}, "the transmitter is '3,4'; give"), ({"tx": (3, 4, 5)}, "the transmitter is .3, 4, 5.; give"),
         ({"layout": built * 0.3}, "buildings of float64 .8, 9.; they must be bool"), ({"layout": [[0]]}, "buildings are a list"),
         ({"cars": built * 0.3}, "cars of float64"), ({"measurements": [[9, 2, 0.5]]}, "outside the 9x8 px map; leave them out"),
+        ({"known": np.zeros((3, 3), bool)}, r"known buildings of shape .3, 3. on a map of .8, 9."),
         ({"measurements": [[1, 2, -90.0]]}, points), ({"measurements": [1, 2, 0.5]}, points),
         ({"measurements": [[np.nan, 2, 0.5]]}, points), ({"tx": 5}, "the transmitter is 5; give"),
     ):  # fmt: skip

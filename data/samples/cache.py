@@ -79,8 +79,8 @@ class SampleCache:
         if self.path is None:
             yield self.missing()
             return
-        if all(processes.gather((self.path / "cache.json").exists() and not self.missing())):
-            yield []  # a complete one may belong to somebody else
+        if all(processes.gather(self._is_complete())):
+            yield []  # nothing is written: it may belong to somebody else
             return
         try:
             if processes.rank == 0:
@@ -108,6 +108,12 @@ class SampleCache:
             time.sleep(LOOK_AGAIN)
         if absent:
             raise DataError(f"{self.path}: {absent} samples of other processes did not appear here; run it again")
+
+    def _is_complete(self) -> bool:
+        try:
+            return (self.path / "cache.json").exists() and not self.missing()
+        except OSError:
+            return False
 
     def _place(self, index: int) -> tuple[str, int]:
         """Name of the shard's file, and the sample's row in it."""

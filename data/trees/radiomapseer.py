@@ -122,11 +122,12 @@ class RadioMapSeer:
     def _transmitter(self, city_id: int, transmitter: int, shape: tuple[int, int]) -> tuple[float, float]:
         """(x, y), listed, or the brightest pixel of a picture; the centre if several are equally bright."""
         path, x, y = self.root / f"antenna/{city_id}.json", np.nan, np.nan
-        positions = read_antennas(path, shape[0]) if path.exists() else ()
         picture = self.root / f"png/antennas/{city_id}_{transmitter}.png"
+        is_listed = path.exists()
+        positions = read_antennas(path, shape[0]) if is_listed else ()
         if transmitter < len(positions):
             x, y = map(float, positions[transmitter])
-        elif picture.exists():
+        elif picture.exists() or not is_listed:
             path = picture
             antenna = read_grey(path, shape)
             rows, columns = np.nonzero(antenna == max(antenna.max(), 1))

@@ -120,13 +120,12 @@ def open_folder(root: Path, recipe: Recipe) -> None:
     # earlier manifests may name another engine, and have no digest of outlines
     usual = {"engine": "dominant_path", "cars": False, "layouts": RANDOM, "outlines": settings.get("outlines")}
     try:
-        made, wanted = usual | read_json(manifest)["settings"], usual | settings
+        theirs = read_json(manifest)["settings"]
+        made, wanted = usual | theirs, usual | settings
     except (DataError, KeyError, TypeError) as error:
         raise DataError(f"{root}: exists and is not a simulated tree (dataset.json); choose another folder") from error
-    if {made.get("outlines"), wanted["outlines"]}.isdisjoint(
-        {None}
-    ):  # the digest says whether the layouts are the same
-        wanted["layouts"] = made.get("layouts")
+    if settings.get("outlines") and theirs.get("outlines") == settings["outlines"]:  # the same, perhaps elsewhere now
+        wanted["layouts"] = made["layouts"]
     wrong = ", ".join(f"{key}={made.get(key)}" for key, value in wanted.items() if made.get(key) != value)
     if wrong:
         raise DataError(f"{root}: was made with {wrong}; use the same, or choose another folder")

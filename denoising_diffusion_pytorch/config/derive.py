@@ -87,8 +87,6 @@ def _fill_condition(config: Config, side: int) -> Iterator[str]:
     if len(measured) == 1 or (measured and not points) or (points and not measured and BASE_CHANNEL not in channels):
         shown = f"data.incomplete.points is {points}, and data.cond_channels has {' and '.join(measured) or 'no measured points'}"
         yield f"{shown}; give points above 0, and {BASE_CHANNEL} or both of {', '.join(MEASURED)}"
-    if points and data.augmentation.color_jitter:
-        yield "data.augmentation.color_jitter changes the image, but not the points measured on it; set data.incomplete.points to 0"
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
     for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, TEST)):
         source.split = source.split or split

@@ -35,10 +35,8 @@ ALIASES = {
     "trainer.weight_decay": "trainer.optimizer.weight_decay",
     "diffusion_config.final_step_share": "diffusion_config.final_step_fraction",  # of earlier checkpoints
 }
-WITHOUT_EFFECT = {
-    "data.wrap",
-    "diffusion_config.ddim_eta",
-}  # accepted if off: the document's, and of earlier checkpoints
+# accepted if off: the document's, and of earlier checkpoints
+WITHOUT_EFFECT = {"data.wrap", "diffusion_config.ddim_eta"}
 
 SIGN = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<", "multipleOf": "multiple of"}
 TYPES = {"integer": "whole number", "boolean": "true or false", "string": "text", "null": ""}
@@ -69,7 +67,8 @@ def parse_config(mapping: Mapping[str, Any] | None, overrides: Sequence[str] = (
 
     Args:
         mapping: plain values, or sections; what is left out has its default.
-        overrides: `key=value` strings, dotted keys in any spelling, values in YAML; they win over the mapping.
+        overrides: `key=value` strings, dotted keys in any spelling, which win over the mapping. Values are in YAML, but
+            texts as they are.
 
     Raises:
         ConfigError: naming the key.
@@ -141,10 +140,12 @@ def _override_tree(override: str) -> dict[str, Any]:
     if not (key and text):
         message = f"{reprlib.repr(override)} on the command line is not key=value"
         raise ConfigError(f"{message}, e.g. trainer.batch_size=4")
-    parts = key.split(".")
+    parts, path = key.split("."), ""
+    for part in parts:
+        path = path if part in WRAPPERS else f"{path}.{part}".lstrip(".")
+        path = ALIASES.get(path, path)
     try:
-        path = ".".join(part for part in parts if part not in WRAPPERS)
-        is_text = ALIASES.get(path, path) in _texts() and not re.match("null$|~$|['\"]", text)
+        is_text = path in _texts() and not re.match("(null|Null|NULL|~)$|['\"]", text)
         tree: Any = text if is_text else read_yaml(text)
     except ConfigError as error:
         raise ConfigError(f"{key}={text} on the command line {error}; quote the value as YAML does") from error

@@ -86,8 +86,8 @@ class Checkpointer:
             raise
         except (KeyError, ValueError, RuntimeError) as error:
             changes = "; ".join(differences(found.config, self.config)) or "the code"
-            remedy = "to start a new run from its weights, use trainer.init_from"
-            raise CheckpointError(f"{found.path}: trained other weights; {remedy}; changed since: {changes}") from error
+            remedy = "for a new run from its weights, set trainer.init_from and another trainer.results_folder"
+            raise CheckpointError(f"{found.path}: trained other weights; changed since: {changes}; {remedy}") from error
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

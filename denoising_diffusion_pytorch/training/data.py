@@ -57,12 +57,15 @@ def open_dataset(config: Config, source: SourceConfig, processes: CacheProcesses
 class TrainingData:
     """The training samples of a run, from what the configuration names or a `dataset` of your own, see `OwnSamples`.
 
-    DataError: no data at the configured place. ConfigError: `data.cache_latents` with a dataset of your own.
+    DataError: no data at the configured place. ConfigError: settings that exclude each other.
     """
 
     def __init__(self, config: Config, accelerator: Accelerator, dataset: Dataset | None = None):
         self.config, self.accelerator, self.processes = config, accelerator, processes_of(accelerator)
         data, augmentation = config.data, Augmentation(**vars(config.data.augmentation))
+        if data.incomplete.points and augmentation.color_jitter:
+            message = "changes the image, but not the points measured on it; set it or data.incomplete.points to 0"
+            raise ConfigError(f"data.augmentation.color_jitter: {message}")
         self.dataset: Any
         if dataset is None:
             cache = {"cache": data.cache, "cache_folder": data.cache_folder}

@@ -116,7 +116,7 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
         precision = "no"
     if absent := set(config.log_with) - {tracker.value for tracker in get_available_trackers()}:
         raise ConfigError(f"trainer.log_with: {', '.join(absent)}: not a tracker of accelerate's, or not installed")
-    AcceleratorState._reset_state()  # or a process that trains again would keep the precision of its first run
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(
         # as a plugin, which wins over the launcher's environment
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.gradient_accumulation),
