@@ -37,6 +37,9 @@ class Scene:
         self.layout = self._layout(self.layout, "buildings")
         self.known = None if self.known is None else self._layout(self.known, "known buildings")
         self.cars = None if self.cars is None else self._layout(self.cars, "cars", cars_from_picture)
+        for what, part in (("known buildings", self.known), ("cars", self.cars)):
+            if part is not None and part.shape != self.layout.shape:
+                raise DataError(f"{self.name}: {what} of shape {part.shape} on a map of {self.layout.shape}")
         height, width = self.layout.shape
         if self.gain is not None:
             self.gain = np.asarray(self.gain, np.float32)
@@ -61,9 +64,7 @@ class Scene:
                 raise DataError(f"{self.name}: {where}")
 
     def _layout(self, given: Any, what: str, traced: Callable[[np.ndarray], Layout] = Layout.traced) -> Layout:
-        shape = self.layout.shape if isinstance(self.layout, Layout) else np.shape(given)
-        if isinstance(given, Layout | np.ndarray) and given.shape != shape:
-            raise DataError(f"{self.name}: {what} of shape {given.shape} on a map of {shape}")
+        """A layout, or the one that a picture shows."""
         if isinstance(given, Layout):
             return given
         if not isinstance(given, np.ndarray):

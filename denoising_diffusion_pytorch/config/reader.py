@@ -142,8 +142,7 @@ def _override_tree(override: str) -> dict[str, Any]:
         raise ConfigError(f"{message}, e.g. trainer.batch_size=4")
     parts, path = key.split("."), ""
     for part in parts:
-        path = path if part in WRAPPERS else f"{path}.{part}".lstrip(".")
-        path = ALIASES.get(path, path)
+        path = path if part in WRAPPERS else _path(path, part)
     try:
         is_text = path in _texts() and not re.match("(null|Null|NULL|~)$|['\"]", text)
         tree: Any = text if is_text else read_yaml(text)
@@ -152,6 +151,12 @@ def _override_tree(override: str) -> dict[str, Any]:
     for part in reversed(parts):
         tree = {part: tree}
     return tree
+
+
+def _path(section: str, key: Any) -> str:
+    """The dotted path of a key in a section, in schema.py's spelling."""
+    path = f"{section}.{key}".lstrip(".")
+    return ALIASES.get(path, path)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -171,8 +176,7 @@ def _walk(tree: Any, section: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{section or 'the file'} must be a mapping (key: value lines), not {reprlib.repr(tree)}")
     for key, value in (tree or {}).items():
-        path = f"{section}.{key}".lstrip(".")
-        path = ALIASES.get(path, path)
+        path = _path(section, key)
         if key == "target":
             if str(value).rsplit(".", 1)[-1] not in CLASSES:
                 raise ConfigError(f"{path}: {reprlib.repr(value)} is not a known class; known: {', '.join(CLASSES)}")
