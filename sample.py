@@ -6,7 +6,7 @@
     python sample.py --ckpt radiodiff_results_LDM ...                   a model of your own in place of the released one
     python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]  a split of a dataset; settings as in the file
 
-Each map is written as NAME.png (8-bit, RadioMapSeer's levels) and NAME.npy (dB, NaN where nothing is predicted), --figures
+Each map is written as NAME.png (8-bit, RadioMapSeer's levels) and NAME.npy (dB, NaN where nothing is predicted), and up to --figures
 of them also as NAME_figure.png. With --num_samples K, a map is the mean of K samples, and NAME_std.npy (dB) their standard
 deviation. metrics.json holds the scores where the true map is known. Several transmitters, numbered from 1, also give
 CITY_coverage.png, CITY_coverage.json and CITY_best_server.npy (0: none). For footprints every array is also a GeoTIFF. A
@@ -35,7 +35,6 @@ from data.trees.splits import evenly_spaced
 from data.units import COVERAGE_DB
 from denoising_diffusion_pytorch.cli import FATAL_ERRORS, finite, natural, parse, run
 from denoising_diffusion_pytorch.config import load_config, parse_config
-from denoising_diffusion_pytorch.config.derive import TEST
 from denoising_diffusion_pytorch.config.schema import SampleConfig
 from denoising_diffusion_pytorch.errors import ConfigError
 from evaluation.maps import draw_map, write_coverage, write_map
@@ -92,7 +91,7 @@ def parse_arguments() -> tuple[argparse.Namespace, SampleConfig]:
         for name, value in given.items():
             parser.error(f"--{name}: with --cfg, write sample.{name}={value}")
         settings = load_config(arguments.cfg, arguments.overrides, stage=None).sample  # of any stage's file
-        settings.source.split = settings.source.split or TEST
+        settings.source.split = settings.source.split or "test"
         if not own and settings.source.data_root is None:
             raise ConfigError("sample.source.data_root: is not set; give a dataset, or use --buildings or --simulate")
         return arguments, settings
@@ -124,8 +123,6 @@ def city_scenes(arguments: argparse.Namespace) -> tuple[list[Scene], Georeferenc
 
 def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any = None) -> "Predictor":
     """The model; raises ConfigError if it would ignore the files of measured points or cars."""
-    if settings.ckpt and not Path(settings.ckpt).exists():
-        raise ConfigError(f"{settings.ckpt}: no such file or folder (ckpt)")
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
     names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "seed")
@@ -134,7 +131,7 @@ def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any =
     for what, file, is_seen in (points, ("cars", cars, predictor.sees_cars)):
         if file and not is_seen:
             blind = f"{predictor.checkpoint.path}: has no channel that shows {what}, and would ignore {file}"
-            raise ConfigError(f"{blind}; use the released model, or train one that has (docs/data.md)")
+            raise ConfigError(f"{blind}; use the released model, or train one with such a channel (docs/data.md)")
     return predictor
 
 

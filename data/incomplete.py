@@ -41,7 +41,7 @@ class Incomplete:
         return replace(self, points=0, points_noise=0.0, points_jitter=0.0)
 
     def shown(self, scene: Scene) -> Scene:
-        """The scene with a degraded condition, drawn by its name's key; the truth is unchanged."""
+        """The scene with a degraded condition, which its name determines; the truth is unchanged."""
         if replace(self.without_points, exactly=False) == Incomplete():
             return scene
         rng = np.random.default_rng(random_key("incomplete", scene.name))

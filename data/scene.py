@@ -21,7 +21,7 @@ class Scene:
 
     name: str  # e.g. `12_3`, map and transmitter
     layout: Layout  # the real buildings
-    tx: tuple[float, float] | None  # (column, row), possibly fractional; None if only a ready-made condition has it
+    tx: tuple[float, float] | None  # (column, row), outdoors; None if only a ready-made condition has it
     gain: np.ndarray | None = None  # (H, W) float32 grey levels in [0, 1]; None if the truth is unknown
     cars: Layout | None = None  # None if the data has none
     cars_are_known: bool = True  # whether the condition shows them

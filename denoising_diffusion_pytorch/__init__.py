@@ -1,6 +1,6 @@
 """RadioDiff's model package; the training loop is in `training`.
 
-A name is imported from its module when it is first used, so that reading a configuration does not import torch. The four
+A name is imported from its module when it is first used, so that reading a configuration does not import torch. The five
 classes of `document.py` take the design document's arguments.
 """
 
@@ -11,13 +11,12 @@ from typing import Any
 _MODULES = {
     "config": ("load_config",),
     "diffusion": ("DecoupledDiffusion", "FlowMatching", "GaussianDiffusion"),
-    "document": ("Encoder", "LatentDiffusion", "TransformerBlock", "Unet"),
+    "document": ("EMAModel", "Encoder", "LatentDiffusion", "TransformerBlock", "Unet"),
     "losses": ("AutoencoderLoss", "LPIPSLoss", "PatchDiscriminator", "hinge_gan_loss"),
     "networks.autoencoder": ("AutoencoderKL", "Decoder", "DiagonalGaussianDistribution"),
     "networks.swin": ("SwinConditionEncoder", "WindowAttention"),
     "predictor": ("Prediction", "Predictor"),
     "samplers": ("Sampling", "sample_ddim", "sample_ddpm", "sample_decoupled", "sample_euler"),
-    "training.ema": ("EMAModel",),
     "training.schedule": ("learning_rate",),
     "weights": ("load_first_stage", "load_model"),
 }

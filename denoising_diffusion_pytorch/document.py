@@ -11,6 +11,7 @@ from .build import latent_diffusion_parts
 from .checkpoint import open_checkpoint
 from .config import parse_config, resolve
 from .networks import autoencoder, swin, unet
+from .training import ema
 from .weights import load_first_stage
 
 
@@ -81,6 +82,17 @@ class Unet(unet.Unet):
                 raise ValueError(f"condition {tuple(cond.shape)} must have the sides of the latent {tuple(x.shape)}")
             cond = self.cond_encoder(cond)
         return super().forward(x, t, cond)
+
+
+class EMAModel(ema.EMAModel):
+    """EMAModel(model, beta=0.999): `ema_model` is the averaged model."""
+
+    ema_model = property(lambda self: self.shadow)
+
+    def update(self, model: nn.Module | None = None, *, beta: float | None = None) -> None:
+        """One averaging step towards `model` (None: the one before)."""
+        self.model = self.model if model is None else model
+        super().update(beta=beta)
 
 
 class TransformerBlock(swin.TransformerBlock):

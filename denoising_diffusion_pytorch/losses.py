@@ -1,7 +1,7 @@
 """Losses of the first stage: reconstruction, KL, hinge GAN with a PatchGAN discriminator, LPIPS.
 
 All terms are means over pixels, and KL is divided by the number of pixels too, so that `kl_weight` weighs nats
-against summed pixel errors as in the latent diffusion code, at any image size.
+against pixel errors as in the latent diffusion code, which sums both, at any image size.
 """
 
 from pathlib import Path
@@ -114,7 +114,7 @@ class AutoencoderLoss(nn.Module):
         fake_pred: Tensor | None = None,
         last_weight: Tensor | None = None,
     ) -> Terms:
-        """The total loss.
+        """The total loss, and its terms for the log.
 
         Args:
             image, reconstruction: (B, C, H, W) float32 in about [-1, 1], the latter after `apply_mask`.

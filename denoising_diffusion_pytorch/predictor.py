@@ -14,7 +14,7 @@ from data import Scene
 from data.conditions import CAR_CHANNELS
 from data.crop import SIDE
 from data.hashing import digest, random_key
-from data.measurements import POINT_CHANNELS
+from data.measurements import POINT_CHANNELS, SIMULATED
 from data.prepare import SAMPLES_VERSION, prepare, to_native
 from data.units import GAIN_SPAN_DB
 
@@ -56,6 +56,9 @@ class Predictor:
 
     Attributes:
         title: name of the model in tables.
+        sees_simulation: whether the embedded simulator's map is part of the condition; scores on that simulator's own maps
+            then say nothing.
+        sees_cars, sees_measurements: whether cars and measured points change the condition.
 
     Raises CheckpointError for a checkpoint of an autoencoder, or none at all, and ConfigError for a sampler or a number of
     steps that does not fit the model.
@@ -90,32 +93,20 @@ class Predictor:
         if not 0 <= self.pixel_noise <= GAIN_SPAN_DB:
             raise ConfigError(f"pixel_noise is {self.pixel_noise:g}; it must lie within 0 .. {GAIN_SPAN_DB:g} dB")
         self.title = "latent diffusion" if isinstance(model, LatentDiffusion) else model.title
+        channels = set(self.config.data.cond_channels)
+        self.sees_simulation = SIMULATED in channels
+        self.sees_cars, self.sees_measurements = bool(channels & CAR_CHANNELS), bool(channels & POINT_CHANNELS)
 
     @property
     def side(self) -> int:
         """Side of the model's training maps in metres; maps of another size are resized."""
         return self.config.data.map_size or SIDE
 
-    @property
-    def sees_simulation(self) -> bool:
-        """Whether the embedded simulator's map is part of the condition; scores on that simulator's own maps then say nothing."""
-        return "simulated" in self.config.data.cond_channels
-
-    @property
-    def sees_cars(self) -> bool:
-        """Whether cars change the condition."""
-        return not CAR_CHANNELS.isdisjoint(self.config.data.cond_channels)
-
-    @property
-    def sees_measurements(self) -> bool:
-        """Whether measured points change the condition."""
-        return not POINT_CHANNELS.isdisjoint(self.config.data.cond_channels)
-
     def sampling_of(self, num_samples: int) -> Sampling | None:
-        """How `num_samples` maps per scene are sampled, at least 1; None for a baseline, which has only one (else ConfigError).
+        """The `Sampling` for `num_samples` maps per scene; None for a baseline, which has one map. ConfigError for other numbers.
 
-        With one step, several samples would be nearly the same map. If that is configured, they take a stochastic sampler
-        instead, unless the constructor was given `sampler` or `steps`.
+        With one step, several samples would be nearly the same map. If that is configured, they take
+        ENSEMBLE_STEPS of the process's `ensemble` sampler instead, unless the constructor was given `sampler` or `steps`.
         """
         model, sampling = self.model, self.sampling
         if num_samples < 1:

@@ -56,7 +56,8 @@ def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int,
     """Euler's method for dx_t / dt = velocity, deterministic (`randn` is not used); on straight paths it is DDIM."""
     for now, then in pairwise(diffusion.schedule(steps, x_t.device)):
         t = now.expand(x_t.shape[0])
-        x_t = x_t + (then - now) * diffusion.estimate(model(x_t, t), x_t, t)
+        x_start, noise = diffusion.predictions(model(x_t, t), x_t, t)
+        x_t = x_t + (then - now) * (noise - x_start)
     return x_t
 
 

@@ -23,21 +23,19 @@ def write_map(
     `georeference` on the earth as .tif too. (H, W) grey levels, NaN where nothing is predicted.
     """
     write_grey(folder / f"{name}.png", gain_to_uint8(np.nan_to_num(gain)))
-    decibels = {name: gain_to_db(gain)}
-    if std is not None:
-        decibels[f"{name}_std"] = std * GAIN_SPAN_DB
+    decibels = {name: gain_to_db(gain)} | ({} if std is None else {f"{name}_std": std * GAIN_SPAN_DB})
     for stem, values in decibels.items():
         _write_array(folder, stem, values.astype(np.float32))
-        if georeference is not None:
-            _write_geotiff(folder, stem, values, georeference)
+        _write_geotiff(folder, stem, values, georeference)
 
 
 def _write_array(folder: Path, name: str, values: np.ndarray) -> None:
     write_atomically(folder / f"{name}.npy", lambda file: np.save(file, values))
 
 
-def _write_geotiff(folder: Path, name: str, values: np.ndarray, georeference: Georeference) -> None:
-    write_atomically(folder / f"{name}.tif", lambda file: write_geotiff(file, values, georeference))
+def _write_geotiff(folder: Path, name: str, values: np.ndarray, georeference: Georeference | None) -> None:
+    if georeference is not None:
+        write_atomically(folder / f"{name}.tif", lambda file: write_geotiff(file, values, georeference))
 
 
 def draw_map(folder: Path, scene: Scene, gain: np.ndarray, std: np.ndarray | None = None) -> None:
@@ -91,8 +89,7 @@ def write_coverage(
     }
     write_json(folder / f"{name}_coverage.json", summary)
     _write_array(folder, f"{name}_best_server", server.astype(np.int16))
-    if georeference is not None:
-        for what, values in (("best_server", server), ("coverage", covered)):
-            _write_geotiff(folder, f"{name}_{what}", np.where(predicted, values, np.nan), georeference)
+    for what, values in (("best_server", server), ("coverage", covered)):
+        _write_geotiff(folder, f"{name}_{what}", np.where(predicted, values, np.nan), georeference)
     coverage_figure(folder / f"{name}_coverage.png", server, gain, scenes, threshold_db)
     return summary

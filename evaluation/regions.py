@@ -23,10 +23,10 @@ REGION_NAMES = (  # each pixel is in the first that applies
 
 @dataclass(frozen=True)
 class Regions:
-    """Regions of a scene's map, each (H, W) bool."""
+    """Regions of a scene's map, (H, W) bool unless stated otherwise."""
 
     open: np.ndarray  # outside of the real buildings
-    uncertain: np.ndarray  # not certainly inside a building, as far as the condition shows them
+    uncertain: np.ndarray  # not certainly inside a building that the condition shows
     picture: np.ndarray  # RadioMapSeer's building picture, which is offset by half a pixel from the map
     parts: dict[str, np.ndarray]  # `los`, in line of sight, and `nlos`
     region: np.ndarray  # (H, W) int: the number of each pixel's region in REGION_NAMES

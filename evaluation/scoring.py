@@ -8,6 +8,7 @@ import numpy as np
 from data.errors import DataError
 from data.incomplete import Incomplete
 from data.scene import Scene
+from data.trees.folder import Tree
 from data.trees.splits import evenly_spaced
 
 from .metrics import measure, summary_of
@@ -19,7 +20,7 @@ from .report import interval
 class SelectedScenes:
     """Scenes of a split, `maps` of them spread over it (None: all), with a condition as incomplete as requested."""
 
-    def __init__(self, source: Any, maps: int | None, incomplete: Incomplete):
+    def __init__(self, source: Tree, maps: int | None, incomplete: Incomplete):
         self.source, self.incomplete = source, incomplete
         self.chosen = evenly_spaced(len(source), maps or len(source))
         self.names = [source.names[index] for index in self.chosen]

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from tqdm import tqdm
 
-from data import DataError, FlatTree, RadioMapSeer, Scene, open_tree
+from data import DataError, FlatTree, Scene, open_tree
 from data.geometry.georeference import pixel_of
+from data.trees.folder import Tree
 from data.trees.splits import ORDERED, city_name, evenly_spaced, known_splits, members, own_splits
 from denoising_diffusion_pytorch.cli import run
 
@@ -39,11 +40,11 @@ def oddities(scene: Scene, gain: np.ndarray) -> Iterator[str]:
         yield "the strongest level is not at the transmitter"
     if scene.tx is not None and scene.buildings[pixel_of(scene.tx)]:
         yield "the transmitter is inside a building"
-    if built > 0.9 or (built == 0 and scene.cond is None):
+    if built > 0.9 or (built == 0 and scene.cond is None and scene.truth != "simulated"):
         yield f"buildings cover {built:.0%}"
 
 
-def inspect(source: RadioMapSeer | FlatTree, indices: Sequence[int]) -> tuple[list[str], list[str]]:
+def inspect(source: Tree, indices: Sequence[int]) -> tuple[list[str], list[str]]:
     """Open scenes; returns lines of statistics and warnings, and one line per oddity."""
     problems: list[str] = []
     sides, shapes = set(), set()
@@ -90,13 +91,14 @@ def main() -> None:
     print(source.report)
     root, rule = source.root, source.rule
     rules = "; ".join([*(f"splits/{name}.txt" for name in own_splits(root)), rule])
-    sizes = [f"{name} {len(members(root, name, source.names, rule)):,}" for name in known_splits(root, rule)]
-    print(f"splits ({rules}): {', '.join(sizes)}")
-    cities = {name: set(map(city_name, members(root, name, source.names, rule))) for name in ORDERED}
+    splits = {name: set(members(root, name, source.names, rule)) for name in known_splits(root, rule)}
+    unused = len(source) - len(set().union(*(splits[name] for name in ORDERED)))
+    sizes = ", ".join(f"{name} {len(names):,}" for name, names in splits.items())
+    print(f"splits ({rules}): {sizes}" + (f"; {unused:,} scenes in none of {', '.join(ORDERED)}" if unused else ""))
+    cities = {name: set(map(city_name, splits[name])) for name in ORDERED}
     both = {(a, b): len(cities[a] & cities[b]) for a, b in combinations(cities, 2)}
     odd = [f"{a} and {b} share {count} cities" for (a, b), count in both.items() if count]
-    empty = (name for name in own_splits(root) if not members(root, name, source.names, rule))
-    odd += [f"splits/{name}.txt lists no scene of this tree" for name in empty]
+    odd += [f"splits/{name}.txt lists no scene of this tree" for name in own_splits(root) if not splits[name]]
     indices = evenly_spaced(len(source), len(source) if arguments.all else OPENED)
     lines, problems = inspect(source, indices)
     problems = odd + problems

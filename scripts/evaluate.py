@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--reconstruction", action="store_true", help="score the autoencoder's reconstruction of the true maps, too")
     add("--gallery", type=new_figure, help="figure: true map | sample | error | standard deviation, from best to worst")
     add("--steps", type=positive, help="network calls per map; default: as configured for the checkpoint")
-    add("--sampler", help="ddim, ddpm, decoupled or euler; default: as configured for the checkpoint")
+    add("--sampler", help="one that fits the model; default: as configured for the checkpoint")
     add("--num_samples", type=positive, default=1, help="samples per map, whose mean is scored (%(default)s)")
     add(
         "--noise_scale", type=float, help="of the sampler's noise: above 1, samples differ more; default: as configured"

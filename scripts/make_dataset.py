@@ -4,7 +4,7 @@
     python scripts/make_dataset.py --out runs/more --cities 34 --tx 30 --layouts path/to/RadioMapSeer --split train [--cars]
 
 The second line puts new transmitters into the layouts of a tree. --cars makes each map without cars (gain/DPM) and with
-them (gain/carsDPM): those that the tree shows, else random ones along streets. City N depends on (seed, N) alone, so the
+them (gain/carsDPM). Cars are the tree's, else random ones along streets. City N depends on (seed, N) alone, so the
 files do not depend on the number of workers, nor on the parts: `--part 1/20` to `--part 20/20` may run at once, on any
 machines that share the folder (scripts/slurm/make_dataset.sbatch). Run the command again to resume after an
 interruption, or with more --cities to extend the set; existing files are kept. dataset.json records how it was made.

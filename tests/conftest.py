@@ -28,6 +28,7 @@ def clean_state():
 def save_grey(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
+    return path
 
 
 def make_scene_files(root, city_id, tx, size=32, simulation="DPM"):
@@ -65,6 +66,20 @@ def make_tree(root):
 def save_json(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A tree `data` of 10 cities of 32 px, of which one map is black, `tiny.yaml`, and both stages after two steps."""
+    from tests.processes import set_up, train_here  # which import all that trains
+
+    root = tmp_path_factory.mktemp("trained")
+    data = {"cond_channels": ["buildings", "transmitter", "measured_gain", "measured"], "incomplete": {"points": 5}}
+    config = set_up(root, {"trainer": {"validate_every": 0, "training_steps": 2}, "data": data})
+    save_grey(root / "data" / "gain" / "DPM" / "9_1.png", np.zeros((32, 32)))
+    train_here("vae", config, root / "vae")
+    train_here("ldm", config, root / "ldm", f"first_stage_config.ckpt_path={root / 'vae'}")
+    return root
 
 
 @pytest.fixture

@@ -25,9 +25,10 @@ CHANGES = {
 }
 
 
-def environment():
-    """One thread per run, so that all runs compute the same bits, even side by side."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+def environment(launched=False):
+    """One thread per run, so that all runs compute the same bits, even side by side; `launched`: by a launcher."""
+    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return os.environ | own | ({} if launched else {"ACCELERATE_USE_CPU": "true"})
 
 
 def set_up(folder, changes=CHANGES):
@@ -109,18 +110,11 @@ class Job:
         variables = {"PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}", "FAKE_STATE": state}
         variables |= {"FAKE_REQUEUED": self.requeued, "SLURM_JOB_NODELIST": "all", "SLURM_JOB_ID": self.number}
         variables |= {"SLURM_NNODES": nodes, "SLURM_GPUS_ON_NODE": gpus}
-        surroundings = {k: v for k, v in environment().items() if k != "ACCELERATE_USE_CPU"}
-        surroundings |= {k: str(v) for k, v in variables.items()}
-        command = ["bash", ROOT / "scripts" / "slurm" / "train.sbatch", *command]
+        surroundings = environment(launched=True) | {name: str(value) for name, value in variables.items()}
+        line = ["bash", "scripts/slurm/train.sbatch", *map(str, command)]
         with self.log.open("w") as output:
-            self.process = subprocess.Popen(
-                list(map(str, command)),
-                env=surroundings,
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            how = {"env": surroundings, "cwd": ROOT, "stdout": output, "stderr": output, "start_new_session": True}
+            self.process = subprocess.Popen(line, **how)
 
     def __enter__(self):
         return self

@@ -1,125 +1,90 @@
 """The structure itself: who may import whom."""
 
 import ast
-import re
 import subprocess
 import sys
 from collections import Counter
+from graphlib import TopologicalSorter
 from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = "denoising_diffusion_pytorch"
-MOST_FILES = 14  # in a room
+MODEL = "denoising_diffusion_pytorch"  # `model` in the names below
+MOST_FILES = 14  # in a folder
+FOLDERS = ("data", "evaluation", MODEL, "demo", "scripts")
+FILES = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+MODULES = {name.replace(MODEL, "model"): path for name, path in MODULES.items()}
+COMMANDS = [path.stem for path in ROOT.glob("*.py")] + [name for name in MODULES if name.startswith("scripts.")]
 
-# From the bottom up: a room (a folder, or a file at the top of a package) and the rooms that it may import. A room only
-# names rooms above its line, so there is no circle. `data` and `evaluation` name no part of the model package.
-SCENES = "errors files geometry hashing measurements scene units"
-DATA = {
-    "errors": "",
-    "hashing": "",
-    "units": "",
-    "workers": "",
-    "files": "errors",
-    "geometry": "errors files",
-    "measurements": "geometry",
-    "scene": "errors geometry",
-    "crop": "errors geometry scene",
-    "incomplete": "errors geometry hashing scene units",
-    "simulator": "crop geometry scene units",
-    "conditions": "errors geometry measurements scene simulator units",
-    "trees": "errors files geometry hashing scene simulator units",
-    "gis": "crop errors files geometry trees units",
-    "prepare": "conditions errors geometry scene",
-    "samples": f"{SCENES} conditions incomplete prepare trees workers",
+# What these parts of the project may import of it, besides themselves. Where nothing is said: all but commands and training.
+MAY_IMPORT = {
+    "data": "",
+    "evaluation": "data",
+    "model": "data evaluation",
+    "model.networks": "model.randomness",
+    # know settings, but no data
+    **dict.fromkeys(("model.build", "model.document", "model.losses", "model.weights"), "model"),
+    "model.diffusion": "model.errors model.processes",
+    "model.samplers": "model.errors model.processes model.diffusion",
+    "model.latent_diffusion": "model.networks model.diffusion model.samplers model.randomness",
+    **dict.fromkeys(("model.errors", "model.processes", "model.randomness"), ""),
 }
-EVALUATION = {
-    "calibration": "",
-    "references": "",
-    "regions": "",
-    "records": "",
-    "metrics": "calibration regions",
-    "figures": "metrics",
-    "maps": "figures",
-    "report": "metrics",
-    "scoring": "metrics references regions report",
-}
-MODELS = {
-    "errors": "",
-    "processes": "",
-    "randomness": "",
-    "cli": "errors",
-    "networks": "randomness",
-    "diffusion": "errors processes",
-    "samplers": "diffusion errors processes",
-    "config": "errors processes",
-    "checkpoint": "config errors",
-    "losses": "checkpoint config errors networks",
-    "latent_diffusion": "diffusion networks randomness samplers",
-    "build": "networks config diffusion latent_diffusion samplers",
-    "weights": "build checkpoint config errors networks",
-    "predictor": "networks config diffusion errors latent_diffusion processes randomness samplers weights",
-    "training": "networks build checkpoint config errors latent_diffusion losses predictor randomness weights",
-    "document": "build checkpoint config latent_diffusion networks weights",
-}
-PACKAGES = {"data": DATA, "evaluation": EVALUATION, MODEL: MODELS}
-OTHERS = {"data": set(), "evaluation": {"data"}, MODEL: {"data", "evaluation"}}  # packages that a package may import
-KNOW_DATA = {"checkpoint", "cli", "config", "predictor", "training"}  # its rooms that may import `data`
 
 
-def place(path: Path) -> tuple[str, str]:
-    """(package, room) of a file."""
-    package, *folders, _ = path.relative_to(ROOT).parts
-    return package, "/".join(folders) or path.stem
-
-
-def imports(path: Path) -> set[tuple[str, str]]:
-    """(package, room) of all of the project's modules that a file imports."""
-    names, found = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports(name: str) -> set[str]:
+    """The project's modules that a module imports, anywhere in its text."""
+    folder, found = ".".join(MODULES[name].relative_to(ROOT).parent.parts), set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), ".".join(path.relative_to(ROOT).parent.parts))
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-    for parts in (name.split(".") for name in names if name.split(".")[0] in PACKAGES):
-        targets = [ROOT.joinpath(*parts[:length]) for length in range(len(parts), 0, -1)]
-        target = next(t for t in targets if t.is_dir() or t.with_suffix(".py").exists())  # not the names in a module
-        found.add((parts[0], "/".join(target.relative_to(ROOT).parts[1:])) if target.is_dir() else place(target))
-    return found
+            base = resolve_name("." * node.level + (node.module or ""), folder)
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    names = {each.replace(MODEL, "model") for each in found}
+    names |= {each.rpartition(".")[0] for each in names}  # without what is taken from a module
+    return names & MODULES.keys() - {name}
 
 
-FILES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
+GRAPH = {name: imports(name) for name in MODULES}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_imports_are_allowed(path):
-    package, room = place(path)
-    assert room in PACKAGES[package], "a new room: give it a line in the table"
-    allowed = {*PACKAGES[package][room].split(), room}
-    for theirs, other in imports(path):
-        if theirs == package:
-            assert other in allowed, f"{room} imports {other}"
-        else:
-            assert theirs in OTHERS[package], f"{package} imports {theirs}"
-            assert package != MODEL or room in KNOW_DATA, f"{room} imports data"
+def within(name: str, parts) -> bool:
+    """Whether a module is one of the parts, or in one."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def test_the_table_has_no_circle_and_rooms_are_small():
-    for rooms in PACKAGES.values():
-        above: set[str] = set()
-        for room, allowed in rooms.items():
-            assert set(allowed.split()) <= above, room
-            above.add(room)
-    sizes = Counter(path.parent for path in FILES)
+def room(name: str) -> str:
+    """A folder in a package, or a file at its top."""
+    return ".".join(name.split(".")[:2])
+
+
+def test_no_circle():
+    rooms = {room(name): set() for name in GRAPH}
+    for name, others in GRAPH.items():
+        rooms[room(name)] |= {room(other) for other in others} - {room(name)}
+    for graph in (GRAPH, rooms):
+        TopologicalSorter(graph).prepare()  # or CycleError, which names the circle
+
+
+@pytest.mark.parametrize("part, allowed", MAY_IMPORT.items())
+def test_what_a_part_may_import(part, allowed):
+    pairs = [(name, other) for name, others in GRAPH.items() if within(name, [part]) for other in others]
+    assert [pair for pair in pairs if not within(pair[1], [part, *allowed.split()])] == []
+
+
+def test_nothing_imports_a_command_and_only_commands_import_training():
+    assert [(name, other) for name, others in GRAPH.items() for other in others if other in COMMANDS] == []
+    users = [name for name, others in GRAPH.items() if any(within(other, ["model.training"]) for other in others)]
+    others = ("model.training", "model.document")  # the document's names
+    assert [name for name in users if name not in COMMANDS and not within(name, others)] == []
+
+
+def test_folders_are_small():
+    sizes = Counter(path.parent for path in FILES if path.name != "__init__.py")
     assert max(sizes.values()) <= MOST_FILES, sizes
-
-
-def test_no_command_imports_another():
-    for path in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")):
-        assert not re.search(r"(from|import) (scripts|train_|sample)", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize(

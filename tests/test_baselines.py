@@ -79,10 +79,10 @@ def test_sides_are_checked():
             resolve(parse_config({"baseline_config": baseline, "data": {"image_size": side}}), "baseline")
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_run_predicts_and_is_continued_as_it_was(tmp_path, name):
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_run_predicts_and_is_continued_as_it_was(tmp_path, architecture):
     def trainer(**change):
-        return make_trainer(tmp_path, "baseline", batches, **sections(name, baseline_config=change))
+        return make_trainer(tmp_path, "baseline", batches, **sections(architecture, baseline_config=change))
 
     trainer().train()
     scenes = [Scene("a", Layout([], (64, 64)), (30.0, 40.0))]
@@ -90,9 +90,8 @@ def test_a_run_predicts_and_is_continued_as_it_was(tmp_path, name):
     assert one.gain.shape == (64, 64) and one.std is None
     with pytest.raises(ConfigError, match="one map per scene, not 3"):
         next(Predictor(tmp_path).predict(scenes, num_samples=3))
-    with pytest.raises(ConfigError, match="num_samples is 0; it must be at least 1"):
-        next(Predictor(tmp_path).predict(scenes, num_samples=0))
-    with pytest.raises(ConfigError, match="batch_size is 0"):
-        next(Predictor(tmp_path).predict(scenes, batch_size=0))
+    for name in ("num_samples", "batch_size"):
+        with pytest.raises(ConfigError, match=f"{name} is 0; it must be at least 1"):
+            next(Predictor(tmp_path).predict(scenes, **{name: 0}))
     with pytest.raises(CheckpointError, match="baseline_config.width"):
         trainer(width=0.2).train()

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from PIL import Image
 from rasterio.warp import transform
 
 from data import DataError
@@ -17,6 +16,7 @@ from data.gis.city import city_of, read_city
 from data.gis.geotiff import write_geotiff
 from data.gis.measured_points import read_measurements
 from data.scene import scene_at
+from tests.conftest import save_grey
 
 SQUARE = [[0, 0], [40, 0], [40, 20], [0, 20], [0, 0]]
 COURT = [[10, 5], [10, 15], [30, 15], [30, 5], [10, 5]]
@@ -107,10 +107,8 @@ def test_positions_in_degrees():
         scene_at("berlin", city.layout, "13,52", city.georeference)
     with pytest.raises(DataError, match="inside a building of berlin; .* nearest open point is (.*)") as refused:
         scene_at("berlin", city.layout, "13.4000100,52.5001000", city.georeference)
-    nearest = str(refused.value).rsplit(" ", 1)[1]
-    assert scene_at("berlin", city.layout, nearest, city.georeference).tx[0] == pytest.approx(
-        15, abs=1
-    )  # west of the wall
+    nearest = scene_at("berlin", city.layout, str(refused.value).rsplit(" ", 1)[1], city.georeference)
+    assert nearest.tx[0] == pytest.approx(15, abs=1)  # west of the wall
 
 
 def test_a_city_is_cut_around_its_transmitter():
@@ -185,24 +183,19 @@ def test_what_is_no_city_is_refused_in_one_line(name, content, message):
         city_of(content, name)
 
 
-def picture(path, pixels):
-    Image.fromarray(pixels).save(path)
-    return path
-
-
 def test_pictures(tmp_path):
     """Half of the range separates buildings from ground, whatever the range; an inverted picture is noticed."""
     pixels = np.zeros((20, 30), np.uint8)
     pixels[3:9, 4:9] = 255
     ringing = pixels.astype(int) + np.random.default_rng(0).integers(-22, 23, pixels.shape)
     for values in (pixels, pixels // 255, pixels // 2 + 60, ringing.clip(0, 255).astype(np.uint8)):
-        city = read_city(picture(tmp_path / "a.png", values))
+        city = read_city(save_grey(tmp_path / "a.png", values))
         assert (city.layout.inside == (pixels > 0)).all() and city.georeference is None and not city.seems_inverted
         assert "30 x 20 px, 5.0% of them built" in city.notes[0]
-    dark = picture(tmp_path / "dark.png", 255 - pixels)
+    dark = save_grey(tmp_path / "dark.png", 255 - pixels)
     assert read_city(dark).seems_inverted and (read_city(dark, invert=True).layout.inside == (pixels > 0)).all()
     for plain in (np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8)):
-        assert read_city(picture(tmp_path / "p.png", plain)).layout.inside.all() == plain.all()
+        assert read_city(save_grey(tmp_path / "p.png", plain)).layout.inside.all() == plain.all()
     with pytest.raises(DataError, match="only pictures can be inverted"):
         city_of(collection(feature(polygon(HOUSE))), "a.geojson", invert=True)
     with pytest.raises(DataError, match=r"absent.json: no such file"):
@@ -215,7 +208,7 @@ def test_pictures_of_cars(tmp_path):
     built[5:15, 5:20] = 255
     cars[8:10, 8:12] = cars[20:24, 4:6] = cars[30:33, 20:28] = 200
     shown = {"town": built, "dark": 255 - built, "cars": cars + 20}
-    town, dark, given = (picture(tmp_path / f"{name}.png", pixels) for name, pixels in shown.items())
+    town, dark, given = (save_grey(tmp_path / f"{name}.png", pixels) for name, pixels in shown.items())
     for city in (read_city(town, cars=given), read_city(dark, invert=True, cars=given)):
         cars[8:10, 8:12] = 0
         assert (city.cars.inside == (cars > 0)).all() and (city.layout.inside == (built > 0)).all()
@@ -225,7 +218,7 @@ def test_pictures_of_cars(tmp_path):
     assert scene_at("town", city.layout, "10,22", None, city.cars).cars is city.cars
     (tmp_path / "a.geojson").write_bytes(collection(feature(polygon(HOUSE))))
     for path, other, message in (
-        (town, picture(tmp_path / "small.png", cars[1:]), "small.png: is 30x39 px instead of 30x40"),
+        (town, save_grey(tmp_path / "small.png", cars[1:]), "small.png: is 30x39 px instead of 30x40"),
         (town, dark, "dark.png: shows cars on 88% of the map; save it with cars white on black"),
         (town, tmp_path / "a.geojson", "a.geojson: is not a PNG"),
         (tmp_path / "a.geojson", given, 'cars.png: .*a.geojson holds footprints; mark .* "class": "car"'),
@@ -294,8 +287,8 @@ def test_pictures_of_radiomapseer_lie_beside_its_maps(tmp_path, folder, turns, k
     centres = np.indices((5, 5)).reshape(2, -1).T * 11 + 8
     cars = Layout([car_outline(centre, number * turns) for number, centre in enumerate(centres)], (64, 64))
     (tmp_path / folder).mkdir(parents=True)
-    given = picture(tmp_path / "cars.png", picture_of_cars(cars))
-    city = read_city(picture(tmp_path / folder / "0.png", picture_of(layout)), cars=given)
+    given = save_grey(tmp_path / "cars.png", picture_of_cars(cars))
+    city = read_city(save_grey(tmp_path / folder / "0.png", picture_of(layout)), cars=given)
     assert (city.layout.inside == layout.inside).all() == known
     free = ~city.layout.inside
     assert np.array_equal(city.cars.inside & free, (cars.inside if known else picture_of_cars(cars)) & free)

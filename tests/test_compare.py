@@ -130,10 +130,10 @@ def test_plans_that_make_no_sense_are_refused(workplace, tmp_path):
     plan = yaml.safe_load((workplace / "plan.yaml").read_text())
     command = ("scripts/compare.py", "--out", tmp_path / "out", "--plan")
     for change, message in (
-        ({"samples": 3}, "samples: Extra inputs"),
+        ({"samples": 3}, "samples: "),
         ({"rows": {"a": {}}}, "rows.a: give either config or reference"),
-        ({"rows": {}}, "rows: Dictionary should have at least 1 item"),
-        ({"rows": {"a": {"config": "x", "seeds": []}}}, "rows.a.seeds: List should have at least 1 item"),
+        ({"rows": {}}, "rows: "),
+        ({"rows": {"a": {"config": "x", "seeds": []}}}, "rows.a.seeds: "),
         ({"rows": {"a": {"reference": "simulator", "sampling_steps": [1]}}}, "are for latent diffusion"),
         ({"rows": {"a": {"config": "x", "stage": "baseline", "vae": "x"}}}, "are for latent diffusion"),
         ({"rows": {"a": {"config": "x", "stage": "baseline", "finish": ["a=1"]}}}, "are for latent diffusion"),

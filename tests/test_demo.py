@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +17,11 @@ from data.units import db_to_gain, gain_to_uint8
 from demo.messages import encode
 from demo.server import MAX_UPLOAD, MAX_WAITING, create_app
 from denoising_diffusion_pytorch.predictor import Predictor
+from tests.processes import ROOT
 
 CITY = np.zeros((256, 256), np.uint8)
 CITY[100:140, 60:120] = 1
 TWO = {"buildings": encode(CITY), "tx": [[30, 120], [200, 40]]}
-TOWN = (Path(__file__).parents[1] / "examples" / "town.geojson").read_bytes()
 METRES = {"x": 5000.0, "y": 8000.0, "dx": 1.0, "dy": 1.0, "degrees": False, "epsg": 25832}
 
 
@@ -44,8 +43,13 @@ def built(city):
 
 
 @pytest.fixture(scope="module")
-def app():
-    return create_app(Predictor())
+def predictor():
+    return Predictor()
+
+
+@pytest.fixture(scope="module")
+def app(predictor):
+    return create_app(predictor)
 
 
 @pytest.fixture
@@ -111,7 +115,7 @@ def test_cars_along_streets(client):
     assert len(drawn) > 50 and [{*map(tuple, car)} for car in again] == [{*map(tuple, car)} for car in drawn]
 
 
-def test_measured_values_correct_the_map_of_their_transmitter(client, monkeypatch):
+def test_measured_values_correct_the_map_of_their_transmitter(client, predictor, monkeypatch):
     points = {"points": [[40, 130, -85, 0], [150, 30.2, -94, 0]]}
     without, told = ([each["model"] for each in predict(client, **more)] for more in ({}, points))
     for (column, row), level in (((40, 130), -85), ((150, 30), -94)):
@@ -119,7 +123,7 @@ def test_measured_values_correct_the_map_of_their_transmitter(client, monkeypatc
     assert np.abs(told[0] - without[0])[200:, 200:].max() < 0.5  # out of their reach
     assert np.allclose(told[1], without[1], atol=1e-2)  # the other one's map
     for what, shown in {"measurements": points, "cars": {"cars": [[9, 9, 0]]}}.items():
-        monkeypatch.setattr(Predictor, f"sees_{what}", False)
+        monkeypatch.setattr(predictor, f"sees_{what}", False)
         assert refused(client.post("/predict", json=TWO | shown), "no channel")
         assert not client.get("/settings").json[what]
 
@@ -133,7 +137,7 @@ def test_cities_are_answered_whole(client):
     assert (built(city) == (large > 0)).all() and city["georeference"] is None and not city["inverted"]
     assert upload(client, BLACK).json["inverted"]
     assert (built(upload(client, BLACK, more="&invert=1").json) == CITY).all()
-    town = json.loads(TOWN)
+    town = json.loads((ROOT / "examples" / "town.geojson").read_text())
     car = {"type": "Polygon", "coordinates": [[[10.0, 50.0], [10.0, 50.00003], [10.00003, 50.00003]]]}
     town["features"].append({"type": "Feature", "properties": {"class": "car"}, "geometry": car})
     city = upload(client, json.dumps(town).encode()).json
@@ -155,18 +159,16 @@ def test_files(client):
     assert (np.load(io.BytesIO(file("npy", "difference").data)) != model).any()
 
 
-def test_what_would_harm_the_server_is_refused(client):
+def test_what_would_harm_the_server_is_refused(client, predictor):
     bomb = png(np.zeros((6000, 6000), np.uint8))
-    broken = png(CITY)[:60]
-    for content, words in ((bomb, "usable"), (b"GIF89a", "neither"), (broken, "usable"), (b"{}", "no polygon")):
-        assert refused(upload(client, content), "city.png: ") and refused(upload(client, content), words)
+    assert refused(upload(client, bomb), "city.png: not a usable picture")
     assert refused(upload(client, bytes(MAX_UPLOAD + 1)), "capacity", 413)
     assert refused(client.post("/predict", data="[" * 100_000, content_type="application/json"), "nested too deeply")
     assert refused(client.get("/settings", headers={"Host": "evil.example:7860"}), "localhost", 403)
     for host in ("127.0.0.1:7860", "localhost", "[::1]:7860"):
         answer = client.get("/settings", headers={"Host": host})
         assert answer.status_code == 200 and "default-src 'self'" in answer.headers["Content-Security-Policy"]
-    anywhere = create_app(Predictor(), hosts=None).test_client()
+    anywhere = create_app(predictor, hosts=None).test_client()
     assert anywhere.get("/settings", headers={"Host": "lab.example"}).status_code == 200
 
 

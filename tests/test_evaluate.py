@@ -15,25 +15,19 @@ from denoising_diffusion_pytorch.predictor import Predictor
 from scripts import benchmark, train_baseline
 from tests.commands import done, refused
 from tests.conftest import save_grey
-from tests.processes import ROOT, set_up, train_here
+from tests.processes import ROOT
 
 EVALUATE, EXPORT = "scripts/evaluate.py", "scripts/export_model.py"
-CHANNELS = ["buildings", "transmitter", "measured_gain", "measured"]
 PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125", "data.cond_size=32"]
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A tree of 10 cities of 32 px, of which one is black; both stages and a baseline trained for a few steps."""
-    root = tmp_path_factory.mktemp("evaluate")
-    data = {"cond_channels": CHANNELS, "incomplete": {"points": 5}}
-    config = set_up(root, {"trainer": {"validate_every": 0, "training_steps": 2}, "data": data})
-    save_grey(root / "data" / "gain" / "DPM" / "9_1.png", np.zeros((32, 32)))
-    train_here("vae", config, root / "vae")
-    train_here("ldm", config, root / "ldm", f"first_stage_config.ckpt_path={root / 'vae'}")
-    own = [f"trainer.results_folder={root / 'baseline'}", "data.cond_channels=[buildings]", "data.incomplete.points=0"]
-    train_baseline.train(load_config(config, [*own, *PMNET], stage="baseline"))
-    return root
+def workplace(trained):
+    """Both stages, and a baseline."""
+    results = f"trainer.results_folder={trained / 'baseline'}"
+    own = [results, "data.cond_channels=[buildings]", "data.incomplete.points=0", *PMNET]
+    train_baseline.train(load_config(trained / "tiny.yaml", own, stage="baseline"))
+    return trained
 
 
 def read(path):
@@ -137,13 +131,9 @@ def test_a_flat_tree_is_sampled_and_scored_like_the_scenes_it_was_made_from(work
     sample = ("sample.py", "--cfg", workplace / "tiny.yaml", *source, f"sample.output_folder={tmp_path / 'maps'}")
     done(*sample)
     assert len(list((tmp_path / "maps").glob("*_figure.png"))) == len(dataset)
-    other_stage = (
-        "--cfg",
-        ROOT / "configs" / "tiny_baseline.yaml",
-        *source,
-        f"sample.output_folder={tmp_path / 'again'}",
-    )
-    assert f"{len(dataset)} maps in" in done("sample.py", *other_stage)
+    other_stage = ("--cfg", ROOT / "configs" / "tiny_baseline.yaml", *source)
+    again = done("sample.py", *other_stage, f"sample.output_folder={tmp_path / 'again'}")
+    assert f"{len(dataset)} maps in" in again
     np.save(flat / "conditions" / f"{name}.npy", np.zeros((1, 2, 2), np.float32))
     elsewhere = f"sample.output_folder={tmp_path / 'others'}"
     refused(*sample[:-1], elsewhere, words=(f"conditions/{name}.npy", "has shape (1, 2, 2), not"))

@@ -239,12 +239,13 @@ def test_a_flat_tree(flat_tree):
 def test_a_radiomapseer_tree(radiomapseer, tmp_path):
     out = done(CHECK, radiomapseer)
     assert "20 scenes of 10 cities" in out and "no problems found" in out and "warning" not in out
-    assert "splits (cities in order, 80 / 10 / 10 %): train 16, val 2, test 2" in out
+    assert "splits (cities in order, 80 / 10 / 10 %): train 16, val 2, test 2\n" in out
     for split, entry in (("train", "1"), ("test", "1_0"), ("val", "77")):
         (radiomapseer / "splits").mkdir(exist_ok=True)
         (radiomapseer / "splits" / f"{split}.txt").write_text(entry)
     out = script(CHECK, radiomapseer).stdout
     assert "odd: train and test share 1 cities" in out and "odd: splits/val.txt lists no scene" in out
+    assert "; 18 scenes in none of train, val, test" in out
     shutil.rmtree(radiomapseer / "splits")
     victim = radiomapseer / "gain" / "DPM" / "1_0.png"
     victim.write_bytes(victim.read_bytes()[:100])

@@ -32,7 +32,6 @@ def test_a_step_moves_all_directions_by_the_same_length(shape):
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
     ours_optimizer = Muon(ours, lr=0.1, weight_decay=0.5)
     adamw = torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.5)
-    before = [p.detach().clone() for p in ours]
     average = [torch.zeros(shape) for shape in shapes]
     for _ in range(2):
         start = [p.detach().clone() for p in ours]
@@ -45,7 +44,7 @@ def test_a_step_moves_all_directions_by_the_same_length(shape):
         adamw.step()
     for number in (0, 1):
         u, _, v = torch.linalg.svd((gradients[number].lerp(average[number], MOMENTUM)).flatten(1), full_matrices=False)
-        scale = 0.2 * max(len(before[number]), before[number][0].numel()) ** 0.5
+        scale = 0.2 * max(len(start[number]), start[number][0].numel()) ** 0.5
         step = (ours[number] - start[number] * (1 - 0.1 * 0.5)).detach().flatten(1) / -(0.1 * scale)
         assert torch.cosine_similarity(step.flatten(), (u @ v).flatten(), dim=0) > 0.98
         assert ((torch.linalg.svdvals(step) - 0.95).abs() < 0.35).all()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from denoising_diffusion_pytorch import Encoder
 from denoising_diffusion_pytorch.networks.autoencoder import AutoencoderKL, DiagonalGaussianDistribution, Layers
 from denoising_diffusion_pytorch.networks.blocks import AttnBlock, timestep_embedding
 from denoising_diffusion_pytorch.networks.swin import SwinConditionEncoder, WindowAttention
@@ -37,9 +38,13 @@ def test_document_sizes_and_names_on_the_meta_device():
         unet, middle = Unet(128, 3, [1, 2, 4, 4], [128, 256, 512, 512]), []
         unet.mid_block2.register_forward_hook(lambda m, i, output: middle.append(output.shape))
         assert unet(torch.zeros(2, 3, 80, 80), torch.zeros(2), features).shape == (2, 3, 80, 80)
+        encoders = [Encoder(ch=128, out_ch=3, ch_mult=[1, 2, 4], num_res_blocks=2), Encoder(128, 3, [1, 2, 4], 2)]
+        encoders += [autoencoder.encoder, Encoder(channels=[1, 128, 256, 512], z_channels=3)]
+        small = Encoder(ch=32, out_ch=4, ch_mult=[1, 2], num_res_blocks=1)
+        assert small(torch.zeros(1, 1, 16, 16)).shape == (1, 8, 8, 8)
     assert middle == [(2, 512, 10, 10)]
     # the counts and names of the original encoder and decoder
-    assert (weights(autoencoder.encoder), weights(autoencoder.decoder)) == (22_348_934, 32_958_465)
+    assert [*map(weights, encoders), weights(autoencoder.decoder)] == [*4 * [22_348_934], 32_958_465]
     encoder = "conv_in down.0.block.0.norm1 down.1.block.0.nin_shortcut down.1.downsample.conv mid.attn_1.q"
     decoder = "up.0.block.2.conv1 up.2.upsample.conv norm_out mid.block_2.conv2"
     names = [f"encoder.{name}" for name in encoder.split()] + [f"decoder.{name}" for name in decoder.split()]

@@ -27,8 +27,7 @@ SETTINGS = (
 
 def train_in_two(stage, config, results, *overrides):
     command = train_command(stage, config, results, *SETTINGS, *overrides, launcher=launcher(2))
-    surroundings = {name: value for name, value in environment().items() if name != "ACCELERATE_USE_CPU"}
-    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, env=environment(launched=True), capture_output=True, text=True, timeout=200)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
-"""Metrics and untrained predictors against direct formulas."""
+"""Metrics, untrained predictors and calibration against direct formulas and known distributions."""
 
 import math
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from data import DataError, Scene
 from data.geometry.layout import Layout
 from data.geometry.registration import picture_of, snap
 from data.units import apply_noise_floor
+from evaluation.calibration import STEP_DB, crps, measure_samples
 from evaluation.metrics import PERFECT_PSNR, map_scores, measure, ssim, summary_of
 from evaluation.records import Records, csv_of
 from evaluation.references import log_distance_model, los_nlos_model
@@ -150,3 +152,43 @@ def test_records_of_other_settings_and_other_files_are_left_alone(tmp_path):
         with pytest.raises(DataError, match="does not hold scores"):
             Records(path, {})
         assert path.read_bytes() == content
+
+
+def calibration(spread_ratio, count):
+    """Of truths from N(0.5, 0.02) and samples from N(0.5, 0.02 * spread_ratio)."""
+    rng, rows, side = np.random.default_rng(0), [], 60
+    where = Regions(*np.ones((3, side, side), bool), {}, np.zeros((side, side), int))
+    for number in range(20):
+        truth = 0.5 + 0.02 * rng.standard_normal((side, side))
+        samples = 0.5 + 0.02 * spread_ratio * rng.standard_normal((count, side, side))
+        rows.append(measure(str(number), samples.mean(0), truth, where, samples))
+    return summary_of(rows)["calibration"]
+
+
+@pytest.mark.parametrize("ratio, count, within", [(1, 2, 0.012), (1, 20, 0.012), (0.5, 20, 0.05), (2, 20, 0.05)])
+def test_narrow_samples_cover_less_and_wide_ones_more(ratio, count, within):
+    found, normal = calibration(ratio, count), NormalDist()
+    for level in found["coverage"] if ratio == 1 else ["0.9"]:
+        expected = 2 * normal.cdf(ratio * normal.inv_cdf(0.5 + float(level) / 2)) - 1
+        assert found["coverage"][level] == pytest.approx(expected, abs=within)
+    unit = 0.02 * 255 * STEP_DB
+    assert found["spread"] == pytest.approx(unit * ratio * (1 + 1 / count) ** 0.5, rel=0.02)
+    assert found["error"] == pytest.approx(unit * (1 + ratio**2 / count) ** 0.5, rel=0.02)
+
+
+def test_crps_of_an_ensemble():
+    rng = np.random.default_rng(2)
+    samples, truth = rng.standard_normal((6, 50)), rng.standard_normal(50)
+    pairs = np.abs(samples[:, None] - samples[None]).sum((0, 1)) / (2 * 6 * 5)
+    assert np.allclose(crps(samples, truth), np.abs(samples - truth).mean(0) - pairs)
+    many, y = rng.standard_normal((40_000, 1)), np.array([0.7])
+    normal = NormalDist()
+    exact = 0.7 * (2 * normal.cdf(0.7) - 1) + 2 * normal.pdf(0.7) - np.pi**-0.5  # Gneiting & Raftery, 2007
+    assert crps(many, y)[0] == pytest.approx(exact, abs=0.01)
+
+
+def test_what_is_known_exactly_is_calibrated():
+    truth = np.random.default_rng(1).integers(0, 256, 3600) / 255
+    found = measure_samples(np.stack([truth] * 8) + 0.001, truth, "a")  # less than half a grey level
+    assert found["coverage"]["0.5"] == pytest.approx(0.5, abs=0.03)
+    assert found["crps"] == found["spread"] == found["error"] == 0

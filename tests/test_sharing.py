@@ -11,24 +11,20 @@ import pytest
 from data.errors import DataError
 from evaluation.records import Records
 from tests.commands import done, refused
-from tests.processes import ROOT, environment, launcher, set_up, train_here
+from tests.processes import ROOT, environment, launcher
 
 EVALUATE, SAMPLE = ROOT / "scripts" / "evaluate.py", ROOT / "sample.py"
 FILES = {"--json": "s.json", "--markdown": "t.md", "--gallery": "g.png", "--csv": "maps.csv"}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """(folder, options of evaluate.py, options of sample.py): a tree of 20 maps of 32 px, and a model of a few steps."""
-    folder = tmp_path_factory.mktemp("sharing")
-    config = set_up(folder, {"trainer": {"validate_every": 0, "training_steps": 2}})
-    train_here("vae", config, folder / "vae")
-    train_here("ldm", config, folder / "ldm", f"first_stage_config.ckpt_path={folder / 'vae'}")
-    score = ("--ckpt", folder / "ldm", "--data", folder / "data", "--split", "all", "--maps", 11, "--batch_size", 3)
+def place(trained):
+    """(folder of the tree and the model, options of evaluate.py, options of sample.py)."""
+    score = ("--ckpt", trained / "ldm", "--data", trained / "data", "--split", "all", "--maps", 11, "--batch_size", 3)
     score += ("--num_samples", 2, "--references", "--reconstruction")
-    source = (f"sample.source.data_root={folder / 'data'}", "sample.source.split=all", "sample.source.max_samples=7")
-    sample = ("--cfg", config, f"sample.ckpt={folder / 'ldm'}", *source, "sample.batch_size=2", "sample.figures=2")
-    return folder, score, sample
+    source = (f"sample.source.data_root={trained / 'data'}", "sample.source.split=all", "sample.source.max_samples=7")
+    sample = ("--cfg", trained / "tiny.yaml", f"sample.ckpt={trained / 'ldm'}", *source)
+    return trained, score, (*sample, "sample.batch_size=2", "sample.figures=2")
 
 
 def files_of(folder):
@@ -37,9 +33,8 @@ def files_of(folder):
 
 def started(processes, *command):
     line = [sys.executable, *(launcher(processes) if processes > 1 else ()), *command]
-    surroundings = {name: value for name, value in environment().items() if name != "ACCELERATE_USE_CPU"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(list(map(str, line)), env=surroundings, stdout=pipe, stderr=pipe, text=True)
+    how = {"env": environment(launched=True), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(list(map(str, line)), **how)
 
 
 def content(folder):

@@ -216,6 +216,9 @@ def test_splits_of_a_flat_tree(flat_tree):
     for split, message in (("mine", r"mine\.txt: 's9' is neither"), ("vla", "no split 'vla' .* test, mine ")):
         with pytest.raises(DataError, match=message):
             FlatTree(flat_tree, split)
+    (own / "Test.txt").write_text("s0")
+    with pytest.raises(DataError, match="Test.txt is not read for test; write its name in lower case"):
+        FlatTree(flat_tree, "train")
 
 
 def test_standard_split():

@@ -9,7 +9,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     """(H, H) float -> (size, size) float32: area means for a whole factor, otherwise bilinear with antialiasing; or DataError."""
     height, width = image.shape
     if height != width:
-        raise DataError(f"a picture is {width}x{height} px; the networks need squares")
+        raise DataError(f"a picture is {width}x{height} px; the networks need squares (see data.crop.crop)")
     image = image.astype(np.float32)
     if height == size:
         return image

@@ -22,8 +22,7 @@ from ..incomplete import Incomplete
 from ..measurements import MEASURED, SIMULATED, corrected, spread_points
 from ..prepare import SAMPLES_VERSION, prepare
 from ..scene import Scene
-from ..trees.folder import FlatTree
-from ..trees.radiomapseer import RadioMapSeer
+from ..trees.folder import FlatTree, Tree
 from ..workers import start_worker, usable_processors
 from .augment import Augmentation
 from .cache import DTYPE, CacheProcesses, SampleCache
@@ -42,7 +41,7 @@ class RadioMapDataset(Dataset):
 
     def __init__(
         self,
-        source: RadioMapSeer | FlatTree,
+        source: Tree,
         image_size: int = 320,  # S
         cond_size: int = 80,  # s
         cond_channels: Sequence[str] = DOCUMENT_CHANNELS,  # of conditions.py; for a flat tree only their number counts
@@ -55,9 +54,10 @@ class RadioMapDataset(Dataset):
         self.source = source
         self.image_size, self.cond_size, self.cond_channels = image_size, cond_size, tuple(cond_channels)
         self.augmentation, self.incomplete = augmentation, incomplete or Incomplete()
-        if isinstance(source, RadioMapSeer):
+        ready_made = isinstance(source, FlatTree)
+        if not ready_made:
             check_channels(self.cond_channels)
-        self.incomplete.require_drawn_conditions(isinstance(source, FlatTree), str(source.root))
+        self.incomplete.require_drawn_conditions(ready_made, str(source.root))
         self.cached: SampleCache | None = None
         if cache:
             self.cached = self._filled_cache(Path(cache_folder) if cache_folder else None, processes)
@@ -138,8 +138,9 @@ class RadioMapDataset(Dataset):
 class OwnSamples(Dataset):
     """Your own samples in the form that training expects: augmented by their key, named by their number.
 
-    `dataset` has a length, and `dataset[i]` is a dict of tensors: `image` (1, S, S) in [-1, 1], `cond` (C, s, s) in [-1, 1]
-    and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0. DataError for other shapes.
+    `dataset` has a length, and `dataset[i]` is a dict of float32 tensors or arrays, as `prepare` makes it: `image` (1, S, S)
+    and `cond` (C, s, s) in [-1, 1], and `ori_mask` (1, S, S), 1 where the map is certainly zero and `image` is -1, else 0.
+    DataError for other shapes.
     """
 
     def __init__(self, dataset: Any, augmentation: Augmentation, image_size: int, cond_size: int, channels: int):
@@ -157,6 +158,7 @@ class OwnSamples(Dataset):
         given = self.dataset[index]
         if not isinstance(given, Mapping):
             raise DataError(f"sample {index} of your dataset is a {type(given).__name__}, not a dict of tensors")
+        given = {name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in given.items()}
         for name, shape in self.shapes.items():
             message, value = f"sample {index} of your dataset: {name}", given.get(name)
             missing = f"a {type(value).__name__}" if name in given else "missing"

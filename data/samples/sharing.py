@@ -123,7 +123,7 @@ def shared(
     Args:
         scenes: with `names`, `len` and `scene(number)`.
         read: called with each scene, by workers; can be pickled.
-        work: called with each scene of a batch and what was read of it; returns one result per scene.
+        work: called once per batch with its list of (scene, what `read` returned); returns one result per scene.
         title: of the progress bar.
         done: numbers whose results are known, in the main process; a batch that also has others is worked on as a whole.
         num_workers: workers that read, per process; None: one for each free processor.

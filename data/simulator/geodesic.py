@@ -61,7 +61,7 @@ def _shortest(free, x, y, straight):
 
 
 def shortest_paths(buildings: np.ndarray, tx: tuple[float, float], *, straight: bool = False) -> list[np.ndarray]:
-    """Length in metres and, of `straight` ones, sum of turns in radians of the shortest paths from (x, y) outside the buildings
+    """[length in metres, sum of turns in radians (0 unless `straight`)] of the shortest paths from (x, y) around the buildings
     (H, W) bool: (H, W) float32 each, infinite where there is none.
 
     On a grid of 2 x 2 px, of which a cell is free if less than three quarters of it are built; of pixels, if H or W is odd.

@@ -265,7 +265,7 @@ class Simulator:
     def loss(self, tx: tuple[float, float], around_cars: bool = False) -> np.ndarray:
         """Loss of the dominant paths, (H, W) float64 in dB below the scale's strongest value; infinite where there is none.
 
-        The transmitter is at (x, y); ValueError outside the map or inside a building. Without `around_cars`, there are none.
+        The transmitter is at (x, y); ValueError outside the map or inside a building. Without `around_cars`, cars are ignored.
         """
         x, y = float(tx[0]), float(tx[1])
         height, width = self.buildings.shape
@@ -280,7 +280,7 @@ class Simulator:
         return np.where(self.buildings, np.inf, loss.reshape(height, width))
 
     def path_gain(self, tx: tuple[float, float]) -> np.ndarray:
-        """(H, W) float32 in dB, at least GAIN_MIN_DB, which is also the value inside buildings; arguments as `loss`."""
+        """The map with cars, if any: (H, W) float32 in dB, at least GAIN_MIN_DB, its value inside buildings; `tx` as for `loss`."""
         return self.path_gains(tx)[1]
 
     def path_gains(self, tx: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,21 @@ from .radiomapseer import RadioMapSeer
 from .splits import HASHED_RULE, select
 
 PARTS = ("gain", "png", "polygon", "antenna", "images", "conditions", "masks")  # folders of trees of both kinds
+
+
+class Tree(Protocol):
+    """What a dataset on disk offers."""
+
+    root: Path
+    rule: str  # of its splits, one of splits.py
+    names: list[str]  # of the chosen split's scenes
+    report: str  # what was found, and what is missing
+
+    def __len__(self) -> int: ...
+
+    def scene(self, index: int) -> Scene: ...
+
+    def identity(self) -> dict[str, object]: ...
 
 
 class FlatTree:
@@ -32,6 +48,8 @@ class FlatTree:
             raise DataError(f"{self.root}: {missing} is missing ({len(unpaired)} names have no partner)")
         if masks - images:
             raise DataError(f"{self.root}: masks/{min(masks - images)}.png belongs to no image")
+        if odd := [path for path in self.root.glob("masks/[!.]*") if path.stem in images - masks]:
+            raise DataError(f"{odd[0]}: is not a .png, and would be ignored; convert or rename it")
         self.names = select(self.root, split, sorted(images), self.rule)[:max_samples]
         self.report = f"{self.root}: {len(images)} images with conditions; split {split}: {len(self.names)}"
 
@@ -97,7 +115,7 @@ def open_tree(
     split: str = "all",
     missing_buildings: int = 0,
     max_samples: int | None = None,
-) -> RadioMapSeer | FlatTree:
+) -> Tree:
     """The scenes of a tree of either kind; raises DataError for a folder that is neither, or is incomplete."""
     if data_root is None or not Path(data_root).is_dir():
         raise DataError(f"{data_root}: no such folder; set data_root to the folder of your data")

@@ -75,7 +75,7 @@ class RadioMapSeer:
             complete = [name for name in complete if {name, name.split("_")[0]} & present]
             report += f", {count - len(complete)} without {better} or {other}" if len(complete) < count else ""
             traced = {name.split("_")[0] for name in complete} - known if "buildings" in better else ()
-            report += f"; {len(traced)} cities have {other} but no outlines: 2.5 times the error" if traced else ""
+            report += f"; {len(traced)} cities have {other} but no outlines" if traced else ""
         if not complete:
             raise DataError(f"{report}: no complete scene")
         return complete, report
@@ -105,12 +105,13 @@ class RadioMapSeer:
         files = [f"{folder}/{name}.png" for folder in pictures for name in self.names]
         for city_id in sorted({city_id for city_id, _ in self.scenes}):
             files.append(f"antenna/{city_id}.json")
-            files += [file for part in self.parts.values() for file in _files(part, city_id)]
+            files += [file for part in self.parts.values() for file in layout_files(part, city_id)]
         return {"scenes": digest(self.names), "files": file_digest(self.root, files)}
 
     def layout(self, city_id: int, part: str, shape: tuple[int, int], gain: np.ndarray | None = None) -> Layout | None:
         """The layout in the folder `part` of polygon/, else of png/, or None; pictures cut from the map `gain` are not offset."""
-        path = next((path for path in (self.root / file for file in _files(part, city_id)) if path.exists()), None)
+        files = (self.root / file for file in layout_files(part, city_id))
+        path = next(filter(Path.exists, files), None)
         if path is None:
             return None
         fit = path.suffix == ".png" and part != CARS
@@ -141,7 +142,8 @@ def _numbers(name: str) -> tuple[int, ...]:
     return tuple(map(int, name.split("_")))
 
 
-def _files(part: str, city_id: int) -> list[str]:
+def layout_files(part: str, city_id: int) -> list[str]:
+    """Where a tree may have a layout, the best place first."""
     return [f"polygon/{part}/{city_id}.json", f"png/{part}/{city_id}.png"]
 
 

@@ -57,7 +57,11 @@ def known_splits(root: Path, rule: str) -> list[str]:
 
 
 def own_splits(root: Path) -> list[str]:
-    return sorted(path.stem for path in (root / "splits").glob("[!.]*.txt"))
+    """Names of the splits that have a file; DataError for `Train.txt`, which would not be read for `train`."""
+    names = sorted(path.stem for path in (root / "splits").glob("[!.]*.txt"))
+    if odd := [name for name in names if name not in ORDERED and name.lower() in ORDERED]:
+        raise DataError(f"{root}: splits/{odd[0]}.txt is not read for {odd[0].lower()}; write its name in lower case")
+    return names
 
 
 def select(root: Path, split: str, names: list[str], rule: str) -> list[str]:

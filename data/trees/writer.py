@@ -22,7 +22,7 @@ from ..hashing import digest
 from ..simulator import Simulator, random_cars, random_city, random_transmitter
 from ..units import db_to_gain, gain_to_uint8
 from .png import write_grey
-from .radiomapseer import BUILDINGS, CARS, RadioMapSeer
+from .radiomapseer import BUILDINGS, CARS, RadioMapSeer, layout_files
 
 RANDOM = "random"
 VERSION = 4  # of the generator and the path-loss model; another version makes other maps from the same seed
@@ -66,7 +66,7 @@ class Recipe:
     def files(self, root: Path, city_id: int) -> set[Path]:
         files = [f"antenna/{city_id}.json"]
         for part in (BUILDINGS, CARS) if self.cars else (BUILDINGS,):
-            files += [f"polygon/{part}/{city_id}.json", f"png/{part}/{city_id}.png"]
+            files += layout_files(part, city_id)
         for folder in ("png/antennas", *self.gains):
             files += [f"{folder}/{city_id}_{tx}.png" for tx in range(self.transmitters)]
         return {root / file for file in files}

@@ -12,7 +12,6 @@ from data.measurements import SIMULATED as BASE_CHANNEL  # what a residual decod
 from ..processes import PROCESSES
 from .schema import Config, get
 
-TEST = "test"  # the split that is sampled
 STAGES = {"vae": "VAE", "ldm": "LDM", "baseline": "baseline"}  # stage: suffix of its results folder's name
 DD, DIFFUSION = "first_stage_config.ddconfig", "diffusion_config"
 
@@ -88,8 +87,7 @@ def _fill_condition(config: Config, side: int) -> Iterator[str]:
         shown = f"data.incomplete.points is {points}, and data.cond_channels has {' and '.join(measured) or 'no measured points'}"
         yield f"{shown}; give points above 0, and {BASE_CHANNEL} or both of {', '.join(MEASURED)}"
     cond.depths = cond.depths or [2] * len(config.unet_config.channel_mult)
-    for source, split in ((data.train, "train"), (data.validation, "val"), (config.sample.source, TEST)):
-        source.split = source.split or split
+    data.train.split, data.validation.split = data.train.split or "train", data.validation.split or "val"
     given = {name for name in data.validation.model_fields_set if not is_placeholder(getattr(data.validation, name))}
     for name in {"data_root", "simulation_type", "missing_buildings"} - given:
         setattr(data.validation, name, getattr(data.train, name))

@@ -1,7 +1,7 @@
 """Strict YAML -> the models of schema.py, and back; an unknown, mistyped or contradictory setting is a ConfigError of one line.
 
 A file may use the design document's other names: `target` and `params` around a section, the keys of its `optimization`
-section and of its data module. A `target` is looked up by its last name; a file never causes an import.
+section and of its data module. A `target` is looked up by its class name; a file never causes an import.
 """
 
 import difflib

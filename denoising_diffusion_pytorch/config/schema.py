@@ -66,7 +66,7 @@ class DDConfig(Section):
     num_res_blocks: Count = setting(2, "residual blocks per level")
     attn_resolutions: Annotated[list[Count], Field(max_length=0)] = setting([], "none; see mid_attention")
     dropout: BelowOne = setting(0.0, "probability of dropout in the residual blocks")
-    z_channels: Count | None = setting(None, "channels of the encoder's output; follows from embed_dim")
+    z_channels: Count | None = setting(None, "channels of the latent; follows from embed_dim")
     patch_size: Count = setting(1, "space-to-depth of the image before the first convolution; 1: none")
     mid_attention: bool = setting(True, "self-attention at the lowest resolution")
     decoder_cond: bool = setting(False, "the decoder sees the condition too, at full resolution")
@@ -127,7 +127,7 @@ class DiffusionConfig(Section):
     model_type: ModelType = setting("ddpm", "T discrete steps, RadioDiff's decoupled diffusion, or flow matching")
     objective: Objective | None = setting(None, "quantity whose error is the loss; null: the first of model_type")
     timesteps: Count | None = setting(None, "T of ddpm; null: 1000")
-    beta_schedule: Schedule | None = setting(None, "variances of ddpm: LDM's (null), DDPM's or improved DDPM's")
+    beta_schedule: Schedule | None = setting(None, "of ddpm: LDM's (null), DDPM's, improved DDPM's variances")
     final_step_fraction: Fraction = setting(0.0, "fraction of the training samples at t = T, for one-step samplers")
     scale_factor: Positive | None = setting(None, "factor of the latents; null: 1 / std, measured as stage 2 starts")
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")
@@ -140,7 +140,7 @@ class DiffusionConfig(Section):
 
 
 class BaselineConfig(Section):
-    architecture: Literal["radiounet", "pmnet"] = setting("radiounet", "64 must divide the image side, for pmnet 8")
+    architecture: Literal["radiounet", "pmnet"] = setting("radiounet", "for sides divisible by 64, or for pmnet by 8")
     width: Positive = setting(1.0, "fraction of the published channels in every layer")
 
 
@@ -148,7 +148,7 @@ class SourceConfig(Section):
     data_root: PathText | None = setting(None, "the tree's folder")
     simulation_type: Text = setting("DPM", "DPM, IRT2, IRT4, carsDPM, carsIRT2 or carsIRT4, where the tree has several")
     split: Text | None = setting(None, "null: train, val and test for data.train, data.validation and sample.source")
-    missing_buildings: Annotated[int, Field(ge=0, le=4)] = setting(0, "buildings that RadioMapSeer's variant lacks")
+    missing_buildings: Annotated[int, Field(ge=0, le=4)] = setting(0, "number left out, in RadioMapSeer's variants")
     max_samples: Count | None = setting(None, "use only this many samples, the first of the split; null: all")
 
 
@@ -244,7 +244,7 @@ class TrainerConfig(Section):
 
 class SampleConfig(Section):
     ckpt: PathText | None = setting(None, "a checkpoint, or a results folder (its newest); null: the released model")
-    source: SourceConfig = setting(SourceConfig(split="test"), "scenes to sample")
+    source: SourceConfig = setting(SourceConfig(), "scenes to sample")
     output_folder: PathText = setting("./radiodiff_samples", "where maps and pictures go")
     batch_size: Count = setting(8, "scenes at a time")
     steps: Count | None = setting(None, "number of sampling steps; null: the checkpoint's")

@@ -87,7 +87,8 @@ class Checkpointer:
         except (KeyError, ValueError, RuntimeError) as error:
             changes = "; ".join(differences(found.config, self.config)) or "the code"
             remedy = "for a new run from its weights, set trainer.init_from and another trainer.results_folder"
-            raise CheckpointError(f"{found.path}: trained other weights; changed since: {changes}; {remedy}") from error
+            message = f"{found.path}: other weights were trained; changed since: {changes}"
+            raise CheckpointError(f"{message}; {remedy}") from error
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

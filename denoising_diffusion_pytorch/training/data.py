@@ -74,6 +74,8 @@ class TrainingData:
             data.map_size = data.map_size or self.dataset.scene(0).layout.shape[0]
         elif data.cache_latents:
             raise ConfigError("data.cache_latents works with trees of files; set it to false for a dataset of your own")
+        elif data.map_size is None:
+            raise ConfigError("data.map_size: is not set; a dataset of your own needs the side of its maps, in metres")
         else:
             sizes = data.image_size, data.cond_size, len(data.cond_channels)
             self.dataset = OwnSamples(dataset, augmentation, *sizes)

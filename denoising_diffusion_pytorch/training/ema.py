@@ -25,20 +25,20 @@ class EMAModel:
         self.shadow = copy.deepcopy(model, memo).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def copy_buffers(self, model: nn.Module | None = None) -> None:
+    def copy_buffers(self) -> None:
         """Copy the model's buffers (scale factor, Fourier frequencies), which are not averaged."""
         # not kept in a list: where accelerate wraps a model for several processes, its buffers become other tensors
-        for ours, theirs in zip(self.shadow.buffers(), (model or self.model).buffers(), strict=True):
+        for ours, theirs in zip(self.shadow.buffers(), self.model.buffers(), strict=True):
             ours.copy_(theirs)
 
     @torch.no_grad()
-    def update(self, model: nn.Module | None = None, beta: float | None = None) -> None:
-        """One averaging step towards `model` (None: the model given at construction); `beta` 0 copies it."""
-        ours, theirs = (dict(m.named_parameters()) for m in (self.shadow, model or self.model))
+    def update(self, *, beta: float | None = None) -> None:
+        """One averaging step; `beta` None: the one given at construction, 0: a copy."""
+        ours, theirs = (dict(m.named_parameters()) for m in (self.shadow, self.model))
         targets: list[torch.Tensor] = [ours[name] for name in self.trainable]
         values = [theirs[name].detach() for name in self.trainable]
         torch._foreach_lerp_(targets, values, 1 - (self.beta if beta is None else beta))
-        self.copy_buffers(model)
+        self.copy_buffers()
 
     def update_after_step(self, step: int) -> None:
         """To be called after optimizer step `step` (1, 2, ...): copies, averages or waits as the settings say."""

@@ -4,7 +4,6 @@ and writes to terminals that may close before the run ends.
 
 import os
 import signal
-import sys
 import time
 from datetime import timedelta
 from typing import Any, TextIO
@@ -62,22 +61,20 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
 
-def write(stream: TextIO, text: str) -> None:
-    """Write to stdout or stderr, whose reader may be gone: Ctrl-C also ends the `tee` of `2>&1 | tee log`, and a run must
-    still save. After the first failure the stream is /dev/null.
-    """
-    try:
-        stream.write(text)
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 class Terminal:
-    """stderr for a progress bar, with this module's `write`."""
+    """stdout or stderr, whose reader may be gone: Ctrl-C also ends the `tee` of `2>&1 | tee log`, and a run must still save.
+    After the first failure the stream is /dev/null.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
 
     def write(self, text: str) -> None:
-        write(sys.stderr, text)
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+        return getattr(self.stream, name)

@@ -27,7 +27,7 @@ from .objectives import Batch, Optimization
 from .run_folder import RunFolder, model_report
 from .schedule import learning_rate
 from .speed import Meter
-from .stopping import StopRequest, Terminal, write
+from .stopping import StopRequest, Terminal
 from .validation import Validation, metrics_of
 
 NO_SCALER = torch.amp.GradScaler(enabled=False)
@@ -109,7 +109,7 @@ class Trainer:
             if main:  # once; accelerator.print prints once per machine
                 done = f"{self.stage}: finished at step {self.step:,}; the result is {self.checkpointer.last}"
                 stopped = f"stopped at step {self.step}; the same command continues from here"
-                write(sys.stdout, f"{done if self.step >= self.settings.training_steps else stopped}\n")
+                Terminal(sys.stdout).write(f"{done if self.step >= self.settings.training_steps else stopped}\n")
             self.accelerator.end_training()
 
     def _loop(self, batches: Iterator[Batch]) -> None:
@@ -117,7 +117,7 @@ class Trainer:
         settings, total, hidden = self.settings, self.settings.training_steps, not self.accelerator.is_main_process
         bar = tqdm(desc=self.stage, total=total, initial=self.step, unit="step", disable=hidden,
                    smoothing=0,  # the mean speed, pauses for saving and validation included
-                   file=Terminal(), dynamic_ncols=True)  # fmt: skip
+                   file=Terminal(sys.stderr), dynamic_ncols=True)  # fmt: skip
         with bar:
             while self.step < total:
                 started = time.monotonic()
