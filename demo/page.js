@@ -166,7 +166,7 @@ function measure(at) {
   if (!transmitters[active]) return say("First place the transmitter that was measured.", true);
   if (built(at)) return say("Click outside the buildings.", true);
   spot = at;
-  say(`Measured at ${coordinates(at)} of transmitter ${active + 1}: type the value, then Enter.`);
+  say(`Type the value of transmitter ${active + 1} measured at ${coordinates(at)}, then press Enter.`);
   $("measured").value = "";
   $("measured").focus();
 }
