@@ -6,11 +6,12 @@
     python sample.py --ckpt radiodiff_results_LDM ...                   a model of your own in place of the released one
     python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]  a split of a dataset; settings as in the file
 
-Each map is written as NAME.png (8-bit, RadioMapSeer's levels) and NAME.npy (dB, NaN where nothing is predicted), and up to --figures
-of them also as NAME_figure.png. With --num_samples K, a map is the mean of K samples, and NAME_std.npy (dB) their standard
-deviation. metrics.json holds the scores where the true map is known. Several transmitters, numbered from 1, also give
-CITY_coverage.png, CITY_coverage.json and CITY_best_server.npy (0: none). For footprints every array is also a GeoTIFF. A
-split can be shared by processes (`accelerate launch`), and the same command continues it where it was interrupted.
+Each map is written as NAME.png (8-bit, RadioMapSeer's levels) and NAME.npy (dB, NaN where nothing is predicted), and up
+to --figures of them also as NAME_figure.png. With --num_samples K, a map is the mean of K samples, and NAME_std.npy
+(dB) their standard deviation. metrics.json holds the scores where the true map is known. Several transmitters, numbered
+from 1, also give CITY_coverage.png, CITY_coverage.json and CITY_best_server.npy (0: none). For footprints every array
+is also a GeoTIFF. A split can be shared by processes (`accelerate launch`), and the same command continues it where it
+was interrupted.
 """
 
 import argparse

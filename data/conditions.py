@@ -1,7 +1,8 @@
 """Condition channels: what the network sees of a scene.
 
 A channel is a function (scene, size) -> (size, size) float32 in [0, 1], registered under the name that
-`data.cond_channels` uses. To add one, write such a function with `@channel`. Channels of the transmitter are zero where it is unknown.
+`data.cond_channels` uses. To add one, write such a function with `@channel`. Channels of the transmitter are zero where
+it is unknown.
 """
 
 from collections.abc import Callable, Sequence
