@@ -93,6 +93,7 @@ def test_folders_are_small():
         "from denoising_diffusion_pytorch.networks.unet import Unet": "accelerate data matplotlib pydantic tensorboard",
         "from denoising_diffusion_pytorch.config import load_config": "torch accelerate matplotlib numba",
         "import sample": "torch numba",
+        "import train_cond_ldm": "matplotlib numba",
         "import data": "torch numba matplotlib",
     }.items(),
 )

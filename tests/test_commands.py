@@ -150,15 +150,14 @@ def test_the_released_model_is_used_where_none_is_named(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_passes_a_dry_run(path, tmp_path, monkeypatch):
-    if "tiny" not in path.stem:
+    if path.stem != "tiny_vae":
         monkeypatch.setattr(setup, "report", lambda *_: "")  # takes seconds for each
     command = "train_vae.py" if "first" in path.stem or "vae" in path.stem else "train_cond_ldm.py"
     command = "scripts/train_baseline.py" if "baseline" in path.stem else command
     out = done(command, "--cfg", path, "--dry_run", cwd=tmp_path)
     assert "parameters, " in out and "trainer:" in out and not list(tmp_path.iterdir())
-    if "tiny" in path.stem:
-        assert re.search(r"largest micro-batches, .* in 16 GiB, .* \d+ in 80 GiB\nwork of a step: [\d.]+ TFLOP", out)
     if path.stem == "tiny_vae":
+        assert re.search(r"largest micro-batches, .* in 16 GiB, .* \d+ in 80 GiB\nwork of a step: [\d.]+ TFLOP", out)
         out = done(command, "--cfg", path, "--dry_run", "data.cond_channels=[buildings, transmittr]")
         assert "data.cond_channels: transmittr: only a tree of ready-made" in out
     if path.stem == "radio_train_m":

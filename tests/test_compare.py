@@ -22,7 +22,7 @@ PMNET = ["baseline_config.architecture=pmnet", "baseline_config.width=0.125"]
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A tree of 10 cities of 32 px, a configuration, and a plan of four rows for it."""
+    """A tree of 10 cities of 32 px, a configuration, and a plan of three rows for it."""
     root = tmp_path_factory.mktemp("compare")
     quick = {"diffusion_config": {"sampling_timesteps": 1}, "trainer": {"validate_every": 0}}
     config, test = str(set_up(root, quick)), {"data_root": str(root / "data"), "split": "val"}
@@ -32,9 +32,8 @@ def workplace(tmp_path_factory):
         "test_sets": {"val": test, "one map": test | {"max_samples": 1}},
         "rows": {
             "25 log10 d": {"reference": "25 log10 d"},
-            "latent diffusion": {"config": config, "vae": config, "sampling_steps": [None, 2]},
+            "latent diffusion": {"config": config, "vae": config, "finish": END_TO_END, "sampling_steps": [None, 2]},
             "regression": {"config": config, "stage": "baseline", "own": PMNET, "seeds": [0, 1]},
-            "two trainings": {"config": config, "vae": config, "finish": END_TO_END},
         },
     }
     (root / "plan.yaml").write_text(yaml.safe_dump(plan))
@@ -57,16 +56,16 @@ def test_a_plan_is_trained_scored_and_resumed(workplace, monkeypatch):
     monkeypatch.setattr(compare.Runs, "steps", lambda _, row: dict.fromkeys(row.trainings(), 4))  # no speed
     tables = run(workplace, "--parallel", 2)
     runs = sorted((folder.name[:-9], find_checkpoint(folder).step) for folder in (workplace / "out" / "runs").iterdir())
-    names = ("finish_two_trainings", "latent_diffusion", "regression", "regression", "two_trainings", "vae")
+    names = ("finish_latent_diffusion", "latent_diffusion", "regression", "regression", "vae")
     assert runs == [(name, 4) for name in names]
     (ended,) = (workplace / "out" / "runs").glob("finish_*")
     assert "initial weights from" in (ended / "output.txt").read_text()
     for rows in tables:
-        assert [row[""] for row in rows] == ["25 log10 d", *["latent diffusion"] * 2, "regression", "two trainings"]
-        assert [row["sampling steps"] for row in rows] == ["-", "1", "2", "1", "1"]
+        assert [row[""] for row in rows] == ["25 log10 d", *["latent diffusion"] * 2, "regression"]
+        assert [row["sampling steps"] for row in rows] == ["-", "1", "2", "1"]
         assert rows[0]["minus the first row"] == "-" and rows[1]["minus the first row"][0] in "+-"
         assert ", " in rows[3]["NMSE by seed"] and rows[1]["NMSE by seed"] == "-"
-        assert [row["training steps"] for row in rows] == ["-", "4 + 4", "4 + 4", "4", "4 + 4 + 4"]
+        assert [row["training steps"] for row in rows] == ["-", "4 + 4 + 4", "4 + 4 + 4", "4"]
     assert (workplace / "curves.png").stat().st_size > 5000
 
     for owner, name in ((compare.subprocess, "run"), (compare.Predictor, "predict")):
@@ -94,8 +93,9 @@ def test_the_faster_row_gets_more_steps_and_what_differs_is_another_run(workplac
     monkeypatch.setattr(compare, "find_checkpoint", lambda folder: steps.get(folder.name))
     row, diffusion, batch = plan.rows["regression"], plan.rows["latent diffusion"], 4  # two micro-batches of two
     assert trainings.steps(row) == {"baseline": 10 * 8 / batch}
-    assert trainings.steps(diffusion) == {"vae": 2 * 40 / batch, "ldm": 8 * 20 / batch}
-    assert trainings.steps(plan.rows["two trainings"]) == {"vae": 20, "ldm": 2 * 20 / batch, "finish": 6 * 12 / batch}
+    assert trainings.steps(diffusion) == {"vae": 2 * 40 / batch, "ldm": 2 * 20 / batch, "finish": 6 * 12 / batch}
+    once = diffusion.model_copy(update={"finish": []})
+    assert trainings.steps(once) == {"vae": 2 * 40 / batch, "ldm": 8 * 20 / batch}
     other = row.model_copy(update={"own": [*PMNET, "trainer.learning_rate=1.0e-2"]})
     runs = [("a", row, 6), ("a", row, 6), ("a", row, 3), ("a", other, 6), ("基线", row, 6), ("x" * 300, row, 6)]
     folders = {trainings.models(name, row, 0, {"baseline": steps})["baseline"] for name, row, steps in runs}

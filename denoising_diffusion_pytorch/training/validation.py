@@ -11,7 +11,6 @@ from accelerate.utils import gather_object
 
 from data.trees.folder import open_tree
 from data.trees.splits import city_name, evenly_spaced
-from evaluation.figures import comparison_figure
 from evaluation.metrics import measure, summary_of
 
 from ..config.schema import Config
@@ -68,6 +67,8 @@ class Validation:
 
     def draw(self, found: dict[int, tuple[Prediction | None, Rows]], path: Path) -> None:
         """real | reconstruction | sampled | error in dB, as a PNG; an autoencoder and a baseline have one middle column."""
+        from evaluation.figures import comparison_figure  # matplotlib is slow to import
+
         shown = [prediction for prediction, _ in found.values() if prediction is not None]
         rows = [(p.scene, {"reconstructed": p.reconstruction, self.columns[-1]: p.gain}) for p in shown]
         comparison_figure(path, rows, self.columns)
