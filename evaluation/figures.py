@@ -168,5 +168,5 @@ def curves_figure(path: str | Path, curves: Sequence[tuple[str, list[float], lis
         axes.plot(used, scores, color=colour, marker="o", markersize=3, label=label)
     axes.set(xlabel="minutes", ylabel="NMSE", yscale="log", xlim=(0, minutes))
     axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     _save(figure, path)
