@@ -41,9 +41,12 @@ def finite(text: str) -> float:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line; argparse alone would take the value in `--tx -80.0003,43.0` for another option."""
+    """Parse the command line.
+
+    argparse alone would take the value in `--tx -80.0003,43.0` for another option, and refuse settings after an option.
+    """
     parser._negative_number_matcher = re.compile(r"-\.?\d")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def new_file(text: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from denoising_diffusion_pytorch.checkpoint import export_model, open_checkpoint
-from denoising_diffusion_pytorch.cli import run
+from denoising_diffusion_pytorch.cli import parse, run
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="new folder")
     parser.add_argument("--int8", action="store_true", help="8 bits per weight in place of 16")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="how the model samples from now on")
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     folder = export_model(open_checkpoint(arguments.ckpt), arguments.out, arguments.overrides, arguments.int8)
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 2**20:.1f} MiB")

@@ -19,6 +19,7 @@ from accelerate.utils import (
 from data.conditions import CAR_CHANNELS, CONDITION_CHANNELS
 
 from ..build import build_model
+from ..cli import parse
 from ..config import load_config, to_yaml
 from ..config.derive import is_placeholder
 from ..config.reader import settings_table
@@ -48,7 +49,7 @@ def read_command(stage: str, description: str) -> Config:
     parser.add_argument("--help_config", nargs="?", const="", metavar="WORD",
                         help="print all settings, or those whose line contains WORD, and exit")  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     if arguments.help_config is not None:
         print(settings_table(arguments.help_config) or f"no setting contains {arguments.help_config!r}")
         parser.exit()
