@@ -6,8 +6,9 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .
-.venv/bin/mypy
+.venv/bin/mypy &
 .venv/bin/python -m pytest -n auto --dist loadfile -m "not slow" "$@"
+wait $!
 if command -v nvidia-smi >/dev/null; then
     TEST_ON_GPU=1 .venv/bin/python -m pytest tests/test_gpu.py
 fi

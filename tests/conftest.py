@@ -12,7 +12,8 @@ from PIL import Image
 from data.geometry.layout import Layout
 from data.geometry.registration import antennas_as_file, outlines_as_file, picture_of, snap
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # here and in the commands that tests start: the same bits in all, even side by side
+os.environ["OMP_NUM_THREADS"] = "1"
 if "TEST_ON_GPU" not in os.environ:  # set for test_gpu.py; all other tests are the same on every machine
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -26,9 +26,8 @@ CHANGES = {
 
 
 def environment(launched=False):
-    """One thread per run, so that all runs compute the same bits, even side by side; `launched`: by a launcher."""
-    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return os.environ | own | ({} if launched else {"ACCELERATE_USE_CPU": "true"})
+    """Of a run on the CPU; `launched`: by a launcher."""
+    return os.environ | ({} if launched else {"ACCELERATE_USE_CPU": "true"})
 
 
 def set_up(folder, changes=CHANGES):
