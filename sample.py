@@ -2,7 +2,7 @@
 
     python sample.py --buildings city.png --tx 120,80 [--tx 30,200 ...] [--num_samples 8] [--cars cars.png]
     python sample.py --buildings footprints.geojson --tx 10.002543,49.999488 --measurements drive.csv --eirp 23
-    python sample.py --simulate 7 [--tx 120,80 ...]
+    python sample.py --simulate 7 [--tx 121,83 ...]
     python sample.py --ckpt radiodiff_results_LDM ...                   a model of your own in place of the released one
     python sample.py --cfg configs/radio_sample_m.yaml [key=value ...]  a split of a dataset; settings as in the file
 
@@ -123,7 +123,7 @@ def city_scenes(arguments: argparse.Namespace) -> tuple[list[Scene], Georeferenc
 
 
 def load_predictor(settings: SampleConfig, measurements: Any = None, cars: Any = None) -> "Predictor":
-    """The model; raises ConfigError if it would ignore the files of measured points or cars."""
+    """The model; raises ConfigError if it would ignore a file of measured points or of cars."""
     from denoising_diffusion_pytorch.predictor import Predictor  # torch is slow to import: after all other errors
 
     names = ("use_ema", "steps", "sampler", "noise_scale", "pixel_noise", "seed")
@@ -180,6 +180,8 @@ def sample_split(settings: SampleConfig, processes: Processes) -> None:
         if number not in records.known:
             records.add(number, measured)
     if processes.is_main:
+        for note in predictor.score_notes(source.scene(0)):
+            print(note)
         print_end(len(source), folder, predictor, count, list(records.known.values()))
 
 
@@ -199,8 +201,9 @@ def print_end(count: int, folder: Path, predictor: "Predictor", num_samples: int
 def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     """Maps of one city, and its coverage."""
     cities, georeference = city_scenes(arguments)
-    cars = (arguments.cars or arguments.buildings) if cities[0].cars is not None else None
-    predictor = load_predictor(settings, arguments.measurements, cars)
+    predictor = load_predictor(settings, arguments.measurements, arguments.cars)
+    if cities[0].cars is not None and not predictor.sees_cars:
+        print(f"note: {predictor.checkpoint.path} has no channel that shows cars; those in the file are ignored")
     crops = [crop(city, predictor.side) for city in cities]
     for note in sorted({part.note for part in crops if part.note}):
         print(f"note: {note}")
@@ -217,24 +220,28 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
     predictions = predictor.predict(scenes, settings.batch_size, num_samples=settings.num_samples)
     for index, prediction in enumerate(tqdm(predictions, total=len(crops), desc="sampling", unit="map")):
         part, std = crops[index], prediction.std
-        if part.scene.gain is not None:
-            rows.append(measure(part.scene.name, prediction.gain, part.scene.gain))
         gain, std = part.paste(prediction.gain), None if std is None else part.paste(std)
+        if part.city.gain is not None:
+            seen = slice(part.row, part.row + predictor.side), slice(part.column, part.column + predictor.side)
+            rows.append(measure(part.city.name, gain[seen], part.city.gain[seen]))
         for end in (".tif", "_std.npy", "_std.tif", "_figure.png"):  # of an earlier map of this transmitter
             (folder / f"{part.city.name}{end}").unlink(missing_ok=True)
         gains.append(gain)
         write_map(folder, part.city.name, gain, std, georeference)
         if index in drawn:
             draw_map(folder, part.city, gain, std)
-    if arguments.simulate is not None and predictor.sees_simulation:
-        from data.simulator.scenes import CIRCULAR
-
-        print(CIRCULAR)
+    if rows:
+        for note in predictor.score_notes(scenes[0]):
+            print(note)
     if len(crops) > 1:
+        for end in ("coverage", "best_server"):
+            (folder / f"{stem}_{end}.tif").unlink(missing_ok=True)
         threshold = COVERAGE_DB if arguments.threshold is None else arguments.threshold
         summary = write_coverage(folder, stem, np.stack(gains), cities, threshold, georeference)
         predicted, covered = summary["predicted_fraction_of_open_area"], summary["covered_fraction_of_predicted_area"]
         print(f"{predicted:.1%} of the open area was predicted; {covered:.1%} of that has at least {threshold:g} dB")
+        if (common := summary["fraction_predicted_for_all_transmitters"]) < 1:
+            print(f"note: {common:.1%} of it was predicted for all transmitters; elsewhere, the best may be missing")
     if arguments.measurements:
         column, row = pixels_of(scenes[0].measurements, predictor.side, predictor.side)
         inside, given = int(scenes[0].layout.inside[row, column].sum()), len(cities[0].measurements)

@@ -10,7 +10,7 @@ from denoising_diffusion_pytorch.cli import run
 from denoising_diffusion_pytorch.config.schema import Config
 from denoising_diffusion_pytorch.training.data import TrainingData
 from denoising_diffusion_pytorch.training.objectives import make_objectives
-from denoising_diffusion_pytorch.training.setup import make_accelerator, make_validation, read_command
+from denoising_diffusion_pytorch.training.setup import end_processes, make_accelerator, make_validation, read_command
 from denoising_diffusion_pytorch.training.trainer import Trainer
 from denoising_diffusion_pytorch.weights import load_starting_weights
 
@@ -30,6 +30,7 @@ def train(config: Config, dataset: Dataset | None = None) -> None:
 
 def main() -> None:
     train(read_command("vae", __doc__))
+    end_processes()
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ function measure(at) {
 function setValue(isKept) {
   const value = $("measured").valueAsNumber, gain = $("unit").value === "dBm" ? value - $("eirp").valueAsNumber : value;
   if (!spot) return say("Click in the city where the value was measured.", true);
-  if (isKept && !Number.isFinite(gain)) return say("Type a number.", true);
+  if (isKept && !Number.isFinite(gain)) return say("Type a number; for dBm, also the EIRP.", true);
   remember();
   const others = transmitters[active].points.filter(point => !near(spot, isKept ? 0 : GRAB)(point));
   const points = isKept ? [...others, {x: spot[0], y: spot[1], gain}] : others;
@@ -365,6 +365,7 @@ function save(blob, name) {
 }
 async function download(kind) {
   const layer = $("layer").value;
+  if (layer === "city" && kind !== "png") return say("The city itself is saved as PNG only.", true);
   if (layer === "city") return raster(city.width, city.height, i => Array(3).fill(city.built[i] * 255)).toBlob(blob => save(blob, "city.png"));
   if (!maps.length) return say("There is no map yet: place a transmitter.", true);
   const answer = await post(`/file/${layer}/${kind}`, scene([transmitters[shown().number - 1]]));

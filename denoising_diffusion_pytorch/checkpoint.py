@@ -156,6 +156,7 @@ def _save_tensors(tensors: Tensors, path: Path) -> None:
 
 def quantized(name: str, weight: Tensor) -> Tensors:
     """A matrix or kernel as 8-bit integers, and their factors, one per output channel."""
+    weight = weight.float()  # in half precision, a small factor is too coarse
     scale = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True).clamp_min(1e-30) / 127
     return {name: (weight / scale).round().to(torch.int8).contiguous(), name + SCALE: scale}
 

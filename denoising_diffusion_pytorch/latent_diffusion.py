@@ -49,10 +49,11 @@ class LatentDiffusion(nn.Module):
         self.scale_factor = nn.Buffer(torch.tensor(float(scale_factor)))
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
-        """As usual, except that a frozen first stage stays in eval mode."""
+        """As usual, except that the frozen parts of the first stage stay in eval mode."""
         super().train(mode)
-        trained = any(p.requires_grad for p in self.first_stage_model.encoder.parameters())
-        self.first_stage_model.train(mode and trained)
+        for part in (self.first_stage_model, *self.first_stage_model.children()):
+            if not any(p.requires_grad for p in part.parameters()):
+                part.eval()
         return self
 
     def encode_first_stage(self, image: Tensor) -> DiagonalGaussianDistribution:

@@ -102,6 +102,15 @@ class Predictor:
         """Side of the model's training maps in metres; maps of another size are resized."""
         return self.config.data.map_size or SIDE
 
+    def score_notes(self, scene: Scene) -> list[str]:
+        """What the scores on maps like this scene's do not say."""
+        notes, side = [], scene.layout.shape[0]
+        if scene.truth == "simulated" and self.sees_simulation:
+            notes.append("note: the true map is the simulator's, which this model sees, too: these scores mean nothing")
+        if side != self.side:
+            notes.append(f"note: the maps are {side} m wide; the model was trained on {self.side} m")
+        return notes
+
     def sampling_of(self, num_samples: int) -> Sampling | None:
         """The `Sampling` for `num_samples` maps per scene; None for a baseline, which has one map. ConfigError for other numbers.
 

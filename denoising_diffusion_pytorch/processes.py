@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+MAX_NOISE_SCALE = 100.0  # of a sampler's noise
+
 
 class Process(NamedTuple):
     """What a forward process can be trained to predict, and its samplers.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .diffusion import DecoupledDiffusion, Diffusion, FlowMatching, GaussianDiffusion
 from .errors import ConfigError
-from .processes import PROCESSES
+from .processes import MAX_NOISE_SCALE, PROCESSES
 
 Model = Callable[[Tensor, Tensor], Tensor]
 Randn = Callable[[Tensor], Tensor]
@@ -61,7 +61,6 @@ def sample_euler(diffusion: FlowMatching, model: Model, x_t: Tensor, steps: int,
     return x_t
 
 
-MAX_NOISE_SCALE = 100.0
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": sample_ddim,
     "ddpm": sample_ddpm,

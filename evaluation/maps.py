@@ -82,6 +82,7 @@ def write_coverage(
         "threshold_db": threshold_db,
         "predicted_fraction_of_open_area": float(predicted.sum() / max((~buildings).sum(), 1)),
         "covered_fraction_of_predicted_area": float(covered.sum() / area),
+        "fraction_predicted_for_all_transmitters": float((predicted & ~np.isnan(gains).any(0)).sum() / area),
         "transmitters": [
             {"number": number, "name": scene.name, "best_server_fraction": float((server == number).sum() / area)}
             for number, scene in enumerate(scenes, 1)

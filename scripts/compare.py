@@ -146,8 +146,10 @@ class Runs:
             self._gpus.put(gpus[number % len(gpus)])
 
     def steps(self, row: Row) -> dict[str, int]:
-        """Optimizer steps of each training of a row that fit into its time, by their measured speeds."""
-        few = ["data.train.max_samples=64", "data.cache_latents=false", "trainer.ema.start_step=0"]
+        """Optimizer steps of each training of a row that fit into its time, by their measured speeds. A phase that starts
+        later in a training is not measured: a discriminator, or `end_to_end`, for which a row has `finish`.
+        """
+        few = ["data.train.max_samples=64", "trainer.ema.start_step=0"]
         few.append(f"trainer.log_interval={PROBE // 2}")
         trainings, steps = row.trainings(), {}
         for name, folder in self._train("speed", "", row, dict.fromkeys(trainings, PROBE), few).items():

@@ -25,7 +25,6 @@ from data.errors import DataError
 from data.files import decoded, read_bytes, write_json, write_text
 from data.incomplete import Incomplete
 from data.samples.sharing import Processes, shared
-from data.simulator.scenes import CIRCULAR
 from denoising_diffusion_pytorch.cli import FATAL_ERRORS, natural, new_figure, new_file, positive, run
 from denoising_diffusion_pytorch.config import parse_config
 from denoising_diffusion_pytorch.errors import ConfigError
@@ -104,6 +103,7 @@ class Task:
         for name in ("simulation_type", "missing_buildings"):
             if getattr(arguments, name) is None:
                 setattr(arguments, name, getattr(trained, name))
+        self.facts["missing_buildings"] = arguments.missing_buildings or None
         source = open_tree(arguments.data, arguments.simulation_type, arguments.split, arguments.missing_buildings)
         self.scenes = SelectedScenes(source, arguments.maps, incomplete)
 
@@ -187,11 +187,7 @@ def main() -> None:
     if processes.is_main:
         evaluation = Evaluation(records)
         notes, rows = evaluation.notes(), evaluation.summaries()
-        if getattr(task.scenes.source, "truth", None) == "simulated" and task.predictor.sees_simulation:
-            notes.append(CIRCULAR)
-        if (side := task.scenes.scene(0).layout.shape[0]) != task.predictor.side:
-            notes.append(f"note: the maps are {side} m wide; the model was trained on {task.predictor.side} m")
-        print(terminal_report(rows, notes))
+        print(terminal_report(rows, [*notes, *task.predictor.score_notes(task.scenes.scene(0))]))
         write(task, records, evaluation, rows)
 
 

@@ -136,6 +136,9 @@ first_stage_config.ddconfig.decoder_residual=true data.cond_channels=[buildings,
 first_stage_config.ddconfig.decoder_residual=true first_stage_config.ddconfig.decoder_cond=true | simulated among data.cond_channels
 data.incomplete.points=9 | incomplete.points is 9 | no measured points
 data.incomplete.points=9 data.cond_channels=[buildings,measured] | has measured; give points above 0, and simulated or both
+diffusion_config.noise_scale=101 | diffusion_config.noise_scale: Input should be less than or equal to 100
+sample.pixel_noise=100 | sample.pixel_noise: Input should be less than or equal to 99.16
+first_stage_config.trainable=true first_stage_config.lossconfig.discr_layers=7 | discr_layers is 7, too many | of 320
 diffusion_config.objective=pred_KC | objective is pred_KC | model_type ddpm; choose pred_noise
 diffusion_config.model_type=flow diffusion_config.sampler=ddim | sampler is ddim | model_type flow; choose euler
 diffusion_config.timesteps=3 | sampling_timesteps is 4 | timesteps 3

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from data.samples.document import RadioUNet_c
-from denoising_diffusion_pytorch.checkpoint import load_tensors, open_checkpoint
+from denoising_diffusion_pytorch.checkpoint import load_tensors, open_checkpoint, quantized
 from denoising_diffusion_pytorch.config import load_config
 from denoising_diffusion_pytorch.predictor import Predictor
 from scripts import benchmark, train_baseline
@@ -74,6 +74,7 @@ def test_an_exported_model_and_a_baseline_are_scored(workplace, tmp_path):
         rows, error = weight.flatten(1) if weight.ndim > 1 else weight[..., None], (small[name] - weight).abs()
         bits = 127 if weight.ndim > 1 else torch.inf  # biases and norms are stored as they are
         assert torch.all(error.view_as(rows).amax(-1) <= 0.51 * rows.abs().amax(-1) / bits), name
+    assert (quantized("w", torch.full((2, 9), 3e-4).half())["w"] == 127).all()  # of an exported model
     save_file({"norm.scale": torch.ones(2)}, tmp_path / "foreign.safetensors")
     assert "norm.scale" in load_tensors(tmp_path / "foreign.safetensors")  # no file of ours, and no 8-bit integers
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("small", "model")]
@@ -103,6 +104,9 @@ def test_the_released_model_is_scored_on_cities_that_it_has_not_seen(tmp_path):
     scores = read(tmp_path / "s.json")
     notes = "these scores mean nothing", "the maps are 128 m wide; the model was trained on 256 m"
     assert all(note in " ".join(out.split()) for note in notes)
+    split = ("sample.source.data_root=cities", "sample.source.split=all", "sample.ckpt=null", "sample.output_folder=o")
+    out = done("sample.py", "--cfg", ROOT / "configs/radio_sample_m.yaml", *split, cwd=tmp_path)
+    assert all(note in out for note in notes)
     others = scores["baselines"]
     assert others["simulator"]["nmse"] < scores["nmse"] < others["LOS/NLOS path-loss model"]["nmse"]
 

@@ -104,6 +104,8 @@ def test_end_to_end_phase_trains_unet_and_decoder_on_the_decoded_map():
     assert decoder.grad.abs().sum() > 0
     assert all(p.grad is None for p in model.first_stage_model.encoder.parameters())
     assert torch.isclose(loss, logs["l1"] + logs["l2"] + 0.5 * logs["latent"])
+    model.train()
+    assert model.first_stage_model.decoder.training and not model.first_stage_model.encoder.training
 
 
 def test_joint_objective_trains_both():

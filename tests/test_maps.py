@@ -23,6 +23,10 @@ def test_best_server_and_coverage(tmp_path):
     summary = write_coverage(tmp_path, "city", gains, [Scene("a", built, (0, 0)), Scene("b", built, (1, 0))], -127)
     assert summary["predicted_fraction_of_open_area"] == 2 / 3
     assert summary["covered_fraction_of_predicted_area"] == 1 / 2
+    assert summary["fraction_predicted_for_all_transmitters"] == 1
+    gains[1, 0, 0] = np.nan  # outside its crop
+    summary = write_coverage(tmp_path, "city", gains, [Scene("a", built, (0, 0)), Scene("b", built, (1, 0))], -127)
+    assert summary["fraction_predicted_for_all_transmitters"] == 1 / 2
 
 
 def test_maps_of_footprints_are_geotiffs_too(tmp_path):

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -25,11 +26,6 @@ SETTINGS = (
 )
 
 
-def train_in_two(stage, config, results, *overrides):
-    command = train_command(stage, config, results, *SETTINGS, *overrides, launcher=launcher(2))
-    return subprocess.run(command, env=environment(launched=True), capture_output=True, text=True, timeout=200)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """(folder, configuration), with an autoencoder for stage 2."""
@@ -39,6 +35,21 @@ def place(tmp_path_factory):
     return folder, config
 
 
+def in_two(*command):
+    line, how = [sys.executable, *launcher(2), *command], {"env": environment(launched=True), "timeout": 200}
+    return subprocess.run(list(map(str, line)), **how, capture_output=True, text=True)
+
+
+BOTH = """
+import sys
+sys.path.insert(0, {root!r})
+import train_cond_ldm, train_vae
+from denoising_diffusion_pytorch.config import load_config
+config, folder, *overrides = sys.argv[1:]
+train_vae.train(load_config(config, [f"trainer.results_folder={{folder}}/vae_2", *overrides], stage="vae"))
+last = f"trainer.results_folder={{folder}}/ldm_2", f"first_stage_config.ckpt_path={{folder}}/vae_2"
+train_cond_ldm.train(load_config(config, [*overrides, *last, "trainer.training_steps=2"], stage="ldm"))
+"""
 COMPILED = """
 import sys
 from functools import partial
@@ -66,10 +77,14 @@ def require_equal(one, several, processes):
 
 
 def test_two_processes_are_one(place):
+    """In a script that trains both stages."""
     folder, config = place
-    done = train_in_two("vae", config, folder / "vae_2", "trainer.batch_size=2")
+    script = folder / "both.py"
+    script.write_text(BOTH.format(root=str(ROOT)), encoding="utf-8")
+    done = in_two(script, config, folder, *SETTINGS, "trainer.batch_size=2")
     assert done.returncode == 0, done.stderr
     require_equal(folder / "vae_1", folder / "vae_2", 2)
+    assert find_checkpoint(folder / "ldm_2").meta["processes"] == 2
 
 
 @pytest.mark.slow
@@ -132,11 +147,11 @@ def test_no_process_waits_for_one_that_failed(place):
     victim = min((data / "gain" / "DPM").glob("0_*.png"))
     victim.write_bytes(b"nothing")
     overrides = (f"data.train.data_root={data}", "trainer.training_steps=100000", "trainer.validate_every=50000")
-    done = train_in_two("vae", config, folder / "failed", *overrides)
+    done = in_two(*train_command("vae", config, folder / "failed", *SETTINGS, *overrides)[1:])
     assert done.returncode != 0 and str(victim) in done.stderr
 
 
 def test_all_processes_end_at_a_value_that_is_not_finite(place):
     folder, config = place
-    done = train_in_two("vae", config, folder / "infinite", "trainer.learning_rate=1e30")
+    done = in_two(*train_command("vae", config, folder / "infinite", *SETTINGS, "trainer.learning_rate=1e30")[1:])
     assert done.returncode != 0 and "non-finite at step 1" in done.stderr

@@ -72,7 +72,7 @@ def print_city(city: City, path: Path) -> None:
     for note in city.notes:
         print(f"{path.name}: {note}")
     if city.seems_inverted:
-        print(f"{path.name}: more than half of it is built; if its buildings are black on white, add --invert")
+        print(f"{path.name}: more than half of it is built; if that is wrong, add or leave out --invert")
 
 
 def city_of(content: bytes, name: str, around: Sequence[tuple[float, float]] = (), invert: bool = False) -> City:

@@ -9,8 +9,6 @@ from ..scene import Scene, scene_at
 from ..units import db_to_gain, gain_to_uint8
 from . import Simulator, random_city, random_transmitter
 
-CIRCULAR = "note: the true map is the simulator's, which is also an input of this model: these scores mean nothing"
-
 
 def random_scenes(seed: int, positions: Sequence[str] | None = None) -> list[Scene]:
     """One random city with a transmitter at each `X,Y`, or at one random place, and simulated maps; errors as `scene_at`."""

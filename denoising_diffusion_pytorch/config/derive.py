@@ -36,6 +36,7 @@ def derive(config: Config, stage: str) -> Iterator[str]:
     yield from _agree(config, "unet_config.image_size", side, f"{DD}.resolution")
     for key in (f"{DD}.z_channels", "unet_config.in_channels", "unet_config.out_channels"):
         yield from _agree(config, key, embed_dim, "first_stage_config.embed_dim")
+    yield from _check_discriminator(config, stage)
     yield from _fill_condition(config, side)
     yield from _fill_trainer(config, stage)
     diffusion, process = config.diffusion_config, PROCESSES[config.diffusion_config.model_type]
@@ -107,6 +108,16 @@ def _fill_trainer(config: Config, stage: str) -> Iterator[str]:
     trainer.results_folder = trainer.results_folder or f"./radiodiff_results_{STAGES[stage]}"
     if trainer.init_from and config.first_stage_config.ckpt_path:
         yield "trainer.init_from and first_stage_config.ckpt_path exclude each other: both load an autoencoder"
+
+
+def _check_discriminator(config: Config, stage: str) -> Iterator[str]:
+    first_stage, losses = config.first_stage_config, config.first_stage_config.lossconfig
+    takes_part = stage == "vae" or (stage == "ldm" and first_stage.trainable)
+    if takes_part and losses.discr_weight and first_stage.ddconfig.resolution < 3 * 2**losses.discr_layers:
+        large = (
+            f"first_stage_config.lossconfig.discr_layers is {losses.discr_layers}, too many for a {DD}.resolution of"
+        )
+        yield f"{large} {first_stage.ddconfig.resolution}; give fewer, or discr_weight: 0"
 
 
 def _check_networks(config: Config, side: int) -> Iterator[str]:

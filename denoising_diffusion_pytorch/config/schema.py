@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..processes import PROCESSES
+from data.units import GAIN_SPAN_DB
+
+from ..processes import MAX_NOISE_SCALE, PROCESSES
 
 
 def number(value: Any) -> Any:
@@ -32,6 +34,8 @@ Natural = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
+NoiseScale = Annotated[Positive, Field(le=MAX_NOISE_SCALE)]
+PixelNoise = Annotated[NotNegative, Field(le=GAIN_SPAN_DB)]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(number)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
 Levels = Annotated[list[Count], Field(min_length=1, max_length=12)]  # 2^11 halvings are beyond any image
@@ -132,8 +136,8 @@ class DiffusionConfig(Section):
     scale_factor: Positive | None = setting(None, "factor of the latents; null: 1 / std, measured as stage 2 starts")
     sampler: Sampler | None = setting(None, "one that fits model_type; null: ddim, decoupled or euler")
     sampling_timesteps: Count = setting(4, "number of sampling steps; with pred_x0, more steps lower the accuracy")
-    noise_scale: Positive = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
-    pixel_noise: NotNegative = setting(
+    noise_scale: NoiseScale = setting(1.0, "standard deviation of the samplers' noise; above 1: samples differ more")
+    pixel_noise: PixelNoise = setting(
         0.0, "noise added to every pixel if num_samples > 1, dB; stands for detail that the decoder loses"
     )
     end_to_end: EndToEndConfig = setting(EndToEndConfig(), "last phase of stage 2, trained on the decoded map's error")
@@ -249,8 +253,8 @@ class SampleConfig(Section):
     batch_size: Count = setting(8, "scenes at a time")
     steps: Count | None = setting(None, "number of sampling steps; null: the checkpoint's")
     sampler: Sampler | None = setting(None, "one that fits the model; null: the checkpoint's")
-    noise_scale: Positive | None = setting(None, "standard deviation of the sampler's noise; null: the checkpoint's")
-    pixel_noise: NotNegative | None = setting(
+    noise_scale: NoiseScale | None = setting(None, "standard deviation of the sampler's noise; null: the checkpoint's")
+    pixel_noise: PixelNoise | None = setting(
         None, "noise added to every pixel of several samples, dB; null: the checkpoint's"
     )
     num_samples: Count = setting(1, "samples per scene; more than one give their mean and standard deviation")

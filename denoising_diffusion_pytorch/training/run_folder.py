@@ -62,7 +62,7 @@ class RunFolder:
         """Write what is known before the first step, and start the trackers in a project with the folder's name."""
         self.accelerator, device = accelerator, accelerator.device
         # TensorBoard's events continue after `step`
-        continued = {"tensorboard": {"purge_step": step + 1 if step else None}}
+        continued = {"tensorboard": {"purge_step": step + 1}}
         accelerator.init_trackers(self.folder.resolve().name, init_kwargs=continued)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": step, "command": sys.argv, "git": git_revision()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -139,6 +139,11 @@ def make_accelerator(config: TrainerConfig, *, some_unused: bool = False) -> Acc
             "accelerate launch --multi_gpu --num_processes N"
         )
     return accelerator
+
+
+def end_processes() -> None:
+    """End the group of a command's processes; a run leaves it to the next run of a script."""
+    PartialState().destroy_process_group()
 
 
 def make_validation(config: Config, stage: str, accelerator: Accelerator) -> Validation | None:

@@ -110,7 +110,8 @@ class Trainer:
                 done = f"{self.stage}: finished at step {self.step:,}; the result is {self.checkpointer.last}"
                 stopped = f"stopped at step {self.step}; the same command continues from here"
                 Terminal(sys.stdout).write(f"{done if self.step >= self.settings.training_steps else stopped}\n")
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
 
     def _loop(self, batches: Iterator[Batch]) -> None:
         """Run steps until the last one or a request to stop, and what is due after each step."""
