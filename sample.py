@@ -241,7 +241,7 @@ def sample_city(arguments: argparse.Namespace, settings: SampleConfig) -> None:
         predicted, covered = summary["predicted_fraction_of_open_area"], summary["covered_fraction_of_predicted_area"]
         print(f"{predicted:.1%} of the open area was predicted; {covered:.1%} of that has at least {threshold:g} dB")
         if (common := summary["fraction_predicted_for_all_transmitters"]) < 1:
-            print(f"note: {common:.1%} of it was predicted for all transmitters; elsewhere, the best may be missing")
+            print(f"note: all transmitters were predicted in {common:.1%} of that area; elsewhere, one may be missing")
     if arguments.measurements:
         column, row = pixels_of(scenes[0].measurements, predictor.side, predictor.side)
         inside, given = int(scenes[0].layout.inside[row, column].sum()), len(cities[0].measurements)

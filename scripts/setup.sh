@@ -12,7 +12,7 @@ wanted=$(cat requirements.txt requirements-dev.txt requirements-demo.txt | cksum
 if [ "$(cat .venv/.installed 2>/dev/null || true)" != "$wanted" ]; then
     echo "setting up .venv (PyTorch is a large download) ..."
     "$PYTHON" -m venv .venv
-    # --no-compile saves a minute on a slow core: Python compiles what it imports, a tenth of PyTorch, when it does
+    # --no-compile saves a minute of one core: Python compiles what it imports when it does
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
         -r requirements.txt -r requirements-dev.txt
     echo "$wanted" > .venv/.installed

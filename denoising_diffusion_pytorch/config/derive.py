@@ -113,11 +113,10 @@ def _fill_trainer(config: Config, stage: str) -> Iterator[str]:
 def _check_discriminator(config: Config, stage: str) -> Iterator[str]:
     first_stage, losses = config.first_stage_config, config.first_stage_config.lossconfig
     takes_part = stage == "vae" or (stage == "ldm" and first_stage.trainable)
-    if takes_part and losses.discr_weight and first_stage.ddconfig.resolution < 3 * 2**losses.discr_layers:
-        large = (
-            f"first_stage_config.lossconfig.discr_layers is {losses.discr_layers}, too many for a {DD}.resolution of"
-        )
-        yield f"{large} {first_stage.ddconfig.resolution}; give fewer, or discr_weight: 0"
+    side, layers = first_stage.ddconfig.resolution, losses.discr_layers
+    if takes_part and losses.discr_weight and side < 3 * 2**layers:
+        key = "first_stage_config.lossconfig.discr_layers"
+        yield f"{key} is {layers}, too many for a {DD}.resolution of {side}; give fewer, or discr_weight: 0"
 
 
 def _check_networks(config: Config, side: int) -> Iterator[str]:
